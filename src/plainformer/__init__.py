@@ -1,0 +1,55 @@
+"""Plainformer: the whole life of a transformer language model, plain to see.
+
+`load` a checkpoint and call it. Nothing happens at import: torch is imported when something needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name → where it lives.
+_NAMES = {
+    "load": "plainformer.loading",
+    "save": "plainformer.loading",
+    "pipeline": "plainformer.loading",
+    "load_model": "plainformer.loading",
+    "load_tokenizer": "plainformer.loading",
+    "ModelConfig": "plainformer.config",
+    "StackConfig": "plainformer.config",
+    "PlainformerError": "plainformer.errors",
+    "UsageError": "plainformer.errors",
+    "InputError": "plainformer.errors",
+    "CheckpointError": "plainformer.errors",
+    "HubError": "plainformer.errors",
+    "Transformer": "plainformer.model.transformer",
+    "Tokenizer": "plainformer.inputs.text",
+    "KeyValueCache": "plainformer.generate.cache",
+    "generate": "plainformer.generate.search",
+}
+__all__ = ["__version__", *_NAMES]
+
+if TYPE_CHECKING:
+    from plainformer.config import ModelConfig, StackConfig
+    from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
+    from plainformer.generate.cache import KeyValueCache
+    from plainformer.generate.search import generate
+    from plainformer.inputs.text import Tokenizer
+    from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
+    from plainformer.model.transformer import Transformer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    from plainformer.errors import did_you_mean
+
+    raise AttributeError(f"module 'plainformer' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,142 @@
+"""Families as data: which module knows a `model_type`, and which head an architecture's name implies.
+
+A family module has `config(source, head) -> ModelConfig` and `table(config) -> WeightTable`, and nothing else that others need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+from plainformer.config import ModelConfig
+from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.families.rules import WeightTable
+from plainformer.families.source import Source
+
+# model_type in config.json → module here.
+FAMILIES = {
+    "albert": "albert",
+    "bart": "bart",
+    "bert": "bert",
+    "deberta-v2": "deberta",
+    "deit": "vit",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gemma3_text": "gemma",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "hubert": "wav2vec2",
+    "llama": "llama",
+    "m2m_100": "m2m",
+    "marian": "marian",
+    "mbart": "bart",
+    "mistral": "mistral",
+    "modernbert": "modernbert",
+    "mt5": "t5",
+    "olmo2": "olmo2",
+    "pegasus": "pegasus",
+    "phi3": "phi3",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "roberta": "roberta",
+    "smollm3": "smollm3",
+    "t5": "t5",
+    "vit": "vit",
+    "wav2vec2": "wav2vec2",
+    "whisper": "whisper",
+    "xlm-roberta": "roberta",
+}
+
+# What the class name in `architectures` ends with → head; longest first.
+HEADS_BY_SUFFIX = {
+    "ForImageClassificationWithTeacher": "image",
+    "ForAudioFrameClassification": "token",
+    "ForSequenceClassification": "sequence",
+    "ForAudioClassification": "audio",
+    "ForConditionalGeneration": "seq2seq_lm",
+    "ForQuestionAnswering": "span",
+    "ForTokenClassification": "token",
+    "ForImageClassification": "image",
+    "ForMultipleChoice": "choice",
+    "ForPreTraining": "masked_lm",
+    "ForMaskedLM": "masked_lm",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "MTModel": "seq2seq_lm",
+    "ForCTC": "ctc",
+    "EncoderModel": "none",
+    "Model": "none",
+}
+
+
+def family_module(model_type: str) -> ModuleType:
+    """The module that knows `model_type`, or an error that offers the closest ones."""
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not a family that is supported",
+            did_you_mean(model_type, FAMILIES) or "`plainformer models` lists the families",
+        )
+    return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
+
+
+def head_of(architecture: str, model_type: str) -> str:
+    """The head that a class name implies."""
+    for suffix, head in HEADS_BY_SUFFIX.items():
+        if architecture.endswith(suffix):
+            # One class name for two things: speech models classify whole recordings, and what they are pre-trained with
+            # (a quantizer of sounds) predicts no words, so such a checkpoint is a base model.
+            speech = model_type in ("wav2vec2", "hubert")
+            return {"sequence": "audio", "masked_lm": "none"}.get(head, head) if speech else head
+    raise CheckpointError(
+        f"config.json: architecture {architecture!r} is not supported",
+        did_you_mean(architecture, HEADS_BY_SUFFIX) or "pass task=... to choose a head",
+    )
+
+
+def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfig:
+    """A Hugging Face `config.json` as a ModelConfig.
+
+    Args:
+        raw: the parsed file.
+        head: a kind of head (see `config.HEAD_KINDS`); None takes the one of the file's `architectures`.
+    Raises:
+        CheckpointError: the file does not describe a model that is known. UsageError: the family lacks the head.
+    """
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"config.json holds a {type(raw).__name__}, not an object", "it is not a model's config")
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError("config.json: 'model_type' is missing", "is this a Hugging Face model folder?")
+    architectures = raw.get("architectures") or []
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else ""
+    module = family_module(model_type)
+    if head is None:
+        head = head_of(str(architecture), model_type) if architecture else "none"
+    source = Source(raw)
+    try:
+        config: ModelConfig = module.config(source, head)
+    except KeyError as missing:
+        if missing.args != (head,):
+            raise
+        raise UsageError(f"{model_type} models have no {head!r} head", "choose another task") from None
+    return replace(
+        config,
+        labels=source.labels() if config.head.kind in ("sequence", "token", "image", "audio") else (),
+        pad_id=config.pad_id if config.pad_id is not None else source.id("pad_token_id"),
+        bos_id=source.id("bos_token_id"),
+        eos_ids=config.eos_ids or source.ids("eos_token_id"),
+        decoder_start_id=source.id("decoder_start_token_id", config.decoder_start_id),
+        architecture=str(architecture),
+        source=raw,
+    )
+
+
+def table_for(config: ModelConfig) -> WeightTable:
+    """The weight rows of a model."""
+    table: WeightTable = importlib.import_module(f"plainformer.families.{config.family}").table(config)
+    return table

@@ -1,0 +1,108 @@
+"""Gemma 1-3 (Gemma Team 2024-2025): Llama with scaled embeddings and norms that store w for a scale of 1 + w.
+
+Gemma 2 adds norms after each branch, soft caps and windows in every other layer; Gemma 3 adds norms on q and k, and
+windows with rotary positions of their own in five layers of six. Of the multimodal Gemma 3 only the text model is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from plainformer.config import ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
+from plainformer.families.llama import table as llama_table
+from plainformer.families.rules import WeightTable, ignore, linears
+from plainformer.families.source import Source, rope_from
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig, for all model types."""
+    kind = source.raw["model_type"]
+    if kind == "gemma3":
+        inner = dict(source.get("text_config", default={}))
+        source = Source({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
+        head = "causal_lm" if head == "seq2seq_lm" else head
+    source.refuse("use_bidirectional_attention", False, why="only causal Gemma models are known here")
+    stack = _stack(source, kind)
+    cap = source.get("final_logit_softcapping") if kind != "gemma" else None
+    fields = {"softcap": float(cap)} if cap is not None and head == "causal_lm" else {}
+    return build("gemma", source, head, stack, tie=True, **fields)
+
+
+def _stack(source: Source, kind: str) -> StackConfig:
+    hidden = source.integer("hidden_size", default=2304)
+    layers = source.integer("num_hidden_layers", default=26)
+    frontend = TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden, scale=hidden**0.5)
+    activation = _activation(source, kind)
+    norm = NormConfig("rms", source.number("rms_norm_eps", default=1e-6), weight_offset=1.0, cast="last")
+    head_dim = source.integer("head_dim", default=256)
+    changes: dict[str, Any] = {"frontend": frontend, "norm": norm, "activation": activation, "head_dim": head_dim}
+    changes["ffn_bias"] = False
+    if kind != "gemma":
+        window = source.integer("sliding_window", default=4096)
+        pattern = source.integer("sliding_window_pattern", default=6) if kind != "gemma2" else 2
+        sliding = sliding_layers(source, layers, window, lambda index: bool((index + 1) % pattern))
+        cap = source.get("attn_logit_softcapping", default=50.0 if kind == "gemma2" else None)
+        cap = None if "attn_logit_softcapping" in source.raw and source.raw["attn_logit_softcapping"] is None else cap
+        changes.update(
+            norm_place="both",
+            attention_scale=source.number("query_pre_attn_scalar", default=256) ** -0.5,
+            score_softcap=float(cap) if cap is not None else None,
+            windows=windows(sliding, window),
+        )
+        if kind != "gemma2":
+            changes.update(qk_norm="head", rope=_two_ropes(source, sliding, head_dim))
+    # Two ropes stand under one name each; the shared reader wants the global one.
+    return decoder(Source(_global_rope(source.raw)), **changes)
+
+
+def _activation(source: Source, kind: str) -> str:
+    """The first Gemma's files say "gelu" and mean its tanh form, which the models were trained with."""
+    name = "hidden_act" if kind == "gemma" else "hidden_activation"
+    found = source.activation(name, default="gelu_pytorch_tanh")
+    return "gelu_tanh" if kind == "gemma" and found == "gelu" else found
+
+
+def _global_rope(raw: dict[str, Any]) -> dict[str, Any]:
+    given = raw.get("rope_parameters")
+    nested = isinstance(given, dict) and isinstance(given.get("full_attention"), dict)
+    return {**raw, "rope_parameters": given["full_attention"]} if nested and given else raw
+
+
+def _two_ropes(source: Source, sliding: tuple[bool, ...], head_dim: int) -> tuple[RopeConfig, ...]:
+    """Layers with a window keep the short base; the others have a long one, perhaps scaled."""
+    raw, limit = source.raw, source.integer("max_position_embeddings", default=131072)
+    given = raw.get("rope_parameters")
+    if isinstance(given, dict) and isinstance(given.get("sliding_attention"), dict):
+        wide = rope_from({"rope_parameters": given.get("full_attention") or {}}, head_dim, limit)
+        near = rope_from({"rope_parameters": given["sliding_attention"]}, head_dim, limit)
+    else:
+        theta = source.number("rope_theta", default=1_000_000.0)
+        wide = rope_from({"rope_scaling": raw.get("rope_scaling")}, head_dim, limit, theta)
+        near = rope_from({}, head_dim, limit, source.number("rope_local_base_freq", default=10_000.0))
+    return tuple(near if slides else wide for slides in sliding)
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """Gemma 1 has Llama's rows; 2 and 3 have four norms a layer; multimodal files put the text model deeper."""
+    if config.main_stack.norm_place == "pre":
+        return llama_table(config)
+    pairs = {
+        **ATTENTION,
+        **FEED_FORWARD,
+        ".input_layernorm": ".attention_norm",
+        ".post_attention_layernorm": ".attention_after_norm",
+        ".pre_feedforward_layernorm": ".ffn_norm",
+        ".post_feedforward_layernorm": ".ffn_after_norm",
+    }
+    made = rows(config, linears(pairs, "model.layers.{}", "decoder.layers.{}"))
+    if config.source.get("model_type") != "gemma3":
+        return made
+    extras = ignore("*vision_tower.*", "*multi_modal_projector.*")
+    text = tuple(
+        replace(r, theirs=f"language_model.{r.theirs}") if r.theirs.startswith(("model.", "lm_head")) else r
+        for r in made.rows
+    )
+    spellings = ((r"^model\.language_model\.", "language_model.model."), (r"^lm_head\.", "language_model.lm_head."))
+    return WeightTable((*text, *extras), prefix="", aliases=spellings)

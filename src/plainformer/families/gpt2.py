@@ -1,0 +1,67 @@
+"""GPT-2 (Radford et al. 2019): a causal decoder, layer norms before each sub-layer, learned positions."""
+
+from __future__ import annotations
+
+from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.llama import build
+from plainformer.families.rules import Row, Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
+from plainformer.families.source import Source
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig."""
+    for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        source.refuse(name, usual, why="only the published GPT-2 models' scaling is known here")
+    source.refuse("add_cross_attention", False, why="GPT-2 as a decoder behind an encoder is not known here")
+    hidden = source.integer("n_embd", "hidden_size", default=768)
+    stack = StackConfig(
+        frontend=TokenFrontend(
+            vocab_size=source.integer("vocab_size", default=50257),
+            embedding_size=hidden,
+            positions="learned",
+            max_positions=source.integer("n_positions", "max_position_embeddings", default=1024),
+        ),
+        hidden_size=hidden,
+        num_layers=source.integer("n_layer", "num_hidden_layers", default=12),
+        num_heads=source.integer("n_head", "num_attention_heads", default=12),
+        ffn_size=source.integer("n_inner", default=4 * hidden),
+        activation=source.activation("activation_function", default="gelu_new"),
+        norm=NormConfig(eps=source.number("layer_norm_epsilon", default=1e-5)),
+        norm_place="pre",
+        final_norm="norm",
+        direction="causal",
+    )
+    return build("gpt2", source, head, stack, tie=True)
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """Conv1D weights lie transposed; q, k and v are one of them."""
+    size = config.main_stack.hidden_size
+    theirs, ours = "transformer.h.{}", "decoder.layers.{}"
+    head: dict[str, list[Row]] = {
+        "none": [],
+        "causal_lm": linear("lm_head", "head.out"),
+        "sequence": linear("score", "head.out"),
+        "token": linear("classifier", "head.out"),
+        "span": linear("qa_outputs", "head.out"),
+    }
+    rows = [
+        row("transformer.wte.weight", "decoder.frontend.tokens.weight"),
+        row("transformer.wpe.weight", "decoder.frontend.positions.weight"),
+        *linear(f"{theirs}.ln_1", f"{ours}.attention_norm"),
+        *fused(
+            f"{theirs}.attn.c_attn",
+            [f"{ours}.attention.qkv.{name}" for name in "qkv"],
+            TransposeSplit((size, size, size)),
+        ),
+        *linear(f"{theirs}.attn.c_proj", f"{ours}.attention.out", Transpose()),
+        *linear(f"{theirs}.ln_2", f"{ours}.ffn_norm"),
+        *linear(f"{theirs}.mlp.c_fc", f"{ours}.ffn.up", Transpose()),
+        *linear(f"{theirs}.mlp.c_proj", f"{ours}.ffn.down", Transpose()),
+        *linear("transformer.ln_f", "decoder.norm"),
+        *head[config.head.kind],
+        # The causal mask, stored by older releases; other heads.
+        *ignore(f"{theirs}.attn.bias", f"{theirs}.attn.masked_bias", "lm_head.*", "score.*", "classifier.*"),
+        *ignore("qa_outputs.*", "multiple_choice_head.*", "v_head.*"),
+    ]
+    return WeightTable(tuple(rows), prefix="transformer.")

@@ -1,0 +1,27 @@
+"""Mistral (Jiang et al. 2023): Llama whose layers all see a sliding window."""
+
+from __future__ import annotations
+
+from plainformer.config import ModelConfig
+from plainformer.families.llama import build, decoder, every_layer, table
+from plainformer.families.source import Source
+
+__all__ = ["config", "table"]
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig."""
+    source.refuse("layer_types", why="a model that alternates windows is another family")
+    # Absent is the default of the first release, null is the later releases' whole sequence.
+    window = source.integer("sliding_window", default=4096) if source.raw.get("sliding_window", 0) is not None else None
+    layers = source.integer("num_hidden_layers", default=32)
+    stack = decoder(
+        source,
+        windows=every_layer(window, layers),
+        num_kv_heads=source.integer("num_key_value_heads", default=8),
+        ffn_size=source.integer("intermediate_size", default=14336),
+        qkv_bias=False,
+        out_bias=False,
+        ffn_bias=False,
+    )
+    return build("mistral", source, head, stack, tie=False)

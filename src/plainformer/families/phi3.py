@@ -1,0 +1,40 @@
+"""Phi-3 (Abdin et al. 2024): Llama with fused projections in its files, and longrope in its long-context sizes."""
+
+from __future__ import annotations
+
+from plainformer.config import ModelConfig
+from plainformer.families.llama import ATTENTION, FEED_FORWARD, NORMS, build, decoder, every_layer, rows
+from plainformer.families.rules import Split, WeightTable, fused, linears
+from plainformer.families.source import Source
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig. Early files call longrope "su" or "yarn"."""
+    scaling = source.raw.get("rope_scaling")
+    if isinstance(scaling, dict) and scaling.get("type", scaling.get("rope_type")) == "yarn":
+        source = Source({**source.raw, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}})
+    layers = source.integer("num_hidden_layers", default=32)
+    window = source.integer("sliding_window") if source.get("sliding_window") is not None else None
+    stack = decoder(source, windows=every_layer(window, layers), qkv_bias=False, out_bias=False, ffn_bias=False)
+    return build("phi3", source, head, stack, tie=False)
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """qkv_proj and gate_up_proj are split."""
+    stack = config.decoder
+    assert stack is not None
+    q, kv = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
+    theirs, ours = "model.layers.{}", "decoder.layers.{}"
+    qkv = [f"{ours}.attention.qkv.{name}" for name in "qkv"]
+    gate_up = [f"{ours}.ffn.gate_up.{name}" for name in ("gate", "up")]
+    pairs = {
+        ".self_attn.o_proj": ATTENTION[".self_attn.o_proj"],
+        ".mlp.down_proj": FEED_FORWARD[".mlp.down_proj"],
+        **NORMS,
+    }
+    layers = [
+        *fused(f"{theirs}.self_attn.qkv_proj", qkv, Split((q, kv, kv))),
+        *fused(f"{theirs}.mlp.gate_up_proj", gate_up, Split((stack.ffn_size, stack.ffn_size))),
+        *linears(pairs, theirs, ours),
+    ]
+    return rows(config, layers)

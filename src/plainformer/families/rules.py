@@ -1,0 +1,251 @@
+"""Weight rows: how a checkpoint's tensors become a model's parameters, as reversible data.
+
+A `Row` pairs one tensor of the checkpoint ("theirs") with one or more parameters ("ours") through an operation that can be
+undone. Loading applies rows; saving applies them backwards; so the two cannot drift apart. `{}` stands for a layer's
+number, the same on both sides; in an `ignore` row `*` stands for anything.
+
+Rows are tried in order and the first that matches counts. A row whose parameters the model does not have is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Op:
+    """The tensor as it is."""
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        """Their tensor → ours, one for each of the row's names."""
+        return [tensor]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        """Ours → theirs; the exact inverse."""
+        return tensors[0]
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """(I, O) ↔ (O, I): GPT-2's Conv1D stores its weight the other way round."""
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor.t()]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].t()
+
+
+@dataclass(frozen=True)
+class Split(Op):
+    """One tensor holds several, one after the other along its first axis: fused q, k, v or gate, up."""
+
+    sizes: tuple[int, ...]
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return list(tensor.split(self.sizes))
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        import torch
+
+        return torch.cat(tensors)
+
+
+@dataclass(frozen=True)
+class TransposeSplit(Op):
+    """GPT-2's fused q, k, v: transposed, then split."""
+
+    sizes: tuple[int, ...]
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return list((tensor.t() if tensor.dim() == 2 else tensor).split(self.sizes))
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        import torch
+
+        joined = torch.cat(tensors)
+        return joined.t() if joined.dim() == 2 else joined
+
+
+@dataclass(frozen=True)
+class SplitHeads(Op):
+    """GPT-NeoX's fused q, k, v: for each head its q, its k, its v."""
+
+    heads: int
+    parts: int = 3
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        by_head = tensor.unflatten(0, (self.heads, self.parts, -1))
+        return [by_head[:, part].flatten(0, 1) for part in range(self.parts)]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        import torch
+
+        return torch.stack([t.unflatten(0, (self.heads, -1)) for t in tensors], dim=1).flatten(0, 2)
+
+
+@dataclass(frozen=True)
+class DropRows(Op):
+    """The first rows of a position table that no position uses: fairseq's padding rows. Restored as zeros."""
+
+    rows: int
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor[self.rows :]]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        import torch
+
+        return torch.cat((tensors[0].new_zeros(self.rows, tensors[0].size(1)), tensors[0]))
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same numbers under another shape: (1, 1, D) class tokens, (1, V) biases."""
+
+    theirs: tuple[int, ...]
+    ours: tuple[int, ...]
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor.reshape(self.ours)]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].reshape(self.theirs)
+
+
+@dataclass(frozen=True)
+class Unpermute(Op):
+    """GGUF's llama files turn neighbouring channels; ours turn channel i with i + half: undo the reordering of rows."""
+
+    heads: int
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor.unflatten(0, (self.heads, -1, 2)).transpose(1, 2).flatten(0, 2)]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].unflatten(0, (self.heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """A constant added: GGUF's Gemma norms are stored with their 1 already added."""
+
+    value: float
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor + self.value]
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0] - self.value
+
+
+SAME = Op()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a family's table.
+
+    kind: "map" loads and saves; "also" loads another spelling if the tensor is there and never saves it; "ignore" is a
+    known extra; "zeros" is a parameter of ours that their model does not have and that is zero.
+    """
+
+    theirs: str
+    ours: tuple[str, ...] = ()
+    op: Op = SAME
+    kind: Literal["map", "also", "ignore", "zeros"] = "map"
+
+    def match(self, name: str) -> tuple[str, ...] | None:
+        """Our names for their tensor `name`; None when it is another row's."""
+        found = _pattern(self.theirs).fullmatch(name)
+        return None if found is None else tuple(_fill(ours, found.groups()) for ours in self.ours)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)").replace(r"\*", ".*"))
+
+
+def _fill(template: str, numbers: Sequence[str]) -> str:
+    for number in numbers[: template.count("{}")]:
+        template = template.replace("{}", number, 1)
+    return template
+
+
+def row(theirs: str, *ours: str, op: Op = SAME) -> Row:
+    """Their tensor is ours, through `op`."""
+    return Row(theirs, ours, op)
+
+
+def also(theirs: str, *ours: str, op: Op = SAME) -> Row:
+    """Another spelling of a tensor that some checkpoints carry."""
+    return Row(theirs, ours, op, "also")
+
+
+def ignore(*patterns: str) -> list[Row]:
+    """Known extras: buffers and other tasks' heads."""
+    return [Row(pattern, kind="ignore") for pattern in patterns]
+
+
+def zeros(*ours: str) -> list[Row]:
+    """Parameters that their model does not have."""
+    return [Row("", (name,), kind="zeros") for name in ours]
+
+
+def linear(theirs: str, ours: str, op: Op = SAME) -> list[Row]:
+    """Weight and bias, or a norm's; a row without a parameter in the model is passed over."""
+    return [
+        row(f"{theirs}.{leaf}", f"{ours}.{leaf}", op=op if leaf == "weight" else SAME) for leaf in ("weight", "bias")
+    ]
+
+
+def linears(pairs: dict[str, str], theirs: str = "", ours: str = "") -> list[Row]:
+    """`linear` for each pair of names, behind common prefixes."""
+    return [r for left, right in pairs.items() for r in linear(theirs + left, ours + right)]
+
+
+def fused(theirs: str, ours: Sequence[str], op: Op) -> list[Row]:
+    """One tensor of theirs is several linears of ours, weights and biases alike."""
+    return [row(f"{theirs}.{leaf}", *(f"{name}.{leaf}" for name in ours), op=op) for leaf in ("weight", "bias")]
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """A family's rows, and how its checkpoints may spell names.
+
+    Attributes:
+        prefix: what stands before the base model's names in a model with a head; base models leave it out.
+        aliases: (regular expression, replacement) for old spellings, applied before rows are tried.
+    """
+
+    rows: tuple[Row, ...]
+    prefix: str = ""
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    def spellings(self, name: str) -> list[str]:
+        """`name` as the rows may know it: as it is, in today's spelling, with the base model's prefix added."""
+        modern = name
+        for pattern, replacement in self.aliases:
+            modern = re.sub(pattern, replacement, modern)
+        return [name, modern, self.prefix + modern] if self.prefix else [name, modern]
+
+    def find(self, name: str) -> tuple[Row, tuple[str, ...]] | None:
+        """The first row that knows the tensor, and our names for it."""
+        for spelling in self.spellings(name):
+            for candidate in self.rows:
+                if candidate.kind != "zeros":
+                    ours = candidate.match(spelling)
+                    if ours is not None:
+                        return candidate, ours
+        return None
+
+
+# TensorFlow's names for a norm's weight and bias, in BERT checkpoints of 2018-2019.
+OLD_NORM_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))

@@ -1,0 +1,23 @@
+"""SmolLM3 (Bakouch et al. 2025): Llama in which every fourth layer has no positions (NoPE; Yang et al. 2025)."""
+
+from __future__ import annotations
+
+from plainformer.config import ModelConfig
+from plainformer.families.llama import build, decoder, sliding_layers, table, windows
+from plainformer.families.source import Source
+
+__all__ = ["config", "table"]
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `no_rope_layers` is 1 where a layer has rotary positions."""
+    layers = source.integer("num_hidden_layers", default=36)
+    every = source.integer("no_rope_layer_interval", default=4)
+    usual = tuple(int((index + 1) % every != 0) for index in range(min(layers, 1 << 13)))
+    rotated = source.sizes("no_rope_layers", usual)
+    uses_window = source.flag("use_sliding_window", default=False)
+    window = source.get("sliding_window") if uses_window else None
+    sliding = sliding_layers(source, layers, window, lambda index: not rotated[index])
+    stack = decoder(source, windows=windows(sliding, window))
+    rope = tuple(r if keep else None for r, keep in zip(stack.rope, rotated, strict=False))
+    return build("smollm3", source, head, decoder(source, windows=stack.windows, rope=rope), tie=True)

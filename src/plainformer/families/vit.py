@@ -1,0 +1,110 @@
+"""ViT (Dosovitskiy et al. 2021) and DeiT (Touvron et al. 2021): an image as a sentence of patches; an encoder, pre-norm.
+
+A DeiT carries a second token beside the class token, which was trained to answer as a teacher does; the two answers are averaged.
+"""
+
+from __future__ import annotations
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
+from plainformer.families.rules import Reshape, Row, WeightTable, ignore, linear, linears, row
+from plainformer.families.source import Source, classifier
+
+
+def encoder(source: Source) -> StackConfig:
+    """Patches and layers. `encoder_stride` belongs to masked image modelling alone."""
+    return StackConfig(
+        frontend=PatchFrontend(
+            image_size=source.pair("image_size", default=224),
+            patch_size=source.pair("patch_size", default=16),
+            channels=source.integer("num_channels", default=3),
+            class_tokens=2 if source.text("model_type", default="vit") == "deit" else 1,
+        ),
+        hidden_size=source.integer("hidden_size", default=768),
+        num_layers=source.integer("num_hidden_layers", default=12),
+        num_heads=source.integer("num_attention_heads", default=12),
+        ffn_size=source.integer("intermediate_size", default=3072),
+        activation=source.activation("hidden_act", default="gelu"),
+        norm=NormConfig(eps=source.number("layer_norm_eps", default=1e-12)),
+        norm_place="pre",
+        final_norm="norm",
+        qkv_bias=source.flag("qkv_bias", default=True),
+    )
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig. Two answers where the architecture is named `...WithTeacher`."""
+    stack = encoder(source)
+    taught = any(str(name).endswith("WithTeacher") for name in source.get("architectures", default=()))
+    heads = {
+        "none": lambda: HeadConfig(
+            pick="first",
+            transform_size=source.integer("pooler_output_size", default=stack.hidden_size),
+            transform_activation=source.activation("pooler_act", default="tanh"),
+        ),
+        "image": lambda: classifier(source, "image", "first_two" if taught else "first"),
+    }
+    return ModelConfig("vit", encoder=stack, head=heads[head]())
+
+
+LAYER = {
+    ".layernorm_before": ".attention_norm",
+    ".attention.attention.query": ".attention.qkv.q",
+    ".attention.attention.key": ".attention.qkv.k",
+    ".attention.attention.value": ".attention.qkv.v",
+    ".attention.output.dense": ".attention.out",
+    ".layernorm_after": ".ffn_norm",
+    ".intermediate.dense": ".ffn.up",
+    ".output.dense": ".ffn.down",
+}
+# transformers 5 renamed the modules and writes the published names; its plain state dict has the new ones.
+NEW_NAMES = (
+    (r"(^|\.)layers\.(\d+)\.attention\.q_proj\.", r"\1encoder.layer.\2.attention.attention.query."),
+    (r"(^|\.)layers\.(\d+)\.attention\.k_proj\.", r"\1encoder.layer.\2.attention.attention.key."),
+    (r"(^|\.)layers\.(\d+)\.attention\.v_proj\.", r"\1encoder.layer.\2.attention.attention.value."),
+    (r"(^|\.)layers\.(\d+)\.attention\.o_proj\.", r"\1encoder.layer.\2.attention.output.dense."),
+    (r"(^|\.)layers\.(\d+)\.mlp\.fc1\.", r"\1encoder.layer.\2.intermediate.dense."),
+    (r"(^|\.)layers\.(\d+)\.mlp\.fc2\.", r"\1encoder.layer.\2.output.dense."),
+    (r"(^|\.)layers\.(\d+)\.layernorm_", r"\1encoder.layer.\2.layernorm_"),
+)
+
+
+def embedding_rows(theirs: str, stack: StackConfig) -> list[Row]:
+    """Patches, the tokens that stand before them, and positions, which lead a batch axis of one in checkpoints."""
+    frontend, size = stack.frontend, stack.hidden_size
+    assert isinstance(frontend, PatchFrontend)
+    tokens = ("cls_token", "distillation_token")[: frontend.class_tokens]
+    positions = frontend.class_tokens + frontend.grid[0] * frontend.grid[1]
+    return [
+        *linear(f"{theirs}.patch_embeddings.projection", "encoder.frontend.patches"),
+        *(
+            row(f"{theirs}.{name}", f"encoder.frontend.class_tokens.{index}", op=Reshape((1, 1, size), (size,)))
+            for index, name in enumerate(tokens)
+        ),
+        row(
+            f"{theirs}.position_embeddings",
+            "encoder.frontend.positions",
+            op=Reshape((1, positions, size), (positions, size)),
+        ),
+    ]
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """One row for each tensor; the mask token and decoder of masked image modelling are known extras."""
+    stack = config.main_stack
+    assert isinstance(stack.frontend, PatchFrontend)
+    base = "deit" if stack.frontend.class_tokens == 2 else "vit"
+    if config.head.kind == "none":
+        head = linear(f"{base}.pooler.dense", "head.dense")
+    elif config.head.pick == "first_two":
+        head = [*linear("cls_classifier", "head.out"), *linear("distillation_classifier", "head.distilled")]
+    else:
+        head = linear("classifier", "head.out")
+    rows = [
+        *embedding_rows(f"{base}.embeddings", stack),
+        *linears(LAYER, f"{base}.encoder.layer.{{}}", "encoder.layers.{}"),
+        *linear(f"{base}.layernorm", "encoder.norm"),
+        *head,
+        *ignore("*embeddings.mask_token", f"{base}.pooler.*", "decoder.*"),
+        *ignore("classifier.*", "cls_classifier.*", "distillation_classifier.*"),
+    ]
+    return WeightTable(tuple(rows), prefix=f"{base}.", aliases=NEW_NAMES)

@@ -1,0 +1,135 @@
+"""wav2vec 2.0 (Baevski et al. 2020) and HuBERT (Hsu et al. 2021): a waveform through convolutions, then an encoder.
+
+Two layouts: base models normalise after each sub-layer and once before the first; large ones ("stable layer norm")
+normalise before each sub-layer and once after the last.
+"""
+
+from __future__ import annotations
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend, require
+from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
+from plainformer.families.source import Source, classifier
+
+CHANNELS, KERNELS, STRIDES = (512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+
+
+def frontend(source: Source, size: int, norm: NormConfig, stable: bool) -> WaveFrontend:
+    """Convolutions, projection and convolutional positions; the norm after these is the base layout's."""
+    with_norm = source.flag("feat_proj_layer_norm", default=True)
+    groups = source.integer("num_conv_pos_embedding_groups", default=16)
+    require(groups > 0 and size % groups == 0, f"{groups} groups of position channels do not divide {size}")
+    return WaveFrontend(
+        channels=source.sizes("conv_dim", CHANNELS),
+        kernels=source.sizes("conv_kernel", KERNELS),
+        strides=source.sizes("conv_stride", STRIDES),
+        conv_bias=source.flag("conv_bias", default=False),
+        conv_norm=source.text("feat_extract_norm", default="group"),  # type: ignore[arg-type]
+        conv_activation=source.activation("feat_extract_activation", default="gelu"),
+        projection_norm=norm if with_norm else None,
+        position_kernel=source.integer("num_conv_pos_embeddings", default=128),
+        position_groups=groups,
+        norm=None if stable else norm,
+    )
+
+
+def encoder(source: Source) -> StackConfig:
+    """The stack in either layout."""
+    source.refuse("add_adapter", False, why="convolutions behind the encoder are not known here")
+    source.refuse("adapter_attn_dim", why="language adapters (MMS) are not known here")
+    source.refuse("conv_pos_batch_norm", False, why="its positions are normalised over a batch, not over weights")
+    stable = source.flag("do_stable_layer_norm", default=False)
+    size = source.integer("hidden_size", default=768)
+    norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-5))
+    return StackConfig(
+        frontend=frontend(source, size, norm, stable),
+        hidden_size=size,
+        num_layers=source.integer("num_hidden_layers", default=12),
+        num_heads=source.integer("num_attention_heads", default=12),
+        ffn_size=source.integer("intermediate_size", default=3072),
+        activation=source.activation("hidden_act", default="gelu"),
+        norm=norm,
+        norm_place="pre" if stable else "post",
+        final_norm="norm" if stable else "none",
+    )
+
+
+def audio_head(source: Source) -> HeadConfig:
+    """A projection, the mean over real frames, a classifier. The mean stands first here: the two linear steps commute."""
+    return classifier(
+        source,
+        "audio",
+        "mean",
+        transform_size=source.integer("classifier_proj_size", default=256),
+        transform_activation="identity",
+    )
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig. `token` scores every frame."""
+    heads = {
+        "none": HeadConfig,
+        "ctc": lambda: HeadConfig("ctc", out_size=source.integer("vocab_size", default=32)),
+        "audio": lambda: audio_head(source),
+        "token": lambda: classifier(source, "token", "all"),
+    }
+    if head in ("audio", "token"):
+        source.refuse("use_weighted_layer_sum", False, why="a head that reads all layers is not known here")
+    return ModelConfig("wav2vec2", encoder=encoder(source), head=heads[head]())
+
+
+LAYER = {
+    ".attention.q_proj": ".attention.qkv.q",
+    ".attention.k_proj": ".attention.qkv.k",
+    ".attention.v_proj": ".attention.qkv.v",
+    ".attention.out_proj": ".attention.out",
+    ".layer_norm": ".attention_norm",
+    ".feed_forward.intermediate_dense": ".ffn.up",
+    ".feed_forward.output_dense": ".ffn.down",
+    ".final_layer_norm": ".ffn_norm",
+}
+# How torch's parametrization spells what published checkpoints call weight_g and weight_v; the reference reads both.
+NEW_NAMES = (
+    (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+    (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+)
+
+
+def frontend_rows(base: str, frontend: WaveFrontend) -> list[Row]:
+    """Convolutions with their norms, the projection, and the positions' weight as magnitude and direction."""
+    convolutions, ours = f"{base}.feature_extractor.conv_layers", "encoder.frontend"
+    if frontend.conv_norm == "group":
+        norms = linear(f"{convolutions}.0.layer_norm", f"{ours}.steps.0.time_norm")
+    else:
+        norms = linear(f"{convolutions}.{{}}.layer_norm", f"{ours}.steps.{{}}.norm")
+    return [
+        *linear(f"{convolutions}.{{}}.conv", f"{ours}.steps.{{}}.conv"),
+        *norms,
+        *linear(f"{base}.feature_projection.layer_norm", f"{ours}.projection_norm"),
+        *linear(f"{base}.feature_projection.projection", f"{ours}.project"),
+        row(f"{base}.encoder.pos_conv_embed.conv.weight_g", f"{ours}.positions.magnitude"),
+        row(f"{base}.encoder.pos_conv_embed.conv.weight_v", f"{ours}.positions.direction"),
+        row(f"{base}.encoder.pos_conv_embed.conv.bias", f"{ours}.positions.bias"),
+    ]
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """One row for each tensor; what only pre-training reads (mask vector, quantizer) is a known extra."""
+    stack = config.main_stack
+    assert isinstance(stack.frontend, WaveFrontend)
+    base = str(config.source.get("model_type", "wav2vec2"))
+    head: dict[str, list[Row]] = {
+        "none": [],
+        "ctc": linear("lm_head", "head.out"),
+        "audio": [*linear("projector", "head.dense"), *linear("classifier", "head.out")],
+        "token": linear("classifier", "head.out"),
+    }
+    norm = "encoder.frontend.norm" if stack.norm_place == "post" else "encoder.norm"
+    rows = [
+        *frontend_rows(base, stack.frontend),
+        *linear(f"{base}.encoder.layer_norm", norm),
+        *linears(LAYER, f"{base}.encoder.layers.{{}}", "encoder.layers.{}"),
+        *head[config.head.kind],
+        *ignore("*masked_spec_embed", "quantizer.*", "project_q.*", "project_hid.*"),
+        *ignore("lm_head.*", "projector.*", "classifier.*"),
+    ]
+    return WeightTable(tuple(rows), prefix=f"{base}.", aliases=NEW_NAMES)

@@ -1,0 +1,111 @@
+"""Whisper (Radford et al. 2022): a log-mel spectrogram's encoder and a decoder of words, both pre-norm."""
+
+from __future__ import annotations
+
+from plainformer.config import Frontend, HeadConfig, MelFrontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row, zeros
+from plainformer.families.source import Source
+from plainformer.families.wav2vec2 import audio_head
+
+OUT_TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
+
+
+def stack(source: Source, side: str, frontend: Frontend) -> StackConfig:
+    """One side, "encoder" or "decoder". The reference reads no epsilon: 1e-5 is fixed."""
+    decodes = side == "decoder"
+    return StackConfig(
+        frontend=frontend,
+        hidden_size=source.integer("d_model", default=384),
+        num_layers=source.integer(f"{side}_layers", default=4),
+        num_heads=source.integer(f"{side}_attention_heads", default=6),
+        ffn_size=source.integer(f"{side}_ffn_dim", default=1536),
+        activation=source.activation("activation_function", default="gelu"),
+        norm=NormConfig(eps=1e-5),
+        norm_place="pre",
+        final_norm="norm",
+        direction="causal" if decodes else "both",
+        cross_attention=decodes,
+    )
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig. `scale_embedding` is not read: the reference (transformers 5.23) never applies it."""
+    words = source.integer("vocab_size", default=51865)
+    heads = {
+        "none": HeadConfig,
+        "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=words, out_bias=False),
+        "audio": lambda: audio_head(source),
+    }
+    made = heads[head]()
+    if head == "audio":
+        source.refuse("use_weighted_layer_sum", False, why="a head that reads all layers is not known here")
+    sound = MelFrontend(
+        mels=source.integer("num_mel_bins", default=80),
+        max_positions=source.integer("max_source_positions", default=1500),
+    )
+    text = TokenFrontend(
+        vocab_size=words,
+        embedding_size=source.integer("d_model", default=384),
+        positions="learned",
+        max_positions=source.integer("max_target_positions", default=448),
+    )
+    tied = OUT_TIED if head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True) else ()
+    return ModelConfig(
+        "whisper",
+        encoder=stack(source, "encoder", sound),
+        decoder=stack(source, "decoder", text) if head != "audio" else None,  # a classifier hears and does not speak
+        head=made,
+        tied=tied,
+        decoder_start_id=50257,
+    )
+
+
+def attention_rows(theirs: str, ours: str, query: str, memory: str) -> list[Row]:
+    """Keys have no bias in the checkpoint (it would change no probability); ours is zero."""
+    return [
+        *linear(f"{theirs}.q_proj", f"{ours}.{query}.q"),
+        row(f"{theirs}.k_proj.weight", f"{ours}.{memory}.k.weight"),
+        *zeros(f"{ours}.{memory}.k.bias"),
+        *linear(f"{theirs}.v_proj", f"{ours}.{memory}.v"),
+        *linear(f"{theirs}.out_proj", f"{ours}.out"),
+    ]
+
+
+def side_rows(base: str, side: str) -> list[Row]:
+    """The layers and final norm of one side; the encoder has no cross-attention, so those rows are passed over."""
+    theirs, ours = f"{base}{side}.layers.{{}}", f"{side}.layers.{{}}"
+    pairs = {
+        ".self_attn_layer_norm": ".attention_norm",
+        ".encoder_attn_layer_norm": ".cross_norm",
+        ".fc1": ".ffn.up",
+        ".fc2": ".ffn.down",
+        ".final_layer_norm": ".ffn_norm",
+    }
+    return [
+        *attention_rows(f"{theirs}.self_attn", f"{ours}.attention", "qkv", "qkv"),
+        *linears(pairs, theirs, ours),
+        *linear(f"{base}{side}.layer_norm", f"{side}.norm"),
+    ]
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """One row for each tensor. A classifier's checkpoint puts nothing before the encoder's names."""
+    base = "" if config.head.kind == "audio" else "model."
+    rows = [
+        *linear(f"{base}encoder.conv1", "encoder.frontend.conv1"),
+        *linear(f"{base}encoder.conv2", "encoder.frontend.conv2"),
+        row(f"{base}encoder.embed_positions.weight", "encoder.frontend.positions"),
+        *side_rows(base, "encoder"),
+    ]
+    if config.head.kind == "audio":
+        rows += [*linear("projector", "head.dense"), *linear("classifier", "head.out"), *ignore("decoder.*")]
+        return WeightTable((*rows, *ignore("proj_out.*")), aliases=((r"^model\.", ""),))
+    rows += [
+        row("model.decoder.embed_tokens.weight", "decoder.frontend.tokens.weight"),
+        row("model.decoder.embed_positions.weight", "decoder.frontend.positions.weight"),
+        *side_rows(base, "decoder"),
+        *attention_rows("model.decoder.layers.{}.encoder_attn", "decoder.layers.{}.cross", "", "kv"),
+        row("proj_out.weight", "head.out.weight"),
+        *ignore("proj_out.*", "projector.*", "classifier.*"),
+    ]
+    return WeightTable(tuple(rows), prefix="model.")

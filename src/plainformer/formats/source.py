@@ -1,0 +1,357 @@
+"""What every weight file offers (`TensorSource`), and how a checkpoint folder's weight files are found and opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from plainformer.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# The order of preference. Safetensors first: it cannot contain code and is read without a copy.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+INDEX_SUFFIX = ".index.json"
+MAX_JSON_BYTES = 32 * 2**20  # the index of a 700 GB mixture-of-experts checkpoint is about 10 MB
+
+_UNUSABLE: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda n: n.startswith("adapter_model."), "an adapter (LoRA) without its base model"),
+    (lambda n: n.startswith("tf_model") or n.endswith(".h5"), "TensorFlow weights"),
+    (lambda n: n.endswith(".msgpack"), "Flax weights"),
+    (lambda n: n.endswith((".onnx", ".onnx_data")), "an exported ONNX graph"),
+    (lambda n: n == "rust_model.ot", "rust-bert weights"),
+    (lambda n: n.startswith("openvino"), "an exported OpenVINO graph"),
+    (lambda n: ".ckpt" in n, "a TensorFlow or training checkpoint"),
+    (lambda n: n.endswith((".pth", ".pt")), "a PyTorch file of unknown content"),
+    (lambda n: n.endswith(".gguf"), "a GGUF file: pass the file itself"),
+    (lambda n: n.startswith("consolidated"), "weights under the vendor's own names"),
+    (lambda n: n.endswith(".safetensors"), "not under the name model.safetensors, and no index lists it"),
+    (lambda n: n.endswith(".bin"), "not under the name pytorch_model.bin, and no index lists it"),
+)
+
+
+class TensorSource(Protocol):
+    """Named tensors in one or more files, read one at a time."""
+
+    def names(self) -> list[str]:
+        """Every tensor's name, in the order of the file."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape in torch's order (rows, columns), without reading the data."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype that `read` returns."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor on the CPU. Where the format allows it this is a private memory-mapped view, not a copy: pages are
+        loaded when they are touched, and writing to it changes neither the file nor another reader."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """What the file is, for people: the format, counts of tensors and of dtypes or quantisation types."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file. Tensors that were read stay valid."""
+        ...
+
+
+def open_weights(paths: Sequence[Path]) -> TensorSource:
+    """Open one weight file, or all the shards of one checkpoint as a single source.
+
+    Where an `*.index.json` beside the shards lists them, its weight map must agree with what they hold.
+
+    Raises:
+        CheckpointError: a file is missing, misnamed, damaged or unsafe; two shards hold the same name.
+        UsageError: `paths` is empty.
+    """
+    if not paths:
+        raise UsageError("no weight file was given", "pass the files that find_weights(folder) returns")
+    sources: list[TensorSource] = []
+    try:
+        for path in paths:
+            sources.append(_open_one(Path(path)))
+        _check_weight_maps([Path(p) for p in paths], sources)
+        return sources[0] if len(sources) == 1 else ShardedSource(sources, [Path(p) for p in paths])
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+
+
+def _open_one(path: Path) -> TensorSource:
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        from plainformer.formats.safetensors_file import SafetensorsFile
+
+        return SafetensorsFile(path)
+    if suffix in (".bin", ".pt", ".pth"):
+        from plainformer.formats.torch_file import TorchFile
+
+        return TorchFile(path)
+    if suffix == ".gguf":
+        from plainformer.formats.gguf_file import open_gguf
+
+        return open_gguf(path)
+    raise CheckpointError(
+        f"{path}: no weight format is known by the ending {path.suffix!r}", "known: .safetensors, .bin, .gguf"
+    )
+
+
+class ShardedSource:
+    """Several sources that look like one. A name that occurs twice is an error: which one is meant would be a guess."""
+
+    def __init__(self, sources: Sequence[TensorSource], paths: Sequence[Path]) -> None:
+        self._sources = list(sources)
+        self._owner: dict[str, TensorSource] = {}
+        first_path: dict[str, Path] = {}
+        for source, path in zip(sources, paths, strict=True):
+            for name in source.names():
+                if name in self._owner:
+                    raise CheckpointError(
+                        f"tensor {name!r} is in both {first_path[name].name} and {path.name} of {path.parent}",
+                        "files of two checkpoints are mixed in this folder: keep one set and its index",
+                    )
+                self._owner[name] = source
+                first_path[name] = path
+
+    def names(self) -> list[str]:
+        return list(self._owner)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._find(name).shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._find(name).dtype(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._find(name).read(name)
+
+    def describe(self) -> dict[str, str]:
+        parts = [source.describe() for source in self._sources]
+        merged = {"format": ", ".join(dict.fromkeys(part["format"] for part in parts))}
+        return merged | {"files": str(len(parts)), "tensors": str(len(self._owner))}
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+    def _find(self, name: str) -> TensorSource:
+        return self._owner[require(name, self._owner, "the checkpoint")]
+
+
+def require(name: str, known: dict[str, Any], where: object) -> str:
+    """`name` if the source holds it; otherwise a CheckpointError that says which names are near."""
+    if name not in known:
+        from plainformer.errors import did_you_mean
+
+        raise CheckpointError(f"{where}: holds no tensor {name!r}", did_you_mean(name, known))
+    return name
+
+
+# ---------------------------------------------------------------------------------------------------- finding files
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """The weight files of a folder: `model.safetensors`, its sharded form, then `pytorch_model.bin` likewise.
+
+    Raises:
+        CheckpointError: there is none (the message lists what the folder holds and why that cannot be used), the index
+            is damaged or leads out of the folder, or a shard that it lists is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is not a folder", "pass the folder that holds config.json and the weights")
+    for name in WEIGHT_FILES:
+        path = folder / name
+        if not path.exists() and not path.is_symlink():
+            continue
+        if not name.endswith(INDEX_SUFFIX):
+            return [checked_file(path)]
+        shards = [folder / shard for shard in shards_of_index(checked_file(path))]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{path}: lists {len(shards)} shards, and these are not in the folder: {_some(missing)}",
+                "download the missing files into the same folder, or pass the Hub name to fetch them all",
+            )
+        return shards
+    raise CheckpointError(*_nothing_usable(folder))
+
+
+def _nothing_usable(folder: Path) -> tuple[str, str]:
+    names = sorted(entry.name for entry in folder.iterdir())
+    reasons = [f"{name} ({why})" for name in names if (why := why_unusable(name))]
+    fix = "needed: one of " + ", ".join(WEIGHT_FILES)
+    if reasons:
+        return f"{folder}: no usable weights. Found {_some(reasons)}", fix
+    return f"{folder}: no weights. The folder holds {_some(names) if names else 'nothing'}", fix
+
+
+def why_unusable(name: str) -> str:
+    """Why a file that looks like weights is not what we read; empty for any other file."""
+    return next((why for matches, why in _UNUSABLE if matches(name)), "")
+
+
+def shards_of_index(path: Path) -> list[str]:
+    """The shard names that an `*.index.json` lists, in order, each a plain name with the ending that belongs to it.
+
+    Raises:
+        CheckpointError: the file is not such an index, or a name would lead out of the folder.
+    """
+    return list(dict.fromkeys(_weight_map(path).values()))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    table = read_json_object(path).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
+    ending = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[2]
+    for tensor, shard in table.items():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{path}: the file of tensor {tensor!r} is {shard!r}, which is not a name")
+        # Only plain names: a separator, a drive or `..` would let a downloaded index read any file of this machine.
+        if not shard or "/" in shard or "\\" in shard or ":" in shard or "\0" in shard or shard.startswith("."):
+            raise CheckpointError(
+                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a plain file name",
+                "do not use this checkpoint: a shard must lie in the same folder as its index",
+            )
+        if not shard.endswith("." + ending):
+            raise CheckpointError(
+                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a .{ending} file"
+            )
+    return table
+
+
+def _check_weight_maps(paths: Sequence[Path], sources: Sequence[TensorSource]) -> None:
+    """Refuse shards that do not hold what the index beside them says: they come from different checkpoints.
+
+    A shard may hold more than the index lists (older ones keep buffers there); those tensors stay visible in `names()`.
+    """
+    listed: dict[Path, set[str]] = {}
+    for index in {
+        p.parent / (stem + INDEX_SUFFIX) for p in paths for stem in ("model" + p.suffix, "pytorch_model.bin")
+    }:
+        if index.is_file():
+            for tensor, shard in _weight_map(index).items():
+                listed.setdefault(index.parent / shard, set()).add(tensor)
+    for path, source in zip(paths, sources, strict=True):
+        absent = listed.get(path, set()).difference(source.names())
+        if absent:
+            raise CheckpointError(
+                f"{path}: the index says that this file holds {_some(sorted(absent))}, but it does not",
+                "the index and the shards belong to different checkpoints: download both again",
+            )
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+# --------------------------------------------------------------------------------------------- reading with suspicion
+
+
+def checked_file(path: Path) -> Path:
+    """`path` if it is a regular file (or a link to one, as the Hub's cache has) with something in it."""
+    if not path.exists():
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: is a link to a file that is gone", "download the checkpoint again")
+        raise CheckpointError(f"{path}: no such file")
+    if not path.is_file():  # a folder, or a pipe that would block for ever
+        raise CheckpointError(f"{path}: is not a regular file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: is empty (0 bytes)", "an interrupted download? fetch the file again")
+    return path
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of at most `max_bytes`; duplicate keys are an error, since readers disagree on them.
+
+    Raises:
+        CheckpointError: not a regular file, too big, not UTF-8, not JSON, or not an object.
+    """
+    size = checked_file(path).stat().st_size
+    if size > max_bytes:
+        raise CheckpointError(f"{path}: has {size:,} bytes, which is too much for a JSON file of a checkpoint")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_json_object(data, str(path))
+
+
+def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Like `read_json_object`, for bytes already in memory; `where` names them in errors."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except _DuplicateKey as error:
+        raise CheckpointError(f"{where}: key {error.args[0]!r} occurs twice", "the file is damaged or forged") from None
+    except RecursionError:
+        raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
+        seen = describe_content(data[:512], len(data))
+        hint = f"it looks like {seen[0]}; {seen[1]}" if seen[1] else "the file is damaged: download it again"
+        raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return table
+
+
+def describe_content(head: bytes, size: int) -> tuple[str, str]:
+    """What a file really is, by its first bytes, and what to do about it; used when it is not what its name says."""
+    text = head.lstrip().lower()
+    if size == 0:
+        return "an empty file", "download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (a note that stands for the real file)", "run `git lfs pull` in that folder"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "an HTML or XML page", "the download gave an error page: fetch the file again"
+    if head.startswith(b"PK\x03\x04"):
+        return "a zip archive, as torch.save writes", "if it is a PyTorch file, rename it to pytorch_model.bin"
+    if len(head) > 2 and head[0] == 0x80 and head[1] in (2, 3, 4, 5):
+        return "a Python pickle", "if it is a PyTorch file, rename it to pytorch_model.bin"
+    if head.startswith(b"GGUF"):
+        return "a GGUF file", "rename it to end in .gguf"
+    if head.startswith(b"\x89HDF"):
+        return "an HDF5 file (TensorFlow, Keras)", "export the model to safetensors"
+    if head.startswith(b"\x1f\x8b"):
+        return "a gzip archive", "unpack it first"
+    if len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size:
+        return "a safetensors file", "rename it to end in .safetensors"
+    if not any(head):
+        return "nothing but zero bytes", "an interrupted download? fetch the file again"
+    if text.startswith(b"{"):
+        return "JSON text", "this is not the weight file"
+    return "damaged, or no format that we know", "download it again"
+
+
+def wrong_content(path: Path, expected: str) -> CheckpointError:
+    """The error for a file whose content is not what its name says."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    seen, fix = describe_content(head, path.stat().st_size)
+    return CheckpointError(f"{path}: is not a {expected} file: it is {seen}", fix)

@@ -1,0 +1,1 @@
+"""Generation: the cache, picking the next token, and when to stop."""

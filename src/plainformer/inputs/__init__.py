@@ -1,0 +1,1 @@
+"""Raw input (text, audio, image) to tensors."""

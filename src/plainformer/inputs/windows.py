@@ -1,0 +1,81 @@
+"""Which tokens of a too-long row to keep: truncation and overlapping windows, as index arithmetic.
+
+A row is [special…] sequence 0 [special…] (sequence 1 [special…]); special tokens come from the tokenizer's template,
+are recognised by their sequence id None and are always kept. So a shorter row is a selection of positions from the full
+one, which keeps ids, offsets and types exactly as they were, needs no state in the tokenizer, and is safe in any
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from plainformer.errors import InputError, UsageError
+
+
+def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens two sequences of lengths `first` and `second` keep so that `room` tokens hold both (longest
+    first).
+
+    The shorter one stays whole if it can; otherwise both keep half, and an odd token goes to the longer, or to the
+    second of two equally long ones (as in Hugging Face tokenizers 0.23, `LongestFirst`).
+    """
+    if first + second <= room:
+        return first, second
+    if first <= second:
+        keep_first = min(first, room // 2)
+        return keep_first, min(second, room - keep_first)
+    keep_second = min(second, room // 2)
+    return min(first, room - keep_second), keep_second
+
+
+def truncated(sequence_ids: Sequence[int | None], limit: int) -> list[int]:
+    """Positions to keep so that the row has at most `limit` tokens: the beginnings of the sequences."""
+    first, second = sequence_ids.count(0), sequence_ids.count(1)
+    room = limit - (len(sequence_ids) - first - second)
+    if room < 0:
+        raise UsageError(
+            f"max_length={limit} leaves no room: the special tokens alone are {limit - room}",
+            f"pass max_length of at least {limit - room + 1}",
+        )
+    budget = list(kept_lengths(first, second, room))
+    return _take(sequence_ids, [range(budget[0]), range(budget[1])])
+
+
+def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:
+    """Positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
+
+    With a pair, the first sequence (a question) is whole in every window and the second one slides.
+    """
+    first, second = sequence_ids.count(0), sequence_ids.count(1)
+    fixed = len(sequence_ids) - second if second else len(sequence_ids) - first
+    sliding = second or first
+    room = window - fixed
+    if room <= stride:
+        what = "special tokens and the first sequence" if second else "special tokens"
+        error = InputError if second else UsageError
+        raise error(
+            f"a window of {window} tokens with stride={stride} makes no progress: {what} take {fixed} of them",
+            f"use a window of more than {fixed + stride} tokens, or a smaller stride",
+        )
+    start = 0
+    while True:
+        piece = range(start, min(start + room, sliding))
+        yield _take(sequence_ids, [range(first), piece] if second else [piece, range(0)])
+        if piece.stop >= sliding:
+            return
+        start += room - stride
+
+
+def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int]:
+    """Positions of all special tokens, and of the tokens of sequence i whose rank within it is in keep[i]."""
+    rank = [0, 0]
+    chosen = []
+    for position, sequence in enumerate(sequence_ids):
+        if sequence is None:
+            chosen.append(position)
+            continue
+        if rank[sequence] in keep[sequence]:
+            chosen.append(position)
+        rank[sequence] += 1
+    return chosen

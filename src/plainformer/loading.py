@@ -1,0 +1,144 @@
+"""`load` and `save`: from a reference to something ready to call, and back to a folder that others can load."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from plainformer.config import ModelConfig
+from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.families import config_from_dict, table_for
+from plainformer.formats import find_weights, open_weights, read_json_object, write_safetensors
+from plainformer.hub import Files, resolve
+from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.prepare import prepare_for_inference
+from plainformer.model.transformer import Transformer
+from plainformer.weights import export_weights, load_weights
+
+if TYPE_CHECKING:
+    pass
+
+Ref = str | os.PathLike[str]
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+
+
+def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """A dtype by name. None: fp32 on a CPU, where half precision is slower; the checkpoint's own elsewhere."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else None
+    if isinstance(dtype, torch.dtype):
+        if dtype in DTYPES.values():
+            return dtype
+    elif dtype in DTYPES:
+        return DTYPES[dtype]
+    raise UsageError(f"dtype={dtype!r} is not supported", did_you_mean(str(dtype), DTYPES))
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """A device that exists, or an error that says which do."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device={device!r} is unknown", "use 'cpu' or 'cuda'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"device={str(device)!r} is not supported", "use 'cpu' or 'cuda'")
+    count = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise UsageError(f"device={str(device)!r}: this machine has {count} CUDA devices", "use device='cpu'")
+    return found
+
+
+def load_model(
+    ref: Ref,
+    *,
+    head: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    ffn_chunk_size: int = 0,
+    allow_unused: bool = False,
+    prepare: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Transformer:
+    """The model of a reference, without tokenizer and task.
+
+    Args:
+        ref: a local folder, a `.gguf` file, a bundled name or a Hub id.
+        head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
+        dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
+        device: "cpu", "cuda", "cuda:1".
+        backend: how linears compute on a CPU: "auto" measures, or "plain", "fused", "onednn".
+        ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
+        allow_unused: accept tensors that no weight row knows.
+        prepare: False keeps plain, separate weights that can be trained.
+        revision, token: of a Hub repository.
+    Raises:
+        HubError, CheckpointError, UsageError: see each message.
+    """
+    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token)
+    target = as_device(device)
+    wanted = as_dtype(dtype, target)
+    if files.gguf is not None:
+        from plainformer.families.gguf import load_gguf_parts
+
+        config, table, source = load_gguf_parts(files.gguf, head)
+    else:
+        assert files.folder is not None
+        config = read_config(files.folder, head)
+        table, source = table_for(config), open_weights(find_weights(files.folder))
+    model = Transformer(config)
+    try:
+        load_weights(model, source, table, dtype=wanted, device=target, allow_unused=allow_unused)
+    finally:
+        source.close()
+    model.eval()
+    set_ffn_chunk_size(model, ffn_chunk_size)
+    if prepare:
+        prepare_for_inference(model, backend)
+    return model
+
+
+def read_config(folder: Path, head: str | None = None) -> ModelConfig:
+    """The configuration in a folder's `config.json`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json", "is this a Hugging Face model folder?")
+    return config_from_dict(read_json_object(path), head)
+
+
+def save_model(model: Transformer, folder: Ref) -> None:
+    """Write `model.safetensors` and `config.json`, as the reference library reads them."""
+    target = Path(folder)
+    table = table_for(model.config)
+    _make_folder(target)
+    write_safetensors(export_weights(model, table), target)
+    raw = dict(model.config.source)
+    raw["dtype"] = str(model.dtype).removeprefix("torch.")
+    raw.pop("torch_dtype", None)
+    if not model.config.tied and raw.get("tie_word_embeddings") is not False:
+        raw["tie_word_embeddings"] = raw.get("tie_word_embeddings", True) and not _was_untied(model)
+    (target / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _was_untied(model: Transformer) -> bool:
+    """Whether loading found two different tensors where config.json ties one."""
+    return bool(config_from_dict(model.config.source, model.config.head.kind).tied) and not model.config.tied
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None

@@ -1,0 +1,188 @@
+"""Attention: queries look at keys and collect values (Vaswani et al. 2017).
+
+Shapes: B batch, T queries, S keys, D width, H heads, K key-value heads (K divides H), E channels of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plainformer.config import StackConfig
+from plainformer.model.disentangled import DisentangledScores
+from plainformer.model.linear import Linear, LinearGroup
+from plainformer.model.norm import make_norm
+from plainformer.model.position import Rotation, rotate
+
+
+class Cache(Protocol):
+    """What attention asks of a key-value cache; `generate/cache.py` has the real one."""
+
+    length: int
+
+    def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Append this step's keys and values, return all of the layer's so far: (B, K, S, E)."""
+
+    def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """The encoder's keys and values for this layer, if they were stored."""
+
+    def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
+        """Keep the encoder's keys and values for the next steps."""
+
+
+@dataclass
+class Mask:
+    """Which keys a query may see. `bias` is added to the scores (B or 1, H or 1, T or 1, S); `causal` needs no tensor."""
+
+    bias: Tensor | None = None
+    causal: bool = False
+
+
+@dataclass
+class Flow:
+    """What passes beside the hidden states through one run of a stack; lists have one entry a layer."""
+
+    masks: list[Mask]
+    rotations: list[Rotation | None]
+    cache: Cache | None = None
+    memory_BSD: Tensor | None = None
+    memory_mask: Mask = field(default_factory=Mask)
+    head_mask_LH: Tensor | None = None
+    cross_head_mask_LH: Tensor | None = None
+    relative: Tensor | None = None
+    attentions: list[Tensor] | None = None
+    cross_attentions: list[Tensor] | None = None
+
+
+def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
+    """(B, T, H * E) → (B, H, T, E)."""
+    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BHTE: Tensor) -> Tensor:
+    """(B, H, T, E) → (B, T, H * E)."""
+    return x_BHTE.transpose(1, 2).flatten(2)
+
+
+def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float) -> Tensor:
+    """Context vectors (B, H, T, E) through the fused kernel."""
+    heads, kv_heads, queries = q_BHTE.size(1), k_BKSE.size(1), q_BHTE.size(2)
+    if heads == kv_heads:
+        return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale)
+    if queries == 1 and (mask.bias is None or mask.bias.size(1) == 1):
+        # One query: the heads that share keys stand as rows of one product, so the keys are read once and not repeated.
+        grouped = q_BHTE.unflatten(1, (kv_heads, -1)).squeeze(3)
+        context = F.scaled_dot_product_attention(grouped, k_BKSE, v_BKSE, mask.bias, scale=scale)
+        return context.flatten(1, 2).unsqueeze(2)
+    return F.scaled_dot_product_attention(
+        q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale, enable_gqa=True
+    )
+
+
+def attend_eagerly(
+    q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Context vectors and the probabilities (B, H, T, S), step by step; for `output_attentions` and soft-capped scores."""
+    repeats = q_BHTE.size(1) // k_BKSE.size(1)
+    if repeats > 1:
+        k_BKSE, v_BKSE = k_BKSE.repeat_interleave(repeats, 1), v_BKSE.repeat_interleave(repeats, 1)
+    scores_BHTS = q_BHTE @ k_BKSE.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
+    if mask.causal:
+        hidden = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).triu(1)
+        scores_BHTS = scores_BHTS.masked_fill(hidden, torch.finfo(scores_BHTS.dtype).min)
+    elif mask.bias is not None:
+        scores_BHTS = (scores_BHTS + mask.bias).clamp_min(torch.finfo(scores_BHTS.dtype).min)
+    probabilities = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
+    return probabilities @ v_BKSE, probabilities
+
+
+class SelfAttention(nn.Module):
+    """Each position of a sequence looks at the positions of the same sequence."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.scale, self.softcap = config.attention_scale, config.score_softcap
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.qkv = LinearGroup(config.hidden_size, {"q": q_size, "k": kv_size, "v": kv_size}, config.qkv_bias)
+        self.out = Linear(q_size, config.hidden_size, config.out_bias)
+        over_heads, over_all = config.qk_norm == "head", config.qk_norm == "all"
+        self.q_norm_all = make_norm(q_size, config.norm) if over_all else nn.Identity()
+        self.k_norm_all = make_norm(kv_size, config.norm) if over_all else nn.Identity()
+        self.q_norm = make_norm(config.head_dim, config.norm) if over_heads else nn.Identity()
+        self.k_norm = make_norm(config.head_dim, config.norm) if over_heads else nn.Identity()
+        self.scores = DisentangledScores(config) if config.disentangled is not None else None
+
+    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
+        q_BTD, k_BTD, v_BTD = self.qkv(x_BTD)
+        q_BHTE = self.q_norm(split_heads(self.q_norm_all(q_BTD), self.heads))
+        k_BKTE = self.k_norm(split_heads(self.k_norm_all(k_BTD), self.kv_heads))
+        v_BKTE = split_heads(v_BTD, self.kv_heads)
+        rotation = flow.rotations[layer]
+        if rotation is not None:
+            q_BHTE, k_BKTE = rotate(q_BHTE, rotation), rotate(k_BKTE, rotation)
+        if flow.cache is not None:
+            k_BKTE, v_BKTE = flow.cache.update(layer, k_BKTE, v_BKTE)
+        mask = flow.masks[layer]
+        if self.scores is not None:
+            mask = self._with_positions(mask, q_BHTE, k_BKTE, flow)
+        if flow.attentions is None and self.softcap is None:
+            context_BHTE = attend(q_BHTE, k_BKTE, v_BKTE, mask, self.scale)
+        else:
+            context_BHTE, seen = attend_eagerly(q_BHTE, k_BKTE, v_BKTE, mask, self.scale, self.softcap)
+            if flow.attentions is not None:
+                flow.attentions.append(seen)
+        if flow.head_mask_LH is not None:
+            context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
+        return self.out(merge_heads(context_BHTE))
+
+    def _with_positions(self, mask: Mask, q_BHTE: Tensor, k_BHSE: Tensor, flow: Flow) -> Mask:
+        assert self.scores is not None and flow.relative is not None
+        q_RD, k_RD, _ = self.qkv(flow.relative)
+        bias = self.scores(q_BHTE, k_BHSE, flow.relative, q_RD, k_RD)
+        if mask.bias is not None:  # -max where hidden; the sum must not fall past it to -inf
+            bias = (bias + mask.bias).clamp_min(torch.finfo(bias.dtype).min)
+        return Mask(bias)
+
+
+class CrossAttention(nn.Module):
+    """Each position of the decoder looks at all positions of the encoder's output ("memory"), whose keys are made once."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.heads, self.scale = config.num_heads, config.attention_scale
+        size = config.num_heads * config.head_dim
+        self.q = Linear(config.hidden_size, size, config.qkv_bias)
+        self.kv = LinearGroup(config.hidden_size, {"k": size, "v": size}, config.qkv_bias)
+        self.out = Linear(size, config.hidden_size, config.out_bias)
+
+    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
+        q_BHTE = split_heads(self.q(x_BTD), self.heads)
+        k_BHSE, v_BHSE = self._memory(layer, flow)
+        if flow.cross_attentions is None:
+            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale)
+        else:
+            context_BHTE, seen = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale, None)
+            flow.cross_attentions.append(seen)
+        if flow.cross_head_mask_LH is not None:
+            context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
+        return self.out(merge_heads(context_BHTE))
+
+    def _memory(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
+        kept = flow.cache.cross(layer) if flow.cache is not None else None
+        if kept is not None:
+            return kept
+        assert flow.memory_BSD is not None
+        k_BSD, v_BSD = self.kv(flow.memory_BSD)
+        k_BHSE, v_BHSE = split_heads(k_BSD, self.heads), split_heads(v_BSD, self.heads)
+        if flow.cache is not None:
+            # Contiguous per head: every later step reads them whole.
+            k_BHSE, v_BHSE = k_BHSE.contiguous(), v_BHSE.contiguous()
+            flow.cache.store_cross(layer, k_BHSE, v_BHSE)
+        return k_BHSE, v_BHSE

@@ -1,0 +1,101 @@
+"""DeBERTa's position scores: how much a content wants a distance, and a distance a content (He et al. 2021).
+
+The sum of both is a bias for ordinary attention. Shapes: B batch, H heads, T queries, S keys, E channels of a head,
+R rows of the table of relative positions (2 * span), D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import Disentangled, StackConfig
+from plainformer.model.linear import Linear
+from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
+
+
+class RelativeTable(nn.Module):
+    """The vectors of relative positions, (R, D), shared by all layers."""
+
+    def __init__(self, config: Disentangled, hidden_size: int, stack: StackConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2 * config.span, hidden_size))
+        self.norm = make_norm(hidden_size, stack.norm) if config.norm else nn.Identity()
+
+    def forward(self) -> Tensor:
+        return self.norm(self.weight)
+
+
+def log_bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
+    """Distances up to half the buckets stay exact; longer ones are spaced logarithmically, sign kept."""
+    middle = buckets // 2
+    far = torch.where((distance < middle) & (distance > -middle), middle - 1, distance.abs())
+    # In fp32 as the pretrained models had it: a double here moves some distances to the next bucket.
+    span = torch.log(torch.tensor((max_distance - 1) / middle, device=distance.device))
+    steps = torch.ceil(torch.log(far / middle) / span * (middle - 1)) + middle
+    return torch.where(far <= middle, distance.to(steps.dtype), steps * torch.sign(distance)).long()
+
+
+class DisentangledScores(nn.Module):
+    """The position terms of the scores, (B, H, T, S), already scaled."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        assert config.disentangled is not None
+        self.config, self.heads, self.scale = config.disentangled, config.num_heads, config.attention_scale
+        size = config.num_heads * config.head_dim
+        own = not self.config.shared_projection
+        self.k = Linear(config.hidden_size, size, True) if own and "c2p" in self.config.terms else None
+        self.q = Linear(config.hidden_size, size, True) if own and "p2c" in self.config.terms else None
+
+    def forward(self, q_BHTE: Tensor, k_BHSE: Tensor, table_RD: Tensor, q_RD: Tensor, k_RD: Tensor) -> Tensor:
+        """`q_RD`, `k_RD`: the table through the content's projections, used where the layer has none of its own."""
+        span = self.config.span
+        distance_TS = self._distance(q_BHTE.size(2), k_BHSE.size(2), q_BHTE.device)
+        scores = q_BHTE.new_zeros(())
+        if "c2p" in self.config.terms:
+            rows_HER = self._heads(self.k(table_RD) if self.k is not None else k_RD).transpose(-1, -2)
+            index = (distance_TS + span).clamp(0, 2 * span - 1)
+            c2p = q_BHTE @ rows_HER * self.scale
+            scores = scores + c2p.gather(-1, index.expand(*c2p.shape[:3], -1))
+        if "p2c" in self.config.terms:
+            rows_HER = self._heads(self.q(table_RD) if self.q is not None else q_RD).transpose(-1, -2)
+            p2c = k_BHSE @ rows_HER * self.scale
+            index = (distance_TS.T + span).clamp(0, 2 * span - 1)
+            scores = scores + p2c.gather(-1, index.expand(*p2c.shape[:3], -1)).transpose(-1, -2)
+        return scores
+
+    def _heads(self, rows_RD: Tensor) -> Tensor:
+        return rows_RD.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+
+    def _distance(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        query_T1 = torch.arange(queries, device=device)[:, None]
+        distance_TS = query_T1 - torch.arange(keys, device=device)[None, :]
+        if self.config.buckets > 0:
+            return log_bucket(distance_TS, self.config.buckets, self.config.max_distance)
+        return distance_TS
+
+
+class LocalConvolution(nn.Module):
+    """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))), padding contributing nothing."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        assert config.disentangled is not None
+        kernel = config.disentangled.conv_kernel
+        self.conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=(kernel - 1) // 2,
+            groups=config.disentangled.conv_groups,
+        )
+        self.norm = make_norm(config.hidden_size, config.norm)
+        self.activation = ACTIVATION_FUNCTIONS[config.disentangled.conv_activation]
+
+    def forward(self, before_BTD: Tensor, after_BTD: Tensor, real_BT: Tensor | None) -> Tensor:
+        local_BTD = self.conv(before_BTD.transpose(1, 2)).transpose(1, 2)
+        if real_BT is None:
+            return self.norm(after_BTD + self.activation(local_BTD))
+        real_BT1 = real_BT[..., None].to(local_BTD.dtype)
+        return self.norm(after_BTD + self.activation(local_BTD * real_BT1)) * real_BT1

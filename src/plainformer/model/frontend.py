@@ -1,0 +1,250 @@
+"""From inputs to a sequence of vectors: tokens, image patches, a waveform, or a mel spectrogram → (B, T, D).
+
+Shapes: B batch, T positions, D width, V vocabulary, E embedding width, C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plainformer.config import MelFrontend, NormConfig, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
+from plainformer.errors import InputError, UsageError
+from plainformer.model.linear import Linear
+from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
+from plainformer.model.position import sinusoid
+
+
+class TokenEmbedding(nn.Module):
+    """ids → vectors: token + position + token type, then norm and projection where the model has them."""
+
+    def __init__(self, config: TokenFrontend, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        size = config.embedding_size
+        self.tokens = nn.Embedding(config.vocab_size, size, device="meta")
+        learned = config.positions == "learned"
+        self.positions = nn.Embedding(config.max_positions, size, device="meta") if learned else None
+        self.token_types = nn.Embedding(config.token_types, size, device="meta") if config.token_types else None
+        self.before_norm = nn.Identity() if config.projection_place == "after_norm" else self._project(hidden_size)
+        norm_size = size if config.projection_place == "after_norm" else hidden_size
+        self.norm = make_norm(norm_size, config.norm) if config.norm is not None else nn.Identity()
+        self.after_norm = self._project(hidden_size) if config.projection_place == "after_norm" else nn.Identity()
+
+    def _project(self, hidden_size: int) -> nn.Module:
+        if self.config.projection == "none":
+            return nn.Identity()
+        return Linear(self.config.embedding_size, hidden_size, self.config.projection == "affine")
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The token vectors alone, (B, T, E), scaled: what `inputs_embeds` stands for."""
+        vectors: Tensor = self.tokens(input_ids)
+        return vectors * self.config.scale if self.config.scale != 1.0 else vectors
+
+    def forward(
+        self, embeds_BTE: Tensor, positions_BT: Tensor, token_type_ids: Tensor | None, real_BT: Tensor | None
+    ) -> Tensor:
+        x = embeds_BTE
+        if self.token_types is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros_like(positions_BT)
+            x = x + self.token_types(token_type_ids)
+        if self.positions is not None:
+            x = x + self.positions(positions_BT)
+        elif self.config.positions == "sinusoidal":
+            at = positions_BT + self.config.sinusoid_start
+            x = x + sinusoid(at, x.size(-1), self.config.sinusoid).to(x.dtype)
+        x = self.after_norm(self.norm(self.before_norm(x)))
+        if real_BT is not None and self.config.padding == "zeroed":
+            x = x * real_BT[..., None].to(x.dtype)
+        return x
+
+
+class PatchEmbedding(nn.Module):
+    """An image → class tokens and one vector for each patch; positions are stretched for other image sizes."""
+
+    def __init__(self, config: PatchFrontend, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = nn.Conv2d(
+            config.channels, hidden_size, config.patch_size, config.patch_size, bias=config.bias, device="meta"
+        )
+        self.class_tokens = nn.ParameterList(torch.empty(hidden_size) for _ in range(config.class_tokens))
+        rows = config.class_tokens + config.grid[0] * config.grid[1]
+        self.positions = nn.Parameter(torch.empty(rows, hidden_size))
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        self._check(pixels_BCHW)
+        grid_BDHW = self.patches(pixels_BCHW.to(self.patches.weight.dtype))
+        x_BTD = grid_BDHW.flatten(2).transpose(1, 2)
+        class_tokens = [token.expand(x_BTD.size(0), 1, -1) for token in self.class_tokens]
+        return torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid_BDHW.shape[-2:])
+
+    def _check(self, pixels_BCHW: Tensor) -> None:
+        if pixels_BCHW.dim() != 4 or pixels_BCHW.size(1) != self.config.channels:
+            raise InputError(
+                f"pixel_values of shape {tuple(pixels_BCHW.shape)}: not (B, {self.config.channels}, H, W)",
+                "stack images with their channels before height and width",
+            )
+        if any(i < p for i, p in zip(pixels_BCHW.shape[-2:], self.config.patch_size, strict=True)):
+            raise InputError(
+                f"an image of {tuple(pixels_BCHW.shape[-2:])} pixels is smaller than a patch {self.config.patch_size}",
+                "resize it first",
+            )
+
+    def _positions_for(self, grid: torch.Size) -> Tensor:
+        """The learned positions, stretched bicubically when the image has another number of patches."""
+        if tuple(grid) == self.config.grid:
+            return self.positions
+        fixed, patches = self.positions.split(
+            [self.config.class_tokens, len(self.positions) - self.config.class_tokens]
+        )
+        table_1DHW = patches.unflatten(0, self.config.grid).permute(2, 0, 1)[None]
+        stretched = F.interpolate(table_1DHW.float(), size=tuple(grid), mode="bicubic", align_corners=False)
+        return torch.cat((fixed, stretched[0].flatten(1).T.to(fixed.dtype)))
+
+
+class _ConvStep(nn.Module):
+    """One convolution of the wave frontend with its norm; (B, C, N) → (B, C', N')."""
+
+    def __init__(self, config: WaveFrontend, index: int) -> None:
+        super().__init__()
+        before = config.channels[index - 1] if index else 1
+        channels = config.channels[index]
+        self.conv = nn.Conv1d(
+            before, channels, config.kernels[index], config.strides[index], bias=config.conv_bias, device="meta"
+        )
+        over_channels = config.conv_norm == "layer"
+        over_time = config.conv_norm == "group" and index == 0
+        self.norm = nn.LayerNorm(channels, device="meta") if over_channels else None
+        self.time_norm = nn.GroupNorm(channels, channels, device="meta") if over_time else None
+        self.activation = ACTIVATION_FUNCTIONS[config.conv_activation]
+
+    def forward(self, x_BCN: Tensor) -> Tensor:
+        x_BCN = self.conv(x_BCN)
+        if self.norm is not None:
+            x_BCN = self.norm(x_BCN.transpose(1, 2)).transpose(1, 2)
+        if self.time_norm is not None:
+            x_BCN = self.time_norm(x_BCN)
+        return self.activation(x_BCN)
+
+
+class ConvPositions(nn.Module):
+    """A grouped convolution over time whose output tells a frame where it is; weight-normalised (Salimans & Kingma 2016)."""
+
+    def __init__(self, config: WaveFrontend, size: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = config.position_kernel, config.position_groups
+        self.magnitude = nn.Parameter(torch.empty(1, 1, self.kernel))
+        self.direction = nn.Parameter(torch.empty(size, size // self.groups, self.kernel))
+        self.bias = nn.Parameter(torch.empty(size))
+        self.activation = ACTIVATION_FUNCTIONS[config.conv_activation]
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        weight = torch._weight_norm(self.direction, self.magnitude, 2)
+        x_BDT = F.conv1d(x_BTD.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return self.activation(x_BDT[..., : x_BTD.size(1)]).transpose(1, 2)
+
+
+class WaveEmbedding(nn.Module):
+    """A waveform → one vector for each ~20 ms frame, padding zeroed, convolutional positions added."""
+
+    def __init__(self, config: WaveFrontend, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.steps = nn.ModuleList(_ConvStep(config, index) for index in range(len(config.channels)))
+        last = config.channels[-1]
+        with_norm = config.projection_norm is not None
+        self.projection_norm = make_norm(last, config.projection_norm or NormConfig()) if with_norm else nn.Identity()
+        self.project = Linear(last, hidden_size)
+        self.positions = ConvPositions(config, hidden_size)
+        self.norm = make_norm(hidden_size, config.norm) if config.norm is not None else nn.Identity()
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """How many frames so many samples become."""
+        for kernel, stride in zip(self.config.kernels, self.config.strides, strict=True):
+            samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
+        return samples
+
+    def forward(self, wave_BN: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Returns the vectors and which frames are real, (B, T) bool or None."""
+        needed = self._samples_for_one_frame()
+        if wave_BN.dim() != 2 or wave_BN.size(1) < needed:
+            raise InputError(
+                f"input_values of shape {tuple(wave_BN.shape)}: not (B, N) with at least N = {needed} samples",
+                "give longer audio, or pad it",
+            )
+        x_BCN = wave_BN[:, None].to(self.project_dtype())
+        for step in self.steps:
+            x_BCN = step(x_BCN)
+        x_BTD = self.project(self.projection_norm(x_BCN.transpose(1, 2)))
+        real_BT = None
+        if mask_BN is not None:
+            lengths = self.frames(self._samples(mask_BN, wave_BN))
+            real_BT = torch.arange(x_BTD.size(1), device=x_BTD.device)[None] < lengths[:, None]
+            x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
+        return self.norm(x_BTD + self.positions(x_BTD)), real_BT
+
+    def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:
+        """How many samples of each row are real, (B,). They must stand first: frames are counted from the start."""
+        if mask_BN.shape != wave_BN.shape:
+            raise UsageError(
+                f"attention_mask of shape {tuple(mask_BN.shape)} does not fit input_values {tuple(wave_BN.shape)}",
+                "it has one column for each sample",
+            )
+        real_BN = mask_BN.bool()
+        if bool((real_BN[:, 1:] & ~real_BN[:, :-1]).any()):
+            raise InputError("attention_mask hides samples before real ones", "pad audio at its end")
+        lengths, needed = real_BN.sum(-1), self._samples_for_one_frame()
+        if int(lengths.min()) < needed:
+            raise InputError(
+                f"a row has {int(lengths.min())} real samples, and one frame takes {needed}",
+                "leave it out, or pad it with silence that counts as real",
+            )
+        return lengths
+
+    def project_dtype(self) -> torch.dtype:
+        return self.positions.direction.dtype
+
+    def _samples_for_one_frame(self) -> int:
+        needed = 1
+        for kernel, stride in zip(reversed(self.config.kernels), reversed(self.config.strides), strict=True):
+            needed = (needed - 1) * stride + kernel
+        return needed
+
+
+class MelEmbedding(nn.Module):
+    """A log-mel spectrogram → one vector for every second frame, learned positions added."""
+
+    def __init__(self, config: MelFrontend, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv1d(config.mels, hidden_size, 3, padding=1, device="meta")
+        self.conv2 = nn.Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1, device="meta")
+        self.positions = nn.Parameter(torch.empty(config.max_positions, hidden_size))
+        self.activation = ACTIVATION_FUNCTIONS[config.activation]
+
+    def forward(self, mels_BMN: Tensor) -> Tensor:
+        expected = 2 * self.config.max_positions
+        fits = mels_BMN.dim() == 3 and mels_BMN.size(1) == self.config.mels and 0 < mels_BMN.size(2) <= expected
+        if not fits:
+            raise InputError(
+                f"input_features of shape {tuple(mels_BMN.shape)}: not (B, {self.config.mels}, 1 to {expected})",
+                "make them with the checkpoint's own feature extractor, which pads and cuts to its length",
+            )
+        x_BDT = self.activation(self.conv1(mels_BMN.to(self.conv1.weight.dtype)))
+        x_BTD = self.activation(self.conv2(x_BDT)).transpose(1, 2)
+        return x_BTD + self.positions[: x_BTD.size(1)]
+
+
+def make_frontend(config: StackConfig) -> nn.Module:
+    """The frontend that the stack's configuration names."""
+    frontend = config.frontend
+    if isinstance(frontend, TokenFrontend):
+        return TokenEmbedding(frontend, config.hidden_size)
+    if isinstance(frontend, PatchFrontend):
+        return PatchEmbedding(frontend, config.hidden_size)
+    if isinstance(frontend, WaveFrontend):
+        return WaveEmbedding(frontend, config.hidden_size)
+    return MelEmbedding(frontend, config.hidden_size)

@@ -1,0 +1,83 @@
+"""hidden states → logits: pick the vectors, transform them, score them.
+
+Shapes: B batch, T positions, D width, O outputs (classes or vocabulary).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import HeadConfig
+from plainformer.errors import InputError
+from plainformer.model.linear import Linear
+from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
+
+
+class Head(nn.Module):
+    """pick → dense, activation, norm → out. What a model does not have is an identity."""
+
+    def __init__(self, config: HeadConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        size = config.transform_size or hidden_size
+        has_transform = config.transform_size > 0
+        self.dense = Linear(hidden_size, size, config.transform_bias) if has_transform else nn.Identity()
+        self.activation = ACTIVATION_FUNCTIONS[config.transform_activation if has_transform else "identity"]
+        self.norm = make_norm(size, config.transform_norm) if config.transform_norm is not None else nn.Identity()
+        self.out = Linear(size, config.out_size, config.out_bias) if config.out_size else nn.Identity()
+        two = config.pick == "first_two"
+        self.distilled = Linear(size, config.out_size, config.out_bias) if two else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+        """Logits (B, T, O) where every position is scored, else (B, O)."""
+        if self.config.pick == "first_two":
+            return (self.out(x_BTD[:, 0]) + self.distilled(x_BTD[:, 1])) / 2
+        picked = pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id)
+        if self.config.scale != 1.0:
+            picked = picked * self.config.scale
+        logits: Tensor = self.out(self.norm(self.activation(self.dense(picked))))
+        cap = self.config.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+    """The vectors a head reads: all of them (B, T, D), or one for each row (B, D)."""
+    if how == "all":
+        return x_BTD
+    if how == "first":
+        # The first real token: with padding on the left it does not stand in column 0.
+        if real_BT is None:
+            return x_BTD[:, 0]
+        return _at(x_BTD, real_BT.int().argmax(-1))
+    if how == "mean":
+        if real_BT is None:
+            return x_BTD.mean(1)
+        weights_BT1 = real_BT[..., None].to(x_BTD.dtype)
+        return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp_min(1)
+    if how == "last":
+        if real_BT is None:
+            return x_BTD[:, -1]
+        steps = torch.arange(1, x_BTD.size(1) + 1, device=x_BTD.device)
+        return _at(x_BTD, (real_BT.long() * steps).argmax(-1))
+    return _at(x_BTD, _last_eos(input_ids, eos_id))
+
+
+def _last_eos(input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+    if input_ids is None or eos_id is None:
+        raise InputError(
+            "this head reads the hidden state of the end-of-sequence token, and there are no input_ids to find it in",
+            "give input_ids, not inputs_embeds; config.json must name eos_token_id",
+        )
+    is_eos = input_ids == eos_id
+    if not bool(is_eos.any(-1).all()):
+        raise InputError(
+            f"a row has no end-of-sequence token (id {eos_id}), whose hidden state this head reads",
+            "encode with special tokens, or append the token",
+        )
+    steps = torch.arange(1, input_ids.size(1) + 1, device=input_ids.device)
+    return (is_eos.long() * steps).argmax(-1)
+
+
+def _at(x_BTD: Tensor, index_B: Tensor) -> Tensor:
+    return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), index_B]

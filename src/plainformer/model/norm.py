@@ -1,0 +1,76 @@
+"""Normalisation and activations. Shapes: (..., D) → (..., D)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plainformer.config import NormConfig
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
+
+    def __init__(self, size: int, config: NormConfig) -> None:
+        super().__init__()
+        self.shape, self.eps = (size,), config.eps
+        self.weight = nn.Parameter(torch.empty(size))
+        self.bias = nn.Parameter(torch.empty(size)) if config.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) * (offset + weight), the mean in fp32 (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, config: NormConfig) -> None:
+        super().__init__()
+        self.shape, self.eps, self.offset = (size,), config.eps, config.weight_offset
+        self.cast_last = config.cast == "last"
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32 and not self.offset:
+            return F.rms_norm(x, self.shape, self.weight, self.eps)
+        wide = F.rms_norm(x.float(), self.shape, None, self.eps)
+        if self.cast_last:
+            return (wide * (self.weight.float() + self.offset)).to(x.dtype)
+        return wide.to(x.dtype) * (self.weight + self.offset)
+
+
+def make_norm(size: int, config: NormConfig) -> nn.Module:
+    """The norm that `config` names."""
+    return LayerNorm(size, config) if config.kind == "layer" else RMSNorm(size, config)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "relu2": _relu2,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": _identity,
+}

@@ -1,0 +1,178 @@
+"""Where a token stands: rotary angles, sinusoids, T5's distance buckets, masks for direction and windows.
+
+Shapes: B batch, T queries, S keys, H heads, E channels of a head, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import RelativeBias, RopeConfig, RopeScaling
+
+Rotation = tuple[Tensor, Tensor]  # cos and sin, (B, 1, T, dim / 2)
+
+
+def positions_from_mask(attention_mask_BS: Tensor, past: int) -> Tensor:
+    """Each real token's place among the real tokens of its row: cumsum - 1, so padding on either side changes nothing.
+
+    Padding gets the position of the real token before it, or 0. Returns (B, S - past).
+    """
+    return (attention_mask_BS.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
+
+
+def rope_frequencies(rope: RopeConfig) -> Tensor:
+    """Radians a step for each pair of channels, (dim / 2,), fp32."""
+    frequencies = _plain_frequencies(rope.theta, rope.dim)
+    scaling = rope.scaling
+    if scaling is None or scaling.kind in ("dynamic", "longrope"):
+        return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    if scaling.kind == "llama3":
+        return _llama3_frequencies(frequencies, scaling)
+    return _yarn_frequencies(rope, scaling)
+
+
+def _plain_frequencies(theta: float, dim: int) -> Tensor:
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64, device="cpu").float() / dim
+    return 1.0 / (theta**exponents)
+
+
+def _llama3_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Long wavelengths slowed by `factor`, short ones kept, a linear blend between (Llama 3.1)."""
+    length = scaling.original_max_positions
+    wavelengths = 2 * math.pi / frequencies
+    slowed = torch.where(wavelengths > length / scaling.low_freq_factor, frequencies / scaling.factor, frequencies)
+    blend = (length / wavelengths - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blended = (1 - blend) * slowed / scaling.factor + blend * slowed
+    is_short = wavelengths < length / scaling.high_freq_factor
+    is_long = wavelengths > length / scaling.low_freq_factor
+    return torch.where(~is_short & ~is_long, blended, slowed)
+
+
+def _yarn_frequencies(rope: RopeConfig, scaling: RopeScaling) -> Tensor:
+    """Interpolate the slow channels, keep the fast ones, ramp between (Peng et al. 2023, section 3.2)."""
+
+    def channel(rotations: float) -> float:
+        length = scaling.original_max_positions
+        return rope.dim * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = channel(scaling.beta_fast), channel(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    if low == high:
+        high += 0.001  # the ramp of the paper's code has no zero width
+    ramp = ((torch.arange(rope.dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
+    powers = rope.theta ** (torch.arange(0, rope.dim, 2, device="cpu").float() / rope.dim)
+    return (1.0 / (scaling.factor * powers)) * ramp + (1.0 / powers) * (1 - ramp)
+
+
+class Rotary(nn.Module):
+    """positions (B, T) → cos and sin, each (B, 1, T, dim / 2), computed in fp32."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.amplitude = config.scaling.attention_factor if config.scaling is not None else 1.0
+        self.kind = config.scaling.kind if config.scaling is not None else "none"
+        # Computed constants, not weights; kept off state_dict, and off the meta device while the model is built.
+        self.frequencies = rope_frequencies(config)
+
+    def forward(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:
+        if self.frequencies.device != positions_BT.device:
+            self.frequencies = self.frequencies.to(positions_BT.device)
+        frequencies = self._frequencies_for(positions_BT) if self.kind in ("dynamic", "longrope") else self.frequencies
+        angles = positions_BT[:, None, :, None].float() * frequencies
+        return (angles.cos() * self.amplitude).to(dtype), (angles.sin() * self.amplitude).to(dtype)
+
+    def _frequencies_for(self, positions_BT: Tensor) -> Tensor:
+        """The two kinds whose frequencies depend on the length so far."""
+        scaling = self.config.scaling
+        assert scaling is not None
+        length = positions_BT.max() + 1
+        if scaling.kind == "longrope":
+            plain = _plain_frequencies(self.config.theta, self.config.dim).to(positions_BT.device)
+            is_long = length > scaling.original_max_positions
+            short, long = plain.new_tensor(scaling.short_factors), plain.new_tensor(scaling.long_factors)
+            return plain / torch.where(is_long, long, short)
+        dim, limit = self.config.dim, scaling.original_max_positions
+        stretched = scaling.factor * length.clamp_min(limit).double() / limit - (scaling.factor - 1)
+        base = (self.config.theta * stretched ** (dim / (dim - 2))).float()
+        return 1.0 / base ** (torch.arange(0, dim, 2, device=positions_BT.device).float() / dim)
+
+
+def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the first `dim` channels of each head by their angles, half-split layout; the rest passes unchanged."""
+    cos, sin = rotation
+    half = cos.size(-1)
+    first, second = x_BHTE[..., :half], x_BHTE[..., half : 2 * half]
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    if 2 * half == x_BHTE.size(-1):
+        return torch.cat(turned, dim=-1)
+    return torch.cat((*turned, x_BHTE[..., 2 * half :]), dim=-1)
+
+
+def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:
+    """Fixed position vectors, (..., size) fp32: sines in the first half, cosines in the second (Vaswani et al. 2017).
+
+    "paper" spaces wavelengths by 2i / size; "tensor2tensor" by i / (size / 2 - 1), as fairseq does.
+    """
+    half = size // 2
+    steps = torch.arange(half, device=positions.device, dtype=torch.float64)
+    if style == "paper":
+        frequencies = 1.0 / 10000 ** (2 * steps / size)
+        half_sin = size - half  # an odd width has one sine more
+        if half_sin != half:
+            frequencies = 1.0 / 10000 ** (2 * torch.arange(half_sin, device=positions.device).double() / size)
+        angles = positions[..., None].double() * frequencies
+        return torch.cat((angles.sin(), angles.cos()[..., :half]), dim=-1).float()
+    rates = torch.exp(steps.float() * -(math.log(10000) / (half - 1)))
+    angles32 = positions[..., None].float() * rates
+    table = torch.cat((angles32.sin(), angles32.cos()), dim=-1)
+    return table if size % 2 == 0 else torch.nn.functional.pad(table, (0, 1))
+
+
+class BucketBias(nn.Module):
+    """T5's bias: a learned number for each head and bucket of distance. T queries, S keys → (1, H, T, S)."""
+
+    def __init__(self, config: RelativeBias, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.config, self.causal = config, causal
+        self.weight = nn.Parameter(torch.empty(config.buckets, heads))
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        device = self.weight.device
+        query_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
+        key_1S = torch.arange(keys, device=device)[None, :]
+        return self.weight[self.bucket(key_1S - query_T1)].permute(2, 0, 1)[None]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Half of the buckets are exact, the other half logarithmic up to `max_distance`; two-sided unless causal."""
+        buckets = self.config.buckets
+        offset = torch.zeros_like(distance)
+        if self.causal:
+            distance = (-distance).clamp_min(0)
+        else:
+            buckets //= 2
+            offset = (distance > 0).long() * buckets
+            distance = distance.abs()
+        exact = buckets // 2
+        ratio = torch.log(distance.clamp_min(1).float() / exact) / math.log(self.config.max_distance / exact)
+        logarithmic = (exact + (ratio * (buckets - exact)).long()).clamp_max(buckets - 1)
+        return offset + torch.where(distance < exact, distance, logarithmic)
+
+
+def visible(queries: int, keys: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+    """Which keys each query may see by direction and window, (T, S) bool; None when it sees all."""
+    if (not causal or queries == 1) and (window is None or (causal and window >= keys)):
+        return None
+    query_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
+    distance_TS = query_T1 - torch.arange(keys, device=device)[None, :]
+    seen = distance_TS >= 0 if causal else torch.ones_like(distance_TS, dtype=torch.bool)
+    if window is not None:
+        seen = seen & (distance_TS.abs() < window)
+    return seen

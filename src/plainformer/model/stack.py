@@ -1,0 +1,256 @@
+"""A stack of layers behind its frontend: inputs → hidden states. An encoder and a decoder are two of the same.
+
+Shapes: B batch, T positions of this call, S positions in all (cached ones and T), D width, L layers, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import StackConfig, TokenFrontend
+from plainformer.errors import InputError, UsageError
+from plainformer.model.attention import Cache, Flow, Mask
+from plainformer.model.block import make_block
+from plainformer.model.disentangled import LocalConvolution, RelativeTable
+from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_frontend
+from plainformer.model.norm import make_norm
+from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
+
+
+@dataclass
+class StackInput:
+    """One call's inputs; exactly one of the first four that fits the frontend.
+
+    `attention_mask` covers what a cache already holds too: (B, S), 1 for real and 0 for padding.
+    """
+
+    input_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    pixel_values: Tensor | None = None
+    input_values: Tensor | None = None
+    input_features: Tensor | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    head_mask: Tensor | None = None
+    cross_head_mask: Tensor | None = None
+
+
+@dataclass
+class StackOutput:
+    """`hidden_states`: the frontend's output and every layer's, the last after the final norm; L + 1 of (B, T, D)."""
+
+    last_hidden_state: Tensor
+    real_BT: Tensor | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class Stack(nn.Module):
+    """frontend → layers → final norm."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.causal = config.direction == "causal"
+        self.frontend = make_frontend(config)
+        distinct = len(set(config.layer_ids))
+        self.layers = nn.ModuleList(make_block(config, index) for index in range(distinct))
+        final = config.final_norm == "norm"
+        self.norm = make_norm(config.hidden_size, config.norm) if final else nn.Identity()
+        ropes = list(dict.fromkeys(rope for rope in config.rope if rope is not None))
+        self.rotaries = nn.ModuleList(Rotary(rope) for rope in ropes)
+        self.rope_of_layer = [ropes.index(rope) if rope is not None else None for rope in config.rope]
+        bias, table = config.relative_bias, config.disentangled
+        self.bias = BucketBias(bias, config.num_heads, self.causal) if bias is not None else None
+        self.relative = RelativeTable(table, config.hidden_size, config) if table is not None else None
+        local = table is not None and table.conv_kernel > 0
+        self.local = LocalConvolution(config) if local else None
+
+    def forward(
+        self,
+        inputs: StackInput,
+        *,
+        cache: Cache | None = None,
+        memory: StackOutput | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> StackOutput:
+        x_BTD, positions_BT, real_BS = self._embed(inputs, cache.length if cache is not None else 0)
+        flow = self._flow(inputs, x_BTD, positions_BT, real_BS, cache, memory, output_attentions)
+        states = [x_BTD]
+        for layer, index in enumerate(self.config.layer_ids):
+            x_BTD = self.layers[index](x_BTD, layer, flow)
+            if layer == 0 and self.local is not None:
+                x_BTD = self.local(states[0], x_BTD, real_BS)
+            if output_hidden_states:
+                states.append(x_BTD)
+        x_BTD = self.norm(x_BTD)
+        if cache is not None:
+            cache.length += x_BTD.size(1)
+        real_BT = real_BS[:, -x_BTD.size(1) :] if real_BS is not None else None
+        return StackOutput(
+            x_BTD,
+            real_BT,
+            (*states[:-1], x_BTD) if output_hidden_states else None,
+            tuple(flow.attentions) if flow.attentions is not None else None,
+            tuple(flow.cross_attentions) if flow.cross_attentions is not None else None,
+        )
+
+    def _embed(self, inputs: StackInput, past: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The frontend's output, each vector's position, and which of all S positions are real (None: all are)."""
+        if isinstance(self.frontend, TokenEmbedding):
+            return self._embed_tokens(self.frontend, inputs, past)
+        real_BT = None
+        if isinstance(self.frontend, WaveEmbedding):
+            x_BTD, real_BT = self.frontend(_given("input_values", inputs.input_values), inputs.attention_mask)
+        elif inputs.pixel_values is not None:
+            x_BTD = self.frontend(inputs.pixel_values)
+        else:
+            x_BTD = self.frontend(_given("input_features or pixel_values", inputs.input_features))
+        positions = torch.arange(x_BTD.size(1), device=x_BTD.device)[None]
+        return x_BTD, positions, real_BT
+
+    def _embed_tokens(
+        self, frontend: TokenEmbedding, inputs: StackInput, past: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if (inputs.input_ids is None) == (inputs.inputs_embeds is None):
+            raise UsageError("exactly one of input_ids and inputs_embeds is needed", "give the one that you have")
+        if inputs.input_ids is not None:
+            check_ids(inputs.input_ids, self.config.frontend, past)
+            embeds = frontend.embed(inputs.input_ids)
+        else:
+            embeds = _given("inputs_embeds", inputs.inputs_embeds)
+        batch, length = embeds.shape[:2]
+        self._check_length(past + length)
+        real_BS = self._real(inputs.attention_mask, batch, past + length)
+        positions_BT = self._positions(inputs.position_ids, real_BS, past, length, embeds.device)
+        real_BT = real_BS[:, past:] if real_BS is not None else None
+        return frontend(embeds, positions_BT, inputs.token_type_ids, real_BT), positions_BT, real_BS
+
+    def _check_length(self, length: int) -> None:
+        limit = self.config.max_positions
+        if limit is not None and length > limit:
+            raise InputError(
+                f"an input of {length} tokens is longer than the {limit} positions this model has learned",
+                "truncate it (truncate=True), or split it into overlapping windows (stride=...)",
+            )
+
+    def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:
+        if attention_mask is None:
+            return None
+        if attention_mask.shape != (batch, total):
+            raise UsageError(
+                f"attention_mask of shape {tuple(attention_mask.shape)} does not fit a batch of {batch} x {total} positions",
+                "it has one row for each input and one column for each position, cached ones included",
+            )
+        # Asking a GPU whether anything is masked would wait for it; on a CPU the answer is free and saves a mask.
+        if attention_mask.device.type == "cpu" and bool(attention_mask.all()):
+            return None
+        return attention_mask.bool()
+
+    def _positions(
+        self, given: Tensor | None, real_BS: Tensor | None, past: int, length: int, device: torch.device
+    ) -> Tensor:
+        if given is not None:
+            limit = self.config.max_positions
+            if limit is not None and (int(given.max()) >= limit or int(given.min()) < 0):
+                raise InputError(f"position_ids outside 0..{limit - 1}", "this model has learned no others")
+            return given
+        if real_BS is None:
+            return torch.arange(past, past + length, device=device)[None]
+        return positions_from_mask(real_BS, past)
+
+    def _flow(
+        self,
+        inputs: StackInput,
+        x_BTD: Tensor,
+        positions_BT: Tensor,
+        real_BS: Tensor | None,
+        cache: Cache | None,
+        memory: StackOutput | None,
+        output_attentions: bool,
+    ) -> Flow:
+        past = cache.length if cache is not None else 0
+        rotations = [rotary(positions_BT, x_BTD.dtype) for rotary in self.rotaries]
+        cross = self.config.cross_attention
+        memory_mask = memory.real_BT if memory is not None else None
+        return Flow(
+            masks=self._masks(x_BTD, past, real_BS),
+            rotations=[None if index is None else rotations[index] for index in self.rope_of_layer],
+            cache=cache,
+            memory_BSD=memory.last_hidden_state if memory is not None else None,
+            memory_mask=Mask(_additive(memory_mask[:, None, None], x_BTD.dtype) if memory_mask is not None else None),
+            head_mask_LH=self._head_mask("head_mask", inputs.head_mask, x_BTD),
+            cross_head_mask_LH=self._head_mask("cross_head_mask", inputs.cross_head_mask, x_BTD),
+            relative=self.relative() if self.relative is not None else None,
+            attentions=[] if output_attentions else None,
+            cross_attentions=[] if output_attentions and cross else None,
+        )
+
+    def _masks(self, x_BTD: Tensor, past: int, real_BS: Tensor | None) -> list[Mask]:
+        """One mask for each distinct window, shared by the layers that have it."""
+        queries, keys = x_BTD.size(1), past + x_BTD.size(1)
+        bias = self.bias(queries, keys) if self.bias is not None else None
+        made: dict[int | None, Mask] = {}
+        for window in set(self.config.windows):
+            if self.causal and queries == keys > 1 and real_BS is None and bias is None and (window or keys) >= keys:
+                made[window] = Mask(causal=True)
+                continue
+            seen = visible(queries, keys, self.causal, window, x_BTD.device)
+            if real_BS is not None:
+                real = real_BS[:, None, None]
+                seen = real if seen is None else seen & real
+            made[window] = Mask(_additive(seen, x_BTD.dtype, bias) if seen is not None else bias)
+        return [made[window] for window in self.config.windows]
+
+    def _head_mask(self, name: str, head_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
+        if head_mask is None:
+            return None
+        expected = (self.config.num_layers, self.config.num_heads)
+        if tuple(head_mask.shape) != expected:
+            raise UsageError(
+                f"{name} of shape {tuple(head_mask.shape)} is not (layers, heads) = {expected}",
+                "1 keeps a head, 0 silences it",
+            )
+        return head_mask.to(x_BTD)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+    """0 (or the bias) where a key is seen, the lowest finite number where not.
+
+    Not -inf: a row that sees nothing (padding on the left) would become NaN and spread through the values.
+    """
+    base = bias if bias is not None else torch.zeros((), dtype=dtype, device=seen.device)
+    return torch.where(seen, base, torch.finfo(dtype).min)
+
+
+def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
+    """Ids must be whole numbers in (B, T) inside the vocabulary. Looked at on a CPU, or on a prompt: once, not per token."""
+    assert isinstance(frontend, TokenFrontend)
+    if input_ids.dim() != 2 or input_ids.is_floating_point():
+        raise InputError(
+            f"input_ids of shape {tuple(input_ids.shape)} and type {input_ids.dtype}: not whole numbers in (B, T)",
+            "give one row of token ids for each input",
+        )
+    if input_ids.numel() == 0:
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)} are empty", "give at least one token")
+    if past > 0 and input_ids.device.type != "cpu":
+        return
+    low, high = (int(bound) for bound in input_ids.aminmax())
+    if low < 0 or high >= frontend.vocab_size:
+        bad = low if low < 0 else high
+        raise InputError(
+            f"token id {bad} is outside this model's vocabulary, 0 to {frontend.vocab_size - 1}",
+            "is the tokenizer that of another model?",
+        )
+
+
+def _given(name: str, value: Tensor | None) -> Tensor:
+    if value is None:
+        raise UsageError(f"this model reads {name}, and none was given", f"pass {name}=...")
+    return value

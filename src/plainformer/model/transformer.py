@@ -1,0 +1,219 @@
+"""The one transformer: an encoder, a decoder, or both, and a head. What it is, its `ModelConfig` says.
+
+Shapes: B batch, T positions, D width, V vocabulary or classes, L layers, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.errors import UsageError
+from plainformer.model.attention import Cache
+from plainformer.model.frontend import TokenEmbedding
+from plainformer.model.heads import Head
+from plainformer.model.stack import Stack, StackInput, StackOutput
+
+
+@dataclass
+class ModelOutput:
+    """What one forward pass gives; None where it was not asked for or does not exist.
+
+    Attributes:
+        logits: (B, T, V) for language models, tagging, spans (V = 2) and CTC; (B, classes) for classification; (B, choices).
+        last_hidden_state: (B, T, D) of the stack that the head reads, after its final norm.
+        pooler_output: (B, D) of a base model that has a pooler.
+        hidden_states: L + 1 of (B, T, D): the embeddings, then every layer; the last after the final norm.
+        attentions, cross_attentions: L of (B, H, T, S), probabilities.
+        encoder: the encoder's side of an encoder-decoder; pass it back as `encoder_output` to decode without encoding again.
+    """
+
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder: StackOutput | None = None
+
+
+_DECODER_NAMES = {
+    "decoder_input_ids": "input_ids",
+    "decoder_inputs_embeds": "inputs_embeds",
+    "decoder_attention_mask": "attention_mask",
+    "decoder_position_ids": "position_ids",
+    "decoder_head_mask": "head_mask",
+    "cross_head_mask": "cross_head_mask",
+}
+_MAIN_NAMES = tuple(f.name for f in fields(StackInput) if f.name != "cross_head_mask")
+
+
+class Transformer(nn.Module):
+    """Any model of the library. Parameters start on the meta device: an unfilled one cannot run."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.encoder = Stack(config.encoder) if config.encoder is not None else None
+            self.decoder = Stack(config.decoder) if config.decoder is not None else None
+            self.head = Head(config.head, config.main_stack.hidden_size)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the parameters that `config.tied` pairs up one and the same."""
+        for name, source in self.config.tied:
+            module, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(module), leaf, self.get_parameter(source))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def main(self) -> Stack:
+        """The stack that the head reads."""
+        stack = self.decoder if self.decoder is not None else self.encoder
+        assert stack is not None
+        return stack
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """The vectors that `inputs_embeds` takes in place of these ids: (B, T) → (B, T, E)."""
+        stack = self.encoder if self.encoder is not None else self.main
+        if not isinstance(stack.frontend, TokenEmbedding):
+            raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
+        return stack.frontend.embed(input_ids)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: Cache | None = None,
+        encoder_output: StackOutput | None = None,
+        logits_to_keep: int = 0,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **inputs: Tensor | None,
+    ) -> ModelOutput:
+        """Run the model.
+
+        Args:
+            input_ids: (B, T); the encoder's of an encoder-decoder. (B, choices, T) for multiple choice.
+            attention_mask: (B, S), 1 real and 0 padding, on either side; with a cache it covers what is cached too.
+            cache: a key-value cache of the decoder; its length grows by T.
+            encoder_output: an earlier `ModelOutput.encoder`, to skip the encoder.
+            logits_to_keep: score only the last so many positions; 0 for all.
+            output_hidden_states, output_attentions: return them for every layer. Attentions cost the fused kernel.
+            inputs: inputs_embeds, token_type_ids, position_ids, head_mask (L, H), pixel_values (B, C, H, W),
+                input_values (B, samples), input_features (B, mels, frames), and for a decoder behind an encoder
+                decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_position_ids,
+                decoder_head_mask and cross_head_mask.
+        Raises:
+            UsageError: an unknown or ill-shaped input. InputError: ids, lengths or images that the model cannot take.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        self._check_names(inputs)
+        choices = self._flatten_choices(inputs)
+        options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
+        if self.encoder is None:
+            output = self.main(main_input, cache=cache, **options)
+        elif self.decoder is None:
+            output = self.encoder(main_input, **options)
+        else:
+            if encoder_output is None:
+                encoder_output = self.encoder(main_input, **options)
+            decoder_input = self._decoder_input(inputs)
+            output = self.decoder(decoder_input, cache=cache, memory=encoder_output, **options)
+        return self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
+
+    def encode(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Tensor
+    ) -> StackOutput:
+        """The encoder alone; pass the result on as `encoder_output`."""
+        if self.encoder is None:
+            raise UsageError("this model has no encoder", "call it directly")
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        self._check_names(given)
+        output: StackOutput = self.encoder(StackInput(**given))
+        return output
+
+    def _check_names(self, inputs: dict[str, Tensor | None]) -> None:
+        known = set(_MAIN_NAMES)
+        if self.encoder is not None and self.decoder is not None:
+            known |= set(_DECODER_NAMES)
+        for name, value in inputs.items():
+            if name not in known:
+                raise UsageError(f"{name!r} is not an input of this model", "inputs: " + ", ".join(sorted(known)))
+            if name == "token_type_ids" and value is not None:
+                frontend = (self.encoder or self.main).config.frontend
+                if not isinstance(frontend, TokenFrontend) or not frontend.token_types:
+                    inputs[name] = None if not bool(value.any()) else self._refuse_types()
+
+    def _refuse_types(self) -> None:
+        raise UsageError("token_type_ids other than 0: this model has no token types", "leave them out")
+
+    def _flatten_choices(self, inputs: dict[str, Tensor | None]) -> int:
+        """(B, choices, T) → (B * choices, T); returns the number of choices, 0 where there are none."""
+        if self.config.head.kind != "choice":
+            return 0
+        first = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
+        if first is None or first.dim() != (3 if first is inputs.get("input_ids") else 4):
+            raise UsageError("multiple choice takes (B, choices, T) ids", "stack the encoded choices of each question")
+        for name, value in inputs.items():
+            if value is not None and name != "head_mask":
+                inputs[name] = value.flatten(0, 1)
+        return first.size(1)
+
+    def _decoder_input(self, inputs: dict[str, Tensor | None]) -> StackInput:
+        given = {ours: inputs.get(theirs) for theirs, ours in _DECODER_NAMES.items()}
+        if given["input_ids"] is None and given["inputs_embeds"] is None:
+            if inputs["input_ids"] is None:
+                raise UsageError("an encoder-decoder needs decoder_input_ids", "start with config.decoder_start_id")
+            given["input_ids"] = shift_right(inputs["input_ids"], self.config.decoder_start_id, self.config.pad_id)
+        return StackInput(**given)
+
+    def _finish(
+        self, output: StackOutput, input_ids: Tensor | None, encoder: StackOutput | None, keep: int, choices: int
+    ) -> ModelOutput:
+        x_BTD = output.last_hidden_state
+        if keep and self.config.head.pick == "all":
+            x_BTD = x_BTD[:, -keep:]
+        has_head = self.config.head.out_size > 0
+        has_pooler = not has_head and self.config.head.transform_size > 0
+        eos_id = self.config.eos_ids[0] if self.config.eos_ids else None
+        scored = self.head(x_BTD, output.real_BT, input_ids, eos_id) if has_head or has_pooler else None
+        if choices:
+            scored = scored.view(-1, choices)
+        return ModelOutput(
+            logits=scored if has_head else None,
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=scored if has_pooler else None,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+            encoder=encoder,
+        )
+
+
+def shift_right(input_ids: Tensor, start_id: int | None, pad_id: int | None) -> Tensor:
+    """A target sequence as the decoder's input: moved one place right behind the start token.
+
+    Without a start id, the row's last real token goes in front: mBART's language code.
+    """
+    shifted = input_ids.roll(1, dims=1)
+    if start_id is not None:
+        shifted[:, 0] = start_id
+        return shifted
+    real = input_ids != pad_id if pad_id is not None else torch.ones_like(input_ids, dtype=torch.bool)
+    last = real.long().sum(-1) - 1
+    shifted[:, 0] = input_ids.gather(1, last[:, None])[:, 0]
+    return shifted

@@ -1,0 +1,221 @@
+"""A checkpoint's tensors into a model, and a model's back into a checkpoint, by a family's rows.
+
+Every tensor is accounted for: a parameter left empty is an error, so is a tensor that no row knows, so is a shape that
+does not fit. Nothing is initialised at random.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from plainformer.errors import CheckpointError
+from plainformer.families.rules import Row, WeightTable, _pattern
+
+if TYPE_CHECKING:
+    from plainformer.formats.source import TensorSource
+    from plainformer.model.transformer import Transformer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's tensors: how many were loaded, and the names of those that were not."""
+
+    loaded: int = 0
+    ignored: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def load_weights(
+    model: Transformer,
+    source: TensorSource,
+    table: WeightTable,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    allow_unused: bool = False,
+) -> LoadReport:
+    """Fill a model on the meta device, straight into place.
+
+    Args:
+        dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
+        allow_unused: let tensors that no row knows be, instead of raising.
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of the wrong shape.
+    """
+    report = LoadReport()
+    tied = dict(model.config.tied)
+    expected = dict(model.named_parameters())
+    for name in source.names():
+        found = table.find(name)
+        if found is None:
+            report.unused.append(name)
+            continue
+        row, ours = found
+        wanted = [n for n in ours if n in expected or n in tied]
+        if row.kind == "ignore" or (
+            row.kind == "also" and all(not expected[n].is_meta for n in wanted if n in expected)
+        ):
+            report.ignored.append(name)
+            continue
+        if not wanted:
+            report.unused.append(name)
+            continue
+        _place(model, name, row.op.load(_read(source, name, row)), ours, expected, tied, dtype, device)
+        report.loaded += 1
+    _fill_zeros(model, table, expected, dtype, device)
+    _untie_or_tie(model, tied)
+    _account(model, source, report, allow_unused)
+    return report
+
+
+def _read(source: TensorSource, name: str, row: Row) -> Tensor:
+    tensor = source.read(name)
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"tensor {name!r} holds {tensor.dtype}, not floating-point weights",
+            "a quantised checkpoint of another tool? load the original, or a GGUF of it",
+        )
+    return tensor
+
+
+def _place(
+    model: nn.Module,
+    name: str,
+    tensors: list[Tensor],
+    ours: tuple[str, ...],
+    expected: dict[str, nn.Parameter],
+    tied: dict[str, str],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> None:
+    for our_name, tensor in zip(ours, tensors, strict=False):
+        target = expected.get(our_name)
+        shape = target.shape if target is not None else model.get_parameter(our_name).shape
+        if len(tensors) != len(ours) or tensor.shape != shape:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {tuple(tensor.shape)}, and config.json asks for {tuple(shape)} ({our_name})",
+                "config.json and the weights are not of the same model",
+            )
+        value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
+        if our_name in tied:
+            model.__dict__.setdefault("_second_copies", {})[our_name] = value
+            continue
+        _set(model, our_name, value)
+        expected[our_name] = value
+
+
+def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, value)
+
+
+def _fill_zeros(
+    model: nn.Module,
+    table: WeightTable,
+    expected: dict[str, nn.Parameter],
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> None:
+    filled = next((p for p in expected.values() if not p.is_meta), None)
+    for row in table.rows:
+        if row.kind == "zeros":
+            for name in [n for n in expected if _pattern(row.ours[0]).fullmatch(n)]:
+                kind = dtype or (filled.dtype if filled is not None else torch.float32)
+                zero = torch.zeros(expected[name].shape, dtype=kind, device=device)
+                expected[name] = nn.Parameter(zero, requires_grad=False)
+                _set(model, name, expected[name])
+
+
+def _untie_or_tie(model: Transformer, tied: dict[str, str]) -> None:
+    """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
+    copies: dict[str, nn.Parameter] = model.__dict__.pop("_second_copies", {})
+    kept = {}
+    for name, source in tied.items():
+        own, shared = copies.get(name), model.get_parameter(source)
+        if shared.is_meta and own is not None:  # only the tied end was stored, as some savers do
+            _set(model, source, own)
+        elif own is not None and not torch.equal(own, shared):
+            log.warning("%s is tied in config.json but stored with other values: using both as stored", name)
+            _set(model, name, own)
+            continue
+        kept[name] = source
+    model.config = _with_tied(model, kept)
+    model.tie()
+
+
+def _with_tied(model: Transformer, tied: dict[str, str]) -> object:
+    from dataclasses import replace
+
+    return replace(model.config, tied=tuple(tied.items()))
+
+
+def _account(model: nn.Module, source: TensorSource, report: LoadReport, allow_unused: bool) -> None:
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        head_only = all(name.startswith("head.") for name in missing)
+        cause = (
+            "the checkpoint has no weights for this head: it was trained for another task"
+            if head_only
+            else "the file is incomplete, or config.json is of another model"
+        )
+        extra = f"; it has {_some(report.unused)} that no row knows" if report.unused else ""
+        fix = "leave out task=..., or choose a task that it was trained for" if head_only else "download it again"
+        raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
+    if report.unused and not allow_unused:
+        raise CheckpointError(
+            f"the checkpoint has {_some(report.unused)} that this model does not use",
+            "allow_unused=True (--allow-unused) loads it without",
+        )
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    noun = "tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return f"{noun} {shown}" + (", ..." if len(names) > limit else "")
+
+
+def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
+    state = {name: value for name, value in model.state_dict().items()}
+    tied = {name for name, _ in model.config.tied}
+    left = {name for name in state if name not in tied}
+    is_base = model.config.head.kind == "none"
+    for row in table.rows:
+        if row.kind == "zeros":
+            left -= {name for name in left if _pattern(row.ours[0]).fullmatch(name)}
+        if row.kind != "map":
+            continue
+        for numbers in _numbers(row, state):
+            ours = [_filled(template, numbers) for template in row.ours]
+            if any(name in tied for name in ours):
+                continue
+            theirs = _filled(row.theirs, numbers)
+            if is_base and table.prefix and theirs.startswith(table.prefix):
+                theirs = theirs.removeprefix(table.prefix)
+            yield theirs, row.op.save([state[name] for name in ours]).contiguous()
+            left -= set(ours)
+    if left:
+        raise CheckpointError(
+            f"no row saves {_some(sorted(left))}", "this is a gap in the family's rows: please report it"
+        )
+
+
+def _numbers(row: Row, state: dict[str, Tensor]) -> list[tuple[str, ...]]:
+    """The layer numbers for which the model has the row's parameters."""
+    if "{}" not in row.ours[0]:
+        return [()] if row.ours[0] in state else []
+    matches = (_pattern(row.ours[0]).fullmatch(name) for name in state)
+    found = {match.groups() for match in matches if match is not None}
+    return sorted(found, key=lambda numbers: tuple(int(n) for n in numbers))
+
+
+def _filled(template: str, numbers: tuple[str, ...]) -> str:
+    return template.format(*numbers) if numbers else template
