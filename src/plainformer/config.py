@@ -373,6 +373,8 @@ class HeadConfig:
         transform_size: width after the dense layer; 0 for no transform.
         out_size: classes or vocabulary; 0 for no output layer (a base model with a pooler).
         softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
+        mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before `pick`
+            (SUPERB, Yang et al. 2021); 0 reads the last alone.
     """
 
     kind: str = "none"
@@ -386,12 +388,14 @@ class HeadConfig:
     softcap: float | None = None
     scale: float = 1.0
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    mixed_states: int = 0
 
     def __post_init__(self) -> None:
         require_choice("head", self.kind, HEAD_KINDS)
         require_choice("head activation", self.transform_activation, ACTIVATIONS)
         require_size("number of labels or words", self.out_size, MAX_VOCABULARY, 0)
         require_size("head width", self.transform_size, MAX_WIDTH, 0)
+        require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -400,7 +404,8 @@ class ModelConfig:
 
     `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
     parameter names that are one tensor. Ids that a tokenizer or generation needs stand here because `config.json` is
-    where checkpoints keep them.
+    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the start id,
+    or the target's own last token (mBART's language code).
     """
 
     family: str
@@ -413,6 +418,7 @@ class ModelConfig:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     decoder_start_id: int | None = None
+    decoder_shift: Literal["start_id", "last_token"] = "start_id"
     max_length: int | None = None
     architecture: str = ""
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -142,3 +142,99 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None
+
+
+def load(
+    ref: Ref,
+    *,
+    task: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    ffn_chunk_size: int = 0,
+    allow_unused: bool = False,
+    prepare: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Any:
+    """A checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
+
+    Args:
+        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id.
+        task: one of `plainformer tasks`; None takes the one that the checkpoint's architecture implies.
+        dtype, device, backend, ffn_chunk_size, allow_unused, prepare, revision, token: see `load_model`.
+    Returns:
+        a `Task` with `.model`, `.tokenizer` and `.config`; call it with one input or many.
+    Raises:
+        PlainformerError: with the value, the cause and the next step.
+    """
+    from plainformer.tasks import default_task, head_for_task, task_class, task_info
+
+    files = resolve(ref, revision=revision, token=token)
+    info = task_info(task) if task is not None else None
+    head = head_for_task(info.name, _model_type(files)) if info is not None else None
+    model = load_model(
+        files,
+        head=head,
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        ffn_chunk_size=ffn_chunk_size,
+        allow_unused=allow_unused,
+        prepare=prepare,
+    )
+    implied = default_task(model.config)
+    if info is not None and info.name != implied.name:
+        raise UsageError(
+            f"{files.ref} cannot do {info.name!r}: as loaded, it does {implied.name!r}", "leave out task=..., or choose that"
+        )
+    tokenizer = _tokenizer_if_any(files, model.config)
+    return task_class(implied)(implied.name, model, tokenizer, files.folder, files.ref)
+
+
+def pipeline(task: str, ref: Ref, **options: Any) -> Any:
+    """`load` with the task first, for those who are used to that order."""
+    return load(ref, task=task, **options)
+
+
+def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
+    """The tokenizer of a reference, without its model."""
+    from plainformer.inputs.text import Tokenizer
+
+    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token)
+    if files.gguf is not None:
+        from plainformer.formats import open_gguf
+
+        file = open_gguf(files.gguf)
+        try:
+            return Tokenizer.from_gguf(file.metadata)
+        finally:
+            file.close()
+    assert files.folder is not None
+    path = files.folder / "config.json"
+    return Tokenizer.from_folder(files.folder, read_json_object(path) if path.is_file() else None)
+
+
+def _tokenizer_if_any(files: Files, config: ModelConfig) -> Tokenizer | None:
+    """Models for images and raw speech may have none; a text model without one is an error that names the files."""
+    from plainformer.config import TokenFrontend
+
+    reads_text = isinstance((config.encoder or config.main_stack).frontend, TokenFrontend)
+    writes_text = config.decoder is not None or config.head.kind == "ctc"
+    return load_tokenizer(files) if reads_text or writes_text else None  # type: ignore[arg-type]
+
+
+def _model_type(files: Files) -> str:
+    if files.folder is None:
+        return ""
+    return str(read_json_object(files.folder / "config.json").get("model_type", ""))
+
+
+def save(model: Any, folder: Ref) -> None:
+    """Write a model (or a task with its tokenizer) to a folder that this library and the reference library load."""
+    if isinstance(model, Transformer):
+        save_model(model, folder)
+        return
+    save_model(model.model, folder)
+    if model._tokenizer is not None:
+        model.tokenizer.save(Path(folder))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from plainformer.config import HeadConfig
 from plainformer.errors import CheckpointError
 from plainformer.families.rules import Row, WeightTable, _pattern
 
@@ -53,6 +54,8 @@ def load_weights(
     report = LoadReport()
     tied = dict(model.config.tied)
     expected = dict(model.named_parameters())
+    ranks = {row: rank for rank, row in enumerate(table.rows)}
+    filled: dict[str, int] = {}  # by which row
     for name in source.names():
         found = table.find(name)
         if found is None:
@@ -60,17 +63,18 @@ def load_weights(
             continue
         row, ours = found
         wanted = [n for n in ours if n in expected or n in tied]
-        if row.kind == "ignore" or (
-            row.kind == "also" and all(not expected[n].is_meta for n in wanted if n in expected)
-        ):
+        by_earlier_row = bool(wanted) and all(filled.get(n, ranks[row]) < ranks[row] for n in wanted)
+        if row.kind in ("ignore", "constant") or by_earlier_row or (row.kind == "also" and not any(n in expected for n in wanted)):
             report.ignored.append(name)
             continue
         if not wanted:
             report.unused.append(name)
             continue
         _place(model, name, row.op.load(_read(source, name, row)), ours, expected, tied, dtype, device)
+        filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
     _fill_zeros(model, table, expected, dtype, device)
+    _drop_pooler(model)
     _untie_or_tie(model, tied)
     _account(model, source, report, allow_unused)
     return report
@@ -127,11 +131,20 @@ def _fill_zeros(
     filled = next((p for p in expected.values() if not p.is_meta), None)
     for row in table.rows:
         if row.kind == "zeros":
-            for name in [n for n in expected if _pattern(row.ours[0]).fullmatch(n)]:
+            for name in [n for n, p in expected.items() if p.is_meta and _pattern(row.ours[0]).fullmatch(n)]:
                 kind = dtype or (filled.dtype if filled is not None else torch.float32)
                 zero = torch.zeros(expected[name].shape, dtype=kind, device=device)
                 expected[name] = nn.Parameter(zero, requires_grad=False)
                 _set(model, name, expected[name])
+
+
+def _drop_pooler(model: Transformer) -> None:
+    """A base model goes without the pooler that its checkpoint lacks: those trained to fill in words never had one."""
+    config, parameters = model.config, list(model.head.parameters())
+    if config.head.kind == "none" and parameters and all(p.is_meta for p in parameters):
+        log.info("the checkpoint has no pooler: pooler_output will be None")
+        model.config = replace(config, head=HeadConfig())
+        model.head = type(model.head)(model.config.head, config.main_stack.hidden_size)
 
 
 def _untie_or_tie(model: Transformer, tied: dict[str, str]) -> None:
@@ -152,8 +165,6 @@ def _untie_or_tie(model: Transformer, tied: dict[str, str]) -> None:
 
 
 def _with_tied(model: Transformer, tied: dict[str, str]) -> object:
-    from dataclasses import replace
-
     return replace(model.config, tied=tuple(tied.items()))
 
 
@@ -187,8 +198,10 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
     state = {name: value for name, value in model.state_dict().items()}
     tied = {name for name, _ in model.config.tied}
     left = {name for name in state if name not in tied}
-    is_base = model.config.head.kind == "none"
+    base = table.prefix if model.config.head.kind == "none" else ""
     for row in table.rows:
+        if row.kind == "constant":
+            yield row.theirs.removeprefix(base), row.op.save([])
         if row.kind == "zeros":
             left -= {name for name in left if _pattern(row.ours[0]).fullmatch(name)}
         if row.kind != "map":
@@ -197,9 +210,7 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
             ours = [_filled(template, numbers) for template in row.ours]
             if any(name in tied for name in ours):
                 continue
-            theirs = _filled(row.theirs, numbers)
-            if is_base and table.prefix and theirs.startswith(table.prefix):
-                theirs = theirs.removeprefix(table.prefix)
+            theirs = _filled(row.theirs, numbers).removeprefix(base)
             yield theirs, row.op.save([state[name] for name in ours]).contiguous()
             left -= set(ours)
     if left:

@@ -33,7 +33,11 @@ PAD = 1
 
 @dataclass(frozen=True)
 class Case:
-    """One reference model. `kind`: text, seq2seq, choice, image, wave, mel."""
+    """One reference model. `kind`: text, seq2seq, choice, image, wave, mel; `extra["shape"]` is an input's of the last three.
+
+    `eos_in_input` ends each row with the token that a classifier reads; an encoder-decoder then makes its decoder's input itself.
+    `extra["change"]` is called with the reference model, to change it.
+    """
 
     name: str
     model_class: str
@@ -62,6 +66,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(1 + 0.2 * noise)
             else:
                 parameter.copy_(0.2 * noise)
+        for name, buffer in model.named_buffers():
+            if name == "final_logits_bias":
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+        for module in model.modules():
+            if hasattr(module, "create_weight"):  # a table of sinusoids, which is a parameter there and no weight to learn
+                module.weight.copy_(module.create_weight())
 
 
 def build(case: Case, seed: int = 0) -> Any:
@@ -72,6 +82,8 @@ def build(case: Case, seed: int = 0) -> Any:
     model = getattr(transformers, case.model_class)(config)
     randomise(model, seed)
     model.tie_weights()
+    if "change" in case.extra:
+        case.extra["change"](model)
     return model.eval()
 
 
@@ -84,11 +96,11 @@ def make_inputs(case: Case, batch: int = 2, length: int | None = None, seed: int
         return torch.randint(5, VOCABULARY, shape, generator=generator)
 
     if case.kind == "image":
-        return {"pixel_values": torch.randn(batch, 3, 32, 32, generator=generator)}
+        return {"pixel_values": torch.randn(batch, *case.extra.get("shape", (3, 32, 32)), generator=generator)}
     if case.kind == "wave":
-        return {"input_values": torch.randn(batch, 900, generator=generator)}
+        return {"input_values": torch.randn(batch, *case.extra.get("shape", (900,)), generator=generator)}
     if case.kind == "mel":
-        mels = torch.randn(batch, 8, 40, generator=generator)
+        mels = torch.randn(batch, *case.extra.get("shape", (8, 40)), generator=generator)
         return (
             {"input_features": mels, "decoder_input_ids": ids(batch, 6)}
             if not case.extra.get("encoder_only")
@@ -100,7 +112,7 @@ def make_inputs(case: Case, batch: int = 2, length: int | None = None, seed: int
         inputs["input_ids"][:, -1] = 2
     if case.token_types:
         inputs["token_type_ids"] = torch.randint(0, case.token_types, shape, generator=generator)
-    if case.kind == "seq2seq":
+    if case.kind == "seq2seq" and not case.eos_in_input:
         inputs["decoder_input_ids"] = ids(batch, length - 3)
     return inputs
 
@@ -315,8 +327,7 @@ def check_everything(case: Case, tmp_path: Path) -> None:
     compare(reference, ours, make_inputs(case))
     main = ours.config.encoder or ours.config.decoder
     if case.kind in ("text", "seq2seq") and isinstance(main.frontend, TokenFrontend):
-        if not case.eos_in_input:
-            check_padding(reference, ours, case)
+        check_padding(reference, ours, case)
         check_embeds(ours, case)
     check_cache(ours, case)
     check_head_mask(ours, case)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
+from plainformer.families.rules import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.families.source import Source, classifier
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
@@ -11,7 +13,9 @@ OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
 EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "cls.*", "classifier.*", "qa_outputs.*")
 
 
-def encoder(source: Source, *, embedding_size: int | None = None, max_positions: int | None = None) -> StackConfig:
+def encoder(
+    source: Source, *, embedding_size: int | None = None, max_positions: int | None = None, projection: Any = "none"
+) -> StackConfig:
     """The stack that the whole BERT line shares."""
     hidden = source.integer("hidden_size", default=768)
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-12))
@@ -20,11 +24,14 @@ def encoder(source: Source, *, embedding_size: int | None = None, max_positions:
     return StackConfig(
         frontend=TokenFrontend(
             vocab_size=source.integer("vocab_size"),
-            embedding_size=embedding_size or hidden,
+            embedding_size=hidden if embedding_size is None else embedding_size,
             positions="learned",
-            max_positions=max_positions or source.integer("max_position_embeddings", default=512),
+            max_positions=source.integer("max_position_embeddings", default=512)
+            if max_positions is None
+            else max_positions,
             token_types=source.integer("type_vocab_size", default=2),
             norm=norm,
+            projection=projection,
         ),
         hidden_size=hidden,
         num_layers=source.integer("num_hidden_layers", default=12),
@@ -35,26 +42,37 @@ def encoder(source: Source, *, embedding_size: int | None = None, max_positions:
     )
 
 
+def masked_lm(stack: StackConfig, activation: str = "") -> HeadConfig:
+    """Score every word: a transform to the width of the word vectors, which are the output's weights too."""
+    frontend = stack.frontend
+    assert isinstance(frontend, TokenFrontend)
+    return HeadConfig(
+        "masked_lm",
+        transform_size=frontend.embedding_size,
+        transform_activation=activation or stack.activation,
+        transform_norm=stack.norm,
+        out_size=frontend.vocab_size,
+    )
+
+
+def word_ties(source: Source, head: str) -> tuple[tuple[str, str], ...]:
+    """Whether the output's weights are the word vectors."""
+    return OUT_TIED if head == "masked_lm" and source.flag("tie_word_embeddings", default=True) else ()
+
+
 def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     size = stack.hidden_size
     heads = {
         "none": lambda: HeadConfig(pick="first", transform_size=size),
-        "masked_lm": lambda: HeadConfig(
-            "masked_lm",
-            transform_size=size,
-            transform_activation=stack.activation,
-            transform_norm=stack.norm,
-            out_size=source.integer("vocab_size"),
-        ),
+        "masked_lm": lambda: masked_lm(stack),
         "sequence": lambda: classifier(source, "sequence", "first", transform_size=size),
         "choice": lambda: classifier(source, "choice", "first", transform_size=size),
         "token": lambda: classifier(source, "token", "all"),
         "span": lambda: classifier(source, "span", "all"),
     }
-    tied = OUT_TIED if head == "masked_lm" and source.flag("tie_word_embeddings", default=True) else ()
-    return ModelConfig("bert", encoder=stack, head=heads[head](), tied=tied)
+    return ModelConfig("bert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
 
 
 def layer_rows(theirs: str) -> list[Row]:
@@ -75,24 +93,32 @@ def layer_rows(theirs: str) -> list[Row]:
     )
 
 
-def embedding_rows(theirs: str) -> list[Row]:
+def embedding_rows(theirs: str, positions: Op = SAME) -> list[Row]:
     """Token, position and token-type tables and their norm."""
     return [
         row(f"{theirs}.word_embeddings.weight", "encoder.frontend.tokens.weight"),
-        row(f"{theirs}.position_embeddings.weight", "encoder.frontend.positions.weight"),
+        row(f"{theirs}.position_embeddings.weight", "encoder.frontend.positions.weight", op=positions),
         row(f"{theirs}.token_type_embeddings.weight", "encoder.frontend.token_types.weight"),
         *linear(f"{theirs}.LayerNorm", "encoder.frontend.norm"),
     ]
 
 
-def masked_lm_rows() -> list[Row]:
-    """The masked-word head, whose bias is stored under two names."""
+def word_rows(theirs: str, decoder: str, tied: bool) -> list[Row]:
+    """The output over words, whose bias is stored as `theirs`.bias, as `decoder`.bias or both.
+
+    Where both are stored the decoder's is what the reference computes with, so its row stands first. Tied weights are
+    saved with the other alone; the untied reference has both parameters.
+    """
+    through_decoder = (also if tied else row)(f"{decoder}.bias", "head.out.bias")
+    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{decoder}.weight", "head.out.weight")]
+
+
+def masked_lm_rows(tied: bool) -> list[Row]:
+    """The masked-word head of BERT."""
     return [
         *linear("cls.predictions.transform.dense", "head.dense"),
         *linear("cls.predictions.transform.LayerNorm", "head.norm"),
-        row("cls.predictions.bias", "head.out.bias"),
-        also("cls.predictions.decoder.bias", "head.out.bias"),
-        row("cls.predictions.decoder.weight", "head.out.weight"),
+        *word_rows("cls.predictions", "cls.predictions.decoder", tied),
     ]
 
 
@@ -100,7 +126,7 @@ def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
     head: dict[str, list[Row]] = {
         "none": linear("bert.pooler.dense", "head.dense"),
-        "masked_lm": masked_lm_rows(),
+        "masked_lm": masked_lm_rows(bool(config.tied)),
         "sequence": [*linear("bert.pooler.dense", "head.dense"), *linear("classifier", "head.out")],
         "token": linear("classifier", "head.out"),
         "span": linear("qa_outputs", "head.out"),

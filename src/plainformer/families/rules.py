@@ -4,7 +4,8 @@ A `Row` pairs one tensor of the checkpoint ("theirs") with one or more parameter
 undone. Loading applies rows; saving applies them backwards; so the two cannot drift apart. `{}` stands for a layer's
 number, the same on both sides; in an `ignore` row `*` stands for anything.
 
-Rows are tried in order and the first that matches counts. A row whose parameters the model does not have is passed over.
+Rows are tried in order and the first that matches counts. Where several tensors of a checkpoint would fill one parameter,
+the one of the earliest row does. A row whose parameters the model does not have is passed over.
 """
 
 from __future__ import annotations
@@ -146,6 +147,31 @@ class Add(Op):
         return tensors[0] - self.value
 
 
+@dataclass(frozen=True)
+class Repeat(Op):
+    """One tensor that serves as several of ours: each gets its own copy, and the first is what is saved."""
+
+    count: int
+
+    def load(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor, *(tensor.clone() for _ in range(self.count - 1))]
+
+
+@dataclass(frozen=True)
+class Sinusoids(Op):
+    """The fixed position table (rows, size) of Vaswani et al. 2017 that their model stores and ours computes."""
+
+    rows: int
+    size: int
+
+    def save(self, tensors: list[Tensor]) -> Tensor:
+        import torch
+
+        exponents = torch.arange(self.size).div(2, rounding_mode="floor").double() * 2 / self.size
+        angles = torch.arange(self.rows).double()[:, None] / 10000**exponents
+        return torch.cat((angles[:, 0::2].sin(), angles[:, 1::2].cos()), dim=1).float()
+
+
 SAME = Op()
 
 
@@ -154,13 +180,14 @@ class Row:
     """One line of a family's table.
 
     kind: "map" loads and saves; "also" loads another spelling if the tensor is there and never saves it; "ignore" is a
-    known extra; "zeros" is a parameter of ours that their model does not have and that is zero.
+    known extra; "zeros" is a parameter of ours that is zero where their checkpoint does not have it; "constant" is a tensor
+    of theirs that ours computes: never loaded, but saved by `op.save([])`, because their model expects it.
     """
 
     theirs: str
     ours: tuple[str, ...] = ()
     op: Op = SAME
-    kind: Literal["map", "also", "ignore", "zeros"] = "map"
+    kind: Literal["map", "also", "ignore", "zeros", "constant"] = "map"
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Our names for their tensor `name`; None when it is another row's."""
@@ -194,8 +221,13 @@ def ignore(*patterns: str) -> list[Row]:
     return [Row(pattern, kind="ignore") for pattern in patterns]
 
 
+def constant(theirs: str, op: Op) -> Row:
+    """A tensor that their model stores and ours computes: `op` makes it when saving."""
+    return Row(theirs, (), op, "constant")
+
+
 def zeros(*ours: str) -> list[Row]:
-    """Parameters that their model does not have."""
+    """Parameters that are zero where no tensor fills them: those that their model never or not always has."""
     return [Row("", (name,), kind="zeros") for name in ours]
 
 

@@ -53,12 +53,22 @@ def encoder(source: Source) -> StackConfig:
     )
 
 
-def audio_head(source: Source) -> HeadConfig:
+def mixed(source: Source, layers: int) -> int:
+    """How many hidden states the head mixes. The last one counts after the final norm, where there is one.
+
+    So did the heads' training (s3prl) and transformers 4; transformers 5.23 takes it before the norm in the large layout,
+    and scores published classifiers of that layout (such as hubert-large-superb-er) differently.
+    """
+    return layers + 1 if source.flag("use_weighted_layer_sum", default=False) else 0
+
+
+def audio_head(source: Source, layers: int) -> HeadConfig:
     """A projection, the mean over real frames, a classifier. The mean stands first here: the two linear steps commute."""
     return classifier(
         source,
         "audio",
         "mean",
+        mixed_states=mixed(source, layers),
         transform_size=source.integer("classifier_proj_size", default=256),
         transform_activation="identity",
     )
@@ -66,15 +76,14 @@ def audio_head(source: Source) -> HeadConfig:
 
 def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig. `token` scores every frame."""
+    stack = encoder(source)
     heads = {
         "none": HeadConfig,
         "ctc": lambda: HeadConfig("ctc", out_size=source.integer("vocab_size", default=32)),
-        "audio": lambda: audio_head(source),
-        "token": lambda: classifier(source, "token", "all"),
+        "audio": lambda: audio_head(source, stack.num_layers),
+        "token": lambda: classifier(source, "token", "all", mixed_states=mixed(source, stack.num_layers)),
     }
-    if head in ("audio", "token"):
-        source.refuse("use_weighted_layer_sum", False, why="a head that reads all layers is not known here")
-    return ModelConfig("wav2vec2", encoder=encoder(source), head=heads[head]())
+    return ModelConfig("wav2vec2", encoder=stack, head=heads[head]())
 
 
 LAYER = {
@@ -92,6 +101,13 @@ NEW_NAMES = (
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
 )
+
+
+AUDIO_HEAD = [
+    *linear("projector", "head.dense"),
+    *linear("classifier", "head.out"),
+    row("layer_weights", "head.layer_weights"),
+]
 
 
 def frontend_rows(base: str, frontend: WaveFrontend) -> list[Row]:
@@ -120,8 +136,8 @@ def table(config: ModelConfig) -> WeightTable:
     head: dict[str, list[Row]] = {
         "none": [],
         "ctc": linear("lm_head", "head.out"),
-        "audio": [*linear("projector", "head.dense"), *linear("classifier", "head.out")],
-        "token": linear("classifier", "head.out"),
+        "audio": AUDIO_HEAD,
+        "token": AUDIO_HEAD[2:],
     }
     norm = "encoder.frontend.norm" if stack.norm_place == "post" else "encoder.norm"
     rows = [
@@ -130,6 +146,6 @@ def table(config: ModelConfig) -> WeightTable:
         *linears(LAYER, f"{base}.encoder.layers.{{}}", "encoder.layers.{}"),
         *head[config.head.kind],
         *ignore("*masked_spec_embed", "quantizer.*", "project_q.*", "project_hid.*"),
-        *ignore("lm_head.*", "projector.*", "classifier.*"),
+        *ignore("lm_head.*", "projector.*", "classifier.*", "layer_weights"),
     ]
     return WeightTable(tuple(rows), prefix=f"{base}.", aliases=NEW_NAMES)

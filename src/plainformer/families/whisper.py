@@ -5,7 +5,7 @@ from __future__ import annotations
 from plainformer.config import Frontend, HeadConfig, MelFrontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row, zeros
 from plainformer.families.source import Source
-from plainformer.families.wav2vec2 import audio_head
+from plainformer.families.wav2vec2 import AUDIO_HEAD, audio_head
 
 OUT_TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
 
@@ -34,11 +34,9 @@ def config(source: Source, head: str) -> ModelConfig:
     heads = {
         "none": HeadConfig,
         "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=words, out_bias=False),
-        "audio": lambda: audio_head(source),
+        "audio": lambda: audio_head(source, source.integer("encoder_layers", default=4)),
     }
     made = heads[head]()
-    if head == "audio":
-        source.refuse("use_weighted_layer_sum", False, why="a head that reads all layers is not known here")
     sound = MelFrontend(
         mels=source.integer("num_mel_bins", default=80),
         max_positions=source.integer("max_source_positions", default=1500),
@@ -60,13 +58,13 @@ def config(source: Source, head: str) -> ModelConfig:
     )
 
 
-def attention_rows(theirs: str, ours: str, query: str, memory: str) -> list[Row]:
+def attention_rows(theirs: str, ours: str, q: str, kv: str) -> list[Row]:
     """Keys have no bias in the checkpoint (it would change no probability); ours is zero."""
     return [
-        *linear(f"{theirs}.q_proj", f"{ours}.{query}.q"),
-        row(f"{theirs}.k_proj.weight", f"{ours}.{memory}.k.weight"),
-        *zeros(f"{ours}.{memory}.k.bias"),
-        *linear(f"{theirs}.v_proj", f"{ours}.{memory}.v"),
+        *linear(f"{theirs}.q_proj", f"{ours}.{q}"),
+        row(f"{theirs}.k_proj.weight", f"{ours}.{kv}.k.weight"),
+        *zeros(f"{ours}.{kv}.k.bias"),
+        *linear(f"{theirs}.v_proj", f"{ours}.{kv}.v"),
         *linear(f"{theirs}.out_proj", f"{ours}.out"),
     ]
 
@@ -82,7 +80,7 @@ def side_rows(base: str, side: str) -> list[Row]:
         ".final_layer_norm": ".ffn_norm",
     }
     return [
-        *attention_rows(f"{theirs}.self_attn", f"{ours}.attention", "qkv", "qkv"),
+        *attention_rows(f"{theirs}.self_attn", f"{ours}.attention", "qkv.q", "qkv"),
         *linears(pairs, theirs, ours),
         *linear(f"{base}{side}.layer_norm", f"{side}.norm"),
     ]
@@ -98,14 +96,14 @@ def table(config: ModelConfig) -> WeightTable:
         *side_rows(base, "encoder"),
     ]
     if config.head.kind == "audio":
-        rows += [*linear("projector", "head.dense"), *linear("classifier", "head.out"), *ignore("decoder.*")]
-        return WeightTable((*rows, *ignore("proj_out.*")), aliases=((r"^model\.", ""),))
+        rows += [*AUDIO_HEAD, *ignore("decoder.*", "proj_out.*")]
+        return WeightTable(tuple(rows), aliases=((r"^model\.", ""),))
     rows += [
         row("model.decoder.embed_tokens.weight", "decoder.frontend.tokens.weight"),
         row("model.decoder.embed_positions.weight", "decoder.frontend.positions.weight"),
         *side_rows(base, "decoder"),
-        *attention_rows("model.decoder.layers.{}.encoder_attn", "decoder.layers.{}.cross", "", "kv"),
+        *attention_rows("model.decoder.layers.{}.encoder_attn", "decoder.layers.{}.cross", "q", "kv"),
         row("proj_out.weight", "head.out.weight"),
-        *ignore("proj_out.*", "projector.*", "classifier.*"),
+        *ignore("proj_out.*", "projector.*", "classifier.*", "layer_weights"),
     ]
     return WeightTable(tuple(rows), prefix="model.")

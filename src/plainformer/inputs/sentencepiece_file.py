@@ -29,20 +29,25 @@ from plainformer.inputs.tokenizer_settings import Settings, SpecialToken, read_t
 if TYPE_CHECKING:
     import tokenizers
 
-_MBART = """
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_MBART = _words("""
     ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM
     ne_NP nl_XX ro_RO ru_RU si_LK tr_TR vi_VN zh_CN
-""".split()
-_MBART50_MORE = """
+""")
+_MBART50_MORE = _words("""
     af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE
     sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
-""".split()
-_M2M100 = """
+""")
+_M2M100 = _words("""
     af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht
     hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl
     ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
-""".split()
-_WMT21 = "en ha is ja cs ru zh de".split()
+""")
+_WMT21 = _words("en ha is ja cs ru zh de")
 
 
 @dataclass(frozen=True)
@@ -273,14 +278,14 @@ _LAYOUTS: dict[str, Layout] = {
 }
 _ALIASES = {
     **dict.fromkeys(
-        "mistral mixtral codellama phi3 baichuan internlm yi stablelm minicpm starling olmo".split(), "llama"
+        _words("mistral mixtral codellama phi3 baichuan internlm yi stablelm minicpm starling olmo"), "llama"
     ),
-    **dict.fromkeys("gemma2 gemma3 gemma3text".split(), "gemma"),
-    **dict.fromkeys("mt5 umt5 longt5 switchtransformers flant5 byt5sentencepiece".split(), "t5"),
-    **dict.fromkeys("xlmrobertaxl xlmr xmod".split(), "xlmroberta"),
-    **dict.fromkeys("nllbmoe".split(), "nllb"),
-    **dict.fromkeys("deberta debertav3".split(), "debertav2"),
-    **dict.fromkeys("pegasusx bigbirdpegasus".split(), "pegasus"),
+    **dict.fromkeys(_words("gemma2 gemma3 gemma3text"), "gemma"),
+    **dict.fromkeys(_words("mt5 umt5 longt5 switchtransformers flant5 byt5sentencepiece"), "t5"),
+    **dict.fromkeys(_words("xlmrobertaxl xlmr xmod"), "xlmroberta"),
+    **dict.fromkeys(_words("nllbmoe"), "nllb"),
+    **dict.fromkeys(_words("deberta debertav3"), "debertav2"),
+    **dict.fromkeys(_words("pegasusx bigbirdpegasus"), "pegasus"),
     "fnet": "albert",
     "rembert": "bigbird",
 }

@@ -26,8 +26,16 @@ class Head(nn.Module):
         self.activation = ACTIVATION_FUNCTIONS[config.transform_activation if has_transform else "identity"]
         self.norm = make_norm(size, config.transform_norm) if config.transform_norm is not None else nn.Identity()
         self.out = Linear(size, config.out_size, config.out_bias) if config.out_size else nn.Identity()
+        mixes = config.mixed_states > 0
+        self.layer_weights = nn.Parameter(torch.empty(config.mixed_states)) if mixes else None
         two = config.pick == "first_two"
         self.distilled = Linear(size, config.out_size, config.out_bias) if two else nn.Identity()
+
+    def mix(self, states: tuple[Tensor, ...]) -> Tensor:
+        """The sum of all hidden states, each (B, T, D), weighted by a softmax over what was learned for each."""
+        assert self.layer_weights is not None
+        weights = self.layer_weights.softmax(-1)
+        return sum((state * weight for state, weight in zip(states, weights, strict=True)), torch.zeros_like(states[0]))
 
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
         """Logits (B, T, O) where every position is scored, else (B, O)."""

@@ -5,7 +5,7 @@ Shapes: B batch, T positions, D width, V vocabulary or classes, L layers, H head
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,8 @@ class Transformer(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         self._check_names(inputs)
         choices = self._flatten_choices(inputs)
-        options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        states = output_hidden_states or self.config.head.mixed_states > 0
+        options = {"output_hidden_states": states, "output_attentions": output_attentions}
         main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
         if self.encoder is None:
             output = self.main(main_input, cache=cache, **options)
@@ -133,7 +134,8 @@ class Transformer(nn.Module):
                 encoder_output = self.encoder(main_input, **options)
             decoder_input = self._decoder_input(inputs)
             output = self.decoder(decoder_input, cache=cache, memory=encoder_output, **options)
-        return self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
+        result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
+        return result if output_hidden_states == states else replace(result, hidden_states=None)
 
     def encode(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Tensor
@@ -178,13 +180,18 @@ class Transformer(nn.Module):
         if given["input_ids"] is None and given["inputs_embeds"] is None:
             if inputs["input_ids"] is None:
                 raise UsageError("an encoder-decoder needs decoder_input_ids", "start with config.decoder_start_id")
-            given["input_ids"] = shift_right(inputs["input_ids"], self.config.decoder_start_id, self.config.pad_id)
+            mask = inputs["attention_mask"]
+            given["input_ids"] = shift_right(inputs["input_ids"], self.config, mask)
+            if given["attention_mask"] is None:
+                given["attention_mask"] = mask
         return StackInput(**given)
 
     def _finish(
         self, output: StackOutput, input_ids: Tensor | None, encoder: StackOutput | None, keep: int, choices: int
     ) -> ModelOutput:
         x_BTD = output.last_hidden_state
+        if self.config.head.mixed_states and output.hidden_states is not None:
+            x_BTD = self.head.mix(output.hidden_states)
         if keep and self.config.head.pick == "all":
             x_BTD = x_BTD[:, -keep:]
         has_head = self.config.head.out_size > 0
@@ -204,16 +211,20 @@ class Transformer(nn.Module):
         )
 
 
-def shift_right(input_ids: Tensor, start_id: int | None, pad_id: int | None) -> Tensor:
-    """A target sequence as the decoder's input: moved one place right behind the start token.
+def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = None) -> Tensor:
+    """A target (B, T) as the decoder's input: one place to the right, behind the token that `config.decoder_shift` names.
 
-    Without a start id, the row's last real token goes in front: mBART's language code.
+    `mask` (B, T) says which ids are real, so that padding may stand on either side; without it, a row starts in its first
+    column, and its last token is the last one that is not padding.
     """
-    shifted = input_ids.roll(1, dims=1)
-    if start_id is not None:
-        shifted[:, 0] = start_id
-        return shifted
-    real = input_ids != pad_id if pad_id is not None else torch.ones_like(input_ids, dtype=torch.bool)
-    last = real.long().sum(-1) - 1
-    shifted[:, 0] = input_ids.gather(1, last[:, None])[:, 0]
-    return shifted
+    shifted = torch.cat((target_ids[:, :1], target_ids[:, :-1]), dim=1)
+    first_B1 = torch.zeros_like(target_ids[:, :1]) if mask is None else mask.int().argmax(-1, keepdim=True)
+    if config.decoder_shift == "start_id":
+        if config.decoder_start_id is None:
+            raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
+        return shifted.scatter(1, first_B1, config.decoder_start_id)
+    pad_id = config.pad_id if config.pad_id is not None else -1
+    real_BT = mask if mask is not None else target_ids != pad_id
+    steps = torch.arange(1, target_ids.size(1) + 1, device=target_ids.device)
+    last_B1 = (real_BT.long() * steps).argmax(-1, keepdim=True)
+    return shifted.scatter(1, first_B1, target_ids.gather(1, last_B1))

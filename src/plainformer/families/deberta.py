@@ -1,0 +1,161 @@
+"""DeBERTa v2 and v3 (He et al. 2021, 2023): contents and relative positions attend to each other apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plainformer.config import (
+    Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend, require,
+)  # fmt: skip
+from plainformer.families.bert import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
+from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
+from plainformer.families.source import Source, classifier
+
+LAYER = {
+    ".attention.self.query_proj": ".attention.qkv.q",
+    ".attention.self.key_proj": ".attention.qkv.k",
+    ".attention.self.value_proj": ".attention.qkv.v",
+    ".attention.self.pos_query_proj": ".attention.scores.q",
+    ".attention.self.pos_key_proj": ".attention.scores.k",
+    ".attention.output.dense": ".attention.out",
+    ".attention.output.LayerNorm": ".attention_norm",
+    ".intermediate.dense": ".ffn.up",
+    ".output.dense": ".ffn.down",
+    ".output.LayerNorm": ".ffn_norm",
+}
+
+
+def _words(source: Source, name: str) -> tuple[str, ...]:
+    """A list of words, or one text with | between them."""
+    value = source.get(name, default=[])
+    words = value.split("|") if isinstance(value, str) else value
+    require(isinstance(words, list) and all(isinstance(w, str) for w in words), f"{name}={value!r} is not a list")
+    return tuple(word.strip().lower() for word in words if word.strip())
+
+
+def positions(source: Source, terms: tuple[str, ...]) -> Disentangled | None:
+    """The disentangled attention; None where attention is BERT's."""
+    kernel = max(source.integer("conv_kernel_size", default=0), 0)
+    require(kernel == 0 or kernel % 2 == 1, f"conv_kernel_size={kernel} is even: its output would lose a position")
+    if not source.flag("relative_attention", default=False):
+        require(kernel == 0, "conv_kernel_size without relative_attention is not supported")
+        return None
+    longest = source.integer("max_relative_positions", default=-1)
+    return Disentangled(
+        max_distance=longest if longest > 0 else source.integer("max_position_embeddings", default=512),
+        buckets=max(source.integer("position_buckets", default=-1), 0),
+        terms=terms,
+        shared_projection=source.flag("share_att_key", default=False),
+        norm="layer_norm" in _words(source, "norm_rel_ebd"),
+        conv_kernel=kernel,
+        conv_groups=source.integer("conv_groups", default=1),
+        conv_activation=source.activation("conv_act", default="tanh"),
+    )
+
+
+def encoder(source: Source) -> StackConfig:
+    """The stack: BERT's, with relative positions instead of, or beside, absolute ones."""
+    hidden, heads = source.integer("hidden_size", default=1536), source.integer("num_attention_heads", default=24)
+    require(heads > 0 and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads")
+    source.refuse("attention_head_size", hidden // heads, why="the output projection is as wide as the hidden states")
+    norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-7))
+    terms = _words(source, "pos_att_type")
+    embedding_size = source.integer("embedding_size", default=hidden)
+    absolute = source.flag("position_biased_input", default=True)
+    return StackConfig(
+        frontend=TokenFrontend(
+            vocab_size=source.integer("vocab_size"),
+            embedding_size=embedding_size,
+            positions="learned" if absolute else "none",
+            max_positions=source.integer("max_position_embeddings", default=512) if absolute else 0,
+            token_types=max(source.integer("type_vocab_size", default=0), 0),
+            norm=norm,
+            padding="zeroed",
+            projection="none" if embedding_size == hidden else "linear",
+            projection_place="before_norm",
+        ),
+        hidden_size=hidden,
+        num_layers=source.integer("num_hidden_layers", default=24),
+        num_heads=heads,
+        # One scale for all terms of the score, so that its variance does not grow with their number.
+        attention_scale=(hidden // heads * (1 + len(set(terms)))) ** -0.5,
+        ffn_size=source.integer("intermediate_size", default=6144),
+        activation=source.activation("hidden_act", default="gelu"),
+        norm=norm,
+        disentangled=positions(source, terms),
+    )
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
+    stack = encoder(source)
+    source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
+    pooler: dict[str, Any] = {
+        "transform_size": stack.hidden_size,
+        "transform_activation": source.activation("pooler_hidden_act", default="gelu"),
+    }
+    heads = {
+        "none": HeadConfig,
+        "masked_lm": lambda: masked_lm(stack),
+        "sequence": lambda: classifier(source, "sequence", "first", **pooler),
+        "choice": lambda: classifier(source, "choice", "first", **pooler),
+        "token": lambda: classifier(source, "token", "all"),
+        "span": lambda: classifier(source, "span", "all"),
+    }
+    # The newer head has no weights of its own to untie.
+    always = head == "masked_lm" and not source.flag("legacy", default=True)
+    return ModelConfig(
+        "deberta", encoder=stack, head=heads[head](), tied=OUT_TIED if always else word_ties(source, head)
+    )
+
+
+def masked_lm_rows(config: ModelConfig) -> list[Row]:
+    """Two spellings of one computation: BERT's (`legacy`, which configs without a word mean), and the authors' own."""
+    if not Source(config.source).flag("legacy", default=True):
+        own = "lm_predictions.lm_head"
+        names = {".dense": "head.dense", ".LayerNorm": "head.norm"}
+        return [*linears(names, own), row(f"{own}.bias", "head.out.bias"), *ignore("cls.*")]
+    own = "cls.predictions"
+    names = {".transform.dense": "head.dense", ".transform.LayerNorm": "head.norm"}
+    # Microsoft's files hold the newer names, and their config.json does not say so.
+    newer = [
+        also(f"lm_predictions.lm_head.{part}.{leaf}", f"head.{ours}.{leaf}")
+        for part, ours in (("dense", "dense"), ("LayerNorm", "norm"))
+        for leaf in ("weight", "bias")
+    ]
+    rows = [*linears(names, own), *word_rows(own, f"{own}.decoder", bool(config.tied))]
+    return [*rows, *newer, also("lm_predictions.lm_head.bias", "head.out.bias")]
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """The rows for this model's head; other heads' tensors are known extras."""
+    pooled = linears({"pooler.dense": "head.dense", "classifier": "head.out"})
+    head: dict[str, list[Row]] = {
+        "none": [],
+        "masked_lm": masked_lm_rows(config),
+        "sequence": pooled,
+        "choice": pooled,
+        "token": linear("classifier", "head.out"),
+        "span": linear("qa_outputs", "head.out"),
+    }
+    embeddings, encoder = "deberta.embeddings", "deberta.encoder"
+    frontend = config.main_stack.frontend
+    assert isinstance(frontend, TokenFrontend)
+    table_name = f"{embeddings}.position_embeddings.weight"
+    absolute = row(table_name, "encoder.frontend.positions.weight")
+    rows = [
+        row(f"{embeddings}.word_embeddings.weight", "encoder.frontend.tokens.weight"),
+        # v3 files still hold the table that `position_biased_input: false` leaves out.
+        *([absolute] if frontend.positions == "learned" else ignore(table_name)),
+        row(f"{embeddings}.token_type_embeddings.weight", "encoder.frontend.token_types.weight"),
+        row(f"{embeddings}.embed_proj.weight", "encoder.frontend.before_norm.weight"),
+        *linear(f"{embeddings}.LayerNorm", "encoder.frontend.norm"),
+        row(f"{encoder}.rel_embeddings.weight", "encoder.relative.weight"),
+        *linear(f"{encoder}.LayerNorm", "encoder.relative.norm"),
+        *linears({".conv.conv": ".local.conv", ".conv.LayerNorm": ".local.norm"}, encoder, "encoder"),
+        *linears(LAYER, encoder + ".layer.{}", "encoder.layers.{}"),
+        *head[config.head.kind],
+        *ignore("lm_predictions.*", "mask_predictions.*", "pooler.*"),
+        *EXTRAS,
+    ]
+    return WeightTable(tuple(rows), prefix="deberta.", aliases=OLD_NORM_NAMES)

@@ -1,0 +1,120 @@
+"""ModernBERT (Warner et al. 2024): an encoder with rotary positions, gated feed-forward networks and, in two layers of three,
+a local window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend, require
+from plainformer.config import require_choice as choose
+from plainformer.families.bert import word_ties
+from plainformer.families.rules import OLD_NORM_NAMES, Row, Split, WeightTable, fused, ignore, linear, row
+from plainformer.families.source import Source, classifier, rope_from
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+
+def layer_types(source: Source, layers: int) -> list[str]:
+    """Global or local attention for each layer: listed, or every n-th global as older files say."""
+    every = source.integer("global_attn_every_n_layers", default=3)
+    require(every > 0, f"global_attn_every_n_layers={every} is not positive")
+    types = source.get("layer_types", default=[LOCAL if i % every else GLOBAL for i in range(layers)])
+    require(
+        isinstance(types, list) and len(types) == layers, f"layer_types has not one entry for each of {layers} layers"
+    )
+    for kind in types:
+        choose("layer_types", kind, (GLOBAL, LOCAL))
+    return list(types)
+
+
+def rope(source: Source, kind: str, head_dim: int) -> RopeConfig:
+    """The rotary positions of a kind of layer: `rope_parameters` has one entry for each, older files have two thetas."""
+    given = source.get("rope_parameters", default={})
+    require(isinstance(given, dict), "rope_parameters is not an object")
+    parameters = given.get(kind) or {}
+    require(isinstance(parameters, dict), f"rope_parameters[{kind!r}] is not an object")
+    theta = source.number("global_rope_theta", default=160_000.0)
+    if kind == LOCAL and source.raw.get("local_rope_theta", 10_000.0) is not None:  # a null: the global one
+        theta = source.number("local_rope_theta", default=10_000.0)
+    raw: dict[str, Any] = {"rope_parameters": parameters, "rope_scaling": source.get("rope_scaling")}
+    length = source.integer("max_position_embeddings", default=8192)
+    return rope_from({"rope_theta": theta, **raw}, head_dim, length)
+
+
+def encoder(source: Source) -> StackConfig:
+    """The stack: pre-norm, but the first layer's attention reads the embeddings' norm directly."""
+    hidden = source.integer("hidden_size", default=768)
+    layers, heads = source.integer("num_hidden_layers", default=22), source.integer("num_attention_heads", default=12)
+    require(heads > 0 and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads")
+    norm = NormConfig(eps=source.number("norm_eps", default=1e-5), bias=source.flag("norm_bias", default=False))
+    types = layer_types(source, layers)
+    ropes = {kind: rope(source, kind, hidden // heads) for kind in sorted(set(types))}
+    # `local_attention` counts both sides; ours counts one side and the position itself.
+    window = source.integer("local_attention", default=128) // 2 + 1
+    attention_bias = source.flag("attention_bias", default=False)
+    return StackConfig(
+        frontend=TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden, norm=norm),
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        ffn_size=source.integer("intermediate_size", default=1152),
+        activation=source.activation("hidden_activation", default="gelu"),
+        ffn="gated",
+        norm=norm,
+        norm_place="pre",
+        first_norm="identity",
+        final_norm="norm",
+        qkv_bias=attention_bias,
+        out_bias=attention_bias,
+        ffn_bias=source.flag("mlp_bias", default=False),
+        windows=tuple(window if kind == LOCAL else None for kind in types),
+        rope=tuple(ropes[kind] for kind in types),
+    )
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
+    stack = encoder(source)
+    pooling = source.text("classifier_pooling", default="cls")
+    choose("classifier_pooling", pooling, ("cls", "mean"))
+    pick = "mean" if pooling == "mean" else "first"
+    transform: dict[str, Any] = {
+        "transform_size": stack.hidden_size,
+        "transform_bias": source.flag("classifier_bias", default=False),
+        "transform_activation": source.activation("classifier_activation", default="gelu"),
+        "transform_norm": stack.norm,
+    }
+    words, bias = source.integer("vocab_size"), source.flag("decoder_bias", default=True)
+    heads = {
+        "none": HeadConfig,
+        "masked_lm": lambda: HeadConfig("masked_lm", out_size=words, out_bias=bias, **transform),
+        "sequence": lambda: classifier(source, "sequence", pick, **transform),
+        "choice": lambda: classifier(source, "choice", pick, **transform),
+        "token": lambda: classifier(source, "token", "all", **transform),
+        "span": lambda: classifier(source, "span", "all", **transform),
+    }
+    return ModelConfig("modernbert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """The rows for this model's head; other heads' tensors are known extras."""
+    stack = config.main_stack
+    theirs, ours = "model.layers.{}", "encoder.layers.{}"
+    qkv, gate_up = Split((stack.hidden_size,) * 3), Split((stack.ffn_size,) * 2)
+    out = {"none": "", "masked_lm": "decoder"}.get(config.head.kind, "classifier")
+    transform = [*linear("head.dense", "head.dense"), *linear("head.norm", "head.norm")]
+    head: list[Row] = [*transform, *linear(out, "head.out")] if out else []
+    rows = [
+        row("model.embeddings.tok_embeddings.weight", "encoder.frontend.tokens.weight"),
+        *linear("model.embeddings.norm", "encoder.frontend.norm"),
+        *linear(f"{theirs}.attn_norm", f"{ours}.attention_norm"),
+        *fused(f"{theirs}.attn.Wqkv", [f"{ours}.attention.qkv.{part}" for part in "qkv"], qkv),
+        *linear(f"{theirs}.attn.Wo", f"{ours}.attention.out"),
+        *linear(f"{theirs}.mlp_norm", f"{ours}.ffn_norm"),
+        *fused(f"{theirs}.mlp.Wi", [f"{ours}.ffn.gate_up.gate", f"{ours}.ffn.gate_up.up"], gate_up),
+        *linear(f"{theirs}.mlp.Wo", f"{ours}.ffn.down"),
+        *linear("model.final_norm", "encoder.norm"),
+        *head,
+        *ignore("head.*", "decoder.*", "classifier.*"),
+    ]
+    return WeightTable(tuple(rows), prefix="model.", aliases=OLD_NORM_NAMES)

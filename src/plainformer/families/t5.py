@@ -1,0 +1,141 @@
+"""T5, its versions 1.1 and Flan (Raffel et al. 2020; Shazeer 2020; Chung et al. 2022) and mT5 (Xue et al. 2021).
+
+An encoder-decoder with RMS norms before each sub-layer, no biases, no scaling of attention scores, and a learned bias by distance
+instead of positions, so that any length is accepted. Version 1.0 scales the decoder's output by 1 / sqrt(D) before the head.
+"""
+
+from __future__ import annotations
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend, require
+from plainformer.families.bart import TIED_HEAD, TIED_STACKS, token_rows
+from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
+from plainformer.families.source import ACTIVATION_NAMES, Source, classifier
+
+
+def feed_forward(source: Source) -> tuple[str, str]:
+    """The activation and the kind of feed-forward network: "relu", "gated-gelu", "gated-silu", ..."""
+    default = "gated-gelu" if is_mt5(source) else "relu"
+    kind = source.text("feed_forward_proj", default=default)
+    gate, _, name = kind.rpartition("-")
+    require(gate in ("", "gated"), f"feed_forward_proj={kind!r} is neither 'gated-<activation>' nor '<activation>'")
+    # Version 1.1 means the tanh approximation when it says "gated-gelu".
+    usual = "gelu_new" if kind == "gated-gelu" else name
+    require(usual in ACTIVATION_NAMES, f"feed_forward_proj={kind!r} names an activation that is not supported")
+    gated = source.flag("is_gated_act", default=gate == "gated")
+    return source.activation("dense_act_fn", default=usual), "gated" if gated else "plain"
+
+
+def is_mt5(source: Source) -> bool:
+    return source.text("model_type", default="t5") == "mt5"
+
+
+def stack(source: Source, side: str) -> StackConfig:
+    """The encoder or the decoder."""
+    hidden = source.integer("d_model", default=512)
+    layers = source.integer("num_layers", default=6)
+    activation, ffn = feed_forward(source)
+    return StackConfig(
+        frontend=TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden),
+        hidden_size=hidden,
+        num_layers=layers if side == "encoder" else source.integer("num_decoder_layers", default=layers),
+        num_heads=source.integer("num_heads", default=8),
+        head_dim=source.integer("d_kv", default=64),
+        attention_scale=1.0,
+        ffn_size=source.integer("d_ff", default=2048),
+        activation=activation,
+        ffn=ffn,  # type: ignore[arg-type]
+        norm=NormConfig("rms", source.number("layer_norm_epsilon", default=1e-6)),
+        norm_place="pre",
+        final_norm="norm",
+        direction="causal" if side == "decoder" else "both",
+        qkv_bias=False,
+        out_bias=False,
+        ffn_bias=False,
+        relative_bias=RelativeBias(
+            source.integer("relative_attention_num_buckets", default=32),
+            source.integer("relative_attention_max_distance", default=128),
+        ),
+        cross_attention=side == "decoder",
+    )
+
+
+def output_scale(source: Source, hidden: int) -> float:
+    """Version 1.0 scales; 1.1 does not, and used to say so by untying its head. mT5 never scales."""
+    by_tie = source.flag("tie_word_embeddings", default=True)
+    scales = source.flag("scale_decoder_outputs", default=by_tie) and not is_mt5(source)
+    return hidden**-0.5 if scales else 1.0
+
+
+def config(source: Source, head: str) -> ModelConfig:
+    """config.json → ModelConfig. Taggers, and files of an encoder alone, have no decoder."""
+    encoder = stack(source, "encoder")
+    size = encoder.hidden_size
+    heads = {
+        "none": HeadConfig,
+        "seq2seq_lm": lambda: HeadConfig(
+            "seq2seq_lm", out_size=source.integer("vocab_size"), out_bias=False, scale=output_scale(source, size)
+        ),
+        "sequence": lambda: classifier(source, "sequence", "eos", transform_size=size),
+        "token": lambda: classifier(source, "token", "all"),
+        "span": lambda: classifier(source, "span", "all"),
+    }
+    chosen = heads[head]()
+    names = source.get("architectures", default=[])
+    alone = head == "token" or (head == "none" and any(str(name).endswith("EncoderModel") for name in names))
+    tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
+    stacks_tied = () if alone else (TIED_STACKS,)
+    pad = source.id("pad_token_id", 0)
+    return ModelConfig(
+        "t5",
+        encoder=encoder,
+        decoder=None if alone else stack(source, "decoder"),
+        head=chosen,
+        tied=(*stacks_tied, TIED_HEAD) if tie_head else stacks_tied,
+        pad_id=pad,
+        eos_ids=source.ids("eos_token_id") or (1,),
+        decoder_start_id=pad,
+    )
+
+
+def stack_rows(theirs: str, ours: str) -> list[Row]:
+    """The layers of one stack; the decoder's have cross-attention between attention and feed-forward."""
+    pairs = {f".layer.0.SelfAttention.{name}": f".attention.qkv.{name}" for name in "qkv"}
+    pairs |= {".layer.0.SelfAttention.o": ".attention.out", ".layer.0.layer_norm": ".attention_norm"}
+    last = 1
+    if ours == "decoder":
+        last = 2
+        cross = {"q": "q", "k": "kv.k", "v": "kv.v", "o": "out"}
+        pairs |= {f".layer.1.EncDecAttention.{name}": f".cross.{place}" for name, place in cross.items()}
+        pairs |= {".layer.1.layer_norm": ".cross_norm"}
+    parts = {"wi": "up", "wi_0": "gate_up.gate", "wi_1": "gate_up.up", "wo": "down"}
+    pairs |= {f".layer.{last}.DenseReluDense.{name}": f".ffn.{place}" for name, place in parts.items()}
+    pairs |= {f".layer.{last}.layer_norm": ".ffn_norm"}
+    bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    return [
+        row(bias, f"{ours}.bias.weight"),
+        *linears(pairs, f"{theirs}.block.{{}}", f"{ours}.layers.{{}}"),
+        *linear(f"{theirs}.final_layer_norm", f"{ours}.norm"),
+    ]
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """Classifiers keep the base model under `transformer.`; all other models have their stacks at the top."""
+    prefix = "transformer." if config.head.kind in ("sequence", "token") else ""
+    head: dict[str, list[Row]] = {
+        "none": [],
+        "seq2seq_lm": linear("lm_head", "head.out"),
+        "sequence": linears({"classification_head.dense": "head.dense", "classification_head.out_proj": "head.out"}),
+        "token": linear("classifier", "head.out"),
+        "span": linear("qa_outputs", "head.out"),
+    }
+    # Files of 2019-2020 carry a bias of the cross-attention that was never used.
+    unused = f"{prefix}decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    rows = [
+        *ignore(unused if config.decoder is not None else f"{prefix}decoder.*"),
+        *token_rows(config, prefix),
+        *stack_rows(f"{prefix}encoder", "encoder"),
+        *stack_rows(f"{prefix}decoder", "decoder"),
+        *head[config.head.kind],
+        *ignore("lm_head.*", "classification_head.*", "classifier.*", "qa_outputs.*"),
+    ]
+    return WeightTable(tuple(rows), prefix=prefix, aliases=() if prefix else ((r"^transformer\.", ""),))

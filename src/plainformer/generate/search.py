@@ -1,0 +1,200 @@
+"""The generation loop: prefill → [pick → stop? → decode_step]*.
+
+Greedy decoding for decoders and encoder-decoders, for a batch of unequal prompts, streamed. A prompt alone gives the same
+tokens as in any batch: padding is masked out and positions are counted over real tokens only.
+
+Shapes: B batch, T prompt positions, S positions so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from plainformer.errors import InputError, UsageError
+from plainformer.generate.cache import KeyValueCache
+from plainformer.generate.stopping import StopReason
+from plainformer.model.stack import StackOutput
+from plainformer.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated for each row of a batch.
+
+    Attributes:
+        token_ids: new tokens of each row; the end-of-sequence token that stopped it is included.
+        stop_reasons: "eos", or "length" where `max_new_tokens` (or the model's last position) cut it off.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    stop_reasons: tuple[StopReason, ...]
+
+
+@dataclass
+class _Rows:
+    """The state of a batch while it is generated."""
+
+    tokens: list[list[int]]
+    reasons: list[StopReason | None] = field(default_factory=list)
+
+    def done(self) -> bool:
+        return all(reason is not None for reason in self.reasons)
+
+
+def generate(
+    model: Transformer,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    *,
+    max_new_tokens: int = 64,
+    eos_ids: Sequence[int] | None = None,
+    decoder_input_ids: Tensor | None = None,
+    **encoder_inputs: Tensor,
+) -> Generation:
+    """Continue prompts greedily, to the end.
+
+    Args:
+        model: with a language-model head.
+        input_ids: (B, T) prompts of a decoder, or the encoder's input.
+        attention_mask: (B, T), 1 for real; None where nothing is padded.
+        max_new_tokens: at most so many; the model's own position limit may be lower.
+        eos_ids: tokens that end a row; None takes the model's.
+        decoder_input_ids: (B, T') forced start of an encoder-decoder's output; None is its start token.
+        encoder_inputs: input_features or inputs_embeds of the encoder in place of input_ids.
+    Raises:
+        UsageError, InputError: the model does not generate; a prompt is empty or leaves no room.
+    """
+    steps = stream(
+        model,
+        input_ids,
+        attention_mask,
+        max_new_tokens=max_new_tokens,
+        eos_ids=eos_ids,
+        decoder_input_ids=decoder_input_ids,
+        **encoder_inputs,
+    )
+    tokens: list[list[int]] = []
+    reasons: list[StopReason | None] = []
+    for step_tokens, step_reasons in steps:
+        tokens = tokens or [[] for _ in step_tokens]
+        reasons = step_reasons
+        for row, token in zip(tokens, step_tokens, strict=True):
+            if token is not None:
+                row.append(token)
+    return Generation(tuple(tuple(row) for row in tokens), tuple(reason or "length" for reason in reasons))
+
+
+Step = tuple[list[int | None], list[StopReason | None]]
+
+
+@torch.inference_mode()
+def stream(
+    model: Transformer,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    *,
+    max_new_tokens: int = 64,
+    eos_ids: Sequence[int] | None = None,
+    decoder_input_ids: Tensor | None = None,
+    **encoder_inputs: Tensor,
+) -> Iterator[Step]:
+    """`generate`, one token for each row at a time: yields (tokens, reasons); a finished row's token is None."""
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens={max_new_tokens} leaves nothing to generate", "ask for at least 1")
+    prompt, mask, memory = _prepare(model, input_ids, attention_mask, decoder_input_ids, encoder_inputs)
+    budget = _budget(model, prompt.size(1), max_new_tokens)
+    ends = set(model.config.eos_ids if eos_ids is None else eos_ids)
+    cache = KeyValueCache(
+        model.config, len(prompt), prompt.size(1) + min(budget, 256), dtype=model.dtype, device=prompt.device
+    )
+    rows = _Rows([[] for _ in prompt], [None] * len(prompt))
+    logits_BV = decode_step(model, prompt, mask, cache, memory)  # prefill: the whole prompt is one step
+    for count in range(1, budget + 1):
+        picked_B = logits_BV.argmax(-1)
+        step: list[int | None] = []
+        for index, token in enumerate(picked_B.tolist()):
+            finished = rows.reasons[index] is not None
+            step.append(None if finished else token)
+            if not finished:
+                rows.reasons[index] = "eos" if token in ends else "length" if count == budget else None
+        yield step, list(rows.reasons)
+        if rows.done():
+            return
+        if mask is not None:
+            mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
+        logits_BV = decode_step(model, picked_B[:, None], mask, cache, memory)
+
+
+def decode_step(
+    model: Transformer, tokens_BT: Tensor, mask_BS: Tensor | None, cache: KeyValueCache, memory: StackOutput | None
+) -> Tensor:
+    """Run the tokens behind the cache; the logits after the last one, (B, V)."""
+    if memory is None:
+        output = model(tokens_BT, mask_BS, cache=cache, logits_to_keep=1)
+    else:
+        output = model(
+            decoder_input_ids=tokens_BT,
+            decoder_attention_mask=mask_BS,
+            encoder_output=memory,
+            cache=cache,
+            logits_to_keep=1,
+        )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _prepare(
+    model: Transformer,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    decoder_input_ids: Tensor | None,
+    encoder_inputs: dict[str, Tensor],
+) -> tuple[Tensor, Tensor | None, StackOutput | None]:
+    """The decoder's prompt with its mask, padding on the left; and the encoder's output."""
+    config = model.config
+    if config.head.kind not in ("causal_lm", "seq2seq_lm"):
+        raise UsageError(
+            f"this model has a {config.head.kind!r} head and cannot generate", "load a causal or seq2seq language model"
+        )
+    if config.encoder is None:
+        if input_ids is None or decoder_input_ids is not None or encoder_inputs:
+            raise UsageError("a decoder generates from input_ids alone", "pass input_ids and attention_mask")
+        return (*left_align(input_ids, attention_mask), None)
+    memory = model.encode(input_ids, attention_mask, **encoder_inputs)
+    if decoder_input_ids is None:
+        if config.decoder_start_id is None:
+            raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
+        batch = len(memory.last_hidden_state)
+        start = torch.full((batch, 1), config.decoder_start_id, device=memory.last_hidden_state.device)
+        return start, None, memory
+    return decoder_input_ids, None, memory
+
+
+def _budget(model: Transformer, prompt_length: int, max_new_tokens: int) -> int:
+    """New tokens that fit: the last one is never fed back, so it needs no position."""
+    stack = model.config.decoder
+    assert stack is not None
+    if stack.max_positions is None:
+        return max_new_tokens
+    room = stack.max_positions - prompt_length + 1
+    if room < 1:
+        raise InputError(
+            f"a prompt of {prompt_length} tokens fills the {stack.max_positions} positions this model has learned",
+            "shorten it, or encode with truncate=True",
+        )
+    return min(max_new_tokens, room)
+
+
+def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move each row's padding to its left, so that new tokens stand right behind the prompt. (B, T) → (B, T)."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return input_ids, None
+    if not bool(attention_mask.any(-1).all()):
+        raise InputError("a row of the batch has no real token", "leave empty prompts out")
+    # Sorting by (is real, place) is stable: padding first, real tokens in their order.
+    order = attention_mask.long().argsort(dim=-1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)

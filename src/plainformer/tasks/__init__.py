@@ -1,0 +1,95 @@
+"""Tasks: raw input in, a typed answer out. Each is a short file with a visible `encode → predict → decode`.
+
+`TASKS` says which there are; nothing heavy is imported until one is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend, WaveFrontend
+from plainformer.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from plainformer.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A row of the table of tasks: the field it belongs to, what goes in and out, and where its code is."""
+
+    name: str
+    field: str
+    head: str
+    reads: str
+    answers: str
+    module: str
+    class_name: str
+
+
+_ROWS = (
+    ("text-generation", "NLG", "causal_lm", "text or chat messages", "the continuation", "TextGeneration"),
+    ("text2text-generation", "NLG", "seq2seq_lm", "text", "another text", "Text2TextGeneration"),
+    ("fill-mask", "NLU", "masked_lm", "text with a mask token", "words for each mask", "FillMask"),
+    ("text-classification", "NLU", "sequence", "text or a pair", "a label with its probability", "TextClassification"),
+    ("token-classification", "NLU", "token", "text", "a label for each token, with its span", "TokenClassification"),
+    ("question-answering", "NLU", "span", "a question and a context", "a span of the context", "QuestionAnswering"),
+    ("multiple-choice", "NLU", "choice", "a prompt and choices", "the best choice", "MultipleChoice"),
+    ("feature-extraction", "NLP", "none", "text", "a vector", "FeatureExtraction"),
+    ("image-feature-extraction", "vision", "none", "image", "a vector", "ImageFeatureExtraction"),
+    ("image-classification", "vision", "image", "image", "a label with its probability", "ImageClassification"),
+    ("audio-feature-extraction", "speech", "none", "audio", "a vector", "AudioFeatureExtraction"),
+    ("audio-classification", "speech", "audio", "audio", "a label with its probability", "AudioClassification"),
+    ("automatic-speech-recognition", "speech", "ctc", "audio", "text", "SpeechRecognition"),
+)
+TASKS = {
+    name: TaskInfo(name, field, head, reads, answers, name.replace("-", "_"), class_name)
+    for name, field, head, reads, answers, class_name in _ROWS
+}
+# Other names for the same thing.
+ALIASES = {
+    "sentiment-analysis": "text-classification",
+    "ner": "token-classification",
+    "summarization": "text2text-generation",
+    "translation": "text2text-generation",
+    "asr": "automatic-speech-recognition",
+    "sentence-embedding": "feature-extraction",
+    "embedding": "feature-extraction",
+    "chat": "text-generation",
+}
+
+
+def task_info(name: str) -> TaskInfo:
+    """The task of that name or alias, or an error that offers the closest ones."""
+    known = ALIASES.get(name, name)
+    if known not in TASKS:
+        raise UsageError(f"task {name!r} is unknown", did_you_mean(name, [*TASKS, *ALIASES]) or "see `plainformer tasks`")
+    return TASKS[known]
+
+
+def head_for_task(name: str, model_type: str) -> str:
+    """The kind of head that a task needs; speech recognition has two, by family."""
+    info = task_info(name)
+    if info.name == "automatic-speech-recognition" and model_type == "whisper":
+        return "seq2seq_lm"
+    return info.head
+
+
+def default_task(config: ModelConfig) -> TaskInfo:
+    """The task that a model's head and inputs imply."""
+    first = config.encoder.frontend if config.encoder is not None else config.main_stack.frontend
+    kind = config.head.kind
+    if kind == "none":
+        names = {PatchFrontend: "image-feature-extraction", TokenFrontend: "feature-extraction"}
+        return TASKS[names.get(type(first), "audio-feature-extraction")]
+    if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
+        return TASKS["automatic-speech-recognition"]
+    return next(info for info in TASKS.values() if info.head == kind)
+
+
+def task_class(info: TaskInfo) -> type[Task]:
+    """The class that carries a task out."""
+    found: type[Task] = getattr(importlib.import_module(f"plainformer.tasks.{info.module}"), info.class_name)
+    return found

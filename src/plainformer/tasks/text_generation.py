@@ -1,0 +1,89 @@
+"""Text generation: a decoder continues a text, or answers a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import InputError, UsageError
+from plainformer.generate.search import Generation, generate, stream
+from plainformer.tasks.base import Result, Task
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text import TextBatch
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class GeneratedText(Result):
+    """`text` is the new text alone; `prompt` what it continues; `stop_reason` why it ended ("eos" or "length")."""
+
+    text: str
+    prompt: str
+    stop_reason: str
+    prompt_tokens: int
+    new_tokens: int
+
+
+class TextGeneration(Task):
+    """A text → its continuation; a list of chat messages → the assistant's answer."""
+
+    def is_one(self, inputs: Any) -> bool:
+        return isinstance(inputs, str) or _is_chat(inputs)
+
+    def prompt_of(self, item: Any) -> tuple[str, bool]:
+        """The text that the model continues, and whether it came from a chat template, which has its own special tokens."""
+        if isinstance(item, str):
+            return item, False
+        if not _is_chat(item):
+            raise InputError(f"a {type(item).__name__} is neither text nor chat messages", "give a str or a list of dicts")
+        if not self.tokenizer.has_chat_template:
+            raise UsageError(f"{self.ref or 'this model'} has no chat template", "give it plain text to continue")
+        return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
+
+    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> TextBatch:
+        rows = []
+        for item in inputs:
+            prompt, is_chat = self.prompt_of(item)
+            limit = self.config.main_stack.max_positions
+            row = self.tokenizer.encode(prompt, add_special_tokens=not is_chat, truncate=truncate, max_length=limit)
+            if not row.input_ids:
+                raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
+            rows.append(row)
+        return self.tokenizer.pad(rows, side="left")
+
+    def predict(
+        self, encoded: TextBatch, *, max_new_tokens: int = 64, eos_ids: Sequence[int] | None = None
+    ) -> Generation:
+        device = self.model.device
+        ids, mask = encoded.input_ids.to(device), encoded.attention_mask.to(device)
+        return generate(self.model, ids, mask, max_new_tokens=max_new_tokens, eos_ids=eos_ids)
+
+    def decode(self, encoded: TextBatch, predicted: Generation) -> list[GeneratedText]:
+        results = []
+        for row, ids, reason in zip(encoded.encodings, predicted.token_ids, predicted.stop_reasons, strict=True):
+            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            prompt = self.tokenizer.decode(row.input_ids)
+            results.append(GeneratedText(text, prompt, reason, len(row.input_ids), len(ids)))
+        return results
+
+    def stream(self, item: Any, *, max_new_tokens: int = 64, truncate: bool = False) -> Iterator[str]:
+        """The answer piece by piece, as soon as its characters are whole."""
+        batch = self.encode([item], truncate=truncate)
+        ids: list[int] = []
+        shown = ""
+        device = self.model.device
+        for tokens, _ in stream(self.model, batch.input_ids.to(device), max_new_tokens=max_new_tokens):
+            if tokens[0] is not None:
+                ids.append(tokens[0])
+            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character's bytes
+                yield text[len(shown) :]
+                shown = text
+        yield self.tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+
+
+def _is_chat(inputs: Any) -> bool:
+    return isinstance(inputs, list) and bool(inputs) and all(isinstance(m, dict) and "role" in m for m in inputs)

@@ -1,0 +1,54 @@
+"""Small SentencePiece models, trained offline, in the layouts that the families use."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+TEXTS = [
+    "",
+    " ",
+    "Hello world",
+    " leading space",
+    "trailing space ",
+    "two  spaces   three",
+    "a\tb\nc\r\nd",
+    "naïve café, coöperate! ﬁne ½ Å",
+    "Straße – Ünïcödé",
+    "日本語のテキスト and English",
+    "😀 emoji 👩‍👩‍👧 family",
+    "unseen: ☃ ж щ 漢",
+    "``quoted'' text's 1,000,000 9,",
+    "<s> is not special </s>",
+    "ALL CAPS lower MiXeD",
+    "e\u0301 combining",
+    "hello.world(x)",
+    "tokenization of words and wordings",
+]
+
+
+def corpus() -> list[str]:
+    """A few thousand sentences over a small vocabulary with several scripts."""
+    rng = random.Random(0)
+    stems = "the a of and to in is was for with model token word sentence language text learn train small large café".split()
+    stems += "Straße naïve über über-alles hello world Hello World tokenization wordings quoted lower caps three spaces".split()
+    stems += "日本語 テキスト привет мир 1,000 42 2024 x1 (aside) end. yes, no! really? it's don't".split()
+    return [" ".join(rng.choice(stems) for _ in range(rng.randint(3, 12))) for _ in range(3000)]
+
+
+def train(path: Path, **options: Any) -> Path:
+    """Train a model at `path` (".model" is its ending) and return the path."""
+    import sentencepiece
+
+    settings: dict[str, Any] = {
+        "vocab_size": 400,
+        "character_coverage": 0.9995,
+        "hard_vocab_limit": False,
+        "minloglevel": 2,
+        "num_threads": 1,
+        **options,
+    }
+    with path.open("wb") as target:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus()), model_writer=target, **settings)
+    return path

@@ -1,0 +1,385 @@
+"""Image and speech families against the reference, for each head and each value that changes the computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.families import config_from_dict, head_of
+from plainformer.loading import load_model
+from plainformer.model.transformer import Transformer
+from tests.parity.harness import (
+    PAD,
+    VOCABULARY,
+    Case,
+    build,
+    check_everything,
+    close,
+    load_ours,
+    make_inputs,
+    reference_logits,
+)
+
+LAYERS: dict[str, Any] = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, num_labels=3
+)
+IMAGE: dict[str, Any] = dict(**LAYERS, image_size=32, patch_size=8)
+# The published kernels and strides, fewer channels. The mask vector is for training alone, and left out of the comparison.
+WAVE: dict[str, Any] = dict(
+    **LAYERS,
+    vocab_size=23,
+    conv_dim=[16, 12, 16, 12, 16, 12, 20],
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    classifier_proj_size=24,
+    mask_time_prob=0.0,
+    mask_feature_prob=0.0,
+)
+STABLE: dict[str, Any] = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
+MEL: dict[str, Any] = dict(
+    vocab_size=VOCABULARY,
+    d_model=32,
+    num_mel_bins=8,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=37,
+    decoder_ffn_dim=37,
+    max_source_positions=20,
+    max_target_positions=24,
+    classifier_proj_size=24,
+    num_labels=3,
+    pad_token_id=PAD,
+    bos_token_id=0,
+    eos_token_id=2,
+    decoder_start_token_id=3,
+)
+
+
+def case(name: str, model: str, kind: str, values: dict[str, Any], *, shape: Any = None, **changes: Any) -> Case:
+    """A case whose configuration class is named like the model's."""
+    prefix = next(p for p in ("DeiT", "ViT", "Wav2Vec2", "Hubert", "Whisper") if model.startswith(p))
+    made = getattr(transformers, f"{prefix}Config")
+    extra = {"encoder_only": model == "WhisperForAudioClassification"}
+    if shape is not None:
+        extra["shape"] = shape
+    return Case(name, model, lambda: made(**{**values, **changes}), kind=kind, extra=extra)
+
+
+def image(name: str, model: str, **changes: Any) -> Case:
+    return case(name, model, "image", IMAGE, **changes)
+
+
+def wave(name: str, model: str, **changes: Any) -> Case:
+    return case(name, model, "wave", WAVE, **changes)
+
+
+def mel(name: str, model: str, **changes: Any) -> Case:
+    return case(name, model, "mel", MEL, **changes)
+
+
+IMAGES = [
+    image("vit", "ViTModel"),
+    image("vit", "ViTForImageClassification"),
+    image("vit-wide", "ViTForImageClassification", image_size=[32, 48], patch_size=[8, 16], shape=(3, 32, 48)),
+    image("vit-uneven", "ViTModel", image_size=[37, 50], patch_size=[9, 12], shape=(3, 37, 50)),
+    image("vit-grey", "ViTModel", num_channels=1, shape=(1, 32, 32)),
+    image("vit-no-bias", "ViTForImageClassification", qkv_bias=False, hidden_act="gelu_new", layer_norm_eps=1e-6),
+    image("vit-pooler", "ViTModel", pooler_output_size=20, pooler_act="relu", hidden_act="relu"),
+    image("deit", "DeiTModel"),
+    image("deit", "DeiTForImageClassification"),
+    image("deit", "DeiTForImageClassificationWithTeacher"),
+    image("deit-wide", "DeiTForImageClassificationWithTeacher", image_size=[16, 48], shape=(3, 16, 48), qkv_bias=False),
+]
+WAVES = [
+    wave("wav2vec2", "Wav2Vec2Model"),
+    wave("wav2vec2", "Wav2Vec2ForCTC"),
+    wave("wav2vec2", "Wav2Vec2ForSequenceClassification"),
+    wave("wav2vec2", "Wav2Vec2ForAudioFrameClassification"),
+    wave("wav2vec2-mixed", "Wav2Vec2ForSequenceClassification", use_weighted_layer_sum=True),
+    wave("wav2vec2-mixed", "Wav2Vec2ForAudioFrameClassification", use_weighted_layer_sum=True),
+    wave("wav2vec2-stable", "Wav2Vec2Model", **STABLE),
+    wave("wav2vec2-stable", "Wav2Vec2ForCTC", **STABLE),
+    wave("wav2vec2-stable", "Wav2Vec2ForSequenceClassification", **STABLE),
+    wave("wav2vec2-stable", "Wav2Vec2ForAudioFrameClassification", **STABLE),
+    wave("wav2vec2-stable-group", "Wav2Vec2ForCTC", do_stable_layer_norm=True, conv_bias=True),
+    wave("wav2vec2-post-layer", "Wav2Vec2ForCTC", feat_extract_norm="layer", layer_norm_eps=1e-3),
+    wave("wav2vec2-odd", "Wav2Vec2ForCTC", num_conv_pos_embeddings=15, num_conv_pos_embedding_groups=2),
+    wave("wav2vec2-activations", "Wav2Vec2ForCTC", hidden_act="relu", feat_extract_activation="silu", **STABLE),
+    wave("wav2vec2-short", "Wav2Vec2ForCTC", conv_dim=[16, 12], conv_kernel=[7, 4], conv_stride=[3, 2], shape=(300,)),
+    wave("hubert", "HubertModel"),
+    wave("hubert", "HubertForCTC"),
+    wave("hubert", "HubertForSequenceClassification"),
+    wave("hubert-mixed", "HubertForSequenceClassification", use_weighted_layer_sum=True),
+    wave("hubert-stable", "HubertModel", **STABLE),
+    wave("hubert-stable", "HubertForCTC", **STABLE),
+    wave("hubert-no-norm", "HubertForCTC", feat_proj_layer_norm=False),
+    wave("hubert-no-norm-stable", "HubertModel", feat_proj_layer_norm=False, **STABLE),
+]
+MELS = [
+    mel("whisper", "WhisperModel"),
+    mel("whisper", "WhisperForConditionalGeneration"),
+    mel("whisper", "WhisperForAudioClassification"),
+    mel("whisper-mixed", "WhisperForAudioClassification", use_weighted_layer_sum=True),
+    mel("whisper-untied", "WhisperForConditionalGeneration", tie_word_embeddings=False),
+    mel(
+        "whisper-unequal",
+        "WhisperForConditionalGeneration",
+        encoder_layers=3,
+        decoder_layers=1,
+        encoder_attention_heads=8,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=40,
+        decoder_ffn_dim=24,
+        num_mel_bins=16,
+        max_source_positions=13,
+        shape=(16, 26),
+    ),
+    mel("whisper-relu", "WhisperForConditionalGeneration", activation_function="relu", scale_embedding=True),
+]
+
+
+@pytest.mark.parametrize("case", [*IMAGES, *WAVES, *MELS], ids=str)
+def test_vision_and_speech(case: Case, tmp_path: Path) -> None:
+    check_everything(case, tmp_path)
+
+
+SIZES = [(32, 48), (48, 32), (16, 16), (61, 35), (8, 72)]
+
+
+@pytest.mark.parametrize("model", ["ViTModel", "DeiTForImageClassificationWithTeacher"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@torch.no_grad()
+def test_other_image_sizes(model: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Positions are stretched as the reference does with interpolate_pos_encoding=True."""
+    made = image("sizes", model, shape=(3, *size))
+    reference = build(made)
+    ours = load_ours(reference, tmp_path)
+    pixels = make_inputs(made)["pixel_values"]
+    theirs = reference(pixel_values=pixels, interpolate_pos_encoding=True)
+    mine = ours(pixel_values=pixels)
+    logits = reference_logits(theirs)
+    close(mine.last_hidden_state if logits is None else mine.logits, theirs[0] if logits is None else logits, str(size))
+
+
+def padded_waves(lengths: tuple[int, ...] = (900, 1337, 400)) -> dict[str, torch.Tensor]:
+    """Clips of unequal length, zeros behind each, and the mask of their samples."""
+    generator = torch.Generator().manual_seed(5)
+    mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
+    return {"input_values": torch.randn(mask.shape, generator=generator) * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("case", WAVES, ids=str)
+@torch.no_grad()
+def test_padded_audio(case: Case, tmp_path: Path) -> None:
+    """A batch of unequal clips with its mask equals the reference's own batch; with layer norms, each clip alone too."""
+    reference = build(case)
+    ours = load_ours(reference, tmp_path)
+    batch = padded_waves()
+    theirs = reference(**batch, output_hidden_states=True)
+    mine = ours(**batch, output_hidden_states=True)
+    logits = reference_logits(theirs)
+    if logits is None:
+        close(mine.last_hidden_state, theirs.last_hidden_state, "last hidden state")
+    else:
+        close(mine.logits, logits, "logits")
+    for index in range(len(theirs.hidden_states) - 1):
+        close(mine.hidden_states[index], theirs.hidden_states[index], f"hidden state {index}")
+    if reference.config.feat_extract_norm == "layer":  # a group norm averages over the padding too
+        check_alone(ours, batch)
+
+
+def check_alone(ours: Transformer, batch: dict[str, torch.Tensor]) -> None:
+    """Each clip by itself gives its rows of the batch."""
+    together = ours(**batch)
+    for row, samples in enumerate(batch["attention_mask"].sum(-1).tolist()):
+        alone = ours(input_values=batch["input_values"][row : row + 1, :samples])
+        frames = alone.last_hidden_state.size(1)
+        close(together.last_hidden_state[row : row + 1, :frames], alone.last_hidden_state, f"clip {row}")
+        if alone.logits is not None:
+            whole = together.logits[row : row + 1]
+            close(whole if whole.dim() == 2 else whole[:, :frames], alone.logits, f"clip {row}, logits")
+
+
+@pytest.mark.parametrize("case", [WAVES[1], wave("stable", "HubertForCTC", **STABLE)], ids=str)
+@torch.no_grad()
+def test_a_full_mask_is_no_mask(case: Case, tmp_path: Path) -> None:
+    ours = load_ours(build(case), tmp_path)
+    values = make_inputs(case)["input_values"]
+    found = ours(input_values=values, attention_mask=torch.ones_like(values, dtype=torch.long))
+    close(found.last_hidden_state, ours(input_values=values).last_hidden_state, "a mask of ones")
+
+
+def rename(folder: Path, change: Any, **more: torch.Tensor) -> None:
+    """The folder's weights under other names, and more of them."""
+    path = folder / "model.safetensors"
+    save_file({change(name): value for name, value in load_file(path).items()} | more, path, {"format": "pt"})
+
+
+@torch.no_grad()
+def test_weight_norm_under_both_spellings(tmp_path: Path) -> None:
+    """The reference writes torch's parametrization names; published checkpoints have weight_g and weight_v."""
+    reference = build(WAVES[1])
+    before = load_ours(reference, tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert any(name.endswith("parametrizations.weight.original0") for name in names)
+    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    rename(tmp_path, lambda name: next((name.replace(a, b) for a, b in old.items() if a in name), name))
+    after = load_model(tmp_path, backend="plain")
+    inputs = make_inputs(WAVES[1])
+    assert torch.equal(before(**inputs).logits, after(**inputs).logits)
+
+
+def new_vit_name(name: str) -> str:
+    """A published name as transformers 5 calls the parameter inside."""
+    pairs = {
+        "encoder.layer.": "layers.",
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    for old, new in pairs.items():
+        name = name.replace(old, new)
+    return name
+
+
+@pytest.mark.parametrize("case", [IMAGES[0], IMAGES[1], IMAGES[10]], ids=str)
+@torch.no_grad()
+def test_vit_under_both_spellings(case: Case, tmp_path: Path) -> None:
+    reference = build(case)
+    before = load_ours(reference, tmp_path)
+    rename(tmp_path, new_vit_name)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(reference.state_dict())
+    after = load_model(tmp_path, backend="plain")
+    inputs = make_inputs(case)
+    assert torch.equal(before(**inputs).last_hidden_state, after(**inputs).last_hidden_state)
+
+
+@torch.no_grad()
+def test_what_only_pretraining_reads(tmp_path: Path) -> None:
+    """Mask vectors, quantizers and their projections are known extras: a pre-trained checkpoint is a base model."""
+    made = case("pretraining", "Wav2Vec2ForPreTraining", "wave", WAVE, mask_time_prob=0.05, codevector_dim=16)
+    reference = build(made)
+    ours = load_ours(reference, tmp_path)
+    assert ours.config.head.kind == "none"
+    inputs = make_inputs(made)
+    close(ours(**inputs).last_hidden_state, reference.wav2vec2(**inputs).last_hidden_state, "last hidden state")
+    masked = image("mask-token", "ViTModel")
+    before = load_ours(build(masked), tmp_path / "vit")
+    extras = {"embeddings.mask_token": torch.ones(1, 1, 32), "decoder.0.bias": torch.ones(3)}
+    rename(tmp_path / "vit", lambda name: name, **extras)
+    after = load_model(tmp_path / "vit", backend="plain")
+    inputs = make_inputs(masked)
+    assert torch.equal(before(**inputs).pooler_output, after(**inputs).pooler_output)
+
+
+@pytest.mark.parametrize("model", ["Wav2Vec2ForSequenceClassification", "HubertForSequenceClassification"])
+@torch.no_grad()
+def test_mixed_states_end_after_the_final_norm(model: str, tmp_path: Path) -> None:
+    """In the large layout the reference (5.23) mixes the last state before its norm; training and transformers 4 did after."""
+    made = wave("mixed-stable", model, use_weighted_layer_sum=True, **STABLE)
+    reference = build(made)
+    ours = load_ours(reference, tmp_path)
+    inputs = make_inputs(made)
+    base = reference.base_model(**inputs, output_hidden_states=True)
+    states = torch.stack((*base.hidden_states[:-1], base.last_hidden_state))
+    mixed = (states * reference.layer_weights.softmax(-1)[:, None, None, None]).sum(0)
+    found = ours(**inputs)
+    close(found.logits, reference.classifier(reference.projector(mixed).mean(1)), "logits")
+    assert found.hidden_states is None
+
+
+@torch.no_grad()
+def test_whisper_encoder_is_run_once(tmp_path: Path) -> None:
+    """`encode` then `encoder_output=` decodes as the whole does, and padded prompts count positions from their first word."""
+    reference = build(MELS[1])
+    ours = load_ours(reference, tmp_path)
+    inputs = make_inputs(MELS[1])
+    encoded = ours.encode(input_features=inputs["input_features"])
+    ids = inputs["decoder_input_ids"]
+    close(ours(decoder_input_ids=ids, encoder_output=encoded).logits, reference(**inputs).logits, "encoded before")
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    theirs = reference(
+        **inputs, decoder_attention_mask=mask, decoder_position_ids=(mask.cumsum(-1) - 1).clamp_min(0)
+    ).logits
+    found = ours(**inputs, decoder_attention_mask=mask).logits
+    close(found[0, 2:], theirs[0, 2:], "padded on the left")
+    close(found[1], theirs[1], "the row without padding")
+
+
+@pytest.mark.parametrize(
+    ("made", "inputs", "says"),
+    [
+        (IMAGES[1], {"pixel_values": torch.zeros(1, 1, 32, 32)}, "not (B, 3, H, W)"),
+        (IMAGES[1], {"pixel_values": torch.zeros(3, 32, 32)}, "not (B, 3, H, W)"),
+        (IMAGES[1], {"pixel_values": torch.zeros(1, 3, 32, 7)}, "smaller than a patch (8, 8)"),
+        (WAVES[1], {"input_values": torch.zeros(1, 399)}, "at least N = 400"),
+        (WAVES[1], {"input_values": torch.zeros(800)}, "not (B, N)"),
+        (WAVES[1], padded_waves((900, 399)), "399 real samples"),
+        (WAVES[1], {name: value.flip(1) for name, value in padded_waves().items()}, "before real ones"),
+        (MELS[1], {"input_features": torch.zeros(1, 9, 40), "decoder_input_ids": torch.ones(1, 1).long()}, "(B, 8,"),
+        (MELS[1], {"input_features": torch.zeros(1, 8, 41), "decoder_input_ids": torch.ones(1, 1).long()}, "1 to 40"),
+        (MELS[1], {"input_features": torch.zeros(1, 8, 0), "decoder_input_ids": torch.ones(1, 1).long()}, "1 to 40"),
+    ],
+)
+def test_inputs_that_do_not_fit(made: Case, inputs: dict[str, torch.Tensor], says: str, tmp_path: Path) -> None:
+    ours = load_ours(build(made), tmp_path)
+    with pytest.raises(InputError) as caught:
+        ours(**inputs)
+    assert says in str(caught.value)
+
+
+def test_a_mask_of_another_shape(tmp_path: Path) -> None:
+    ours = load_ours(build(WAVES[1]), tmp_path)
+    with pytest.raises(UsageError, match="does not fit"):
+        ours(input_values=torch.zeros(1, 800), attention_mask=torch.ones(1, 700).long())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"add_adapter": True},
+        {"adapter_attn_dim": 16},
+        {"model_type": "hubert", "conv_pos_batch_norm": True},
+        {"conv_stride": [5, 2]},
+        {"feat_extract_norm": "batch"},
+        {"num_conv_pos_embedding_groups": 5},
+        {"num_conv_pos_embedding_groups": 0},
+    ],
+    ids=str,
+)
+def test_wave_configurations_that_are_refused(changes: dict[str, Any]) -> None:
+    raw = {"model_type": "wav2vec2", **WAVE, **changes}
+    with pytest.raises(CheckpointError) as caught:
+        config_from_dict(raw, "audio")
+    name = next(name for name in changes if name != "model_type")
+    assert name in str(caught.value) or "groups of position channels" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "head"),
+    [("vit", IMAGE, "ctc"), ("deit", IMAGE, "token"), ("hubert", WAVE, "image"), ("whisper", MEL, "causal_lm")],
+)
+def test_heads_that_a_family_lacks(model_type: str, values: dict[str, Any], head: str) -> None:
+    with pytest.raises(UsageError, match=head):
+        config_from_dict({"model_type": model_type, **values}, head)
+
+
+def test_heads_by_architecture() -> None:
+    assert head_of("Wav2Vec2ForAudioFrameClassification", "wav2vec2") == "token"
+    assert head_of("HubertForSequenceClassification", "hubert") == "audio"
+    assert head_of("Wav2Vec2ForPreTraining", "wav2vec2") == "none"
+    for architecture in ("Wav2Vec2ForXVector", "ViTForMaskedImageModeling"):
+        with pytest.raises(CheckpointError):
+            head_of(architecture, "wav2vec2")
