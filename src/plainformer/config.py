@@ -373,8 +373,8 @@ class HeadConfig:
         transform_size: width after the dense layer; 0 for no transform.
         out_size: classes or vocabulary; 0 for no output layer (a base model with a pooler).
         softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
-        mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before `pick`
-            (SUPERB, Yang et al. 2021); 0 reads the last alone.
+        mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
+            `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
     """
 
     kind: str = "none"
@@ -404,8 +404,8 @@ class ModelConfig:
 
     `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
     parameter names that are one tensor. Ids that a tokenizer or generation needs stand here because `config.json` is
-    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the start id,
-    or the target's own last token (mBART's language code).
+    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the
+    start id, or the target's own last token (mBART's language code).
     """
 
     family: str

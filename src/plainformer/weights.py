@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from plainformer.config import HeadConfig
+from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError
 from plainformer.families.rules import Row, WeightTable, _pattern
 
@@ -64,13 +64,17 @@ def load_weights(
         row, ours = found
         wanted = [n for n in ours if n in expected or n in tied]
         by_earlier_row = bool(wanted) and all(filled.get(n, ranks[row]) < ranks[row] for n in wanted)
-        if row.kind in ("ignore", "constant") or by_earlier_row or (row.kind == "also" and not any(n in expected for n in wanted)):
+        if (
+            row.kind in ("ignore", "constant")
+            or by_earlier_row
+            or (row.kind == "also" and not any(n in expected for n in wanted))
+        ):
             report.ignored.append(name)
             continue
         if not wanted:
             report.unused.append(name)
             continue
-        _place(model, name, row.op.load(_read(source, name, row)), ours, expected, tied, dtype, device)
+        _place(model, name, _read(source, name, row), ours, expected, tied, dtype, device)
         filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
     _fill_zeros(model, table, expected, dtype, device)
@@ -80,14 +84,20 @@ def load_weights(
     return report
 
 
-def _read(source: TensorSource, name: str, row: Row) -> Tensor:
+def _read(source: TensorSource, name: str, row: Row) -> list[Tensor]:
     tensor = source.read(name)
     if not tensor.is_floating_point():
         raise CheckpointError(
             f"tensor {name!r} holds {tensor.dtype}, not floating-point weights",
             "a quantised checkpoint of another tool? load the original, or a GGUF of it",
         )
-    return tensor
+    try:
+        return row.op.load(tensor)
+    except (RuntimeError, IndexError):  # sizes that do not add up, or an axis that is not there
+        raise CheckpointError(
+            f"tensor {name!r} has shape {tuple(tensor.shape)}, which is not {row.op}",
+            "config.json and the weights are not of the same model",
+        ) from None
 
 
 def _place(
@@ -105,7 +115,8 @@ def _place(
         shape = target.shape if target is not None else model.get_parameter(our_name).shape
         if len(tensors) != len(ours) or tensor.shape != shape:
             raise CheckpointError(
-                f"tensor {name!r} has shape {tuple(tensor.shape)}, and config.json asks for {tuple(shape)} ({our_name})",
+                f"tensor {name!r} has shape {tuple(tensor.shape)}, "
+                f"and config.json asks for {tuple(shape)} ({our_name})",
                 "config.json and the weights are not of the same model",
             )
         value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
@@ -164,7 +175,7 @@ def _untie_or_tie(model: Transformer, tied: dict[str, str]) -> None:
     model.tie()
 
 
-def _with_tied(model: Transformer, tied: dict[str, str]) -> object:
+def _with_tied(model: Transformer, tied: dict[str, str]) -> ModelConfig:
     return replace(model.config, tied=tuple(tied.items()))
 
 
@@ -195,7 +206,7 @@ def _some(names: list[str], limit: int = 4) -> str:
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
-    state = {name: value for name, value in model.state_dict().items()}
+    state = dict(model.state_dict())
     tied = {name for name, _ in model.config.tied}
     left = {name for name in state if name not in tied}
     base = table.prefix if model.config.head.kind == "none" else ""

@@ -6,6 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+STEMS = """
+    the a of and to in is was for with model token word sentence language text learn train small large café
+    Straße naïve über über-alles hello world Hello World tokenization wordings quoted lower caps three spaces
+    日本語 テキスト привет мир 1,000 42 2024 x1 (aside) end. yes, no! really? it's don't
+"""
+
 TEXTS = [
     "",
     " ",
@@ -31,9 +37,7 @@ TEXTS = [
 def corpus() -> list[str]:
     """A few thousand sentences over a small vocabulary with several scripts."""
     rng = random.Random(0)
-    stems = "the a of and to in is was for with model token word sentence language text learn train small large café".split()
-    stems += "Straße naïve über über-alles hello world Hello World tokenization wordings quoted lower caps three spaces".split()
-    stems += "日本語 テキスト привет мир 1,000 42 2024 x1 (aside) end. yes, no! really? it's don't".split()
+    stems = STEMS.split()
     return [" ".join(rng.choice(stems) for _ in range(rng.randint(3, 12))) for _ in range(3000)]
 
 

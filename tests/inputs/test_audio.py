@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError
-from plainformer.inputs import audio
-from plainformer.inputs.audio import MelProcessor, WaveProcessor, load_audio
+from plainformer.inputs import audio_file
+from plainformer.inputs.audio import MelProcessor, WaveProcessor
+from plainformer.inputs.audio_file import load_audio
 
 RATE = 16_000
 
@@ -250,9 +251,9 @@ def test_channels_are_averaged() -> None:
 def test_decoding_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(np.stack([noise(5000, 1), noise(5000, 2)], axis=1))
     whole = load_audio(data, RATE)
-    monkeypatch.setattr(audio, "BLOCK", 999)
+    monkeypatch.setattr(audio_file, "BLOCK", 999)
     np.testing.assert_array_equal(load_audio(data, RATE), whole)
-    monkeypatch.setattr(audio, "MAX_SAMPLES", 4000)
+    monkeypatch.setattr(audio_file, "MAX_SAMPLES", 4000)
     with pytest.raises(InputError, match="longer than 4,000 samples"):
         load_audio(data, RATE)
 

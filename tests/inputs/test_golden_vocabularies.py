@@ -1,4 +1,4 @@
-"""GGUF vocabularies give the ids that llama.cpp's own tests expect, which its authors made with the original tokenizers.
+"""GGUF vocabularies give the ids that llama.cpp's own tests expect, made with the original tokenizers.
 
 The files come from `python tests/fetch_golden_vocabularies.py`; without them these tests are skipped.
 """
@@ -15,11 +15,25 @@ from plainformer.inputs.text import Tokenizer
 FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "golden_vocabularies"
 SEPARATOR = "\n__ggml_vocab_test__\n"
 # Every vocabulary with golden ids in llama-cpp-python 0.3.36; there are no exceptions.
-NAMES = (
-    "bert-bge command-r deepseek-coder deepseek-llm falcon gemma-4 gpt-2 llama-bpe llama-spm mpt phi-3 qwen2 qwen35 refact starcoder"
-).split()
+NAMES = [
+    "bert-bge",
+    "command-r",
+    "deepseek-coder",
+    "deepseek-llm",
+    "falcon",
+    "gemma-4",
+    "gpt-2",
+    "llama-bpe",
+    "llama-spm",
+    "mpt",
+    "phi-3",
+    "qwen2",
+    "qwen35",
+    "refact",
+    "starcoder",
+]
 # These come without golden ids; they must load and round-trip.
-UNCHECKED = "aquila baichuan gpt-neox nomic-bert-moe".split()
+UNCHECKED = ["aquila", "baichuan", "gpt-neox", "nomic-bert-moe"]
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "complete").is_file(), reason="run `python tests/fetch_golden_vocabularies.py` first"

@@ -33,10 +33,10 @@ PAD = 1
 
 @dataclass(frozen=True)
 class Case:
-    """One reference model. `kind`: text, seq2seq, choice, image, wave, mel; `extra["shape"]` is an input's of the last three.
+    """One reference model. `kind`: text, seq2seq, choice, image, wave, mel; `extra["shape"]` is one input's of the last.
 
-    `eos_in_input` ends each row with the token that a classifier reads; an encoder-decoder then makes its decoder's input itself.
-    `extra["change"]` is called with the reference model, to change it.
+    `eos_in_input` ends each row with the token that a classifier reads; an encoder-decoder then makes its decoder's
+    input itself. `extra["change"]` is called with the reference model, to change it.
     """
 
     name: str
@@ -70,7 +70,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if name == "final_logits_bias":
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
         for module in model.modules():
-            if hasattr(module, "create_weight"):  # a table of sinusoids, which is a parameter there and no weight to learn
+            if hasattr(module, "create_weight"):
+                # A table of sinusoids: a parameter there, but not one that is learned.
                 module.weight.copy_(module.create_weight())
 
 
@@ -316,7 +317,8 @@ def check_saving(reference: Any, ours: Transformer, case: Case, folder: Path) ->
     theirs = reference_logits(before)
     expected = theirs if theirs is not None else before.last_hidden_state
     found = reference_logits(after) if theirs is not None else after.last_hidden_state
-    assert torch.equal(expected, found), "the reference computes something else from what we saved"
+    # Not torch.equal: a file puts tensors at other alignments, and then some kernels sum in another order.
+    close(found, expected, "the reference from what we saved", 1e-6)
     assert json.loads((folder / "config.json").read_text())["model_type"] == reference.config.model_type
 
 
@@ -326,7 +328,7 @@ def check_everything(case: Case, tmp_path: Path) -> None:
     ours = load_ours(reference, tmp_path / "theirs")
     compare(reference, ours, make_inputs(case))
     main = ours.config.encoder or ours.config.decoder
-    if case.kind in ("text", "seq2seq") and isinstance(main.frontend, TokenFrontend):
+    if case.kind in ("text", "choice", "seq2seq") and isinstance(main.frontend, TokenFrontend):
         check_padding(reference, ours, case)
         check_embeds(ours, case)
     check_cache(ours, case)

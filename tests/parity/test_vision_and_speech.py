@@ -30,7 +30,7 @@ LAYERS: dict[str, Any] = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, num_labels=3
 )
 IMAGE: dict[str, Any] = dict(**LAYERS, image_size=32, patch_size=8)
-# The published kernels and strides, fewer channels. The mask vector is for training alone, and left out of the comparison.
+# The published kernels and strides, fewer channels. The mask vector, for training alone, is left out of the comparison.
 WAVE: dict[str, Any] = dict(
     **LAYERS,
     vocab_size=23,
@@ -179,7 +179,7 @@ def padded_waves(lengths: tuple[int, ...] = (900, 1337, 400)) -> dict[str, torch
 @pytest.mark.parametrize("case", WAVES, ids=str)
 @torch.no_grad()
 def test_padded_audio(case: Case, tmp_path: Path) -> None:
-    """A batch of unequal clips with its mask equals the reference's own batch; with layer norms, each clip alone too."""
+    """Unequal clips with their mask equal the reference's own batch; with layer norms, each clip alone too."""
     reference = build(case)
     ours = load_ours(reference, tmp_path)
     batch = padded_waves()
@@ -286,7 +286,7 @@ def test_what_only_pretraining_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["Wav2Vec2ForSequenceClassification", "HubertForSequenceClassification"])
 @torch.no_grad()
 def test_mixed_states_end_after_the_final_norm(model: str, tmp_path: Path) -> None:
-    """In the large layout the reference (5.23) mixes the last state before its norm; training and transformers 4 did after."""
+    """The large layout's last state: the reference (5.23) takes it before its norm, training and 4.x after."""
     made = wave("mixed-stable", model, use_weighted_layer_sum=True, **STABLE)
     reference = build(made)
     ours = load_ours(reference, tmp_path)
@@ -301,7 +301,7 @@ def test_mixed_states_end_after_the_final_norm(model: str, tmp_path: Path) -> No
 
 @torch.no_grad()
 def test_whisper_encoder_is_run_once(tmp_path: Path) -> None:
-    """`encode` then `encoder_output=` decodes as the whole does, and padded prompts count positions from their first word."""
+    """`encode` then `encoder_output=` decodes as the whole does; padded prompts count from their first real word."""
     reference = build(MELS[1])
     ours = load_ours(reference, tmp_path)
     inputs = make_inputs(MELS[1])

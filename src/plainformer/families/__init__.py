@@ -54,7 +54,7 @@ FAMILIES = {
 
 # What the class name in `architectures` ends with → head; longest first.
 HEADS_BY_SUFFIX = {
-    "ElectraForPreTraining": "none",  # the discriminator, which predicts no words: its base model is what people fine-tune
+    "ElectraForPreTraining": "none",  # the discriminator predicts no words: it is a base model
     "ForImageClassificationWithTeacher": "image",
     "ForAudioFrameClassification": "token",
     "ForSequenceClassification": "sequence",

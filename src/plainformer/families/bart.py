@@ -1,7 +1,7 @@
 """BART (Lewis et al. 2020) and mBART (Liu et al. 2020), and what Pegasus, Marian and M2M-100 share with them.
 
-An encoder-decoder with learned positions and a norm on its embeddings. BART has post-norm layers; mBART pre-norm ones and a
-final norm on each stack, and starts a target with its own last token, the language code.
+An encoder-decoder with learned positions and a norm on its embeddings. BART has post-norm layers; mBART has pre-norm
+ones and a final norm on each stack, and starts a target with its own last token, the language code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NORM = NormConfig(eps=1e-5)
 UNUSED_ROWS = 2
 
 
-def stacks(source: Source, frontend: dict[str, Any], **layers: Any) -> dict[str, StackConfig]:
+def stacks(source: Source, frontend: dict[str, Any], **layers: Any) -> tuple[StackConfig, StackConfig]:
     """Encoder and decoder of this line; `frontend` and `layers` are the values in which a family differs."""
     hidden = source.integer("d_model", default=1024)
     vectors = {
@@ -42,8 +42,9 @@ def stacks(source: Source, frontend: dict[str, Any], **layers: Any) -> dict[str,
         **frontend,
     }
     fields = {"activation": source.activation("activation_function", default="gelu"), "norm": NORM, **layers}
-    return {
-        side: StackConfig(
+
+    def stack(side: str) -> StackConfig:
+        return StackConfig(
             frontend=TokenFrontend(**vectors),
             hidden_size=hidden,
             num_layers=source.integer(f"{side}_layers", default=12),
@@ -53,8 +54,8 @@ def stacks(source: Source, frontend: dict[str, Any], **layers: Any) -> dict[str,
             cross_attention=side == "decoder",
             **fields,
         )
-        for side in ("encoder", "decoder")
-    }
+
+    return stack("encoder"), stack("decoder")
 
 
 def tied(source: Source, head: str) -> tuple[tuple[str, str], ...]:
@@ -68,17 +69,19 @@ def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     multilingual = source.text("model_type", default="bart") == "mbart"
     positions = source.integer("max_position_embeddings", default=1024)
+    frontend = {"positions": "learned", "max_positions": positions, "norm": NORM}
     layers = {"norm_place": "pre", "final_norm": "norm"} if multilingual else {}
-    two = stacks(source, {"positions": "learned", "max_positions": positions, "norm": NORM}, **layers)
+    encoder, decoder = stacks(source, frontend, **layers)
     heads = {
         "none": HeadConfig,
         "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=source.integer("vocab_size")),
-        "sequence": lambda: classifier(source, "sequence", "eos", transform_size=two["decoder"].hidden_size),
+        "sequence": lambda: classifier(source, "sequence", "eos", transform_size=decoder.hidden_size),
         "span": lambda: classifier(source, "span", "all"),
     }
     return ModelConfig(
         "bart",
-        **two,
+        encoder,
+        decoder,
         head=heads[head](),
         tied=tied(source, head),
         pad_id=source.id("pad_token_id", 1),
@@ -112,7 +115,9 @@ def token_rows(config: ModelConfig, prefix: str) -> list[Row]:
 
     Where config.json unties them, older files still store only the shared table; newer ones store it unused.
     """
-    shared, ours, theirs = (f"{prefix}{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    shared, ours, theirs = (
+        f"{prefix}{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+    )
     if config.decoder is None or TIED_STACKS in config.tied:
         return [row(shared, ENCODER_TOKENS), also(ours, ENCODER_TOKENS), row(theirs, DECODER_TOKENS)]
     return [*separate_token_rows(prefix), row(shared, ENCODER_TOKENS, DECODER_TOKENS, op=Repeat(2))]
@@ -120,7 +125,9 @@ def token_rows(config: ModelConfig, prefix: str) -> list[Row]:
 
 def separate_token_rows(prefix: str) -> list[Row]:
     """Two vocabularies."""
-    return [row(f"{prefix}{side}.embed_tokens.weight", f"{side}.frontend.tokens.weight") for side in ("encoder", "decoder")]
+    return [
+        row(f"{prefix}{side}.embed_tokens.weight", f"{side}.frontend.tokens.weight") for side in ("encoder", "decoder")
+    ]
 
 
 def head_rows(config: ModelConfig) -> list[Row]:

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), and what RoBERTa, ELECTRA and others share with it: an encoder, post-norm, learned positions."""
+"""BERT (Devlin et al. 2019), and what its line shares with it: an encoder, post-norm, learned positions."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plainformer.config import (
-    Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend, require,
-)  # fmt: skip
+from plainformer.config import Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend, require
 from plainformer.families.bert import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
 from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.families.source import Source, classifier

@@ -7,7 +7,7 @@ from plainformer.families.bert import masked_lm, word_ties
 from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears, row
 from plainformer.families.source import Source, classifier
 
-# Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions, so they need nothing of their own.
+# Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions: nothing of their own is needed.
 LAYER = {
     ".attention.q_lin": ".attention.qkv.q",
     ".attention.k_lin": ".attention.qkv.k",

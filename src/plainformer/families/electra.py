@@ -12,7 +12,7 @@ PICKS = {"first": "first", "last": "last", "cls_index": "last", "mean": "mean"}
 
 
 def _summary(source: Source, size: int) -> HeadConfig:
-    """The multiple-choice head: one vector for each sequence as `summary_type` says, then a dense layer if there is one."""
+    """The multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
     kind = source.text("summary_type", default="first")
     require_choice("summary_type", kind, tuple(PICKS))
     source.refuse("summary_proj_to_labels", False, why="the classifier reads vectors of the hidden size")
@@ -30,9 +30,7 @@ def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     filled = source.with_defaults(**DEFAULTS)
     size, embedding_size = filled.integer("hidden_size"), source.integer("embedding_size", default=128)
-    stack = encoder(
-        filled, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine"
-    )  # fmt: skip
+    stack = encoder(filled, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine")
     heads = {
         "none": HeadConfig,
         "masked_lm": lambda: masked_lm(stack, "gelu"),  # whatever hidden_act is

@@ -1,6 +1,8 @@
-"""M2M-100 (Fan et al. 2021) and NLLB-200 (NLLB team 2022): mBART's pre-norm layers with fairseq's sinusoidal positions."""
+"""M2M-100 (Fan et al. 2021) and NLLB-200 (NLLB team 2022): mBART's pre-norm layers with fairseq's sinusoids."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from plainformer.config import HeadConfig, ModelConfig, require
 from plainformer.families.bart import rows, stacks, tied, token_rows
@@ -14,7 +16,7 @@ def config(source: Source, head: str) -> ModelConfig:
     require(pad is not None and pad >= 0, "pad_token_id is missing: positions are counted from it")
     assert pad is not None
     # fairseq numbers positions from its padding row on: the first token has row pad_token_id + 1.
-    frontend = {"positions": "sinusoidal", "sinusoid": "tensor2tensor", "sinusoid_start": pad + 1}
+    frontend: dict[str, Any] = {"positions": "sinusoidal", "sinusoid": "tensor2tensor", "sinusoid_start": pad + 1}
     if source.flag("scale_embedding", default=True):
         frontend["scale"] = source.integer("d_model", default=1024) ** 0.5
     activation = source.activation("activation_function", default="relu")
@@ -24,7 +26,7 @@ def config(source: Source, head: str) -> ModelConfig:
     }
     return ModelConfig(
         "m2m",
-        **stacks(source, frontend, activation=activation, norm_place="pre", final_norm="norm"),
+        *stacks(source, frontend, activation=activation, norm_place="pre", final_norm="norm"),
         head=heads[head](),
         tied=tied(source, head),
         pad_id=pad,

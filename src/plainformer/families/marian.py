@@ -1,6 +1,7 @@
 """Marian, the OPUS-MT models (Junczys-Dowmunt et al. 2018): BART's post-norm layers with sinusoidal positions.
 
-Source and target may have a vocabulary each (`share_encoder_decoder_embeddings` false); the output is then tied to the target's.
+Source and target may have a vocabulary each (`share_encoder_decoder_embeddings` false); the output is then tied to the
+target's.
 """
 
 from __future__ import annotations
@@ -16,24 +17,23 @@ from plainformer.families.source import Source
 
 def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
-    two = stacks(source, {"positions": "sinusoidal"})
+    encoder, decoder = stacks(source, {"positions": "sinusoidal"})
     targets = source.integer("vocab_size")
     ties = tied(source, head)
     if not shares(source):
         targets = source.integer("decoder_vocab_size", default=targets)
-        frontend = two["decoder"].frontend
-        assert isinstance(frontend, TokenFrontend)
-        two["decoder"] = replace(two["decoder"], frontend=replace(frontend, vocab_size=targets))
+        assert isinstance(decoder.frontend, TokenFrontend)
+        decoder = replace(decoder, frontend=replace(decoder.frontend, vocab_size=targets))
         ties = (("head.out.weight", DECODER_TOKENS),) if ties and head == "seq2seq_lm" else ()
     heads = {"none": HeadConfig, "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=targets)}
-    pad = source.id("pad_token_id")
     return ModelConfig(
         "marian",
-        **two,
+        encoder,
+        decoder,
         head=heads[head](),
         tied=ties,
         eos_ids=source.ids("eos_token_id") or (0,),
-        decoder_start_id=pad,  # these models start a target with padding
+        decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding
     )
 
 

@@ -1,5 +1,5 @@
-"""ModernBERT (Warner et al. 2024): an encoder with rotary positions, gated feed-forward networks and, in two layers of three,
-a local window."""
+"""ModernBERT (Warner et al. 2024): an encoder with rotary positions, gated feed-forward networks, and local windows in
+two layers of three."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def layer_types(source: Source, layers: int) -> list[str]:
 
 
 def rope(source: Source, kind: str, head_dim: int) -> RopeConfig:
-    """The rotary positions of a kind of layer: `rope_parameters` has one entry for each, older files have two thetas."""
+    """A kind of layer's rotary positions: `rope_parameters` has one entry for each kind, older files two thetas."""
     given = source.get("rope_parameters", default={})
     require(isinstance(given, dict), "rope_parameters is not an object")
     parameters = given.get(kind) or {}

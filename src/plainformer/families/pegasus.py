@@ -16,7 +16,7 @@ def config(source: Source, head: str) -> ModelConfig:
     }
     return ModelConfig(
         "pegasus",
-        **stacks(source, {"positions": "sinusoidal"}, norm_place="pre", final_norm="norm"),
+        *stacks(source, {"positions": "sinusoidal"}, norm_place="pre", final_norm="norm"),
         head=heads[head](),
         tied=tied(source, head),
         pad_id=source.id("pad_token_id", 0),

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT's encoder with fairseq's positions and heads."""
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT's encoder, fairseq's positions and heads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from plainformer.families.bert import embedding_rows, encoder, layer_rows, maske
 from plainformer.families.rules import OLD_NORM_NAMES, DropRows, Row, WeightTable, ignore, linear
 from plainformer.families.source import Source, classifier
 
-EXTRAS = ignore(
-    "*embeddings.position_ids", "*embeddings.token_type_ids", "lm_head.*", "classifier.*", "qa_outputs.*"
-)  # fmt: skip
+EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "lm_head.*", "classifier.*", "qa_outputs.*")
 
 
 def unused_positions(source: Source) -> int:

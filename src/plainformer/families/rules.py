@@ -180,8 +180,8 @@ class Row:
     """One line of a family's table.
 
     kind: "map" loads and saves; "also" loads another spelling if the tensor is there and never saves it; "ignore" is a
-    known extra; "zeros" is a parameter of ours that is zero where their checkpoint does not have it; "constant" is a tensor
-    of theirs that ours computes: never loaded, but saved by `op.save([])`, because their model expects it.
+    known extra; "zeros" is a parameter of ours that is zero where their checkpoint does not have it; "constant" is a
+    tensor of theirs that ours computes: never loaded, but saved by `op.save([])`, because their model expects it.
     """
 
     theirs: str
@@ -269,13 +269,16 @@ class WeightTable:
         return [name, modern, self.prefix + modern] if self.prefix else [name, modern]
 
     def find(self, name: str) -> tuple[Row, tuple[str, ...]] | None:
-        """The first row that knows the tensor, and our names for it."""
-        for spelling in self.spellings(name):
-            for candidate in self.rows:
-                if candidate.kind != "zeros":
-                    ours = candidate.match(spelling)
-                    if ours is not None:
-                        return candidate, ours
+        """The first row that knows the tensor, and our names for it. A tensor is an extra only if no spelling is in use."""
+        found = [match for spelling in self.spellings(name) if (match := self._first(spelling)) is not None]
+        return next((match for match in found if match[0].kind != "ignore"), found[0] if found else None)
+
+    def _first(self, spelling: str) -> tuple[Row, tuple[str, ...]] | None:
+        for candidate in self.rows:
+            if candidate.kind != "zeros":
+                ours = candidate.match(spelling)
+                if ours is not None:
+                    return candidate, ours
         return None
 
 

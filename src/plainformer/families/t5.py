@@ -1,10 +1,13 @@
 """T5, its versions 1.1 and Flan (Raffel et al. 2020; Shazeer 2020; Chung et al. 2022) and mT5 (Xue et al. 2021).
 
-An encoder-decoder with RMS norms before each sub-layer, no biases, no scaling of attention scores, and a learned bias by distance
-instead of positions, so that any length is accepted. Version 1.0 scales the decoder's output by 1 / sqrt(D) before the head.
+An encoder-decoder with RMS norms before each sub-layer, no biases, no scaling of attention scores, and a learned bias
+by distance instead of positions, so that any length is accepted. Version 1.0 scales its output by 1 / sqrt(D) before
+the head.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend, require
 from plainformer.families.bart import TIED_HEAD, TIED_STACKS, token_rows
@@ -12,7 +15,7 @@ from plainformer.families.rules import Row, WeightTable, ignore, linear, linears
 from plainformer.families.source import ACTIVATION_NAMES, Source, classifier
 
 
-def feed_forward(source: Source) -> tuple[str, str]:
+def feed_forward(source: Source) -> tuple[str, Literal["plain", "gated"]]:
     """The activation and the kind of feed-forward network: "relu", "gated-gelu", "gated-silu", ..."""
     default = "gated-gelu" if is_mt5(source) else "relu"
     kind = source.text("feed_forward_proj", default=default)
@@ -26,6 +29,7 @@ def feed_forward(source: Source) -> tuple[str, str]:
 
 
 def is_mt5(source: Source) -> bool:
+    """Whether the file is mT5's, whose defaults differ."""
     return source.text("model_type", default="t5") == "mt5"
 
 
@@ -43,7 +47,7 @@ def stack(source: Source, side: str) -> StackConfig:
         attention_scale=1.0,
         ffn_size=source.integer("d_ff", default=2048),
         activation=activation,
-        ffn=ffn,  # type: ignore[arg-type]
+        ffn=ffn,
         norm=NormConfig("rms", source.number("layer_norm_epsilon", default=1e-6)),
         norm_place="pre",
         final_norm="norm",

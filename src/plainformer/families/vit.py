@@ -1,6 +1,7 @@
-"""ViT (Dosovitskiy et al. 2021) and DeiT (Touvron et al. 2021): an image as a sentence of patches; an encoder, pre-norm.
+"""ViT (Dosovitskiy et al. 2021) and DeiT (Touvron et al. 2021): an image as a sentence of patches; encoder, pre-norm.
 
-A DeiT carries a second token beside the class token, which was trained to answer as a teacher does; the two answers are averaged.
+A DeiT carries a second token beside the class token, which was trained to answer as a teacher does; the two answers are
+averaged.
 """
 
 from __future__ import annotations

@@ -56,14 +56,14 @@ def encoder(source: Source) -> StackConfig:
 def mixed(source: Source, layers: int) -> int:
     """How many hidden states the head mixes. The last one counts after the final norm, where there is one.
 
-    So did the heads' training (s3prl) and transformers 4; transformers 5.23 takes it before the norm in the large layout,
-    and scores published classifiers of that layout (such as hubert-large-superb-er) differently.
+    So did the heads' training (s3prl) and transformers 4; transformers 5.23 takes it before the norm in the large
+    layout, and scores published classifiers of that layout (such as hubert-large-superb-er) differently.
     """
     return layers + 1 if source.flag("use_weighted_layer_sum", default=False) else 0
 
 
 def audio_head(source: Source, layers: int) -> HeadConfig:
-    """A projection, the mean over real frames, a classifier. The mean stands first here: the two linear steps commute."""
+    """A projection, the mean over real frames, a classifier. Here the mean stands first: the linear steps commute."""
     return classifier(
         source,
         "audio",

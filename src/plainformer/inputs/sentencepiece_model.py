@@ -118,17 +118,21 @@ def to_backend(
         _set_spaces(backend, model, list(cleanup), prefix)
     marked = [piece for piece in model.pieces if piece.type in (CONTROL, UNKNOWN)]
     # Unigram segments user-defined pieces itself, see `_scores`; BPE needs them cut out beforehand.
+    # That happens after spaces are collapsed, or else the text on either side would lose those next to them.
     marked += [p for p in model.pieces if p.type == USER_DEFINED and model.kind == "bpe"]
-    register_pieces(backend, marked)
+    register_pieces(backend, marked, normalized=model.collapse_spaces)
     return backend
 
 
-def register_pieces(backend: tokenizers.Tokenizer, pieces: Iterable[Piece]) -> None:
-    """Make the backend match these pieces as units before anything else."""
+def register_pieces(backend: tokenizers.Tokenizer, pieces: Iterable[Piece], *, normalized: bool = False) -> None:
+    """Make the backend match these pieces as units: in the text itself, or (not special ones) in the normalized text."""
     from tokenizers import AddedToken
 
-    known = [piece for piece in pieces if piece.text]
-    backend.add_tokens([AddedToken(p.text, normalized=False, special=p.type in (CONTROL, UNKNOWN)) for p in known])
+    def added(piece: Piece) -> AddedToken:
+        special = piece.type in (CONTROL, UNKNOWN)
+        return AddedToken(piece.text, normalized=normalized and not special, special=special)
+
+    backend.add_tokens([added(piece) for piece in pieces if piece.text])
 
 
 def _unigram(model: SpmModel) -> Any:

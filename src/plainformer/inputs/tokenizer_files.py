@@ -390,7 +390,8 @@ def _characters(settings: Settings) -> dict[str, Any]:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex("."), "isolated"), pre_tokenizers.Metaspace(delimiter, "never", split=False)]
     )
-    backend.decoder = decoders.CTC(pad_token=roles["pad_token"], word_delimiter_token=delimiter, cleanup=False)
+    ctc = decoders.CTC(pad_token=roles["pad_token"], word_delimiter_token=delimiter, cleanup=False)
+    backend.decoder = decoders.Sequence([ctc, decoders.Replace(delimiter, " "), decoders.Fuse()])
     register_special(backend, settings, roles, {})
     return {"backend": backend, "special_tokens": roles}
 

@@ -52,7 +52,7 @@ class DisentangledScores(nn.Module):
         """`q_RD`, `k_RD`: the table through the content's projections, used where the layer has none of its own."""
         span = self.config.span
         distance_TS = self._distance(q_BHTE.size(2), k_BHSE.size(2), q_BHTE.device)
-        scores = q_BHTE.new_zeros(())
+        scores = q_BHTE.new_zeros(1, 1, 1, 1)
         if "c2p" in self.config.terms:
             rows_HER = self._heads(self.k(table_RD) if self.k is not None else k_RD).transpose(-1, -2)
             index = (distance_TS + span).clamp(0, 2 * span - 1)

@@ -168,7 +168,7 @@ class WaveEmbedding(nn.Module):
         return samples
 
     def forward(self, wave_BN: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Returns the vectors and which frames are real, (B, T) bool or None."""
+        """Returns the vectors and which frames are real, (B, T) bool; None when all are."""
         needed = self._samples_for_one_frame()
         if wave_BN.dim() != 2 or wave_BN.size(1) < needed:
             raise InputError(
@@ -182,8 +182,9 @@ class WaveEmbedding(nn.Module):
         real_BT = None
         if mask_BN is not None:
             lengths = self.frames(self._samples(mask_BN, wave_BN))
-            real_BT = torch.arange(x_BTD.size(1), device=x_BTD.device)[None] < lengths[:, None]
-            x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
+            if int(lengths.min()) < x_BTD.size(1):
+                real_BT = torch.arange(x_BTD.size(1), device=x_BTD.device)[None] < lengths[:, None]
+                x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
         return self.norm(x_BTD + self.positions(x_BTD)), real_BT
 
     def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:

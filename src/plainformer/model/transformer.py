@@ -156,12 +156,19 @@ class Transformer(nn.Module):
             if name not in known:
                 raise UsageError(f"{name!r} is not an input of this model", "inputs: " + ", ".join(sorted(known)))
             if name == "token_type_ids" and value is not None:
-                frontend = (self.encoder or self.main).config.frontend
-                if not isinstance(frontend, TokenFrontend) or not frontend.token_types:
-                    inputs[name] = None if not bool(value.any()) else self._refuse_types()
+                inputs[name] = self._token_types(value)
 
-    def _refuse_types(self) -> None:
-        raise UsageError("token_type_ids other than 0: this model has no token types", "leave them out")
+    def _token_types(self, token_type_ids: Tensor) -> Tensor | None:
+        """The ids if the model has them; zeros are accepted where it has none, because tokenizers give them."""
+        frontend = (self.encoder or self.main).config.frontend
+        count = frontend.token_types if isinstance(frontend, TokenFrontend) else 0
+        low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
+        if low < 0 or high >= max(count, 1):
+            raise UsageError(
+                f"token_type_ids from {low} to {high}: this model has {count or 'no'} token types",
+                "leave them out" if count < 2 else f"they are 0 to {count - 1}",
+            )
+        return token_type_ids if count else None
 
     def _flatten_choices(self, inputs: dict[str, Tensor | None]) -> int:
         """(B, choices, T) → (B * choices, T); returns the number of choices, 0 where there are none."""
@@ -198,7 +205,7 @@ class Transformer(nn.Module):
         has_pooler = not has_head and self.config.head.transform_size > 0
         eos_id = self.config.eos_ids[0] if self.config.eos_ids else None
         scored = self.head(x_BTD, output.real_BT, input_ids, eos_id) if has_head or has_pooler else None
-        if choices:
+        if choices and scored is not None:
             scored = scored.view(-1, choices)
         return ModelOutput(
             logits=scored if has_head else None,
@@ -212,10 +219,10 @@ class Transformer(nn.Module):
 
 
 def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = None) -> Tensor:
-    """A target (B, T) as the decoder's input: one place to the right, behind the token that `config.decoder_shift` names.
+    """A target (B, T) as the decoder's input: one place to the right, behind the token that `decoder_shift` names.
 
-    `mask` (B, T) says which ids are real, so that padding may stand on either side; without it, a row starts in its first
-    column, and its last token is the last one that is not padding.
+    `mask` (B, T) says which ids are real, so that padding may stand on either side; without it, a row starts in its
+    first column, and its last token is the last one that is not padding.
     """
     shifted = torch.cat((target_ids[:, :1], target_ids[:, :-1]), dim=1)
     first_B1 = torch.zeros_like(target_ids[:, :1]) if mask is None else mask.int().argmax(-1, keepdim=True)

@@ -6,8 +6,9 @@ Same kind of input, same type of output: one input gives one result, a list give
 from __future__ import annotations
 
 import inspect
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -49,10 +50,13 @@ class Task(ABC):
 
     Attributes:
         name: the task. model, tokenizer, config: what it is made of. folder: where the checkpoint's other files are.
+        needs_tokenizer: whether it reads or writes text. companions: files of the checkpoint, besides weights and
+            tokenizer, that the task reads; saving copies them.
     """
 
     name: str
     needs_tokenizer = True
+    companions: tuple[str, ...] = ()
 
     def __init__(
         self, name: str, model: Transformer, tokenizer: Tokenizer | None, folder: Path | None, ref: str = ""
@@ -77,7 +81,7 @@ class Task(ABC):
             return self.run([inputs], **options)[0]
         if isinstance(inputs, list | tuple):
             return [result for batch in _batches(inputs) for result in self.run(batch, **options)]
-        if isinstance(inputs, Iterable):
+        if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             return (result for batch in _batches(inputs) for result in self.run(batch, **options))
         raise InputError(
             f"a {type(inputs).__name__} is not an input for {self.name}", f"give {self.reads()}, or a list of them"
@@ -129,10 +133,31 @@ class Task(ABC):
         names = inspect.signature(step).parameters
         return {name: value for name, value in options.items() if name in names}
 
-    def encode_texts(self, texts: Sequence[Any], *, truncate: bool = False, side: Any = None) -> TextBatch:
-        """Texts (or pairs) → padded tensors on the model's device. Over-long text is an error unless `truncate`."""
-        limit = text_limit(self.config, self.tokenizer)
-        rows = self.tokenizer.encode_batch(list(texts), truncate=truncate, max_length=limit)
+    def encode_texts(
+        self,
+        texts: Sequence[Any],
+        *,
+        truncate: bool = False,
+        side: Any = None,
+        pairs: bool = False,
+        limit: int | None = None,
+    ) -> TextBatch:
+        """Texts (or `pairs`) → padded tensors.
+
+        Args:
+            truncate: cut over-long texts; otherwise they are an error.
+            side: of the padding. limit: in tokens, where it is lower than the model's own.
+        """
+        for text in texts:
+            pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+            if not isinstance(text, str) and not pair:
+                raise InputError(f"a {type(text).__name__} is not an input for {self.name}", f"give {self.reads()}")
+        longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
+        most = min(longest) if longest else None
+        rows = self.tokenizer.encode_batch(list(texts), truncate=truncate and most is not None, max_length=most)
+        for text, row in zip(texts, rows, strict=True):
+            if not row.input_ids:
+                raise InputError(f"{text!r} has no tokens: there is nothing to read", "leave empty texts out")
         return self.tokenizer.pad(rows, side=side)
 
     def model_inputs(self, batch: TextBatch) -> dict[str, Tensor]:
@@ -149,6 +174,11 @@ def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     stack = config.encoder or config.main_stack
     limits = [limit for limit in (stack.max_positions, tokenizer.max_length) if limit is not None]
     return min(limits) if limits else None
+
+
+def _is_a_value(inputs: Any) -> bool:
+    """Whether something that can be iterated over is one thing all the same: bytes, a dictionary, a path, an array."""
+    return isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | os.PathLike) or hasattr(inputs, "ndim")
 
 
 def _batches(inputs: Iterable[Any]) -> Iterator[list[Any]]:

@@ -41,37 +41,41 @@ class FillMask(Task):
         mask_id = self.tokenizer.mask_id
         if mask_id is None:
             raise UsageError(f"the tokenizer of {self.ref or 'this model'} has no mask token", "load a masked language model")
+        mask = self.tokenizer.id_to_token(mask_id)
         batch = self.encode_texts(inputs, truncate=truncate)
         for text, row in zip(inputs, batch.encodings, strict=True):
             if mask_id not in row.input_ids:
-                raise InputError(
-                    f"no mask token in {text[:60]!r}", f"write {self.tokenizer.id_to_token(mask_id)} where a word is missing"
-                )
+                cut = truncate and str(mask) in text
+                what = "the mask token was cut off" if cut else "no mask token"
+                fix = "shorten the text before it" if cut else f"write {mask} where a word is missing"
+                raise InputError(f"{what} in {text[:60]!r}", fix)
         return inputs, batch
 
     def predict(self, encoded: tuple[Sequence[str], TextBatch]) -> Tensor:
-        logits = self.model(**self.model_inputs(encoded[1])).logits
-        return logits.softmax(-1)  # type: ignore[union-attr]
+        """Probabilities for every gap of the batch, (gaps, V), row after row."""
+        inputs = self.model_inputs(encoded[1])
+        logits_BTV: Tensor = self.model(**inputs).logits
+        gaps_BT = (inputs["input_ids"] == self.tokenizer.mask_id) & inputs["attention_mask"].bool()
+        return logits_BTV[gaps_BT].float().softmax(-1)
 
     def decode(
         self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor, *, top_k: int = 5
     ) -> list[tuple[FilledMask, ...]]:
         texts, batch = encoded
-        top_k = check_top_k(top_k, predicted.size(-1))
+        best = predicted.topk(check_top_k(top_k, predicted.size(-1)))
+        ranked = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
         results = []
-        for index, (text, row) in enumerate(zip(texts, batch.encodings, strict=True)):
-            columns = batch.attention_mask[index].nonzero()[:, 0].tolist()
-            gaps = [place for place, token in enumerate(row.input_ids) if token == self.tokenizer.mask_id]
-            best = [predicted[index, columns[gap]].topk(top_k) for gap in gaps]
-            results.append(
-                tuple(self._gap(text, row.offsets[gap], b.values, b.indices) for gap, b in zip(gaps, best, strict=True))
-            )
+        for text, row in zip(texts, batch.encodings, strict=True):
+            spans = [span for token, span in zip(row.input_ids, row.offsets, strict=True) if token == self.tokenizer.mask_id]
+            results.append(tuple(self._gap(text, span, *next(ranked)) for span in spans))
         return results
 
-    def _gap(self, text: str, span: tuple[int, int], scores: Tensor, ids: Tensor) -> FilledMask:
+    def _gap(self, text: str, span: tuple[int, int], scores: list[float], ids: list[int]) -> FilledMask:
         start, end = span
+        # RoBERTa's mask token takes the space before it along; the space belongs to the text, not to the gap.
+        start += len(text[start:end]) - len(text[start:end].lstrip())
         candidates = []
-        for score, token_id in zip(scores.tolist(), ids.tolist(), strict=True):
+        for score, token_id in zip(scores, ids, strict=True):
             word = self.tokenizer.decode([token_id]).strip()
             filled = text[:start] + word + text[end:]
             candidates.append(Candidate(word, score, token_id, filled))

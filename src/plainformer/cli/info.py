@@ -1,0 +1,45 @@
+"""`plainformer info REF`: what a checkpoint is, without loading its weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from plainformer.cli.options import Json, console, shown, table, write_json
+
+
+def info(
+    ref: str,
+    /,
+    *,
+    tensors: Annotated[bool, Parameter(negative="", help="List every parameter with its shape.")] = False,
+    revision: Annotated[str | None, Parameter(help="Branch, tag or commit of a Hub repository.")] = None,
+    token: Annotated[str | None, Parameter(help="Hub access token; default: HF_TOKEN.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
+    from plainformer.inspection import inspect_checkpoint
+
+    found = inspect_checkpoint(ref, revision=revision, token=token)
+    if json:
+        write_json([found.to_dict()])
+        return
+    out = console()
+    for name, value in found.summary().items():
+        out.print(f"{name:<18} {shown(str(value))}")
+    out.print()
+    parts = table("part", "parameters", "share", right=("parameters", "share"))
+    for name, count in found.parameters_by_part.items():
+        parts.add_row(name, f"{count:,}", f"{count / max(found.parameters, 1):.1%}")
+    parts.add_row("total", f"{found.parameters:,}", "")
+    out.print(parts)
+    if tensors:
+        _print_tensors(out, found.shapes)
+
+
+def _print_tensors(out: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    rows = table("parameter", "shape")
+    for name, shape in shapes.items():
+        rows.add_row(shown(name), " x ".join(str(size) for size in shape))
+    out.print(rows)

