@@ -1,9 +1,9 @@
 """Fetch llama.cpp's vocabulary test files, which `tests/inputs/test_golden_vocabularies.py` reads, into `.cache/`.
 
 They are inside the source package of llama-cpp-python on the package index: `ggml-vocab-*.gguf` with texts (`.inp`)
-and the ids that the original tokenizers give (`.out`). Run `python tests/fetch_golden_vocabularies.py`; a second run does
-nothing. To use a copy of the source package that is already here, set PLAINFORMER_LLAMA_CPP_SDIST to its .tar.gz, or to
-a folder that holds it.
+and the ids that the original tokenizers give (`.out`). Run `python tests/fetch_golden_vocabularies.py`; a second run
+does nothing. To use a copy of the source package that is already here, set PLAINFORMER_LLAMA_CPP_SDIST to its .tar.gz,
+or to a folder that holds it.
 """
 
 from __future__ import annotations

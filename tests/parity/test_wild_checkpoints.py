@@ -405,6 +405,9 @@ def test_token_types_outside_the_table(tmp_path: Path) -> None:
         ("deberta-v2", dict(attention_head_size=3)),
         ("deberta-v2", dict(pooler_hidden_size=16)),
         ("distilbert", dict(dim=31)),
+        ("modernbert", dict(num_hidden_layers=10**12)),
+        ("albert", dict(num_hidden_layers=4000, inner_group_num=4000)),
+        ("deberta-v2", dict(hidden_size=0)),
     ],
 )
 def test_config_that_is_refused(model_type: str, changes: dict[str, Any]) -> None:

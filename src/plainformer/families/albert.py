@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plainformer.config import HeadConfig, ModelConfig, require_size
+from plainformer.config import MAX_LAYERS, HeadConfig, ModelConfig, require_size
 from plainformer.families.bert import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
 from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
 from plainformer.families.source import Source, classifier
@@ -31,8 +31,9 @@ def sharing(source: Source) -> tuple[int, int, tuple[int, ...]]:
     """Groups of layers, layers in a group, and which set of parameters each layer of the whole stack uses."""
     layers = source.integer("num_hidden_layers", default=12)
     groups, inner = source.integer("num_hidden_groups", default=1), source.integer("inner_group_num", default=1)
-    for name, value in (("num_hidden_layers", layers), ("num_hidden_groups", groups), ("inner_group_num", inner)):
-        require_size(name, value, 1 << 12)
+    for name, value in (("num_hidden_groups", groups), ("inner_group_num", inner), ("num_hidden_layers", layers)):
+        require_size(name, value, MAX_LAYERS)
+    require_size("num_hidden_layers * inner_group_num", layers * inner, MAX_LAYERS)
     # Each step runs a whole group. In floats, as the published code rounds when groups do not divide layers.
     group_of_step = [int(step / (layers / groups)) for step in range(layers)]
     return groups, inner, tuple(group * inner + place for group in group_of_step for place in range(inner))

@@ -54,7 +54,9 @@ def positions(source: Source, terms: tuple[str, ...]) -> Disentangled | None:
 def encoder(source: Source) -> StackConfig:
     """The stack: BERT's, with relative positions instead of, or beside, absolute ones."""
     hidden, heads = source.integer("hidden_size", default=1536), source.integer("num_attention_heads", default=24)
-    require(heads > 0 and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads")
+    require(
+        heads > 0 < hidden and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads"
+    )
     source.refuse("attention_head_size", hidden // heads, why="the output projection is as wide as the hidden states")
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-7))
     terms = _words(source, "pos_att_type")

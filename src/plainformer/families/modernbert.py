@@ -5,8 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend, require
-from plainformer.config import require_choice as choose
+from plainformer.config import (
+    MAX_LAYERS,
+    HeadConfig,
+    ModelConfig,
+    NormConfig,
+    RopeConfig,
+    StackConfig,
+    TokenFrontend,
+    require,
+    require_choice,
+    require_size,
+)
 from plainformer.families.bert import word_ties
 from plainformer.families.rules import OLD_NORM_NAMES, Row, Split, WeightTable, fused, ignore, linear, row
 from plainformer.families.source import Source, classifier, rope_from
@@ -23,7 +33,7 @@ def layer_types(source: Source, layers: int) -> list[str]:
         isinstance(types, list) and len(types) == layers, f"layer_types has not one entry for each of {layers} layers"
     )
     for kind in types:
-        choose("layer_types", kind, (GLOBAL, LOCAL))
+        require_choice("layer_types", kind, (GLOBAL, LOCAL))
     return list(types)
 
 
@@ -45,7 +55,10 @@ def encoder(source: Source) -> StackConfig:
     """The stack: pre-norm, but the first layer's attention reads the embeddings' norm directly."""
     hidden = source.integer("hidden_size", default=768)
     layers, heads = source.integer("num_hidden_layers", default=22), source.integer("num_attention_heads", default=12)
-    require(heads > 0 and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads")
+    require_size("num_hidden_layers", layers, MAX_LAYERS)
+    require(
+        heads > 0 < hidden and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads"
+    )
     norm = NormConfig(eps=source.number("norm_eps", default=1e-5), bias=source.flag("norm_bias", default=False))
     types = layer_types(source, layers)
     ropes = {kind: rope(source, kind, hidden // heads) for kind in sorted(set(types))}
@@ -76,7 +89,7 @@ def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     pooling = source.text("classifier_pooling", default="cls")
-    choose("classifier_pooling", pooling, ("cls", "mean"))
+    require_choice("classifier_pooling", pooling, ("cls", "mean"))
     pick = "mean" if pooling == "mean" else "first"
     transform: dict[str, Any] = {
         "transform_size": stack.hidden_size,

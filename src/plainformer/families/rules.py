@@ -4,8 +4,8 @@ A `Row` pairs one tensor of the checkpoint ("theirs") with one or more parameter
 undone. Loading applies rows; saving applies them backwards; so the two cannot drift apart. `{}` stands for a layer's
 number, the same on both sides; in an `ignore` row `*` stands for anything.
 
-Rows are tried in order and the first that matches counts. Where several tensors of a checkpoint would fill one parameter,
-the one of the earliest row does. A row whose parameters the model does not have is passed over.
+Rows are tried in order and the first that matches counts. Where several tensors of a checkpoint would fill one
+parameter, the one of the earliest row does. A row whose parameters the model does not have is passed over.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class WeightTable:
         return [name, modern, self.prefix + modern] if self.prefix else [name, modern]
 
     def find(self, name: str) -> tuple[Row, tuple[str, ...]] | None:
-        """The first row that knows the tensor, and our names for it. A tensor is an extra only if no spelling is in use."""
+        """The first row that knows the tensor, and our names for it. An extra is what no spelling makes one of ours."""
         found = [match for spelling in self.spellings(name) if (match := self._first(spelling)) is not None]
         return next((match for match in found if match[0].kind != "ignore"), found[0] if found else None)
 

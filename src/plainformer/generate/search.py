@@ -9,7 +9,8 @@ Shapes: B batch, T prompt positions, S positions so far, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from plainformer.generate.cache import KeyValueCache
 from plainformer.generate.stopping import StopReason
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
+
+
+Step = tuple[list[int | None], list[StopReason | None]]
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,22 @@ class Generation:
 
 @dataclass
 class _Rows:
-    """The state of a batch while it is generated."""
+    """Which rows of a batch have ended, and why."""
 
-    tokens: list[list[int]]
-    reasons: list[StopReason | None] = field(default_factory=list)
+    reasons: list[StopReason | None]
 
     def done(self) -> bool:
         return all(reason is not None for reason in self.reasons)
+
+    def record(self, picked: list[int], ends: set[int], *, last: bool) -> Step:
+        """Take a step's tokens; a row that had ended before gets None."""
+        step: list[int | None] = []
+        for index, token in enumerate(picked):
+            running = self.reasons[index] is None
+            step.append(token if running else None)
+            if running:
+                self.reasons[index] = "eos" if token in ends else "length" if last else None
+        return step, list(self.reasons)
 
 
 def generate(
@@ -52,7 +65,10 @@ def generate(
     *,
     max_new_tokens: int = 64,
     eos_ids: Sequence[int] | None = None,
+    suppress: Sequence[int] = (),
+    suppress_first: Sequence[int] = (),
     decoder_input_ids: Tensor | None = None,
+    encoder_output: StackOutput | None = None,
     **encoder_inputs: Tensor,
 ) -> Generation:
     """Continue prompts greedily, to the end.
@@ -63,7 +79,9 @@ def generate(
         attention_mask: (B, T), 1 for real; None where nothing is padded.
         max_new_tokens: at most so many; the model's own position limit may be lower.
         eos_ids: tokens that end a row; None takes the model's.
-        decoder_input_ids: (B, T') forced start of an encoder-decoder's output; None is its start token.
+        suppress, suppress_first: tokens that are never picked, and those that are not picked first.
+        decoder_input_ids: (B, T') forced start of an encoder-decoder's output, without padding; None is its start token.
+        encoder_output: what `model.encode` gave, in place of the encoder's inputs.
         encoder_inputs: input_features or inputs_embeds of the encoder in place of input_ids.
     Raises:
         UsageError, InputError: the model does not generate; a prompt is empty or leaves no room.
@@ -74,7 +92,10 @@ def generate(
         attention_mask,
         max_new_tokens=max_new_tokens,
         eos_ids=eos_ids,
+        suppress=suppress,
+        suppress_first=suppress_first,
         decoder_input_ids=decoder_input_ids,
+        encoder_output=encoder_output,
         **encoder_inputs,
     )
     tokens: list[list[int]] = []
@@ -88,9 +109,6 @@ def generate(
     return Generation(tuple(tuple(row) for row in tokens), tuple(reason or "length" for reason in reasons))
 
 
-Step = tuple[list[int | None], list[StopReason | None]]
-
-
 @torch.inference_mode()
 def stream(
     model: Transformer,
@@ -99,34 +117,73 @@ def stream(
     *,
     max_new_tokens: int = 64,
     eos_ids: Sequence[int] | None = None,
+    suppress: Sequence[int] = (),
+    suppress_first: Sequence[int] = (),
     decoder_input_ids: Tensor | None = None,
+    encoder_output: StackOutput | None = None,
     **encoder_inputs: Tensor,
 ) -> Iterator[Step]:
     """`generate`, one token for each row at a time: yields (tokens, reasons); a finished row's token is None."""
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens={max_new_tokens} leaves nothing to generate", "ask for at least 1")
-    prompt, mask, memory = _prepare(model, input_ids, attention_mask, decoder_input_ids, encoder_inputs)
+    _check_count(max_new_tokens)
+    options = {"eos_ids": eos_ids, "suppress": suppress, "suppress_first": suppress_first}
+    prompt, mask, memory = _prepare(
+        model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs
+    )
     budget = _budget(model, prompt.size(1), max_new_tokens)
+    if mask is not None and budget < max_new_tokens:
+        yield from _one_by_one(model, prompt, mask, max_new_tokens, options)
+        return
     ends = set(model.config.eos_ids if eos_ids is None else eos_ids)
+    never, not_first = (_as_ids(model, ids, prompt.device) for ids in (suppress, (*suppress, *suppress_first)))
     cache = KeyValueCache(
         model.config, len(prompt), prompt.size(1) + min(budget, 256), dtype=model.dtype, device=prompt.device
     )
-    rows = _Rows([[] for _ in prompt], [None] * len(prompt))
+    rows = _Rows([None] * len(prompt))
     logits_BV = decode_step(model, prompt, mask, cache, memory)  # prefill: the whole prompt is one step
     for count in range(1, budget + 1):
-        picked_B = logits_BV.argmax(-1)
-        step: list[int | None] = []
-        for index, token in enumerate(picked_B.tolist()):
-            finished = rows.reasons[index] is not None
-            step.append(None if finished else token)
-            if not finished:
-                rows.reasons[index] = "eos" if token in ends else "length" if count == budget else None
-        yield step, list(rows.reasons)
+        picked_B = pick(logits_BV, not_first if count == 1 else never)
+        yield rows.record(picked_B.tolist(), ends, last=count == budget)
         if rows.done():
             return
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
         logits_BV = decode_step(model, picked_B[:, None], mask, cache, memory)
+
+
+def pick(logits_BV: Tensor, suppressed: Tensor | None = None) -> Tensor:
+    """The most likely token of each row, (B,), apart from the suppressed ids."""
+    if suppressed is not None:
+        logits_BV = logits_BV.index_fill(-1, suppressed, float("-inf"))
+    return logits_BV.argmax(-1)
+
+
+def _one_by_one(
+    model: Transformer, prompt: Tensor, mask: Tensor, max_new_tokens: int, options: dict[str, Any]
+) -> Iterator[Step]:
+    """Each row by itself, in step: a batch as wide as its longest prompt would cut a short prompt's answer early."""
+    rows = [ids[real.bool()][None] for ids, real in zip(prompt, mask, strict=True)]
+    streams = [stream(model, ids, max_new_tokens=max_new_tokens, **options) for ids in rows]
+    reasons: list[StopReason | None] = [None] * len(rows)
+    while any(reason is None for reason in reasons):
+        tokens: list[int | None] = [None] * len(rows)
+        for index, steps in enumerate(streams):
+            if reasons[index] is None:
+                (tokens[index],), (reasons[index],) = next(steps)
+        yield tokens, list(reasons)
+
+
+def _check_count(max_new_tokens: int) -> None:
+    whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
+    if not whole or max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens={max_new_tokens!r} leaves nothing to generate", "ask for at least 1")
+
+
+def _as_ids(model: Transformer, ids: Sequence[int], device: torch.device) -> Tensor | None:
+    """Ids as a tensor, all inside the vocabulary; None where there are none."""
+    size = model.config.head.out_size
+    if outside := [i for i in ids if not 0 <= i < size]:
+        raise UsageError(f"suppressed ids {outside[:5]} are outside the vocabulary, 0 to {size - 1}", "leave them out")
+    return torch.tensor(sorted(set(ids)), device=device) if ids else None
 
 
 def decode_step(
@@ -152,6 +209,7 @@ def _prepare(
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     decoder_input_ids: Tensor | None,
+    encoder_output: StackOutput | None,
     encoder_inputs: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor | None, StackOutput | None]:
     """The decoder's prompt with its mask, padding on the left; and the encoder's output."""
@@ -161,17 +219,28 @@ def _prepare(
             f"this model has a {config.head.kind!r} head and cannot generate", "load a causal or seq2seq language model"
         )
     if config.encoder is None:
-        if input_ids is None or decoder_input_ids is not None or encoder_inputs:
+        if input_ids is None or decoder_input_ids is not None or encoder_output is not None or encoder_inputs:
             raise UsageError("a decoder generates from input_ids alone", "pass input_ids and attention_mask")
         return (*left_align(input_ids, attention_mask), None)
-    memory = model.encode(input_ids, attention_mask, **encoder_inputs)
+    if encoder_output is not None and (input_ids is not None or encoder_inputs):
+        raise UsageError("encoder_output and inputs of the encoder exclude each other", "pass one of them")
+    memory = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
+    return _decoder_start(model, decoder_input_ids, memory.last_hidden_state), None, memory
+
+
+def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, memory_BSD: Tensor) -> Tensor:
+    """What an encoder-decoder's output begins with, (B, T')."""
+    batch, start = len(memory_BSD), model.config.decoder_start_id
     if decoder_input_ids is None:
-        if config.decoder_start_id is None:
+        if start is None:
             raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
-        batch = len(memory.last_hidden_state)
-        start = torch.full((batch, 1), config.decoder_start_id, device=memory.last_hidden_state.device)
-        return start, None, memory
-    return decoder_input_ids, None, memory
+        return torch.full((batch, 1), start, device=memory_BSD.device)
+    if decoder_input_ids.dim() != 2 or len(decoder_input_ids) != batch:
+        raise UsageError(
+            f"decoder_input_ids of shape {tuple(decoder_input_ids.shape)} for a batch of {batch}",
+            "it has one row for each input",
+        )
+    return decoder_input_ids
 
 
 def _budget(model: Transformer, prompt_length: int, max_new_tokens: int) -> int:
@@ -190,11 +259,23 @@ def _budget(model: Transformer, prompt_length: int, max_new_tokens: int) -> int:
 
 
 def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Move each row's padding to its left, so that new tokens stand right behind the prompt. (B, T) → (B, T)."""
-    if attention_mask is None or bool(attention_mask.all()):
+    """Move each row's padding to its left, so that new tokens stand right behind the prompt. (B, T) → (B, T' ≤ T).
+
+    Columns that are padding in every row are dropped.
+    """
+    if attention_mask is None:
+        return input_ids, None
+    if attention_mask.shape != input_ids.shape:
+        raise UsageError(
+            f"attention_mask of shape {tuple(attention_mask.shape)} does not fit input_ids {tuple(input_ids.shape)}",
+            "it has one entry for each token",
+        )
+    if bool(attention_mask.all()):
         return input_ids, None
     if not bool(attention_mask.any(-1).all()):
         raise InputError("a row of the batch has no real token", "leave empty prompts out")
     # Sorting by (is real, place) is stable: padding first, real tokens in their order.
-    order = attention_mask.long().argsort(dim=-1, stable=True)
-    return input_ids.gather(1, order), attention_mask.gather(1, order)
+    real = attention_mask.long()
+    order = real.argsort(dim=-1, stable=True)[:, -int(real.sum(-1).max()) :]
+    ids, mask = input_ids.gather(1, order), real.gather(1, order)
+    return ids, None if bool(mask.all()) else mask

@@ -17,6 +17,7 @@ from plainformer.inputs.sentencepiece_model import (
     CONTROL,
     NORMAL,
     UNKNOWN,
+    USER_DEFINED,
     Piece,
     SpmModel,
     read_proto,
@@ -118,7 +119,7 @@ def _prefix(model: SpmModel, settings: Settings) -> Literal["always", "first"]:
     """`legacy: false` asks for no space after special tokens; BPE with user-defined pieces needs that to be exact."""
     if settings.config.get("legacy") is False and settings.kind in ("llama", "codellama"):
         return "first"
-    return "first" if model.kind == "bpe" and any(piece.type == 4 for piece in model.pieces) else "always"
+    return "first" if model.kind == "bpe" and any(piece.type == USER_DEFINED for piece in model.pieces) else "always"
 
 
 def _cleanup(layout: Layout, settings: Settings) -> list[Any]:
@@ -321,7 +322,8 @@ def _looked_up(path: Path, settings: Settings) -> dict[str, Any]:
             )
     model = read_proto(path)
     backend = to_backend(model)
-    register_pieces(backend, _control(*languages, *roles.values()))
+    register_pieces(backend, _control(*roles.values()))
+    register_pieces(backend, [Piece(name, 0.0, CONTROL if m2m else USER_DEFINED) for name in languages])
     eos = roles["eos_token"]
     if m2m:
         source = f"__{settings.config.get('src_lang') or 'en'}__"

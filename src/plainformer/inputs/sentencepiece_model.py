@@ -1,5 +1,4 @@
-"""A SentencePiece model (Kudo and Richardson 2018) as a `tokenizers` backend, exact to SentencePiece's own
-segmentation.
+"""A SentencePiece model (Kudo and Richardson 2018) as a `tokenizers` backend that cuts text just as SentencePiece does.
 
 Both file formats that carry such a model, SentencePiece's protobuf and GGUF, are read into `SpmModel`; `to_backend`
 builds from it. Ids are positions in `pieces`.
@@ -118,14 +117,15 @@ def to_backend(
         _set_spaces(backend, model, list(cleanup), prefix)
     marked = [piece for piece in model.pieces if piece.type in (CONTROL, UNKNOWN)]
     # Unigram segments user-defined pieces itself, see `_scores`; BPE needs them cut out beforehand.
-    # That happens after spaces are collapsed, or else the text on either side would lose those next to them.
+    # That happens after spaces are collapsed, or else the text on either side would lose those next to them. One case
+    # differs from SentencePiece: a text that begins with such a piece gets no ▁ in front of it.
     marked += [p for p in model.pieces if p.type == USER_DEFINED and model.kind == "bpe"]
     register_pieces(backend, marked, normalized=model.collapse_spaces)
     return backend
 
 
 def register_pieces(backend: tokenizers.Tokenizer, pieces: Iterable[Piece], *, normalized: bool = False) -> None:
-    """Make the backend match these pieces as units: in the text itself, or (not special ones) in the normalized text."""
+    """Make the backend match these pieces as units: in the text as given, or (unless special) as normalized."""
     from tokenizers import AddedToken
 
     def added(piece: Piece) -> AddedToken:

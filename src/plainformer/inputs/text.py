@@ -35,7 +35,8 @@ class Encoding:
         input_ids: token ids, special tokens included.
         token_type_ids: 0 or 1, as the tokenizer's template assigns them to a pair's sequences.
         offsets: `text[start:end]` in the sequence (see sequence_ids) that the token comes from; (0, 0) for special
-        tokens. tokens: the vocabulary's text of each token.
+            tokens.
+        tokens: each token as its algorithm writes it ("##ing", "▁the"); `id_to_token` gives the vocabulary's name.
         special: True for tokens that the template added.
         sequence_ids: 0 for the text, 1 for its pair, None for added special tokens.
         word_ids: which pre-token ("word") of its sequence a token belongs to; None for added special tokens.
@@ -87,7 +88,8 @@ class Tokenizer:
     Args:
         backend: the `tokenizers.Tokenizer`; truncation and padding stored in it are switched off.
         special_tokens: role ("bos_token", "pad_token", ...) → token text. A role whose token the vocabulary lacks is
-        None. padding_side: where `pad` puts padding.
+            None.
+        padding_side: where `pad` puts padding.
         max_length: the most tokens a row may have (special ones included), or None when the model sets no limit.
         chat_template: name → jinja2 source; a plain text is the template named "default".
         piece_ids: the vocabulary, where ids are looked up by token text instead of taken from the backend (Marian and
@@ -221,7 +223,11 @@ class Tokenizer:
             _check_row(item, f"text {row}" if len(texts) > 1 else "text")
             if limit is not None and not truncate and stride is None:
                 self._fail_early(item, limit)
-        rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        if len(texts) == 1:  # without waking the thread pool, which a later fork would not survive
+            text, pair = (texts[0], None) if isinstance(texts[0], str) else texts[0]
+            rows = [self.backend.encode(text, pair, add_special_tokens=add_special_tokens)]
+        else:
+            rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [self._fit(self._row(row), limit, truncate, stride) for row in rows]
 
     def _limit(self, truncate: bool, max_length: int | None, stride: int | None, window: int | None) -> int | None:

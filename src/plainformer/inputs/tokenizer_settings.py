@@ -69,8 +69,8 @@ class Settings:
         folder: where they come from.
         config: tokenizer_config.json, or {}.
         model: the model's config.json, or {}.
-        roles: role ("bos_token", ...) → token; a role that the files set to null is None here, which is not the same
-        as unset. added: id → token, of added_tokens.json and added_tokens_decoder.
+        roles: role ("bos_token", ...) → token; one that the files set to null is None, which differs from unset.
+        added: id → token, of added_tokens.json and added_tokens_decoder.
         listed: additional special tokens without an id.
         chat_templates: name → source.
     """

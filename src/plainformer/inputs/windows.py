@@ -1,9 +1,8 @@
 """Which tokens of a too-long row to keep: truncation and overlapping windows, as index arithmetic.
 
-A row is [special…] sequence 0 [special…] (sequence 1 [special…]); special tokens come from the tokenizer's template,
-are recognised by their sequence id None and are always kept. So a shorter row is a selection of positions from the full
-one, which keeps ids, offsets and types exactly as they were, needs no state in the tokenizer, and is safe in any
-thread.
+A row is [special…] sequence 0 [special…] (sequence 1 [special…]). Special tokens come from the tokenizer's template, have
+the sequence id None and are always kept. So a shorter row is a selection of positions from the full one, which keeps ids,
+offsets and types exactly as they were, needs no state in the tokenizer, and is safe in any thread.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import Disentangled, StackConfig
+from plainformer.model.empty import Conv1d
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -83,7 +84,7 @@ class LocalConvolution(nn.Module):
         super().__init__()
         assert config.disentangled is not None
         kernel = config.disentangled.conv_kernel
-        self.conv = nn.Conv1d(
+        self.conv = Conv1d(
             config.hidden_size,
             config.hidden_size,
             kernel,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from plainformer.config import MelFrontend, NormConfig, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
 from plainformer.errors import InputError, UsageError
+from plainformer.model.empty import Conv1d, Conv2d, Embedding, GroupNorm, LayerNorm
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 from plainformer.model.position import sinusoid
@@ -23,10 +24,10 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.config = config
         size = config.embedding_size
-        self.tokens = nn.Embedding(config.vocab_size, size, device="meta")
+        self.tokens = Embedding(config.vocab_size, size)
         learned = config.positions == "learned"
-        self.positions = nn.Embedding(config.max_positions, size, device="meta") if learned else None
-        self.token_types = nn.Embedding(config.token_types, size, device="meta") if config.token_types else None
+        self.positions = Embedding(config.max_positions, size) if learned else None
+        self.token_types = Embedding(config.token_types, size) if config.token_types else None
         self.before_norm = nn.Identity() if config.projection_place == "after_norm" else self._project(hidden_size)
         norm_size = size if config.projection_place == "after_norm" else hidden_size
         self.norm = make_norm(norm_size, config.norm) if config.norm is not None else nn.Identity()
@@ -67,9 +68,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: PatchFrontend, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Conv2d(
-            config.channels, hidden_size, config.patch_size, config.patch_size, bias=config.bias, device="meta"
-        )
+        self.patches = Conv2d(config.channels, hidden_size, config.patch_size, config.patch_size, bias=config.bias)
         self.class_tokens = nn.ParameterList(torch.empty(hidden_size) for _ in range(config.class_tokens))
         rows = config.class_tokens + config.grid[0] * config.grid[1]
         self.positions = nn.Parameter(torch.empty(rows, hidden_size))
@@ -112,13 +111,11 @@ class _ConvStep(nn.Module):
         super().__init__()
         before = config.channels[index - 1] if index else 1
         channels = config.channels[index]
-        self.conv = nn.Conv1d(
-            before, channels, config.kernels[index], config.strides[index], bias=config.conv_bias, device="meta"
-        )
+        self.conv = Conv1d(before, channels, config.kernels[index], config.strides[index], bias=config.conv_bias)
         over_channels = config.conv_norm == "layer"
         over_time = config.conv_norm == "group" and index == 0
-        self.norm = nn.LayerNorm(channels, device="meta") if over_channels else None
-        self.time_norm = nn.GroupNorm(channels, channels, device="meta") if over_time else None
+        self.norm = LayerNorm(channels) if over_channels else None
+        self.time_norm = GroupNorm(channels, channels) if over_time else None
         self.activation = ACTIVATION_FUNCTIONS[config.conv_activation]
 
     def forward(self, x_BCN: Tensor) -> Tensor:
@@ -221,8 +218,8 @@ class MelEmbedding(nn.Module):
     def __init__(self, config: MelFrontend, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv1d(config.mels, hidden_size, 3, padding=1, device="meta")
-        self.conv2 = nn.Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1, device="meta")
+        self.conv1 = Conv1d(config.mels, hidden_size, 3, padding=1)
+        self.conv2 = Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(config.max_positions, hidden_size))
         self.activation = ACTIVATION_FUNCTIONS[config.activation]
 

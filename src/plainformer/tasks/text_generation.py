@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from plainformer.errors import InputError, UsageError
 from plainformer.generate.search import Generation, generate, stream
 from plainformer.tasks.base import Result, Task
+from plainformer.tasks.generation_settings import FILE, read_generation_settings
+from plainformer.tasks.pieces import continuation, pieces
 
 if TYPE_CHECKING:
     from plainformer.inputs.text import TextBatch
@@ -29,6 +31,12 @@ class GeneratedText(Result):
 
 class TextGeneration(Task):
     """A text → its continuation; a list of chat messages → the assistant's answer."""
+
+    companions = (FILE,)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = read_generation_settings(self.folder, self.config)
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
@@ -57,32 +65,34 @@ class TextGeneration(Task):
     def predict(
         self, encoded: TextBatch, *, max_new_tokens: int = 64, eos_ids: Sequence[int] | None = None
     ) -> Generation:
-        device = self.model.device
-        ids, mask = encoded.input_ids.to(device), encoded.attention_mask.to(device)
-        return generate(self.model, ids, mask, max_new_tokens=max_new_tokens, eos_ids=eos_ids)
+        return generate(self.model, **self._inputs(encoded, max_new_tokens, eos_ids))
 
     def decode(self, encoded: TextBatch, predicted: Generation) -> list[GeneratedText]:
         results = []
         for row, ids, reason in zip(encoded.encodings, predicted.token_ids, predicted.stop_reasons, strict=True):
-            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            text = continuation(self.tokenizer, row.input_ids, ids)
             prompt = self.tokenizer.decode(row.input_ids)
             results.append(GeneratedText(text, prompt, reason, len(row.input_ids), len(ids)))
         return results
 
-    def stream(self, item: Any, *, max_new_tokens: int = 64, truncate: bool = False) -> Iterator[str]:
-        """The answer piece by piece, as soon as its characters are whole."""
+    def stream(
+        self, item: Any, *, max_new_tokens: int = 64, eos_ids: Sequence[int] | None = None, truncate: bool = False
+    ) -> Iterator[str]:
+        """The answer piece by piece, as soon as its characters are whole; joined, it is the `text` of the result."""
         batch = self.encode([item], truncate=truncate)
-        ids: list[int] = []
-        shown = ""
+        steps = stream(self.model, **self._inputs(batch, max_new_tokens, eos_ids))
+        return pieces(self.tokenizer, batch.encodings[0].input_ids, (tokens[0] for tokens, _ in steps))
+
+    def _inputs(self, batch: TextBatch, max_new_tokens: int, eos_ids: Sequence[int] | None) -> dict[str, Any]:
         device = self.model.device
-        for tokens, _ in stream(self.model, batch.input_ids.to(device), max_new_tokens=max_new_tokens):
-            if tokens[0] is not None:
-                ids.append(tokens[0])
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # half of a character's bytes
-                yield text[len(shown) :]
-                shown = text
-        yield self.tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
+        return {
+            "input_ids": batch.input_ids.to(device),
+            "attention_mask": batch.attention_mask.to(device),
+            "max_new_tokens": max_new_tokens,
+            "eos_ids": self.settings.eos_ids if eos_ids is None else eos_ids,
+            "suppress": self.settings.suppress,
+            "suppress_first": self.settings.suppress_first,
+        }
 
 
 def _is_chat(inputs: Any) -> bool:

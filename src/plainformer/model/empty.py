@@ -1,0 +1,49 @@
+"""Standard modules that are born empty: loading fills them, so drawing random weights first would be wasted.
+
+It would also cost seconds: torch imports its whole symbolic machinery to draw a random number on the meta device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Embedding(nn.Module):
+    """A table of vectors, (rows, D), looked up by id: (...,) → (..., D)."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Conv1d(nn.Conv1d):
+    """`nn.Conv1d` without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` without initial weights."""
+
+    def reset_parameters(self) -> None:
+        pass
