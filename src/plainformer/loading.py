@@ -11,7 +11,7 @@ import torch
 
 from plainformer.config import ModelConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families import config_from_dict, table_for
+from plainformer.families import config_from_dict, head_of, table_for
 from plainformer.formats import find_weights, open_weights, read_json_object, write_safetensors
 from plainformer.hub import Files, resolve
 from plainformer.model.block import set_ffn_chunk_size
@@ -173,6 +173,8 @@ def load(
     files = resolve(ref, revision=revision, token=token)
     info = task_info(task) if task is not None else None
     head = head_for_task(info.name, _model_type(files)) if info is not None else None
+    if info is not None:
+        _check_task(files, info.name, head)
     model = load_model(
         files,
         head=head,
@@ -188,8 +190,29 @@ def load(
         raise UsageError(
             f"{files.ref} cannot do {info.name!r}: as loaded, it does {implied.name!r}", "leave out task=..., or choose that"
         )
-    tokenizer = _tokenizer_if_any(files, model.config)
-    return task_class(implied)(implied.name, model, tokenizer, files.folder, files.ref)
+    made = task_class(implied)
+    tokenizer = load_tokenizer(files) if made.needs_tokenizer else None  # type: ignore[arg-type]
+    return made(implied.name, model, tokenizer, files.folder, files.ref)
+
+
+def _check_task(files: Files, task: str, head: str | None) -> None:
+    """A checkpoint with another task's head cannot do this one, even where its tensors happen to have fitting names.
+
+    Every checkpoint gives features; one without a head is left to its weights (GPT2Model's are all that GPT-2 needs).
+    """
+    from plainformer.tasks import default_task
+
+    if files.folder is None or head == "none":
+        return
+    raw = read_json_object(files.folder / "config.json")
+    names = raw.get("architectures") or [""]
+    stated = head_of(str(names[0]), str(raw.get("model_type"))) if names[0] else "none"
+    if stated in ("none", head):
+        return
+    does = default_task(config_from_dict(raw, stated)).name
+    raise UsageError(
+        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {does!r}", "leave out task=..., or choose that"
+    )
 
 
 def pipeline(task: str, ref: Ref, **options: Any) -> Any:
@@ -215,15 +238,6 @@ def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None =
     return Tokenizer.from_folder(files.folder, read_json_object(path) if path.is_file() else None)
 
 
-def _tokenizer_if_any(files: Files, config: ModelConfig) -> Tokenizer | None:
-    """Models for images and raw speech may have none; a text model without one is an error that names the files."""
-    from plainformer.config import TokenFrontend
-
-    reads_text = isinstance((config.encoder or config.main_stack).frontend, TokenFrontend)
-    writes_text = config.decoder is not None or config.head.kind == "ctc"
-    return load_tokenizer(files) if reads_text or writes_text else None  # type: ignore[arg-type]
-
-
 def _model_type(files: Files) -> str:
     if files.folder is None:
         return ""
@@ -238,3 +252,8 @@ def save(model: Any, folder: Ref) -> None:
     save_model(model.model, folder)
     if model._tokenizer is not None:
         model.tokenizer.save(Path(folder))
+    for name in model.companions if model.folder is not None else ():
+        source, target = model.folder / name, Path(folder) / name
+        if source.is_file() and source.resolve() != target.resolve():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())

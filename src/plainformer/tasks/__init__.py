@@ -86,6 +86,11 @@ def default_task(config: ModelConfig) -> TaskInfo:
         return TASKS[names.get(type(first), "audio-feature-extraction")]
     if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
         return TASKS["automatic-speech-recognition"]
+    if kind == "token" and not isinstance(first, TokenFrontend):
+        raise UsageError(
+            "this model labels every frame of a sound, which is no task here",
+            "call the model itself (load_model), or load it with task='audio-feature-extraction'",
+        )
     return next(info for info in TASKS.values() if info.head == kind)
 
 
