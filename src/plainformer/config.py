@@ -8,6 +8,7 @@ Differences are *values* (`norm_place="post"`), not switches (`use_post_norm=Tru
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -17,9 +18,25 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh
 
 # Sizes past these bounds are lies or typing errors, not models; they are refused before anything is allocated.
 MAX_WIDTH = 1 << 20
-MAX_LAYERS = 1 << 12
+MAX_LAYERS = 1 << 10
 MAX_VOCABULARY = 1 << 24
 MAX_POSITIONS = 1 << 27
+MAX_PATCH = 1 << 12
+MAX_CONVOLUTIONS = 64
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+
+
+def shown(value: object) -> str:
+    """A value for a message: its repr, cut where it is long or deep, since a forged one may be megabytes."""
+    return _short.repr(value)
+
+
+def is_number(value: object) -> bool:
+    """A finite number; true and false are none, though Python counts with them."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
+    return whole or (isinstance(value, float) and math.isfinite(value))
 
 
 def require(condition: bool, what: str, fix: str = "check config.json against the model card") -> None:
@@ -31,13 +48,18 @@ def require(condition: bool, what: str, fix: str = "check config.json against th
 def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
     """A whole number between `lower` and `upper`, or a CheckpointError that names the field."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    require(whole and lower <= value <= upper, f"{name}={value!r} is not a whole number from {lower} to {upper}")  # type: ignore[operator]
+    require(whole and lower <= value <= upper, f"{name}={shown(value)} is not a whole number from {lower} to {upper}")  # type: ignore[operator]
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
     """One of `options`, or a CheckpointError that offers the closest ones."""
     if value not in options:
-        raise CheckpointError(f"config.json: {name}={value!r} is not supported", did_you_mean(str(value), options))
+        raise CheckpointError(f"config.json: {name}={shown(value)} is not supported", did_you_mean(str(value), options))
+
+
+def require_positive(name: str, value: object) -> None:
+    """A finite number above zero, or a CheckpointError that names the field."""
+    require(is_number(value) and value > 0, f"{name}={shown(value)} is not a positive number")  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,8 @@ class NormConfig:
 
     def __post_init__(self) -> None:
         require_choice("norm", self.kind, ("layer", "rms"))
-        number = isinstance(self.eps, int | float) and math.isfinite(self.eps)
-        require(number and 0 <= self.eps < 1, f"normalisation epsilon {self.eps!r} is not between 0 and 1")
+        good = is_number(self.eps) and 0 <= self.eps < 1
+        require(good, f"normalisation epsilon {shown(self.eps)} is not between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -83,8 +105,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         require_choice("rope scaling type", self.kind, ("linear", "dynamic", "yarn", "llama3", "longrope"))
-        number = isinstance(self.factor, int | float) and math.isfinite(self.factor)
-        require(number and self.factor > 0, f"rope scaling factor {self.factor!r} is not a positive number")
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
+            require_positive(f"rope scaling's {name}", getattr(self, name))
         if self.kind != "linear":
             require_size("rope scaling's original length", self.original_max_positions, MAX_POSITIONS)
 
@@ -101,10 +123,12 @@ class RopeConfig:
     scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        number = isinstance(self.theta, int | float) and math.isfinite(self.theta)
-        require(number and self.theta > 0, f"rope_theta={self.theta!r} is not a positive number")
+        require_positive("rope_theta", self.theta)
         require_size("rotary channels", self.dim, MAX_WIDTH, 2)
         require(self.dim % 2 == 0, f"{self.dim} rotary channels: must be even, because channels turn in pairs")
+        kind = self.scaling.kind if self.scaling is not None else ""
+        require(kind != "yarn" or self.theta > 1, f"rope_theta={self.theta} with yarn: channels would turn alike")
+        require(kind != "dynamic" or self.dim > 2, "dynamic rope scaling of a single pair of channels has no base")
         if self.scaling is not None and self.scaling.kind == "longrope":
             for factors in (self.scaling.short_factors, self.scaling.long_factors):
                 require(len(factors) == self.dim // 2, f"longrope has {len(factors)} factors for {self.dim // 2} pairs")
@@ -118,7 +142,7 @@ class RelativeBias:
     max_distance: int = 128
 
     def __post_init__(self) -> None:
-        require_size("relative_attention_num_buckets", self.buckets, 1 << 16, 2)
+        require_size("relative_attention_num_buckets", self.buckets, 1 << 16, 4)
         require_size("relative_attention_max_distance", self.max_distance, MAX_POSITIONS, 2)
         require(self.max_distance > self.buckets // 2, "relative_attention_max_distance must exceed half the buckets")
 
@@ -144,7 +168,10 @@ class Disentangled:
     def __post_init__(self) -> None:
         require_size("max_relative_positions", self.max_distance, MAX_POSITIONS)
         require_size("position_buckets", self.buckets, MAX_POSITIONS, 0)
+        spaced = self.buckets == 0 or (self.buckets > 3 and self.max_distance > self.buckets // 2 + 1)
+        require(spaced, f"position_buckets={self.buckets} for distances up to {self.max_distance}")
         require_size("conv_kernel_size", self.conv_kernel, 1 << 10, 0)
+        require_size("conv_groups", self.conv_groups, MAX_WIDTH)
         require_choice("conv_act", self.conv_activation, ACTIVATIONS)
         for term in self.terms:
             require_choice("pos_att_type", term, ("c2p", "p2c"))
@@ -206,8 +233,8 @@ class PatchFrontend:
 
     def __post_init__(self) -> None:
         for name, (height, width) in (("image_size", self.image_size), ("patch_size", self.patch_size)):
-            require_size(name, height, 1 << 16)
-            require_size(name, width, 1 << 16)
+            require_size(name, height, 1 << 16 if name == "image_size" else MAX_PATCH)
+            require_size(name, width, 1 << 16 if name == "image_size" else MAX_PATCH)
         require_size("num_channels", self.channels, 1 << 12)
         fits = all(i >= p for i, p in zip(self.image_size, self.patch_size, strict=True))
         require(fits, f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
@@ -237,6 +264,7 @@ class WaveFrontend:
     def __post_init__(self) -> None:
         same = len(self.channels) == len(self.kernels) == len(self.strides) > 0
         require(same, "conv_dim, conv_kernel and conv_stride differ in length")
+        require_size("number of convolutions", len(self.channels), MAX_CONVOLUTIONS)
         for name, sizes in (("conv_dim", self.channels), ("conv_kernel", self.kernels), ("conv_stride", self.strides)):
             for size in sizes:
                 require_size(name, size, MAX_WIDTH)
@@ -323,6 +351,11 @@ class StackConfig:
         if isinstance(self.frontend, TokenFrontend) and self.frontend.projection == "none":
             size = self.frontend.embedding_size
             require(size == self.hidden_size, f"embedding size {size} is not the hidden size {self.hidden_size}")
+        require_positive("scale of attention scores", self.attention_scale)
+        if self.score_softcap is not None:
+            require_positive("soft cap of attention scores", self.score_softcap)
+        groups = self.disentangled.conv_groups if self.disentangled is not None else 1
+        require(self.hidden_size % groups == 0, f"conv_groups={groups} do not divide hidden size {self.hidden_size}")
         for name in ("windows", "rope", "layer_ids"):
             length = len(getattr(self, name))
             require(length == self.num_layers, f"{name} has {length} entries for {self.num_layers} layers")
@@ -395,6 +428,8 @@ class HeadConfig:
         require_choice("head activation", self.transform_activation, ACTIVATIONS)
         require_size("number of labels or words", self.out_size, MAX_VOCABULARY, 0)
         require_size("head width", self.transform_size, MAX_WIDTH, 0)
+        if self.softcap is not None:
+            require_positive("soft cap of logits", self.softcap)
         require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
 
 

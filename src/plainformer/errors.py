@@ -50,6 +50,7 @@ class MissingDependencyError(PlainformerError):
 
 def did_you_mean(name: str, options: Iterable[str], limit: int = 3) -> str:
     """A sentence that names the options closest to `name`, or all of them when none is close and they are few."""
+    name = name[:80]  # a forged name of megabytes is near to nothing, and comparing it takes minutes
     known = sorted(set(options))
     by_lower = {option.lower(): option for option in known}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=limit, cutoff=0.6)

@@ -14,19 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.errors import UsageError
+from plainformer.errors import InputError, UsageError
 from plainformer.model.frontend import TokenEmbedding
+from plainformer.tasks.automatic_speech_recognition import SpeechRecognition
 from plainformer.tasks.base import Task, check_top_k, text_limit
+from plainformer.tasks.text2text_generation import Text2TextGeneration
 
 GENERATING = ("causal_lm", "seq2seq_lm")
+# Heads that read two texts, and what the second one is where it must be given.
+PAIRED = {"sequence": "", "span": "the context of the question", "choice": "a choice"}
 
 
 @dataclass(frozen=True)
 class Piece:
     """A token, an image patch or an audio frame.
 
-    `start`, `end`: characters of the text (of the pair's second text where `sequence` is 1), or None; `place` says where
-    a patch or frame is; `norm` is the length of its vector as it enters the model: for tokens of the embedding itself.
+    `start`, `end`: characters of the text (of the pair's second text where `sequence` is 1), or None; `place` says
+    where a patch or frame is; `norm` is the length of its vector as it enters the model: for tokens of the embedding.
     """
 
     index: int
@@ -76,7 +80,13 @@ class Explanation:
 
 @torch.inference_mode()
 def explain(
-    task: Task, item: Any, *, pair: str | None = None, chat: bool = False, top_k: int = 5, truncate: bool = False
+    task: Task,
+    item: Any,
+    *,
+    pair: str | None = None,
+    chat: bool = False,
+    top_k: int | None = None,
+    truncate: bool = False,
 ) -> Explanation:
     """Explain one input.
 
@@ -85,19 +95,15 @@ def explain(
         item: a text; for images and audio what the task takes (a path, an array).
         pair: the second text, where the task reads two (the context of a question, say).
         chat: wrap the text as a user's message in the model's chat format.
-        top_k: candidates for the next token.
+        top_k: candidates for the next token, 5 if None; for other tasks their option of that name.
         truncate: cut an over-long text instead of refusing it.
+    Raises:
+        UsageError: an argument that has no effect here; otherwise as the task itself.
     """
-    stack = task.config.encoder or task.config.main_stack
-    if isinstance(stack.frontend, TokenFrontend):
-        inputs, pieces = _text(task, item, pair, chat, truncate)
-    else:
-        if pair is not None or chat or truncate:
-            raise UsageError("pair, chat and truncate have no effect on images and audio", "leave them out")
-        inputs, pieces = _signal(task, item), ()
-    start = task.config.decoder_start_id
-    if task.config.kind == "encoder-decoder" and start is not None:
-        inputs["decoder_input_ids"] = torch.full((1, 1), start, device=task.model.device)
+    _check_arguments(task, pair, chat, top_k, truncate)
+    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (_signal(task, item), ())
+    if task.config.kind == "encoder-decoder" and (start := _start_ids(task)):
+        inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
     with watch(task.model) as steps:
         output = task.model(**inputs)
     if not pieces:
@@ -108,9 +114,39 @@ def explain(
         task.name,
         pieces,
         tuple(steps),
-        _next_tokens(task, output.logits[0, -1], top_k) if generates else (),
-        None if generates else _answer(task, item, pair, truncate),
+        _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else (),
+        None if generates else _answer(task, item, pair, top_k, truncate),
     )
+
+
+def reads_text(task: Task) -> bool:
+    """Whether the task's input is text, and not an image or a recording."""
+    return isinstance((task.config.encoder or task.config.main_stack).frontend, TokenFrontend)
+
+
+def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None, truncate: bool) -> None:
+    kind = task.config.head.kind
+    if not reads_text(task) and (pair is not None or chat or truncate):
+        raise UsageError("pair, chat and truncate have no effect on images and audio", "leave them out")
+    if chat and kind != "causal_lm":
+        raise UsageError(f"chat has no effect in {task.name}", "leave it out")
+    if pair is not None and kind not in PAIRED:
+        raise UsageError(f"pair has no effect in {task.name}, which reads one text", "leave it out")
+    if pair is None and kind in PAIRED and PAIRED[kind]:
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as pair=...")
+    if top_k is not None and kind not in GENERATING and "top_k" not in task.options():
+        raise UsageError(f"top_k has no effect in {task.name}", "leave it out")
+
+
+def _start_ids(task: Task) -> list[int]:
+    """What an encoder-decoder's output begins with: where the task says more than the start token, all of it."""
+    if isinstance(task, Text2TextGeneration):
+        start, prefix = task.start_of()
+        return [*start, *prefix]
+    if isinstance(task, SpeechRecognition):
+        return task.prompt.ids(None, None, None)
+    start_id = task.config.decoder_start_id
+    return [] if start_id is None else [start_id]
 
 
 def _text(
@@ -121,12 +157,16 @@ def _text(
         text = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     limit = text_limit(task.config, tokenizer)
     row = tokenizer.encode(text, pair, add_special_tokens=not chat, truncate=truncate, max_length=limit)
+    if not row.input_ids:
+        raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))
     stack = task.model.encoder if task.model.encoder is not None else task.model.main
     assert isinstance(stack.frontend, TokenEmbedding)
     norms = stack.frontend.embed(inputs["input_ids"])[0].float().norm(dim=-1).tolist()
+    if task.config.head.kind == "choice":
+        inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice
     pieces = tuple(
-        Piece(index, token, token_id, *span, sequence, special, norm)
+        Piece(index, token, token_id, span[0], span[1], sequence, special, norm)
         for index, (token, token_id, span, sequence, special, norm) in enumerate(
             zip(row.tokens, row.input_ids, row.offsets, row.sequence_ids, row.special, norms, strict=True)
         )
@@ -194,13 +234,15 @@ def _next_tokens(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, .
     )
 
 
-def _answer(task: Task, item: Any, pair: str | None, truncate: bool) -> Any:
-    given = item if pair is None else (item, pair)
-    options = {"truncate": True} if truncate and "truncate" in task.options() else {}
+def _answer(task: Task, item: Any, pair: str | None, top_k: int | None, truncate: bool) -> Any:
+    given: Any = item if pair is None else (item, [pair]) if task.config.head.kind == "choice" else (item, pair)
+    options: dict[str, Any] = {"truncate": True} if truncate else {}
+    if top_k is not None:
+        options["top_k"] = top_k
     result = task(given, **options)
-    parts = result if isinstance(result, tuple | list) else [result]
-    plain = [part.to_dict() for part in parts]
-    return plain if isinstance(result, tuple | list) else plain[0]
+    if isinstance(result, tuple | list):
+        return [part.to_dict() for part in result]
+    return result.to_dict()
 
 
 @contextmanager
@@ -218,7 +260,7 @@ def watch(model: nn.Module) -> Iterator[list[StepShape]]:
         return hook
 
     for name, module in model.named_modules():
-        if _is_step(name):
+        if _is_step(name) and not isinstance(module, nn.Identity):  # what a model does not have is an identity
             handles.append(module.register_forward_hook(note(name)))
     try:
         yield steps

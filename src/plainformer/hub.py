@@ -107,7 +107,7 @@ def resolve(
         cache_dir: where downloads are kept; default HF_HOME's.
 
     Raises:
-        UsageError: the reference cannot be a path or a name, or `revision` is given for local files.
+        UsageError: the reference cannot be a path or a name, or `revision` or `token` is given for local files.
         CheckpointError: a local path does not exist or holds no model.
         HubError: no network and not in the cache, no such repository or revision, no permission, nothing usable in it.
     """
@@ -117,6 +117,8 @@ def resolve(
     if local is not None:
         if revision is not None:
             raise UsageError(f"revision={revision!r} has no meaning for {text!r}, which is on this machine")
+        if token is not None:
+            raise UsageError(f"a Hub token has no use for {text!r}, which is on this machine", "leave out token=...")
         return local
     repo, file = _parse_hub_name(text)
     return _Repository(text, repo, file, revision, token, cache_dir).fetch()

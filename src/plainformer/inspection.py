@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import table_for
 from plainformer.formats import find_weights, open_weights
 from plainformer.hub import Files, resolve
@@ -54,7 +55,7 @@ class CheckpointInfo:
         for name, stack in self.stacks.items():
             lines[name] = ", ".join(f"{key} {value}" for key, value in stack.items())
         if self.tokenizer is not None:
-            lines["tokenizer"] = ", ".join(f"{key} {value}" for key, value in self.tokenizer.items())
+            lines["tokenizer"] = ", ".join(f"{key} {_plain(value)}" for key, value in self.tokenizer.items())
         if self.labels:
             lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
         if self.tied:
@@ -88,7 +89,7 @@ def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | No
         family=config.family,
         architecture=config.architecture,
         kind=config.kind,
-        task=default_task(config).name,
+        task=_task(config),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         parameters_by_part=count_by_part(model),
         stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
@@ -114,9 +115,28 @@ def _open(files: Files) -> tuple[ModelConfig, Any, Any]:
     return config, table_for(config), open_weights(find_weights(files.folder))
 
 
+def _plain(value: Any) -> str:
+    """A fact in a line: yes and no, roles with their tokens."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}={token}" for name, token in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _task(config: ModelConfig) -> str:
+    """The task that the checkpoint does; there are models without one, and their facts can be read all the same."""
+    try:
+        return default_task(config).name
+    except UsageError:
+        return "none"
+
+
 def _stored_dtype(source: Any, name: str) -> str:
     """The dtype in the file: a GGUF's quantisation where there is one."""
-    return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix("torch.")
+    return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
+        "torch."
+    )
 
 
 def count_by_part(model: Transformer) -> dict[str, int]:
@@ -135,11 +155,16 @@ def count_by_part(model: Transformer) -> dict[str, int]:
     return dict(parts)
 
 
+# What images and sounds bring along; Whisper's table of sinusoids is stored, and read like a learned one.
+_FRONTEND_POSITIONS = {"patches": "learned", "wave": "convolution", "mel": "table"}
+
+
 def describe_stack(stack: StackConfig) -> dict[str, Any]:
     """The shape of a stack in a few words."""
     position = "rope" if any(stack.rope) else "relative" if stack.relative_bias or stack.disentangled else "none"
-    if isinstance(stack.frontend, TokenFrontend) and stack.frontend.positions != "none":
-        position = stack.frontend.positions
+    frontend = stack.frontend
+    own = frontend.positions if isinstance(frontend, TokenFrontend) else _FRONTEND_POSITIONS[frontend.kind]
+    position = own if own != "none" else position
     windows = sorted({window for window in stack.windows if window is not None})
     described = {
         "layers": stack.num_layers,
@@ -156,8 +181,6 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
 
 
 def _describe_tokenizer(files: Files, config: ModelConfig) -> dict[str, Any] | None:
-    from plainformer.errors import CheckpointError
-
     try:
         tokenizer = load_tokenizer(files)
     except CheckpointError:

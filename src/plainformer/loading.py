@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from plainformer.config import ModelConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families import config_from_dict, head_of, table_for
+from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
 from plainformer.formats import find_weights, open_weights, read_json_object, write_safetensors
 from plainformer.hub import Files, resolve
 from plainformer.model.block import set_ffn_chunk_size
@@ -20,7 +20,8 @@ from plainformer.model.transformer import Transformer
 from plainformer.weights import export_weights, load_weights
 
 if TYPE_CHECKING:
-    pass
+    from plainformer.formats.source import TensorSource
+    from plainformer.inputs.text import Tokenizer
 
 Ref = str | os.PathLike[str]
 DTYPES = {
@@ -60,7 +61,7 @@ def as_device(device: str | torch.device) -> torch.device:
 
 
 def load_model(
-    ref: Ref,
+    ref: Ref | Files,
     *,
     head: str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -90,6 +91,7 @@ def load_model(
     files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token)
     target = as_device(device)
     wanted = as_dtype(dtype, target)
+    source: TensorSource
     if files.gguf is not None:
         from plainformer.families.gguf import load_gguf_parts
 
@@ -124,17 +126,16 @@ def save_model(model: Transformer, folder: Ref) -> None:
     table = table_for(model.config)
     _make_folder(target)
     write_safetensors(export_weights(model, table), target)
-    raw = dict(model.config.source)
-    raw["dtype"] = str(model.dtype).removeprefix("torch.")
+    raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
     raw.pop("torch_dtype", None)
-    if not model.config.tied and raw.get("tie_word_embeddings") is not False:
-        raw["tie_word_embeddings"] = raw.get("tie_word_embeddings", True) and not _was_untied(model)
-    (target / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _was_untied(model: Transformer) -> bool:
-    """Whether loading found two different tensors where config.json ties one."""
-    return bool(config_from_dict(model.config.source, model.config.head.kind).tied) and not model.config.tied
+    if model.config.architecture:
+        raw["architectures"] = [architecture_with_head(model.config)]
+    if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
+        raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
+    try:
+        (target / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder") from None
 
 
 def _make_folder(folder: Path) -> None:
@@ -188,10 +189,11 @@ def load(
     implied = default_task(model.config)
     if info is not None and info.name != implied.name:
         raise UsageError(
-            f"{files.ref} cannot do {info.name!r}: as loaded, it does {implied.name!r}", "leave out task=..., or choose that"
+            f"{files.ref} cannot do {info.name!r}: as loaded, it does {implied.name!r}",
+            "leave out task=..., or choose that",
         )
     made = task_class(implied)
-    tokenizer = load_tokenizer(files) if made.needs_tokenizer else None  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(files) if made.needs_tokenizer else None
     return made(implied.name, model, tokenizer, files.folder, files.ref)
 
 
@@ -211,7 +213,8 @@ def _check_task(files: Files, task: str, head: str | None) -> None:
         return
     does = default_task(config_from_dict(raw, stated)).name
     raise UsageError(
-        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {does!r}", "leave out task=..., or choose that"
+        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {does!r}",
+        "leave out task=..., or choose that",
     )
 
 
@@ -220,7 +223,7 @@ def pipeline(task: str, ref: Ref, **options: Any) -> Any:
     return load(ref, task=task, **options)
 
 
-def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
+def load_tokenizer(ref: Ref | Files, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
     """The tokenizer of a reference, without its model."""
     from plainformer.inputs.text import Tokenizer
 

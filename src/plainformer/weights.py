@@ -77,10 +77,12 @@ def load_weights(
         _place(model, name, _read(source, name, row), ours, expected, tied, dtype, device)
         filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
-    _fill_zeros(model, table, expected, dtype, device)
     _drop_pooler(model)
     _untie_or_tie(model, tied)
-    _account(model, source, report, allow_unused)
+    # Only now, when the file has shown that it is of this size: a lying configuration must not take memory for zeros.
+    zeros = [row for row in table.rows if row.kind == "zeros"]
+    _account(model, zeros, report, allow_unused)
+    _fill_zeros(model, zeros, dtype, device)
     return report
 
 
@@ -96,7 +98,7 @@ def _read(source: TensorSource, name: str, row: Row) -> list[Tensor]:
     except (RuntimeError, IndexError):  # sizes that do not add up, or an axis that is not there
         raise CheckpointError(
             f"tensor {name!r} has shape {tuple(tensor.shape)}, which is not {row.op}",
-            "config.json and the weights are not of the same model",
+            "the configuration and the weights are not of the same model",
         ) from None
 
 
@@ -116,8 +118,8 @@ def _place(
         if len(tensors) != len(ours) or tensor.shape != shape:
             raise CheckpointError(
                 f"tensor {name!r} has shape {tuple(tensor.shape)}, "
-                f"and config.json asks for {tuple(shape)} ({our_name})",
-                "config.json and the weights are not of the same model",
+                f"and the configuration asks for {tuple(shape)} ({our_name})",
+                "the configuration and the weights are not of the same model",
             )
         value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
         if our_name in tied:
@@ -132,21 +134,18 @@ def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
     setattr(model.get_submodule(module), leaf, value)
 
 
-def _fill_zeros(
-    model: nn.Module,
-    table: WeightTable,
-    expected: dict[str, nn.Parameter],
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-) -> None:
-    filled = next((p for p in expected.values() if not p.is_meta), None)
-    for row in table.rows:
-        if row.kind == "zeros":
-            for name in [n for n, p in expected.items() if p.is_meta and _pattern(row.ours[0]).fullmatch(n)]:
-                kind = dtype or (filled.dtype if filled is not None else torch.float32)
-                zero = torch.zeros(expected[name].shape, dtype=kind, device=device)
-                expected[name] = nn.Parameter(zero, requires_grad=False)
-                _set(model, name, expected[name])
+def _fill_zeros(model: nn.Module, rows: list[Row], dtype: torch.dtype | None, device: torch.device | str) -> None:
+    """Parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
+    kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta and _zero(name, rows):
+            _set(
+                model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), requires_grad=False)
+            )
+
+
+def _zero(name: str, rows: list[Row]) -> bool:
+    return any(_pattern(row.ours[0]).fullmatch(name) for row in rows)
 
 
 def _drop_pooler(model: Transformer) -> None:
@@ -179,14 +178,14 @@ def _with_tied(model: Transformer, tied: dict[str, str]) -> ModelConfig:
     return replace(model.config, tied=tuple(tied.items()))
 
 
-def _account(model: nn.Module, source: TensorSource, report: LoadReport, allow_unused: bool) -> None:
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+def _account(model: nn.Module, zeros: list[Row], report: LoadReport, allow_unused: bool) -> None:
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta and not _zero(name, zeros)]
     if missing:
         head_only = all(name.startswith("head.") for name in missing)
         cause = (
             "the checkpoint has no weights for this head: it was trained for another task"
             if head_only
-            else "the file is incomplete, or config.json is of another model"
+            else "the file is incomplete, or the configuration is of another model"
         )
         extra = f"; it has {_some(report.unused)} that no row knows" if report.unused else ""
         fix = "leave out task=..., or choose a task that it was trained for" if head_only else "download it again"

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import STDIN, Json, LoadOptions, console, read_inputs, shown, table, write_json
+from plainformer.cli.options import (
+    STDIN,
+    Json,
+    LoadOptions,
+    console,
+    read_inputs,
+    read_stdin,
+    restored,
+    shown,
+    table,
+    write_json,
+)
+from plainformer.errors import UsageError
 
 
 def explain(
@@ -17,7 +29,7 @@ def explain(
     *,
     pair: Annotated[str | None, Parameter(help="The second text, where the task reads two.")] = None,
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
-    top_k: Annotated[int, Parameter(help="Candidates for the next token.")] = 5,
+    top_k: Annotated[int | None, Parameter(help="Candidates for the next token, or of the answer.")] = None,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
     load: LoadOptions = LoadOptions(),  # noqa: B008
@@ -28,11 +40,15 @@ def explain(
     TEXT is a text, or "-" for stdin; for images and audio it is the file.
     """
     from plainformer.explain import explain as explain_item
+    from plainformer.explain import reads_text
 
+    if shapes and json:
+        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
     task = load.load(ref)
+    given: Any = item
     if item == STDIN:
-        item = next(read_inputs([STDIN], whole=True, literal=False))
-    found = explain_item(task, item, pair=pair, chat=chat, top_k=top_k, truncate=truncate)
+        given = next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
+    found = explain_item(task, given, pair=restored(pair), chat=chat, top_k=top_k, truncate=truncate)
     if json:
         write_json([found.to_dict()])
         return
@@ -59,9 +75,7 @@ def _print_pieces(out: Any, pieces: Any) -> None:
         for piece in pieces:
             span = "" if piece.special else f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
             special = "special" if piece.special else ""
-            rows.add_row(
-                str(piece.index), shown(piece.text), str(piece.token_id), span, special, f"{piece.norm:.3f}"
-            )
+            rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), span, special, f"{piece.norm:.3f}")
     out.print(rows)
 
 
@@ -75,7 +89,7 @@ def _print_steps(out: Any, steps: Any, *, everything: bool) -> None:
             rows.add_row(step.step, " x ".join(str(size) for size in step.shape))
         elif layer[1] != last:
             count = len({s.step.split(".")[2] for s in steps if s.step.startswith(f"{layer[1]}.layers.")})
-            rows.add_row(f"{layer[1]}.layers.1 to {count - 1}", "the same")
+            rows.add_row(f"{layer[1]}.layers.1" + (f" to {count - 1}" if count > 2 else ""), "the same")
             last = layer[1]
     out.print(rows)
 
@@ -84,5 +98,10 @@ def _print_answer(out: Any, answer: Any) -> None:
     import json
 
     for part in answer if isinstance(answer, list) else [answer]:
-        text = json.dumps(part, ensure_ascii=False)
-        out.print(shown(text)[:2000] if len(text) > 2000 else text, markup=False)
+        if isinstance(part.get("vector"), list):
+            vector = part["vector"]
+            length = sum(value * value for value in vector) ** 0.5
+            first = ", ".join(f"{value:.4f}" for value in vector[:6])
+            out.print(f"answer: a vector of {len(vector)} numbers and length {length:.4f}: {first}, ...", markup=False)
+        else:
+            out.print("answer: " + json.dumps(part, ensure_ascii=False), markup=False)

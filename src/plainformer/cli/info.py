@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import Json, console, shown, table, write_json
+from plainformer.cli.options import Json, console, restored, shown, table, write_json
 
 
 def info(
@@ -21,7 +21,7 @@ def info(
     """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
     from plainformer.inspection import inspect_checkpoint
 
-    found = inspect_checkpoint(ref, revision=revision, token=token)
+    found = inspect_checkpoint(restored(ref), revision=revision, token=token)
     if json:
         write_json([found.to_dict()])
         return

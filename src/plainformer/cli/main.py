@@ -6,22 +6,16 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError
+if TYPE_CHECKING:
+    from cyclopts import App
 
-import plainformer
-from plainformer.cli.options import STDIN
-
-app = App(
-    name="plainformer",
-    help="The whole life of a transformer language model, plain to see.",
-    version=plainformer.__version__,
-    result_action="return_value",
-    # "markdown" would load a parser for every --help.
-    help_format="plaintext",
-)
 # Named by path: a verb's file is imported when the verb is used.
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
@@ -30,24 +24,61 @@ _VERBS = {
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
 }
-for _verb, _help in _VERBS.items():
-    app.command(f"plainformer.cli.{_verb}:{_verb}", name=_verb, help=_help)
+# The library's messages speak of Python's arguments; here they are options.
+_OPTIONS = "task|dtype|device|backend|ffn_chunk_size|allow_unused|revision|token|truncate|max_new_tokens|top_k|pooling|pair|chat"
+_AS_OPTIONS = (
+    (r", or stride=N for overlapping windows \(or max_length to move the limit\)", ""),
+    (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
+    (rf"\b({_OPTIONS})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", lambda m: f"--{m[1].replace('_', '-')}"),
+    (rf"^({_OPTIONS})(?= has no effect)", lambda m: f"--{m[1].replace('_', '-')}"),
+    (rf"\b({_OPTIONS})=(?=['\w-])", lambda m: f"--{m[1].replace('_', '-')} "),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `plainformer` program."""
+    # Not KeyboardInterrupt: it may arrive inside an import or a native call, which turn it into an error of their own.
+    signal.signal(signal.SIGINT, _interrupted)
     sys.exit(run_app(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+@cache
+def app() -> App:
+    """The verbs and their options."""
+    from cyclopts import App
+
+    import plainformer
+
+    made = App(
+        name="plainformer",
+        help="The whole life of a transformer language model, plain to see.",
+        version=plainformer.__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,  # run_app says so and returns 130
+        # "markdown" would load a parser for every --help.
+        help_format="plaintext",
+    )
+    for verb, summary in _VERBS.items():
+        made.command(f"plainformer.cli.{verb}:{verb}", name=verb, help=summary)
+    return made
 
 
 def run_app(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
+    if sys.stderr is None:  # closed by the caller; print() would write to stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        return _say("error: stdout is closed: there is nowhere to write to", 1)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # lone surrogates can be printed, not crash the message
     try:
-        # A lone hyphen means stdin; the parser would take it for an option.
-        arguments = [STDIN if argument == "-" else argument for argument in arguments]
-        app(arguments, exit_on_error=False, print_error=False)
+        _dispatch(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _say("interrupted", 130)
@@ -55,30 +86,54 @@ def run_app(arguments: list[str]) -> int:
         # The reader (head, less) has gone; nothing is wrong. Keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except CycloptsError as error:
-        return _say(f"error: {_first_sentence(error)}", 2)
     except Exception as error:
         return _report(error)
     return 0
 
 
-def _first_sentence(error: CycloptsError) -> str:
-    return " ".join(str(error).split()) + "\n  → `plainformer --help`, `plainformer VERB --help`"
+def _dispatch(arguments: list[str]) -> None:
+    from plainformer.cli.options import STDIN
+
+    # A lone hyphen means stdin; the parser would take it for an option.
+    given = [STDIN if argument == "-" else argument for argument in arguments]
+    app()(given, exit_on_error=False, print_error=False)
 
 
 def _report(error: Exception) -> int:
+    from cyclopts import CycloptsError
+
     from plainformer.errors import PlainformerError
 
+    if isinstance(error, CycloptsError):
+        return _say(f"error: {_usage(error)}\n  → `plainformer --help`, `plainformer VERB --help`", 2)
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
     if isinstance(error, PlainformerError):
-        return _say(f"error: {error}", error.exit_code)
+        return _say(f"error: {as_options(str(error))}", error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
     if isinstance(error, OSError):
         return _say(f"error: {error}", 1)
     hint = "this is a defect: please report it; PLAINFORMER_DEBUG=1 shows where it happened"
     return _say(f"error: {type(error).__name__}: {error}\n  → {hint}", 1)
+
+
+def _usage(error: Exception) -> str:
+    """What is wrong with the command line, in one sentence."""
+    from cyclopts.exceptions import UnusedCliTokensError
+
+    if isinstance(error, UnusedCliTokensError):
+        return "unexpected " + ", ".join(repr(token) for token in error.unused_tokens or ())
+    from plainformer.cli.options import STDIN
+
+    return " ".join(str(error).replace(STDIN, "-").split())
+
+
+def as_options(message: str) -> str:
+    """A message of the library with its arguments written as options of the command line."""
+    for pattern, option in _AS_OPTIONS:
+        message = re.sub(pattern, option, message)  # type: ignore[arg-type]
+    return message
 
 
 def _say(message: str, code: int) -> int:

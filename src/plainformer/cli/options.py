@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from plainformer.errors import InputError
+from plainformer.errors import InputError, PlainformerError, UsageError
 
-STDIN = "/dev/stdin"  # what "-" becomes before the parser sees it
+STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
+Text = TypeVar("Text", str, str | None)
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
@@ -31,31 +33,56 @@ class LoadOptions:
     revision: Annotated[str | None, Parameter(help="Branch, tag or commit of a Hub repository.")] = None
     token: Annotated[str | None, Parameter(help="Hub access token; default: HF_TOKEN.")] = None
 
-    def load(self, ref: str, **changes: Any) -> Any:
+    def load(self, ref: str) -> Any:
         """The reference as a task, ready to call."""
         from plainformer.loading import load
 
-        return load(ref, **{**vars(self), **changes})
+        return load(restored(ref), **vars(self))
+
+
+def restored(text: Text) -> Text:
+    """A reference or an option's value: a hyphen there is a hyphen."""
+    return "-" if text == STDIN else text
+
+
+def read_stdin() -> bytes:
+    """All of stdin."""
+    if sys.stdin is None:
+        raise InputError("stdin is closed", 'give it something to read, or leave "-" out')
+    return sys.stdin.buffer.read()
 
 
 def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterator[Any]:
     """Texts from the command line, from files, and from stdin ("-").
 
-    A file gives one input a line; a `.jsonl` file one JSON value a line (a string, or an object with "text");
-    `whole` makes each file one input; `literal` takes every value as text even if a file has that name.
+    A file gives one input a line; a `.jsonl` file one JSON value a line: a string, an object with "text" (and "pair"),
+    or what else the task takes. `whole` makes each text file one input; `literal` takes every value as text even if a
+    file has that name.
     """
+    _check(values, whole=whole, literal=literal)
     for value in values:
         if literal:
-            yield value
+            yield restored(value)
         elif value == STDIN:
-            yield from _parts(sys.stdin.buffer.read(), "stdin", whole=whole, jsonl=False)
-        elif _is_file(value):
+            yield from _parts(read_stdin(), "stdin", whole=whole, jsonl=False)
+        elif is_file(value):
             yield from _parts(Path(value).read_bytes(), value, whole=whole, jsonl=value.endswith(".jsonl"))
         else:
             yield value
 
 
-def _is_file(value: str) -> bool:
+def _check(values: Sequence[str], *, whole: bool, literal: bool) -> None:
+    texts = [value for value in values if value == STDIN or (is_file(value) and not value.endswith(".jsonl"))]
+    if whole and (literal or not texts):
+        raise UsageError("--whole has no effect: no INPUT is read as a text file", "leave it out")
+    for value in values:
+        # A misspelt file would otherwise be read as a text of one word.
+        if not literal and re.fullmatch(r"\S+\.(txt|jsonl)", value) and not is_file(value):
+            raise InputError(f"there is no file {value!r}", "check the path; --literal takes it as text")
+
+
+def is_file(value: str) -> bool:
+    """Whether a file has that name."""
     try:
         return len(value) < 4096 and Path(value).is_file()
     except (OSError, ValueError):  # a text too long, or with a character that no file name has
@@ -82,7 +109,7 @@ def _json_input(line: str, where: str, number: int) -> Any:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}, line {number} is not JSON: {error}", "one JSON value a line") from None
     if isinstance(value, dict) and isinstance(value.get("text"), str):
-        return value["text"]
+        return (value["text"], value["pair"]) if "pair" in value else value["text"]
     if isinstance(value, str | list | dict):
         return value
     raise InputError(f"{where}, line {number}: {value!r} is no input", 'give a string, or an object with "text"')
@@ -91,14 +118,29 @@ def _json_input(line: str, where: str, number: int) -> Any:
 def write_json(values: Iterable[Any]) -> None:
     """One JSON value a line, at once."""
     for value in values:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+        try:
+            line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise PlainformerError("the answer holds NaN or infinity, which JSON cannot", "try --dtype fp32") from None
+        print(line, flush=True)
 
 
 def console() -> Any:
     """A rich console on stdout that neither wraps nor colours when piped."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1 << 12)
+    if sys.stdout.isatty():
+        return Console(highlight=False, soft_wrap=True)
+
+    class Piped(Console):
+        """Writes by itself: rich fills every line with blanks, and ends the program where the reader has gone."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            with self.capture() as captured:
+                super().print(*objects, **options)
+            sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+    return Piped(highlight=False, soft_wrap=True, width=1 << 12)
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Any:
@@ -118,4 +160,4 @@ def shown(text: str) -> str:
     """A token's text with its blanks visible, safe from rich's markup."""
     from rich.markup import escape
 
-    return escape(json.dumps(text, ensure_ascii=False)[1:-1])
+    return escape(json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"'))

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import STDIN, Json, LoadOptions, read_inputs, write_json
+from plainformer.cli.options import STDIN, Json, LoadOptions, read_inputs, read_stdin, restored, write_json
 from plainformer.errors import UsageError
+
+# Which task an option belongs to.
+_BELONGS = {
+    "chat": "text-generation",
+    "system": "text-generation",
+    "pair": "text-classification",
+    "question": "question-answering",
+    "choice": "multiple-choice",
+}
 
 
 def run(
     ref: str,
     /,
     *inputs: str,
-    chat: Annotated[bool, Parameter(negative="", help="Each input is a user's message in the model's chat format.")] = False,
+    chat: Annotated[bool, Parameter(negative="", help="Each input is a user's message in a chat.")] = False,
     system: Annotated[str | None, Parameter(help="System message of a chat.")] = None,
     pair: Annotated[str | None, Parameter(help="Second text of each pair, for text classification.")] = None,
     question: Annotated[str | None, Parameter(help="Question; each input is a context to find the answer in.")] = None,
     choice: Annotated[list[str] | None, Parameter(help="A choice of a multiple-choice question; repeat it.")] = None,
     max_new_tokens: Annotated[int | None, Parameter(help="At most so many new tokens.")] = None,
     top_k: Annotated[int | None, Parameter(help="So many candidates or answers.")] = None,
-    pooling: Annotated[str | None, Parameter(help="Pooling of a text's vector: mean, cls or last.")] = None,
+    pooling: Annotated[str | None, Parameter(help="How a vector is pooled: mean, cls, last, pooler.")] = None,
+    language: Annotated[str | None, Parameter(help="Language spoken in audio, such as en (Whisper).")] = None,
     truncate: Annotated[bool, Parameter(negative="", help="Cut over-long inputs instead of refusing them.")] = False,
     whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
-    literal: Annotated[bool, Parameter(negative="", help="Take every INPUT as text, even if a file has that name.")] = False,
+    literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
     load: LoadOptions = LoadOptions(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -38,10 +47,26 @@ def run(
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
     task = load.load(ref)
-    options = {"max_new_tokens": max_new_tokens, "top_k": top_k, "pooling": pooling, "truncate": truncate or None}
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "top_k": top_k,
+        "pooling": pooling,
+        "language": language,
+        "truncate": truncate or None,
+    }
     given = {name: value for name, value in options.items() if value is not None}
+    _check_options(task, given)
     items = _items(task, inputs, whole=whole, literal=literal)
-    wrapped = _wrap(task.name, items, chat=chat, system=system, pair=pair, question=question, choice=choice)
+    choices = [restored(one) for one in choice] if choice else None
+    wrapped = _wrap(
+        task.name,
+        items,
+        chat=chat or None,
+        system=restored(system),
+        pair=restored(pair),
+        question=restored(question),
+        choice=choices,
+    )
     results = task(wrapped, **given)
     if json:
         write_json(as_plain(result) for result in results)
@@ -50,41 +75,58 @@ def run(
         print(as_text(result), flush=True)
 
 
+def _check_options(task: Any, given: dict[str, Any]) -> None:
+    known = task.options()
+    for name in given:
+        if name not in known:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect in {task.name}", "leave it out")
+
+
 def _items(task: Any, inputs: tuple[str, ...], *, whole: bool, literal: bool) -> Iterator[Any]:
     if task.name.startswith(("image", "audio", "automatic")):
         for flag, on in (("--whole", whole), ("--literal", literal)):
             if on:
                 raise UsageError(f"{flag} has no effect in {task.name}: an INPUT is a file there", "leave it out")
-        return (sys.stdin.buffer.read() if value == STDIN else value for value in inputs)
+        return (read_stdin() if value == STDIN else value for value in inputs)
     return read_inputs(inputs, whole=whole, literal=literal)
 
 
 def _wrap(name: str, items: Iterator[Any], **flags: Any) -> Iterator[Any]:
     """Each input in the form that the task takes; a flag of another task is an error."""
-    belongs = {
-        "chat": "text-generation",
-        "system": "text-generation",
-        "pair": "text-classification",
-        "question": "question-answering",
-        "choice": "multiple-choice",
-    }
-    for flag, value in flags.items():
-        if value and belongs[flag] != name:
-            raise UsageError(f"--{flag} has no effect in {name}", f"it belongs to {belongs[flag]}")
-    if flags["system"] and not flags["chat"]:
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    for flag in given:
+        if _BELONGS[flag] != name:
+            raise UsageError(f"--{flag} has no effect in {name}", f"it belongs to {_BELONGS[flag]}")
+    if "system" in given and "chat" not in given:
         raise UsageError("--system has no effect without --chat", "add --chat")
-    if name == "question-answering" and not flags["question"]:
-        raise UsageError("question-answering needs --question", "each INPUT is a context")
-    if flags["chat"]:
-        first = [{"role": "system", "content": flags["system"]}] if flags["system"] else []
-        return ([*first, {"role": "user", "content": item}] for item in items)
-    if flags["pair"] is not None:
-        return ((item, flags["pair"]) for item in items)
-    if flags["question"]:
-        return ((flags["question"], item) for item in items)
-    if flags["choice"]:
-        return ((item, flags["choice"]) for item in items)
-    return items
+    if "chat" in given:
+        first = [{"role": "system", "content": given["system"]}] if "system" in given else []
+        return ([*first, {"role": "user", "content": text}] for text in _texts(items, "chat"))
+    if "pair" in given:
+        return ((text, given["pair"]) for text in _texts(items, "pair"))
+    if "question" in given:
+        return ((given["question"], text) for text in _texts(items, "question"))
+    if "choice" in given:
+        return ((text, given["choice"]) for text in _texts(items, "choice"))
+    needed = {"question-answering": "question", "multiple-choice": "choice"}.get(name)
+    return items if needed is None else _complete(items, name, needed)
+
+
+def _texts(items: Iterator[Any], flag: str) -> Iterator[str]:
+    """Inputs that a flag completes: each must be a text alone."""
+    for item in items:
+        if not isinstance(item, str):
+            raise UsageError(f"--{flag} has no effect on {str(item)[:60]!r}, which is more than a text", "leave it out")
+        yield item
+
+
+def _complete(items: Iterator[Any], name: str, needed: str) -> Iterator[Any]:
+    """Inputs of a task that takes more than a text, when no flag completes them."""
+    keys = {"question": '{"question": ..., "context": ...}', "choice": '{"prompt": ..., "choices": [...]}'}[needed]
+    for item in items:
+        if isinstance(item, str):
+            raise UsageError(f"{name} needs --{needed}", f"or a .jsonl file with {keys} a line")
+        yield item
 
 
 def as_plain(result: Any) -> Any:
@@ -108,11 +150,15 @@ def _candidates(result: Any) -> str:
     return "\n".join(f"{c.score:.4f}  {c.token}  {c.text}" for c in result.candidates)
 
 
+def _span(span: Any) -> str:
+    return f"{span.text}  {span.score:.4f}  [{span.start}:{span.end}]"
+
+
 # How results of each shape read, tried in order.
 _SHAPES: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("candidates",), _candidates),
     (("label", "start", "end"), lambda r: f"{r.label}  {r.score:.4f}  {r.text!r} [{r.start}:{r.end}]"),
-    (("text", "score", "start", "end"), lambda r: f"{r.text}  {r.score:.4f}  [{r.start}:{r.end}]"),
+    (("alternatives",), lambda r: "\n".join(_span(span) for span in (r, *r.alternatives))),
     (("label", "scores"), lambda r: f"{r.label}  {r.score:.4f}"),
     (("index", "text", "scores"), lambda r: f"{r.text}  {r.score:.4f}"),
     (("vector",), lambda r: " ".join(f"{v:.5f}" for v in r.vector.tolist())),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from plainformer.config import ModelConfig
+from plainformer.config import ModelConfig, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families.rules import WeightTable
 from plainformer.families.source import Source
@@ -79,7 +79,7 @@ def family_module(model_type: str) -> ModuleType:
     """The module that knows `model_type`, or an error that offers the closest ones."""
     if model_type not in FAMILIES:
         raise CheckpointError(
-            f"config.json: model_type {model_type!r} is not a family that is supported",
+            f"config.json: model_type {shown(model_type)} is not a family that is supported",
             did_you_mean(model_type, FAMILIES) or "`plainformer models` lists the families",
         )
     return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
@@ -94,9 +94,25 @@ def head_of(architecture: str, model_type: str) -> str:
             speech = model_type in ("wav2vec2", "hubert")
             return {"sequence": "audio", "masked_lm": "none"}.get(head, head) if speech else head
     raise CheckpointError(
-        f"config.json: architecture {architecture!r} is not supported",
+        f"config.json: architecture {shown(architecture)} is not supported",
         did_you_mean(architecture, HEADS_BY_SUFFIX) or "pass task=... to choose a head",
     )
+
+
+def architecture_with_head(config: ModelConfig) -> str:
+    """The class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
+    name, model_type = config.architecture, str(config.source.get("model_type", ""))
+    if head_of(name, model_type) == config.head.kind:
+        return name
+    stem = next(name.removesuffix(suffix) for suffix in HEADS_BY_SUFFIX if name.endswith(suffix))
+    endings = [s for s in HEADS_BY_SUFFIX if head_of(stem + s, model_type) == config.head.kind]
+    usual = {
+        "none": "Model",
+        "masked_lm": "ForMaskedLM",
+        "causal_lm": "ForCausalLM",
+        "seq2seq_lm": "ForConditionalGeneration",
+    }
+    return stem + usual.get(config.head.kind, endings[0])
 
 
 def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfig:
@@ -112,19 +128,21 @@ def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfi
         raise CheckpointError(f"config.json holds a {type(raw).__name__}, not an object", "it is not a model's config")
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        raise CheckpointError("config.json: 'model_type' is missing", "is this a Hugging Face model folder?")
-    architectures = raw.get("architectures") or []
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else ""
-    module = family_module(model_type)
-    if head is None:
-        head = head_of(str(architecture), model_type) if architecture else "none"
+        what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
+        raise CheckpointError(f"config.json: 'model_type' {what}", "is this a Hugging Face model folder?")
     source = Source(raw)
+    architecture = next(iter(source.texts("architectures")), "")
+    module = family_module(model_type)
+    wanted = head if head is not None else head_of(architecture, model_type) if architecture else "none"
     try:
-        config: ModelConfig = module.config(source, head)
+        config: ModelConfig = module.config(source, wanted)
     except KeyError as missing:
-        if missing.args != (head,):
+        if missing.args != (wanted,):
             raise
-        raise UsageError(f"{model_type} models have no {head!r} head", "choose another task") from None
+        what = f"{model_type} models have no {wanted!r} head"
+        if head is None:
+            raise CheckpointError(f"config.json: architecture {shown(architecture)}: {what}", "pass task=...") from None
+        raise UsageError(what, "choose another task") from None
     return replace(
         config,
         labels=source.labels() if config.head.kind in ("sequence", "token", "image", "audio") else (),
@@ -132,7 +150,7 @@ def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfi
         bos_id=source.id("bos_token_id"),
         eos_ids=config.eos_ids or source.ids("eos_token_id"),
         decoder_start_id=source.id("decoder_start_token_id", config.decoder_start_id),
-        architecture=str(architecture),
+        architecture=architecture,
         source=raw,
     )
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from plainformer.config import Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend, require
+from plainformer.config import (
+    Disentangled,
+    HeadConfig,
+    ModelConfig,
+    NormConfig,
+    StackConfig,
+    TokenFrontend,
+    require,
+    shown,
+)
 from plainformer.families.bert import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
 from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.families.source import Source, classifier
@@ -27,7 +36,7 @@ def _words(source: Source, name: str) -> tuple[str, ...]:
     """A list of words, or one text with | between them."""
     value = source.get(name, default=[])
     words = value.split("|") if isinstance(value, str) else value
-    require(isinstance(words, list) and all(isinstance(w, str) for w in words), f"{name}={value!r} is not a list")
+    require(isinstance(words, list) and all(isinstance(w, str) for w in words), f"{name}={shown(value)} is not a list")
     return tuple(word.strip().lower() for word in words if word.strip())
 
 

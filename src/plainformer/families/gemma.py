@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from plainformer.config import ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config import (
+    MAX_LAYERS,
+    ModelConfig,
+    NormConfig,
+    RopeConfig,
+    StackConfig,
+    TokenFrontend,
+    require_size,
+)
 from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
 from plainformer.families.llama import table as llama_table
 from plainformer.families.rules import WeightTable, ignore, linears
@@ -20,13 +28,13 @@ def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig, for all model types."""
     kind = source.raw["model_type"]
     if kind == "gemma3":
-        inner = dict(source.get("text_config", default={}))
+        inner = source.object("text_config")
         source = Source({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
         head = "causal_lm" if head == "seq2seq_lm" else head
     source.refuse("use_bidirectional_attention", False, why="only causal Gemma models are known here")
     stack = _stack(source, kind)
-    cap = source.get("final_logit_softcapping") if kind != "gemma" else None
-    fields = {"softcap": float(cap)} if cap is not None and head == "causal_lm" else {}
+    cap = source.maybe_number("final_logit_softcapping") if kind != "gemma" else None
+    fields = {"softcap": cap} if cap is not None and head == "causal_lm" else {}
     return build("gemma", source, head, stack, tie=True, **fields)
 
 
@@ -42,13 +50,15 @@ def _stack(source: Source, kind: str) -> StackConfig:
     if kind != "gemma":
         window = source.integer("sliding_window", default=4096)
         pattern = source.integer("sliding_window_pattern", default=6) if kind != "gemma2" else 2
+        require_size("sliding_window_pattern", pattern, MAX_LAYERS)
         sliding = sliding_layers(source, layers, window, lambda index: bool((index + 1) % pattern))
-        cap = source.get("attn_logit_softcapping", default=50.0 if kind == "gemma2" else None)
-        cap = None if "attn_logit_softcapping" in source.raw and source.raw["attn_logit_softcapping"] is None else cap
+        # Absent is Gemma 2's default; null is none.
+        stated = "attn_logit_softcapping" in source.raw or kind != "gemma2"
+        cap = source.maybe_number("attn_logit_softcapping") if stated else 50.0
         changes.update(
             norm_place="both",
-            attention_scale=source.number("query_pre_attn_scalar", default=256) ** -0.5,
-            score_softcap=float(cap) if cap is not None else None,
+            attention_scale=source.positive("query_pre_attn_scalar", default=256) ** -0.5,
+            score_softcap=cap,
             windows=windows(sliding, window),
         )
         if kind != "gemma2":

@@ -6,12 +6,13 @@ each is undone by a row. Source: the `gguf` package's constants and llama.cpp's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.config import HeadConfig, ModelConfig
+from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families import config_from_dict
 from plainformer.families.rules import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
@@ -24,26 +25,68 @@ OURS = "decoder.layers.{}"
 NORM_PLUS_ONE = Add(-1.0)
 
 
-class Metadata:
-    """An architecture's fields: `attention.head_count` stands for `llama.attention.head_count`."""
+# What llama.cpp would compute with and this library would not, unless it has one of these values.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "logit_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "use_parallel_residual": (False,),
+    "rope.scaling.yarn_ext_factor": (1,),
+    "rope.scaling.yarn_attn_factor": (1,),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "rope.scaling.alpha": (0,),
+}
 
-    def __init__(self, raw: Mapping[str, Any], names: set[str]) -> None:
-        self.raw, self.names = raw, names
-        self.architecture = str(raw.get("general.architecture", ""))
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.raw.get(f"{self.architecture}.{name}", default)
+class Metadata(Source):
+    """An architecture's fields: `attention.head_count` stands for `llama.attention.head_count`.
 
-    def need(self, name: str) -> Any:
-        value = self.get(name)
-        if value is None:
-            raise CheckpointError(f"GGUF field '{self.architecture}.{name}' is missing", "convert the model again")
-        if isinstance(value, list):
+    Attributes:
+        all: every field of the file. tensors: the names of its tensors.
+    """
+
+    def __init__(self, file: GgufFile) -> None:
+        self.all, self.tensors = file.metadata, set(file.names())
+        self.architecture = str(self.all.get("general.architecture", ""))
+        prefix = f"{self.architecture}."
+        super().__init__({key.removeprefix(prefix): value for key, value in self.all.items() if key.startswith(prefix)})
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """The first field that is there; a list with one entry for each layer must repeat one value."""
+        value = super().get(*names, default=default)
+        if not isinstance(value, list):
+            return value
+        if not value or any(entry != value[0] for entry in value):
             raise CheckpointError(
-                f"GGUF field '{self.architecture}.{name}' differs from layer to layer",
+                f"GGUF field '{self.architecture}.{names[0]}' differs from layer to layer",
                 "such pruned architectures are not supported",
             )
+        return value[0]
+
+    def need(self, name: str) -> int:
+        """A whole number that the file must state."""
+        if self.get(name) is None:
+            raise CheckpointError(f"GGUF field '{self.architecture}.{name}' is missing", "convert the model again")
+        return self.integer(name)
+
+    def size(self, name: str) -> int:
+        """A whole number from 1 that the file must state."""
+        value = self.need(name)
+        require(value > 0, f"{name}={value} is not positive")
         return value
+
+    @property
+    def head_dim(self) -> int:
+        """Stated, or the width divided among the heads."""
+        if self.get("attention.key_length") is not None:
+            return self.integer("attention.key_length")
+        hidden, heads = self.size("embedding_length"), self.size("attention.head_count")
+        require(hidden % heads == 0, f"embedding_length {hidden} is not a multiple of {heads} attention heads")
+        return hidden // heads
 
 
 def load_gguf_parts(path: Path, head: str | None) -> tuple[ModelConfig, WeightTable, GgufFile]:
@@ -61,14 +104,23 @@ def load_gguf_parts(path: Path, head: str | None) -> tuple[ModelConfig, WeightTa
 
 def parts(file: GgufFile, head: str | None) -> tuple[ModelConfig, WeightTable]:
     """The configuration and rows for an opened file."""
-    meta = Metadata(file.metadata, set(file.names()))
+    try:
+        return _parts(file, Metadata(file), head)
+    except CheckpointError as error:  # families speak of config.json, which this file replaces
+        what, fix = (text.replace("config.json", "GGUF metadata") for text in (error.what, error.fix))
+        raise CheckpointError(what, fix) from None
+
+
+def _parts(file: GgufFile, meta: Metadata, head: str | None) -> tuple[ModelConfig, WeightTable]:
     if meta.architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"GGUF architecture {meta.architecture!r} is not supported",
-            did_you_mean(meta.architecture, ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
+            f"GGUF architecture {meta.architecture[:80]!r} is not supported",
+            did_you_mean(meta.architecture[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
         )
-    if not meta.names:
+    if not meta.tensors:
         raise CheckpointError("the GGUF file holds no tensors, only a vocabulary", "choose the file with the weights")
+    for name, harmless in HARMLESS.items():
+        meta.refuse(name, *harmless, why="this variant of the architecture is not known here")
     describe, make_rows, usual_head = ARCHITECTURES[meta.architecture]
     if head not in (None, "none", usual_head):
         raise UsageError(f"a GGUF file has no {head!r} head", f"it holds {usual_head!r}: leave out task=...")
@@ -76,55 +128,89 @@ def parts(file: GgufFile, head: str | None) -> tuple[ModelConfig, WeightTable]:
     config = config_from_dict(raw, head or usual_head)
     if config.head.kind == "none":
         config = replace(config, head=HeadConfig())  # converters drop the pooler
-    rows = [*make_rows(config), *ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")]
-    return config, WeightTable(tuple(rows))
+    rows = [r for r in make_rows(config) if config.head.out_size or r.ours != ("head.out.weight",)]
+    extras = ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")
+    return config, WeightTable((*rows, *extras))
 
 
 def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     """What all architectures state alike, under config.json's names."""
-    hidden, heads = meta.need("embedding_length"), meta.need("attention.head_count")
-    if "token_embd.weight" not in meta.names:
+    if "token_embd.weight" not in meta.tensors:
         raise CheckpointError("the GGUF file has no tensor 'token_embd.weight'", "download it again")
+    shape, hidden = file.shape("token_embd.weight"), meta.size("embedding_length")
+    require(
+        len(shape) == 2 and shape[1] == hidden,
+        f"tensor 'token_embd.weight' has shape {shape} where embedding_length is {hidden}",
+        "the metadata and the weights are not of the same model",
+    )
+    heads, head_dim = meta.size("attention.head_count"), meta.head_dim
+    same = meta.integer("attention.value_length", default=head_dim) == head_dim
+    require(same, "attention.value_length differs from attention.key_length", "such models are not supported")
     ids = {
-        f"{name}_token_id": meta.raw.get(f"tokenizer.ggml.{key}_token_id")
+        f"{name}_token_id": meta.all.get(f"tokenizer.ggml.{key}_token_id")
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
     return {
-        "vocab_size": file.shape("token_embd.weight")[0],
+        "vocab_size": shape[0],
         "hidden_size": hidden,
         "num_hidden_layers": meta.need("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": meta.get("attention.head_count_kv", heads),
-        "head_dim": meta.get("attention.key_length", hidden // heads if isinstance(heads, int) and heads else hidden),
+        "num_key_value_heads": meta.integer("attention.head_count_kv", default=heads),
+        "head_dim": head_dim,
         "intermediate_size": meta.need("feed_forward_length"),
-        "max_position_embeddings": meta.need("context_length"),
-        "rms_norm_eps": meta.get("attention.layer_norm_rms_epsilon", 1e-6),
-        "layer_norm_eps": meta.get("attention.layer_norm_epsilon", 1e-12),
-        "tie_word_embeddings": "output.weight" not in meta.names,
-        **{name: value for name, value in ids.items() if value is not None},
+        "max_position_embeddings": meta.size("context_length"),
+        "rms_norm_eps": meta.number("attention.layer_norm_rms_epsilon", default=1e-6),
+        "layer_norm_eps": meta.number("attention.layer_norm_epsilon", default=1e-12),
+        "tie_word_embeddings": "output.weight" not in meta.tensors,
+        **ids,  # None too: else a reader of the saved model would take its family's usual ids
     }
 
 
 def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    """Rotary positions: a base, a scaling, or llama.cpp's tensor with a divisor for each frequency."""
-    base: dict[str, Any] = {"rope_type": "default", "rope_theta": meta.get("rope.freq_base", 10000.0)}
-    kind, factor = meta.get("rope.scaling.type"), meta.get("rope.scaling.factor")
-    original = meta.get("rope.scaling.original_context_length", meta.need("context_length"))
+    """Rotary positions: a base, a scaling, or llama.cpp's tensors with a divisor for each frequency."""
+    head_dim, length = meta.head_dim, meta.size("context_length")
+    base: dict[str, Any] = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base", default=10000.0)}
+    turned = meta.integer("rope.dimension_count", default=head_dim)
+    if turned != head_dim:
+        require(0 < turned < head_dim, f"rope.dimension_count={turned} for heads of {head_dim} channels")
+        # The rows of q and k would have to be reordered by another rule.
+        require(meta.architecture != "llama", "rope.dimension_count is not the head size", "not known for llama files")
+        base["partial_rotary_factor"] = turned / head_dim
+    scaled = {**base, "original_max_position_embeddings": length}
+    if (stated := meta.get("rope.scaling.original_context_length")) is not None:
+        scaled["original_max_position_embeddings"] = stated
+    amplitude = meta.number("rope.scaling.attn_factor", default=1.0)
     short, long = ("rope_factors_short.weight", "rope_factors_long.weight")
-    if "rope_freqs.weight" in meta.names:
+    if "rope_freqs.weight" in meta.tensors:
         short = long = "rope_freqs.weight"
-    if short in meta.names and long in meta.names:
-        return {
-            **base,
-            "rope_type": "longrope",
-            "short_factor": file.read(short).float().tolist(),
-            "long_factor": file.read(long).float().tolist(),
-            "original_max_position_embeddings": original,
-            "attention_factor": meta.get("rope.scaling.attn_factor", 1.0),
-        }
-    if kind in ("linear", "yarn") and factor:
-        return {**base, "rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
-    return base
+    if short in meta.tensors or long in meta.tensors:
+        factors = {f"{name}_factor": _factors(file, tensor) for name, tensor in (("short", short), ("long", long))}
+        return {**scaled, "rope_type": "longrope", **factors, "attention_factor": amplitude}
+    kind = meta.text("rope.scaling.type", default="linear")
+    # An absent factor, or 0, is no scaling. The second name is that of files from before August 2023.
+    factor = meta.number("rope.scaling.factor", "rope.scale_linear", default=0.0)
+    require(kind in ("none", "linear", "yarn", "longrope"), f"rope.scaling.type={shown(kind)} is not supported")
+    require(kind != "longrope", "rope.scaling.type is 'longrope', and there are no tensors rope_factors_*.weight")
+    if kind == "yarn" and factor:
+        return {**scaled, "rope_type": "yarn", "factor": factor, **_yarn(meta, factor, amplitude)}
+    require(amplitude == 1, f"rope.scaling.attn_factor={amplitude} without 'yarn' or factors is not supported")
+    return {**base, "rope_type": "linear", "factor": factor} if kind == "linear" and factor else base
+
+
+def _factors(file: GgufFile, name: str) -> list[float]:
+    shape = file.shape(name)
+    require(len(shape) == 1 and shape[0] <= MAX_WIDTH, f"tensor {name!r} has shape {shape}, not one axis")
+    return [float(value) for value in file.read(name).float().tolist()]
+
+
+def _yarn(meta: Metadata, factor: float, amplitude: float) -> dict[str, Any]:
+    """llama.cpp multiplies the paper's amplitude by the file's own."""
+    require(factor > 0, f"rope.scaling.factor={factor} is not positive")
+    return {
+        "beta_fast": meta.number("rope.scaling.yarn_beta_fast", default=32.0),
+        "beta_slow": meta.number("rope.scaling.yarn_beta_slow", default=1.0),
+        "attention_factor": amplitude * (1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0),
+    }
 
 
 def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Metadata, GgufFile], dict[str, Any]]:
@@ -140,44 +226,60 @@ def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Met
 
 
 def _llama(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    bias = "blk.0.attn_q.bias" in meta.names
-    return {**_decoder("llama", "LlamaForCausalLM")(meta, file), "attention_bias": bias}
+    biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bias"}
+    found = {name: tensor in meta.tensors for name, tensor in biases.items()}
+    return {**_decoder("llama", "LlamaForCausalLM")(meta, file), **found}
 
 
 def _phi3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    dim, head_dim = meta.get("rope.dimension_count"), meta.need("embedding_length") // meta.need("attention.head_count")
-    rope = {**_rope(meta, file), "partial_rotary_factor": (dim or head_dim) / head_dim}
-    window = meta.get("attention.sliding_window") or None
-    fields = {"rope_parameters": rope, "sliding_window": window}
-    return {**_decoder("phi3", "Phi3ForCausalLM")(meta, file), **fields}
+    window = meta.integer("attention.sliding_window", default=0) or None
+    made = _decoder("phi3", "Phi3ForCausalLM")(meta, file)
+    # This family keeps the length beside the rope's own fields too, and reads it there first.
+    original = made["rope_parameters"].get("original_max_position_embeddings", meta.size("context_length"))
+    return {**made, "sliding_window": window, "original_max_position_embeddings": original}
 
 
 def _gemma2(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     return {
         **_decoder("gemma2", "Gemma2ForCausalLM")(meta, file),
-        "sliding_window": meta.get("attention.sliding_window", 4096),
-        "attn_logit_softcapping": meta.get("attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": meta.get("final_logit_softcapping", 30.0),
+        **_sliding(meta, 4096, every=2),
+        "attn_logit_softcapping": meta.number("attn_logit_softcapping", default=50.0),
+        "final_logit_softcapping": meta.number("final_logit_softcapping", default=30.0),
         "query_pre_attn_scalar": _query_scalar(meta, big=46),
     }
 
 
 def _gemma3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    wide = {**_rope(meta, file), "rope_theta": meta.get("rope.freq_base", 1_000_000.0)}
-    near = {"rope_type": "default", "rope_theta": meta.get("rope.freq_base_swa", 10_000.0)}
+    wide = {**_rope(meta, file), "rope_theta": meta.number("rope.freq_base", default=1_000_000.0)}
+    near = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base_swa", default=10_000.0)}
+    cap = meta.get("final_logit_softcapping")
     return {
         **_decoder("gemma3_text", "Gemma3ForCausalLM")(meta, file),
+        **_sliding(meta, 1024, every=6),
         "rope_parameters": {"full_attention": wide, "sliding_attention": near},
-        "sliding_window": meta.get("attention.sliding_window", 1024),
-        "final_logit_softcapping": meta.get("final_logit_softcapping"),
+        "final_logit_softcapping": None if cap is None else meta.number("final_logit_softcapping"),
         "query_pre_attn_scalar": _query_scalar(meta, big=62),
     }
 
 
+def _sliding(meta: Metadata, window: int, every: int) -> dict[str, Any]:
+    """The window, and which layers have it: all but every n-th, or as listed."""
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        meta.refuse(f"{name}_swa", meta.get(name), why="layers with a window would have other sizes")
+    pattern, layers = meta.raw.get("attention.sliding_window_pattern", every), meta.size("block_count")
+    if isinstance(pattern, list):
+        slides = [bool(entry) for entry in pattern]
+    else:
+        require_size("attention.sliding_window_pattern", pattern, MAX_LAYERS)
+        slides = [bool((index + 1) % pattern) for index in range(min(layers, MAX_LAYERS))]
+    kinds = ["sliding_attention" if each else "full_attention" for each in slides]
+    return {"sliding_window": meta.integer("attention.sliding_window", default=window), "layer_types": kinds}
+
+
 def _query_scalar(meta: Metadata, big: int) -> int:
     """The file does not state it: head_dim, but width / heads in the 27B models, known by their count of layers."""
-    heads, width = meta.need("attention.head_count"), meta.need("embedding_length")
-    return int(width // heads if meta.need("block_count") == big else meta.get("attention.key_length", width // heads))
+    width = meta.size("embedding_length") // meta.size("attention.head_count")
+    return max(width, 1) if meta.need("block_count") == big else meta.head_dim
 
 
 def _gpt2(meta: Metadata, _: GgufFile) -> dict[str, Any]:
@@ -189,13 +291,15 @@ def _gpt2(meta: Metadata, _: GgufFile) -> dict[str, Any]:
         "n_head": meta.need("attention.head_count"),
         "n_positions": meta.need("context_length"),
         "n_inner": meta.need("feed_forward_length"),
-        "layer_norm_epsilon": meta.get("attention.layer_norm_epsilon", 1e-5),
+        "layer_norm_epsilon": meta.number("attention.layer_norm_epsilon", default=1e-5),
     }
 
 
 def _bert(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    types = file.shape("token_types.weight")[0] if "token_types.weight" in meta.names else 0
-    return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": types}
+    meta.refuse("attention.causal", False, why="an encoder sees both directions")
+    shape = file.shape("token_types.weight") if "token_types.weight" in meta.tensors else (0, 0)
+    require(len(shape) == 2, f"tensor 'token_types.weight' has shape {shape}, not two axes")
+    return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": shape[0]}
 
 
 def _llama_rows(config: ModelConfig) -> list[Row]:

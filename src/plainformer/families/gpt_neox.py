@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia (Black et al. 2022; Biderman et al. 2023): a causal decoder whose attention and feed-forward run side by side."""
+"""GPT-NeoX, Pythia (Black et al. 2022; Biderman et al. 2023): attention and feed-forward side by side."""
 
 from __future__ import annotations
 

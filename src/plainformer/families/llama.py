@@ -1,4 +1,4 @@
-"""Llama 1-3 (Touvron et al. 2023) and its kin: a causal decoder, RMS norms before each sub-layer, rotary positions, gated feed-forward.
+"""Llama 1-3 (Touvron et al. 2023) and its kin: causal, RMS norms first, rotary positions, gated feed-forward.
 
 Mistral, Qwen2, Qwen3, SmolLM3, OLMo2, Gemma and Phi-3 are this stack with other values; their files say which.
 """
@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import (
+    HeadConfig,
+    ModelConfig,
+    NormConfig,
+    StackConfig,
+    TokenFrontend,
+    require,
+    require_choice,
+)
 from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
 from plainformer.families.source import Source, classifier, rope_from
 
@@ -56,8 +64,11 @@ def every_layer(value: Any, layers: int) -> tuple[Any, ...]:
 
 def sliding_layers(source: Source, layers: int, window: int | None, default: Callable[[int], bool]) -> tuple[bool, ...]:
     """Which layers see a window only: from `layer_types`, else by `default`."""
-    types = source.get("layer_types")
-    if isinstance(types, list) and len(types) == layers:
+    types = source.texts("layer_types")
+    if types:
+        require(len(types) == layers, f"layer_types has {len(types)} entries for {layers} layers")
+        for kind in types:
+            require_choice("layer_types", kind, ("full_attention", "sliding_attention"))
         return tuple(kind == "sliding_attention" for kind in types)
     return tuple(window is not None and default(index) for index in range(min(layers, 1 << 13)))
 
@@ -73,6 +84,8 @@ def decoder_head(source: Source, head: str, stack: StackConfig, **fields: Any) -
         return HeadConfig("causal_lm", out_size=source.integer("vocab_size"), out_bias=False, **fields)
     if head == "sequence":
         return classifier(source, "sequence", "last", out_bias=False)
+    if head not in ("none", "token", "span"):
+        raise KeyError(head)  # as the other families' tables of heads do
     return HeadConfig() if head == "none" else classifier(source, head, "all")
 
 

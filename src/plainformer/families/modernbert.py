@@ -39,10 +39,7 @@ def layer_types(source: Source, layers: int) -> list[str]:
 
 def rope(source: Source, kind: str, head_dim: int) -> RopeConfig:
     """A kind of layer's rotary positions: `rope_parameters` has one entry for each kind, older files two thetas."""
-    given = source.get("rope_parameters", default={})
-    require(isinstance(given, dict), "rope_parameters is not an object")
-    parameters = given.get(kind) or {}
-    require(isinstance(parameters, dict), f"rope_parameters[{kind!r}] is not an object")
+    parameters = Source(source.object("rope_parameters")).object(kind)
     theta = source.number("global_rope_theta", default=160_000.0)
     if kind == LOCAL and source.raw.get("local_rope_theta", 10_000.0) is not None:  # a null: the global one
         theta = source.number("local_rope_theta", default=10_000.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plainformer.config import ModelConfig
+from plainformer.config import MAX_LAYERS, ModelConfig, require, require_size
 from plainformer.families.llama import build, decoder, sliding_layers, table, windows
 from plainformer.families.source import Source
 
@@ -13,11 +13,13 @@ def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig; `no_rope_layers` is 1 where a layer has rotary positions."""
     layers = source.integer("num_hidden_layers", default=36)
     every = source.integer("no_rope_layer_interval", default=4)
+    require_size("no_rope_layer_interval", every, MAX_LAYERS)
     usual = tuple(int((index + 1) % every != 0) for index in range(min(layers, 1 << 13)))
     rotated = source.sizes("no_rope_layers", usual)
+    require(len(rotated) == layers, f"no_rope_layers has {len(rotated)} entries for {layers} layers")
     uses_window = source.flag("use_sliding_window", default=False)
-    window = source.get("sliding_window") if uses_window else None
+    window = source.integer("sliding_window") if uses_window and source.get("sliding_window") is not None else None
     sliding = sliding_layers(source, layers, window, lambda index: not rotated[index])
     stack = decoder(source, windows=windows(sliding, window))
-    rope = tuple(r if keep else None for r, keep in zip(stack.rope, rotated, strict=False))
+    rope = tuple(r if keep else None for r, keep in zip(stack.rope, rotated, strict=True))
     return build("smollm3", source, head, decoder(source, windows=stack.windows, rope=rope), tie=True)

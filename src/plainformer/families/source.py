@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plainformer.config import ACTIVATIONS, HeadConfig, RopeConfig, RopeScaling, require
+from plainformer.config import (
+    ACTIVATIONS,
+    MAX_POSITIONS,
+    HeadConfig,
+    RopeConfig,
+    RopeScaling,
+    is_number,
+    require,
+    require_choice,
+    require_size,
+    shown,
+)
 from plainformer.errors import CheckpointError, did_you_mean
 
 # The names that config.json files use for activations → ours.
@@ -25,6 +36,18 @@ ACTIVATION_NAMES = {
     "tanh": "tanh",
     "sigmoid": "sigmoid",
     "linear": "identity",
+}
+
+
+# Ids past every vocabulary, and classes that nobody has named: more of them is a lie or a typing error.
+MAX_ID = 1 << 31
+MAX_UNNAMED_LABELS = 1 << 18
+
+PROBLEMS = {
+    "": "",
+    "regression": "regression",
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
 }
 
 
@@ -48,47 +71,76 @@ class Source:
     def integer(self, *names: str, default: int | None = None) -> int:
         value = self.get(*names, default=default)
         require(value is not None, f"{names[0]!r} is missing")
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole, f"{names[0]}={value!r} is not a whole number")
+        whole = isinstance(value, int) and is_number(value)
+        require(whole, f"{names[0]}={shown(value)} is not a whole number, or far out of range")
         return int(value)
 
     def number(self, *names: str, default: float | None = None) -> float:
         value = self.get(*names, default=default)
         require(value is not None, f"{names[0]!r} is missing")
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        require(good, f"{names[0]}={value!r} is not a number")
+        require(is_number(value), f"{names[0]}={shown(value)} is not a number")
         return float(value)
+
+    def positive(self, *names: str, default: float | None = None) -> float:
+        """A number above zero."""
+        value = self.number(*names, default=default)
+        require(value > 0, f"{names[0]}={value} is not positive")
+        return value
+
+    def maybe_number(self, name: str) -> float | None:
+        """A number, or None where the file has none."""
+        return None if self.get(name) is None else self.number(name)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers; empty where the file has none."""
+        value = self.get(name, default=[])
+        good = isinstance(value, list | tuple) and all(is_number(v) for v in value)
+        require(good, f"{name}={shown(value)} is not a list of numbers")
+        return tuple(float(v) for v in value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; empty where the file has none."""
+        value = self.get(name, default=[])
+        good = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        require(good, f"{name}={shown(value)} is not a list of names")
+        return tuple(value)
+
+    def object(self, name: str) -> dict[str, Any]:
+        """A nested object; empty where the file has none."""
+        value = self.get(name, default={})
+        require(isinstance(value, dict), f"{name}={shown(value)} is not an object")
+        return dict(value)
 
     def flag(self, *names: str, default: bool) -> bool:
         value = self.get(*names, default=default)
-        require(isinstance(value, bool), f"{names[0]}={value!r} is neither true nor false")
+        require(isinstance(value, bool), f"{names[0]}={shown(value)} is neither true nor false")
         return bool(value)
 
     def text(self, *names: str, default: str) -> str:
         value = self.get(*names, default=default)
-        require(isinstance(value, str), f"{names[0]}={value!r} is not a text")
+        require(isinstance(value, str), f"{names[0]}={shown(value)} is not a text")
         return str(value)
 
     def sizes(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         value = self.get(name, default=list(default))
-        good = isinstance(value, list | tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        require(good, f"{name}={value!r} is not a list of whole numbers")
+        good = isinstance(value, list | tuple) and all(isinstance(v, int) and is_number(v) for v in value)
+        require(good, f"{name}={shown(value)} is not a list of whole numbers")
         return tuple(value)
 
     def pair(self, name: str, default: int) -> tuple[int, int]:
         """A size given as one number or as [height, width]."""
         value = self.get(name, default=default)
-        if isinstance(value, int):
-            return value, value
-        require(isinstance(value, list | tuple) and len(value) == 2, f"{name}={value!r} is not one or two numbers")
-        return tuple(value)  # type: ignore[return-value]
+        both = value if isinstance(value, list | tuple) else (value, value)
+        good = len(both) == 2 and all(isinstance(v, int) and is_number(v) for v in both)
+        require(good, f"{name}={shown(value)} is not one or two whole numbers")
+        return both[0], both[1]
 
     def activation(self, *names: str, default: str) -> str:
         """An activation under any of its published names."""
         name = self.text(*names, default=default)
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
-                f"config.json: {names[0]}={name!r} is not an activation that is supported",
+                f"config.json: {names[0]}={shown(name)} is not an activation that is supported",
                 did_you_mean(name, ACTIVATION_NAMES),
             )
         return ACTIVATION_NAMES.get(name, name)
@@ -97,7 +149,9 @@ class Source:
         """A field whose value changes the computation in a way that is not supported is an error, not ignored."""
         value = self.raw.get(name)
         if value is not None and value not in harmless:
-            raise CheckpointError(f"config.json: {name}={value!r} is not supported: {why}", "use another checkpoint")
+            raise CheckpointError(
+                f"config.json: {name}={shown(value)} is not supported: {why}", "use another checkpoint"
+            )
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A token id or a list of them."""
@@ -105,7 +159,9 @@ class Source:
         if value is None:
             return ()
         values = value if isinstance(value, list) else [value]
-        require(all(isinstance(v, int) and not isinstance(v, bool) for v in values), f"{name}={value!r} is not an id")
+        # Some files say -1 for none.
+        good = all(isinstance(v, int) and not isinstance(v, bool) and -1 <= v < MAX_ID for v in values)
+        require(good, f"{name}={shown(value)} is not a token id, or a list of them")
         return tuple(values)
 
     def id(self, name: str, default: int | None = None) -> int | None:
@@ -115,19 +171,19 @@ class Source:
 
     def labels(self) -> tuple[str, ...]:
         """The names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
-        names = self.get("id2label")
-        if not isinstance(names, dict):
+        names = self.object("id2label")
+        if self.get("id2label") is None:
             count = self.integer("num_labels", default=2)
-            require(0 < count < 1 << 24, f"num_labels={count} is out of range")
+            require_size("num_labels", count, MAX_UNNAMED_LABELS)
             return tuple(f"LABEL_{i}" for i in range(count))
-        try:
-            table = {int(key): str(value) for key, value in names.items()}
-        except ValueError:
-            raise CheckpointError(
-                "config.json: id2label has a key that is not a number", "number the classes"
-            ) from None
-        require(sorted(table) == list(range(len(table))), "id2label does not number its classes 0, 1, 2, ...")
-        return tuple(table[i] for i in range(len(table)))
+        for key, value in names.items():
+            require(key.isascii() and key.isdigit(), f"id2label has the key {shown(key)}, not a number")
+            good = isinstance(value, str) or is_number(value) or isinstance(value, bool)
+            require(good, f"id2label[{shown(key)}]={shown(value)} is not a name")
+        numbers = [str(i) for i in range(len(names))]
+        in_order = bool(names) and all(number in names for number in numbers)
+        require(in_order, "id2label does not number its classes 0, 1, 2, ...")
+        return tuple(str(names[number]) for number in numbers)
 
 
 def classifier(source: Source, kind: str, pick: str, **fields: Any) -> HeadConfig:
@@ -139,8 +195,8 @@ def classifier(source: Source, kind: str, pick: str, **fields: Any) -> HeadConfi
 def problem(source: Source) -> Any:
     """What kind of answer a classifier gives, in our words."""
     name = source.text("problem_type", default="")
-    names = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}
-    return names.get(name, "regression" if name == "regression" else "")
+    require_choice("problem_type", name, tuple(PROBLEMS))
+    return PROBLEMS[name]
 
 
 def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: float | None = None) -> RopeConfig:
@@ -148,25 +204,26 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
 
     `raw` holds those fields; `max_positions` is the published length limit, the original one unless the file says other.
     """
-    given = raw.get("rope_parameters") or {}
-    old = raw.get("rope_scaling") or {}
-    require(isinstance(given, dict) and isinstance(old, dict), "rope_parameters or rope_scaling is not an object")
-    fields = Source({**old, **given})
+    whole = Source(raw)
+    # The newer spelling wins where a file has both.
+    fields = Source({**whole.object("rope_scaling"), **whole.object("rope_parameters")})
     base = theta if theta is not None else fields.number("rope_theta", default=raw.get("rope_theta") or 10000.0)
-    fraction = fields.number(
+    fraction = fields.positive(
         "partial_rotary_factor", default=raw.get("partial_rotary_factor") or raw.get("rotary_pct") or 1.0
     )
-    dim = int(head_dim * fraction)
-    original = fields.integer(
-        "original_max_position_embeddings", default=raw.get("original_max_position_embeddings") or max_positions
-    )
+    require(fraction <= 1, f"partial_rotary_factor={fraction} is more than all channels of a head")
+    # A statement beside the rope's own fields counts before one inside them, as in the reference (transformers 5.23).
+    inside = fields.get("original_max_position_embeddings", default=max_positions)
+    original = whole.integer("original_max_position_embeddings", default=inside)
     kind = fields.text("rope_type", "type", default="default")
-    return RopeConfig(float(base), dim, _scaling(kind, fields, original, max_positions))
+    return RopeConfig(base, int(head_dim * fraction), _scaling(kind, fields, original, max_positions))
 
 
 def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> RopeScaling | None:
     if kind in ("default", "none"):
         return None
+    for name, length in (("original_max_position_embeddings", original), ("max_position_embeddings", max_positions)):
+        require_size(name, length, MAX_POSITIONS)
     if kind == "linear":
         return RopeScaling("linear", fields.number("factor"))
     if kind == "dynamic":
@@ -180,44 +237,45 @@ def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> Ro
     if kind in ("longrope", "su"):
         return _longrope(fields, original, max_positions)
     options = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-    raise CheckpointError(f"config.json: rope type {kind!r} is not supported", did_you_mean(kind, options))
+    raise CheckpointError(f"config.json: rope type {shown(kind)} is not supported", did_you_mean(kind, options))
 
 
 def _yarn(fields: Source, original: int, max_positions: int) -> RopeScaling:
-    factor = fields.number("factor", default=max_positions / original)
-    amplitude = fields.get("attention_factor")
+    factor = fields.positive("factor", default=max_positions / original)
+    amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:
-        mscale, all_dim = fields.get("mscale"), fields.get("mscale_all_dim")
-        both = mscale and all_dim
-        amplitude = _mscale(factor, mscale) / _mscale(factor, all_dim) if both else _mscale(factor, 1.0)
+        mscale, all_dim = fields.maybe_number("mscale"), fields.maybe_number("mscale_all_dim")
+        amplitude = _mscale(factor, mscale) / _mscale(factor, all_dim) if mscale and all_dim else _mscale(factor, 1.0)
     return RopeScaling(
         "yarn",
         factor,
         original,
         beta_fast=fields.number("beta_fast", default=32.0),
         beta_slow=fields.number("beta_slow", default=1.0),
-        attention_factor=float(amplitude),
+        attention_factor=amplitude,
         truncate=fields.flag("truncate", default=True),
     )
 
 
 def _mscale(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+    value = 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+    require(value > 0, f"mscale={mscale} makes the rotation's amplitude {value}")
+    return value
 
 
 def _longrope(fields: Source, original: int, max_positions: int) -> RopeScaling:
-    factor = fields.number("factor", default=max_positions / original)
-    amplitude = fields.get("attention_factor")
+    factor = fields.positive("factor", default=max_positions / original)
+    amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:
+        require(factor <= 1 or original > 1, "longrope's original length 1 gives no attention_factor")
         amplitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    short, long = fields.get("short_factor", default=()), fields.get("long_factor", default=())
-    numbers = all(isinstance(v, int | float) and v > 0 for v in (*short, *long))
-    require(numbers, "short_factor and long_factor must be positive numbers")
+    short, long = fields.numbers("short_factor"), fields.numbers("long_factor")
+    require(all(v > 0 for v in (*short, *long)), "short_factor and long_factor must be positive")
     return RopeScaling(
         "longrope",
         factor,
         original,
-        attention_factor=float(amplitude),
-        short_factors=tuple(float(v) for v in short),
-        long_factors=tuple(float(v) for v in long),
+        attention_factor=amplitude,
+        short_factors=short,
+        long_factors=long,
     )

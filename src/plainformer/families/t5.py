@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend, require
+from plainformer.config import (
+    HeadConfig,
+    ModelConfig,
+    NormConfig,
+    RelativeBias,
+    StackConfig,
+    TokenFrontend,
+    require,
+    shown,
+)
 from plainformer.families.bart import TIED_HEAD, TIED_STACKS, token_rows
 from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
 from plainformer.families.source import ACTIVATION_NAMES, Source, classifier
@@ -20,10 +29,12 @@ def feed_forward(source: Source) -> tuple[str, Literal["plain", "gated"]]:
     default = "gated-gelu" if is_mt5(source) else "relu"
     kind = source.text("feed_forward_proj", default=default)
     gate, _, name = kind.rpartition("-")
-    require(gate in ("", "gated"), f"feed_forward_proj={kind!r} is neither 'gated-<activation>' nor '<activation>'")
+    require(
+        gate in ("", "gated"), f"feed_forward_proj={shown(kind)} is neither 'gated-<activation>' nor '<activation>'"
+    )
     # Version 1.1 means the tanh approximation when it says "gated-gelu".
     usual = "gelu_new" if kind == "gated-gelu" else name
-    require(usual in ACTIVATION_NAMES, f"feed_forward_proj={kind!r} names an activation that is not supported")
+    require(usual in ACTIVATION_NAMES, f"feed_forward_proj={shown(kind)} names an activation that is not supported")
     gated = source.flag("is_gated_act", default=gate == "gated")
     return source.activation("dense_act_fn", default=usual), "gated" if gated else "plain"
 
@@ -84,8 +95,8 @@ def config(source: Source, head: str) -> ModelConfig:
         "span": lambda: classifier(source, "span", "all"),
     }
     chosen = heads[head]()
-    names = source.get("architectures", default=[])
-    alone = head == "token" or (head == "none" and any(str(name).endswith("EncoderModel") for name in names))
+    names = source.texts("architectures")
+    alone = head == "token" or (head == "none" and any(name.endswith("EncoderModel") for name in names))
     tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
     stacks_tied = () if alone else (TIED_STACKS,)
     pad = source.id("pad_token_id", 0)

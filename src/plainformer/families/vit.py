@@ -35,7 +35,7 @@ def encoder(source: Source) -> StackConfig:
 def config(source: Source, head: str) -> ModelConfig:
     """config.json → ModelConfig. Two answers where the architecture is named `...WithTeacher`."""
     stack = encoder(source)
-    taught = any(str(name).endswith("WithTeacher") for name in source.get("architectures", default=()))
+    taught = any(name.endswith("WithTeacher") for name in source.texts("architectures"))
     heads = {
         "none": lambda: HeadConfig(
             pick="first",

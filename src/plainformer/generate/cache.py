@@ -15,8 +15,8 @@ from plainformer.errors import UsageError
 class KeyValueCache:
     """Keys and values of one decoder's layers.
 
-    Memory: 2 * layers * B * K * capacity * E numbers. `capacity` doubles when it is full, so a token costs a copy of the
-    cache only log2(length) times; give `capacity` to allocate once.
+    Memory: 2 * layers * B * K * capacity * E numbers. `capacity` doubles when it is full, so the cache is copied only
+    log2(length) times; give `capacity` to allocate once.
 
     Args:
         config: the model's; it says how many layers and heads there are.

@@ -1,7 +1,7 @@
 """The generation loop: prefill → [pick → stop? → decode_step]*.
 
-Greedy decoding for decoders and encoder-decoders, for a batch of unequal prompts, streamed. A prompt alone gives the same
-tokens as in any batch: padding is masked out and positions are counted over real tokens only.
+Greedy decoding for decoders and encoder-decoders, for a batch of unequal prompts, streamed. A prompt alone gives the
+same tokens as in any batch: padding is masked out and positions are counted over real tokens only.
 
 Shapes: B batch, T prompt positions, S positions so far, V vocabulary.
 """
@@ -20,7 +20,6 @@ from plainformer.generate.cache import KeyValueCache
 from plainformer.generate.stopping import StopReason
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
-
 
 Step = tuple[list[int | None], list[StopReason | None]]
 
@@ -80,7 +79,7 @@ def generate(
         max_new_tokens: at most so many; the model's own position limit may be lower.
         eos_ids: tokens that end a row; None takes the model's.
         suppress, suppress_first: tokens that are never picked, and those that are not picked first.
-        decoder_input_ids: (B, T') forced start of an encoder-decoder's output, without padding; None is its start token.
+        decoder_input_ids: (B, T') forced start of an encoder-decoder's output, unpadded; None is its start token.
         encoder_output: what `model.encode` gave, in place of the encoder's inputs.
         encoder_inputs: input_features or inputs_embeds of the encoder in place of input_ids.
     Raises:
@@ -126,9 +125,7 @@ def stream(
     """`generate`, one token for each row at a time: yields (tokens, reasons); a finished row's token is None."""
     _check_count(max_new_tokens)
     options = {"eos_ids": eos_ids, "suppress": suppress, "suppress_first": suppress_first}
-    prompt, mask, memory = _prepare(
-        model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs
-    )
+    prompt, mask, memory = _prepare(model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs)
     budget = _budget(model, prompt.size(1), max_new_tokens)
     if mask is not None and budget < max_new_tokens:
         yield from _one_by_one(model, prompt, mask, max_new_tokens, options)

@@ -58,7 +58,9 @@ class CtcVocabulary:
             CheckpointError: there is no pad token, which is the blank.
         """
         if tokenizer.pad_id is None:
-            raise CheckpointError("the tokenizer has no pad token, the blank of CTC", "name it in tokenizer_config.json")
+            raise CheckpointError(
+                "the tokenizer has no pad token, the blank of CTC", "name it in tokenizer_config.json"
+            )
         settings = read_object(folder / "tokenizer_config.json") if folder is not None else {}
         return cls(
             tokens=tuple(tokenizer.id_to_token(i) or "" for i in range(tokenizer.vocab_size)),

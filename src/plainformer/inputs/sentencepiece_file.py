@@ -1,8 +1,7 @@
-"""The families that publish a SentencePiece model: how their ids differ from its piece numbers, and what goes around
-a text.
+"""The families that publish a SentencePiece model: how ids differ from its piece numbers, and what goes around a text.
 
-Each family is a row of `_LAYOUTS`; the sources are the papers' released code as the reference library (transformers
-5) reads it.
+Each family is a row of `_LAYOUTS`. The sources are the papers' released code, as the reference library (transformers 5)
+reads it, and published checkpoints.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ MAX_SECONDS = 5.0
 MAX_STEPS = 2_000_000  # loop iterations, calls, filters and operations together
 MAX_TEXT = 16_000_000  # characters of one value, and of everything printed
 MAX_ITEMS = 1_000_000  # items of one container, nested ones included
+MAX_SLOW_TEXT = 200_000  # characters handed to a slow filter
 MAX_NUMBER = 2**64  # an integer that a template computes
 
 # The result of these can be (their largest integer argument) x (the size of what goes in).
@@ -55,6 +56,8 @@ _WIDENING = frozenset(
         "tojson",
     ]
 )
+# These take long for what goes in, and cannot be interrupted.
+_SLOW = frozenset(["wordwrap", "urlize", "striptags", "title", "wordcount", "pprint", "xmlattr"])
 
 
 class BudgetExceeded(TemplateRuntimeError):
@@ -103,7 +106,17 @@ def charge(text: int = 0) -> None:
 
 
 def weigh(value: Any) -> Any:
-    """Return `value` if it is small enough to handle; shared items count once per mention, as printing them would."""
+    """Return `value` if it is small enough to handle."""
+    _bulk(value)
+    return value
+
+
+def _bulk(value: Any) -> int:
+    """Characters and items in `value`; shared items count once per mention, as printing them would.
+
+    Raises:
+        BudgetExceeded: there are too many.
+    """
     items, text, stack = 0, 0, [value]
     while stack:
         current = stack.pop()
@@ -122,7 +135,7 @@ def weigh(value: Any) -> Any:
             raise BudgetExceeded("it computes a number of more than 64 bits")
         if items > MAX_ITEMS or text > MAX_TEXT:
             raise BudgetExceeded(f"it builds a value of more than {MAX_ITEMS} items or {MAX_TEXT} characters")
-    return value
+    return items + text
 
 
 def _length(value: Any) -> int:
@@ -135,7 +148,7 @@ def _format_growth(template: str, values: list[Any]) -> int:
     fields = template.count("%") + template.count("{")
     widths = [int(digits[:12]) for digits in re.findall(r"\d+", template)] + [1]
     numbers = [abs(v) for v in values if isinstance(v, int)] if "*" in template or ":{" in template else [1]
-    return fields * max(max(widths), max(numbers, default=1), *(_length(v) for v in values), 1)
+    return fields * max(max(widths), max(numbers, default=1), *(_bulk(v) for v in values), 1)
 
 
 def _growth(name: str, values: list[Any]) -> int:
@@ -143,6 +156,9 @@ def _growth(name: str, values: list[Any]) -> int:
     strings = [value for value in values if isinstance(value, str)]
     if name in ("format", "format_map") and strings:
         return _format_growth(strings[0], values[1:])
+    if name in ("indent", "wordwrap") and len(strings) >= 2:  # a text goes in front of, or between, the lines
+        lines = strings[0].count("\n") + 1 if name == "indent" else len(strings[0])
+        return lines * max(len(text) for text in strings[1:])
     if name in _WIDENING:
         size = sum(_length(value) for value in values)
         return size * max([abs(value) for value in values if isinstance(value, int)] or [1])
@@ -161,6 +177,8 @@ def _check(name: str, values: list[Any]) -> None:
         weigh(value)
     if name == "sum" and not all(isinstance(value, (int, float, str)) for value in values[1:]):
         raise BudgetExceeded("sum() is for numbers only")  # sum(start=[]) builds lists of any length
+    if name in _SLOW and sum(_length(value) for value in values) > MAX_SLOW_TEXT:
+        raise BudgetExceeded(f"{name}() is given more than {MAX_SLOW_TEXT} characters")
     if _growth(name, values) > MAX_TEXT:
         raise BudgetExceeded(f"{name}() would build a value of more than {MAX_TEXT} characters")
 

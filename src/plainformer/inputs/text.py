@@ -9,77 +9,25 @@ files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plainformer.errors import InputError, UsageError
+from plainformer.inputs.encoding import Encoding, TextBatch
 from plainformer.inputs.windows import truncated, windows
 
 if TYPE_CHECKING:
     import tokenizers
     import torch
 
+__all__ = ["Encoding", "Side", "TextBatch", "Tokenizer"]
+
 Side = Literal["left", "right"]
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 # A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
 _PROBE_CHARACTERS_PER_TOKEN = 64
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """One row of tokens; all lists have the same length.
-
-    Attributes:
-        input_ids: token ids, special tokens included.
-        token_type_ids: 0 or 1, as the tokenizer's template assigns them to a pair's sequences.
-        offsets: `text[start:end]` in the sequence (see sequence_ids) that the token comes from; (0, 0) for special
-            tokens.
-        tokens: each token as its algorithm writes it ("##ing", "▁the"); `id_to_token` gives the vocabulary's name.
-        special: True for tokens that the template added.
-        sequence_ids: 0 for the text, 1 for its pair, None for added special tokens.
-        word_ids: which pre-token ("word") of its sequence a token belongs to; None for added special tokens.
-        overflow: the further windows over the same text, only when `stride` was given.
-    """
-
-    input_ids: list[int]
-    token_type_ids: list[int]
-    offsets: list[tuple[int, int]]
-    tokens: list[str]
-    special: list[bool]
-    sequence_ids: list[int | None]
-    word_ids: list[int | None]
-    overflow: tuple[Encoding, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    def windows(self) -> tuple[Encoding, ...]:
-        """This row and its overflow, as rows of their own, in text order."""
-        return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
-
-    def select(self, positions: Sequence[int]) -> Encoding:
-        """The row made of the tokens at `positions`."""
-        return Encoding(
-            input_ids=[self.input_ids[i] for i in positions],
-            token_type_ids=[self.token_type_ids[i] for i in positions],
-            offsets=[self.offsets[i] for i in positions],
-            tokens=[self.tokens[i] for i in positions],
-            special=[self.special[i] for i in positions],
-            sequence_ids=[self.sequence_ids[i] for i in positions],
-            word_ids=[self.word_ids[i] for i in positions],
-        )
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Padded rows as int64 tensors of shape (B, T); attention_mask is 1 on tokens and 0 on padding."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_type_ids: torch.Tensor
-    encodings: tuple[Encoding, ...]
+_NAMES_WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
 
 
 class Tokenizer:
@@ -413,6 +361,9 @@ class Tokenizer:
             messages, add_generation_prompt=add_generation_prompt, template=template, **variables
         )
 
+    def _uses_types(self) -> bool:
+        return self._piece_ids is None and 1 in self.backend.encode("", "").type_ids
+
     # ---- saving ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
@@ -420,7 +371,7 @@ class Tokenizer:
 
         Marian and M2M100 tokenizers are saved as the files that they came from, which is what that library reads.
         """
-        from plainformer.inputs.tokenizer_files import write_folder
+        from plainformer.inputs.tokenizer_settings import write_folder
 
         write_folder(
             Path(folder),
@@ -431,6 +382,7 @@ class Tokenizer:
             settings={
                 **self._settings,
                 "padding_side": self.padding_side,
+                **({"model_input_names": _NAMES_WITH_TYPES} if self._uses_types() else {}),
                 **({"model_max_length": self.max_length} if self.max_length is not None else {}),
             },
         )

@@ -1,4 +1,4 @@
-"""A tokenizer from a checkpoint's files, and back.
+"""A tokenizer from a checkpoint's files.
 
 `tokenizer.json` is taken as it is. Without one, the tokenizer that the checkpoint was trained with is rebuilt from its
 vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level BPE), vocab.json alone (characters, for
@@ -9,7 +9,6 @@ model_type.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,10 +192,11 @@ def register_special(
             chosen[stated.content] = stated
     for stated in (*settings.listed, *settings.added.values()):
         chosen[stated.content] = stated
-    for token in sorted(chosen, key=lambda t: (backend.token_to_id(t) is None, backend.token_to_id(t) or 0)):
-        known = backend.token_to_id(token) is not None
-        if known or token in {stated.content for stated in settings.listed}:
-            backend.add_tokens([chosen[token].to_added()])
+    listed = {stated.content for stated in settings.listed}
+    order = {token: backend.token_to_id(token) for token in chosen}
+    known = sorted((i, token) for token, i in order.items() if i is not None)
+    tokens = [token for _, token in known] + [token for token, i in order.items() if i is None and token in listed]
+    backend.add_tokens([chosen[token].to_added() for token in tokens])
 
 
 def surround(
@@ -255,10 +255,11 @@ def _wordpiece(settings: Settings) -> dict[str, Any]:
             "if it is a BERT vocabulary, name its special tokens in tokenizer_config.json",
         )
     backend = Backend(models.WordPiece(vocabulary, unk_token=roles["unk_token"], max_input_chars_per_word=100))
+    accents = settings.config.get("strip_accents")  # unset: stripped if lower-cased
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=bool(settings.config.get("tokenize_chinese_chars", True)),
-        strip_accents=settings.config.get("strip_accents"),
+        strip_accents=accents if isinstance(accents, bool) else None,
         lowercase=bool(settings.config.get("do_lower_case", True)),
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -383,7 +384,8 @@ def _characters(settings: Settings) -> dict[str, Any]:
             f"{settings.folder / 'vocab.json'} has no '<pad>', the blank of CTC",
             "name pad_token in tokenizer_config.json",
         )
-    delimiter = settings.config.get("word_delimiter_token", "|") or " "
+    delimiter = settings.config.get("word_delimiter_token")
+    delimiter = delimiter if isinstance(delimiter, str) and len(delimiter) == 1 else "|"
     backend = Backend(models.WordLevel(vocabulary, unk_token=roles.get("unk_token", roles["pad_token"])))
     if settings.config.get("do_lower_case", False):
         backend.normalizer = normalizers.Lowercase()
@@ -394,41 +396,3 @@ def _characters(settings: Settings) -> dict[str, Any]:
     backend.decoder = decoders.Sequence([ctc, decoders.Replace(delimiter, " "), decoders.Fuse()])
     register_special(backend, settings, roles, {})
     return {"backend": backend, "special_tokens": roles}
-
-
-# ---- saving -------------------------------------------------------------------------------------------------------
-
-
-def write_folder(
-    folder: Path,
-    *,
-    backend: tokenizers.Tokenizer | None,
-    source_files: Mapping[str, bytes],
-    special_tokens: Mapping[str, str],
-    chat_templates: Mapping[str, str],
-    settings: Mapping[str, Any],
-) -> None:
-    """Write a tokenizer's files into `folder`, which is created if need be; see `Tokenizer.save`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in source_files.items():
-        (folder / name).write_bytes(content)
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **settings, **special_tokens}
-    if backend is not None:
-        (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
-        config["added_tokens_decoder"] = {
-            str(index): {
-                "content": token.content,
-                "lstrip": token.lstrip,
-                "normalized": token.normalized,
-                "rstrip": token.rstrip,
-                "single_word": token.single_word,
-                "special": token.special,
-            }
-            for index, token in sorted(backend.get_added_tokens_decoder().items())
-        }
-    if set(chat_templates) == {"default"}:
-        config["chat_template"] = chat_templates["default"]
-    elif chat_templates:
-        config["chat_template"] = [{"name": n, "template": t} for n, t in chat_templates.items()]
-    text = json.dumps(config, ensure_ascii=False, indent=2)
-    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

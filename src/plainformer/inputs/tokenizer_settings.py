@@ -1,4 +1,4 @@
-"""What a checkpoint folder says about its tokenizer besides the vocabulary: special tokens, limits, padding, templates.
+"""What a checkpoint folder says about its tokenizer besides the vocabulary: special tokens, limits, chat templates.
 
 Read from tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja and the model's
 config.json.
@@ -109,7 +109,7 @@ class Settings:
         if isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 < stated < _UNLIMITED:
             return int(stated)
         positions = self.model.get("max_position_embeddings", self.model.get("n_positions"))
-        model_type = self.model.get("model_type")
+        model_type = str(self.model.get("model_type"))
         if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
             return None
         if "max_position_embeddings" not in self.model and model_type in ("t5", "mt5", "umt5", "switch_transformers"):
@@ -266,3 +266,38 @@ def find_roles(settings: Settings, backend: tokenizers.Tokenizer) -> dict[str, s
         if content in special:
             found.setdefault(role, content)
     return {role: t for role in ROLES if (t := settings.role(role, found.get(role))) is not None}
+
+
+def write_folder(
+    folder: Path,
+    *,
+    backend: tokenizers.Tokenizer | None,
+    source_files: Mapping[str, bytes],
+    special_tokens: Mapping[str, str],
+    chat_templates: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a tokenizer's files into `folder`, which is created if need be; see `Tokenizer.save`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in source_files.items():
+        (folder / name).write_bytes(content)
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **settings, **special_tokens}
+    if backend is not None:
+        (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+        config["added_tokens_decoder"] = {
+            str(index): {
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "normalized": token.normalized,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+                "special": token.special,
+            }
+            for index, token in sorted(backend.get_added_tokens_decoder().items())
+        }
+    if set(chat_templates) == {"default"}:
+        config["chat_template"] = chat_templates["default"]
+    elif chat_templates:
+        config["chat_template"] = [{"name": n, "template": t} for n, t in chat_templates.items()]
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """Which tokens of a too-long row to keep: truncation and overlapping windows, as index arithmetic.
 
-A row is [special…] sequence 0 [special…] (sequence 1 [special…]). Special tokens come from the tokenizer's template, have
-the sequence id None and are always kept. So a shorter row is a selection of positions from the full one, which keeps ids,
-offsets and types exactly as they were, needs no state in the tokenizer, and is safe in any thread.
+A row is [special…] sequence 0 [special…] (sequence 1 [special…]). Special tokens come from the tokenizer's template,
+have the sequence id None and are always kept. So a shorter row is a selection of positions from the full one, which
+keeps ids, offsets and types exactly as they were, needs no state in the tokenizer, and is safe in any thread.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from plainformer.errors import InputError, UsageError
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens two sequences of lengths `first` and `second` keep so that `room` tokens hold both (longest
-    first).
+    """How many tokens of two sequences are kept so that `room` tokens hold both (longest first).
 
     The shorter one stays whole if it can; otherwise both keep half, and an odd token goes to the longer, or to the
     second of two equally long ones (as in Hugging Face tokenizers 0.23, `LongestFirst`).

@@ -1,1 +1,4 @@
-"""One config-driven transformer. Read in this order: frontend, position, attention, block, transformer, heads; linear is their door to matrix products."""
+"""One config-driven transformer.
+
+Read in this order: frontend, position, attention, block, stack, transformer, heads; linear is their door to matrix products.
+"""

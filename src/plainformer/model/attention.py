@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.config import StackConfig
+from plainformer.errors import UsageError
 from plainformer.model.disentangled import DisentangledScores
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
@@ -175,12 +176,21 @@ class CrossAttention(nn.Module):
         return self.out(merge_heads(context_BHTE))
 
     def _memory(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
+        """The memory's keys and values; what the cache holds is not made again, what a memory has grown by is added."""
         kept = flow.cache.cross(layer) if flow.cache is not None else None
-        if kept is not None:
+        held = kept[0].size(2) if kept is not None else 0
+        if kept is not None and (flow.memory_BSD is None or flow.memory_BSD.size(1) == held):
             return kept
         assert flow.memory_BSD is not None
-        k_BSD, v_BSD = self.kv(flow.memory_BSD)
+        if flow.memory_BSD.size(1) < held:
+            raise UsageError(
+                f"the cache holds {held} positions of the encoder's output, and this one has {flow.memory_BSD.size(1)}",
+                "an encoder's output may only grow (join_outputs); begin with a new cache",
+            )
+        k_BSD, v_BSD = self.kv(flow.memory_BSD[:, held:])
         k_BHSE, v_BHSE = split_heads(k_BSD, self.heads), split_heads(v_BSD, self.heads)
+        if kept is not None:
+            k_BHSE, v_BHSE = torch.cat((kept[0], k_BHSE), dim=2), torch.cat((kept[1], v_BHSE), dim=2)
         if flow.cache is not None:
             # Contiguous per head: every later step reads them whole.
             k_BHSE, v_BHSE = k_BHSE.contiguous(), v_BHSE.contiguous()

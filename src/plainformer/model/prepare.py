@@ -1,8 +1,8 @@
 """Prepare a model for inference: join what reads the same input, then measure which CPU backend is fastest and keep it.
 
 Which kernel wins depends on the processor, the shape and whether the weights fit a cache, so it is measured on the
-model's own weights, all layers in turn as a decoding step would meet them, and not guessed. The measurement takes one token: the memory-bound
-case that a user waits for. `docs/decisions.md` holds the numbers that led here.
+model's own weights, all layers in turn as a decoding step would meet them, and not guessed. The measurement takes one
+token: the memory-bound case that a user waits for. `docs/decisions.md` holds the numbers that led here.
 """
 
 from __future__ import annotations

@@ -50,6 +50,30 @@ class StackOutput:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+def join_outputs(first: StackOutput, more: StackOutput) -> StackOutput:
+    """One encoder output, `first` and behind it `more`: a decoder then attends to an input that has grown.
+
+    Each part has seen only itself, as in streaming; pass `position_ids` to `encode` where the second part's positions go
+    on from the first's. Rows are joined, (B, S) and (B, S') → (B, S + S'); a part without a mask counts as all real.
+    Attentions, which are within a part, are left out.
+    """
+    a, b = first.last_hidden_state, more.last_hidden_state
+    if a.shape[::2] != b.shape[::2]:
+        raise UsageError(
+            f"encoder outputs of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be joined",
+            "they need the same number of rows and the same width",
+        )
+    real_BT = None
+    if first.real_BT is not None or more.real_BT is not None:
+        parts = ((first.real_BT, a), (more.real_BT, b))
+        real_BT = torch.cat([x.new_ones(x.shape[:2], dtype=torch.bool) if r is None else r for r, x in parts], dim=1)
+    states = None
+    if first.hidden_states is not None and more.hidden_states is not None:
+        pairs = zip(first.hidden_states, more.hidden_states, strict=True)
+        states = tuple(torch.cat(pair, dim=1) for pair in pairs)
+    return StackOutput(torch.cat((a, b), dim=1), real_BT, states)
+
+
 class Stack(nn.Module):
     """frontend → layers → final norm."""
 

@@ -65,7 +65,9 @@ def task_info(name: str) -> TaskInfo:
     """The task of that name or alias, or an error that offers the closest ones."""
     known = ALIASES.get(name, name)
     if known not in TASKS:
-        raise UsageError(f"task {name!r} is unknown", did_you_mean(name, [*TASKS, *ALIASES]) or "see `plainformer tasks`")
+        raise UsageError(
+            f"task {name!r} is unknown", did_you_mean(name, [*TASKS, *ALIASES]) or "see `plainformer tasks`"
+        )
     return TASKS[known]
 
 

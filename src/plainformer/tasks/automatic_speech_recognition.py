@@ -21,7 +21,7 @@ from plainformer.tasks.speech_prompt import SpeechPrompt
 
 @dataclass(frozen=True)
 class Transcription(Result):
-    """What was said. `language` and `stop_reason` ("eos", or "length" for a text that was cut off): of Whisper alone."""
+    """What was said. Of Whisper alone: `language`, and `stop_reason`, "eos" or "length" for a text that was cut off."""
 
     text: str
     language: str | None = None
@@ -45,10 +45,10 @@ class SpeechRecognition(AudioTask):
     """
 
     needs_tokenizer = True
+    vocabulary: CtcVocabulary | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.vocabulary: CtcVocabulary | None = None
         if self.config.head.kind == "ctc":
             self.vocabulary = CtcVocabulary.from_folder(self.folder, self.tokenizer)
             self.companions = (*PREPROCESSOR_FILES, "vocab.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -70,7 +70,9 @@ class SpeechRecognition(AudioTask):
             return self._write(encoded, language, task, max_new_tokens)
         for name, value in (("language", language), ("task", task), ("max_new_tokens", max_new_tokens)):
             if value is not None:
-                raise UsageError(f"{name} has no effect on a CTC model, which writes a character a frame", "leave it out")
+                raise UsageError(
+                    f"{name} has no effect on a CTC model, which writes a character a frame", "leave it out"
+                )
         best = [self.model(**inputs).logits.argmax(-1) for inputs in self.runs(encoded)]
         rows = (row.tolist() for ids_BT in best for row in ids_BT)
         return [Spoken(tuple(row[:length])) for row, length in zip(rows, self.frames(encoded), strict=True)]

@@ -71,7 +71,9 @@ class Task(ABC):
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer; an error where it has none."""
         if self._tokenizer is None:
-            raise UsageError(f"{self.ref or 'this checkpoint'} has no tokenizer files", "add tokenizer.json to its folder")
+            raise UsageError(
+                f"{self.ref or 'this checkpoint'} has no tokenizer files", "add tokenizer.json to its folder"
+            )
         return self._tokenizer
 
     def __call__(self, inputs: Any, **options: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Feature extraction: a text as a vector, pooled as the checkpoint's sentence-transformers files say (Reimers & Gurevych 2019)."""
+"""Feature extraction: a text as a vector, pooled as its checkpoint says (Sentence-BERT, Reimers & Gurevych 2019).
+
+Its files: `modules.json` lists the steps, `1_Pooling/config.json` says how to pool.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ class FeatureExtraction(Task):
 
 
 def read_pooling(folder: Path | None) -> tuple[str, bool]:
-    """Pooling and normalisation from `modules.json` and `1_Pooling/config.json`; the mean, not normalised, without them."""
+    """Pooling, and whether vectors get length 1, from `modules.json`; without it the mean, not normalised."""
     path = folder / "modules.json" if folder is not None else None
     if folder is None or path is None or not path.is_file():
         return "mean", False
@@ -117,9 +120,7 @@ def _mode(path: Path) -> str:
     chosen = [name for key, name in _MODES.items() if raw.get(key)]
     others = [key for key in raw if key.startswith("pooling_mode_") and raw[key] is True and key not in _MODES]
     if len(chosen) != 1 or others:
-        raise CheckpointError(
-            f"{path} asks for {chosen + others}", "exactly one of mean, cls, last token is supported"
-        )
+        raise CheckpointError(f"{path} asks for {chosen + others}", "exactly one of mean, cls, last token is supported")
     return chosen[0]
 
 

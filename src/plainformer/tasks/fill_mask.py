@@ -40,7 +40,9 @@ class FillMask(Task):
     def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> tuple[Sequence[str], TextBatch]:
         mask_id = self.tokenizer.mask_id
         if mask_id is None:
-            raise UsageError(f"the tokenizer of {self.ref or 'this model'} has no mask token", "load a masked language model")
+            raise UsageError(
+                f"the tokenizer of {self.ref or 'this model'} has no mask token", "load a masked language model"
+            )
         mask = self.tokenizer.id_to_token(mask_id)
         batch = self.encode_texts(inputs, truncate=truncate)
         for text, row in zip(inputs, batch.encodings, strict=True):
@@ -66,7 +68,9 @@ class FillMask(Task):
         ranked = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
         results = []
         for text, row in zip(texts, batch.encodings, strict=True):
-            spans = [span for token, span in zip(row.input_ids, row.offsets, strict=True) if token == self.tokenizer.mask_id]
+            spans = [
+                span for token, span in zip(row.input_ids, row.offsets, strict=True) if token == self.tokenizer.mask_id
+            ]
             results.append(tuple(self._gap(text, span, *next(ranked)) for span in spans))
         return results
 

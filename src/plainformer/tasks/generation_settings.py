@@ -23,7 +23,7 @@ class GenerationSettings:
     """Settings of a checkpoint.
 
     Attributes:
-        eos_ids: tokens that end an answer. forced_bos_id: a token that every answer begins with, behind the start token.
+        eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, behind the start token.
         suppress: tokens that are never picked. suppress_first: tokens that are not picked first.
         forced: position in the answer → token, of Whisper's older checkpoints; a None is left to the caller.
         values: everything, for what one task alone reads.
@@ -78,4 +78,4 @@ def _forced(pairs: Any) -> dict[int, int | None]:
     )
     if not whole:
         raise CheckpointError(f"{FILE}: forced_decoder_ids={pairs!r} are not [position, id] pairs", "correct the entry")
-    return {place: token for place, token in pairs}
+    return dict(pairs)

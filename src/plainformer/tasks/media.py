@@ -1,9 +1,10 @@
-"""What tasks on images and on audio share: one input may be a path, bytes or an array; the checkpoint's preprocessor."""
+"""What tasks on images and on audio share: an input is a path, bytes or an array; the checkpoint has a preprocessor."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -22,21 +23,28 @@ class MediaTask(Task):
     """Reads files, their bytes, or arrays."""
 
     needs_tokenizer = False
-    companions = PREPROCESSOR_FILES
+    companions: tuple[str, ...] = PREPROCESSOR_FILES
 
     def is_one(self, inputs: Any) -> bool:
         """A path, bytes, an array or tensor, a PIL image, or a dictionary (audio with its rate)."""
         known = isinstance(inputs, str | os.PathLike | bytes | bytearray | memoryview | Mapping)
         return known or hasattr(inputs, "ndim") or type(inputs).__module__.startswith("PIL.")
 
-    def _folder(self) -> Any:
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        if hasattr(inputs, "read"):  # it would be iterated over in lines
+            raise InputError(f"an open file is not an input for {self.name}", "give its path or its bytes")
+        return super().__call__(inputs, **options)
+
+    def _folder(self) -> Path:
         if self.folder is None:
-            raise UsageError(f"{self.ref or 'this checkpoint'} has no folder with a preprocessor", "load it from a folder")
+            raise UsageError(
+                f"{self.ref or 'this checkpoint'} has no folder with a preprocessor", "load it from a folder"
+            )
         return self.folder
 
 
 class ImageTask(MediaTask):
-    """Images → `pixel_values` as the checkpoint's preprocessor makes them. An array (B, H, W, C) is a list of images."""
+    """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

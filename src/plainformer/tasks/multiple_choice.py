@@ -34,9 +34,7 @@ class MultipleChoice(Task):
         shape = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
         return shape and isinstance(inputs[1], list | tuple)
 
-    def encode(
-        self, inputs: Sequence[Any], *, truncate: bool = False
-    ) -> tuple[list[tuple[str, ...]], TextBatch]:
+    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> tuple[list[tuple[str, ...]], TextBatch]:
         questions = [self._question(item) for item in inputs]
         pairs = [(prompt, choice) for prompt, choices in questions for choice in choices]
         return [choices for _, choices in questions], self.encode_texts(pairs, truncate=truncate, pairs=True)

@@ -57,8 +57,10 @@ class QuestionAnswering(Task):
         """`stride`: tokens that neighbouring windows over a context share."""
         pairs = [self._pair(item) for item in inputs]
         limit = text_limit(self.config, self.tokenizer)
-        windows = {"stride": stride, "window": limit} if limit is not None else {}
-        rows = self.tokenizer.encode_batch(pairs, **windows)
+        rows = self.tokenizer.encode_batch(pairs, stride=None if limit is None else stride, window=limit)
+        for (_, context), row in zip(pairs, rows, strict=True):
+            if 1 not in row.sequence_ids:
+                raise InputError(f"the context {context[:60]!r} has no tokens", "give a context with words")
         counts = tuple(len(row.windows()) for row in rows)
         return Questions(tuple(context for _, context in pairs), counts, self.tokenizer.pad(rows))
 
@@ -102,12 +104,11 @@ class QuestionAnswering(Task):
             answers.append(Answer(first.text, first.start, first.end, first.score, tuple(others)))
         return answers
 
-    def _spans(
-        self, row: Encoding, logits_T2: Tensor, top_k: int, longest: int
-    ) -> Iterator[tuple[int, int, float]]:
+    def _spans(self, row: Encoding, logits_T2: Tensor, top_k: int, longest: int) -> Iterator[tuple[int, int, float]]:
         """The best spans of one window as characters of the context, with their probabilities."""
         in_context = torch.tensor([sequence == 1 for sequence in row.sequence_ids])
-        counted = in_context | (torch.tensor(row.input_ids) == self.tokenizer.cls_id) if self._has_class() else in_context
+        class_id = self.tokenizer.cls_id if self.tokenizer.cls_id is not None else -1
+        counted = in_context | (torch.tensor(row.input_ids) == class_id)
         start_T, end_T = logits_T2.masked_fill(~counted[:, None], float("-inf")).softmax(0).unbind(-1)
         pairs_TT = start_T[:, None] * end_T
         allowed_TT = (in_context[:, None] & in_context).triu().tril(longest - 1)
@@ -116,6 +117,3 @@ class QuestionAnswering(Task):
         for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             first, last = divmod(place, len(row))
             yield row.offsets[first][0], row.offsets[last][1], score
-
-    def _has_class(self) -> bool:
-        return self.tokenizer.cls_id is not None

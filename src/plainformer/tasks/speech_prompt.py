@@ -64,7 +64,9 @@ class SpeechPrompt:
             return [self.start_id, *self._end()]
         wanted = _bare(language) if language is not None else self.language
         if wanted is not None and wanted not in self.languages:
-            raise UsageError(f"language {wanted!r} is unknown here", did_you_mean(wanted, self.languages) or "such as 'en'")
+            raise UsageError(
+                f"language {wanted!r} is unknown here", did_you_mean(wanted, self.languages) or "such as 'en'"
+            )
         chosen = task or self.task or "transcribe"
         if chosen not in self.tasks:
             raise UsageError(f"task {chosen!r} is unknown here", did_you_mean(chosen, self.tasks))

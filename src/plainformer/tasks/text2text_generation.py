@@ -55,9 +55,7 @@ class Text2TextGeneration(Task):
     ) -> Generation:
         return generate(self.model, **self._inputs(encoded, max_new_tokens, decoder_prefix, eos_ids))
 
-    def decode(
-        self, encoded: TextBatch, predicted: Generation, *, decoder_prefix: str = ""
-    ) -> list[TransformedText]:
+    def decode(self, encoded: TextBatch, predicted: Generation, *, decoder_prefix: str = "") -> list[TransformedText]:
         start, prefix = self.start_of(decoder_prefix)
         results = []
         for row, ids, reason in zip(encoded.encodings, predicted.token_ids, predicted.stop_reasons, strict=True):
@@ -83,13 +81,15 @@ class Text2TextGeneration(Task):
     def start_of(self, decoder_prefix: str = "") -> tuple[list[int], list[int]]:
         """The ids that an output begins with: those that the model demands, and those of the prefix."""
         if not isinstance(decoder_prefix, str):
-            raise UsageError(f"decoder_prefix is a {type(decoder_prefix).__name__}", "give the text that outputs begin with")
+            raise UsageError(
+                f"decoder_prefix is a {type(decoder_prefix).__name__}", "give the text that outputs begin with"
+            )
         if self.settings.decoder_start_id is None:
             raise UsageError("the checkpoint names no decoder_start_token_id", "add it to its config.json")
         start = [self.settings.decoder_start_id]
         prefix = self.tokenizer.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
         forced = self.settings.forced_bos_id
-        # A prefix that names a language itself ("fr_XX", "__fr__") takes the place of the one that the checkpoint forces.
+        # A prefix that names a language itself ("fr_XX", "__fr__") takes the place of the one that is forced.
         if forced is not None and not (prefix and prefix[0] in self.tokenizer.special_ids):
             start.append(forced)
         return start, prefix

@@ -11,6 +11,7 @@ from plainformer.generate.search import Generation, generate, stream
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.generation_settings import FILE, read_generation_settings
 from plainformer.tasks.pieces import continuation, pieces
+from plainformer.tasks.scoring import ScoredText, score_texts
 
 if TYPE_CHECKING:
     from plainformer.inputs.text import TextBatch
@@ -42,11 +43,13 @@ class TextGeneration(Task):
         return isinstance(inputs, str) or _is_chat(inputs)
 
     def prompt_of(self, item: Any) -> tuple[str, bool]:
-        """The text that the model continues, and whether it came from a chat template, which has its own special tokens."""
+        """The text that the model continues, and whether a chat template made it, which has its own special tokens."""
         if isinstance(item, str):
             return item, False
         if not _is_chat(item):
-            raise InputError(f"a {type(item).__name__} is neither text nor chat messages", "give a str or a list of dicts")
+            raise InputError(
+                f"a {type(item).__name__} is neither text nor chat messages", "give a str or a list of dicts"
+            )
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref or 'this model'} has no chat template", "give it plain text to continue")
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
@@ -82,6 +85,11 @@ class TextGeneration(Task):
         batch = self.encode([item], truncate=truncate)
         steps = stream(self.model, **self._inputs(batch, max_new_tokens, eos_ids))
         return pieces(self.tokenizer, batch.encodings[0].input_ids, (tokens[0] for tokens, _ in steps))
+
+    def score(self, texts: str | list[str], *, truncate: bool = False) -> ScoredText | list[ScoredText]:
+        """How likely each token of a text is after those before it, and the text's perplexity; a list gives a list."""
+        scored = score_texts(self, [texts] if isinstance(texts, str) else texts, truncate=truncate)
+        return scored[0] if isinstance(texts, str) else scored
 
     def _inputs(self, batch: TextBatch, max_new_tokens: int, eos_ids: Sequence[int] | None) -> dict[str, Any]:
         device = self.model.device

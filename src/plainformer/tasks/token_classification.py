@@ -36,9 +36,7 @@ class TokenClassification(Task):
         logits_BTC: Tensor = self.model(**self.model_inputs(encoded[1])).logits
         return logits_BTC.float().softmax(-1)
 
-    def decode(
-        self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor
-    ) -> list[tuple[TokenLabel, ...]]:
+    def decode(self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor) -> list[tuple[TokenLabel, ...]]:
         texts, batch = encoded
         best = predicted.max(-1)
         results = []

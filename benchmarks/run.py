@@ -1,0 +1,219 @@
+"""Measure Plainformer beside `transformers` on this machine and write benchmarks/RESULTS.md.
+
+    python benchmarks/run.py [import] [load] [decode] [prefill] [encode] [memory]
+
+Both sides are measured in the same run, in turn; only the ratios travel to other machines.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import Row, paired, paired_processes, reference_model
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+LOAD_OURS = """
+import sys, time, resource
+start = time.perf_counter()
+import plainformer as pf
+model = pf.load_model(sys.argv[1])
+import torch
+with torch.inference_mode(): model(torch.arange(1, 9)[None])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+LOAD_THEIRS = """
+import sys, time, resource
+start = time.perf_counter()
+from transformers import AutoModelForCausalLM
+import torch
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+with torch.inference_mode(): model(torch.arange(1, 9)[None])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def bench_import(_: Path) -> list[Row]:
+    code = "import time; s = time.perf_counter(); import {0}; print(time.perf_counter() - s)"
+    # The reference's `import` is lazy too; what every user of it needs first is an Auto class.
+    auto = "import time; s = time.perf_counter(); from transformers import AutoModel; print(time.perf_counter() - s)"
+    rows = paired_processes("import", code.format("plainformer"), code.format("transformers"))
+    return [*rows, *paired_processes("import, up to AutoModel", code.format("plainformer"), auto)]
+
+
+def bench_load(folder: Path) -> list[Row]:
+    reference_model("smollm2-135m", folder)
+    seconds, memory = paired_processes("load and first answer, SmolLM2 shape", LOAD_OURS, LOAD_THEIRS, str(folder))
+    return [seconds, Row("its peak memory", memory.ours, memory.theirs, "MB", memory.ratio)]
+
+
+def bench_decode(folder: Path) -> list[Row]:
+    import torch
+
+    import plainformer as pf
+
+    rows = []
+    new = 48
+    for shape in ("smollm2-135m", "gpt2-small"):
+        theirs = reference_model(shape, folder / shape)
+        ours = pf.load_model(folder / shape)
+        ids = torch.arange(5, 21)[None]
+        options = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+
+        def run_ours(model: object = ours, ids: torch.Tensor = ids) -> None:
+            pf.generate(model, ids, max_new_tokens=new, eos_ids=())
+
+        def run_theirs(model: object = theirs, ids: torch.Tensor = ids, options: dict[str, object] = options) -> None:
+            with torch.inference_mode():
+                model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+
+        row = paired(f"greedy decoding, batch 1, {shape}", run_ours, run_theirs, note=f"{new} tokens after 16")
+        rows.append(row)
+        rows.append(Row(f"= tokens a second, {shape}", new / row.ours, new / row.theirs, "/s", row.ratio))
+    return rows
+
+
+def bench_prefill(folder: Path) -> list[Row]:
+    import torch
+
+    import plainformer as pf
+
+    rows = []
+    for shape in ("smollm2-135m", "gpt2-small"):
+        theirs = reference_model(shape, folder / shape)
+        ours = pf.load_model(folder / shape)
+        for length in (64, 512):
+            ids = torch.randint(5, 40000, (1, length), generator=torch.Generator().manual_seed(0))
+
+            def run_ours(model: object = ours, ids: torch.Tensor = ids) -> None:
+                with torch.inference_mode():
+                    model(ids, cache=pf.KeyValueCache(model.config, 1, ids.size(1)), logits_to_keep=1)
+
+            def run_theirs(model: object = theirs, ids: torch.Tensor = ids) -> None:
+                with torch.inference_mode():
+                    model(ids, use_cache=True, logits_to_keep=1)
+
+            rows.append(paired(f"prefill of {length} tokens, {shape}", run_ours, run_theirs))
+    return rows
+
+
+def bench_encode(folder: Path) -> list[Row]:
+    import torch
+
+    import plainformer as pf
+
+    theirs = reference_model("minilm-l6", folder)
+    ours = pf.load_model(folder)
+    rows = []
+    for batch, length in ((1, 16), (8, 32), (32, 64), (8, 256)):
+        ids = torch.randint(5, 30000, (batch, length), generator=torch.Generator().manual_seed(0))
+        mask = torch.ones_like(ids)
+        mask[-1, length // 2 :] = 0 if batch > 1 else 1
+
+        def run_ours(ids: torch.Tensor = ids, mask: torch.Tensor = mask) -> None:
+            with torch.inference_mode():
+                ours(ids, mask)
+
+        def run_theirs(ids: torch.Tensor = ids, mask: torch.Tensor = mask) -> None:
+            with torch.inference_mode():
+                theirs(input_ids=ids, attention_mask=mask)
+
+        row = paired(f"encoder, MiniLM shape, {batch} x {length}", run_ours, run_theirs, rounds=15)
+        rows.append(row)
+    return rows
+
+
+MEMORY = """
+import sys, resource, torch, plainformer as pf
+from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.model.transformer import Transformer
+from plainformer.model.block import set_ffn_chunk_size
+frontend = TokenFrontend(vocab_size=100, embedding_size=256)
+config = ModelConfig("x", encoder=StackConfig(frontend=frontend, hidden_size=256, num_layers=2, num_heads=4, ffn_size=8192))
+model = Transformer(config).to_empty(device="cpu").eval()
+[p.data.normal_(std=0.02) for p in model.parameters()]
+set_ffn_chunk_size(model, int(sys.argv[1]))
+ids = torch.ones(4, 2048, dtype=torch.long)
+with torch.inference_mode():
+    model(ids[:1, :8])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model(ids)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def bench_memory(_: Path) -> list[Row]:
+    """Ours against ours: what `ffn_chunk_size` saves where the feed-forward activations are the largest."""
+    ours = MEMORY.replace("int(sys.argv[1])", "128")
+    theirs = MEMORY.replace("int(sys.argv[1])", "0")
+    rows = paired_processes("ffn_chunk_size=128 against 0: peak memory of a pass", ours, theirs, unit="MB", rounds=3)
+    return [
+        Row(r.what, r.ours, r.theirs, r.unit, r.ratio, "8,192 positions, F = 8,192; both sides are ours") for r in rows
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
+    "import": bench_import,
+    "load": bench_load,
+    "decode": bench_decode,
+    "prefill": bench_prefill,
+    "encode": bench_encode,
+    "memory": bench_memory,
+}
+
+
+def machine() -> str:
+    import torch
+    import transformers
+
+    import plainformer
+
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return (
+        f"{model}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, plainformer {plainformer.__version__}; "
+        f"{torch.get_num_threads()} threads, fp32"
+    )
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(BENCHMARKS)
+    rows: list[Row] = []
+    for name in chosen:
+        if name not in BENCHMARKS:
+            sys.exit(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+        with tempfile.TemporaryDirectory() as folder:
+            for row in BENCHMARKS[name](Path(folder)):
+                print(row.markdown(), flush=True)
+                rows.append(row)
+    if chosen == list(BENCHMARKS):
+        lines = [
+            "# Benchmark results",
+            "",
+            f"Machine: {machine()}.",
+            "",
+            "Made by `make bench`. Each row is measured in one run, both sides in turn; medians. The ratio is how many",
+            "times less time or memory Plainformer needs (or how many times more it gives); above 1 is better.",
+            "",
+            "| what | Plainformer | transformers | ratio | note |",
+            "|---|---|---|---|---|",
+            *(row.markdown() for row in rows),
+            "",
+        ]
+        RESULTS.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

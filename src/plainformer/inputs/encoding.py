@@ -1,0 +1,65 @@
+"""Rows of tokens, and batches of them as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One row of tokens; all lists have the same length.
+
+    Attributes:
+        input_ids: token ids, special tokens included.
+        token_type_ids: 0 or 1, as the tokenizer's template assigns them to a pair's sequences.
+        offsets: `text[start:end]` in the sequence (see sequence_ids) that the token comes from; (0, 0) for special
+            tokens.
+        tokens: each token as its algorithm writes it ("##ing", "▁the"); `id_to_token` gives the vocabulary's name.
+        special: True for tokens that the template added.
+        sequence_ids: 0 for the text, 1 for its pair, None for added special tokens.
+        word_ids: which pre-token ("word") of its sequence a token belongs to; None for added special tokens.
+        overflow: the further windows over the same text, only when `stride` was given.
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    offsets: list[tuple[int, int]]
+    tokens: list[str]
+    special: list[bool]
+    sequence_ids: list[int | None]
+    word_ids: list[int | None]
+    overflow: tuple[Encoding, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def windows(self) -> tuple[Encoding, ...]:
+        """This row and its overflow, as rows of their own, in text order."""
+        return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
+
+    def select(self, positions: Sequence[int]) -> Encoding:
+        """The row made of the tokens at `positions`."""
+        return Encoding(
+            input_ids=[self.input_ids[i] for i in positions],
+            token_type_ids=[self.token_type_ids[i] for i in positions],
+            offsets=[self.offsets[i] for i in positions],
+            tokens=[self.tokens[i] for i in positions],
+            special=[self.special[i] for i in positions],
+            sequence_ids=[self.sequence_ids[i] for i in positions],
+            word_ids=[self.word_ids[i] for i in positions],
+        )
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Padded rows as int64 tensors of shape (B, T); attention_mask is 1 on tokens and 0 on padding."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor
+    encodings: tuple[Encoding, ...]

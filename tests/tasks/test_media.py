@@ -1,0 +1,408 @@
+"""Tasks on images and audio, against the reference's pipelines, and its model on its own features."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from PIL import Image
+
+import plainformer
+from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.inputs.ctc_vocabulary import CtcVocabulary
+from tests.tasks import make
+from tests.tasks.make import near
+
+LAYERS: dict[str, Any] = dict(**make.TINY, num_labels=3)
+WAVE: dict[str, Any] = dict(
+    conv_dim=[16, 12, 20],
+    conv_kernel=[10, 8, 4],
+    conv_stride=[5, 4, 4],
+    num_feat_extract_layers=3,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    classifier_proj_size=24,
+    mask_time_prob=0.0,
+    mask_feature_prob=0.0,
+)
+STABLE: dict[str, Any] = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
+CTC_TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINHSRDLU'"]
+RATE = 16_000
+
+
+def clip(samples: int, seed: int = 0) -> dict[str, Any]:
+    wave = np.random.default_rng(seed).standard_normal(samples).astype(np.float32) * 0.1
+    return {"array": wave, "sampling_rate": RATE}
+
+
+CLIPS = [clip(3000), clip(4100, 1), clip(1000, 2)]
+
+
+# ---- images -------------------------------------------------------------------------------------------------------
+
+
+def pictures() -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 30), (32, 32))]
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("vit")
+    for name, model in (("image", "ViTForImageClassification"), ("base", "ViTModel")):
+        make.save_model(root / name, model, transformers.ViTConfig(**LAYERS, image_size=32, patch_size=8))
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
+    return {name: root / name for name in ("image", "base")}
+
+
+def test_image_classification(vit: dict[str, Path]) -> None:
+    task = make.load(vit["image"])
+    theirs = transformers.pipeline("image-classification", model=str(vit["image"]), device="cpu")
+    images = pictures()
+    for image, result in zip(images, task(images), strict=True):
+        expected = {entry["label"]: entry["score"] for entry in theirs(image, top_k=3)}
+        assert {s.label for s in result.scores} == set(expected)
+        near([s.score for s in result.scores], [expected[s.label] for s in result.scores], 2e-3)
+        assert result.label == max(result.scores, key=lambda s: s.score).label
+        near([s.score for s in task(image).scores], [s.score for s in result.scores])
+    assert json.dumps(task(images[0]).to_dict())
+
+
+@torch.no_grad()
+def test_image_logits_on_the_same_pixels(vit: dict[str, Path]) -> None:
+    task = make.load(vit["image"])
+    theirs = transformers.ViTForImageClassification.from_pretrained(vit["image"]).eval()
+    expected = theirs(task.encode(pictures())).logits.softmax(-1)
+    near([[s.score for s in r.scores] for r in task(pictures())], expected)
+
+
+def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
+    task = make.load(vit["image"])
+    image = pictures()[0]
+    image.save(tmp_path / "picture.png")
+    content = (tmp_path / "picture.png").read_bytes()
+    array = np.array(image)
+    forms = [str(tmp_path / "picture.png"), tmp_path / "picture.png", content, bytearray(content), image, array]
+    expected = task(image)
+    assert all(task(form) == expected for form in [*forms, torch.from_numpy(array).permute(2, 0, 1)])
+    assert len(task(forms)) == len(forms)
+    assert len(task(np.stack([array, array, array]))) == 3
+    assert len(list(task(iter(forms)))) == len(forms)
+    assert task([]) == []
+    for wrong in (3, None, [3], {"image": 1}, "no-such-file.png", b""):
+        with pytest.raises(InputError):
+            task(wrong)
+    with pytest.raises(UsageError, match="no option 'truncate'"):
+        task(image, truncate=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["base", "image"])
+def test_image_features(vit: dict[str, Path], name: str) -> None:
+    task = make.load(vit[name], task="image-feature-extraction")
+    theirs = transformers.ViTModel.from_pretrained(vit[name]).eval()
+    output = theirs(task.encode(pictures()))
+    hidden = output.last_hidden_state
+    near(torch.stack([r.vector for r in task(pictures())]), hidden[:, 0])
+    near(torch.stack([r.vector for r in task(pictures(), pooling="mean")]), hidden[:, 1:].mean(1))
+    unit = torch.stack([r.vector for r in task(pictures(), normalize=True)])
+    near(unit, torch.nn.functional.normalize(hidden[:, 0], dim=-1))
+    if name == "base":
+        near(torch.stack([r.vector for r in task(pictures(), pooling="pooler")]), output.pooler_output)
+    else:
+        with pytest.raises(UsageError, match="no pooler"):
+            task(pictures()[0], pooling="pooler")
+    with pytest.raises(UsageError, match="did you mean 'cls'"):
+        task(pictures()[0], pooling="cl")
+    assert json.dumps(task(pictures()[0]).to_dict())
+
+
+# ---- waves --------------------------------------------------------------------------------------------------------
+
+
+def wav2vec2(folder: Path, model: str, *, masked: bool = False, **changes: Any) -> Any:
+    """A wav2vec2 or HuBERT with preprocessor and, for CTC, its tokenizer."""
+    family = "Hubert" if model.startswith("Hubert") else "Wav2Vec2"
+    config = getattr(transformers, f"{family}Config")(**{**LAYERS, **WAVE, "vocab_size": len(CTC_TOKENS), **changes})
+    made = make.save_model(folder, model, config)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
+    if model.endswith("CTC"):
+        (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(CTC_TOKENS)}))
+        settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": "|", "pad_token": "<pad>"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return made
+
+
+SPEECH = [("Wav2Vec2", False, {}), ("Hubert", False, {}), ("Wav2Vec2", True, STABLE), ("Wav2Vec2", True, {})]
+
+
+@pytest.mark.parametrize(("family", "masked", "changes"), SPEECH)
+def test_speech_recognition_by_ctc(family: str, masked: bool, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = wav2vec2(tmp_path, f"{family}ForCTC", masked=masked, **changes)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+    theirs = transformers.pipeline(
+        "automatic-speech-recognition", model=model, tokenizer=tokenizer, feature_extractor=extractor, device="cpu"
+    )
+    task = make.load(tmp_path)
+    assert task.name == "automatic-speech-recognition"
+    together = task(CLIPS)
+    for sound, result in zip(CLIPS, together, strict=True):
+        expected = theirs({"raw": sound["array"], "sampling_rate": RATE})["text"]
+        assert result.text == expected == task(sound).text
+        assert result.language is None and result.stop_reason is None
+    assert any(result.text for result in together)
+    assert json.dumps(together[0].to_dict())
+
+
+def test_ctc_text_follows_the_reference_tokenizer(tmp_path: Path) -> None:
+    wav2vec2(tmp_path, "Wav2Vec2ForCTC")
+    tokenizer = plainformer.Tokenizer.from_folder(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, len(CTC_TOKENS), 40).repeat(2).tolist() for _ in range(20)]
+    for settings in (
+        {},
+        {"do_lower_case": True},
+        {"clean_up_tokenization_spaces": True},
+        {"word_delimiter_token": "'"},
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        theirs = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **settings)
+        ours = CtcVocabulary.from_folder(tmp_path, tokenizer)
+        for row in [*rows, [], [0, 0], [4, 5, 0, 5, 4, 4]]:
+            assert ours.text(row) == theirs.decode(row)
+
+
+def test_saving_keeps_how_speech_is_written(tmp_path: Path) -> None:
+    wav2vec2(tmp_path / "it", "Wav2Vec2ForCTC", masked=True, **STABLE)
+    settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": True, "word_delimiter_token": "|"}
+    (tmp_path / "it" / "tokenizer_config.json").write_text(json.dumps(settings))
+    task = make.load(tmp_path / "it")
+    plainformer.save(task, tmp_path / "copy")
+    again = make.load(tmp_path / "copy")
+    assert again.vocabulary == task.vocabulary and again.processor == task.processor
+    assert again(CLIPS) == task(CLIPS)
+
+
+def test_a_ctc_model_without_its_vocabulary(tmp_path: Path) -> None:
+    wav2vec2(tmp_path, "Wav2Vec2ForCTC")
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        make.load(tmp_path)
+    assert make.load(tmp_path, task="audio-feature-extraction")(CLIPS[0]).vector.shape == (32,)
+
+
+@pytest.mark.parametrize(("family", "masked", "changes"), SPEECH)
+def test_audio_classification(family: str, masked: bool, changes: dict[str, Any], tmp_path: Path) -> None:
+    wav2vec2(tmp_path, f"{family}ForSequenceClassification", masked=masked, **changes)
+    theirs = transformers.pipeline("audio-classification", model=str(tmp_path), device="cpu")
+    task = make.load(tmp_path)
+    for sound, result in zip(CLIPS, task(CLIPS), strict=True):
+        expected = {e["label"]: e["score"] for e in theirs({"raw": sound["array"], "sampling_rate": RATE}, top_k=3)}
+        near([s.score for s in result.scores], [expected[s.label] for s in result.scores])
+        near([s.score for s in task(sound).scores], [s.score for s in result.scores])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "masked", "changes"), SPEECH)
+def test_audio_features(family: str, masked: bool, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = wav2vec2(tmp_path, f"{family}Model", masked=masked, **changes)
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+    task = make.load(tmp_path)
+    assert task.name == "audio-feature-extraction"
+    for sound, result in zip(CLIPS, task(CLIPS), strict=True):
+        values = extractor(sound["array"], sampling_rate=RATE, return_tensors="pt").input_values
+        near(result.vector, model(values).last_hidden_state[0].mean(0))
+        near(task(sound, normalize=True).vector.norm(), 1.0)
+
+
+def test_group_norm_models_hear_clips_one_by_one(tmp_path: Path) -> None:
+    """Only layer-norm models that were trained with a mask take unequal clips together."""
+    wav2vec2(tmp_path / "group", "Wav2Vec2Model", masked=True)
+    wav2vec2(tmp_path / "layer", "Wav2Vec2Model", masked=True, **STABLE)
+    wav2vec2(tmp_path / "unmasked", "Wav2Vec2Model", masked=False, **STABLE)
+    for name, runs in (("group", 3), ("layer", 1), ("unmasked", 3)):
+        task = make.load(tmp_path / name)
+        assert len(task.runs(task.encode(CLIPS))) == runs
+        assert len(task.runs(task.encode(CLIPS[:1] * 3))) == 1
+    assert "attention_mask" in make.load(tmp_path / "layer").runs(task.encode(CLIPS))[0]
+
+
+def test_every_form_of_a_clip(tmp_path: Path) -> None:
+    wav2vec2(tmp_path / "model", "Wav2Vec2ForSequenceClassification")
+    task = make.load(tmp_path / "model")
+    sound = CLIPS[0]
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, sound["array"], RATE, subtype="FLOAT")
+    forms = [str(path), path, path.read_bytes(), sound]
+    expected = task(sound)
+    assert [task(form) for form in forms] == [expected] * 4
+    for results in (task(forms), list(task(iter(forms)))):
+        near([[s.score for s in r.scores] for r in results], [[s.score for s in expected.scores]] * 4)
+    assert task(sound["array"], sampling_rate=RATE) == expected
+    with pytest.raises(InputError, match="no sampling rate"):
+        task(sound["array"])
+    with pytest.raises(UsageError, match="truncate has no effect"):
+        task(sound, truncate=True)
+    for wrong in (3, None, [[0.1, 0.2]], {"array": sound["array"]}, "none.wav", io.BytesIO(b"")):
+        with pytest.raises(InputError):
+            list(task(wrong))
+
+
+def test_frame_labels_are_no_task(tmp_path: Path) -> None:
+    wav2vec2(tmp_path, "Wav2Vec2ForAudioFrameClassification")
+    with pytest.raises(UsageError, match="every frame"):
+        make.load(tmp_path)
+    assert make.load(tmp_path, task="audio-feature-extraction")(CLIPS[0]).vector.shape == (32,)
+
+
+# ---- mel spectrograms ---------------------------------------------------------------------------------------------
+
+LANGUAGES = ("en", "de", "fr")
+MARKS = ("<|startoftranscript|>", *(f"<|{name}|>" for name in LANGUAGES))
+MARKS = (*MARKS, "<|translate|>", "<|transcribe|>", "<|notimestamps|>", "<|0.00|>", "<|0.02|>")
+
+
+def whisper(folder: Path, *, multilingual: bool = True, model: str = "WhisperForConditionalGeneration") -> Any:
+    """A Whisper that hears a second, with the special tokens behind its vocabulary as in the published ones."""
+    first = make.BYTE_VOCABULARY
+    ids = {mark: first + place for place, mark in enumerate(MARKS)}
+    config = transformers.WhisperConfig(
+        **make.SEQ2SEQ,
+        vocab_size=first + len(MARKS),
+        num_mel_bins=16,
+        max_source_positions=50,
+        max_target_positions=40,
+        num_labels=3,
+        classifier_proj_size=24,
+        pad_token_id=2,
+        bos_token_id=2,
+        eos_token_id=2,
+        decoder_start_token_id=ids[MARKS[0]],
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+    )
+    generation = dict(
+        is_multilingual=multilingual,
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        suppress_tokens=[5, 9, 31],
+        begin_suppress_tokens=[2, 36],
+        max_length=40,
+    )
+    if multilingual:
+        generation["lang_to_id"] = {f"<|{name}|>": ids[f"<|{name}|>"] for name in LANGUAGES}
+        generation["task_to_id"] = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}
+    made = make.save_model(folder, model, config, **(generation if model.endswith("Generation") else {}))
+    make.save_bytes(folder, extra=MARKS)
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
+    return made
+
+
+SECONDS = [clip(16_000, 3), clip(9_000, 4)]
+
+
+def heard(model: Any, ours: Any, sound: Any, **options: Any) -> tuple[list[int], str]:
+    """What the reference writes for a clip: all its new ids, and their text."""
+    features = ours.encode([sound]).input_features
+    found = model.generate(features, do_sample=False, num_beams=1, return_timestamps=False, **options)[0].tolist()
+    words = [i for i in found if i <= ours.prompt.no_timestamps_id]
+    return found, ours.tokenizer.decode(words, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("options", [{"language": "de"}, {"language": "<|fr|>", "task": "translate"}])
+def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_path: Path) -> None:
+    model = whisper(tmp_path)
+    task = make.load(tmp_path)
+    assert task.name == "automatic-speech-recognition"
+    for sound, result in zip(SECONDS, task(SECONDS, max_new_tokens=12, **options), strict=True):
+        ids, text = heard(model, task, sound, max_new_tokens=12, **options)
+        assert result.text == text
+        assert result.language == options["language"].strip("<|>")
+        found = task.predict(task.encode([sound]), max_new_tokens=12, **options)[0]
+        written = [i for i in found.ids if i != task.tokenizer.eos_id]
+        assert written and written == [i for i in ids if i != task.tokenizer.eos_id][-len(written) :]
+        assert result == task(sound, max_new_tokens=12, **options)
+        assert json.dumps(result.to_dict())
+
+
+def test_whisper_hears_the_language(tmp_path: Path) -> None:
+    model = whisper(tmp_path)
+    task = make.load(tmp_path)
+    detected = model.detect_language(task.encode(SECONDS).input_features)
+    for sound, result, language in zip(SECONDS, task(SECONDS, max_new_tokens=6), detected.tolist(), strict=True):
+        assert task.tokenizer.id_to_token(language) == f"<|{result.language}|>"
+        expected = task(sound, language=result.language, max_new_tokens=6)
+        assert result == expected
+
+
+def test_older_files_force_ids(tmp_path: Path) -> None:
+    whisper(tmp_path)
+    path = tmp_path / "generation_config.json"
+    settings = json.loads(path.read_text())
+    task = make.load(tmp_path)
+    ids = {mark: task.tokenizer.token_to_id(mark) for mark in MARKS}
+    settings["forced_decoder_ids"] = [[1, None], [2, ids["<|translate|>"]]]
+    path.write_text(json.dumps(settings))
+    forced = make.load(tmp_path)
+    assert forced.prompt.task == "translate" and forced.prompt.must_listen(None)
+    settings["forced_decoder_ids"] = [[1, ids["<|fr|>"]], [2, ids["<|transcribe|>"]], [3, ids["<|notimestamps|>"]]]
+    path.write_text(json.dumps(settings))
+    french = make.load(tmp_path)
+    assert not french.prompt.must_listen(None)
+    assert french.prompt.ids(None, None, None) == [
+        ids[f"<|{name}|>"] for name in ("startoftranscript", "fr", "transcribe", "notimestamps")
+    ]
+    assert french(SECONDS[0], max_new_tokens=4).language == "fr"
+    # Without these lists, the tokens are found by their names.
+    for key in ("lang_to_id", "task_to_id", "forced_decoder_ids", "no_timestamps_token_id"):
+        settings.pop(key)
+    path.write_text(json.dumps(settings))
+    assert make.load(tmp_path).prompt == task.prompt
+
+
+def test_english_whisper(tmp_path: Path) -> None:
+    model = whisper(tmp_path, multilingual=False)
+    task = make.load(tmp_path)
+    for sound, result in zip(SECONDS, task(SECONDS, max_new_tokens=12), strict=True):
+        assert result.text == heard(model, task, sound, max_new_tokens=12)[1]
+        assert result.language is None
+    with pytest.raises(UsageError, match="English alone"):
+        task(SECONDS[0], language="de")
+
+
+def test_what_whisper_refuses(tmp_path: Path) -> None:
+    whisper(tmp_path)
+    task = make.load(tmp_path)
+    long = clip(20_000)
+    with pytest.raises(InputError, match="truncate=True"):
+        task(long)
+    assert task(long, truncate=True, language="en", max_new_tokens=3).stop_reason in ("eos", "length")
+    with pytest.raises(UsageError, match="'xx' is unknown"):
+        task(SECONDS[0], language="xx")
+    with pytest.raises(UsageError, match="did you mean 'translate'"):
+        task(SECONDS[0], task="translat")
+    full = task.predict(task.encode(SECONDS[:1]), language="en")[0]
+    assert full.stop_reason == "eos" or len(full.ids) == 40 - 4 + 1
+
+
+@torch.no_grad()
+def test_whisper_features_and_classes(tmp_path: Path) -> None:
+    model = whisper(tmp_path / "base", model="WhisperModel")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "base" / name).unlink()
+    task = make.load(tmp_path / "base")
+    for sound, result in zip(SECONDS, task(SECONDS), strict=True):
+        hidden = model.encoder(task.encode([sound]).input_features).last_hidden_state[0]
+        frames = -(-len(sound["array"]) // 320)
+        near(result.vector, hidden[:frames].mean(0))
+    classifier = whisper(tmp_path / "classes", model="WhisperForAudioClassification")
+    task = make.load(tmp_path / "classes")
+    expected = classifier(task.encode(SECONDS).input_features).logits.softmax(-1)
+    near([[s.score for s in r.scores] for r in task(SECONDS)], expected)

@@ -1,0 +1,255 @@
+"""Who may import whom, and the other habits of the house that a machine can check.
+
+The source is read, not run: imports inside functions and under TYPE_CHECKING count as well, because they too say what a
+part knows of. A part is a package (`model`) or a module (`hub`) right below `plainformer`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import plainformer
+from plainformer.families import FAMILIES
+
+SOURCE = Path(plainformer.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# What each part may import; itself always.
+BASE = {"config", "errors"}
+TOP = BASE | {"families", "formats", "hub", "inputs", "model", "weights", "generate", "tasks", "loading"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "model": BASE,
+    "families": BASE,
+    "formats": {"errors"},
+    "inputs": BASE | {"formats"},
+    "generate": BASE | {"model"},
+    "tasks": BASE | {"inputs", "model", "generate", "formats"},
+    "train": BASE | {"inputs", "model", "parallel"},
+    "parallel": BASE | {"model"},
+    "plan": BASE,
+    "hub": {"errors", "formats"},
+    "weights": BASE | {"families", "formats", "model"},
+    "loading": TOP,
+    "inspection": TOP,
+    "explain": TOP,
+    "cli": TOP | {"inspection", "explain", "__init__"},
+    "__init__": TOP,
+}
+# Single files that need one thing more than their part, and why.
+EXTRA = {
+    "families/gguf.py": {"formats"},  # a GGUF file describes its own family: metadata in place of config.json
+}
+# Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
+TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "cli"}
+
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 60
+# Files that have outgrown the bound, and where they stop. An entry that is no longer needed fails the test.
+LONG_FILES = {"config.py": 480, "inputs/text.py": 480}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether importing the file executes the import."""
+
+    module: str
+    line: int
+    at_import: bool
+
+    @property
+    def package(self) -> str:
+        return self.module.split(".")[0]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def part_of(path: Path) -> str:
+    return name_of(path).split("/")[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """All imports of a file, relative ones made absolute."""
+    package = ["plainformer", *path.relative_to(SOURCE).parts[:-1]]
+
+    def walk(node: ast.AST, at_import: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, at_import) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                above = package[: len(package) - child.level + 1] if child.level else []
+                module = ".".join([*above, *([child.module] if child.module else [])])
+                # `from plainformer import hub` imports plainformer.hub.
+                names = [f"{module}.{alias.name}" for alias in child.names] if module == "plainformer" else [module]
+                yield from (Import(name, child.lineno, at_import) for name in names)
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from walk(child, False)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for statement in child.body:
+                    yield from walk(ast.Module([statement], []), False)
+                for statement in child.orelse:
+                    yield from walk(ast.Module([statement], []), at_import)
+            else:
+                yield from walk(child, at_import)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def our_part(module: str) -> str | None:
+    """The part that a module name leads to; None for other people's modules."""
+    parts = module.split(".")
+    if parts[0] != "plainformer":
+        return None
+    known = len(parts) > 1 and ((SOURCE / parts[1]).is_dir() or (SOURCE / f"{parts[1]}.py").is_file())
+    return parts[1] if known else "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    assert part in MAY_IMPORT, f"{part} is new: add to MAY_IMPORT what it may import"
+    allowed = MAY_IMPORT[part] | EXTRA.get(name_of(path), set()) | {part}
+    for found in imports_of(path):
+        target = our_part(found.module)
+        assert target is None or target in allowed, (
+            f"{name_of(path)}:{found.line} imports {found.module}; {part} may import {sorted(allowed)}"
+        )
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above is only as good as its eyes."""
+    monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
+    (tmp_path / "part").mkdir()
+    file = tmp_path / "part" / "file.py"
+    file.write_text(
+        "import a\n"
+        "from ..b import c\n"
+        "from . import d\n"
+        "if TYPE_CHECKING:\n    import e\nelse:\n    import f\n"
+        "def g():\n    from plainformer.h import i\n"
+        "class J:\n    import k\n    def l(self):\n        import m.n\n"
+        "try:\n    import o\nexcept ImportError:\n    pass\n"
+    )
+    found = {(each.module, each.at_import) for each in imports_of(file)}
+    later = {("e", False), ("plainformer.h", False), ("m.n", False)}
+    assert found == later | {(name, True) for name in ("a", "plainformer.b", "plainformer.part", "f", "k", "o")}
+
+
+def test_tasks_and_training_do_not_know_each_other() -> None:
+    assert "train" not in MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["train"]
+
+
+def test_the_oracle_is_for_tests_alone() -> None:
+    users = [
+        name_of(path) for path in FILES for found in imports_of(path) if found.module.split(".")[0] == "transformers"
+    ]
+    assert not users, f"transformers is a test-only dependency; imported in {users}"
+
+
+def test_torch_is_imported_late_where_it_may_not_be_needed() -> None:
+    for path in FILES:
+        if part_of(path) in TORCH_FREE:
+            early = [
+                found.line for found in imports_of(path) if found.at_import and found.module.split(".")[0] == "torch"
+            ]
+            assert not early, f"{name_of(path)}:{early} imports torch when it is imported itself"
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that are loaded once `code` has run in a fresh interpreter."""
+    shown = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+HEAVY = {"torch", "numpy", "tokenizers", "safetensors", "huggingface_hub", "gguf", "jinja2", "rich", "cyclopts"}
+
+
+def test_nothing_happens_at_import() -> None:
+    assert not modules_after("import plainformer; dir(plainformer); plainformer.__version__") & HEAVY
+    # The configuration of any model, and what is known of families and references, need no torch either.
+    families = "; ".join(f"import plainformer.families.{name}" for name in sorted(set(FAMILIES.values())))
+    assert not modules_after(f"import plainformer.config, plainformer.tasks\n{families}") & {"torch", "numpy"}
+    assert "torch" not in modules_after("import plainformer.hub, plainformer.formats")
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    shown = modules_after("from plainformer.cli.main import run_app\nfor verb in ('models', 'tasks'): run_app([verb])")
+    assert "torch" not in shown
+
+
+def code_words(path: Path) -> Iterator[tuple[int, str]]:
+    """Words of a file's code with their lines: identifiers cut at humps and underscores, and words of strings.
+
+    Comments and docstrings are left out: they may cite papers and say which family needs something.
+    """
+    text = path.read_text(encoding="utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            docstrings.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            yield from ((token.start[0], word) for word in re.findall(r"[A-Z]+[a-z0-9]*|[a-z0-9]+", token.string))
+            yield token.start[0], token.string
+        kinds = (tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))  # FSTRING_MIDDLE: Python 3.12
+        if token.type in kinds and token.start[0] not in docstrings:
+            yield from ((token.start[0], word) for word in re.findall(r"[\w-]+", token.string))
+
+
+def test_the_model_knows_no_family() -> None:
+    families = {name.lower() for name in FAMILIES} | set(FAMILIES.values())
+    families |= {name.replace("-", "_") for name in families}
+    for path in sorted((SOURCE / "model").glob("*.py")):
+        named = {(line, word) for line, word in code_words(path) if word.lower() in families}
+        assert not named, f"{name_of(path)}: {sorted(named)}: say it with a value of the configuration"
+
+
+def test_the_search_for_family_names_finds_them(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text('"""Of Bert."""\nx = 1  # gpt2\nuse_t5_bias = "llama" if BertLayer else f"{x} vit"\n')
+    words = {word.lower() for _, word in code_words(file)}
+    assert {"t5", "llama", "bert", "vit"} <= words and "gpt2" not in words and "of" not in words
+
+
+def test_the_library_does_not_print() -> None:
+    for path in FILES:
+        if part_of(path) == "cli":
+            continue
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert not lines, f"{name_of(path)}:{lines} prints; use logging"
+
+
+def test_files_are_short() -> None:
+    lines = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
+    offenders = {name: n for name, n in lines.items() if n > LONG_FILES.get(name, MAX_FILE_LINES)}
+    assert not offenders, f"longer than {MAX_FILE_LINES} lines: {offenders}"
+    needless = [name for name in LONG_FILES if lines.get(name, 0) <= MAX_FILE_LINES]
+    assert not needless, f"no longer long: take {needless} out of LONG_FILES"
+
+
+def test_functions_are_short() -> None:
+    """Docstrings count: a function that needs a long one does too much."""
+    offenders = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    offenders[f"{name_of(path)}:{node.name}"] = length
+    assert not offenders, f"longer than {MAX_FUNCTION_LINES} lines: {offenders}"
