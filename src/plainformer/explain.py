@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,8 @@ def explain(
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
     with watch(task.model) as steps:
         output = task.model(**inputs)
+    if output.logits is None:  # a base model's head scores nothing: it is a pooler
+        steps = [replace(step, step="pooler") if step.step == "head" else step for step in steps]
     if not pieces:
         pieces = _signal_pieces(task, inputs)
     generates = task.config.head.kind in GENERATING

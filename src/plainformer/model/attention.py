@@ -61,7 +61,7 @@ class Flow:
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
     """(B, T, H * E) → (B, H, T, E)."""
-    return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x_BTD.view(x_BTD.size(0), x_BTD.size(1), heads, -1).transpose(1, 2)
 
 
 def merge_heads(x_BHTE: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class LinearGroup(_Prepared):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.product is None:
             return tuple(part(x) for part in self.parts())
-        return self.product(x).split(self.sizes, dim=-1)
+        return torch.split_with_sizes(self.product(x), self.sizes, dim=-1)
 
     def joined(self) -> tuple[Tensor, Tensor | None]:
         weights = [part.weight for part in self.parts()]

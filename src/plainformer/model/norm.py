@@ -29,14 +29,17 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, config: NormConfig) -> None:
         super().__init__()
-        self.shape, self.eps, self.offset = (size,), config.eps, config.weight_offset
+        self.size, self.eps, self.offset = size, config.eps, config.weight_offset
         self.cast_last = config.cast == "last"
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        # Through the vector's length, because torch composes rms_norm from more and smaller steps on a CPU.
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        wide = wide * torch.rsqrt(length.square() / self.size + self.eps)
         if x.dtype == torch.float32 and not self.offset:
-            return F.rms_norm(x, self.shape, self.weight, self.eps)
-        wide = F.rms_norm(x.float(), self.shape, None, self.eps)
+            return wide * self.weight
         if self.cast_last:
             return (wide * (self.weight.float() + self.offset)).to(x.dtype)
         return wide.to(x.dtype) * (self.weight + self.offset)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from plainformer.config import RelativeBias, RopeConfig, RopeScaling
 
-Rotation = tuple[Tensor, Tensor]  # cos and sin, (B, 1, T, dim / 2)
+# cos and sin of each channel's angle, (B, 1, T, dim); the sines of the first half carry a minus sign, see `rotate`.
+Rotation = tuple[Tensor, Tensor]
 
 
 def positions_from_mask(attention_mask_BS: Tensor, past: int) -> Tensor:
@@ -72,7 +73,7 @@ def _yarn_frequencies(rope: RopeConfig, scaling: RopeScaling) -> Tensor:
 
 
 class Rotary(nn.Module):
-    """positions (B, T) → cos and sin, each (B, 1, T, dim / 2), computed in fp32."""
+    """positions (B, T) → cos and signed sin, each (B, 1, T, dim), computed in fp32."""
 
     def __init__(self, config: RopeConfig) -> None:
         super().__init__()
@@ -87,7 +88,8 @@ class Rotary(nn.Module):
             self.frequencies = self.frequencies.to(positions_BT.device)
         frequencies = self._frequencies_for(positions_BT) if self.kind in ("dynamic", "longrope") else self.frequencies
         angles = positions_BT[:, None, :, None].float() * frequencies
-        return (angles.cos() * self.amplitude).to(dtype), (angles.sin() * self.amplitude).to(dtype)
+        cos, sin = angles.cos() * self.amplitude, angles.sin() * self.amplitude
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
     def _frequencies_for(self, positions_BT: Tensor) -> Tensor:
         """The two kinds whose frequencies depend on the length so far."""
@@ -106,14 +108,21 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the first `dim` channels of each head by their angles, half-split layout; the rest passes unchanged."""
+    """Turn the first `dim` channels of each head by their angles, half-split layout; the rest passes unchanged.
+
+    (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): with the halves swapped and the signs in the sines, one fused
+    multiply-add instead of four products, which counts when each of 30 layers turns one token.
+    """
     cos, sin = rotation
-    half = cos.size(-1)
-    first, second = x_BHTE[..., :half], x_BHTE[..., half : 2 * half]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    if 2 * half == x_BHTE.size(-1):
-        return torch.cat(turned, dim=-1)
-    return torch.cat((*turned, x_BHTE[..., 2 * half :]), dim=-1)
+    dim = cos.size(-1)
+    if dim == x_BHTE.size(-1):
+        return _turn(x_BHTE, cos, sin)
+    return torch.cat((_turn(x_BHTE[..., :dim], cos, sin), x_BHTE[..., dim:]), dim=-1)
+
+
+def _turn(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x_BHTE.chunk(2, dim=-1)
+    return torch.addcmul(x_BHTE * cos, torch.cat((second, first), dim=-1), sin)
 
 
 def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:

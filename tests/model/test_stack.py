@@ -1,0 +1,144 @@
+"""Encoder outputs that grow, silenced heads, images of any size: models built from a configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from plainformer.config import HeadConfig, ModelConfig, PatchFrontend, RopeConfig, StackConfig, TokenFrontend
+from plainformer.errors import InputError, UsageError
+from plainformer.generate.cache import KeyValueCache
+from plainformer.generate.search import generate
+from plainformer.model.initial import initialise
+from plainformer.model.stack import StackOutput, join_outputs
+from plainformer.model.transformer import Transformer
+
+VOCABULARY = 50
+
+
+def stack(layers: int = 2, **values: object) -> StackConfig:
+    given = {"num_heads": 4, "ffn_size": 48, **values}
+    tokens = TokenFrontend(vocab_size=VOCABULARY, embedding_size=32)
+    return StackConfig(frontend=given.pop("frontend", tokens), hidden_size=32, num_layers=layers, **given)  # type: ignore[arg-type]
+
+
+def seq2seq(layers: int = 2) -> Transformer:
+    rope = (RopeConfig(theta=10000.0, dim=8),)
+    config = ModelConfig(
+        "test",
+        encoder=stack(rope=rope * 2),
+        decoder=stack(layers, direction="causal", cross_attention=True, rope=rope * layers),
+        head=HeadConfig("seq2seq_lm", out_size=VOCABULARY, out_bias=False),
+        decoder_start_id=0,
+    )
+    return initialise(Transformer(config), std=0.3).eval()
+
+
+def ids(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(1, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_joined_outputs_are_concatenated() -> None:
+    model = seq2seq()
+    first, more = model.encode(ids(2, 5)), model.encode(ids(2, 3, seed=1), torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    joined = join_outputs(first, more)
+    assert torch.equal(joined.last_hidden_state, torch.cat((first.last_hidden_state, more.last_hidden_state), dim=1))
+    assert joined.real_BT is not None
+    assert joined.real_BT.tolist() == [[True] * 8, [True] * 7 + [False]]
+    assert join_outputs(more, first).real_BT.tolist()[1] == [True, True, False, *[True] * 5]  # type: ignore[union-attr]
+    assert join_outputs(first, first).real_BT is None
+    both = StackOutput(torch.cat((first.last_hidden_state, more.last_hidden_state), dim=1), joined.real_BT)
+    decoder_ids = ids(2, 4, seed=2)
+    logits = [model(decoder_input_ids=decoder_ids, encoder_output=memory).logits for memory in (joined, both)]
+    assert torch.equal(*logits)
+
+
+@torch.no_grad()
+def test_masked_positions_of_a_joined_output_are_not_seen() -> None:
+    model = seq2seq()
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    padded, real = model.encode(ids(1, 5), mask), model.encode(ids(1, 5)[:, :3])
+    more = model.encode(ids(1, 4, seed=1))
+    logits = [
+        model(decoder_input_ids=ids(1, 3, seed=2), encoder_output=join_outputs(part, more)).logits
+        for part in (padded, real)
+    ]
+    assert torch.allclose(*logits, atol=1e-5)
+
+
+@torch.no_grad()
+def test_positions_may_go_on() -> None:
+    """Parts that attend to themselves alone, at the positions that they have in the whole."""
+    model = seq2seq()
+    whole = ids(1, 8)
+    first = model.encode(whole[:, :5])
+    continued = model.encode(whole[:, 5:], position_ids=torch.arange(5, 8)[None])
+    again = model.encode(whole[:, 5:])
+    # Rope sees distances alone, so within a part the start does not matter.
+    assert torch.allclose(continued.last_hidden_state, again.last_hidden_state, atol=1e-5)
+    assert generate(model, encoder_output=join_outputs(first, continued), max_new_tokens=3).token_ids
+
+
+def test_outputs_that_cannot_be_joined() -> None:
+    a = StackOutput(torch.zeros(2, 3, 8), None)
+    for other in (torch.zeros(1, 3, 8), torch.zeros(2, 3, 4)):
+        with pytest.raises(UsageError, match="cannot be joined"):
+            join_outputs(a, StackOutput(other, None))
+
+
+def test_hidden_states_are_joined_where_both_have_them() -> None:
+    states = (torch.zeros(1, 2, 4), torch.ones(1, 2, 4))
+    full = StackOutput(states[1], None, states)
+    assert [state.shape[1] for state in join_outputs(full, full).hidden_states or ()] == [4, 4]
+    assert join_outputs(full, replace(full, hidden_states=None)).hidden_states is None
+
+
+@torch.no_grad()
+def test_a_cache_follows_a_memory_that_grows() -> None:
+    """With one layer, what a step sees does not depend on what earlier steps saw, so cached and uncached must agree."""
+    model = seq2seq(layers=1)
+    first, more = model.encode(ids(1, 5)), model.encode(ids(1, 3, seed=1))
+    grown = join_outputs(first, more)
+    tokens = ids(1, 4, seed=2)
+    cache = KeyValueCache(model.config, 1)
+    before = model(decoder_input_ids=tokens[:, :3], encoder_output=first, cache=cache).logits
+    after = model(decoder_input_ids=tokens[:, 3:], encoder_output=grown, cache=cache).logits
+    assert torch.allclose(before, model(decoder_input_ids=tokens[:, :3], encoder_output=first).logits, atol=1e-5)
+    expected = model(decoder_input_ids=tokens, encoder_output=grown).logits[:, -1:]
+    assert torch.allclose(after, expected, atol=1e-5)
+    stale = model(decoder_input_ids=tokens, encoder_output=first).logits[:, -1:]
+    assert not torch.allclose(after, stale, atol=1e-3)
+    with pytest.raises(UsageError, match="holds 8 positions"):
+        model(decoder_input_ids=tokens[:, :1], encoder_output=first, cache=cache)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 3), (1, 2)])
+@torch.no_grad()
+def test_a_silenced_head_is_zeroed_columns(layer: int, head: int) -> None:
+    model = initialise(Transformer(ModelConfig("test", encoder=stack())), std=0.3).eval()
+    mask = torch.ones(2, 4)
+    mask[layer, head] = 0
+    full = model(ids(2, 6)).last_hidden_state
+    masked = model(ids(2, 6), head_mask=mask).last_hidden_state
+    assert not torch.allclose(masked, full, atol=1e-3)
+    out = model.main.layers[layer].attention.out
+    out.weight[:, head * 8 : (head + 1) * 8] = 0
+    assert torch.allclose(masked, model(ids(2, 6)).last_hidden_state, atol=1e-6)
+    with pytest.raises(UsageError, match=r"not \(layers, heads\)"):
+        model(ids(2, 6), head_mask=mask.T)
+
+
+@torch.no_grad()
+def test_images_of_any_size() -> None:
+    patches = PatchFrontend(image_size=(32, 32), patch_size=(8, 8))
+    model = initialise(Transformer(ModelConfig("test", encoder=stack(frontend=patches))), std=0.3).eval()
+    for height, width in ((32, 32), (64, 64), (8, 8), (40, 24), (47, 33)):
+        output = model(pixel_values=torch.zeros(1, 3, height, width))
+        assert output.last_hidden_state.shape == (1, 1 + (height // 8) * (width // 8), 32)
+        assert torch.isfinite(output.last_hidden_state).all()
+    with pytest.raises(InputError, match="smaller than a patch"):
+        model(pixel_values=torch.zeros(1, 3, 7, 32))

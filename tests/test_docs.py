@@ -1,0 +1,163 @@
+"""The examples in the documentation, executed: what a page says is printed is what is printed.
+
+In each page, in order: a ```python block is executed, and the ```text block that is the next block of the page must be
+its output; all blocks of a page share their variables. In a ```console block the lines behind "$ " are commands, and
+what follows each is its output, stdout and stderr together. Trailing blanks do not count, and a line of "[...]" stands
+for any lines. Nothing else is lenient: examples round their numbers.
+
+`python -m tests.test_docs` writes the outputs anew into the pages of docs/; look at the difference before you keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *([ROOT / "README.md"] if (ROOT / "README.md").is_file() else [])]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+ANYTHING = "[...]"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its content, and where the content stands in the page."""
+
+    language: str
+    text: str
+    start: int
+    line: int
+
+
+def blocks_of(page: str) -> list[Block]:
+    return [
+        Block(match[1], match[2], match.start(2), page.count("\n", 0, match.start(2)) + 1)
+        for match in BLOCK.finditer(page)
+    ]
+
+
+def run_python(code: str, line: int, name: str, variables: dict[str, Any]) -> str:
+    """What the code prints; its errors name the page and its line."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile("\n" * (line - 1) + code, name, "exec"), variables)
+    return out.getvalue()
+
+
+def run_command(command: str, folder: Path) -> str:
+    """What a command prints. Plain calls of the program run in this process, which has torch already."""
+    from plainformer.cli.main import run_app
+
+    words = shlex.split(command)
+    if words[0] == "plainformer" and not set(command) & set("|<>$`;&="):
+        out = io.StringIO()
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                run_app(words[1:])
+        finally:
+            os.chdir(before)
+        return out.getvalue()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment, timeout=300
+    )
+    return done.stdout.decode()
+
+
+def run_console(text: str, folder: Path) -> str:
+    """The block as it should stand: each command with what it prints."""
+    commands = [line for line in text.splitlines() if line.startswith("$ ")]
+    return "".join(f"{line}\n{run_command(line[2:], folder)}" for line in commands)
+
+
+def found_and_expected(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
+    """Every block that states an output, with the output that there really is."""
+    variables: dict[str, Any] = {"__name__": "__docs__"}
+    pending: tuple[Block, str] | None = None
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if pending is not None and block.language != "text":
+            assert not pending[1], f"{page.name}:{pending[0].line} prints, and no ```text block follows:\n{pending[1]}"
+        if block.language == "text" and pending is not None:
+            yield block, pending[1]
+        pending = None
+        if block.language == "python":
+            pending = block, run_python(block.text, block.line, str(page), variables)
+        elif block.language == "console":
+            yield block, run_console(block.text, folder)
+    assert pending is None or not pending[1], f"{page.name}: the last block prints, and no ```text block follows"
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines()]
+
+
+def agrees(expected: list[str], found: list[str]) -> bool:
+    """Line by line; a line of "[...]" stands for any lines."""
+    parts = [r"(?:.*\n)*" if line == ANYTHING else re.escape(line) + r"\n" for line in expected]
+    return re.fullmatch("".join(parts), "".join(f"{line}\n" for line in found)) is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("PLAINFORMER_DEBUG", raising=False)
+    for block, found in found_and_expected(page, tmp_path):
+        expected = lines_of(block.text)
+        assert agrees(expected, lines_of(found)), f"{page.name}:{block.line} says\n{block.text}\nand this happens:\n{found}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if not re.match(r"\w+:", target) and not target.startswith("#"):
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_has_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    missing = [page.name for page in (ROOT / "docs" / "facts").glob("*.md") if f"facts/{page.name}" not in index]
+    assert not missing, f"docs/index.md does not link {missing}"
+
+
+def test_the_comparison_can_fail() -> None:
+    assert agrees(["a", ANYTHING, "d"], ["a", "b", "c", "d"]) and agrees([ANYTHING], [])
+    assert not agrees(["a"], ["a", "b"]) and not agrees(["a", "b"], ["a"]) and not agrees(["."], ["x"])
+
+
+def rewrite(page: Path, folder: Path) -> None:
+    """Put the real outputs into a page; blocks with "[...]" are left alone."""
+    text = page.read_text(encoding="utf-8")
+    for block, found in reversed(list(found_and_expected(page, folder))):
+        if ANYTHING not in block.text.splitlines():
+            clean = "\n".join(lines_of(found)) + "\n"
+            text = text[: block.start] + clean + text[block.start + len(block.text) :]
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    wanted = sys.argv[1:]
+    for each in PAGES:
+        if each.name != "README.md" and (not wanted or any(word in each.name for word in wanted)):
+            with tempfile.TemporaryDirectory() as there:
+                os.chdir(there)
+                rewrite(each, Path(there))
+                os.chdir(ROOT)
