@@ -41,7 +41,7 @@ def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
     if isinstance(dtype, torch.dtype):
         if dtype in DTYPES.values():
             return dtype
-    elif dtype in DTYPES:
+    elif isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
     raise UsageError(f"dtype={dtype!r} is not supported", did_you_mean(str(dtype), DTYPES))
 
@@ -50,7 +50,7 @@ def as_device(device: str | torch.device) -> torch.device:
     """A device that exists, or an error that says which do."""
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UsageError(f"device={device!r} is unknown", "use 'cpu' or 'cuda'") from None
     if found.type not in ("cpu", "cuda"):
         raise UsageError(f"device={str(device)!r} is not supported", "use 'cpu' or 'cuda'")
@@ -100,8 +100,8 @@ def load_model(
         assert files.folder is not None
         config = read_config(files.folder, head)
         table, source = table_for(config), open_weights(find_weights(files.folder))
-    model = Transformer(config)
     try:
+        model = Transformer(config)
         load_weights(model, source, table, dtype=wanted, device=target, allow_unused=allow_unused)
     finally:
         source.close()
@@ -133,7 +133,7 @@ def save_model(model: Transformer, folder: Ref) -> None:
     if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
         raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
     try:
-        (target / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (target / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder") from None
 

@@ -37,6 +37,14 @@ def minilm() -> Tokenizer:
 
 
 @lru_cache
+def raw_minilm() -> Any:
+    """The same, as the tokenizers library has it; tests set its truncation."""
+    from tokenizers import Tokenizer as Backend
+
+    return Backend.from_str(minilm().backend.to_str())
+
+
+@lru_cache
 def byte_level() -> Tokenizer:
     """A small GPT-2-like tokenizer."""
     from tokenizers import Tokenizer as Backend
@@ -288,9 +296,7 @@ def test_nothing_is_cut_silently() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(4, 16))
 def test_truncation_is_the_libraries_longest_first(first: int, second: int, limit: int) -> None:
-    from tokenizers import Tokenizer as Backend
-
-    raw = Backend.from_str(minilm().backend.to_str())
+    raw = raw_minilm()
     raw.enable_truncation(limit, strategy="longest_first")
     text, pair = "word " * first, "other " * second
     ours = minilm().encode(text, pair, truncate=True, max_length=limit)
@@ -303,9 +309,7 @@ def test_truncation_is_the_libraries_longest_first(first: int, second: int, limi
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 3), st.integers(0, 4), st.integers(8, 14))
 def test_windows_are_the_libraries(first: int, question: int, stride: int, window: int) -> None:
-    from tokenizers import Tokenizer as Backend
-
-    raw = Backend.from_str(minilm().backend.to_str())
+    raw = raw_minilm()
     if window - 3 - question <= stride:
         return
     words = " ".join(str(i) for i in range(first))

@@ -128,8 +128,12 @@ MODELS = [
     Model("gpt2", "gpt2", "GPT2LMHeadModel", "GPT2Config", {"tie_word_embeddings": True}),
     # The reference takes these two sizes of GPT-2 from its own defaults, not from the file.
     Model(
-        "gpt2-full", "gpt2", "GPT2LMHeadModel", "GPT2Config",
-        {"tie_word_embeddings": True, "vocab_size": 50257, "max_position_embeddings": 1024}, True,
+        "gpt2-full",
+        "gpt2",
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"tie_word_embeddings": True, "vocab_size": 50257, "max_position_embeddings": 1024},
+        True,
     ),
     Model("gpt2-untied", "gpt2", "GPT2LMHeadModel", "GPT2Config", {"n_inner": 160}),
     Model("bert", "bert", "BertModel", "BertConfig", {"type_vocab_size": 2}),
