@@ -2,8 +2,8 @@
 
 In each page, in order: a ```python block is executed, and the ```text block that is the next block of the page must be
 its output; all blocks of a page share their variables. In a ```console block the lines behind "$ " are commands, and
-what follows each is its output, stdout and stderr together. Trailing blanks do not count, and a line of "[...]" stands
-for any lines. Nothing else is lenient: examples round their numbers.
+what follows each is its output, stdout and stderr together; a block of commands alone is not executed. Trailing blanks
+do not count, and a line of "[...]" stands for any lines. Nothing else is lenient: examples round their numbers.
 
 `python -m tests.test_docs` writes the outputs anew into the pages of docs/; look at the difference before you keep it.
 """
@@ -74,7 +74,12 @@ def run_command(command: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
-        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment, timeout=300
+        ["bash", "-c", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        env=environment,
+        timeout=300,
     )
     return done.stdout.decode()
 
@@ -85,8 +90,12 @@ def run_console(text: str, folder: Path) -> str:
     return "".join(f"{line}\n{run_command(line[2:], folder)}" for line in commands)
 
 
-def found_and_expected(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
-    """Every block that states an output, with the output that there really is."""
+def states_output(block: Block) -> bool:
+    return not all(line.startswith("$ ") for line in block.text.splitlines())
+
+
+def found_and_expected(page: Path, folder: Path, *, fill: bool = False) -> Iterator[tuple[Block, str]]:
+    """Every block that states an output, with the output that there really is; `fill`: also those that state none."""
     variables: dict[str, Any] = {"__name__": "__docs__"}
     pending: tuple[Block, str] | None = None
     for block in blocks_of(page.read_text(encoding="utf-8")):
@@ -97,7 +106,7 @@ def found_and_expected(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
         pending = None
         if block.language == "python":
             pending = block, run_python(block.text, block.line, str(page), variables)
-        elif block.language == "console":
+        elif block.language == "console" and (fill or states_output(block)):
             yield block, run_console(block.text, folder)
     assert pending is None or not pending[1], f"{page.name}: the last block prints, and no ```text block follows"
 
@@ -119,7 +128,9 @@ def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("PLAINFORMER_DEBUG", raising=False)
     for block, found in found_and_expected(page, tmp_path):
         expected = lines_of(block.text)
-        assert agrees(expected, lines_of(found)), f"{page.name}:{block.line} says\n{block.text}\nand this happens:\n{found}"
+        assert agrees(expected, lines_of(found)), (
+            f"{page.name}:{block.line} says\n{block.text}\nand this happens:\n{found}"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -143,7 +154,7 @@ def test_the_comparison_can_fail() -> None:
 def rewrite(page: Path, folder: Path) -> None:
     """Put the real outputs into a page; blocks with "[...]" are left alone."""
     text = page.read_text(encoding="utf-8")
-    for block, found in reversed(list(found_and_expected(page, folder))):
+    for block, found in reversed(list(found_and_expected(page, folder, fill=True))):
         if ANYTHING not in block.text.splitlines():
             clean = "\n".join(lines_of(found)) + "\n"
             text = text[: block.start] + clean + text[block.start + len(block.text) :]

@@ -14,7 +14,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def refused(folder: Path, message: str, **options: Any) -> CheckpointError:
         (b'{"model_type": "bert", "architectures": "BertModel"}', "architectures"),
         (b'{"model_type": "bert", "architectures": [1]}', "architectures"),
         (b'{"model_type": "bert", "architectures": ["BertForTea"]}', "architecture 'BertForTea' is not supported"),
-        (b'{"model_type": "bert", "architectures": ["BertForCausalLM"]}', "no 'causal_lm' head"),
+        (b'{"model_type": "bert", "architectures": ["BertForCausalLM"], "vocab_size": 9}', "no 'causal_lm' head"),
         (b'{"model_type": "llama", "architectures": ["LlamaForMaskedLM"], "vocab_size": 9}', "no 'masked_lm' head"),
     ],
 )  # fmt: skip
@@ -136,7 +136,7 @@ def test_config_that_is_no_file(bert: Path) -> None:
 
 
 def test_a_task_that_the_architecture_lacks_is_a_usage_error(bert: Path) -> None:
-    with pytest.raises(UsageError, match="cannot do|no 'causal_lm' head"):
+    with pytest.raises(UsageError, match=r"cannot do|no 'causal_lm' head"):
         load(bert, task="text-generation")
 
 
@@ -163,7 +163,6 @@ BERT_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"problem_type": "guess"}, "problem_type"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "is_decoder"),
-    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
     ({"id2label": ["a", "b"]}, "id2label"),
     ({"id2label": {"zero": "a"}}, "id2label"),
     ({"id2label": {"1": "a", "2": "b"}}, "id2label"),
@@ -177,6 +176,7 @@ BERT_VALUES: list[tuple[dict[str, Any], str]] = [
     # Consistent, and another model than the weights are of.
     ({"hidden_size": 64}, "not of the same model"),
     ({"num_hidden_layers": 3}, "no tensor for"),
+    ({"num_hidden_layers": MAX_LAYERS}, "1024 layers, and the weights are only"),
     ({"num_hidden_layers": 1}, "does not use"),
     ({"vocab_size": 50}, "not of the same model"),
     ({"type_vocab_size": 0}, "does not use"),
@@ -184,7 +184,6 @@ BERT_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "roberta"}, "tensor"),
     ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "tensor"),
     (TERABYTE, "not of the same model"),
-    ({"num_hidden_layers": MAX_LAYERS}, "no tensor for"),
     ({"vocab_size": 2**24, "max_position_embeddings": 2**27}, "not of the same model"),
 ]  # fmt: skip
 
@@ -305,7 +304,7 @@ def test_values_of_each_family(model_type: str, fields: dict[str, Any], message:
 
 def test_no_zeros_for_a_lying_configuration(bert: Path) -> None:
     """Whisper's keys have no bias, ours is zero: those zeros must not be made before the file has proved its size."""
-    sizes = {"d_model": 2**18, "encoder_layers": 500, "decoder_layers": 500, "encoder_ffn_dim": 64}
+    sizes = {"d_model": 2**20, "encoder_layers": 12, "decoder_layers": 12, "encoder_ffn_dim": 64}
     change(bert, model_type="whisper", architectures=["WhisperForConditionalGeneration"], **sizes)
     refused(change(bert, encoder_attention_heads=4, decoder_attention_heads=4), "tensor", allow_unused=True)
 
@@ -496,10 +495,8 @@ def test_no_code_of_a_checkpoint_is_executed(bert: Path, tmp_path: Path) -> None
     auto = {"AutoModel": "modeling_bert.Model", "AutoConfig": "configuration_bert.Config"}
     change(bert, auto_map=auto, trust_remote_code=True)
     change(bert, "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_bert.T", None]})
-    try:
+    with suppress(PlainformerError):  # to refuse is as good as to ignore
         load(bert)("a cat")
-    except PlainformerError:
-        pass  # to refuse is as good as to ignore
     change(bert, model_type="custom_code_model")
     refused(bert, "custom_code_model")
     assert not trap.exists()
@@ -523,7 +520,7 @@ def test_damaged_tokenizer(bert: Path, content: bytes) -> None:
     refused(bert, "tokenizer.json")
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"model_max_length": "x"}', b'{"padding_side": 3}'])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"padding_side": 3}'])
 def test_damaged_tokenizer_config(bert: Path, content: bytes) -> None:
     (bert / "tokenizer_config.json").write_bytes(content)
     refused(bert, "tokenizer_config.json|model_max_length|padding_side")
@@ -567,7 +564,7 @@ def test_texts(tiny: Folder) -> None:
     with pytest.raises(PlainformerError) as caught:
         task("a \ud800 cat")
     assert "surrogate" in str(caught.value) or "UTF-8" in str(caught.value)
-    with bounded(seconds=60, megabytes=1024), pytest.raises(InputError, match="long") as caught:
+    with bounded(seconds=60, megabytes=1024), pytest.raises(InputError, match="the limit is 40") as caught:
         task("a cat sat " * 1_000_000)
     assert len(str(caught.value)) < 2000
 
@@ -577,7 +574,7 @@ def test_empty_prompts(tiny: Folder) -> None:
     with pytest.raises(InputError, match="empty prompt"):
         task("")
     assert task([]) == []
-    with bounded(seconds=60, megabytes=2048), pytest.raises(InputError, match="long|positions"):
+    with bounded(seconds=60, megabytes=2048), pytest.raises(InputError, match="the limit is 48"):
         task("x" * 10_000_000)
     for count in (0, -1, 1.5, "3", True, None):
         with pytest.raises(UsageError, match="max_new_tokens"):

@@ -17,7 +17,7 @@ from plainformer.hub import Files, resolve
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.weights import export_weights, load_weights
+from plainformer.weights import check_depth, export_weights, load_weights
 
 if TYPE_CHECKING:
     from plainformer.formats.source import TensorSource
@@ -101,6 +101,7 @@ def load_model(
         config = read_config(files.folder, head)
         table, source = table_for(config), open_weights(find_weights(files.folder))
     try:
+        check_depth(config, source)
         model = Transformer(config)
         load_weights(model, source, table, dtype=wanted, device=target, allow_unused=allow_unused)
     finally:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer
 
 log = logging.getLogger(__name__)
+MANY_LAYERS = 64
 
 
 @dataclass
@@ -84,6 +85,20 @@ def load_weights(
     _account(model, zeros, report, allow_unused)
     _fill_zeros(model, zeros, dtype, device)
     return report
+
+
+def check_depth(config: ModelConfig, source: TensorSource) -> None:
+    """Refuse a configuration that asks for more layers than there are tensors, before a thousand layers are built.
+
+    A few layers are built at once, and then what is missing is named.
+    """
+    stacks = [stack for stack in (config.encoder, config.decoder) if stack is not None]
+    layers, count = sum(len(set(stack.layer_ids)) for stack in stacks), len(source.names())
+    if layers > max(count, MANY_LAYERS):
+        raise CheckpointError(
+            f"the configuration asks for {layers} layers, and the weights are only {count} tensors",
+            "the configuration and the weights are not of the same model",
+        )
 
 
 def _read(source: TensorSource, name: str, row: Row) -> list[Tensor]:

@@ -5,7 +5,9 @@ Shapes: B batch, T positions, D width, V vocabulary or classes, L layers, H head
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,18 @@ class Transformer(nn.Module):
         for name, source in self.config.tied:
             module, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(module), leaf, self.get_parameter(source))
+
+    def train(self, mode: bool = True) -> Transformer:
+        """Training gives every linear its plain weight back, and tied ones are one tensor again."""
+        super().train(mode)
+        if mode:
+            self.tie()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.tie()  # a packed weight was unpacked on the way
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,100 @@
+"""Linear backends: the same numbers, plain weights whenever someone looks, and no way to lose a gradient silently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.errors import UsageError
+from plainformer.model.linear import Linear, LinearGroup, unprepare
+from plainformer.model.prepare import prepare_for_inference
+from plainformer.model.transformer import Transformer
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def tiny() -> Transformer:
+    """A small gated decoder whose output layer is tied to its embeddings."""
+    stack = StackConfig(
+        frontend=TokenFrontend(vocab_size=50, embedding_size=16), hidden_size=16, num_layers=2, num_heads=4,
+        num_kv_heads=2, ffn_size=24, ffn="gated", activation="silu", norm=NormConfig("rms", 1e-6), norm_place="pre",
+        final_norm="norm", direction="causal", rope=(RopeConfig(10000.0, 4),) * 2,
+    )  # fmt: skip
+    head = HeadConfig("causal_lm", out_size=50, out_bias=False)
+    config = ModelConfig(
+        "llama", decoder=stack, head=head, tied=(("head.out.weight", "decoder.frontend.tokens.weight"),)
+    )
+    model = Transformer(config).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("backend", ["plain", "fused", "onednn", "auto"])
+def test_backends_agree_and_keep_the_weights(backend: str) -> None:
+    model = tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(IDS).logits.detach()
+    choices = prepare_for_inference(model, backend)
+    assert set(choices.values()) <= {"plain", "fused", "onednn"} and "50x16" in choices
+    assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
+    after = model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_preparing_again_changes_the_backend() -> None:
+    model = tiny()
+    expected = model(IDS).logits.detach()
+    for backend in ("onednn", "plain", "fused", "onednn", "auto"):
+        prepare_for_inference(model, backend)
+        assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
+    unprepare(model)
+    assert isinstance(model.head.out, Linear) and model.head.out.weight is not None
+
+
+def test_a_packed_model_can_be_trained_again() -> None:
+    """Weights come back, tied ones as one tensor, and gradients flow."""
+    model = tiny()
+    prepare_for_inference(model, "onednn")
+    assert model.head.out.weight is None
+    model.train().requires_grad_(True)
+    assert model.head.out.weight is model.decoder.frontend.tokens.weight
+    model(IDS).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_packed_model_refuses_gradients() -> None:
+    model = tiny()
+    prepare_for_inference(model, "onednn")
+    embeds = model.embed_tokens(IDS).clone().requires_grad_(True)
+    with pytest.raises(UsageError, match="prepared for inference"):
+        model(inputs_embeds=embeds)
+
+
+def test_moving_and_loading_unpack() -> None:
+    model, other = tiny(), tiny()
+    prepare_for_inference(model, "onednn")
+    model.double()
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model.head.out.weight is model.decoder.frontend.tokens.weight
+    prepare_for_inference(other, "onednn")
+    changed = {name: torch.ones_like(value) for name, value in other.state_dict().items()}
+    other.load_state_dict(changed)
+    assert all(bool((value == 1).all()) for value in other.state_dict().values())
+
+
+def test_fused_parts_are_views_of_one_weight() -> None:
+    """Fusing adds no memory once the parts' old tensors are gone."""
+    group = LinearGroup(8, {"a": 4, "b": 6}, bias=True)
+    group.fuse()
+    weights = [part.weight for part in group.parts()]
+    assert weights[0].untyped_storage().data_ptr() == weights[1].untyped_storage().data_ptr()
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(UsageError, match="onednn"):
+        prepare_for_inference(tiny(), "onednm")
