@@ -57,7 +57,7 @@ TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "cli"}
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 # Files that have outgrown the bound, and where they stop. An entry that is no longer needed fails the test.
-LONG_FILES = {"config.py": 500}
+LONG_FILES: dict[str, int] = {}
 
 
 @dataclass(frozen=True)

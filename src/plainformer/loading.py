@@ -136,7 +136,9 @@ def save_model(model: Transformer, folder: Ref) -> None:
     try:
         (target / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder") from None
+        raise CheckpointError(
+            f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder"
+        ) from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -503,7 +503,11 @@ BAD: list[tuple[str, Change, str]] = [
     *((f"no {name}", setting(f"llama.{name}", None), f"'llama.{name}' is missing") for name in NEEDED),
     *((f"text {name}", setting(f"llama.{name}", "x"), "is not a whole number") for name in NEEDED),
     *((f"zero {name}", setting(f"llama.{name}", 0, UINT), "0") for name in NEEDED),
-    *((f"huge {name}", setting(f"llama.{name}", 2**32 - 1, UINT), "GGUF|tensor") for name in NEEDED if name != "context_length"),
+    *(
+        (f"huge {name}", setting(f"llama.{name}", 2**32 - 1, UINT), "GGUF|tensor")
+        for name in NEEDED
+        if name != "context_length"
+    ),
     ("layers differ", setting("llama.feed_forward_length", [96, 64]), "differs from layer to layer"),
     ("kv heads differ", setting("llama.attention.head_count_kv", [2, 4]), "differs from layer to layer"),
     ("heads lie", setting("llama.attention.head_count", 8, UINT), "rope.dimension_count=16 for heads of 8"),

@@ -1,0 +1,224 @@
+"""A stack, a head, and the whole model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from plainformer.config.checks import (
+    ACTIVATIONS,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    require,
+    require_choice,
+    require_positive,
+    require_size,
+)
+from plainformer.config.frontends import Frontend, MelFrontend, TokenFrontend
+from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """A stack of equal layers with its frontend. What may differ from layer to layer is a tuple with one entry a layer.
+
+    Attributes:
+        norm_place: where the norm of a sub-layer f stands. "pre": x + f(norm(x)); "post": norm(x + f(x));
+            "both": x + norm(f(norm(x))); "branch": x + norm(f(x)).
+        residual: "sequential" (attention, then feed-forward) or "parallel" (both read the same x; GPT-NeoX).
+        first_norm: "identity" leaves out the norm before the first layer's attention (ModernBERT).
+        windows: for each layer, how many neighbouring positions attention sees (itself included), None for all. A causal
+            layer sees `window` positions back; a bidirectional one |i - j| < window.
+        rope: for each layer, its rotary positions; None for none.
+        layer_ids: which set of parameters each layer uses; ALBERT shares one.
+        qk_norm: none, "head" (over each head's channels; Qwen3, Gemma3), "all" (over the whole projection; OLMo2).
+        score_softcap: scores become cap * tanh(scores / cap) (Gemma2).
+    """
+
+    frontend: Frontend
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_size: int
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    attention_scale: float = 0.0
+    activation: str = "gelu"
+    ffn: Literal["plain", "gated"] = "plain"
+    norm: NormConfig = field(default_factory=NormConfig)
+    norm_place: Literal["pre", "post", "both", "branch"] = "post"
+    residual: Literal["sequential", "parallel"] = "sequential"
+    first_norm: Literal["norm", "identity"] = "norm"
+    final_norm: Literal["none", "norm"] = "none"
+    direction: Literal["both", "causal"] = "both"
+    qkv_bias: bool = True
+    out_bias: bool = True
+    ffn_bias: bool = True
+    qk_norm: Literal["none", "head", "all"] = "none"
+    score_softcap: float | None = None
+    windows: tuple[int | None, ...] = ()
+    rope: tuple[RopeConfig | None, ...] = ()
+    relative_bias: RelativeBias | None = None
+    disentangled: Disentangled | None = None
+    cross_attention: bool = False
+    layer_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_size("hidden size", self.hidden_size, MAX_WIDTH)
+        require_size("number of layers", self.num_layers, MAX_LAYERS)
+        require_size("number of attention heads", self.num_heads, MAX_WIDTH)
+        self._fill_defaults()
+        require_size("number of key-value heads", self.num_kv_heads, MAX_WIDTH)
+        require_size("head_dim", self.head_dim, MAX_WIDTH)
+        require_size("feed-forward size", self.ffn_size, MAX_WIDTH * 4)
+        divides = self.num_heads % self.num_kv_heads == 0
+        require(divides, f"{self.num_heads} heads cannot share {self.num_kv_heads} key-value heads evenly")
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("norm_place", self.norm_place, ("pre", "post", "both", "branch"))
+        if isinstance(self.frontend, TokenFrontend) and self.frontend.projection == "none":
+            size = self.frontend.embedding_size
+            require(size == self.hidden_size, f"embedding size {size} is not the hidden size {self.hidden_size}")
+        require_positive("scale of attention scores", self.attention_scale)
+        if self.score_softcap is not None:
+            require_positive("soft cap of attention scores", self.score_softcap)
+        groups = self.disentangled.conv_groups if self.disentangled is not None else 1
+        require(self.hidden_size % groups == 0, f"conv_groups={groups} do not divide hidden size {self.hidden_size}")
+        for name in ("windows", "rope", "layer_ids"):
+            length = len(getattr(self, name))
+            require(length == self.num_layers, f"{name} has {length} entries for {self.num_layers} layers")
+        for window in self.windows:
+            if window is not None:
+                require_size("sliding window", window, MAX_POSITIONS)
+        used = sorted(set(self.layer_ids))
+        require(used == list(range(len(used))), f"layer_ids {self.layer_ids} leave out a set of parameters")
+
+    def _fill_defaults(self) -> None:
+        """Zero or empty stands for the usual value; the dataclass is frozen, hence object.__setattr__."""
+        put = object.__setattr__
+        if self.num_kv_heads == 0:
+            put(self, "num_kv_heads", self.num_heads)
+        if self.head_dim == 0:
+            divides = self.hidden_size % self.num_heads == 0
+            require(divides, f"hidden size {self.hidden_size} is not a multiple of {self.num_heads} attention heads")
+            put(self, "head_dim", self.hidden_size // self.num_heads)
+        if self.attention_scale == 0.0:
+            put(self, "attention_scale", self.head_dim**-0.5)
+        if not self.windows:
+            put(self, "windows", (None,) * self.num_layers)
+        if not self.rope:
+            put(self, "rope", (None,) * self.num_layers)
+        if not self.layer_ids:
+            put(self, "layer_ids", tuple(range(self.num_layers)))
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest input in positions, where a learned table sets a hard limit; None where there is none."""
+        if isinstance(self.frontend, TokenFrontend):
+            return self.frontend.max_positions if self.frontend.positions == "learned" else None
+        return self.frontend.max_positions if isinstance(self.frontend, MelFrontend) else None
+
+
+HEAD_KINDS = (
+    "none", "causal_lm", "seq2seq_lm", "masked_lm", "sequence", "token", "span", "choice", "ctc", "image", "audio",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """hidden states → [transform: dense, activation, norm] → pick → out: logits.
+
+    Attributes:
+        pick: which vectors are scored: "all" (B,T,D), "first" token, "last" real token, "eos" (the last end-of-sequence
+            token), "mean" over real positions, "first_two" (class and distillation token, two outputs averaged).
+        transform_size: width after the dense layer; 0 for no transform.
+        out_size: classes or vocabulary; 0 for no output layer (a base model with a pooler).
+        softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
+        mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
+            `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
+    """
+
+    kind: str = "none"
+    pick: Literal["all", "first", "last", "eos", "mean", "first_two"] = "all"
+    transform_size: int = 0
+    transform_bias: bool = True
+    transform_activation: str = "tanh"
+    transform_norm: NormConfig | None = None
+    out_size: int = 0
+    out_bias: bool = True
+    softcap: float | None = None
+    scale: float = 1.0
+    problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    mixed_states: int = 0
+
+    def __post_init__(self) -> None:
+        require_choice("head", self.kind, HEAD_KINDS)
+        require_choice("head activation", self.transform_activation, ACTIVATIONS)
+        require_size("number of labels or words", self.out_size, MAX_VOCABULARY, 0)
+        require_size("head width", self.transform_size, MAX_WIDTH, 0)
+        if self.softcap is not None:
+            require_positive("soft cap of logits", self.softcap)
+        require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: an encoder, a decoder, or both, and one head.
+
+    `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
+    parameter names that are one tensor. Ids that a tokenizer or generation needs stand here because `config.json` is
+    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the
+    start id, or the target's own last token (mBART's language code).
+    """
+
+    family: str
+    encoder: StackConfig | None = None
+    decoder: StackConfig | None = None
+    head: HeadConfig = field(default_factory=HeadConfig)
+    tied: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
+    pad_id: int | None = None
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    decoder_start_id: int | None = None
+    decoder_shift: Literal["start_id", "last_token"] = "start_id"
+    max_length: int | None = None
+    architecture: str = ""
+    source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require(self.encoder is not None or self.decoder is not None, "no encoder and no decoder")
+        if self.encoder is not None and self.decoder is not None:
+            same = self.encoder.hidden_size == self.decoder.hidden_size
+            require(
+                same, f"encoder ({self.encoder.hidden_size}) and decoder ({self.decoder.hidden_size}) differ in width"
+            )
+
+    @property
+    def kind(self) -> Literal["encoder", "decoder", "encoder-decoder"]:
+        """Which stacks there are."""
+        if self.encoder is not None and self.decoder is not None:
+            return "encoder-decoder"
+        return "encoder" if self.encoder is not None else "decoder"
+
+    @property
+    def main_stack(self) -> StackConfig:
+        """The stack whose output the head reads."""
+        stack = self.decoder if self.decoder is not None else self.encoder
+        assert stack is not None
+        return stack
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Rows of the main stack's token embeddings; None for images and speech."""
+        for stack in (self.main_stack, self.encoder):
+            if stack is not None and isinstance(stack.frontend, TokenFrontend):
+                return stack.frontend.vocab_size
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without `source`."""
+        plain = asdict(self)
+        del plain["source"]
+        return plain

@@ -1,0 +1,138 @@
+"""The parts of a stack that families choose between: norms, and where a token stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from plainformer.config.checks import (
+    ACTIVATIONS,
+    MAX_POSITIONS,
+    MAX_WIDTH,
+    is_number,
+    require,
+    require_choice,
+    require_positive,
+    require_size,
+    shown,
+)
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """Layer normalisation (Ba et al. 2016) or RMS normalisation (Zhang & Sennrich 2019).
+
+    `weight_offset` is added to the stored weight (Gemma stores `w` and scales by `1 + w`).
+    `cast` is the moment the result returns to the model's dtype: "last" multiplies by the weight in fp32 first
+    (Gemma, OLMo2), "first" casts the normalised value and then multiplies (Llama). In fp32 they are the same.
+    """
+
+    kind: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-12
+    bias: bool = True
+    weight_offset: float = 0.0
+    cast: Literal["first", "last"] = "first"
+
+    def __post_init__(self) -> None:
+        require_choice("norm", self.kind, ("layer", "rms"))
+        good = is_number(self.eps) and 0 <= self.eps < 1
+        require(good, f"normalisation epsilon {shown(self.eps)} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are changed to reach past the length a model was first trained on.
+
+    linear: positions divided by `factor` (Chen et al. 2023). dynamic: the base grows with the length (NTK-aware).
+    yarn: Peng et al. 2023. llama3: frequency bands, Llama 3.1. longrope: a factor for each frequency, Phi-3.
+    """
+
+    kind: Literal["linear", "dynamic", "yarn", "llama3", "longrope"]
+    factor: float = 1.0
+    original_max_positions: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_choice("rope scaling type", self.kind, ("linear", "dynamic", "yarn", "llama3", "longrope"))
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
+            require_positive(f"rope scaling's {name}", getattr(self, name))
+        if self.kind != "linear":
+            require_size("rope scaling's original length", self.original_max_positions, MAX_POSITIONS)
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions (Su et al. 2021), half-split layout: channel i turns together with channel i + dim/2.
+
+    `dim` is how many channels of each head turn; fewer than head_dim for GPT-NeoX and Phi.
+    """
+
+    theta: float
+    dim: int
+    scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("rope_theta", self.theta)
+        require_size("rotary channels", self.dim, MAX_WIDTH, 2)
+        require(self.dim % 2 == 0, f"{self.dim} rotary channels: must be even, because channels turn in pairs")
+        kind = self.scaling.kind if self.scaling is not None else ""
+        require(kind != "yarn" or self.theta > 1, f"rope_theta={self.theta} with yarn: channels would turn alike")
+        require(kind != "dynamic" or self.dim > 2, "dynamic rope scaling of a single pair of channels has no base")
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            for factors in (self.scaling.short_factors, self.scaling.long_factors):
+                require(len(factors) == self.dim // 2, f"longrope has {len(factors)} factors for {self.dim // 2} pairs")
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """T5's learned bias for each bucket of distance, shared by the layers of a stack (Raffel et al. 2020)."""
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        require_size("relative_attention_num_buckets", self.buckets, 1 << 16, 4)
+        require_size("relative_attention_max_distance", self.max_distance, MAX_POSITIONS, 2)
+        require(self.max_distance > self.buckets // 2, "relative_attention_max_distance must exceed half the buckets")
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """DeBERTa's attention: content-to-position and position-to-content scores beside content-to-content (He et al. 2021).
+
+    `buckets` 0 means raw distances up to `max_distance`, else logarithmic buckets.
+    `shared_projection`: positions pass through the content's query and key projections.
+    `conv_kernel` > 0 adds a convolution's output to the first layer's (DeBERTa-v2 xlarge).
+    """
+
+    max_distance: int
+    buckets: int = 0
+    terms: tuple[str, ...] = ("c2p", "p2c")
+    shared_projection: bool = True
+    norm: bool = False
+    conv_kernel: int = 0
+    conv_groups: int = 1
+    conv_activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        require_size("max_relative_positions", self.max_distance, MAX_POSITIONS)
+        require_size("position_buckets", self.buckets, MAX_POSITIONS, 0)
+        spaced = self.buckets == 0 or (self.buckets > 3 and self.max_distance > self.buckets // 2 + 1)
+        require(spaced, f"position_buckets={self.buckets} for distances up to {self.max_distance}")
+        require_size("conv_kernel_size", self.conv_kernel, 1 << 10, 0)
+        require_size("conv_groups", self.conv_groups, MAX_WIDTH)
+        require_choice("conv_act", self.conv_activation, ACTIVATIONS)
+        for term in self.terms:
+            require_choice("pos_att_type", term, ("c2p", "p2c"))
+
+    @property
+    def span(self) -> int:
+        """Half the height of the table of relative positions."""
+        return self.buckets if self.buckets > 0 else self.max_distance
