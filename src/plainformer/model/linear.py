@@ -6,6 +6,7 @@ Contract: a `Linear` and a `LinearGroup` answer the same whichever backend they 
 Backends:
     plain   `F.linear` on an ordinary weight; the only one that trains.
     fused   a group's weights joined in one, one product for q, k, v or for gate and up.
+    split   (fused and) cut into a part for each thread, transposed: one token streams the weight with all threads.
     onednn  (fused and) reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
@@ -25,7 +26,7 @@ from plainformer.errors import UsageError
 Product = Callable[[Tensor], Tensor]
 
 
-class PackedWeight:
+class OneDnnWeight:
     """A weight (O, I) in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives back the very same numbers."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -34,11 +35,7 @@ class PackedWeight:
         self.bias_O = None if bias_O is None else bias_O.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            raise UsageError(
-                "a gradient was asked of a model that is prepared for inference",
-                "call model.train() or load with prepare=False, which keep plain weights",
-            )
+        _refuse_gradient(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias_O, "none", [], "")
 
     def dense(self) -> Tensor:
@@ -46,9 +43,62 @@ class PackedWeight:
         return self.packed.to_dense()
 
 
+class SplitWeight:
+    """A weight (O, I) cut into P parts by its outputs, each transposed: (P, I, O / P). fp32, CPU, inference only.
+
+    A batched product gives each thread a part of its own, and the transposed layout is read as one long run. With one
+    row, torch's ordinary product uses one thread and reads across. `dense()` gives back the very same numbers.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self.out_size, self.in_size = weight_OI.shape
+        parts = parts_for(self.out_size)
+        self.parts_PIO = weight_OI.detach().view(parts, -1, self.in_size).transpose(1, 2).contiguous()
+        self.bias_O = None if bias_O is None else bias_O.detach()
+        self.bias_P1O = None if bias_O is None else bias_O.detach().view(parts, 1, -1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _refuse_gradient(x)
+        parts = len(self.parts_PIO)
+        x_PRI = x.reshape(1, -1, self.in_size).expand(parts, -1, -1)
+        if self.bias_P1O is None:
+            y_PRO = torch.bmm(x_PRI, self.parts_PIO)
+        else:
+            y_PRO = torch.baddbmm(self.bias_P1O, x_PRI, self.parts_PIO)
+        if y_PRO.size(1) > 1:  # one row lies in order already
+            y_PRO = y_PRO.transpose(0, 1)
+        return y_PRO.reshape(*x.shape[:-1], self.out_size)
+
+    def dense(self) -> Tensor:
+        """The weight as an ordinary (O, I) tensor, a copy."""
+        return self.parts_PIO.transpose(1, 2).reshape(self.out_size, self.in_size)
+
+
+def parts_for(out_size: int) -> int:
+    """A part for each thread, or as many fewer as divide the outputs."""
+    return next(parts for parts in range(torch.get_num_threads(), 0, -1) if out_size % parts == 0)
+
+
+def _refuse_gradient(x: Tensor) -> None:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise UsageError(
+            "a gradient was asked of a model that is prepared for inference",
+            "call model.train() or load with prepare=False, which keep plain weights",
+        )
+
+
+def on_cpu_in_fp32(weight: Tensor) -> bool:
+    """Where another layout than the plain one can pay."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN can take this weight: fp32 on a CPU, with a build that has it."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return on_cpu_in_fp32(weight) and torch.backends.mkldnn.is_available()
+
+
+PackedWeight = OneDnnWeight | SplitWeight
+LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "split": SplitWeight}
 
 
 class _Prepared(nn.Module):
@@ -59,7 +109,7 @@ class _Prepared(nn.Module):
     def joined(self) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
 
-    def pack(self) -> None:
+    def pack(self, layout: type[PackedWeight]) -> None:
         raise NotImplementedError
 
     def unpack(self) -> None:
@@ -100,16 +150,16 @@ class Linear(_Prepared):
         assert self.weight is not None
         return self.weight, self.bias
 
-    def pack(self) -> None:
-        """Swap the weight for oneDNN's layout; the plain one is released."""
-        self.packed = self.product = PackedWeight(*self.joined())
+    def pack(self, layout: type[PackedWeight]) -> None:
+        """Swap the weight for another layout; the plain one is released."""
+        self.packed = self.product = layout(*self.joined())
         self.weight = None
 
     def unpack(self) -> None:
         """Back to a plain weight; does nothing on a plain linear."""
         if self.packed is not None:
             self.weight = nn.Parameter(self.packed.dense(), requires_grad=False)
-            self.packed, self.product = None, self._plain
+        self.packed, self.product = None, self._plain
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -151,10 +201,9 @@ class LinearGroup(_Prepared):
         self._share(weight, bias)
         self.product = lambda x: F.linear(x, weight, bias)
 
-    def pack(self) -> None:
-        """One oneDNN weight for all parts; the parts' own weights are released."""
-        weight, bias = self.joined()
-        self.packed = self.product = PackedWeight(weight, bias)
+    def pack(self, layout: type[PackedWeight]) -> None:
+        """One weight in another layout for all parts; the parts' own weights are released."""
+        self.packed = self.product = layout(*self.joined())
         for part in self.parts():
             part.weight = None
 
@@ -178,7 +227,7 @@ class LinearGroup(_Prepared):
                 destination[f"{prefix}{name}.weight"] = rows
 
 
-def _outermost(model: nn.Module) -> Iterable[Linear | LinearGroup]:
+def outermost(model: nn.Module) -> Iterable[Linear | LinearGroup]:
     """Every group, and every linear that is not part of a group."""
     inside = {id(part) for module in model.modules() if isinstance(module, LinearGroup) for part in module.parts()}
     for module in model.modules():
@@ -188,5 +237,5 @@ def _outermost(model: nn.Module) -> Iterable[Linear | LinearGroup]:
 
 def unprepare(model: nn.Module) -> None:
     """Give every linear its plain weight back."""
-    for module in _outermost(model):
+    for module in outermost(model):
         module.unpack()

@@ -7,6 +7,7 @@ token: the memory-bound case that a user waits for. `docs/decisions.md` holds th
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError, did_you_mean
-from plainformer.model.linear import Linear, LinearGroup, _outermost, can_pack
+from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, can_pack, on_cpu_in_fp32, outermost
 
-BACKENDS = ("auto", "plain", "fused", "onednn")
+BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
 # Packing loses the memory-mapped or shared weight, so it must win by more than the noise of the measurement.
-MIN_GAIN = 0.95
+MIN_GAIN = 0.93
+# A measurement streams at least so many bytes of weights where the model has them: more than a processor's caches hold.
+MEASURED_BYTES = 96 * 2**20
+
+Module = Linear | LinearGroup
 
 
 def prepare_for_inference(model: nn.Module, backend: str = "auto") -> dict[str, str]:
@@ -26,51 +31,69 @@ def prepare_for_inference(model: nn.Module, backend: str = "auto") -> dict[str, 
 
     Args:
         model: any module made of `Linear` and `LinearGroup`.
-        backend: "auto" measures; "plain", "fused" and "onednn" are taken as they are.
+        backend: "auto" measures; "plain", "fused", "split" and "onednn" are taken as they are where the device and
+            dtype allow (fp32 on a CPU), else "fused".
     Returns:
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"backend={backend!r} is unknown", did_you_mean(backend, BACKENDS))
+        raise UsageError(f"backend={backend!r} is unknown", did_you_mean(str(backend), BACKENDS))
     model.eval()
     model.requires_grad_(False)
     choices: dict[str, str] = {}
     for (out_size, in_size), modules in _by_shape(model).items():
-        choices[f"{out_size}x{in_size}"] = _prepare_shape(modules, in_size, backend)
+        possible = _possible(modules[0])
+        if backend == "auto":
+            chosen = _fastest(modules, possible, in_size) if len(possible) > 1 else possible[0]
+        else:
+            chosen = backend if backend in ("plain", *possible) else "fused"
+        for module in modules:
+            _put(module, chosen)
+        choices[f"{out_size}x{in_size}"] = chosen
     return choices
 
 
-def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Linear | LinearGroup]]:
-    shapes: dict[tuple[int, int], list[Linear | LinearGroup]] = defaultdict(list)
-    for module in _outermost(model):
+def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
+    shapes: dict[tuple[int, int], list[Module]] = defaultdict(list)
+    for module in outermost(model):
+        module.unpack()
         first = module.parts()[0] if isinstance(module, LinearGroup) else module
         out_size = sum(module.sizes) if isinstance(module, LinearGroup) else module.out_size
         shapes[out_size, first.in_size].append(module)
     return shapes
 
 
-def _prepare_shape(modules: list[Linear | LinearGroup], in_size: int, backend: str) -> str:
-    for module in modules:
-        module.unpack()
-        if isinstance(module, LinearGroup) and backend in ("auto", "fused"):
-            module.fuse()
-    weight = modules[0].joined()[0]
-    if backend in ("plain", "fused") or not can_pack(weight):
-        return backend if backend != "auto" else "fused"
-    plain = _seconds(modules, weight.new_ones(1, 1, in_size)) if backend == "auto" else float("inf")
-    for module in modules:
-        module.pack()
-    if backend == "auto" and _seconds(modules, torch.ones(1, 1, in_size)) > plain * MIN_GAIN:
-        for module in modules:
-            module.unpack()
-            if isinstance(module, LinearGroup):
-                module.fuse()
-        return "fused"
-    return "onednn"
+def _possible(module: Module) -> list[str]:
+    first = module.parts()[0] if isinstance(module, LinearGroup) else module
+    assert first.weight is not None
+    if not on_cpu_in_fp32(first.weight):
+        return ["fused"]
+    return ["fused", "split", "onednn"] if can_pack(first.weight) else ["fused", "split"]
+
+
+def _put(module: Module, backend: str) -> None:
+    module.unpack()
+    if backend in LAYOUTS:
+        module.pack(LAYOUTS[backend])
+    elif backend == "fused" and isinstance(module, LinearGroup):
+        module.fuse()
+
+
+def _fastest(modules: list[Module], possible: list[str], in_size: int) -> str:
+    """Time each backend on some of the modules; a packed one must win clearly."""
+    out_size = sum(modules[0].sizes) if isinstance(modules[0], LinearGroup) else modules[0].out_size
+    some = modules[: max(1, math.ceil(MEASURED_BYTES / (4 * in_size * out_size)))]
+    seconds: dict[str, float] = {}
+    for backend in possible:
+        for module in some:
+            _put(module, backend)
+        seconds[backend] = _time(some, torch.ones(1, 1, in_size))
+    best = min(possible, key=lambda name: seconds[name])
+    return best if seconds[best] < seconds["fused"] * MIN_GAIN else "fused"
 
 
 @torch.inference_mode()
-def _seconds(modules: list[Linear | LinearGroup], x: Tensor, rounds: int = 4) -> float:
+def _time(modules: list[Module], x: Tensor, rounds: int = 6) -> float:
     """The fastest of several passes through all modules; the first, which touches cold pages, does not count."""
     times = []
     for _ in range(rounds):
