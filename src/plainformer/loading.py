@@ -80,7 +80,7 @@ def load_model(
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
-        backend: how linears compute on a CPU: "auto" measures, or "plain", "fused", "split", "onednn".
+        backend: how linears compute on a CPU: "auto" measures, or "plain", "fused", "transposed", "onednn".
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: accept tensors that no weight row knows.
         prepare: False keeps plain, separate weights that can be trained.
@@ -109,7 +109,7 @@ def load_model(
     model.eval()
     set_ffn_chunk_size(model, ffn_chunk_size)
     if prepare:
-        prepare_for_inference(model, backend)
+        prepare_for_inference(model, backend, rows=1 if config.decoder is not None else 128)
     return model
 
 

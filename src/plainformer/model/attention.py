@@ -61,12 +61,16 @@ class Flow:
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
     """(B, T, H * E) → (B, H, T, E)."""
-    return x_BTD.view(x_BTD.size(0), x_BTD.size(1), heads, -1).transpose(1, 2)
+    batch, length, size = x_BTD.shape
+    if length == 1:  # nothing to reorder, and one call less in each layer of each decoding step
+        return x_BTD.view(batch, heads, 1, size // heads)
+    return x_BTD.view(batch, length, heads, size // heads).transpose(1, 2)
 
 
 def merge_heads(x_BHTE: Tensor) -> Tensor:
     """(B, H, T, E) → (B, T, H * E)."""
-    return x_BHTE.transpose(1, 2).flatten(2)
+    batch, heads, length, size = x_BHTE.shape
+    return x_BHTE.transpose(1, 2).reshape(batch, length, heads * size)
 
 
 def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float) -> Tensor:
@@ -76,9 +80,10 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: fl
         return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale)
     if queries == 1 and (mask.bias is None or mask.bias.size(1) == 1):
         # One query: the heads that share keys stand as rows of one product, so the keys are read once and not repeated.
-        grouped = q_BHTE.unflatten(1, (kv_heads, -1)).squeeze(3)
+        batch, _, _, size = q_BHTE.shape
+        grouped = q_BHTE.view(batch, kv_heads, heads // kv_heads, size)
         context = F.scaled_dot_product_attention(grouped, k_BKSE, v_BKSE, mask.bias, scale=scale)
-        return context.flatten(1, 2).unsqueeze(2)
+        return context.reshape(batch, heads, 1, size)
     return F.scaled_dot_product_attention(
         q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale, enable_gqa=True
     )

@@ -6,7 +6,7 @@ Contract: a `Linear` and a `LinearGroup` answer the same whichever backend they 
 Backends:
     plain   `F.linear` on an ordinary weight; the only one that trains.
     fused   a group's weights joined in one, one product for q, k, v or for gate and up.
-    split   (fused and) cut into a part for each thread, transposed: one token streams the weight with all threads.
+    transposed  (fused and) turned over, so that even one token streams the weight with all threads.
     onednn  (fused and) reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
@@ -43,40 +43,38 @@ class OneDnnWeight:
         return self.packed.to_dense()
 
 
-class SplitWeight:
-    """A weight (O, I) cut into P parts by its outputs, each transposed: (P, I, O / P). fp32, CPU, inference only.
+class TransposedWeight:
+    """A weight turned over, (I, O), and for few rows cut along its inputs into a part for each thread. Inference only.
 
-    A batched product gives each thread a part of its own, and the transposed layout is read as one long run. With one
-    row, torch's ordinary product uses one thread and reads across. `dense()` gives back the very same numbers.
+    With one row, torch's ordinary product runs on one thread. Here P threads each multiply their I / P inputs by their
+    rows of the weight - long runs of memory, read once, in order - and the P partial results are added. Many rows are an
+    ordinary product. `dense()` gives back the very same numbers.
     """
+
+    FEW_ROWS = 32
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self.out_size, self.in_size = weight_OI.shape
-        parts = parts_for(self.out_size)
-        self.parts_PIO = weight_OI.detach().view(parts, -1, self.in_size).transpose(1, 2).contiguous()
+        self.weight_IO = weight_OI.detach().t().contiguous()
+        self.parts = next(parts for parts in range(torch.get_num_threads(), 0, -1) if self.in_size % parts == 0)
+        self.weight_PIO = self.weight_IO.view(self.parts, -1, self.out_size)
         self.bias_O = None if bias_O is None else bias_O.detach()
-        self.bias_P1O = None if bias_O is None else bias_O.detach().view(parts, 1, -1)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
-        parts = len(self.parts_PIO)
-        x_PRI = x.reshape(1, -1, self.in_size).expand(parts, -1, -1)
-        if self.bias_P1O is None:
-            y_PRO = torch.bmm(x_PRI, self.parts_PIO)
+        x_RI = x.reshape(-1, self.in_size)
+        if len(x_RI) > self.FEW_ROWS:
+            y_RO = x_RI @ self.weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_RI, self.weight_IO)
         else:
-            y_PRO = torch.baddbmm(self.bias_P1O, x_PRI, self.parts_PIO)
-        if y_PRO.size(1) > 1:  # one row lies in order already
-            y_PRO = y_PRO.transpose(0, 1)
-        return y_PRO.reshape(*x.shape[:-1], self.out_size)
+            x_PRI = x_RI.view(len(x_RI), self.parts, -1).transpose(0, 1)
+            y_RO = torch.bmm(x_PRI, self.weight_PIO).sum(0)
+            if self.bias_O is not None:
+                y_RO += self.bias_O
+        return y_RO.view(*x.shape[:-1], self.out_size)
 
     def dense(self) -> Tensor:
         """The weight as an ordinary (O, I) tensor, a copy."""
-        return self.parts_PIO.transpose(1, 2).reshape(self.out_size, self.in_size)
-
-
-def parts_for(out_size: int) -> int:
-    """A part for each thread, or as many fewer as divide the outputs."""
-    return next(parts for parts in range(torch.get_num_threads(), 0, -1) if out_size % parts == 0)
+        return self.weight_IO.t().contiguous()
 
 
 def _refuse_gradient(x: Tensor) -> None:
@@ -97,8 +95,8 @@ def can_pack(weight: Tensor) -> bool:
     return on_cpu_in_fp32(weight) and torch.backends.mkldnn.is_available()
 
 
-PackedWeight = OneDnnWeight | SplitWeight
-LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "split": SplitWeight}
+PackedWeight = OneDnnWeight | TransposedWeight
+LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "transposed": TransposedWeight}
 
 
 class _Prepared(nn.Module):

@@ -29,15 +29,18 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int, config: NormConfig) -> None:
         super().__init__()
-        self.size, self.eps, self.offset = size, config.eps, config.weight_offset
+        self.per_channel, self.offset = 1 / size, config.weight_offset
+        self.eps = torch.full((), config.eps, device="cpu")  # a tensor, so that one fused step can add it
         self.cast_last = config.cast == "last"
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        # Through the vector's length, because torch composes rms_norm from more and smaller steps on a CPU.
+        if self.eps.device != x.device:
+            self.eps = self.eps.to(x.device)
+        # Through the vector's length: torch composes rms_norm from more and smaller steps on a CPU.
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        wide = wide * torch.rsqrt(length.square() / self.size + self.eps)
+        wide = wide * torch.rsqrt(torch.addcmul(self.eps, length, length, value=self.per_channel))
         if x.dtype == torch.float32 and not self.offset:
             return wide * self.weight
         if self.cast_last:

@@ -18,21 +18,23 @@ from plainformer.errors import UsageError, did_you_mean
 from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, can_pack, on_cpu_in_fp32, outermost
 
 BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
-# Packing loses the memory-mapped or shared weight, so it must win by more than the noise of the measurement.
-MIN_GAIN = 0.93
+# Another layout loses the memory-mapped or shared weight, so it must win by something.
+MIN_GAIN = 0.97
 # A measurement streams at least so many bytes of weights where the model has them: more than a processor's caches hold.
 MEASURED_BYTES = 96 * 2**20
 
 Module = Linear | LinearGroup
 
 
-def prepare_for_inference(model: nn.Module, backend: str = "auto") -> dict[str, str]:
+def prepare_for_inference(model: nn.Module, backend: str = "auto", rows: int = 1) -> dict[str, str]:
     """Choose each linear's backend in place, and stop gradients.
 
     Args:
         model: any module made of `Linear` and `LinearGroup`.
-        backend: "auto" measures; "plain", "fused", "split" and "onednn" are taken as they are where the device and
+        backend: "auto" measures; "plain", "fused", "transposed" and "onednn" are taken as they are where the device and
             dtype allow (fp32 on a CPU), else "fused".
+        rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
+            sentence or two for an encoder.
     Returns:
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
@@ -44,7 +46,7 @@ def prepare_for_inference(model: nn.Module, backend: str = "auto") -> dict[str, 
     for (out_size, in_size), modules in _by_shape(model).items():
         possible = _possible(modules[0])
         if backend == "auto":
-            chosen = _fastest(modules, possible, in_size) if len(possible) > 1 else possible[0]
+            chosen = _fastest(modules, possible, rows) if len(possible) > 1 else possible[0]
         else:
             chosen = backend if backend in ("plain", *possible) else "fused"
         for module in modules:
@@ -68,7 +70,7 @@ def _possible(module: Module) -> list[str]:
     assert first.weight is not None
     if not on_cpu_in_fp32(first.weight):
         return ["fused"]
-    return ["fused", "split", "onednn"] if can_pack(first.weight) else ["fused", "split"]
+    return ["fused", "transposed", "onednn"] if can_pack(first.weight) else ["fused", "transposed"]
 
 
 def _put(module: Module, backend: str) -> None:
@@ -79,15 +81,17 @@ def _put(module: Module, backend: str) -> None:
         module.fuse()
 
 
-def _fastest(modules: list[Module], possible: list[str], in_size: int) -> str:
-    """Time each backend on some of the modules; a packed one must win clearly."""
+def _fastest(modules: list[Module], possible: list[str], rows: int) -> str:
+    """Time each backend on some of the modules; one that rearranges the weight must win."""
+    first = modules[0].parts()[0] if isinstance(modules[0], LinearGroup) else modules[0]
     out_size = sum(modules[0].sizes) if isinstance(modules[0], LinearGroup) else modules[0].out_size
-    some = modules[: max(1, math.ceil(MEASURED_BYTES / (4 * in_size * out_size)))]
+    most = math.ceil(MEASURED_BYTES / (4 * first.in_size * out_size)) if rows == 1 else 3  # many rows are arithmetic
+    x = torch.ones(1, rows, first.in_size)
     seconds: dict[str, float] = {}
     for backend in possible:
-        for module in some:
+        for module in modules[:most]:
             _put(module, backend)
-        seconds[backend] = _time(some, torch.ones(1, 1, in_size))
+        seconds[backend] = _time(modules[:most], x)
     best = min(possible, key=lambda name: seconds[name])
     return best if seconds[best] < seconds["fused"] * MIN_GAIN else "fused"
 
