@@ -169,6 +169,8 @@ class Transformer(nn.Module):
         for name, value in inputs.items():
             if name not in known:
                 raise UsageError(f"{name!r} is not an input of this model", "inputs: " + ", ".join(sorted(known)))
+            if value is not None and not isinstance(value, Tensor):
+                raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
             if name == "token_type_ids" and value is not None:
                 inputs[name] = self._token_types(value)
 

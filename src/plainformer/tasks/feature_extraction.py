@@ -50,6 +50,8 @@ class FeatureExtraction(Task):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pooling, self.normalized = read_pooling(self.folder)
+        if self.folder is None:  # a GGUF file says it among its metadata
+            self.pooling = self.config.source.get("pooling", self.pooling)
         self.max_tokens = read_max_tokens(self.folder)
 
     def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> TextBatch:

@@ -44,7 +44,9 @@ def read_generation_settings(folder: Path | None, config: ModelConfig) -> Genera
     values = read_json_object(path) if path is not None and path.is_file() else config.source
     start = _ids(values, "decoder_start_token_id")
     forced_bos = _ids(values, "forced_bos_token_id")
-    banned = values.get("bad_words_ids") or ()
+    banned = values.get("bad_words_ids") or []
+    if not isinstance(banned, list):
+        raise CheckpointError(f"bad_words_ids={banned!r} is not a list of lists of ids", "mend generation_config.json")
     # A ban of a longer sequence depends on what stands before; Marian bans its padding token, which alone is common.
     single = [word[0] for word in banned if isinstance(word, list) and len(word) == 1]
     # Whisper's older files have -1 for "none" in suppress_tokens.
