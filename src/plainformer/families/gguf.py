@@ -299,9 +299,9 @@ def _bert(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     meta.refuse("attention.causal", False, why="an encoder sees both directions")
     shape = file.shape("token_types.weight") if "token_types.weight" in meta.tensors else (0, 0)
     require(len(shape) == 2, f"tensor 'token_types.weight' has shape {shape}, not two axes")
-    pooling = {1: {"pooling": "mean"}, 2: {"pooling": "cls"}, 3: {"pooling": "last"}}.get(
-        meta.get("pooling_type", 0), {}
-    )
+    names = {1: "mean", 2: "cls", 3: "last"}  # llama.cpp's numbers; 0 is none
+    kind = meta.integer("pooling_type", default=0)
+    pooling = {"pooling": names[kind]} if kind in names else {}
     return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": shape[0], **pooling}
 
 
