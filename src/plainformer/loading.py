@@ -80,7 +80,8 @@ def load_model(
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
-        backend: how linears compute on a CPU: "auto" measures, or "plain", "fused", "transposed", "onednn".
+        backend: how linears compute on a CPU: "plain", "fused", "transposed", "onednn", or "auto", which measures them;
+            the last bits of a result may then differ from load to load: name one where they must not.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: accept tensors that no weight row knows.
         prepare: False keeps plain, separate weights that can be trained.
