@@ -153,8 +153,8 @@ def test_a_misspelt_file_is_not_a_text(cli: Cli, tiny: Callable[[str], Path]) ->
 
 def test_inputs_that_are_not_text(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"caf\xe9")
-    refused(cli("run", tiny("text-classification"), "in.txt"), "in.txt is not UTF-8 text: byte 3")
-    refused(cli("run", tiny("text-classification"), "-", stdin=b"\xff"), "stdin is not UTF-8 text: byte 0")
+    refused(cli("run", tiny("text-classification"), "in.txt"), "in.txt, line 1 is not UTF-8 text: byte 3")
+    refused(cli("run", tiny("text-classification"), "-", stdin=b"\xff"), "stdin, line 1 is not UTF-8 text: byte 0")
     refused(cli("run", tiny("text-classification"), "caf\udce9"), "half a surrogate pair")
 
 
@@ -595,3 +595,19 @@ def test_control_c(tiny: Callable[[str], Path]) -> None:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130 and out == b""
         assert err.endswith(b"interrupted\n") and b"Traceback" not in err
+
+
+def test_an_endless_stream_is_answered_line_by_line(tiny: Callable[[str], Path]) -> None:
+    """Nothing waits for the end of stdin, and nothing keeps what was answered."""
+    command = [sys.executable, "-c", "from plainformer.cli.main import main; main()"]
+    yes = subprocess.Popen(["yes", "the cat"], stdout=subprocess.PIPE)
+    run = subprocess.Popen(
+        [*command, "run", str(tiny("text-classification")), "-"], stdin=yes.stdout, stdout=subprocess.PIPE
+    )
+    try:
+        assert run.stdout is not None
+        assert [run.stdout.readline() for _ in range(20)][-1].strip()
+    finally:
+        for process in (run, yes):
+            process.kill()
+            process.communicate()

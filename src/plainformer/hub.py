@@ -111,7 +111,9 @@ def resolve(
         CheckpointError: a local path does not exist or holds no model.
         HubError: no network and not in the cache, no such repository or revision, no permission, nothing usable in it.
     """
-    text = os.fspath(ref)
+    text = os.fspath(ref) if isinstance(ref, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise UsageError(f"the model reference {ref!r} is a {type(ref).__name__}", "give a str or a Path")
     _check_text(text)
     local = _resolve_local(text, is_path=not isinstance(ref, str))
     if local is not None:

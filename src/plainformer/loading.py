@@ -124,9 +124,8 @@ def read_config(folder: Path, head: str | None = None) -> ModelConfig:
 
 def save_model(model: Transformer, folder: Ref) -> None:
     """Write `model.safetensors` and `config.json`, as the reference library reads them."""
-    target = Path(folder)
+    target = _make_folder(folder)
     table = table_for(model.config)
-    _make_folder(target)
     write_safetensors(export_weights(model, table), target)
     raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
     raw.pop("torch_dtype", None)
@@ -142,11 +141,17 @@ def save_model(model: Transformer, folder: Ref) -> None:
         ) from None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Ref) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not (path := os.fspath(folder)):
+            raise ValueError
+        made = Path(path)
+        made.mkdir(parents=True, exist_ok=True)
+    except (TypeError, ValueError):  # no path at all, an empty one, or one with a NUL or half a character in it
+        raise UsageError(f"{folder!r} is not the path of a folder", "pass a str or a Path") from None
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None
+    return made
 
 
 def load(
@@ -256,6 +261,12 @@ def save(model: Any, folder: Ref) -> None:
     if isinstance(model, Transformer):
         save_model(model, folder)
         return
+    from plainformer.tasks.base import Task
+
+    if not isinstance(model, Task):
+        raise UsageError(
+            f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave"
+        )
     save_model(model.model, folder)
     if model._tokenizer is not None:
         model.tokenizer.save(Path(folder))

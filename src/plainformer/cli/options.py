@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from cyclopts import Parameter
 
@@ -16,6 +16,7 @@ from plainformer.errors import InputError, PlainformerError, UsageError
 
 STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 Text = TypeVar("Text", str, str | None)
+MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
@@ -45,11 +46,16 @@ def restored(text: Text) -> Text:
     return "-" if text == STDIN else text
 
 
-def read_stdin() -> bytes:
-    """All of stdin."""
+def open_stdin() -> BinaryIO:
+    """Stdin as bytes, if there is one."""
     if sys.stdin is None:
         raise InputError("stdin is closed", 'give it something to read, or leave "-" out')
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer
+
+
+def read_stdin() -> bytes:
+    """All of stdin, up to the bound of one input."""
+    return _bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
 
 
 def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterator[Any]:
@@ -64,9 +70,10 @@ def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterato
         if literal:
             yield restored(value)
         elif value == STDIN:
-            yield from _parts(read_stdin(), "stdin", whole=whole, jsonl=False)
+            yield from _parts(open_stdin(), "stdin", whole=whole, jsonl=False)
         elif is_file(value):
-            yield from _parts(Path(value).read_bytes(), value, whole=whole, jsonl=value.endswith(".jsonl"))
+            with Path(value).open("rb") as file:
+                yield from _parts(file, value, whole=whole, jsonl=value.endswith(".jsonl"))
         else:
             yield value
 
@@ -89,18 +96,33 @@ def is_file(value: str) -> bool:
         return False
 
 
-def _parts(data: bytes, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
+def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
+    """Inputs as they arrive: an endless stream is answered line by line and never held."""
     if whole and not jsonl:
-        yield text
+        yield _decoded(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
         return
-    # Not splitlines(): only line feeds end a line, so a form feed or U+2028 inside a text stays in it.
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+    number = 0
+    # Only line feeds end a line, so a form feed or U+2028 inside a text stays in it.
+    while data := file.readline(MAX_INPUT_BYTES + 1):
+        number += 1
+        line = _decoded(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
         if line.strip():
             yield _json_input(line, where, number) if jsonl else line
+
+
+def _bounded(data: bytes, where: str) -> bytes:
+    if len(data) > MAX_INPUT_BYTES:
+        raise InputError(
+            f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "cut it into lines or files"
+        )
+    return data
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
 
 
 def _json_input(line: str, where: str, number: int) -> Any:

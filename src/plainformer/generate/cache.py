@@ -50,6 +50,8 @@ class KeyValueCache:
 
     def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Write T new positions behind the `length` that are there; return all, as views: (B, K, S, E)."""
+        if layer == 0:
+            self._check_fit(k_BKTE)
         end = self.length + k_BKTE.size(2)
         if end > self.keys[layer].size(2):
             self._grow(layer, end)
@@ -76,6 +78,16 @@ class KeyValueCache:
         """Bytes that are allocated, cross-attention included."""
         kept = [t for pair in self.memory if pair is not None for t in pair]
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *kept))
+
+    def _check_fit(self, k_BKTE: Tensor) -> None:
+        batch, heads, _, size = self.keys[0].shape
+        rows, needed, _, width = k_BKTE.shape
+        if (rows, needed, width) != (batch, heads, size):
+            raise UsageError(
+                f"a cache of {batch} rows with {heads} heads of {size} channels does not fit {rows} rows with {needed} "
+                f"heads of {width}",
+                "make one with this model's config and the number of rows of its input",
+            )
 
     def _grow(self, layer: int, needed: int) -> None:
         while self.capacity < needed:

@@ -130,8 +130,9 @@ def stream(
     if mask is not None and budget < max_new_tokens:
         yield from _one_by_one(model, prompt, mask, max_new_tokens, options)
         return
-    ends = set(model.config.eos_ids if eos_ids is None else eos_ids)
-    never, not_first = (_as_ids(model, ids, prompt.device) for ids in (suppress, (*suppress, *suppress_first)))
+    ends = set(model.config.eos_ids if eos_ids is None else _listed("eos_ids", eos_ids))
+    always, first = _listed("suppress", suppress), _listed("suppress_first", suppress_first)
+    never, not_first = (_as_ids(model, ids, prompt.device) for ids in (always, [*always, *first]))
     cache = KeyValueCache(
         model.config, len(prompt), prompt.size(1) + min(budget, 256), dtype=model.dtype, device=prompt.device
     )
@@ -175,11 +176,20 @@ def _check_count(max_new_tokens: int) -> None:
         raise UsageError(f"max_new_tokens={max_new_tokens!r} leaves nothing to generate", "ask for at least 1")
 
 
-def _as_ids(model: Transformer, ids: Sequence[int], device: torch.device) -> Tensor | None:
+def _listed(name: str, ids: Sequence[int]) -> list[int]:
+    """The ids as a list of whole numbers."""
+    if isinstance(ids, str) or not hasattr(ids, "__iter__") or not all(hasattr(i, "__index__") for i in ids):
+        raise UsageError(f"{name}={ids!r} is not a list of token ids", f"write {name}=[...]")
+    return [int(i) for i in ids]
+
+
+def _as_ids(model: Transformer, ids: list[int], device: torch.device) -> Tensor | None:
     """Ids as a tensor, all inside the vocabulary; None where there are none."""
     size = model.config.head.out_size
     if outside := [i for i in ids if not 0 <= i < size]:
         raise UsageError(f"suppressed ids {outside[:5]} are outside the vocabulary, 0 to {size - 1}", "leave them out")
+    if len(set(ids)) == size:
+        raise UsageError("every token of the vocabulary is suppressed", "leave at least one to pick")
     return torch.tensor(sorted(set(ids)), device=device) if ids else None
 
 
@@ -260,6 +270,13 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
 
     Columns that are padding in every row are dropped.
     """
+    for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        if value is not None and not isinstance(value, Tensor):
+            raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise InputError(
+            f"input_ids of shape {tuple(input_ids.shape)} are empty or not (B, T)", "give one row of ids for each input"
+        )
     if attention_mask is None:
         return input_ids, None
     if attention_mask.shape != input_ids.shape:
@@ -272,7 +289,7 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
     if not bool(attention_mask.any(-1).all()):
         raise InputError("a row of the batch has no real token", "leave empty prompts out")
     # Sorting by (is real, place) is stable: padding first, real tokens in their order.
-    real = attention_mask.long()
+    real = attention_mask.bool().long()
     order = real.argsort(dim=-1, stable=True)[:, -int(real.sum(-1).max()) :]
     ids, mask = input_ids.gather(1, order), real.gather(1, order)
     return ids, None if bool(mask.all()) else mask

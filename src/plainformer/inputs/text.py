@@ -373,19 +373,25 @@ class Tokenizer:
         """
         from plainformer.inputs.tokenizer_settings import write_folder
 
-        write_folder(
-            Path(folder),
-            backend=self.backend if self._piece_ids is None else None,
-            source_files=self._source_files,
-            special_tokens=self.special_tokens,
-            chat_templates=self._chat_templates,
-            settings={
-                **self._settings,
-                "padding_side": self.padding_side,
-                **({"model_input_names": _NAMES_WITH_TYPES} if self._uses_types() else {}),
-                **({"model_max_length": self.max_length} if self.max_length is not None else {}),
-            },
-        )
+        settings = {
+            **self._settings,
+            "padding_side": self.padding_side,
+            **({"model_input_names": _NAMES_WITH_TYPES} if self._uses_types() else {}),
+            **({"model_max_length": self.max_length} if self.max_length is not None else {}),
+        }
+        try:
+            write_folder(
+                Path(folder),
+                backend=self.backend if self._piece_ids is None else None,
+                source_files=self._source_files,
+                special_tokens=self.special_tokens,
+                chat_templates=self._chat_templates,
+                settings=settings,
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the tokenizer to {folder}: {error.strerror}", "choose another folder"
+            ) from None
 
 
 def _check_side(side: object) -> None:

@@ -19,6 +19,8 @@ from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_front
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
 
+ID_TYPES = (torch.int64, torch.int32)  # what an embedding can be asked for
+
 
 @dataclass
 class StackInput:
@@ -148,9 +150,12 @@ class Stack(nn.Module):
             check_ids(inputs.input_ids, self.config.frontend, past)
             embeds = frontend.embed(inputs.input_ids)
         else:
-            embeds = _given("inputs_embeds", inputs.inputs_embeds)
+            embeds = _checked_embeds(_given("inputs_embeds", inputs.inputs_embeds), frontend)
         batch, length = embeds.shape[:2]
         self._check_length(past + length)
+        for name, value in (("position_ids", inputs.position_ids), ("token_type_ids", inputs.token_type_ids)):
+            if value is not None:
+                _check_places(name, value, batch, length)
         real_BS = self._real(inputs.attention_mask, batch, past + length)
         positions_BT = self._positions(inputs.position_ids, real_BS, past, length, embeds.device)
         real_BT = real_BS[:, past:] if real_BS is not None else None
@@ -256,10 +261,10 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
 def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
     """Ids must be whole numbers in (B, T) inside the vocabulary. Looked at on a CPU, or on a prompt: once, not per token."""
     assert isinstance(frontend, TokenFrontend)
-    if input_ids.dim() != 2 or input_ids.is_floating_point():
+    if input_ids.dim() != 2 or input_ids.dtype not in ID_TYPES:
         raise InputError(
             f"input_ids of shape {tuple(input_ids.shape)} and type {input_ids.dtype}: not whole numbers in (B, T)",
-            "give one row of token ids for each input",
+            "give one row of token ids for each input, of type torch.long",
         )
     if input_ids.numel() == 0:
         raise InputError(f"input_ids of shape {tuple(input_ids.shape)} are empty", "give at least one token")
@@ -271,6 +276,27 @@ def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
         raise InputError(
             f"token id {bad} is outside this model's vocabulary, 0 to {frontend.vocab_size - 1}",
             "is the tokenizer that of another model?",
+        )
+
+
+def _checked_embeds(embeds: Tensor, frontend: TokenEmbedding) -> Tensor:
+    """Vectors in place of ids: (B, T, E) with at least one position, in the model's own dtype."""
+    size = frontend.config.embedding_size
+    if embeds.dim() != 3 or embeds.size(-1) != size or embeds.numel() == 0:
+        raise InputError(
+            f"inputs_embeds of shape {tuple(embeds.shape)}: not (B, T, {size}) with B and T at least 1",
+            "give one vector for each token, as embed_tokens does",
+        )
+    return embeds.to(frontend.tokens.weight.dtype)
+
+
+def _check_places(name: str, value: Tensor, batch: int, length: int) -> None:
+    """Whole numbers, one for each position: (B, T), or (1, T) where all rows have the same."""
+    fits = value.dim() == 2 and value.size(0) in (1, batch) and value.size(1) == length
+    if not fits or value.dtype not in ID_TYPES:
+        raise UsageError(
+            f"{name} of shape {tuple(value.shape)} and type {value.dtype}: not whole numbers in ({batch}, {length})",
+            "it has one entry for each token, of type torch.long",
         )
 
 

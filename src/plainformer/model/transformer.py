@@ -17,7 +17,7 @@ from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.heads import Head
-from plainformer.model.stack import Stack, StackInput, StackOutput
+from plainformer.model.stack import Stack, StackInput, StackOutput, check_ids
 
 
 @dataclass
@@ -103,6 +103,8 @@ class Transformer(nn.Module):
         stack = self.encoder if self.encoder is not None else self.main
         if not isinstance(stack.frontend, TokenEmbedding):
             raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
+        _check_tensor("input_ids", input_ids)
+        check_ids(input_ids.flatten(0, -2) if input_ids.dim() > 2 else input_ids, stack.config.frontend, 0)
         return stack.frontend.embed(input_ids)
 
     def forward(
@@ -134,7 +136,9 @@ class Transformer(nn.Module):
             UsageError: an unknown or ill-shaped input. InputError: ids, lengths or images that the model cannot take.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_names(inputs)
+        both = self.encoder is not None and self.decoder is not None
+        self._check_names(inputs, {*_MAIN_NAMES, *(_DECODER_NAMES if both else ())})
+        self._check_options(cache, encoder_output, logits_to_keep)
         choices = self._flatten_choices(inputs)
         states = output_hidden_states or self.config.head.mixed_states > 0
         options = {"output_hidden_states": states, "output_attentions": output_attentions}
@@ -147,6 +151,7 @@ class Transformer(nn.Module):
             if encoder_output is None:
                 encoder_output = self.encoder(main_input, **options)
             decoder_input = self._decoder_input(inputs)
+            _check_rows(decoder_input, encoder_output)
             output = self.decoder(decoder_input, cache=cache, memory=encoder_output, **options)
         result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
         return result if output_hidden_states == states else replace(result, hidden_states=None)
@@ -158,19 +163,29 @@ class Transformer(nn.Module):
         if self.encoder is None:
             raise UsageError("this model has no encoder", "call it directly")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_names(given)
+        self._check_names(given, set(_MAIN_NAMES))
         output: StackOutput = self.encoder(StackInput(**given))
         return output
 
-    def _check_names(self, inputs: dict[str, Tensor | None]) -> None:
-        known = set(_MAIN_NAMES)
-        if self.encoder is not None and self.decoder is not None:
-            known |= set(_DECODER_NAMES)
+    def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
+        if cache is not None and self.decoder is None:
+            raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
+        if encoder_output is not None and (self.encoder is None or self.decoder is None):
+            raise UsageError("encoder_output is for an encoder-decoder, which this model is not", "leave it out")
+        if encoder_output is not None and not isinstance(encoder_output, StackOutput):
+            raise UsageError(
+                f"encoder_output is a {type(encoder_output).__name__}, not an encoder's output",
+                "pass what encode() gave, or .encoder of an earlier output",
+            )
+        if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+            raise UsageError(f"logits_to_keep={logits_to_keep!r} is not a count of positions", "give 0 (all) or more")
+
+    def _check_names(self, inputs: dict[str, Tensor | None], known: set[str]) -> None:
         for name, value in inputs.items():
             if name not in known:
                 raise UsageError(f"{name!r} is not an input of this model", "inputs: " + ", ".join(sorted(known)))
-            if value is not None and not isinstance(value, Tensor):
-                raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+            if value is not None:
+                _check_tensor(name, value)
             if name == "token_type_ids" and value is not None:
                 inputs[name] = self._token_types(value)
 
@@ -231,6 +246,21 @@ class Transformer(nn.Module):
             attentions=output.attentions,
             cross_attentions=output.cross_attentions,
             encoder=encoder,
+        )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+
+
+def _check_rows(decoder: StackInput, memory: StackOutput) -> None:
+    """As many rows on both sides, or one that serves all."""
+    given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
+    rows, encoded = len(given) if given is not None and given.dim() else 0, len(memory.last_hidden_state)
+    if rows != encoded and encoded != 1:
+        raise UsageError(
+            f"the decoder's input has {rows} rows, and the encoder's output {encoded}", "they need the same number"
         )
 
 

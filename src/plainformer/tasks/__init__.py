@@ -63,10 +63,10 @@ ALIASES = {
 
 def task_info(name: str) -> TaskInfo:
     """The task of that name or alias, or an error that offers the closest ones."""
-    known = ALIASES.get(name, name)
+    known = ALIASES.get(name, name) if isinstance(name, str) else ""
     if known not in TASKS:
         raise UsageError(
-            f"task {name!r} is unknown", did_you_mean(name, [*TASKS, *ALIASES]) or "see `plainformer tasks`"
+            f"task {name!r} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
         )
     return TASKS[known]
 
