@@ -28,6 +28,7 @@ from plainformer.cli.main import run_app
 from plainformer.config import MAX_LAYERS
 from plainformer.errors import CheckpointError, InputError, PlainformerError, UsageError
 from plainformer.families import FAMILIES, config_from_dict, table_for
+from plainformer.generate.cache import KeyValueCache
 from plainformer.loading import load, load_model, save_model
 from plainformer.model.transformer import Transformer
 from tests.tiny import save
@@ -601,6 +602,72 @@ def test_tensors(tiny: Folder) -> None:
         model(ids, labels=ids)
     with pytest.raises(UsageError, match="input_ids"):
         model()
+    for bad in (ids.bool(), ids.to(torch.int8), ids + 0j):
+        with pytest.raises(InputError, match="not whole numbers"):
+            model(bad)
+    for shape in ((1, 3, 31), (3, 32), (3,), (1, 0, 32)):
+        with pytest.raises(InputError, match="inputs_embeds of shape"):
+            model(inputs_embeds=torch.zeros(shape))
+    assert model(inputs_embeds=torch.zeros(1, 3, 32, dtype=torch.float64)).logits.dtype == torch.float32
+    for name in ("position_ids", "token_type_ids"):
+        for value in (torch.zeros(1, 2).long(), torch.zeros(2, 3).long(), torch.zeros(3).long(), torch.zeros(1, 3)):
+            with pytest.raises(UsageError, match=f"{name} of shape"):
+                model(ids, **{name: value})
+    for count in (-1, True, "1"):
+        with pytest.raises(UsageError, match="logits_to_keep"):
+            model(ids, logits_to_keep=count)
+    for bad in (ids + vocabulary, ids.float()):
+        with pytest.raises(InputError):
+            model.embed_tokens(bad)
+    with pytest.raises(UsageError, match="not a tensor"):
+        model.embed_tokens([[2, 5, 3]])  # type: ignore[arg-type]
+
+
+def test_what_a_model_has_no_use_for(tiny: Folder) -> None:
+    ids = torch.tensor([[2, 5, 3], [2, 6, 3]])
+    encoder, decoder, both = (load_model(tiny(name)) for name in ("text-classification", "chat", "text2text"))
+    with pytest.raises(UsageError, match="no decoder"):
+        encoder(ids, cache=KeyValueCache(decoder.config, 2))
+    with pytest.raises(UsageError, match="encoder_output"):
+        decoder(ids, encoder_output=both.encode(ids))
+    with pytest.raises(UsageError, match="not an encoder's output"):
+        both(decoder_input_ids=ids, encoder_output=both(ids))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="1 rows, and the encoder's output 2"):
+        both(ids, decoder_input_ids=ids[:1])
+    with pytest.raises(UsageError, match="not an input"):
+        both.encode(ids, decoder_input_ids=ids)
+    for cache in (KeyValueCache(decoder.config, 3), KeyValueCache(both.config, 2)):
+        with pytest.raises(UsageError, match="does not fit"):
+            decoder(ids, cache=cache)
+
+
+@pytest.mark.parametrize("ref", [None, 5, b"x", [], "a" * 5000])
+def test_references_of_no_kind(ref: Any) -> None:
+    with pytest.raises(PlainformerError):
+        load(ref)
+
+
+@pytest.mark.parametrize("task", [5, [], ""])
+def test_tasks_of_no_kind(tiny: Folder, task: Any) -> None:
+    with pytest.raises(UsageError, match="is unknown"):
+        load(tiny("chat"), task=task)
+
+
+@pytest.mark.parametrize("folder", [5, None, "", "a\0b", "\ud800", b"x"])
+def test_folders_of_no_kind(tiny: Folder, folder: Any) -> None:
+    with pytest.raises(UsageError, match="not the path of a folder"):
+        plainformer.save(load_model(tiny("embedding")), folder)
+
+
+def test_saving_where_or_what_cannot_be(tiny: Folder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    task = load(tiny("embedding"))
+    for write in (lambda: plainformer.save(task, tmp_path / "file"), lambda: task.tokenizer.save(tmp_path / "file")):
+        with pytest.raises(CheckpointError, match="choose another folder"):
+            write()
+    for value in ("x", None, task.tokenizer):
+        with pytest.raises(UsageError, match="neither a model nor a task"):
+            plainformer.save(value, tmp_path / "new")
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "float64", "", 16, torch.int8, torch.float64, ["fp32"], "FP32 "])

@@ -115,7 +115,12 @@ def resolve(
     if not isinstance(text, str):
         raise UsageError(f"the model reference {ref!r} is a {type(ref).__name__}", "give a str or a Path")
     _check_text(text)
-    local = _resolve_local(text, is_path=not isinstance(ref, str))
+    try:
+        local = _resolve_local(text, is_path=not isinstance(ref, str))
+    except OSError as error:  # a folder that may not be read, a name longer than a file's can be
+        raise CheckpointError(
+            f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
+        ) from None
     if local is not None:
         if revision is not None:
             raise UsageError(f"revision={revision!r} has no meaning for {text!r}, which is on this machine")

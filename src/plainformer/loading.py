@@ -264,14 +264,21 @@ def save(model: Any, folder: Ref) -> None:
     from plainformer.tasks.base import Task
 
     if not isinstance(model, Task):
-        raise UsageError(
-            f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave"
-        )
+        raise UsageError(f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave")
     save_model(model.model, folder)
     if model._tokenizer is not None:
         model.tokenizer.save(Path(folder))
-    for name in model.companions if model.folder is not None else ():
-        source, target = model.folder / name, Path(folder) / name
-        if source.is_file() and source.resolve() != target.resolve():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+    if model.folder is not None:
+        for name in model.companions:
+            _copy(model.folder / name, Path(folder) / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that is there, unless it is the same one."""
+    if not source.is_file() or source.resolve() == target.resolve():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None

@@ -162,6 +162,15 @@ def test_what_is_refused(models: dict[str, Any], tmp_path: Path) -> None:
         generate(gpt2, row.expand(2, -1), torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]))
     with pytest.raises(InputError, match="empty"):
         generate(gpt2, row[:, :0])
+    for option in ({"eos_ids": 2}, {"eos_ids": "2"}, {"suppress": 2}, {"suppress": [1.5]}, {"suppress_first": "a"}):
+        with pytest.raises(UsageError, match="not a list of token ids"):
+            generate(gpt2, row, **option)
+    with pytest.raises(UsageError, match="every token"):
+        generate(gpt2, row, suppress=range(VOCABULARY))
+    with pytest.raises(UsageError, match="not a tensor"):
+        generate(gpt2, row.tolist())
+    with pytest.raises(InputError, match=r"not \(B, T\)"):
+        generate(gpt2, row[0])
     make.bert(tmp_path, "BertForMaskedLM")
     with pytest.raises(UsageError, match="'masked_lm' head"):
         generate(load_model(tmp_path, backend="plain"), row)
@@ -173,6 +182,8 @@ def test_left_align() -> None:
     moved, real = left_align(ids, mask)
     assert moved.tolist() == [[0, 5, 6], [7, 8, 9], [4, 3, 2]]
     assert real is not None and real.tolist() == [[0, 1, 1], [1, 1, 1], [1, 1, 1]]
+    doubled, real = left_align(ids, mask * 2.0)  # whatever is not 0 is real
+    assert real is not None and torch.equal(doubled, moved) and real.max() == 1
     same, none = left_align(ids[1:2, 1:4], mask[1:2, 1:4])
     assert none is None and same.tolist() == [[7, 8, 9]]
     trimmed, none = left_align(ids[1:2], mask[1:2])

@@ -176,11 +176,12 @@ def _check_count(max_new_tokens: int) -> None:
         raise UsageError(f"max_new_tokens={max_new_tokens!r} leaves nothing to generate", "ask for at least 1")
 
 
-def _listed(name: str, ids: Sequence[int]) -> list[int]:
+def _listed(name: str, ids: Any) -> list[int]:
     """The ids as a list of whole numbers."""
-    if isinstance(ids, str) or not hasattr(ids, "__iter__") or not all(hasattr(i, "__index__") for i in ids):
+    listed = list(ids) if hasattr(ids, "__iter__") else None
+    if listed is None or not all(hasattr(i, "__index__") for i in listed):
         raise UsageError(f"{name}={ids!r} is not a list of token ids", f"write {name}=[...]")
-    return [int(i) for i in ids]
+    return [int(i) for i in listed]
 
 
 def _as_ids(model: Transformer, ids: list[int], device: torch.device) -> Tensor | None:

@@ -110,7 +110,7 @@ def _decode(source: str | os.PathLike[str] | bytes) -> tuple[Wave, int]:
         raise
     except Exception as error:  # whatever a decoder meets in hostile bytes means the same to the user
         raise InputError(
-            f"{name}: corrupt, truncated, or not audio that we can read ({str(error).rpartition(": ")[2]})",
+            f"{name}: corrupt, truncated, or not audio that we can read ({str(error).rpartition(': ')[2]})",
             "known formats: wav, flac, mp3, ogg, opus, aiff; convert others with: ffmpeg -i INPUT output.wav",
         ) from error
     if _ogg_cut_short(content):

@@ -50,9 +50,7 @@ def existing_file(source: str | os.PathLike[str], what: str) -> Path:
         path = Path(text).expanduser()
         if path.is_file():
             return path
-        if path.is_dir():
-            raise InputError(f"{what} {text[:200]!r} is a folder", "give a file in it")
-        siblings = [p.name for p in path.parent.iterdir()]
+        siblings = [p.name for p in path.parent.iterdir() if p.is_file()]
         hint = did_you_mean(path.name, siblings)
     except (OSError, RuntimeError, ValueError):  # no such folder, no such user, a NUL in the name
         hint = ""

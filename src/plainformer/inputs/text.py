@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.inputs.encoding import Encoding, TextBatch
 from plainformer.inputs.windows import truncated, windows
 
