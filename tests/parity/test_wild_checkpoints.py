@@ -161,7 +161,8 @@ def test_base_from_a_masked_lm_file(prefix: str, tmp_path: Path) -> None:
     assert mine.logits is None and mine.pooler_output is None
     save_model(ours, tmp_path / "base")
     again = load_model(tmp_path / "base", head="none")
-    assert torch.equal(again(**inputs).last_hidden_state, mine.last_hidden_state)
+    # Not torch.equal: the backend is measured, and a file puts tensors at other alignments.
+    close(again(**inputs).last_hidden_state, mine.last_hidden_state, "what was saved", 1e-6)
 
 
 def test_half_a_pooler_is_damage(tmp_path: Path) -> None:
