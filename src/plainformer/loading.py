@@ -80,8 +80,8 @@ def load_model(
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
-        backend: how linears compute on a CPU: "plain", "fused", "transposed", "onednn", or "auto", which measures them;
-            the last bits of a result may then differ from load to load: name one where they must not.
+        backend: how linears compute on a CPU: "plain", "fused", "transposed", "onednn", or "auto", which measures them
+            once for each shape in a process; name one where the last bits of a result must not differ between processes.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: accept tensors that no weight row knows.
         prepare: False keeps plain, separate weights that can be trained.
@@ -105,12 +105,12 @@ def load_model(
         check_depth(config, source)
         model = Transformer(config)
         load_weights(model, source, table, dtype=wanted, device=target, allow_unused=allow_unused)
+        model.eval()
+        set_ffn_chunk_size(model, ffn_chunk_size)
+        if prepare:
+            prepare_for_inference(model, backend, 1 if config.decoder is not None else 128, source.release)
     finally:
         source.close()
-    model.eval()
-    set_ffn_chunk_size(model, ffn_chunk_size)
-    if prepare:
-        prepare_for_inference(model, backend, rows=1 if config.decoder is not None else 128)
     return model
 
 

@@ -7,8 +7,9 @@ does not fit. Nothing is initialised at random.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError
 from plainformer.families.rules import Row, WeightTable, _pattern
+from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
     from plainformer.formats.source import TensorSource
@@ -54,6 +56,7 @@ def load_weights(
     """
     report = LoadReport()
     tied = dict(model.config.tied)
+    copies: dict[str, nn.Parameter | None] = dict.fromkeys(tied)  # of tied parameters, where the file has them too
     expected = dict(model.named_parameters())
     ranks = {row: rank for rank, row in enumerate(table.rows)}
     filled: dict[str, int] = {}  # by which row
@@ -75,11 +78,12 @@ def load_weights(
         if not wanted:
             report.unused.append(name)
             continue
-        _place(model, name, _read(source, name, row), ours, expected, tied, dtype, device)
+        _place(model, name, _read(source, name, row), ours, expected, copies, dtype, device)
+        source.release()  # of a tensor that was converted, the file's own pages are of no more use
         filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
     _drop_pooler(model)
-    _untie_or_tie(model, tied)
+    _untie_or_tie(model, tied, copies)
     # Only now, when the file has shown that it is of this size: a lying configuration must not take memory for zeros.
     zeros = [row for row in table.rows if row.kind == "zeros"]
     _account(model, zeros, report, allow_unused)
@@ -123,7 +127,7 @@ def _place(
     tensors: list[Tensor],
     ours: tuple[str, ...],
     expected: dict[str, nn.Parameter],
-    tied: dict[str, str],
+    copies: dict[str, nn.Parameter | None],
     dtype: torch.dtype | None,
     device: torch.device | str,
 ) -> None:
@@ -137,8 +141,8 @@ def _place(
                 "the configuration and the weights are not of the same model",
             )
         value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
-        if our_name in tied:
-            model.__dict__.setdefault("_second_copies", {})[our_name] = value
+        if our_name in copies:
+            copies[our_name] = value
             continue
         _set(model, our_name, value)
         expected[our_name] = value
@@ -172,12 +176,11 @@ def _drop_pooler(model: Transformer) -> None:
         model.head = type(model.head)(model.config.head, config.main_stack.hidden_size)
 
 
-def _untie_or_tie(model: Transformer, tied: dict[str, str]) -> None:
+def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn.Parameter | None]) -> None:
     """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
-    copies: dict[str, nn.Parameter] = model.__dict__.pop("_second_copies", {})
     kept = {}
     for name, source in tied.items():
-        own, shared = copies.get(name), model.get_parameter(source)
+        own, shared = copies[name], model.get_parameter(source)
         if shared.is_meta and own is not None:  # only the tied end was stored, as some savers do
             _set(model, source, own)
         elif own is not None and not torch.equal(own, shared):
@@ -220,7 +223,7 @@ def _some(names: list[str], limit: int = 4) -> str:
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
-    state = dict(model.state_dict())
+    state = _tensors(model)
     tied = {name for name, _ in model.config.tied}
     left = {name for name in state if name not in tied}
     base = table.prefix if model.config.head.kind == "none" else ""
@@ -236,7 +239,7 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
             if any(name in tied for name in ours):
                 continue
             theirs = _filled(row.theirs, numbers).removeprefix(base)
-            yield theirs, row.op.save([state[name] for name in ours]).contiguous()
+            yield theirs, row.op.save([state[name]() for name in ours]).contiguous()
             left -= set(ours)
     if left:
         raise CheckpointError(
@@ -244,11 +247,31 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
         )
 
 
-def _numbers(row: Row, state: dict[str, Tensor]) -> list[tuple[str, ...]]:
-    """The layer numbers for which the model has the row's parameters."""
+def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """Each parameter by name. A packed one is unpacked when it is called for: all at once would double the memory."""
+    found: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found[name] = parameter.detach
+    for path, module in model.named_modules():
+        if isinstance(module, Linear) and module.packed is not None:
+            found[f"{path}.weight"] = module.packed.dense
+        if isinstance(module, LinearGroup) and module.packed is not None:
+            for index, name in enumerate(module.names):
+                found[f"{path}.{name}.weight"] = partial(_part, module, index)
+    return found
+
+
+def _part(group: LinearGroup, index: int) -> Tensor:
+    """One part of a packed group, a copy: a view would keep all of them in memory."""
+    assert group.packed is not None
+    return group.packed.dense().split(group.sizes)[index].clone()
+
+
+def _numbers(row: Row, names: Collection[str]) -> list[tuple[str, ...]]:
+    """The layer numbers for which the model has the row's parameters, given by their names."""
     if "{}" not in row.ours[0]:
-        return [()] if row.ours[0] in state else []
-    matches = (_pattern(row.ours[0]).fullmatch(name) for name in state)
+        return [()] if row.ours[0] in names else []
+    matches = (_pattern(row.ours[0]).fullmatch(name) for name in names)
     found = {match.groups() for match in matches if match is not None}
     return sorted(found, key=lambda numbers: tuple(int(n) for n in numbers))
 

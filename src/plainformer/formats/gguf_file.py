@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.formats.source import checked_file, require, wrong_content
+from plainformer.formats.source import checked_file, release_pages, require, wrong_content
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +129,9 @@ class GgufFile:
         kinds = ", ".join(f"{kind} × {count}" for kind, count in counts.most_common())
         what = {"format": f"gguf version {self.version}", "files": "1", "tensors": str(len(self._tensors))}
         return what | {"quantisation": kinds}
+
+    def release(self) -> None:
+        release_pages(self._data)
 
     def close(self) -> None:
         self._data = None  # tensors keep the mapping alive by themselves

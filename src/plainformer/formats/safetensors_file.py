@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.formats.source import checked_file, parse_json_object, require, wrong_content
+from plainformer.formats.source import checked_file, parse_json_object, release_pages, require, wrong_content
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +68,15 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = checked_file(Path(path))
-        self._entries, self.metadata = _read_header(self.path)
-        self._handle: Any = _open_with_library(self.path)
+        self._entries, self.metadata, self._start = _read_header(self.path)
+        _check_with_library(self.path)
+        try:
+            with self.path.open("rb") as file:
+                # Private and copy-on-write, so that torch may hold writable views which never reach the file. Mapped
+                # here and not by the library, so that pages can be given back while a model is rearranged.
+                self._data: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def names(self) -> list[str]:
         return list(self._entries)
@@ -82,37 +90,52 @@ class SafetensorsFile:
         return cast("torch.dtype", getattr(torch, _DTYPES[self._entry(name).dtype][0]))
 
     def read(self, name: str) -> torch.Tensor:
-        require(name, self._entries, self.path)
-        if self._handle is None:
+        import torch
+
+        entry = self._entry(name)
+        if self._data is None:
             raise UsageError(f"{self.path}: is closed", "read tensors before close()")
-        try:
-            return cast("torch.Tensor", self._handle.get_tensor(name))
-        except Exception as error:  # the library's errors have no common base that torch's share
-            raise CheckpointError(f"{self.path}: tensor {name!r} cannot be read: {error}") from error
+        dtype, start, size = self.dtype(name), self._start + entry.start, entry.end - entry.start
+        if not size:
+            return torch.empty(entry.shape, dtype=dtype)
+        if start % dtype.itemsize:  # other writers align nothing; torch's kernels may want it
+            return (
+                torch.frombuffer(self._data, dtype=torch.uint8, count=size, offset=start)
+                .clone()
+                .view(dtype)
+                .view(entry.shape)
+            )
+        count = math.prod(entry.shape)
+        return torch.frombuffer(self._data, dtype=dtype, count=count, offset=start).view(entry.shape)
 
     def describe(self) -> dict[str, str]:
         counts = Counter(entry.dtype for entry in self._entries.values())
         dtypes = ", ".join(f"{dtype} × {count}" for dtype, count in counts.most_common())
         return {"format": "safetensors", "files": "1", "tensors": str(len(self._entries)), "dtypes": dtypes}
 
+    def release(self) -> None:
+        release_pages(self._data)
+
     def close(self) -> None:
-        self._handle = None  # tensors keep the mapping alive by themselves
+        self._data = None  # tensors keep the mapping alive by themselves
 
     def _entry(self, name: str) -> _Entry:
         return self._entries[require(name, self._entries, self.path)]
 
 
-def _open_with_library(path: Path) -> Any:
+def _check_with_library(path: Path) -> None:
+    """A second opinion on the header."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(str(path), framework="pt", device="cpu")
+        with safe_open(str(path), framework="numpy"):
+            pass
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: the safetensors library refuses it: {error}", "download it again") from error
 
 
-def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
-    """The checked header. Allocates no more than the file's size, whatever length the file claims."""
+def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    """The checked header, and where the data begins. Allocates no more than the file's size, whatever length the file claims."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -135,7 +158,7 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str]]:
         raise CheckpointError(f"{path}: '__metadata__' must map strings to strings", "the header is damaged")
     entries = {name: _checked_entry(path, name, raw) for name, raw in header.items()}
     _check_layout(path, entries, size - 8 - length)
-    return entries, metadata
+    return entries, metadata, 8 + length
 
 
 def _checked_entry(path: Path, name: str, raw: object) -> _Entry:

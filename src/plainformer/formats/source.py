@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +62,10 @@ class TensorSource(Protocol):
 
     def describe(self) -> dict[str, str]:
         """What the file is, for people: the format, counts of tensors and of dtypes or quantisation types."""
+        ...
+
+    def release(self) -> None:
+        """Give memory-mapped pages back to the system; they are read anew when touched. For unchanged tensors only."""
         ...
 
     def close(self) -> None:
@@ -142,6 +148,10 @@ class ShardedSource:
         parts = [source.describe() for source in self._sources]
         merged = {"format": ", ".join(dict.fromkeys(part["format"] for part in parts))}
         return merged | {"files": str(len(parts)), "tensors": str(len(self._owner))}
+
+    def release(self) -> None:
+        for source in self._sources:
+            source.release()
 
     def close(self) -> None:
         for source in self._sources:
@@ -307,6 +317,15 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
     return value
+
+
+def release_pages(data: mmap.mmap | None) -> None:
+    """Take a mapping's pages out of this process's memory, where the system can (Linux); its content stays as it is.
+
+    A private mapping's *changed* pages would be lost: this is for the time before a tensor is given away.
+    """
+    if data is not None and sys.platform == "linux":
+        data.madvise(mmap.MADV_DONTNEED)
 
 
 class _DuplicateKey(Exception):

@@ -65,6 +65,9 @@ class TorchFile:
         kind = "pytorch .bin" if self.zipped else "pytorch .bin (before version 1.6)"
         return {"format": kind, "files": "1", "tensors": str(len(self._tensors)), "dtypes": dtypes}
 
+    def release(self) -> None:
+        """Nothing: torch keeps the mapping to itself."""
+
     def close(self) -> None:
         self._closed = True
         self._tensors = {}

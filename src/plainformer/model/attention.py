@@ -6,7 +6,7 @@ Shapes: B batch, T queries, S keys, D width, H heads, K key-value heads (K divid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from plainformer.model.norm import make_norm
 from plainformer.model.position import Rotation, rotate
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What attention asks of a key-value cache; `generate/cache.py` has the real one."""
 
@@ -119,16 +120,19 @@ class SelfAttention(nn.Module):
         self.qkv = LinearGroup(config.hidden_size, {"q": q_size, "k": kv_size, "v": kv_size}, config.qkv_bias)
         self.out = Linear(q_size, config.hidden_size, config.out_bias)
         over_heads, over_all = config.qk_norm == "head", config.qk_norm == "all"
-        self.q_norm_all = make_norm(q_size, config.norm) if over_all else nn.Identity()
-        self.k_norm_all = make_norm(kv_size, config.norm) if over_all else nn.Identity()
-        self.q_norm = make_norm(config.head_dim, config.norm) if over_heads else nn.Identity()
-        self.k_norm = make_norm(config.head_dim, config.norm) if over_heads else nn.Identity()
+        self.q_norm_all = make_norm(q_size, config.norm) if over_all else None
+        self.k_norm_all = make_norm(kv_size, config.norm) if over_all else None
+        self.q_norm = make_norm(config.head_dim, config.norm) if over_heads else None
+        self.k_norm = make_norm(config.head_dim, config.norm) if over_heads else None
         self.scores = DisentangledScores(config) if config.disentangled is not None else None
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
         q_BTD, k_BTD, v_BTD = self.qkv(x_BTD)
-        q_BHTE = self.q_norm(split_heads(self.q_norm_all(q_BTD), self.heads))
-        k_BKTE = self.k_norm(split_heads(self.k_norm_all(k_BTD), self.kv_heads))
+        if self.q_norm_all is not None and self.k_norm_all is not None:
+            q_BTD, k_BTD = self.q_norm_all(q_BTD), self.k_norm_all(k_BTD)
+        q_BHTE, k_BKTE = split_heads(q_BTD, self.heads), split_heads(k_BTD, self.kv_heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BHTE, k_BKTE = self.q_norm(q_BHTE), self.k_norm(k_BKTE)
         v_BKTE = split_heads(v_BTD, self.kv_heads)
         rotation = flow.rotations[layer]
         if rotation is not None:

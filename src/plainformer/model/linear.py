@@ -14,7 +14,7 @@ Shapes: ... any leading dimensions, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ Product = Callable[[Tensor], Tensor]
 
 
 class OneDnnWeight:
-    """A weight (O, I) in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives back the very same numbers."""
+    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+        weight_OI = weights[0] if len(weights) == 1 else torch.cat(list(weights))
         # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), 1)
         self.bias_O = None if bias_O is None else bias_O.detach()
@@ -44,24 +45,32 @@ class OneDnnWeight:
 
 
 class TransposedWeight:
-    """A weight turned over, (I, O), and for few rows cut along its inputs into a part for each thread. Inference only.
+    """Weights (O, I), joined and turned over, (I, O), and for few rows cut along its inputs into two parts for each thread. Inference only.
 
-    With one row, torch's ordinary product runs on one thread. Here P threads each multiply their I / P inputs by their
+    With one row, torch's ordinary product runs on one thread. Here P parts of the inputs are each multiplied by their
     rows of the weight - long runs of memory, read once, in order - and the P partial results are added. Many rows are an
     ordinary product. `dense()` gives back the very same numbers.
     """
 
     FEW_ROWS = 32
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        self.out_size, self.in_size = weight_OI.shape
-        self.weight_IO = weight_OI.detach().t().contiguous()
-        self.parts = next(parts for parts in range(torch.get_num_threads(), 0, -1) if self.in_size % parts == 0)
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+        # Turned over on the way into place: joining first would leave a hole in the heap for each layer.
+        turned = [weight_OI.detach().t() for weight_OI in weights]
+        self.weight_IO = turned[0].contiguous() if len(turned) == 1 else torch.cat(turned, dim=1)
+        self.in_size, self.out_size = self.weight_IO.shape
+        most = 2 * torch.get_num_threads()
+        self.parts = next(parts for parts in range(most, 0, -1) if self.in_size % parts == 0)
         self.weight_PIO = self.weight_IO.view(self.parts, -1, self.out_size)
         self.bias_O = None if bias_O is None else bias_O.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
+        if x.numel() == self.in_size:  # one token, where each call into torch counts
+            y = torch.bmm(x.reshape(self.parts, 1, -1), self.weight_PIO).sum(0, keepdim=True)
+            if self.bias_O is not None:
+                y += self.bias_O
+            return y if x.dim() == 3 else y.view(*x.shape[:-1], self.out_size)
         x_RI = x.reshape(-1, self.in_size)
         if len(x_RI) > self.FEW_ROWS:
             y_RO = x_RI @ self.weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_RI, self.weight_IO)
@@ -104,7 +113,8 @@ class _Prepared(nn.Module):
 
     packed: PackedWeight | None = None
 
-    def joined(self) -> tuple[Tensor, Tensor | None]:
+    def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
+        """The plain weights, and one bias for all."""
         raise NotImplementedError
 
     def pack(self, layout: type[PackedWeight]) -> None:
@@ -144,13 +154,13 @@ class Linear(_Prepared):
         assert self.weight is not None
         return F.linear(x, self.weight, self.bias)
 
-    def joined(self) -> tuple[Tensor, Tensor | None]:
+    def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
         assert self.weight is not None
-        return self.weight, self.bias
+        return [self.weight], self.bias
 
     def pack(self, layout: type[PackedWeight]) -> None:
         """Swap the weight for another layout; the plain one is released."""
-        self.packed = self.product = layout(*self.joined())
+        self.packed = self.product = layout(*self.unjoined())
         self.weight = None
 
     def unpack(self) -> None:
@@ -187,21 +197,22 @@ class LinearGroup(_Prepared):
             return tuple(part(x) for part in self.parts())
         return torch.split_with_sizes(self.product(x), self.sizes, dim=-1)
 
-    def joined(self) -> tuple[Tensor, Tensor | None]:
+    def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
         weights = [part.weight for part in self.parts()]
         biases = [part.bias for part in self.parts()]
         bias = None if biases[0] is None else torch.cat([b for b in biases if b is not None])
-        return torch.cat([w for w in weights if w is not None]), bias
+        return [w for w in weights if w is not None], bias
 
     def fuse(self) -> None:
         """One plain weight for all parts; each part's parameters become views of it, so no memory is added."""
-        weight, bias = self.joined()
+        weights, bias = self.unjoined()
+        weight = torch.cat(weights)
         self._share(weight, bias)
         self.product = lambda x: F.linear(x, weight, bias)
 
     def pack(self, layout: type[PackedWeight]) -> None:
         """One weight in another layout for all parts; the parts' own weights are released."""
-        self.packed = self.product = layout(*self.joined())
+        self.packed = self.product = layout(*self.unjoined())
         for part in self.parts():
             part.weight = None
 

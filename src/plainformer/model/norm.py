@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
+        wide = x if x.dtype == torch.float32 else x.float()
         if self.eps.device != x.device:
             self.eps = self.eps.to(x.device)
         # Through the vector's length: torch composes rms_norm from more and smaller steps on a CPU.

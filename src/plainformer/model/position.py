@@ -121,8 +121,7 @@ def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:
 
 
 def _turn(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return torch.addcmul(x_BHTE * cos, torch.cat((second, first), dim=-1), sin)
+    return torch.addcmul(x_BHTE * cos, x_BHTE.roll(cos.size(-1) // 2, -1), sin)
 
 
 def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:

@@ -1,33 +1,39 @@
 """Prepare a model for inference: join what reads the same input, then measure which CPU backend is fastest and keep it.
 
-Which kernel wins depends on the processor, the shape and whether the weights fit a cache, so it is measured on the
-model's own weights, all layers in turn as a decoding step would meet them, and not guessed. The measurement takes one
-token: the memory-bound case that a user waits for. `docs/decisions.md` holds the numbers that led here.
+Which kernel wins depends on the processor and the shape, so it is measured and not guessed: on several weights in turn,
+more than the caches hold, as a decoding step would meet them; once for each shape in a process. The measurement takes
+one token for a decoder: the memory-bound case that a user waits for. `docs/decisions.md` holds the numbers.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError, did_you_mean
-from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, can_pack, on_cpu_in_fp32, outermost
+from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, Product, can_pack, on_cpu_in_fp32, outermost
 
 BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
-# Another layout loses the memory-mapped or shared weight, so it must win by something.
-MIN_GAIN = 0.97
-# A measurement streams at least so many bytes of weights where the model has them: more than a processor's caches hold.
-MEASURED_BYTES = 96 * 2**20
+# A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
+MIN_GAIN = 0.95
+# A measurement streams so many bytes of weights: more than a processor's caches hold.
+MEASURED_BYTES = 64 * 2**20
+MOST_WEIGHTS = 32
 MEASURED_SECONDS = 0.1  # for each backend and shape, but two passes at least
 
 Module = Linear | LinearGroup
 
 
-def prepare_for_inference(model: nn.Module, backend: str = "auto", rows: int = 1) -> dict[str, str]:
+def prepare_for_inference(
+    model: nn.Module, backend: str = "auto", rows: int = 1, release: Callable[[], None] | None = None
+) -> dict[str, str]:
     """Choose each linear's backend in place, and stop gradients.
 
     Args:
@@ -36,6 +42,7 @@ def prepare_for_inference(model: nn.Module, backend: str = "auto", rows: int = 1
             dtype allow (fp32 on a CPU), else "fused".
         rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
             sentence or two for an encoder.
+        release: called after each rearranged weight, to give back the memory that its old form was read from.
     Returns:
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
@@ -46,12 +53,14 @@ def prepare_for_inference(model: nn.Module, backend: str = "auto", rows: int = 1
     choices: dict[str, str] = {}
     for (out_size, in_size), modules in _by_shape(model).items():
         possible = _possible(modules[0])
-        if backend == "auto":
-            chosen = _fastest(modules, possible, rows) if len(possible) > 1 else possible[0]
+        if backend == "auto" and len(possible) > 1:
+            chosen = fastest_backend(out_size, in_size, rows, possible, torch.get_num_threads())
         else:
             chosen = backend if backend in ("plain", *possible) else "fused"
         for module in modules:
             _put(module, chosen)
+            if release is not None:
+                release()
         choices[f"{out_size}x{in_size}"] = chosen
     return choices
 
@@ -66,12 +75,12 @@ def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
     return shapes
 
 
-def _possible(module: Module) -> list[str]:
+def _possible(module: Module) -> tuple[str, ...]:
     first = module.parts()[0] if isinstance(module, LinearGroup) else module
     assert first.weight is not None
     if not on_cpu_in_fp32(first.weight):
-        return ["fused"]
-    return ["fused", "transposed", "onednn"] if can_pack(first.weight) else ["fused", "transposed"]
+        return ("fused",)
+    return ("fused", "transposed", "onednn") if can_pack(first.weight) else ("fused", "transposed")
 
 
 def _put(module: Module, backend: str) -> None:
@@ -82,29 +91,36 @@ def _put(module: Module, backend: str) -> None:
         module.fuse()
 
 
-def _fastest(modules: list[Module], possible: list[str], rows: int) -> str:
-    """Time each backend on some of the modules; one that rearranges the weight must win."""
-    first = modules[0].parts()[0] if isinstance(modules[0], LinearGroup) else modules[0]
-    out_size = sum(modules[0].sizes) if isinstance(modules[0], LinearGroup) else modules[0].out_size
-    most = math.ceil(MEASURED_BYTES / (4 * first.in_size * out_size)) if rows == 1 else 3  # many rows are arithmetic
-    x = torch.ones(1, rows, first.in_size)
-    seconds: dict[str, float] = {}
+@functools.cache
+def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str, ...], threads: int) -> str:
+    """Time each backend on weights of one shape; remembered, so that a second load of a process chooses the same."""
+    size = out_size * in_size
+    count = min(math.ceil(MEASURED_BYTES / (4 * size)), MOST_WEIGHTS) if rows == 1 else 3  # many rows are arithmetic
+    flat = torch.ones(count, size)  # ones: untouched zeros would all be one page of memory
+    x = torch.ones(1, rows, in_size)
+    chosen, fastest = "fused", math.inf
     for backend in possible:
-        for module in modules[:most]:
-            _put(module, backend)
-        seconds[backend] = _time(modules[:most], x)
-    best = min(possible, key=lambda name: seconds[name])
-    return best if seconds[best] < seconds["fused"] * MIN_GAIN else "fused"
+        seconds = _time([_product(backend, weight, out_size, in_size) for weight in flat], x)
+        if seconds < fastest * MIN_GAIN:
+            chosen, fastest = backend, seconds
+    return chosen
+
+
+def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product:
+    if backend == "transposed":
+        return LAYOUTS[backend]([flat.view(in_size, out_size).t()], None)  # turned over already: nothing is copied
+    weight_OI = flat.view(out_size, in_size)
+    return LAYOUTS[backend]([weight_OI], None) if backend in LAYOUTS else functools.partial(F.linear, weight=weight_OI)
 
 
 @torch.inference_mode()
-def _time(modules: list[Module], x: Tensor, rounds: int = 6) -> float:
-    """The fastest of several passes through all modules; the first, which touches cold pages, does not count."""
+def _time(products: list[Product], x: Tensor, rounds: int = 6) -> float:
+    """The fastest of several passes through all products; the first, which touches cold pages, does not count."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        for module in modules:
-            module(x)
+        for product in products:
+            product(x)
         times.append(time.perf_counter() - start)
         if len(times) > 1 and sum(times) > MEASURED_SECONDS:  # a busy machine: no use in asking again
             break

@@ -15,11 +15,18 @@ from plainformer.errors import InputError, UsageError
 from plainformer.model.attention import Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
-from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_frontend
+from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
 
 ID_TYPES = (torch.int64, torch.int32)  # what an embedding can be asked for
+# What each kind of frontend reads of a `StackInput`; every stack takes a head mask besides.
+READS = {
+    "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids"),
+    "patches": ("pixel_values",),
+    "wave": ("input_values", "attention_mask"),
+    "mel": ("input_features",),
+}
 
 
 @dataclass
@@ -134,10 +141,10 @@ class Stack(nn.Module):
         real_BT = None
         if isinstance(self.frontend, WaveEmbedding):
             x_BTD, real_BT = self.frontend(_given("input_values", inputs.input_values), inputs.attention_mask)
-        elif inputs.pixel_values is not None:
-            x_BTD = self.frontend(inputs.pixel_values)
+        elif isinstance(self.frontend, PatchEmbedding):
+            x_BTD = self.frontend(_given("pixel_values", inputs.pixel_values))
         else:
-            x_BTD = self.frontend(_given("input_features or pixel_values", inputs.input_features))
+            x_BTD = self.frontend(_given("input_features", inputs.input_features))
         positions = torch.arange(x_BTD.size(1), device=x_BTD.device)[None]
         return x_BTD, positions, real_BT
 

@@ -5,7 +5,7 @@ Shapes: B batch, T positions, D width, V vocabulary or classes, L layers, H head
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.heads import Head
-from plainformer.model.stack import Stack, StackInput, StackOutput, check_ids
+from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         both = self.encoder is not None and self.decoder is not None
-        self._check_names(inputs, {*_MAIN_NAMES, *(_DECODER_NAMES if both else ())})
+        self._check_names(inputs, _DECODER_NAMES if both else ())
         self._check_options(cache, encoder_output, logits_to_keep)
         choices = self._flatten_choices(inputs)
         states = output_hidden_states or self.config.head.mixed_states > 0
@@ -163,13 +163,15 @@ class Transformer(nn.Module):
         if self.encoder is None:
             raise UsageError("this model has no encoder", "call it directly")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_names(given, set(_MAIN_NAMES))
+        self._check_names(given)
         output: StackOutput = self.encoder(StackInput(**given))
         return output
 
     def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
         if cache is not None and self.decoder is None:
             raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
+        if cache is not None and not isinstance(cache, Cache):
+            raise UsageError(f"cache is a {type(cache).__name__}", "pass KeyValueCache(model.config, rows)")
         if encoder_output is not None and (self.encoder is None or self.decoder is None):
             raise UsageError("encoder_output is for an encoder-decoder, which this model is not", "leave it out")
         if encoder_output is not None and not isinstance(encoder_output, StackOutput):
@@ -180,10 +182,12 @@ class Transformer(nn.Module):
         if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
             raise UsageError(f"logits_to_keep={logits_to_keep!r} is not a count of positions", "give 0 (all) or more")
 
-    def _check_names(self, inputs: dict[str, Tensor | None], known: set[str]) -> None:
+    def _check_names(self, inputs: dict[str, Tensor | None], decoder_names: Iterable[str] = ()) -> None:
+        frontend = (self.encoder or self.main).config.frontend
+        known = {*READS[frontend.kind], "head_mask", *decoder_names}
         for name, value in inputs.items():
-            if name not in known:
-                raise UsageError(f"{name!r} is not an input of this model", "inputs: " + ", ".join(sorted(known)))
+            if name not in known and (value is not None or name not in _MAIN_NAMES):
+                raise UsageError(f"{name!r} is not an input of this model", "it reads " + ", ".join(sorted(known)))
             if value is not None:
                 _check_tensor(name, value)
             if name == "token_type_ids" and value is not None:
@@ -192,7 +196,8 @@ class Transformer(nn.Module):
     def _token_types(self, token_type_ids: Tensor) -> Tensor | None:
         """The ids if the model has them; zeros are accepted where it has none, because tokenizers give them."""
         frontend = (self.encoder or self.main).config.frontend
-        count = frontend.token_types if isinstance(frontend, TokenFrontend) else 0
+        assert isinstance(frontend, TokenFrontend)
+        count = frontend.token_types
         low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
         if low < 0 or high >= max(count, 1):
             raise UsageError(
