@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,12 @@ LONG_FILES: dict[str, int] = {}
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether importing the file executes the import."""
+    """One imported module, whether importing the file executes the import, and whether only type checkers do."""
 
     module: str
     line: int
     at_import: bool
+    for_types: bool = False
 
     @property
     def package(self) -> str:
@@ -99,7 +101,7 @@ def imports_of(path: Path) -> Iterator[Import]:
                 yield from walk(child, False)
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 for statement in child.body:
-                    yield from walk(ast.Module([statement], []), False)
+                    yield from (replace(found, for_types=True) for found in walk(ast.Module([statement], []), False))
                 for statement in child.orelse:
                     yield from walk(ast.Module([statement], []), at_import)
             else:
@@ -127,6 +129,17 @@ def test_imports_point_one_way(path: Path) -> None:
         assert target is None or target in allowed, (
             f"{name_of(path)}:{found.line} imports {found.module}; {part} may import {sorted(allowed)}"
         )
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    """Imports inside functions count; those for type checkers alone do not."""
+    dotted = {name_of(path).removesuffix(".py").replace("/", "."): path for path in FILES}
+    modules = {f"plainformer.{name}".removesuffix(".__init__"): path for name, path in dotted.items()}
+    graph = {
+        name: {found.module for found in imports_of(path) if not found.for_types} & set(modules) - {name}
+        for name, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -553,9 +553,17 @@ def test_the_program_and_its_exit_codes(tiny: Callable[[str], Path]) -> None:
 
 def test_a_reader_that_leaves(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("the cat\n" * 20000)
-    for command in ("p tasks | head -1", "p models | true", f"p run {tiny('text-classification')} many.txt | head -1"):
+    run = f"p run {tiny('text-classification')}"
+    endless = f"{run} - < <(yes the cat) | head -3"
+    for command in ("p tasks | head -1", "p models | true", f"{run} many.txt | head -1", endless):
         found = shell(command, cwd=tmp_path)
         assert found.returncode == 0 and found.stderr == b"", (command, found)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk(tiny: Callable[[str], Path]) -> None:
+    found = shell(f"p run {tiny('text-classification')} the > /dev/full")
+    assert found.returncode == 1 and b"No space left" in found.stderr and b"free space" in found.stderr
 
 
 def test_closed_streams(tiny: Callable[[str], Path]) -> None:

@@ -29,6 +29,7 @@ from plainformer.config import MAX_LAYERS
 from plainformer.errors import CheckpointError, InputError, PlainformerError, UsageError
 from plainformer.families import FAMILIES, config_from_dict, table_for
 from plainformer.generate.cache import KeyValueCache
+from plainformer.inspection import inspect_checkpoint
 from plainformer.loading import load, load_model, save_model
 from plainformer.model.transformer import Transformer
 from tests.tiny import save
@@ -371,6 +372,12 @@ def test_random_configurations_of_every_family(model_type: str, changes: dict[st
 
 
 # --------------------------------------------------------------------------------------------------------- weight files
+
+
+def test_info_builds_no_deeper_model_than_there_are_weights(bert: Path) -> None:
+    change(bert, num_hidden_layers=MAX_LAYERS)
+    with pytest.raises(CheckpointError, match="1024 layers, and the weights are only"):
+        inspect_checkpoint(str(bert))
 
 
 def test_weights_absent(bert: Path) -> None:

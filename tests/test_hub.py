@@ -17,6 +17,7 @@ import pytest
 
 from plainformer.errors import CheckpointError, HubError, PlainformerError, UsageError
 from plainformer.hub import BUNDLED, Files, resolve
+from plainformer.loading import load_tokenizer
 
 COMMIT = "a" * 40
 OTHER_COMMIT = "b" * 40
@@ -171,6 +172,25 @@ def test_fetches_exactly_what_is_needed(hub: FakeHub, tmp_path: Path) -> None:
     assert files.revision == COMMIT and files.gguf is None and files.folder is not None
     assert (files.folder / "model.safetensors").read_bytes() == b"weights"
     assert {path.name for path in files.folder.iterdir()} == BERT_NEEDED
+
+
+def test_a_tokenizer_comes_without_weights(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = b"\n".join([b"[PAD]", b"[UNK]", b"[CLS]", b"[SEP]", b"[MASK]", b"cat"])
+    hub.repos["o/bert"] = {name: data for name, data in BERT.items() if name != "tokenizer.json"}
+    hub.repos["o/bert"]["vocab.txt"] = vocabulary
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    needed = BERT_NEEDED - {"tokenizer.json", "model.safetensors"}
+    for options in ({}, {"revision": COMMIT}):
+        assert load_tokenizer("o/bert", **options).encode("cat").input_ids == [2, 5, 3]
+        assert hub.downloaded() == needed
+    assert resolve("o/bert").folder is not None  # a tokenizer alone is no complete model
+    assert hub.downloaded() == needed | {"model.safetensors"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert load_tokenizer("o/bert").vocab_size == 6
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    hub.repos["o/weightless"] = {"config.json": b"{}", "vocab.txt": vocabulary}
+    assert resolve("o/weightless", part="tokenizer").folder is not None
+    assert "holds no weights" in message("o/weightless")
 
 
 def test_a_second_call_downloads_nothing(hub: FakeHub, tmp_path: Path) -> None:
@@ -344,7 +364,7 @@ def test_local_folder_and_gguf(tmp_path: Path) -> None:
     assert resolve(gguf).gguf == gguf and resolve(gguf.parent).gguf == gguf
     (gguf.parent / "n.gguf").write_bytes(b"GGUF")
     assert "several GGUF files" in message(gguf.parent)
-    with pytest.raises(UsageError, match="revision"):
+    with pytest.raises(UsageError, match="leave out revision"):
         resolve(folder, revision="main")
 
 

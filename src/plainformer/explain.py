@@ -158,7 +158,7 @@ def _text(
     if chat:
         text = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     limit = text_limit(task.config, tokenizer)
-    row = tokenizer.encode(text, pair, add_special_tokens=not chat, truncate=truncate, max_length=limit)
+    row = tokenizer.encode(text, pair, add_special_tokens=not chat, truncate=truncate and task.cut, max_length=limit)
     if not row.input_ids:
         raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))
@@ -229,7 +229,7 @@ def _next_tokens(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, .
     best = logits_V.float().topk(top_k)
     probabilities = logits_V.float().softmax(-1)[best.indices]
     return tuple(
-        NextToken(task.tokenizer.decode([index]), index, probability, logit)
+        NextToken(task.tokenizer.decode(task.tokenizer.known([index])), index, probability, logit)
         for index, probability, logit in zip(
             best.indices.tolist(), probabilities.tolist(), best.values.tolist(), strict=True
         )

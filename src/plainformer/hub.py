@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean
 from plainformer.formats.source import INDEX_SUFFIX, WEIGHT_FILES, find_weights, shards_of_index, why_unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+Part = Literal["model", "tokenizer"]
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ def resolve(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    part: Part = "model",
 ) -> Files:
     """Turn a reference into local files, downloading them when it names a Hub repository.
 
@@ -105,6 +108,7 @@ def resolve(
         revision: a branch, tag or commit of the Hub repository; default its main branch.
         token: a Hub token; default HF_TOKEN, or the one stored by `hf auth login`.
         cache_dir: where downloads are kept; default HF_HOME's.
+        part: "tokenizer" downloads no weights, except for a GGUF file, which is one with its tokenizer.
 
     Raises:
         UsageError: the reference cannot be a path or a name, or `revision` or `token` is given for local files.
@@ -123,12 +127,14 @@ def resolve(
         ) from None
     if local is not None:
         if revision is not None:
-            raise UsageError(f"revision={revision!r} has no meaning for {text!r}, which is on this machine")
+            raise UsageError(
+                f"revision={revision!r} has no meaning for {text!r}, which is on this machine", "leave out revision=..."
+            )
         if token is not None:
             raise UsageError(f"a Hub token has no use for {text!r}, which is on this machine", "leave out token=...")
         return local
     repo, file = _parse_hub_name(text)
-    return _Repository(text, repo, file, revision, token, cache_dir).fetch()
+    return _Repository(text, repo, file, revision, token, cache_dir, part).fetch()
 
 
 def _check_text(ref: str) -> None:
@@ -272,8 +278,9 @@ class _Repository:
         revision: str | None,
         token: str | None,
         cache_dir: str | os.PathLike[str] | None,
+        part: Part,
     ) -> None:
-        self.ref, self.repo, self.file = ref, repo, file
+        self.ref, self.repo, self.file, self.part = ref, repo, file, part
         self.revision = revision
         self.where = f"Hub repository {repo!r}" + (f" at revision {revision!r}" if revision else "")
         self.token = token
@@ -284,9 +291,8 @@ class _Repository:
     def fetch(self) -> Files:
         if _is_offline():
             return self._from_cache("HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
-        if self.revision and _COMMIT.fullmatch(
-            self.revision
-        ):  # a commit never changes: a complete copy needs no question
+        # A commit never changes: a complete copy needs no question.
+        if self.revision and _COMMIT.fullmatch(self.revision):
             with contextlib.suppress(HubError):
                 return self._from_cache("", "")
         try:
@@ -320,7 +326,8 @@ class _Repository:
             return Files(self.ref, None, get(file), info.sha)
         wanted = pick_small_files(names) + self._pick_weights(names, get)
         folder = Path(snapshot_download(allow_patterns=[escape(name) for name in wanted], **remote))
-        find_weights(folder)  # says so if anything is still missing
+        if self.part == "model":
+            find_weights(folder)  # says so if anything is still missing
         return Files(self.ref, folder, None, info.sha)
 
     def _only_gguf(self, names: list[str]) -> str | None:
@@ -336,6 +343,8 @@ class _Repository:
         if "config.json" not in names:
             hint = "an adapter (LoRA): load its base model" if "adapter_config.json" in names else ""
             raise HubError(f"{self.where} holds no config.json, so no model that we can load: {_some(names)}", hint)
+        if self.part == "tokenizer":
+            return []
         best = next((name for name in WEIGHT_FILES if name in names), None)
         if best is None:
             found = [f"{name} ({why})" for name in names if "/" not in name and (why := why_unusable(name))]
@@ -374,7 +383,8 @@ class _Repository:
         if not (folder / "config.json").exists():
             raise HubError(f"{self.where}: the download cache lacks config.json, and {cause}", fix)
         try:
-            find_weights(folder)
+            if self.part == "model":
+                find_weights(folder)
         except CheckpointError as error:
             raise HubError(
                 f"{self.where}: the download cache is incomplete ({error.what}), and {cause}", fix

@@ -14,6 +14,7 @@ from plainformer.hub import Files, resolve
 from plainformer.loading import load_tokenizer, read_config
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task
+from plainformer.weights import check_depth
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | No
     files = resolve(ref, revision=revision, token=token)
     config, table, source = _open(files)
     try:
+        check_depth(config, source)
         names = source.names()
         dtypes = Counter(_stored_dtype(source, name) for name in names)
         known = {name: table.find(name) for name in names}

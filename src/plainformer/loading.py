@@ -233,10 +233,10 @@ def pipeline(task: str, ref: Ref, **options: Any) -> Any:
 
 
 def load_tokenizer(ref: Ref | Files, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
-    """The tokenizer of a reference, without its model."""
+    """The tokenizer of a reference, without its model: no weights are downloaded."""
     from plainformer.inputs.text import Tokenizer
 
-    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token)
+    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token, part="tokenizer")
     if files.gguf is not None:
         from plainformer.formats import open_gguf
 

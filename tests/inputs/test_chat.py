@@ -260,6 +260,10 @@ def test_the_callers_messages_are_untouched() -> None:
         {"role": "user"},
         None,
         ["Hello"],
+        [{"role": "user", "content": "a"}, 5],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "text": "a"}],
+        [{"content": "a"}],
         [{"role": "user", "content": object()}],
         [[1]],
         [{"content": {"a": {1, 2}}}],
@@ -269,6 +273,11 @@ def test_wrong_messages_are_usage_errors(messages: Any) -> None:
     with pytest.raises(UsageError) as caught:
         ChatTemplate({"default": "x"}).render(messages)
     assert caught.value.fix
+
+
+def test_a_message_beside_tool_calls_may_be_empty() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
+    assert ChatTemplate({"default": "{{ messages|length }}"}).render([call]) == "1"
 
 
 def test_named_templates(tmp_path: Path) -> None:

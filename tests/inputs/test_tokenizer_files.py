@@ -456,6 +456,11 @@ BROKEN: list[tuple[str, dict[str, bytes], str]] = [
         {"tokenizer_config.json": b'{"padding_side": "up"}', "vocab.txt": b"[UNK]\n[CLS]\n[SEP]"},
         "padding_side",
     ),
+    (
+        "odd limit",
+        {"tokenizer_config.json": b'{"model_max_length": "64"}', "vocab.txt": b"[UNK]\n[CLS]\n[SEP]"},
+        "model_max_length is '64'",
+    ),
     ("odd added ids", {"added_tokens.json": b'{"x": "y"}', "vocab.txt": b"[UNK]\n[CLS]\n[SEP]"}, "added_tokens.json"),
     ("nothing", {}, "has no tokenizer"),
     ("clip", {"vocab.json": b'{"a": 0}', "merges.txt": b"", "config.json": b'{"model_type": "clip"}'}, "clip"),

@@ -7,9 +7,11 @@ import torch
 
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
-from plainformer.model.linear import Linear, LinearGroup, unprepare
+from plainformer.families import table_for
+from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, unprepare
 from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
+from plainformer.weights import export_weights
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -65,6 +67,21 @@ def test_a_packed_model_can_be_trained_again() -> None:
     assert model.head.out.weight is model.decoder.frontend.tokens.weight
     model(IDS).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_saving_unpacks_one_weight_at_a_time(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    table = table_for(model.config)
+    expected = {name: tensor.clone() for name, tensor in export_weights(model, table)}
+    prepare_for_inference(model, layout)
+    unpacked: list[object] = []
+    dense = LAYOUTS[layout].dense
+    monkeypatch.setattr(LAYOUTS[layout], "dense", lambda weight: unpacked.append(weight) or dense(weight))
+    for taken, (name, tensor) in enumerate(export_weights(model, table), start=1):
+        assert len(unpacked) <= taken and torch.equal(tensor, expected.pop(name))
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # no part holds on to its group
+    assert unpacked and not expected
 
 
 def test_a_packed_model_refuses_gradients() -> None:

@@ -8,12 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from plainformer.config import HeadConfig, ModelConfig, PatchFrontend, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config import (
+    HeadConfig,
+    MelFrontend,
+    ModelConfig,
+    PatchFrontend,
+    RopeConfig,
+    StackConfig,
+    TokenFrontend,
+    WaveFrontend,
+)
 from plainformer.errors import InputError, UsageError
 from plainformer.generate.cache import KeyValueCache
 from plainformer.generate.search import generate
 from plainformer.model.initial import initialise
-from plainformer.model.stack import StackOutput, join_outputs
+from plainformer.model.stack import READS, StackOutput, join_outputs
 from plainformer.model.transformer import Transformer
 
 VOCABULARY = 50
@@ -132,10 +141,41 @@ def test_a_silenced_head_is_zeroed_columns(layer: int, head: int) -> None:
         model(ids(2, 6), head_mask=mask.T)
 
 
+FRONTENDS = {
+    "tokens": TokenFrontend(vocab_size=VOCABULARY, embedding_size=32),
+    "patches": PatchFrontend(image_size=(32, 32), patch_size=(8, 8)),
+    "wave": WaveFrontend(channels=(8,), kernels=(4,), strides=(2,), position_kernel=4, position_groups=2),
+    "mel": MelFrontend(mels=8, max_positions=20),
+}
+
+
+@pytest.mark.parametrize("kind", FRONTENDS)
+def test_inputs_of_other_frontends_are_refused(kind: str) -> None:
+    """Nothing that a model does not look at is taken without a word; None is nothing."""
+    model = Transformer(ModelConfig("test", encoder=stack(frontend=FRONTENDS[kind])))
+    for name in {name for names in READS.values() for name in names} - set(READS[kind]):
+        for call in (model, model.encode):
+            with pytest.raises(UsageError, match=f"'{name}' is not an input of this model") as caught:
+                call(**{name: torch.zeros(1, 1)})
+            assert all(read in caught.value.fix for read in READS[kind])
+            with pytest.raises(UsageError, match=r"none was given|exactly one of input_ids"):
+                call(**{name: None})
+
+
+def test_a_decoder_refuses_what_it_does_not_read() -> None:
+    rope = (RopeConfig(theta=10000.0, dim=8),) * 2
+    model = Transformer(ModelConfig("test", decoder=stack(direction="causal", rope=rope)))
+    for name in ("pixel_values", "input_values", "input_features", "decoder_input_ids", "cross_head_mask"):
+        with pytest.raises(UsageError, match=f"'{name}' is not an input of this model"):
+            model(ids(1, 3), **{name: torch.zeros(1, 1)})
+    for cache in ("x", 5, []):
+        with pytest.raises(UsageError, match="cache is a"):
+            model(ids(1, 3), cache=cache)
+
+
 @torch.no_grad()
 def test_images_of_any_size() -> None:
-    patches = PatchFrontend(image_size=(32, 32), patch_size=(8, 8))
-    model = initialise(Transformer(ModelConfig("test", encoder=stack(frontend=patches))), std=0.3).eval()
+    model = initialise(Transformer(ModelConfig("test", encoder=stack(frontend=FRONTENDS["patches"]))), std=0.3).eval()
     for height, width in ((32, 32), (64, 64), (8, 8), (40, 24), (47, 33)):
         output = model(pixel_values=torch.zeros(1, 3, height, width))
         assert output.last_hidden_state.shape == (1, 1 + (height // 8) * (width // 8), 32)

@@ -71,6 +71,7 @@ def test_prompts_that_cannot_be_continued(gpt2: tuple[Any, Path]) -> None:
         task("x" * 49)
     full = task("x" * 60, truncate=True)
     assert (full.prompt_tokens, full.new_tokens, full.stop_reason) == (48, 1, "length")
+    assert task("x" * 50 + "the end", truncate=True).prompt == "x" * 41 + "the end"
     with pytest.raises(UsageError, match="max_new_tokens"):
         task("a", max_new_tokens=0)
     with pytest.raises(UsageError, match="no chat template"):
@@ -81,6 +82,17 @@ def test_prompts_that_cannot_be_continued(gpt2: tuple[Any, Path]) -> None:
         with pytest.raises(InputError):
             task(wrong)
     assert task([]) == []
+
+
+def test_tokens_that_only_the_model_has(tmp_path: Path) -> None:
+    """Embeddings that are padded to a round size: what has no token adds no text."""
+    make.gpt2(tmp_path, vocab_size=make.BYTE_VOCABULARY + 4000)
+    task = make.load(tmp_path)
+    ids = task.predict(task.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    assert max(ids) >= make.BYTE_VOCABULARY
+    text = task("the cat", max_new_tokens=8).text
+    assert "".join(task.stream("the cat", max_new_tokens=8)) == text
+    assert text == task.tokenizer.decode(task.tokenizer.known(ids), skip_special_tokens=True)
 
 
 def test_chats(tmp_path: Path) -> None:
@@ -96,6 +108,9 @@ def test_chats(tmp_path: Path) -> None:
     expected = greedy(model, 6, input_ids=ids)
     assert result.text == task.tokenizer.decode(expected, skip_special_tokens=True)
     assert task([chat, chat], max_new_tokens=6) == [result, result]
+    for wrong in ([*chat, 5], [chat, [*chat, None]], [{"role": "user", "content": None}], [{"content": "hi"}]):
+        with pytest.raises(UsageError, match=r"messages\[[01]\] (is|has)"):
+            task(wrong)
     assert "".join(task.stream(chat, max_new_tokens=6)) == result.text
 
 

@@ -378,7 +378,7 @@ def test_unknown_options(bert_folders: dict[str, Path]) -> None:
     task = make.load(bert_folders["mask"])
     with pytest.raises(UsageError, match="did you mean 'top_k'"):
         task("[MASK]", topk=3)
-    with pytest.raises(UsageError, match="top_k"):
+    with pytest.raises(UsageError, match="top_k=0 is not a count of at least 1\n  → give 1 to "):
         task("[MASK]", top_k=0)
     assert set(task.options()) == {"truncate", "top_k"}
 

@@ -113,7 +113,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
     if isinstance(error, OSError):
-        return _say(f"error: {error}", 1)
+        return _say(f"error: {error}\n  → check the path, its permissions and the free space", 1)
     hint = "this is a defect: please report it; PLAINFORMER_DEBUG=1 shows where it happened"
     return _say(f"error: {type(error).__name__}: {error}\n  → {hint}", 1)
 

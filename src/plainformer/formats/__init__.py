@@ -8,8 +8,9 @@ Importing this package imports neither torch nor any of the format libraries.
 from __future__ import annotations
 
 from plainformer.formats.gguf_file import GgufFile, open_gguf
+from plainformer.formats.opening import open_weights
 from plainformer.formats.safetensors_file import SafetensorsFile, write_safetensors
-from plainformer.formats.source import TensorSource, find_weights, open_weights, read_json_object, shards_of_index
+from plainformer.formats.source import TensorSource, find_weights, read_json_object, shards_of_index
 from plainformer.formats.torch_file import TorchFile
 
 __all__ = [

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.formats.source import checked_file, parse_json_object, release_pages, require, wrong_content

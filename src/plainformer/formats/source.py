@@ -1,4 +1,4 @@
-"""What every weight file offers (`TensorSource`), and how a checkpoint folder's weight files are found and opened."""
+"""What every weight file offers (`TensorSource`), how a folder's weight files are found, and reading with suspicion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -73,94 +73,6 @@ class TensorSource(Protocol):
         ...
 
 
-def open_weights(paths: Sequence[Path]) -> TensorSource:
-    """Open one weight file, or all the shards of one checkpoint as a single source.
-
-    Where an `*.index.json` beside the shards lists them, its weight map must agree with what they hold.
-
-    Raises:
-        CheckpointError: a file is missing, misnamed, damaged or unsafe; two shards hold the same name.
-        UsageError: `paths` is empty.
-    """
-    if not paths:
-        raise UsageError("no weight file was given", "pass the files that find_weights(folder) returns")
-    sources: list[TensorSource] = []
-    try:
-        for path in paths:
-            sources.append(_open_one(Path(path)))
-        _check_weight_maps([Path(p) for p in paths], sources)
-        return sources[0] if len(sources) == 1 else ShardedSource(sources, [Path(p) for p in paths])
-    except BaseException:
-        for source in sources:
-            source.close()
-        raise
-
-
-def _open_one(path: Path) -> TensorSource:
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        from plainformer.formats.safetensors_file import SafetensorsFile
-
-        return SafetensorsFile(path)
-    if suffix in (".bin", ".pt", ".pth"):
-        from plainformer.formats.torch_file import TorchFile
-
-        return TorchFile(path)
-    if suffix == ".gguf":
-        from plainformer.formats.gguf_file import open_gguf
-
-        return open_gguf(path)
-    raise CheckpointError(
-        f"{path}: no weight format is known by the ending {path.suffix!r}", "known: .safetensors, .bin, .gguf"
-    )
-
-
-class ShardedSource:
-    """Several sources that look like one. A name that occurs twice is an error: which one is meant would be a guess."""
-
-    def __init__(self, sources: Sequence[TensorSource], paths: Sequence[Path]) -> None:
-        self._sources = list(sources)
-        self._owner: dict[str, TensorSource] = {}
-        first_path: dict[str, Path] = {}
-        for source, path in zip(sources, paths, strict=True):
-            for name in source.names():
-                if name in self._owner:
-                    raise CheckpointError(
-                        f"tensor {name!r} is in both {first_path[name].name} and {path.name} of {path.parent}",
-                        "files of two checkpoints are mixed in this folder: keep one set and its index",
-                    )
-                self._owner[name] = source
-                first_path[name] = path
-
-    def names(self) -> list[str]:
-        return list(self._owner)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._find(name).shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._find(name).dtype(name)
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._find(name).read(name)
-
-    def describe(self) -> dict[str, str]:
-        parts = [source.describe() for source in self._sources]
-        merged = {"format": ", ".join(dict.fromkeys(part["format"] for part in parts))}
-        return merged | {"files": str(len(parts)), "tensors": str(len(self._owner))}
-
-    def release(self) -> None:
-        for source in self._sources:
-            source.release()
-
-    def close(self) -> None:
-        for source in self._sources:
-            source.close()
-
-    def _find(self, name: str) -> TensorSource:
-        return self._owner[require(name, self._owner, "the checkpoint")]
-
-
 def require(name: str, known: dict[str, Any], where: object) -> str:
     """`name` if the source holds it; otherwise a CheckpointError that says which names are near."""
     if name not in known:
@@ -193,7 +105,7 @@ def find_weights(folder: Path) -> list[Path]:
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise CheckpointError(
-                f"{path}: lists {len(shards)} shards, and these are not in the folder: {_some(missing)}",
+                f"{path}: lists {len(shards)} shards, and these are not in the folder: {some(missing)}",
                 "download the missing files into the same folder, or pass the Hub name to fetch them all",
             )
         return shards
@@ -205,8 +117,8 @@ def _nothing_usable(folder: Path) -> tuple[str, str]:
     reasons = [f"{name} ({why})" for name in names if (why := why_unusable(name))]
     fix = "needed: one of " + ", ".join(WEIGHT_FILES)
     if reasons:
-        return f"{folder}: no usable weights. Found {_some(reasons)}", fix
-    return f"{folder}: no weights. The folder holds {_some(names) if names else 'nothing'}", fix
+        return f"{folder}: no usable weights. Found {some(reasons)}", fix
+    return f"{folder}: no weights. The folder holds {some(names) if names else 'nothing'}", fix
 
 
 def why_unusable(name: str) -> str:
@@ -220,10 +132,11 @@ def shards_of_index(path: Path) -> list[str]:
     Raises:
         CheckpointError: the file is not such an index, or a name would lead out of the folder.
     """
-    return list(dict.fromkeys(_weight_map(path).values()))
+    return list(dict.fromkeys(weight_map(path).values()))
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """The table of an `*.index.json`: tensor name → shard, as safe as `shards_of_index` says."""
     table = read_json_object(path).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
@@ -244,28 +157,8 @@ def _weight_map(path: Path) -> dict[str, str]:
     return table
 
 
-def _check_weight_maps(paths: Sequence[Path], sources: Sequence[TensorSource]) -> None:
-    """Refuse shards that do not hold what the index beside them says: they come from different checkpoints.
-
-    A shard may hold more than the index lists (older ones keep buffers there); those tensors stay visible in `names()`.
-    """
-    listed: dict[Path, set[str]] = {}
-    for index in {
-        p.parent / (stem + INDEX_SUFFIX) for p in paths for stem in ("model" + p.suffix, "pytorch_model.bin")
-    }:
-        if index.is_file():
-            for tensor, shard in _weight_map(index).items():
-                listed.setdefault(index.parent / shard, set()).add(tensor)
-    for path, source in zip(paths, sources, strict=True):
-        absent = listed.get(path, set()).difference(source.names())
-        if absent:
-            raise CheckpointError(
-                f"{path}: the index says that this file holds {_some(sorted(absent))}, but it does not",
-                "the index and the shards belong to different checkpoints: download both again",
-            )
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The first few of many names."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
-from plainformer.generate.search import left_align
+from plainformer.generate.prompt import left_align
 from plainformer.model.transformer import Transformer
 
 

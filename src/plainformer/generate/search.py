@@ -1,60 +1,34 @@
-"""The generation loop: prefill → [pick → stop? → decode_step]*.
+"""`generate` and `stream`: prompts and options in, tokens out, in every mode.
 
-Greedy decoding for decoders and encoder-decoders, for a batch of unequal prompts, streamed. A prompt alone gives the
-same tokens as in any batch: padding is masked out and positions are counted over real tokens only.
+A prompt alone gives the same tokens as in any batch: padding is masked out, positions are counted over real tokens only,
+processors look at each row's own tokens, and every row draws from its own stream of random numbers.
 
-Shapes: B batch, T prompt positions, S positions so far, V vocabulary.
+Shapes: B prompts, T positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
-from plainformer.generate.cache import KeyValueCache
-from plainformer.generate.stopping import StopReason
+from plainformer.errors import InputError
+from plainformer.generate.beam import BeamSettings, search_beams
+from plainformer.generate.draw import Draws
+from plainformer.generate.options import BEAMS, GenerationOptions, make_options
+from plainformer.generate.prompt import Prompt, left_align, make_prompt
+from plainformer.generate.result import Generation, Search, joined
+from plainformer.generate.session import Session
+from plainformer.generate.stopping import StopReason, Stops
+from plainformer.generate.tokens import Picker, search_tokens
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
-Step = tuple[list[int | None], list[StopReason | None]]
+__all__ = ["Generation", "generate", "left_align", "stream"]
 
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated for each row of a batch.
-
-    Attributes:
-        token_ids: new tokens of each row; the end-of-sequence token that stopped it is included.
-        stop_reasons: "eos", or "length" where `max_new_tokens` (or the model's last position) cut it off.
-    """
-
-    token_ids: tuple[tuple[int, ...], ...]
-    stop_reasons: tuple[StopReason, ...]
-
-
-@dataclass
-class _Rows:
-    """Which rows of a batch have ended, and why."""
-
-    reasons: list[StopReason | None]
-
-    def done(self) -> bool:
-        return all(reason is not None for reason in self.reasons)
-
-    def record(self, picked: list[int], ends: set[int], *, last: bool) -> Step:
-        """Take a step's tokens; a row that had ended before gets None."""
-        step: list[int | None] = []
-        for index, token in enumerate(picked):
-            running = self.reasons[index] is None
-            step.append(token if running else None)
-            if running:
-                self.reasons[index] = "eos" if token in ends else "length" if last else None
-        return step, list(self.reasons)
+ENCODER_INPUTS = ("inputs_embeds", "input_features", "input_values", "pixel_values", "token_type_ids", "position_ids")
+DEFAULT_NEW_TOKENS = 64
 
 
 def generate(
@@ -62,235 +36,195 @@ def generate(
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     *,
-    max_new_tokens: int = 64,
-    eos_ids: Sequence[int] | None = None,
-    suppress: Sequence[int] = (),
-    suppress_first: Sequence[int] = (),
     decoder_input_ids: Tensor | None = None,
     encoder_output: StackOutput | None = None,
-    **encoder_inputs: Tensor,
+    watcher: Any = None,
+    **options: Any,
 ) -> Generation:
-    """Continue prompts greedily, to the end.
+    """Continue prompts to the end.
 
     Args:
         model: with a language-model head.
         input_ids: (B, T) prompts of a decoder, or the encoder's input.
         attention_mask: (B, T), 1 for real; None where nothing is padded.
-        max_new_tokens: at most so many; the model's own position limit may be lower.
-        eos_ids: tokens that end a row; None takes the model's.
-        suppress, suppress_first: tokens that are never picked, and those that are not picked first.
         decoder_input_ids: (B, T') forced start of an encoder-decoder's output, unpadded; None is its start token.
         encoder_output: what `model.encode` gave, in place of the encoder's inputs.
-        encoder_inputs: input_features or inputs_embeds of the encoder in place of input_ids.
+        watcher: sees every step (`trace.Recorder`).
+        options: `GenerationOptions`, by name; and other inputs of the encoder, as input_features or inputs_embeds.
     Raises:
-        UsageError, InputError: the model does not generate; a prompt is empty or leaves no room.
+        UsageError, InputError: the model does not generate; a prompt is empty or leaves no room; an option is wrong or
+            has no effect in the mode that the others choose.
     """
-    steps = stream(
-        model,
-        input_ids,
-        attention_mask,
-        max_new_tokens=max_new_tokens,
-        eos_ids=eos_ids,
-        suppress=suppress,
-        suppress_first=suppress_first,
-        decoder_input_ids=decoder_input_ids,
-        encoder_output=encoder_output,
-        **encoder_inputs,
+    steps = _steps(
+        model, input_ids, attention_mask, decoder_input_ids, encoder_output, watcher, options, streamed=False
     )
-    tokens: list[list[int]] = []
-    reasons: list[StopReason | None] = []
-    for step_tokens, step_reasons in steps:
-        tokens = tokens or [[] for _ in step_tokens]
-        reasons = step_reasons
-        for row, token in zip(tokens, step_tokens, strict=True):
-            if token is not None:
-                row.append(token)
-    return Generation(tuple(tuple(row) for row in tokens), tuple(reason or "length" for reason in reasons))
+    with torch.inference_mode():
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: Generation = end.value
+                return result
 
 
-@torch.inference_mode()
 def stream(
     model: Transformer,
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     *,
-    max_new_tokens: int = 64,
-    eos_ids: Sequence[int] | None = None,
-    suppress: Sequence[int] = (),
-    suppress_first: Sequence[int] = (),
     decoder_input_ids: Tensor | None = None,
     encoder_output: StackOutput | None = None,
-    **encoder_inputs: Tensor,
-) -> Iterator[Step]:
-    """`generate`, one token for each row at a time: yields (tokens, reasons); a finished row's token is None."""
-    _check_count(max_new_tokens)
-    options = {"eos_ids": eos_ids, "suppress": suppress, "suppress_first": suppress_first}
-    prompt, mask, memory = _prepare(model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs)
-    budget = _budget(model, prompt.size(1), max_new_tokens)
-    if mask is not None and budget < max_new_tokens:
-        yield from _one_by_one(model, prompt, mask, max_new_tokens, options)
-        return
-    ends = set(model.config.eos_ids if eos_ids is None else _listed("eos_ids", eos_ids))
-    always, first = _listed("suppress", suppress), _listed("suppress_first", suppress_first)
-    never, not_first = (_as_ids(model, ids, prompt.device) for ids in (always, [*always, *first]))
-    cache = KeyValueCache(
-        model.config, len(prompt), prompt.size(1) + min(budget, 256), dtype=model.dtype, device=prompt.device
-    )
-    rows = _Rows([None] * len(prompt))
-    logits_BV = decode_step(model, prompt, mask, cache, memory)  # prefill: the whole prompt is one step
-    for count in range(1, budget + 1):
-        picked_B = pick(logits_BV, not_first if count == 1 else never)
-        yield rows.record(picked_B.tolist(), ends, last=count == budget)
-        if rows.done():
-            return
-        if mask is not None:
-            mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=1)
-        logits_BV = decode_step(model, picked_B[:, None], mask, cache, memory)
+    watcher: Any = None,
+    **options: Any,
+) -> Search:
+    """`generate`, as it goes: yields (tokens, reasons), one of each for each row, or for each prompt in beam search.
+
+    A token is None where the row has ended, or where beams do not agree on it yet. The iterator's return value is the
+    whole `Generation`.
+    """
+    steps = _steps(model, input_ids, attention_mask, decoder_input_ids, encoder_output, watcher, options, streamed=True)
+    while True:
+        with torch.inference_mode():  # entered anew for each step: the mode must not leak into the caller's code
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+        yield step
 
 
-def pick(logits_BV: Tensor, suppressed: Tensor | None = None) -> Tensor:
-    """The most likely token of each row, (B,), apart from the suppressed ids."""
-    if suppressed is not None:
-        logits_BV = logits_BV.index_fill(-1, suppressed, float("-inf"))
-    return logits_BV.argmax(-1)
-
-
-def _one_by_one(
-    model: Transformer, prompt: Tensor, mask: Tensor, max_new_tokens: int, options: dict[str, Any]
-) -> Iterator[Step]:
-    """Each row by itself, in step: a batch as wide as its longest prompt would cut a short prompt's answer early."""
-    rows = [ids[real.bool()][None] for ids, real in zip(prompt, mask, strict=True)]
-    streams = [stream(model, ids, max_new_tokens=max_new_tokens, **options) for ids in rows]
-    reasons: list[StopReason | None] = [None] * len(rows)
-    while any(reason is None for reason in reasons):
-        tokens: list[int | None] = [None] * len(rows)
-        for index, steps in enumerate(streams):
-            if reasons[index] is None:
-                (tokens[index],), (reasons[index],) = next(steps)
-        yield tokens, list(reasons)
-
-
-def _check_count(max_new_tokens: int) -> None:
-    whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
-    if not whole or max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens={max_new_tokens!r} leaves nothing to generate", "ask for at least 1")
-
-
-def _listed(name: str, ids: Any) -> list[int]:
-    """The ids as a list of whole numbers."""
-    listed = list(ids) if hasattr(ids, "__iter__") else None
-    if listed is None or not all(hasattr(i, "__index__") for i in listed):
-        raise UsageError(f"{name}={ids!r} is not a list of token ids", f"write {name}=[...]")
-    return [int(i) for i in listed]
-
-
-def _as_ids(model: Transformer, ids: list[int], device: torch.device) -> Tensor | None:
-    """Ids as a tensor, all inside the vocabulary; None where there are none."""
-    size = model.config.head.out_size
-    if outside := [i for i in ids if not 0 <= i < size]:
-        raise UsageError(f"suppressed ids {outside[:5]} are outside the vocabulary, 0 to {size - 1}", "leave them out")
-    if len(set(ids)) == size:
-        raise UsageError("every token of the vocabulary is suppressed", "leave at least one to pick")
-    return torch.tensor(sorted(set(ids)), device=device) if ids else None
-
-
-def decode_step(
-    model: Transformer, tokens_BT: Tensor, mask_BS: Tensor | None, cache: KeyValueCache, memory: StackOutput | None
-) -> Tensor:
-    """Run the tokens behind the cache; the logits after the last one, (B, V)."""
-    if memory is None:
-        output = model(tokens_BT, mask_BS, cache=cache, logits_to_keep=1)
-    else:
-        output = model(
-            decoder_input_ids=tokens_BT,
-            decoder_attention_mask=mask_BS,
-            encoder_output=memory,
-            cache=cache,
-            logits_to_keep=1,
-        )
-    logits: Tensor = output.logits[:, -1]
-    return logits
-
-
-def _prepare(
+def _steps(
     model: Transformer,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     decoder_input_ids: Tensor | None,
     encoder_output: StackOutput | None,
-    encoder_inputs: dict[str, Tensor],
-) -> tuple[Tensor, Tensor | None, StackOutput | None]:
-    """The decoder's prompt with its mask, padding on the left; and the encoder's output."""
-    config = model.config
-    if config.head.kind not in ("causal_lm", "seq2seq_lm"):
-        raise UsageError(
-            f"this model has a {config.head.kind!r} head and cannot generate", "load a causal or seq2seq language model"
+    watcher: Any,
+    named: dict[str, Any],
+    *,
+    streamed: bool,
+) -> Search:
+    encoder_inputs = {name: named.pop(name) for name in ENCODER_INPUTS if name in named}
+    options = make_options(named)
+    prompt = make_prompt(model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs)
+    return search(model, prompt, options, watcher=watcher, streamed=streamed)
+
+
+def search(
+    model: Transformer, prompt: Prompt, options: GenerationOptions, *, watcher: Any = None, streamed: bool = True
+) -> Search:
+    """The search that the options choose, over a prepared prompt."""
+    limits = [_limit(options, length) for length in prompt.lengths()]
+    room = _room(model, prompt.ids.size(1))
+    too_wide = room is not None and room < max(limits) and prompt.real is not None
+    if len(prompt) > 1 and (too_wide or options.mode == "speculative"):
+        return _each_alone(model, prompt, options, watcher, streamed)
+    if room is not None:
+        limits = [min(limit, room) for limit in limits]
+    stops = Stops(
+        frozenset(options.ends(model.config)), tuple(limits), options.stop, options.stop_when, options.max_time
+    )
+    return _dispatch(model, prompt, options, stops, watcher, streamed)
+
+
+def _dispatch(
+    model: Transformer, prompt: Prompt, options: GenerationOptions, stops: Stops, watcher: Any, streamed: bool
+) -> Search:
+    processors = options.make_processors(model.config)
+    if options.mode == "speculative":
+        from plainformer.generate.speculative import search_speculatively
+
+        return search_speculatively(model, prompt, options, stops, processors, watcher=watcher)
+    if options.mode == "contrastive":
+        from plainformer.generate.contrastive import search_contrastively
+
+        return search_contrastively(model, prompt, options, stops, processors, watcher=watcher)
+    session = make_session(model, prompt, options, max(stops.limits))
+    draws = Draws(options.seed, len(prompt), options.copies) if options.do_sample else None
+    if options.mode in BEAMS:
+        return search_beams(session, stops, processors, _beam_settings(options), draws=draws, watcher=watcher)
+    picker = Picker(draws, spread=options.num_alternatives > 1)
+    return search_tokens(
+        session, stops, processors, picker, output_scores=options.output_scores, streamed=streamed, watcher=watcher
+    )
+
+
+def make_session(model: Transformer, prompt: Prompt, options: GenerationOptions, budget: int) -> Session:
+    """A session of the kind that the options ask for: where its logits come from."""
+    shared: dict[str, Any] = {
+        "copies": options.copies,
+        "budget": budget,
+        "cache_kind": options.cache_kind,
+        "prefill_chunk": options.prefill_chunk,
+    }
+    if options.dola_layers is not None or options.guidance_scale is not None:
+        from plainformer.generate.contrast import make_contrasting_session
+
+        return make_contrasting_session(model, prompt, options, shared)
+    return Session(model, prompt, cache=options.cache, **shared)
+
+
+def _beam_settings(options: GenerationOptions) -> BeamSettings:
+    return BeamSettings(
+        options.num_beams,
+        options.num_beam_groups,
+        options.diversity_penalty or 0.0,
+        1.0 if options.length_penalty is None else options.length_penalty,
+        options.early_stopping or False,
+        options.patience or 1.0,
+        options.num_return_sequences,
+    )
+
+
+def _limit(options: GenerationOptions, prompt_length: int) -> int:
+    """New tokens for a prompt of so many."""
+    if options.max_new_tokens is not None or options.max_length is None:
+        return options.max_new_tokens or DEFAULT_NEW_TOKENS
+    if options.max_length <= prompt_length:
+        raise InputError(
+            f"a prompt of {prompt_length} tokens leaves nothing of max_length={options.max_length}",
+            "raise it, or give max_new_tokens, which does not count the prompt",
         )
-    if config.encoder is None:
-        if input_ids is None or decoder_input_ids is not None or encoder_output is not None or encoder_inputs:
-            raise UsageError("a decoder generates from input_ids alone", "pass input_ids and attention_mask")
-        return (*left_align(input_ids, attention_mask), None)
-    if encoder_output is not None and (input_ids is not None or encoder_inputs):
-        raise UsageError("encoder_output and inputs of the encoder exclude each other", "pass one of them")
-    memory = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
-    return _decoder_start(model, decoder_input_ids, memory.last_hidden_state), None, memory
+    return options.max_length - prompt_length
 
 
-def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, memory_BSD: Tensor) -> Tensor:
-    """What an encoder-decoder's output begins with, (B, T')."""
-    batch, start = len(memory_BSD), model.config.decoder_start_id
-    if decoder_input_ids is None:
-        if start is None:
-            raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
-        return torch.full((batch, 1), start, device=memory_BSD.device)
-    if decoder_input_ids.dim() != 2 or len(decoder_input_ids) != batch:
-        raise UsageError(
-            f"decoder_input_ids of shape {tuple(decoder_input_ids.shape)} for a batch of {batch}",
-            "it has one row for each input",
-        )
-    return decoder_input_ids
-
-
-def _budget(model: Transformer, prompt_length: int, max_new_tokens: int) -> int:
-    """New tokens that fit: the last one is never fed back, so it needs no position."""
+def _room(model: Transformer, prompt_length: int) -> int | None:
+    """New tokens that fit a model of learned positions: the last one is never fed back, so it needs no position."""
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is None:
-        return max_new_tokens
+        return None
     room = stack.max_positions - prompt_length + 1
     if room < 1:
         raise InputError(
             f"a prompt of {prompt_length} tokens fills the {stack.max_positions} positions this model has learned",
             "shorten it, or encode with truncate=True",
         )
-    return min(max_new_tokens, room)
+    return room
 
 
-def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Move each row's padding to its left, so that new tokens stand right behind the prompt. (B, T) → (B, T' ≤ T).
-
-    Columns that are padding in every row are dropped.
-    """
-    for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
-        if value is not None and not isinstance(value, Tensor):
-            raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
-    if input_ids.dim() != 2 or input_ids.numel() == 0:
-        raise InputError(
-            f"input_ids of shape {tuple(input_ids.shape)} are empty or not (B, T)", "give one row of ids for each input"
+def _each_alone(model: Transformer, prompt: Prompt, options: GenerationOptions, watcher: Any, streamed: bool) -> Search:
+    """Each prompt by itself, in step: where a batch as wide as its longest prompt would cut a short prompt's answer."""
+    alone = []
+    for index in range(len(prompt)):
+        own = {"seed": options.seed[index]} if isinstance(options.seed, list | tuple) else {}
+        if options.negative_ids is not None:
+            own["negative_ids"] = options.negative_ids[index : index + 1]
+        given = {name: getattr(options, name) for name in options.given}
+        alone.append(
+            search(model, prompt.row(index), make_options({**given, **own}), watcher=watcher, streamed=streamed)
         )
-    if attention_mask is None:
-        return input_ids, None
-    if attention_mask.shape != input_ids.shape:
-        raise UsageError(
-            f"attention_mask of shape {tuple(attention_mask.shape)} does not fit input_ids {tuple(input_ids.shape)}",
-            "it has one entry for each token",
-        )
-    if bool(attention_mask.all()):
-        return input_ids, None
-    if not bool(attention_mask.any(-1).all()):
-        raise InputError("a row of the batch has no real token", "leave empty prompts out")
-    # Sorting by (is real, place) is stable: padding first, real tokens in their order.
-    real = attention_mask.bool().long()
-    order = real.argsort(dim=-1, stable=True)[:, -int(real.sum(-1).max()) :]
-    ids, mask = input_ids.gather(1, order), real.gather(1, order)
-    return ids, None if bool(mask.all()) else mask
+    results: list[Generation | None] = [None] * len(alone)
+    width: list[int] = [1] * len(alone)
+    reasons: list[list[StopReason | None]] = [[None] for _ in alone]
+    while any(result is None for result in results):
+        step: list[list[int | None]] = [[None] * count for count in width]
+        for index, steps in enumerate(alone):
+            if results[index] is None:
+                try:
+                    step[index], reasons[index] = next(steps)
+                    width[index] = len(step[index])
+                except StopIteration as end:
+                    results[index] = end.value
+        if any(token is not None for row in step for token in row):
+            yield [token for row in step for token in row], [reason for row in reasons for reason in row]
+    return joined([result for result in results if result is not None])

@@ -100,11 +100,7 @@ def _plain_messages(messages: Any) -> list[dict[str, Any]]:
         )
     plain = _plain(list(messages), "messages")
     for position, message in enumerate(plain):
-        if not isinstance(message, dict):
-            raise UsageError(
-                f"messages[{position}] is a {type(message).__name__}, not a dict",
-                'pass [{"role": "user", "content": "Hello"}]',
-            )
+        _check_message(message, f"messages[{position}]")
     # The reference gives a message's reasoning under all its customary names (transformers 5, chat_template_utils).
     for message in plain:
         reasoning = next(
@@ -113,6 +109,17 @@ def _plain_messages(messages: Any) -> list[dict[str, Any]]:
         if reasoning is not None:
             message.update({"thinking": message.get("thinking", reasoning), "reasoning_content": reasoning})
     return list(plain)
+
+
+def _check_message(message: Any, where: str) -> None:
+    """A message has a role and says something; beside tool calls it may say nothing."""
+    fix = 'pass [{"role": "user", "content": "Hello"}]'
+    if not isinstance(message, dict):
+        raise UsageError(f"{where} is a {type(message).__name__}, not a dict", fix)
+    if not isinstance(message.get("role"), str):
+        raise UsageError(f"{where} has the role {message.get('role')!r}, not a text", fix)
+    if message.get("content") is None and not message.get("tool_calls"):
+        raise UsageError(f"{where} has no content", fix)
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""What image and audio inputs share: a checkpoint's preprocessor settings, and the path of a file that exists."""
+"""Files and folders of inputs: a checkpoint's preprocessor settings, a file that exists, a folder to write to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from plainformer.errors import CheckpointError, InputError, did_you_mean
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
 
 
 def read_preprocessor(folder: Path, section: str) -> dict[str, Any] | None:
@@ -55,3 +55,17 @@ def existing_file(source: str | os.PathLike[str], what: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # no such folder, no such user, a NUL in the name
         hint = ""
     raise InputError(f"{what} {text[:200]!r} is not a file", hint if "did you mean" in hint else "check the path")
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """A folder to write to, made with its parents if need be. Raises UsageError, CheckpointError."""
+    try:
+        if not (path := os.fspath(folder)):
+            raise ValueError
+        made = Path(path)
+        made.mkdir(parents=True, exist_ok=True)
+    except (TypeError, ValueError):  # no path at all, an empty one, or one with a NUL or half a character in it
+        raise UsageError(f"{folder!r} is not the path of a folder", "pass a str or a Path") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None
+    return made

@@ -25,8 +25,8 @@ from plainformer.inputs.sentencepiece_model import (
     to_backend,
     unique,
 )
-from plainformer.inputs.tokenizer_files import surround
 from plainformer.inputs.tokenizer_settings import library_errors
+from plainformer.inputs.vocabulary import surround
 
 if TYPE_CHECKING:
     import tokenizers

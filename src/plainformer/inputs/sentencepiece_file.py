@@ -23,8 +23,8 @@ from plainformer.inputs.sentencepiece_model import (
     register_pieces,
     to_backend,
 )
-from plainformer.inputs.tokenizer_files import read_vocabulary, register_special, surround, surround_bos_eos
 from plainformer.inputs.tokenizer_settings import Settings, SpecialToken
+from plainformer.inputs.vocabulary import read_vocabulary, register_special, surround, surround_bos_eos
 
 if TYPE_CHECKING:
     import tokenizers

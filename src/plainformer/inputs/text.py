@@ -8,22 +8,22 @@ files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
 from plainformer.inputs.encoding import Encoding, TextBatch
-from plainformer.inputs.windows import truncated, windows
+from plainformer.inputs.files import make_folder
+from plainformer.inputs.windows import Side, truncated, windows
 
 if TYPE_CHECKING:
     import tokenizers
     import torch
 
 __all__ = ["Encoding", "Side", "TextBatch", "Tokenizer"]
-
-Side = Literal["left", "right"]
 
 # A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
 _PROBE_CHARACTERS_PER_TOKEN = 64
@@ -123,7 +123,7 @@ class Tokenizer:
         pair: str | None = None,
         *,
         add_special_tokens: bool = True,
-        truncate: bool = False,
+        truncate: bool | Side = False,
         max_length: int | None = None,
         stride: int | None = None,
         window: int | None = None,
@@ -133,7 +133,8 @@ class Tokenizer:
         Args:
             text, pair: the texts.
             add_special_tokens: put the model's special tokens around them.
-            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising.
+            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
+                "left" the beginning.
             max_length: the limit in tokens; by default the model's own.
             stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
                 result, the others are its `overflow`. Of a pair, only the second text is split.
@@ -158,7 +159,7 @@ class Tokenizer:
         texts: Sequence[str | tuple[str, str]],
         *,
         add_special_tokens: bool = True,
-        truncate: bool = False,
+        truncate: bool | Side = False,
         max_length: int | None = None,
         stride: int | None = None,
         window: int | None = None,
@@ -178,13 +179,19 @@ class Tokenizer:
             rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [self._fit(self._row(row), limit, truncate, stride) for row in rows]
 
-    def _limit(self, truncate: bool, max_length: int | None, stride: int | None, window: int | None) -> int | None:
+    def _limit(
+        self, truncate: bool | Side, max_length: int | None, stride: int | None, window: int | None
+    ) -> int | None:
         """The number of tokens a row may have, from the arguments and the model, after checking that they agree."""
         for name, value, least in (("max_length", max_length, 1), ("window", window, 1), ("stride", stride, 0)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise UsageError(f"{name}={value!r} is not a whole number of at least {least}", f"pass {name}=128, say")
+        if truncate not in (True, False, "left", "right"):
+            raise UsageError(
+                f"truncate={truncate!r} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
+            )
         if truncate and stride is not None:
-            raise UsageError("truncate=True drops what stride would keep", "pass one of the two")
+            raise UsageError("truncate drops what stride would keep", "pass one of the two")
         if window is not None and stride is None:
             raise UsageError("window has no effect without stride", "pass stride=0 for windows that do not overlap")
         limit = window or max_length or self.max_length
@@ -218,11 +225,11 @@ class Tokenizer:
             word_ids=row.word_ids,
         )
 
-    def _fit(self, row: Encoding, limit: int | None, truncate: bool, stride: int | None) -> Encoding:
+    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None) -> Encoding:
         if limit is None or len(row) <= limit:
             return row
         if truncate:
-            return row.select(truncated(row.sequence_ids, limit))
+            return row.select(truncated(row.sequence_ids, limit, "left" if truncate == "left" else "right"))
         if stride is None:
             raise _too_long(f"{len(row)} tokens", limit)
         first, *rest = [row.select(positions) for positions in windows(row.sequence_ids, limit, stride)]
@@ -274,12 +281,17 @@ class Tokenizer:
         side: Side | None = None,
         pad_to_multiple_of: int = 1,
         add_special_tokens: bool = True,
-        truncate: bool = False,
+        truncate: bool | Side = False,
         max_length: int | None = None,
         stride: int | None = None,
         window: int | None = None,
+        **unknown: Any,
     ) -> TextBatch:
         """`encode` or `encode_batch`, then `pad`: one text (B = 1, more with stride) or a list of texts or pairs."""
+        for name in unknown:
+            raise UsageError(
+                f"a tokenizer has no option {name!r}", did_you_mean(name, Tokenizer.__call__.__kwdefaults__ or ())
+            )
         if isinstance(text, str):
             text = [(text, pair) if pair is not None else text]
         elif pair is not None:
@@ -299,22 +311,32 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | torch.Tensor, *, skip_special_tokens: bool = False) -> str:
         """The text of `ids` (a sequence, or a tensor of one dimension).
 
-        Ids beyond the vocabulary, which a model with a padded embedding can produce, have no text and add none.
+        Raises:
+            UsageError, InputError: not a row of ids, or an id that no token has; see `known`.
         """
-        plain: list[Any] = list(ids.tolist()) if hasattr(ids, "tolist") else list(ids)
+        plain: Any = ids.tolist() if hasattr(ids, "tolist") else ids
+        if not isinstance(plain, Sequence):
+            raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
         for position, i in enumerate(plain):
             if isinstance(i, bool) or not isinstance(i, int):
                 raise UsageError(
                     f"ids[{position}] is a {type(i).__name__}, not an integer", "pass one row of token ids"
                 )
-            if not 0 <= i < 2**32:
-                raise InputError(f"ids[{position}] is {i}, which no token has", "mask out labels such as -100 first")
+            if self.id_to_token(i) is None:
+                raise InputError(
+                    f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has",
+                    "are they another tokenizer's ids? mask out labels such as -100 first",
+                )
         if self._piece_ids is None:
-            return self.backend.decode(plain, skip_special_tokens=skip_special_tokens)
+            return self.backend.decode(list(plain), skip_special_tokens=skip_special_tokens)
         skipped = self.special_ids if skip_special_tokens else frozenset()
-        pieces = [piece for i in plain if i not in skipped and (piece := self.id_to_token(i)) is not None]
+        pieces = [str(self.id_to_token(i)) for i in plain if i not in skipped]
         decoder = self.backend.decoder
         return decoder.decode(pieces) if decoder is not None else "".join(pieces)
+
+    def known(self, ids: Iterable[int]) -> list[int]:
+        """Those of a model's `ids` that a token has: an embedding that is padded to a round size gives others, too."""
+        return [i for i in ids if self.id_to_token(i) is not None]
 
     def id_to_token(self, index: int) -> str | None:
         """The vocabulary's text of an id, or None."""
@@ -366,7 +388,7 @@ class Tokenizer:
 
     # ---- saving ---------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write tokenizer.json and tokenizer_config.json, which the reference library loads to the same ids.
 
         Marian and M2M100 tokenizers are saved as the files that they came from, which is what that library reads.
@@ -379,9 +401,10 @@ class Tokenizer:
             **({"model_input_names": _NAMES_WITH_TYPES} if self._uses_types() else {}),
             **({"model_max_length": self.max_length} if self.max_length is not None else {}),
         }
+        target = make_folder(folder)
         try:
             write_folder(
-                Path(folder),
+                target,
                 backend=self.backend if self._piece_ids is None else None,
                 source_files=self._source_files,
                 special_tokens=self.special_tokens,
@@ -390,7 +413,7 @@ class Tokenizer:
             )
         except OSError as error:
             raise CheckpointError(
-                f"cannot write the tokenizer to {folder}: {error.strerror}", "choose another folder"
+                f"cannot write the tokenizer to {folder}: {error.strerror}", "free space, or choose another folder"
             ) from None
 
 

@@ -106,7 +106,10 @@ class Settings:
     def max_length(self) -> int | None:
         """The most tokens that the model takes, or None where nothing says so."""
         stated = self.config.get("model_max_length")
-        if isinstance(stated, (int, float)) and not isinstance(stated, bool) and 0 < stated < _UNLIMITED:
+        if isinstance(stated, bool) or not isinstance(stated, int | float | None):
+            where = self.folder / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: model_max_length is {stated!r}", "it must be a number, without quotes")
+        if stated is not None and 0 < stated < _UNLIMITED:
             return int(stated)
         positions = self.model.get("max_position_embeddings", self.model.get("n_positions"))
         model_type = str(self.model.get("model_type"))
@@ -277,8 +280,7 @@ def write_folder(
     chat_templates: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> None:
-    """Write a tokenizer's files into `folder`, which is created if need be; see `Tokenizer.save`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a tokenizer's files into `folder`, which exists; see `Tokenizer.save`."""
     for name, content in source_files.items():
         (folder / name).write_bytes(content)
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **settings, **special_tokens}

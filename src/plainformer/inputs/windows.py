@@ -8,8 +8,11 @@ keeps ids, offsets and types exactly as they were, needs no state in the tokeniz
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from plainformer.errors import InputError, UsageError
+
+Side = Literal["left", "right"]
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
@@ -27,8 +30,8 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
     return min(first, room - keep_second), keep_second
 
 
-def truncated(sequence_ids: Sequence[int | None], limit: int) -> list[int]:
-    """Positions to keep so that the row has at most `limit` tokens: the beginnings of the sequences."""
+def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right") -> list[int]:
+    """Positions to keep so that the row has at most `limit` tokens: the sequences' beginnings, or ends if `cut` is left."""
     first, second = sequence_ids.count(0), sequence_ids.count(1)
     room = limit - (len(sequence_ids) - first - second)
     if room < 0:
@@ -36,8 +39,8 @@ def truncated(sequence_ids: Sequence[int | None], limit: int) -> list[int]:
             f"max_length={limit} leaves no room: the special tokens alone are {limit - room}",
             f"pass max_length of at least {limit - room + 1}",
         )
-    budget = list(kept_lengths(first, second, room))
-    return _take(sequence_ids, [range(budget[0]), range(budget[1])])
+    kept = zip((first, second), kept_lengths(first, second, room), strict=True)
+    return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
 
 
 def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:

@@ -25,9 +25,13 @@ class Cache(Protocol):
     """What attention asks of a key-value cache; `generate/cache.py` has the real one."""
 
     length: int
+    copies: int
 
     def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this step's keys and values, return all of the layer's so far: (B, K, S, E)."""
+        """Append this step's keys and values, return the layer's own so far: (B, K, S, E); older ones may be gone."""
+
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """What every `copies` rows share and have before their own: (B / copies, K, P, E)."""
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The encoder's keys and values for this layer, if they were stored."""
@@ -90,6 +94,30 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: fl
     )
 
 
+def attend_shared(
+    q_BHTE: Tensor, prefix: tuple[Tensor, Tensor], k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float
+) -> Tensor:
+    """Context vectors of rows that share a prefix, (N, K, P, E) for N = B / copies: one softmax over both parts.
+
+    The rows that share it stand as queries of one product, so that the prefix is read once for all of them.
+    """
+    batch, heads, queries, size = q_BHTE.shape
+    shared, kv_heads = prefix[0].shape[:2]
+    copies, group = batch // shared, heads // kv_heads
+    q_own = q_BHTE.reshape(batch, kv_heads, group * queries, size) * scale
+    q_all = q_own.view(shared, copies, kv_heads, -1, size).transpose(1, 2).reshape(shared, kv_heads, -1, size)
+    scores_all = (q_all @ prefix[0].transpose(-1, -2)).view(shared, kv_heads, copies, group * queries, -1)
+    scores_own = q_own @ k_BKSE.transpose(-1, -2)
+    scores = torch.cat((scores_all.transpose(1, 2).reshape(batch, kv_heads, group * queries, -1), scores_own), dim=-1)
+    if mask.bias is not None:
+        scores = (scores.view(batch, heads, queries, -1) + mask.bias).clamp_min(torch.finfo(scores.dtype).min)
+    probabilities = scores.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype).view(batch, kv_heads, group * queries, -1)
+    p_all, p_own = probabilities.split((prefix[0].size(2), k_BKSE.size(2)), dim=-1)
+    p_all = p_all.reshape(shared, copies, kv_heads, group * queries, -1).transpose(1, 2).flatten(2, 3)
+    context = (p_all @ prefix[1]).view(shared, kv_heads, copies, group * queries, size).transpose(1, 2)
+    return (context.reshape(batch, kv_heads, group * queries, size) + p_own @ v_BKSE).reshape(q_BHTE.shape)
+
+
 def attend_eagerly(
     q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -140,9 +168,20 @@ class SelfAttention(nn.Module):
         if flow.cache is not None:
             k_BKTE, v_BKTE = flow.cache.update(layer, k_BKTE, v_BKTE)
         mask = flow.masks[layer]
+        prefix = flow.cache.prefix(layer) if flow.cache is not None else None
+        held = k_BKTE.size(2) + (prefix[0].size(2) if prefix is not None else 0)
+        if mask.bias is not None and mask.bias.size(-1) > held:  # a windowed layer's cache has let go of the oldest
+            mask = Mask(mask.bias[..., -held:])
         if self.scores is not None:
             mask = self._with_positions(mask, q_BHTE, k_BKTE, flow)
-        if flow.attentions is None and self.softcap is None:
+        plain = flow.attentions is None and self.softcap is None
+        if prefix is not None and not plain:
+            copies = len(q_BHTE) // len(prefix[0])
+            k_BKTE = torch.cat((prefix[0].repeat_interleave(copies, 0), k_BKTE), dim=2)
+            v_BKTE = torch.cat((prefix[1].repeat_interleave(copies, 0), v_BKTE), dim=2)
+        if plain and prefix is not None:
+            context_BHTE = attend_shared(q_BHTE, prefix, k_BKTE, v_BKTE, mask, self.scale)
+        elif plain:
             context_BHTE = attend(q_BHTE, k_BKTE, v_BKTE, mask, self.scale)
         else:
             context_BHTE, seen = attend_eagerly(q_BHTE, k_BKTE, v_BKTE, mask, self.scale, self.softcap)
@@ -175,11 +214,16 @@ class CrossAttention(nn.Module):
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
         q_BHTE = split_heads(self.q(x_BTD), self.heads)
         k_BHSE, v_BHSE = self._memory(layer, flow)
+        copies = flow.cache.copies if flow.cache is not None else 1
+        if copies > 1:  # rows that continue one prompt look at one memory: they stand as its queries
+            q_BHTE = q_BHTE.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
         if flow.cross_attentions is None:
             context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale)
         else:
             context_BHTE, seen = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale, None)
             flow.cross_attentions.append(seen)
+        if copies > 1:
+            context_BHTE = context_BHTE.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)
         if flow.cross_head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
         return self.out(merge_heads(context_BHTE))

@@ -151,7 +151,7 @@ class Transformer(nn.Module):
             if encoder_output is None:
                 encoder_output = self.encoder(main_input, **options)
             decoder_input = self._decoder_input(inputs)
-            _check_rows(decoder_input, encoder_output)
+            _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
             output = self.decoder(decoder_input, cache=cache, memory=encoder_output, **options)
         result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
         return result if output_hidden_states == states else replace(result, hidden_states=None)
@@ -259,11 +259,11 @@ def _check_tensor(name: str, value: object) -> None:
         raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
 
 
-def _check_rows(decoder: StackInput, memory: StackOutput) -> None:
-    """As many rows on both sides, or one that serves all."""
+def _check_rows(decoder: StackInput, memory: StackOutput, copies: int) -> None:
+    """As many rows on both sides, or one that serves all, or one for the `copies` of a prompt that a cache has."""
     given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
     rows, encoded = len(given) if given is not None and given.dim() else 0, len(memory.last_hidden_state)
-    if rows != encoded and encoded != 1:
+    if rows != encoded * copies and (encoded != 1 or copies != 1):
         raise UsageError(
             f"the decoder's input has {rows} rows, and the encoder's output {encoded}", "they need the same number"
         )

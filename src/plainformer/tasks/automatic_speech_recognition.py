@@ -115,5 +115,5 @@ class SpeechRecognition(AudioTask):
         if self.vocabulary is not None:
             return self.vocabulary.text(ids)
         last = self.prompt.no_timestamps_id
-        words = [i for i in ids if last is None or i <= last]  # timestamps stand behind it
+        words = self.tokenizer.known(i for i in ids if last is None or i <= last)  # timestamps stand behind it
         return self.tokenizer.decode(words, skip_special_tokens=True).strip()

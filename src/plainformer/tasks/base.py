@@ -23,7 +23,7 @@ from plainformer.model.transformer import Transformer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plainformer.inputs.text import TextBatch, Tokenizer
+    from plainformer.inputs.text import Side, TextBatch, Tokenizer
 
 BATCH_SIZE = 16
 
@@ -50,12 +50,13 @@ class Task(ABC):
 
     Attributes:
         name: the task. model, tokenizer, config: what it is made of. folder: where the checkpoint's other files are.
-        needs_tokenizer: whether it reads or writes text. companions: files of the checkpoint, besides weights and
-            tokenizer, that the task reads; saving copies them.
+        needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
+            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
     name: str
     needs_tokenizer = True
+    cut: Side = "right"
     companions: tuple[str, ...] = ()
 
     def __init__(
@@ -156,7 +157,8 @@ class Task(ABC):
                 raise InputError(f"a {type(text).__name__} is not an input for {self.name}", f"give {self.reads()}")
         longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
         most = min(longest) if longest else None
-        rows = self.tokenizer.encode_batch(list(texts), truncate=truncate and most is not None, max_length=most)
+        cut = self.cut if truncate and most is not None else False
+        rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most)
         for text, row in zip(texts, rows, strict=True):
             if not row.input_ids:
                 raise InputError(f"{text!r} has no tokens: there is nothing to read", "leave empty texts out")
@@ -192,5 +194,5 @@ def _batches(inputs: Iterable[Any]) -> Iterator[list[Any]]:
 def check_top_k(top_k: int, most: int) -> int:
     """At least 1; more than there are means all."""
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise UsageError(f"top_k={top_k!r} is not a count of at least 1")
+        raise UsageError(f"top_k={top_k!r} is not a count of at least 1", f"give 1 to {most}")
     return min(top_k, most)

@@ -80,7 +80,7 @@ class FillMask(Task):
         start += len(text[start:end]) - len(text[start:end].lstrip())
         candidates = []
         for score, token_id in zip(scores, ids, strict=True):
-            word = self.tokenizer.decode([token_id]).strip()
+            word = self.tokenizer.decode(self.tokenizer.known([token_id])).strip()
             filled = text[:start] + word + text[end:]
             candidates.append(Candidate(word, score, token_id, filled))
         return FilledMask(start, end, tuple(candidates))

@@ -16,6 +16,7 @@ def continuation(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]
 
     Decoded together: alone, the first word of a SentencePiece vocabulary would lose the space in front of it.
     """
+    before, new = tokenizer.known(before), tokenizer.known(new)
     context = tokenizer.decode(before, skip_special_tokens=True)
     return tokenizer.decode([*before, *new], skip_special_tokens=True)[len(context) :]
 
@@ -32,11 +33,11 @@ def pieces(
         before: ids that stand in front and are not shown. begun: ids that are shown first, before any step.
         steps: the new ids; None is passed over.
     """
-    ids = [*before, *begun]
-    context, shown = 0, len(before)  # ids[context:shown] are decoded again with what follows them
+    ids = tokenizer.known([*before, *begun])
+    context, shown = 0, len(tokenizer.known(before))  # ids[context:shown] are decoded again with what follows them
     for token in (None, *steps) if begun else steps:
         if token is not None:
-            ids.append(token)
+            ids.extend(tokenizer.known([token]))
         known = tokenizer.decode(ids[context:shown], skip_special_tokens=True)
         text = tokenizer.decode(ids[context:], skip_special_tokens=True)
         if len(text) > len(known) and not text.endswith(HALF_A_CHARACTER):

@@ -31,8 +31,12 @@ class GeneratedText(Result):
 
 
 class TextGeneration(Task):
-    """A text → its continuation; a list of chat messages → the assistant's answer."""
+    """A text → its continuation; a list of chat messages → the assistant's answer.
 
+    `truncate=True` cuts a prompt that is too long at its beginning: what stands next to the answer is kept.
+    """
+
+    cut = "left"
     companions = (FILE,)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,7 +63,8 @@ class TextGeneration(Task):
         for item in inputs:
             prompt, is_chat = self.prompt_of(item)
             limit = self.config.main_stack.max_positions
-            row = self.tokenizer.encode(prompt, add_special_tokens=not is_chat, truncate=truncate, max_length=limit)
+            cut = truncate and self.cut
+            row = self.tokenizer.encode(prompt, add_special_tokens=not is_chat, truncate=cut, max_length=limit)
             if not row.input_ids:
                 raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
             rows.append(row)
@@ -104,4 +109,5 @@ class TextGeneration(Task):
 
 
 def _is_chat(inputs: Any) -> bool:
-    return isinstance(inputs, list) and bool(inputs) and all(isinstance(m, dict) and "role" in m for m in inputs)
+    """Whether a list is one chat, well made or not, rather than a list of inputs."""
+    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], dict)

@@ -1,0 +1,87 @@
+"""Processors: small functions between a model's logits and the pick, composed in one documented order."""
+
+from plainformer.generate.processors.checks import as_token_ids
+from plainformer.generate.processors.context import Context, Processor
+from plainformer.generate.processors.control import (
+    AllowedTokens,
+    ExponentialDecay,
+    Forced,
+    ForcedBos,
+    ForcedEos,
+    MinLength,
+    MinNewTokens,
+    RemoveInvalid,
+    Renormalize,
+    Suppress,
+    SuppressFirst,
+)
+from plainformer.generate.processors.order import ORDER, sort_processors
+from plainformer.generate.processors.penalties import (
+    BadWords,
+    Dry,
+    EncoderNoRepeatNgram,
+    EncoderRepetitionPenalty,
+    FrequencyPenalty,
+    NoRepeatNgram,
+    PresencePenalty,
+    RepetitionPenalty,
+    SequenceBias,
+)
+from plainformer.generate.processors.sampling import (
+    Epsilon,
+    Eta,
+    MinP,
+    Mirostat,
+    Temperature,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    Typical,
+    Xtc,
+)
+from plainformer.generate.processors.timestamps import WhisperTimestamps
+from plainformer.generate.processors.watermark import Watermark, WatermarkDetector, WatermarkResult
+
+__all__ = [
+    "ORDER",
+    "AllowedTokens",
+    "BadWords",
+    "Context",
+    "Dry",
+    "EncoderNoRepeatNgram",
+    "EncoderRepetitionPenalty",
+    "Epsilon",
+    "Eta",
+    "ExponentialDecay",
+    "Forced",
+    "ForcedBos",
+    "ForcedEos",
+    "FrequencyPenalty",
+    "MinLength",
+    "MinNewTokens",
+    "MinP",
+    "Mirostat",
+    "NoRepeatNgram",
+    "PresencePenalty",
+    "Processor",
+    "RemoveInvalid",
+    "Renormalize",
+    "RepetitionPenalty",
+    "SequenceBias",
+    "Suppress",
+    "SuppressFirst",
+    "Temperature",
+    "TopH",
+    "TopK",
+    "TopNSigma",
+    "TopP",
+    "Typical",
+    "Watermark",
+    "WatermarkDetector",
+    "WatermarkResult",
+    "WhisperTimestamps",
+    "Xtc",
+    "as_token_ids",
+    "sort_processors",
+]

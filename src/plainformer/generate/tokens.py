@@ -1,0 +1,152 @@
+"""The loop that goes on a token at a time: process → pick → stop? → decode_step. Greedy and sampling are two ways to pick.
+
+Shapes: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from plainformer.generate.draw import Draws, draw_tokens
+from plainformer.generate.processors.context import Context, Processor
+from plainformer.generate.result import Generation, Search, Step
+from plainformer.generate.session import Session
+from plainformer.generate.stopping import StopReason, Stops
+
+# On a GPU the host looks at the tokens only once in so many steps, where nothing but end tokens and limits can stop a row:
+# looking at each would wait for each.
+LOOK_EVERY = 16
+
+
+class Watcher(Protocol):
+    """Sees every step; `trace.Recorder` is one."""
+
+    def processed(self, name: str, before_RV: Tensor, after_RV: Tensor) -> None:
+        """A processor's work; called first with the name "logits" and the model's own for both."""
+
+    def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
+        """The tokens of a step, the distribution that they are of, and the random numbers that chose them."""
+
+
+def process(
+    logits_RV: Tensor, context: Callable[[], Context], processors: Sequence[Processor], watcher: Watcher | None = None
+) -> Tensor:
+    """The logits after all processors, in order."""
+    if watcher is not None:
+        watcher.processed("logits", logits_RV, logits_RV)
+    if not processors:
+        return logits_RV
+    seen = context()
+    for processor in processors:
+        after_RV = processor(logits_RV, seen)
+        if watcher is not None:
+            watcher.processed(processor.name, logits_RV, after_RV)
+        logits_RV = after_RV
+    return logits_RV
+
+
+@dataclass
+class Picker:
+    """Takes a token for each row: the likeliest, or a drawn one; `alternatives` begin with the best of the first step.
+
+    Attributes:
+        draws: streams of random numbers; None picks the likeliest.
+        spread: the first token of a prompt's k-th row is its k-th likeliest.
+    """
+
+    draws: Draws | None = None
+    spread: bool = False
+
+    def __call__(self, logits_RV: Tensor, session: Session) -> tuple[Tensor, Tensor | None]:
+        if self.spread and session.length == session.prompt_columns:
+            first_BV = logits_RV[:: session.copies]
+            return first_BV.topk(session.copies, dim=-1).indices.flatten(), None
+        if self.draws is None:
+            return logits_RV.argmax(-1), None
+        uniform_R = self.draws.next(logits_RV.device)
+        return draw_tokens(logits_RV, uniform_R), uniform_R
+
+
+@dataclass
+class _Rows:
+    """Tokens of each row as the host knows them, and which rows have ended."""
+
+    stops: Stops
+    copies: int
+    tokens: list[list[int]]
+    reasons: list[StopReason | None]
+    log_probabilities: list[list[float]] = field(default_factory=list)
+
+    def done(self) -> bool:
+        return all(reason is not None for reason in self.reasons)
+
+    def record(self, picked: list[int], scored: list[float] | None) -> Step:
+        """Take a step's tokens; a row that had ended before gets None."""
+        step: list[int | None] = []
+        for row, token in enumerate(picked):
+            running = self.reasons[row] is None
+            step.append(token if running else None)
+            if running:
+                self.tokens[row].append(token)
+                if scored is not None:
+                    self.log_probabilities[row].append(scored[row])
+                self.reasons[row] = self.stops.reason(self.tokens[row], row // self.copies)
+        return step, list(self.reasons)
+
+
+def search_tokens(
+    session: Session,
+    stops: Stops,
+    processors: Sequence[Processor],
+    picker: Picker,
+    *,
+    output_scores: bool = False,
+    streamed: bool = True,
+    watcher: Watcher | None = None,
+) -> Search:
+    """Yield steps until every row has ended; the generator's return value is the `Generation`."""
+    logits_RV = session.prefill()
+    count, most = len(logits_RV), max(stops.limits)
+    rows = _Rows(stops, session.copies, [[] for _ in range(count)], [None] * count, [[] for _ in range(count)])
+    on_host = logits_RV.device.type == "cpu" or streamed or stops.needs_every_token or watcher is not None
+    every = 1 if on_host else LOOK_EVERY
+    waiting: list[tuple[Tensor, Tensor | None]] = []
+    for number in range(1, most + 1):
+        logits_RV = process(logits_RV, session.context, processors, watcher)
+        picked_R, draws_R = picker(logits_RV, session)
+        if watcher is not None:
+            watcher.picked(logits_RV, picked_R, draws_R, session)
+        waiting.append((picked_R, _scores(logits_RV, picked_R) if output_scores else None))
+        if number % every == 0 or number == most:
+            yield from _look(waiting, rows)
+            if rows.done():
+                break
+        logits_RV = session.decode_step(picked_R)
+    return Generation(
+        tuple(tuple(row) for row in rows.tokens),
+        tuple(reason or "length" for reason in rows.reasons),
+        tuple(sum(row) for row in rows.log_probabilities) if output_scores else None,
+        tuple(tuple(row) for row in rows.log_probabilities) if output_scores else None,
+        session.finished_cache(),
+    )
+
+
+def _scores(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
+    return logits_RV.float().log_softmax(-1).gather(-1, picked_R[:, None])[:, 0]
+
+
+def _look(waiting: list[tuple[Tensor, Tensor | None]], rows: _Rows) -> Iterator[Step]:
+    """Fetch the tokens that are waiting on the device, and record them; what stands behind a row's end is dropped."""
+    tokens = torch.stack([picked for picked, _ in waiting]).tolist()
+    scores = [scored for _, scored in waiting if scored is not None]
+    scored = torch.stack(scores).tolist() if scores else [None] * len(tokens)
+    waiting.clear()
+    for step_tokens, step_scores in zip(tokens, scored, strict=True):
+        if rows.done():
+            return
+        yield rows.record(step_tokens, step_scores)
