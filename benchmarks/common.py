@@ -85,6 +85,13 @@ def reference_model(name: str, folder: Path, **changes: Any) -> Any:
             ),
         ),
         "gpt2-small": ("GPT2LMHeadModel", {}),
+        "bart-base": (
+            "BartForConditionalGeneration",
+            dict(
+                d_model=768, encoder_layers=6, decoder_layers=6, encoder_attention_heads=12, decoder_attention_heads=12,
+                encoder_ffn_dim=3072, decoder_ffn_dim=3072, vocab_size=50265,
+            ),
+        ),
         "minilm-l6": (
             "BertModel",
             dict(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

@@ -1,6 +1,6 @@
-"""Measure Plainformer beside `transformers` on this machine and write benchmarks/RESULTS.md.
+"""Measure Plainformer beside `transformers` (CTranslate2 and llama.cpp too, where installed); write benchmarks/RESULTS.md.
 
-    python benchmarks/run.py [import] [load] [decode] [prefill] [encode] [memory]
+    python benchmarks/run.py [NAME...]      names: import load greedy batches seq2seq first-token int8 prefill encode memory
 
 Both sides are measured in the same run, in turn; only the ratios travel to other machines.
 """
@@ -19,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import Row, paired, paired_processes, reference_model
+from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_seq2seq
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -54,32 +55,6 @@ def bench_load(folder: Path) -> list[Row]:
     reference_model("smollm2-135m", folder)
     seconds, memory = paired_processes("load and first answer, SmolLM2 shape", LOAD_OURS, LOAD_THEIRS, str(folder))
     return [seconds, Row("its peak memory", memory.ours, memory.theirs, "MB", memory.ratio)]
-
-
-def bench_decode(folder: Path) -> list[Row]:
-    import torch
-
-    import plainformer as pf
-
-    rows = []
-    new = 48
-    for shape in ("smollm2-135m", "gpt2-small"):
-        theirs = reference_model(shape, folder / shape)
-        ours = pf.load_model(folder / shape)
-        ids = torch.arange(5, 21)[None]
-        options = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
-
-        def run_ours(model: object = ours, ids: torch.Tensor = ids) -> None:
-            pf.generate(model, ids, max_new_tokens=new, eos_ids=())
-
-        def run_theirs(model: object = theirs, ids: torch.Tensor = ids, options: dict[str, object] = options) -> None:
-            with torch.inference_mode():
-                model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-
-        row = paired(f"greedy decoding, batch 1, {shape}", run_ours, run_theirs, note=f"{new} tokens after 16")
-        rows.append(row)
-        rows.append(Row(f"= tokens a second, {shape}", new / row.ours, new / row.theirs, "/s", row.ratio))
-    return rows
 
 
 def bench_prefill(folder: Path) -> list[Row]:
@@ -164,7 +139,11 @@ def bench_memory(_: Path) -> list[Row]:
 BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "import": bench_import,
     "load": bench_load,
-    "decode": bench_decode,
+    "greedy": bench_greedy,
+    "batches": bench_batches,
+    "seq2seq": bench_seq2seq,
+    "first-token": bench_first_token,
+    "int8": bench_int8,
     "prefill": bench_prefill,
     "encode": bench_encode,
     "memory": bench_memory,

@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": TOP,
     "inspection": TOP,
     "explain": TOP,
-    "cli": TOP | {"inspection", "explain", "__init__"},
+    "explain_steps": TOP | {"explain"},
+    "whatif": TOP | {"explain", "explain_steps"},
+    "cli": TOP | {"inspection", "explain", "explain_steps", "whatif", "__init__"},
     "__init__": TOP,
 }
 # Single files that need one thing more than their part, and why.

@@ -22,7 +22,7 @@ from plainformer.cli.options import shown
 from tests.tiny import save, write_png, write_wav
 
 PROGRAM = [sys.executable, "-c", "from plainformer.cli.main import main; main()"]
-VERBS = ("run", "explain", "info", "tasks", "models")
+VERBS = ("run", "chat", "explain", "info", "tasks", "models")
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
 
 
@@ -220,6 +220,84 @@ def test_a_text_that_is_too_long(cli: Cli, tiny: Callable[[str], Path]) -> None:
         text = "[MASK] " + long if name == "fill-mask" else long
         refused(cli("run", tiny(name), text), "tokens; the limit is", "--truncate")
         done(cli("run", tiny(name), text, "--truncate"))
+
+
+# ---- run: how text is generated -----------------------------------------------------------------------------------------
+
+
+def test_generation_flags_are_the_tasks_options(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    import plainformer
+
+    task = plainformer.load(str(tiny("text-generation")), backend="plain")
+    for flags, options in (
+        ("--num-beams 3 --length-penalty 0.5 --early-stopping never", {"num_beams": 3, "length_penalty": 0.5}),
+        ("--do-sample --seed 4 --temperature 1.5 --top-k 9", {"do_sample": True, "seed": 4, "temperature": 1.5}),
+        ("--stop x --stop y --output-scores", {"stop": ["x", "y"], "output_scores": True}),
+        ("--choices yes --choices -", {"choices": ["yes", "-"]}),
+        (
+            "--answer-prefix 'so: ' --regex [ab]{3} --repetition-penalty 1.2",
+            {"answer_prefix": "so: ", "regex": "[ab]{3}"},
+        ),
+        ("--defaults checkpoint --no-repeat-ngram-size 2", {"defaults": "checkpoint", "no_repeat_ngram_size": 2}),
+    ):
+        more = {"early_stopping": "never"} if "num_beams" in options else {"top_k": 9} if "seed" in options else {}
+        more |= {"repetition_penalty": 1.2} if "regex" in options else {}
+        expected = task("the cat", max_new_tokens=9, **options, **more)
+        arguments = ("run", tiny("text-generation"), "the cat", "--max-new-tokens", 9, "--backend", "plain", "--json")
+        (found,) = done(cli(*arguments, *shlex.split(flags))).json()
+        assert found == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_definitions_come_from_text_or_a_file(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    schema = {"enum": [1, 22], "x-guidance": {"whitespace_pattern": ""}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    (tmp_path / "g.lark").write_text('start: "ab" | "cd"')
+    folder = tiny("text-generation")
+    from_file = done(cli("run", folder, "a", "--json-schema", "@schema.json")).out
+    assert json.loads(from_file) in (1, 22)
+    assert done(cli("run", folder, "a", "--json-schema", json.dumps(schema))).out == from_file
+    assert done(cli("run", folder, "a", "--grammar", "@g.lark")).lines[0] in ("ab", "cd")
+    refused(cli("run", folder, "a", "--grammar", "@no.lark"), "there is no file 'no.lark'")
+    refused(cli("run", folder, "a", "--json-schema", "{"), "JSON schema")
+
+
+def test_several_answers_are_numbered(cli: Cli, tiny: Callable[[str], Path]) -> None:
+    for name in ("text-generation", "text2text"):
+        options = ("--num-beams", 3, "--num-return-sequences", 2, "--regex", "[a-z]{4}")
+        found = done(cli("run", tiny(name), "the cat", *options)).lines
+        assert len(found) == 2 and found[0].startswith("[1] (-") and found[1].startswith("[2] (-")
+        (result,) = done(cli("run", tiny(name), "the cat", *options, "--json")).json()
+        assert found[0].endswith(f" {result['text']}") and len(result["alternatives"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("text-classification", "--num-beams 2", "--num-beams has no effect in text-classification"),
+        ("embedding", "--do-sample", "--do-sample has no effect in feature-extraction"),
+        ("fill-mask", "--stop x", "--stop has no effect in fill-mask"),
+        ("text2text", "--answer-prefix x", "--answer-prefix has no effect in text2text-generation"),
+        ("text-generation", "--timestamps", "--timestamps has no effect in text-generation"),
+        (
+            "text-generation",
+            "--temperature 0.5",
+            "--temperature 0.5 has no effect in greedy mode\n  → --do-sample takes it",
+        ),
+        ("text-generation", "--num-return-sequences 2", "--num-return-sequences 2 has no effect in greedy mode"),
+        ("text-generation", "--num-beams 3 --num-beam-groups 2", "--num-beam-groups 2 does not divide --num-beams 3"),
+        ("text-generation", "--early-stopping maybe", "true, false or never"),
+        ("text-generation", "--dola-layers x", "are no layers"),
+        ("text-generation", "--choices a --regex b", "exclude each other"),
+        ("text-generation", "--defaults chekpoint", "did you mean 'checkpoint'"),
+        ("text-generation", "--regex (", "cannot be used"),
+        ("text-generation", "--num-beam 2", "--num-beams"),
+        ("text-generation", "--draft-model ./nope", "there is no such file or folder"),
+    ],
+)
+def test_generation_flags_without_effect(
+    cli: Cli, tiny: Callable[[str], Path], name: str, options: str, message: str
+) -> None:
+    refused(cli("run", tiny(name), "the [MASK]", *options.split()), message, code=1 if "nope" in options else 2)
 
 
 # ---- run: options that do nothing are errors --------------------------------------------------------------------------

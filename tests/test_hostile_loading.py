@@ -584,7 +584,7 @@ def test_empty_prompts(tiny: Folder) -> None:
     assert task([]) == []
     with bounded(seconds=60, megabytes=2048), pytest.raises(InputError, match="the limit is 48"):
         task("x" * 10_000_000)
-    for count in (0, -1, 1.5, "3", True, None):
+    for count in (0, -1, 1.5, "3", True):
         with pytest.raises(UsageError, match="max_new_tokens"):
             task("a", max_new_tokens=count)
 

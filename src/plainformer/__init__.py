@@ -28,6 +28,8 @@ _NAMES = {
     "Tokenizer": "plainformer.inputs.text",
     "KeyValueCache": "plainformer.generate.cache",
     "generate": "plainformer.generate.search",
+    "stream": "plainformer.generate.search",
+    "GenerationOptions": "plainformer.generate.options",
 }
 __all__ = ["__version__", *_NAMES]
 
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from plainformer.config import ModelConfig, StackConfig
     from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
     from plainformer.generate.cache import KeyValueCache
-    from plainformer.generate.search import generate
+    from plainformer.generate.options import GenerationOptions
+    from plainformer.generate.search import generate, stream
     from plainformer.inputs.text import Tokenizer
     from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
     from plainformer.model.transformer import Transformer

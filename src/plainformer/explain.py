@@ -101,7 +101,7 @@ def explain(
         UsageError: an argument that has no effect here; otherwise as the task itself.
     """
     _check_arguments(task, pair, chat, top_k, truncate)
-    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (_signal(task, item), ())
+    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
     if task.config.kind == "encoder-decoder" and (start := _start_ids(task)):
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
     with watch(task.model) as steps:
@@ -176,7 +176,7 @@ def _text(
     return inputs, pieces
 
 
-def _signal(task: Task, item: Any) -> dict[str, Tensor]:
+def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
     """The tensors of an image or a recording, through the task's own first step."""
     encoded = task.encode([item])
     tensors = encoded if isinstance(encoded, dict) else {}

@@ -454,6 +454,13 @@ def test_a_text_that_the_tokens_cannot_finish() -> None:
         step(grammar, [[3]], len(SMALL))
 
 
+def test_a_choice_that_only_its_lead_makes_writable() -> None:
+    vocabulary = Vocabulary([b"</s>", b" yes", b"no"], [EOS])
+    assert step(Grammar.choices(["yes"], vocabulary, lead=" "), [[]], 3) == [{1}]
+    with pytest.raises(UsageError, match="cannot write the choice 'no'"):
+        Grammar.choices(["yes", "no"], vocabulary, lead=" ")
+
+
 def test_many_choices() -> None:
     words = [f"{n:05d}" for n in range(20_000)]
     vocabulary, _ = vocabulary_of(tiny_bytes)

@@ -107,3 +107,77 @@ def test_what_cannot_be_scored(tiny: Callable[[str], Path]) -> None:
 
 def test_a_hopeless_text_has_infinite_perplexity() -> None:
     assert TokenScores((-1e4,), (9,)).perplexity == math.inf
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "stride"), [(40, 16, 4), (40, 16, 15), (17, 16, 1), (41, 9, 7), (16, 16, 3)]
+)
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_windows_score_each_token_once_after_enough_others(
+    kind: str, count: int, length: int, stride: int, tmp_path: Path
+) -> None:
+    """By brute force: each token alone, behind what the docstring says stands before it."""
+    _, ours = reference(tmp_path, kind)
+    ids = torch.randint(3, 200, (1, count), generator=torch.Generator().manual_seed(4))
+    found = score_tokens(ours, ids, max_length=length, stride=stride)[0]
+    assert len(found.log_probabilities) == len(found.ranks) == count - 1
+    windows = 1 + max(0, math.ceil((count - length) / stride))
+    starts = [index * stride for index in range(windows)]
+    for place in range(1, count):
+        start = next(start for start in starts if place < start + length)
+        context = place - start
+        assert context == place if place < length else context >= length - stride
+        alone = score_tokens(ours, ids[:, start : place + 1])[0]
+        assert found.log_probabilities[place - 1] == pytest.approx(alone.log_probabilities[-1], abs=1e-4)
+        assert found.ranks[place - 1] == alone.ranks[-1]
+
+
+def test_windows_in_a_batch(tmp_path: Path) -> None:
+    _, ours = reference(tmp_path, "llama")
+    ids = torch.randint(3, 200, (3, 30), generator=torch.Generator().manual_seed(5))
+    mask = torch.ones_like(ids)
+    mask[1, :22] = mask[2, :9] = 0
+    found = score_tokens(ours, ids, mask, max_length=10, stride=6)
+    for row, own, scores in zip(ids, mask.bool(), found, strict=True):
+        alone = score_tokens(ours, row[own][None], max_length=10, stride=6)[0]
+        assert scores.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-5)
+
+
+def test_long_texts(tiny: Callable[[str], Path]) -> None:
+    task = pf.load(tiny("text-generation"), backend="plain")  # 48 positions
+    text = "the cat sat on the mat. " * 6
+    found = task.score(text, stride=16)
+    assert len(found.tokens) == len(text) and found.tokens[0].rank is None
+    assert all(token.rank is not None for token in found.tokens[1:])
+    first = task.score(text[:48])
+    assert [t.log_probability for t in found.tokens[1:48]] == pytest.approx(
+        [t.log_probability for t in first.tokens[1:]], abs=1e-5
+    )
+    assert found.perplexity == pytest.approx(math.exp(-found.log_probability / (len(text) - 1)))
+    short = task.score([text, "the"], stride=4, max_length=20)
+    assert len(short[0].tokens) == len(text) and len(short[1].tokens) == 3
+    with pytest.raises(InputError, match="limit is 20"):
+        task.score(text, max_length=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 0}, "not a count"),
+        ({"stride": 48}, "give at most 47"),
+        ({"stride": 8, "max_length": 8}, "give at most 7"),
+        ({"stride": 8, "max_length": 49}, "48 positions"),
+        ({"stride": 8, "truncate": True}, "pass one of the two"),
+        ({"stride": True}, "not a count"),
+    ],
+)
+def test_windows_that_cannot_be(tiny: Callable[[str], Path], options: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        pf.load(tiny("text-generation"), backend="plain").score("the cat " * 10, **options)
+    with pytest.raises(UsageError, match="sets no limit"):
+        pf.load(tiny("chat"), backend="plain").score("the cat", stride=4)
+    with pytest.raises(UsageError, match="no effect without stride"):
+        score_tokens(pf.load_model(tiny("chat")), torch.tensor([[5, 6]]), max_length=4)

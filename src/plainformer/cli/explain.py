@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.options import (
     STDIN,
     Json,
@@ -21,34 +22,92 @@ from plainformer.cli.options import (
 )
 from plainformer.errors import UsageError
 
+_WHAT_IF = (
+    "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
+    "or an option=value, such as temperature=0.5; repeat it."
+)
+
 
 def explain(
     ref: str,
-    item: Annotated[str, Parameter(name="TEXT")],
+    item: Annotated[str | None, Parameter(name="TEXT")] = None,
     /,
     *,
     pair: Annotated[str | None, Parameter(help="The second text, where the task reads two.")] = None,
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
-    top_k: Annotated[int | None, Parameter(help="Candidates for the next token, or of the answer.")] = None,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
+    steps: Annotated[int | None, Parameter(help="Generate so many tokens, and show how each came about.")] = None,
+    candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
+    what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
+    replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
     load: LoadOptions = LoadOptions(),  # noqa: B008
+    generation: GenerationFlags = GenerationFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Show tokens with ids, character spans and embedding norms, the shape after every step, and the answer.
 
-    TEXT is a text, or "-" for stdin; for images and audio it is the file.
+    TEXT is a text, or "-" for stdin; for images and audio it is the file. --top-k is the number of candidates for the
+    next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
     """
-    from plainformer.explain import explain as explain_item
+    asked = [name for name, on in (("--steps", steps), ("--what-if", what_if), ("--replay", replay)) if on is not None]
+    flags = (("--pair", pair is not None and "--steps" in asked), ("--shapes", shapes))
+    _check(asked, [name for name, on in flags if on], generation, candidates, json)
+    if replay is not None:
+        _replay(
+            load.load(ref),
+            replay,
+            item,
+            [name for name, on in (("--chat", chat), ("--truncate", truncate)) if on],
+            json,
+        )
+        return
+    if item is None:
+        raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
+    task = load.load(ref)
+    given = _read(task, item)
+    width = 5 if candidates is None else candidates
+    if not asked:
+        _explain_once(task, given, restored(pair), chat, generation.top_k, truncate, shapes, json)
+    elif what_if:
+        _what_if(task, _paired(task, given, restored(pair)), chat, truncate, steps, generation, what_if, width, json)
+    else:
+        assert steps is not None
+        _steps(task, given, chat, truncate, steps, generation, width, json)
+
+
+def _check(asked: list[str], flags: list[str], generation: GenerationFlags, candidates: int | None, json: bool) -> None:
+    """Which options go together."""
+    if "--replay" in asked and len(asked) > 1:
+        raise UsageError(f"{asked[0]} has no effect with --replay", "leave one of them out")
+    if asked and flags:
+        raise UsageError(f"{flags[0]} has no effect with {asked[0]}", "leave one of them out")
+    if flags and json:
+        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
+    given = [name for name in generation.given() if asked or name != "top_k"]
+    if given and (not asked or "--replay" in asked):
+        flag = "--" + given[0].replace("_", "-")
+        why = "with --replay: the trace has its options" if asked else "without --steps or --what-if"
+        raise UsageError(f"{flag} has no effect {why}", "leave it out" if asked else "add --steps 5, say")
+    if candidates is not None and (not asked or "--replay" in asked):
+        raise UsageError("--candidates has no effect without --steps or --what-if", "--top-k shows more next tokens")
+
+
+def _read(task: Any, item: str) -> Any:
+    """The text, or stdin's."""
     from plainformer.explain import reads_text
 
-    if shapes and json:
-        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
-    task = load.load(ref)
-    given: Any = item
     if item == STDIN:
-        given = next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
-    found = explain_item(task, given, pair=restored(pair), chat=chat, top_k=top_k, truncate=truncate)
+        return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
+    return item
+
+
+def _explain_once(
+    task: Any, given: Any, pair: str | None, chat: bool, top_k: int | None, truncate: bool, shapes: bool, json: bool
+) -> None:
+    from plainformer.explain import explain as explain_item
+
+    found = explain_item(task, given, pair=pair, chat=chat, top_k=top_k, truncate=truncate)
     if json:
         write_json([found.to_dict()])
         return
@@ -63,6 +122,100 @@ def explain(
         out.print(rows)
     elif found.answer is not None:
         _print_answer(out, found.answer)
+
+
+def _steps(
+    task: Any, given: Any, chat: bool, truncate: bool, steps: int, generation: GenerationFlags, width: int, json: bool
+) -> None:
+    from plainformer.cli.steps import print_steps
+    from plainformer.explain_steps import Request, check_generates, explain_steps
+
+    check_generates(task, "--steps")
+    request = Request(given, chat, truncate, generation.options())
+    flags = {name: getattr(generation, name) for name in generation.given()}
+    about = {"text": given if isinstance(given, str) else None, "chat": chat, "truncate": truncate, "flags": flags}
+    found = explain_steps(task, request, steps=steps, width=width, about=about)
+    if json:
+        write_json([found.to_dict()])
+    else:
+        print_steps(console(), found, steps)
+
+
+def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool) -> None:
+    from plainformer.cli.steps import read_trace
+    from plainformer.explain_steps import Request, replay_steps
+    from plainformer.generate.trace import Trace
+
+    for flag in flags:
+        raise UsageError(f"{flag} has no effect with --replay: the trace has its options", "leave it out")
+    trace = Trace.from_dict(read_trace(path))
+    about = trace.about
+    if item is not None and not trace.needs:
+        raise UsageError("TEXT has no effect with --replay: the trace has its own", "leave it out")
+    request = None
+    if trace.needs:
+        text = _read(task, item) if item is not None else about.get("text")
+        try:
+            options = GenerationFlags(**about.get("flags", {})).options()
+        except TypeError as error:
+            raise UsageError(f"the trace is damaged: {error}", "record it again") from None
+        options.setdefault("max_new_tokens", trace.options.get("max_new_tokens"))
+        request = Request(text, bool(about.get("chat")), bool(about.get("truncate")), options)
+    found = replay_steps(task, trace, request)
+    counts = {
+        "steps": len(trace.steps),
+        "tokens": sum(map(len, found.generation.token_ids)),
+        "draws": sum(pick.draw is not None for step in trace.steps for pick in step.picks),
+    }
+    if json:
+        write_json([{"reproduces": True, **counts, "logit_difference": found.logit_difference}])
+        return
+    same = ", ".join(f"{count} {name}" for name, count in counts.items())
+    console().print(f"reproduces: {same}; logits differ by {found.logit_difference:.2g} at most")
+
+
+def _paired(task: Any, given: Any, pair: str | None) -> Any:
+    """The input as the task takes it."""
+    from plainformer.explain import PAIRED
+
+    kind = task.config.head.kind
+    if pair is None:
+        if PAIRED.get(kind):
+            raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as --pair")
+        return given
+    if kind not in PAIRED:
+        raise UsageError(f"--pair has no effect in {task.name}, which reads one text", "leave it out")
+    return (given, [pair]) if kind == "choice" else (given, pair)
+
+
+def _what_if(
+    task: Any,
+    given: Any,
+    chat: bool,
+    truncate: bool,
+    steps: int | None,
+    generation: GenerationFlags,
+    changes: list[str],
+    width: int,
+    json: bool,
+) -> None:
+    from plainformer.cli.differences import print_difference
+    from plainformer.explain_steps import Request, check_generates
+    from plainformer.whatif import parse_change, what_if
+
+    parsed = [parse_change(restored(change)) for change in changes]
+    options = generation.options()
+    if steps is not None:
+        check_generates(task, "--steps")
+        options.setdefault("max_new_tokens", steps)
+    request = Request(given, chat, truncate, options)
+    out = None if json else console()
+    for change in parsed:
+        found = what_if(task, request, change, width=width)
+        if out is None:
+            write_json([found.to_dict()])
+        else:
+            print_difference(out, found)
 
 
 def _print_pieces(out: Any, pieces: Any) -> None:

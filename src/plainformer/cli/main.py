@@ -19,20 +19,14 @@ if TYPE_CHECKING:
 # Named by path: a verb's file is imported when the verb is used.
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
+    "chat": "Talk to a model, turn by turn.",
     "explain": "Show how one input becomes an answer, step by step.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
 }
-# The library's messages speak of Python's arguments; here they are options.
-_OPTIONS = "task|dtype|device|backend|ffn_chunk_size|allow_unused|revision|token|truncate|max_new_tokens|top_k|pooling|pair|chat"
-_AS_OPTIONS = (
-    (r", or stride=N for overlapping windows \(or max_length to move the limit\)", ""),
-    (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
-    (rf"\b({_OPTIONS})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", lambda m: f"--{m[1].replace('_', '-')}"),
-    (rf"^({_OPTIONS})(?= has no effect)", lambda m: f"--{m[1].replace('_', '-')}"),
-    (rf"\b({_OPTIONS})=(?=['\w-])", lambda m: f"--{m[1].replace('_', '-')} "),
-)
+# The library's messages speak of Python's arguments; here they are options. Those of generation come with `_patterns`.
+_OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token truncate top_k pooling pair chat"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,9 +125,31 @@ def _usage(error: Exception) -> str:
 
 def as_options(message: str) -> str:
     """A message of the library with its arguments written as options of the command line."""
-    for pattern, option in _AS_OPTIONS:
-        message = re.sub(pattern, option, message)  # type: ignore[arg-type]
+    for pattern, option in _patterns():
+        message = re.sub(pattern, option, message)
     return message
+
+
+@cache
+def _patterns() -> tuple[tuple[str, Any], ...]:
+    from dataclasses import fields
+
+    from plainformer.cli.generation import GenerationFlags
+
+    names = sorted({*_OPTIONS.split(), *(field.name for field in fields(GenerationFlags))})
+    any_of, of_words = "|".join(names), "|".join(name for name in names if "_" in name)
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}"
+
+    return (
+        (r", or stride=N for overlapping windows \(or max_length to move the limit\)", ""),
+        (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
+        (rf"\b({any_of})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", flag),
+        (rf"^({any_of})(?= has no effect)", flag),
+        (rf"\b({any_of})=(?=['\w\[-])", lambda m: f"{flag(m)} "),
+        (rf"(?<![\w.'\"/-])({of_words})(?![\w.'\"/=])", flag),
+    )
 
 
 def _say(message: str, code: int) -> int:

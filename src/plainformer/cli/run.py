@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.options import STDIN, Json, LoadOptions, read_inputs, read_stdin, restored, write_json
 from plainformer.errors import UsageError
 
@@ -29,14 +30,13 @@ def run(
     pair: Annotated[str | None, Parameter(help="Second text of each pair, for text classification.")] = None,
     question: Annotated[str | None, Parameter(help="Question; each input is a context to find the answer in.")] = None,
     choice: Annotated[list[str] | None, Parameter(help="A choice of a multiple-choice question; repeat it.")] = None,
-    max_new_tokens: Annotated[int | None, Parameter(help="At most so many new tokens.")] = None,
-    top_k: Annotated[int | None, Parameter(help="So many candidates or answers.")] = None,
     pooling: Annotated[str | None, Parameter(help="How a vector is pooled: mean, cls, last, pooler.")] = None,
     language: Annotated[str | None, Parameter(help="Language spoken in audio, such as en (Whisper).")] = None,
     truncate: Annotated[bool, Parameter(negative="", help="Cut over-long inputs instead of refusing them.")] = False,
     whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
     load: LoadOptions = LoadOptions(),  # noqa: B008
+    generation: GenerationFlags = GenerationFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Run a checkpoint on inputs.
@@ -47,15 +47,10 @@ def run(
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
     task = load.load(ref)
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "top_k": top_k,
-        "pooling": pooling,
-        "language": language,
-        "truncate": truncate or None,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    _check_options(task, given)
+    own = {"pooling": pooling, "language": language, "truncate": truncate or None}
+    given = {name: value for name, value in own.items() if value is not None}
+    _check_options(task, [*given, *generation.given()])
+    given.update(generation.options())
     items = _items(task, inputs, whole=whole, literal=literal)
     choices = [restored(one) for one in choice] if choice else None
     wrapped = _wrap(
@@ -75,7 +70,7 @@ def run(
         print(as_text(result), flush=True)
 
 
-def _check_options(task: Any, given: dict[str, Any]) -> None:
+def _check_options(task: Any, given: Iterable[str]) -> None:
     known = task.options()
     for name in given:
         if name not in known:
@@ -154,11 +149,29 @@ def _span(span: Any) -> str:
     return f"{span.text}  {span.score:.4f}  [{span.start}:{span.end}]"
 
 
+def _answers(result: Any) -> str:
+    """One answer as it is; of several, each behind its number."""
+    if not result.alternatives:
+        return str(result.text)
+    answers = (result, *result.alternatives)
+    scores = (f" ({answer.score:.4f})" if answer.score is not None else "" for answer in answers)
+    return "\n".join(f"[{n}]{score} {a.text}" for n, (a, score) in enumerate(zip(answers, scores, strict=True), 1))
+
+
+def _transcript(result: Any) -> str:
+    if result.segments is None:
+        return _answers(result)
+    ends = ("" if part.end is None else f"{part.end:.2f}" for part in result.segments)
+    return "\n".join(f"[{p.start:.2f} - {end}] {p.text}" for p, end in zip(result.segments, ends, strict=True))
+
+
 # How results of each shape read, tried in order.
 _SHAPES: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("candidates",), _candidates),
     (("label", "start", "end"), lambda r: f"{r.label}  {r.score:.4f}  {r.text!r} [{r.start}:{r.end}]"),
-    (("alternatives",), lambda r: "\n".join(_span(span) for span in (r, *r.alternatives))),
+    (("alternatives", "start"), lambda r: "\n".join(_span(span) for span in (r, *r.alternatives))),
+    (("segments",), _transcript),
+    (("stop_reason", "alternatives"), _answers),
     (("label", "scores"), lambda r: f"{r.label}  {r.score:.4f}"),
     (("index", "text", "scores"), lambda r: f"{r.text}  {r.score:.4f}"),
     (("vector",), lambda r: " ".join(f"{v:.5f}" for v in r.vector.tolist())),

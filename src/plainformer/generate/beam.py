@@ -9,6 +9,7 @@ Shapes: B prompts, n beams each, R = B * n rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,14 @@ class BeamWatcher(Watcher, Protocol):
     def beams(self, prompt: int, candidates: list[Beam], running: list[Beam], finished: list[Hypothesis]) -> None:
         """One prompt's (or group's) step: all candidates, best first, and what is kept of them."""
 
+    def searched(self, logits_RV: Tensor, session: Session) -> None:
+        """A step's end, behind `beams` of all groups: the log-probabilities they chose from, before the cache moves on."""
+
+
+def answers_kept(beams: int, patience: float) -> int:
+    """How many finished answers a search of so many beams waits for, and keeps."""
+    return max(1, round(beams * patience))
+
 
 @dataclass
 class _Group:
@@ -78,15 +87,16 @@ class _Group:
     stops: Stops
     running: list[Beam] = field(default_factory=list)
     finished: list[Hypothesis] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
     improvable: bool = True
     done: bool = False
 
     def __post_init__(self) -> None:
-        self.capacity = max(1, round(self.settings.group_size * self.settings.patience))
+        self.capacity = answers_kept(self.settings.group_size, self.settings.patience)
         self.running = [Beam((), 0.0, self.first_row)]
 
     def advance(self, candidates: list[Beam]) -> None:
-        """Sort candidates, best first, into finished ones and the next beams."""
+        """Sort candidates, best first or as they were drawn, into finished ones and the next beams: of those, the best."""
         size, full = self.settings.group_size, len(self.finished) >= self.capacity
         reasons = [self.stops.reason(list(beam.tokens), self.prompt) for beam in candidates]
         closed = (full and self.settings.early_stopping is True) or not self.improvable
@@ -95,8 +105,12 @@ class _Group:
         ):  # those further down are only there in reserve
             if reason is not None and not closed:
                 self._finish(beam, reason)
-        self.running = [beam for beam, reason in zip(candidates, reasons, strict=True) if reason is None][:size]
-        self.done = not self.running or not self._goes_on()
+        going = [beam for beam, reason in zip(candidates, reasons, strict=True) if reason is None]
+        self.running = sorted(going, key=lambda beam: -beam.log_probability)[:size]
+        # What the last step there is room for takes is shunned too, though nothing goes on from it.
+        cut = [beam for beam, reason in zip(candidates, reasons, strict=True) if reason in (None, "length", "time")]
+        self.taken = [beam.tokens[-1] for beam in cut[:size]]
+        self.done = not self.running or not self._goes_on(candidates[0])
 
     def _finish(self, beam: Beam, reason: StopReason) -> None:
         score = beam.log_probability / len(beam.tokens) ** self.settings.length_penalty
@@ -104,29 +118,33 @@ class _Group:
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self.capacity :]
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, likeliest: Beam) -> bool:
+        """Whether an answer that is still to come can win. For groups the likeliest candidate is looked at, ended or not.
+
+        The reference did so before it searched all kinds of beams alike (transformers 4.49, the last that had groups).
+        """
         settings, full = self.settings, len(self.finished) >= self.capacity
         if full:
             longest = settings.early_stopping == "never" and settings.length_penalty > 0
-            length = self.stops.limits[self.prompt] if longest else len(self.running[0].tokens)
-            possible = self.running[0].log_probability / length**settings.length_penalty
+            hope = self.running[0] if settings.groups == 1 else likeliest
+            length = self.stops.limits[self.prompt] if longest else len(hope.tokens)
+            possible = hope.log_probability / length**settings.length_penalty
             self.improvable = self.improvable and possible > self.finished[-1].score
         return self.improvable and not (full and settings.early_stopping is True)
 
     def best(self) -> list[Hypothesis]:
-        """The answers, best first; where none has finished, the running beams as they are."""
-        if self.finished:
-            return self.finished
+        """The answers, best first; where time is up before enough have finished, behind them the beams as they are."""
         penalty = self.settings.length_penalty
-        return [
+        unfinished = [
             Hypothesis(b.tokens, b.log_probability, b.log_probability / max(len(b.tokens), 1) ** penalty, "time")
             for b in self.running
         ]
+        return self.finished + unfinished[: self.capacity - len(self.finished)]
 
     def settled(self) -> tuple[int, ...]:
         """What every answer that can still win begins with."""
         if self.done:
-            return self.best()[0].tokens
+            return self.best()[0].tokens if self.best() else ()
         possible = [beam.tokens for beam in self.running] + [hypothesis.tokens for hypothesis in self.finished]
         shortest = min(map(len, possible))
         same = next((i for i in range(shortest) if len({tokens[i] for tokens in possible}) > 1), shortest)
@@ -168,6 +186,10 @@ def search_beams(
                 group.running = [
                     Beam(b.tokens, b.log_probability, group.first_row + i) for i, b in enumerate(group.running)
                 ]
+        running = {b.row for groups in prompts for group in groups if not group.done for b in group.running}
+        session.ended = [row not in running for row in range(len(tokens))]
+        if watcher is not None:
+            watcher.searched(scores_RV, session)
         yield from outlet.steps()
         if stops.out_of_time() or all(group.done for groups in prompts for group in groups):
             break
@@ -193,11 +215,11 @@ def _advance(
             group.advance(candidates)
             if watcher is not None:
                 watcher.beams(group.prompt, candidates, group.running, group.finished)
-        taken += [beam.tokens[-1] for beam in group.running]
+            taken += group.taken  # a group that was done before takes nothing
 
 
 def _candidates(group: _Group, scores_RV: Tensor, count: int, stream: random.Random | None) -> list[Beam]:
-    """The best (or drawn) continuations of all running beams, best first."""
+    """The best continuations of all running beams, best first; or drawn ones, as they came."""
     before_R1 = scores_RV.new_tensor([beam.log_probability for beam in group.running])[:, None]
     total_N = (scores_RV + before_R1).flatten()
     if stream is None:
@@ -223,28 +245,32 @@ class _Outlet:
     def __init__(self, prompts: list[list[_Group]]) -> None:
         self.prompts = prompts
         self.given = [0] * len(prompts)
+        self.told: list[StopReason | None] = [None] * len(prompts)
 
     def steps(self) -> Iterator[Step]:
         """Settled tokens that were not yet given, of each prompt's best answer."""
         settled = [groups[0].settled() if len(groups) == 1 else () for groups in self.prompts]
-        yield from self._give(settled, [None] * len(settled))
+        done = [groups[0].best()[:1] if len(groups) == 1 and groups[0].done else [] for groups in self.prompts]
+        yield from self._give(settled, [best[0].reason if best else None for best in done])
 
     def _give(self, settled: Sequence[tuple[int, ...]], reasons: list[StopReason | None]) -> Iterator[Step]:
-        while any(given < len(tokens) for given, tokens in zip(self.given, settled, strict=True)):
+        places = range(len(settled))
+        while any(self.given[i] < len(settled[i]) or self.told[i] != reasons[i] for i in places):
             step: list[int | None] = []
             for index, tokens in enumerate(settled):
                 more = self.given[index] < len(tokens)
                 step.append(tokens[self.given[index]] if more else None)
                 self.given[index] += more
-            ended = [r if given >= len(t) else None for r, given, t in zip(reasons, self.given, settled, strict=True)]
-            yield step, ended
+            self.told = [reasons[i] if self.given[i] >= len(settled[i]) else None for i in places]
+            yield step, self.told
 
     def finish(self, returned: int) -> Search:
-        """Yield the rest; return all answers."""
+        """Yield the rest; return all answers, and for those that were not found an empty row."""
+        none = Hypothesis((), -math.inf, -math.inf, "exhausted")
         answers = []
         for groups in self.prompts:
             found = sorted((h for group in groups for h in group.best()), key=lambda h: -h.score)
-            answers.append(found[:returned])
+            answers.append((found + [none] * returned)[:returned])
         yield from self._give([found[0].tokens for found in answers], [found[0].reason for found in answers])
         flat = [hypothesis for found in answers for hypothesis in found]
         return Generation(

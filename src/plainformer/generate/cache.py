@@ -24,7 +24,7 @@ class KeyValueCache:
     """Keys and values of one decoder's layers.
 
     Memory: 2 * layers * R * K * capacity * E numbers; `capacity` doubles when it is full, give it to allocate once.
-    Layers with a window of W stay below 2 * (W + SLACK) positions.
+    Layers with a window of W hold at most 2 * (W - 1 + SLACK) positions.
 
     Args:
         config: the model's; it says how many layers and heads there are, and their windows.
@@ -169,6 +169,7 @@ class _Layer:
         self.keys, self.values = (
             self.make(rows, heads, self.capacity, size, self.dtype, self.device) for _ in range(2)
         )
+        self.keys.most = self.values.most = None if self.kept is None else 2 * self.kept
 
     def update(self, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
         end = self.held + k_RKTE.size(2)

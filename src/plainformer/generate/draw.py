@@ -38,8 +38,8 @@ class Draws:
 def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:
     if seed is None:
         return [secrets.randbits(63) for _ in range(prompts)]
-    seeds = [seed] * prompts if isinstance(seed, int) else list(seed)
-    if len(seeds) != prompts or not all(isinstance(s, int) for s in seeds):
+    seeds = [seed] * prompts if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
+    if len(seeds) != prompts or any(isinstance(s, bool) or not isinstance(s, int) for s in seeds):
         raise UsageError(f"seed={seed!r} for {prompts} prompts", "give one int, or a list of one for each prompt")
     return seeds
 

@@ -176,30 +176,42 @@ class Grammar:
         self._healing = healing
         self._starts: dict[str, _State] = {}
         self._states: RowStates[str, _State] = RowStates(self._begin, self._advance)
-        self._allowed(self._begin(lead))
+        start = self._begin(lead)
+        if healing is None:  # else what stands in front differs from prompt to prompt
+            self._allowed(start)
 
     @classmethod
-    def choices(cls, texts: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Grammar:
-        """One of the texts, exactly. `more`: see the class; also below."""
+    def choices(
+        cls, texts: Sequence[str], vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None
+    ) -> Grammar:
+        """One of the texts, exactly. `lead`, `healing`: see the class; also below."""
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
             raise UsageError(f"choices={texts!r} is not a list of texts", 'give ["yes", "no"], say')
         for text in texts:
             if not isinstance(text, str):
                 raise UsageError(f"the choice {text!r} is a {type(text).__name__}", "choices are texts")
-            if not vocabulary.spells(_encoded(text)):
+            if not vocabulary.spells(_encoded(lead + text)) and healing is None:
                 raise UsageError(f"the tokens of this model cannot write the choice {text!r}", "leave it out")
         pattern = "|".join(map(_escaped, dict.fromkeys(texts)))
         _check_size("choices", pattern, _MOST_CHOICE_CHARACTERS)
-        return cls(_regex(pattern), vocabulary, title=_title("choices", list(texts)), **more)
+        return cls(_regex(pattern), vocabulary, title=_title("choices", list(texts)), lead=lead, healing=healing)
 
     @classmethod
-    def regex(cls, pattern: str, vocabulary: Vocabulary, **more: Any) -> Grammar:
+    def regex(cls, pattern: str, vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None) -> Grammar:
         """The whole text matches the expression (syntax of Rust's regex crate: no look-around, no back-references)."""
         _check_text("regular expression", pattern)
-        return cls(_regex(pattern), vocabulary, title=_title("regular expression", pattern), **more)
+        title = _title("regular expression", pattern)
+        return cls(_regex(pattern), vocabulary, title=title, lead=lead, healing=healing)
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, Any] | bool | str, vocabulary: Vocabulary, **more: Any) -> Grammar:
+    def json_schema(
+        cls,
+        schema: Mapping[str, Any] | bool | str,
+        vocabulary: Vocabulary,
+        *,
+        lead: str = "",
+        healing: Heal | None = None,
+    ) -> Grammar:
         """JSON that fits the schema, with its properties in the schema's order.
 
         Args:
@@ -213,13 +225,15 @@ class Grammar:
         if not isinstance(value, dict):
             raise UsageError(f"a JSON schema is an object, not {value!r}", 'give {"type": "object", ...}, say')
         value = {"x-guidance": {"whitespace_pattern": _JSON_SPACE}, **value}
-        return cls({"json_schema": value}, vocabulary, title=_title("JSON schema", schema), **more)
+        title = _title("JSON schema", schema)
+        return cls({"json_schema": value}, vocabulary, title=title, lead=lead, healing=healing)
 
     @classmethod
-    def lark(cls, text: str, vocabulary: Vocabulary, **more: Any) -> Grammar:
+    def lark(cls, text: str, vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None) -> Grammar:
         """A grammar in llguidance's dialect of Lark (its docs/syntax.md); the rule `start` is the text."""
         _check_text("grammar", text)
-        return cls({"lark_grammar": text}, vocabulary, title=_title("grammar", text), **more)
+        title = _title("grammar", text)
+        return cls({"lark_grammar": text}, vocabulary, title=title, lead=lead, healing=healing)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         leads = [self._lead] * len(context.ids)

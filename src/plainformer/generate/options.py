@@ -5,8 +5,10 @@ An option that has no effect in the chosen mode is an error that says which mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from plainformer.config import ModelConfig
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.generate import processors as p
+from plainformer.generate.beam import answers_kept
 from plainformer.generate.cache import KeyValueCache
 from plainformer.generate.processors.context import Processor
 from plainformer.generate.processors.order import ORDER, sort_processors
@@ -54,7 +57,7 @@ class GenerationOptions:
         (start, factor), remove_invalid, renormalize, watermark, grammar: for all modes.
         processors: more of your own. order: the names in the order they should run, in place of the documented one.
     Cache
-        cache: of an earlier `Generation`, to go on from: only new tokens are run. cache_kind: "full" or "int8".
+        cache: of an earlier `Generation`, to go on from: only new tokens are run. cache_kind: "full", "int8", or "none".
         prefill_chunk: run long prompts so many tokens at a time.
     output_scores: log-probabilities of what was picked.
     """
@@ -132,6 +135,8 @@ class GenerationOptions:
         given = {f.name for f in fields(self) if f.init and not _same(getattr(self, f.name), f.default)}
         object.__setattr__(self, "given", frozenset(given))
         self._check_numbers()
+        self._check_objects()
+        self._check_beams()
         self._check_mode()
 
     @property
@@ -161,14 +166,46 @@ class GenerationOptions:
                 raise UsageError(f"{name}={value!r} is not a count of at least 1", fix)
         for name, low in (("patience", 0), ("max_time", 0), ("diversity_penalty", None), ("length_penalty", None)):
             value = getattr(self, name)
-            wrong = isinstance(value, bool) or not isinstance(value, int | float) or (low is not None and value <= low)
-            if value is not None and wrong:
+            wrong = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+            if value is not None and (wrong or (low is not None and value <= low)):
                 raise UsageError(f"{name}={value!r} is not a number" + (" above 0" if low is not None else ""))
-        if self.early_stopping not in (None, True, False, "never"):
+        if not isinstance(self.early_stopping, bool) and self.early_stopping not in (None, "never"):
             raise UsageError(f"early_stopping={self.early_stopping!r}", "give True, False or 'never'")
+        for name in ("do_sample", "remove_invalid", "renormalize", "output_scores"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}={getattr(self, name)!r}", "give True or False")
+
+    def _check_objects(self) -> None:
+        if self.stop is not None and not callable(getattr(self.stop, "find", None)):
+            raise UsageError(f"stop={self.stop!r} finds no strings", "give StopStrings(tokenizer, [...])")
+        if self.stop_when is not None and not callable(self.stop_when):
+            raise UsageError(f"stop_when={self.stop_when!r} is no function", "give one: new ids → whether to end")
+        if self.cache is not None and not isinstance(self.cache, KeyValueCache):
+            raise UsageError(f"cache is a {type(self.cache).__name__}", "pass the .cache of an earlier generation")
+        if self.cache is not None and "cache_kind" in self.given:
+            raise UsageError("cache and cache_kind exclude each other", "leave one of them out")
+
+    def _check_beams(self) -> None:
+        if self.num_beams % self.num_beam_groups:
+            raise UsageError(
+                f"num_beam_groups={self.num_beam_groups} does not divide num_beams={self.num_beams}",
+                "give each group the same number of beams",
+            )
+        if self.num_beam_groups > 1 and self.do_sample:
+            raise UsageError("num_beam_groups and do_sample exclude each other", "leave one of them out")
+        kept = self.num_beam_groups * answers_kept(self.num_beams // self.num_beam_groups, self.patience or 1.0)
+        if self.num_beams > 1 and self.num_return_sequences > min(kept, self.num_beams):
+            raise UsageError(
+                f"num_return_sequences={self.num_return_sequences} of num_beams={self.num_beams}"
+                + (f" with patience={self.patience}" if self.patience is not None else ""),
+                "a search returns no more answers than it has beams, nor than its patience keeps",
+            )
 
     def _check_mode(self) -> None:
         mode = self.mode
+        for first, second in combinations([name for name in CHOOSERS if name in self.given], 2):
+            if {first, second} not in TOGETHER:
+                raise UsageError(f"{first} and {second} choose different modes", "leave one of them out")
         for name in sorted(self.given):
             takers = TAKEN_BY.get(name)
             if takers is not None and mode not in takers and not (name == "top_k" and mode == "contrastive"):
@@ -178,23 +215,11 @@ class GenerationOptions:
         if (
             mode == "speculative"
             and not self.do_sample
-            and (found := sorted(self.given & set(SAMPLERS) | self.given & {"seed"}))
+            and (found := sorted(self.given & {*SAMPLERS, "seed", "num_return_sequences"}))
         ):
             raise UsageError(
                 f"{found[0]} has no effect in speculative mode without sampling", "do_sample=True takes it"
             )
-        if self.num_return_sequences > self.num_beams > 1:
-            raise UsageError(
-                f"num_return_sequences={self.num_return_sequences} of num_beams={self.num_beams}",
-                "a search returns no more answers than it has beams",
-            )
-        if self.num_beams % self.num_beam_groups:
-            raise UsageError(
-                f"num_beam_groups={self.num_beam_groups} does not divide num_beams={self.num_beams}",
-                "give each group the same number of beams",
-            )
-        if self.num_beam_groups > 1 and self.do_sample:
-            raise UsageError("num_beam_groups and do_sample exclude each other", "leave one of them out")
         if self.num_alternatives > 1 and self.num_return_sequences > 1:
             raise UsageError("num_alternatives and num_return_sequences exclude each other", "leave one of them out")
         for name, needed in NEEDS.items():
@@ -240,13 +265,16 @@ SAMPLERS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_h",
     "xtc_probability", "xtc_threshold", "mirostat_tau", "mirostat_eta",
 )  # fmt: skip
+# Options that choose a mode, and those of them that choose one together.
+CHOOSERS = ("draft_model", "prompt_lookup", "penalty_alpha", "num_beams", "do_sample")
+TOGETHER = ({"draft_model", "do_sample"}, {"prompt_lookup", "do_sample"}, {"num_beams", "do_sample"})
 # The modes in which an option has an effect; one that is not here has it in all.
 TAKEN_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*SAMPLERS, "seed"), _SAMPLE),
     **dict.fromkeys(("length_penalty", "early_stopping", "patience"), BEAMS),
     "num_beam_groups": ("diverse beam",),
     "diversity_penalty": ("diverse beam",),
-    "num_return_sequences": ("sample", *BEAMS),
+    "num_return_sequences": ("sample", *BEAMS, "speculative"),
     "num_alternatives": TOKENS,
     "output_scores": TOKENS,
     "num_draft_tokens": ("speculative",),
@@ -266,17 +294,18 @@ NEEDS = {
     "dry_allowed_length": "dry_multiplier",
     "dry_breakers": "dry_multiplier",
     "negative_ids": "guidance_scale",
+    "num_beam_groups": "diversity_penalty",
 }
 
 Maker = Callable[[GenerationOptions, tuple[int, ...]], Processor]
 MAKERS: dict[str, Maker] = {
     "temperature": lambda o, _: p.Temperature(_of(o.temperature)),
-    "top_k": lambda o, _: p.TopK(_of(o.top_k), _keep(o)),
-    "top_p": lambda o, _: p.TopP(_of(o.top_p), _keep(o)),
-    "min_p": lambda o, _: p.MinP(_of(o.min_p), _keep(o)),
-    "typical_p": lambda o, _: p.Typical(_of(o.typical_p), _keep(o)),
-    "epsilon_cutoff": lambda o, _: p.Epsilon(_of(o.epsilon_cutoff), _keep(o)),
-    "eta_cutoff": lambda o, _: p.Eta(_of(o.eta_cutoff), _keep(o)),
+    "top_k": lambda o, ends: p.TopK(_of(o.top_k), _keep(o, ends)),
+    "top_p": lambda o, ends: p.TopP(_of(o.top_p), _keep(o, ends)),
+    "min_p": lambda o, ends: p.MinP(_of(o.min_p), _keep(o, ends)),
+    "typical_p": lambda o, ends: p.Typical(_of(o.typical_p), _keep(o, ends)),
+    "epsilon_cutoff": lambda o, ends: p.Epsilon(_of(o.epsilon_cutoff), _keep(o, ends)),
+    "eta_cutoff": lambda o, ends: p.Eta(_of(o.eta_cutoff), _keep(o, ends)),
     "top_n_sigma": lambda o, _: p.TopNSigma(_of(o.top_n_sigma)),
     "top_h": lambda o, _: p.TopH(_of(o.top_h)),
     "xtc_probability": lambda o, ends: p.Xtc(
@@ -297,7 +326,7 @@ MAKERS: dict[str, Maker] = {
     ),
     "bad_words_ids": lambda o, ends: p.BadWords(_of(o.bad_words_ids), ends),
     "sequence_bias": lambda o, _: p.SequenceBias(_of(o.sequence_bias)),
-    "allowed_tokens": lambda o, _: p.AllowedTokens(_of(o.allowed_tokens), o.copies),
+    "allowed_tokens": lambda o, _: p.AllowedTokens(_of(o.allowed_tokens), o.num_beams),
     "min_length": lambda o, ends: p.MinLength(_of(o.min_length), ends),
     "min_new_tokens": lambda o, ends: p.MinNewTokens(_of(o.min_new_tokens), ends),
     "forced_bos_id": lambda o, _: p.ForcedBos(_of(o.forced_bos_id)),
@@ -309,7 +338,9 @@ MAKERS: dict[str, Maker] = {
     "forced": lambda o, _: p.Forced(_of(o.forced)),
     "suppress": lambda o, _: p.Suppress(o.suppress),
     "suppress_first": lambda o, _: p.SuppressFirst(o.suppress_first),
-    "exponential_decay": lambda o, ends: p.ExponentialDecay(_of(o.exponential_decay)[0], _of(o.exponential_decay)[1], ends),
+    "exponential_decay": lambda o, ends: p.ExponentialDecay(
+        _of(o.exponential_decay)[0], _of(o.exponential_decay)[1], ends
+    ),
     "remove_invalid": lambda o, _: p.RemoveInvalid(),
     "renormalize": lambda o, _: p.Renormalize(),
 }
@@ -320,9 +351,9 @@ def _of(value: Any) -> Any:
     return value
 
 
-def _keep(options: GenerationOptions) -> int:
-    """Beams need two candidates each, so that one may end."""
-    return 2 if options.num_beams > 1 else 1
+def _keep(options: GenerationOptions, ends: tuple[int, ...]) -> int:
+    """How many candidates each beam needs, so that one is left even where all ends are among them."""
+    return max(2, 1 + len(ends)) if options.num_beams > 1 else 1
 
 
 def _xtc_seed(options: GenerationOptions) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plainformer.generate.cache import KeyValueCache
 from plainformer.generate.stopping import StopReason
@@ -18,22 +18,27 @@ class Generation:
 
     Attributes:
         token_ids: new tokens of each row; the end-of-sequence token that stopped it is included.
-        stop_reasons: "eos", "stop_string", "callback", "length" (a limit cut it off), or "time".
+        stop_reasons: "eos", "stop_string", "callback", "length" (a limit cut it off), "time", or
+            "exhausted": a beam search whose processors left fewer answers than were asked for; the row is empty, its
+            score -inf.
         scores: of beams, the sum of log-probabilities over length ** length_penalty; of other modes with
             `output_scores=True`, the sum of log-probabilities of what was picked, after all processors. None otherwise.
         log_probabilities: with `output_scores=True`, of each new token. None otherwise, and for beams.
         cache: keys and values of all tokens but the last, to go on from with the next turn; for one prompt with one row.
+        accepted: of speculative decoding, how many drafted tokens stayed, and how many were drafted. None otherwise.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     stop_reasons: tuple[StopReason, ...]
     scores: tuple[float, ...] | None = None
     log_probabilities: tuple[tuple[float, ...], ...] | None = None
-    cache: KeyValueCache | None = None
+    cache: KeyValueCache | None = field(default=None, repr=False, compare=False)
+    accepted: tuple[int, int] | None = None
 
 
 def joined(parts: list[Generation]) -> Generation:
     """Generations of single prompts as one of all of them."""
+    drafted = [part.accepted for part in parts if part.accepted is not None]
     return Generation(
         tuple(row for part in parts for row in part.token_ids),
         tuple(reason for part in parts for reason in part.stop_reasons),
@@ -41,6 +46,7 @@ def joined(parts: list[Generation]) -> Generation:
         tuple(row for part in parts for row in part.log_probabilities or ())
         if parts[0].log_probabilities is not None
         else None,
+        accepted=(sum(kept for kept, _ in drafted), sum(all_ for _, all_ in drafted)) if drafted else None,
     )
 
 

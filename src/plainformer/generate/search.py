@@ -22,6 +22,7 @@ from plainformer.generate.result import Generation, Search, joined
 from plainformer.generate.session import Session
 from plainformer.generate.stopping import StopReason, Stops
 from plainformer.generate.tokens import Picker, search_tokens
+from plainformer.generate.uncached import UncachedSession
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
@@ -114,7 +115,7 @@ def search(
 ) -> Search:
     """The search that the options choose, over a prepared prompt."""
     limits = [_limit(options, length) for length in prompt.lengths()]
-    room = _room(model, prompt.ids.size(1))
+    room = _room(model, prompt.ids.size(1), runs_last=options.mode == "contrastive")
     too_wide = room is not None and room < max(limits) and prompt.real is not None
     if len(prompt) > 1 and (too_wide or options.mode == "speculative"):
         return _each_alone(model, prompt, options, watcher, streamed)
@@ -160,6 +161,8 @@ def make_session(model: Transformer, prompt: Prompt, options: GenerationOptions,
         from plainformer.generate.contrast import make_contrasting_session
 
         return make_contrasting_session(model, prompt, options, shared)
+    if options.cache_kind == "none":
+        return UncachedSession(model, prompt, **shared)
     return Session(model, prompt, cache=options.cache, **shared)
 
 
@@ -187,13 +190,13 @@ def _limit(options: GenerationOptions, prompt_length: int) -> int:
     return options.max_length - prompt_length
 
 
-def _room(model: Transformer, prompt_length: int) -> int | None:
-    """New tokens that fit a model of learned positions: the last one is never fed back, so it needs no position."""
+def _room(model: Transformer, prompt_length: int, *, runs_last: bool) -> int | None:
+    """New tokens that fit a model of learned positions: where the last one is not run, it needs no position."""
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is None:
         return None
-    room = stack.max_positions - prompt_length + 1
+    room = stack.max_positions - prompt_length + (0 if runs_last else 1)
     if room < 1:
         raise InputError(
             f"a prompt of {prompt_length} tokens fills the {stack.max_positions} positions this model has learned",
@@ -218,13 +221,15 @@ def _each_alone(model: Transformer, prompt: Prompt, options: GenerationOptions, 
     reasons: list[list[StopReason | None]] = [[None] for _ in alone]
     while any(result is None for result in results):
         step: list[list[int | None]] = [[None] * count for count in width]
+        going = False
         for index, steps in enumerate(alone):
             if results[index] is None:
                 try:
                     step[index], reasons[index] = next(steps)
+                    going = True
                     width[index] = len(step[index])
                 except StopIteration as end:
                     results[index] = end.value
-        if any(token is not None for row in step for token in row):
+        if going:
             yield [token for row in step for token in row], [reason for row in reasons for reason in row]
     return joined([result for result in results if result is not None])

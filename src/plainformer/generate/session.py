@@ -21,6 +21,7 @@ class Session:
     Attributes:
         cache: of all tokens but the last picked ones.
         length: columns so far, prompt included.
+        ended: which rows are known to have ended and only keep their place; None where none is.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Session:
             self.real[:, : self.length] = prompt.real.bool()
         self.cache = cache if cache is not None else self._new_cache(cache_kind, budget)
         self.given = cache is not None
+        self.ended: list[bool] | None = None
 
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
@@ -71,6 +73,9 @@ class Session:
         """How many of the prompt's tokens a cache that was handed in holds already; the rest of it is forgotten."""
         if len(self.prompt) != 1 or self.copies != 1 or self.prompt.memory is not None:
             raise UsageError("cache= goes on from one prompt of a decoder with one row", "leave it out")
+        assert self.model.config.decoder is not None
+        if len(self.cache.layers) != self.model.config.decoder.num_layers:
+            raise UsageError(f"this cache has {len(self.cache.layers)} layers", "pass one of this model's generations")
         if self.cache.rows != 1 or self.cache.copies != 1 or len(self.cache.tokens) != self.cache.length:
             raise UsageError(
                 "this cache does not know which tokens it holds", "pass the .cache of an earlier generation"
@@ -102,8 +107,9 @@ class Session:
 
     def run(self, tokens_RT: Tensor, real_RS: Tensor | None) -> Tensor:
         """The tokens behind the cache; the logits after the last one, (R, V)."""
-        logits: Tensor = self.forward(tokens_RT, real_RS).logits[:, -1]
-        return logits
+        logits = self.forward(tokens_RT, real_RS).logits
+        assert logits is not None
+        return logits[:, -1]
 
     def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, states: bool = False) -> ModelOutput:
         """The model behind the cache, for modes that need more of it than the last logits."""
@@ -131,6 +137,7 @@ class Session:
             self._real(self.length),
             encoder_ids.repeat_interleave(copies, 0) if encoder_ids is not None else None,
             encoder_real.repeat_interleave(copies, 0) if encoder_real is not None else None,
+            self.ended,
         )
 
     def finished_cache(self) -> KeyValueCache | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-StopReason = Literal["eos", "stop_string", "callback", "length", "time"]
+StopReason = Literal["eos", "stop_string", "callback", "length", "time", "exhausted"]
 
 
 class TextStop(Protocol):

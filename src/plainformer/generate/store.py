@@ -10,7 +10,13 @@ from torch import Tensor
 
 
 class Store:
-    """A buffer (R, K, capacity, E), written in order and grown by doubling, so it is copied log2(length) times at most."""
+    """A buffer (R, K, capacity, E), written in order and grown by doubling, so it is copied log2(length) times at most.
+
+    Attributes:
+        most: positions that will ever be needed; None where nobody knows.
+    """
+
+    most: int | None = None
 
     def __init__(
         self, rows: int, heads: int, capacity: int, size: int, dtype: torch.dtype, device: torch.device
@@ -37,7 +43,7 @@ class Store:
         self.data[:, :, :end] = self.data[:, :, :end].index_select(0, index_R)
 
     def grow(self, used: int, needed: int) -> None:
-        self.data = _grown(self.data, used, needed)
+        self.data = _grown(self.data, used, needed, self.most)
 
     def memory_bytes(self) -> int:
         return self.data.numel() * self.data.element_size()
@@ -67,16 +73,17 @@ class Int8Store(Store):
 
     def grow(self, used: int, needed: int) -> None:
         super().grow(used, needed)
-        self.scales = _grown(self.scales, used, needed)
+        self.scales = _grown(self.scales, used, needed, self.most)
 
     def memory_bytes(self) -> int:
         return super().memory_bytes() + self.scales.numel() * self.scales.element_size()
 
 
-def _grown(old: Tensor, used: int, needed: int) -> Tensor:
+def _grown(old: Tensor, used: int, needed: int, most: int | None) -> Tensor:
     capacity = old.size(2)
     while capacity < needed:
         capacity *= 2
+    capacity = max(needed, min(capacity, most or capacity))
     new = old.new_empty(old.size(0), old.size(1), capacity, old.size(3))
     new[:, :, :used] = old[:, :, :used]
     return new

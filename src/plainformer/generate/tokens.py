@@ -12,8 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from plainformer.errors import UsageError
 from plainformer.generate.draw import Draws, draw_tokens
 from plainformer.generate.processors.context import Context, Processor
+from plainformer.generate.processors.control import AllowedTokens
 from plainformer.generate.result import Generation, Search, Step
 from plainformer.generate.session import Session
 from plainformer.generate.stopping import StopReason, Stops
@@ -21,6 +23,12 @@ from plainformer.generate.stopping import StopReason, Stops
 # On a GPU the host looks at the tokens only once in so many steps, where nothing but end tokens and limits can stop a row:
 # looking at each would wait for each.
 LOOK_EVERY = 16
+
+
+def looks_at_each(device: torch.device, stops: Stops, processors: Sequence[Processor]) -> bool:
+    """Whether the host looks at every token as it is picked: where that is free, or where something needs it to."""
+    asked = any(isinstance(processor, AllowedTokens) for processor in processors)
+    return device.type == "cpu" or stops.needs_every_token or asked
 
 
 class Watcher(Protocol):
@@ -113,19 +121,21 @@ def search_tokens(
     logits_RV = session.prefill()
     count, most = len(logits_RV), max(stops.limits)
     rows = _Rows(stops, session.copies, [[] for _ in range(count)], [None] * count, [[] for _ in range(count)])
-    on_host = logits_RV.device.type == "cpu" or streamed or stops.needs_every_token or watcher is not None
-    every = 1 if on_host else LOOK_EVERY
-    waiting: list[tuple[Tensor, Tensor | None]] = []
+    at_each = streamed or watcher is not None or looks_at_each(logits_RV.device, stops, processors)
+    every = 1 if at_each else LOOK_EVERY
+    waiting: list[_Picked] = []
     for number in range(1, most + 1):
         logits_RV = process(logits_RV, session.context, processors, watcher)
         picked_R, draws_R = picker(logits_RV, session)
         if watcher is not None:
             watcher.picked(logits_RV, picked_R, draws_R, session)
-        waiting.append((picked_R, _scores(logits_RV, picked_R) if output_scores else None))
+        banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
+        waiting.append(_Picked(picked_R, _scores(logits_RV, picked_R) if output_scores else None, banned_R))
         if number % every == 0 or number == most:
             yield from _look(waiting, rows)
             if rows.done():
                 break
+            session.ended = [reason is not None for reason in rows.reasons]
         logits_RV = session.decode_step(picked_R)
     return Generation(
         tuple(tuple(row) for row in rows.tokens),
@@ -140,13 +150,34 @@ def _scores(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
     return logits_RV.float().log_softmax(-1).gather(-1, picked_R[:, None])[:, 0]
 
 
-def _look(waiting: list[tuple[Tensor, Tensor | None]], rows: _Rows) -> Iterator[Step]:
+@dataclass(frozen=True)
+class _Picked:
+    """A step's tokens on the device; their log-probabilities; and whether nothing but banned ones was left."""
+
+    tokens_R: Tensor
+    scores_R: Tensor | None
+    banned_R: Tensor | None
+
+
+def _look(waiting: list[_Picked], rows: _Rows) -> Iterator[Step]:
     """Fetch the tokens that are waiting on the device, and record them; what stands behind a row's end is dropped."""
-    tokens = torch.stack([picked for picked, _ in waiting]).tolist()
-    scores = [scored for _, scored in waiting if scored is not None]
+    tokens = torch.stack([step.tokens_R for step in waiting]).tolist()
+    scores = [step.scores_R for step in waiting if step.scores_R is not None]
     scored = torch.stack(scores).tolist() if scores else [None] * len(tokens)
+    flags = [step.banned_R for step in waiting if step.banned_R is not None]
+    banned = torch.stack(flags).tolist() if flags else [[]] * len(tokens)
     waiting.clear()
-    for step_tokens, step_scores in zip(tokens, scored, strict=True):
+    for step_tokens, step_scores, step_banned in zip(tokens, scored, banned, strict=True):
         if rows.done():
             return
+        stuck = [row for row, none_left in enumerate(step_banned) if none_left and rows.reasons[row] is None]
+        if stuck:
+            raise all_banned(len(rows.tokens[stuck[0]]), stuck[0])
         yield rows.record(step_tokens, step_scores)
+
+
+def all_banned(new: int, row: int) -> UsageError:
+    """The error of a row that has nothing left to go on with."""
+    return UsageError(
+        f"every token is banned after {new} new ones of row {row}", "loosen the processors that ban tokens"
+    )

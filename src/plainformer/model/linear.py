@@ -7,6 +7,7 @@ Backends:
     plain   `F.linear` on an ordinary weight; the only one that trains.
     fused   a group's weights joined in one, one product for q, k, v or for gate and up.
     transposed  (fused and) turned over, so that even one token streams the weight with all threads.
+    int8    (fused and) rounded to eight bits, one scale for each output; only when it is asked for.
     onednn  (fused and) reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
@@ -14,6 +15,8 @@ Shapes: ... any leading dimensions, I inputs, O outputs.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -45,11 +48,11 @@ class OneDnnWeight:
 
 
 class TransposedWeight:
-    """Weights (O, I), joined and turned over, (I, O), and for few rows cut along its inputs into two parts for each thread. Inference only.
+    """Weights (O, I), joined and turned over, (I, O), for few rows cut along the inputs into parts. Inference only.
 
-    With one row, torch's ordinary product runs on one thread. Here P parts of the inputs are each multiplied by their
-    rows of the weight - long runs of memory, read once, in order - and the P partial results are added. Many rows are an
-    ordinary product. `dense()` gives back the very same numbers.
+    With one row, torch's ordinary product runs on one thread. Here P parts of the inputs, two for each thread, are each
+    multiplied by their rows of the weight - long runs of memory, read once, in order - and the P partial results are
+    added. Many rows are an ordinary product. `dense()` gives back the very same numbers.
     """
 
     FEW_ROWS = 32
@@ -86,6 +89,65 @@ class TransposedWeight:
         return self.weight_IO.t().contiguous()
 
 
+class Int8Weight:
+    """Weights (O, I), joined and rounded to 8 bits with one scale for each output (fbgemm). CPU, fp32 inputs, inference only.
+
+    Inputs are rounded too, each row by its own largest entry, so that a row's answer does not depend on its neighbours.
+    fbgemm adds pairs of products in 16 bits, which overflow with more than 7-bit inputs on processors without VNNI, and 7
+    bits alone lose far too much (docs/decisions.md): so each row goes in twice, as its rounded 7-bit part and as what the
+    rounding left, 126 times magnified. Together they hold 14 bits, and the weights are still read once.
+    """
+
+    LEVELS = 63  # of an input on each side of zero
+    FINER = 126  # what is left of rounding is at most half a step
+
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+        weight_OI = torch.cat([weight.detach() for weight in weights])
+        self.out_size, self.in_size = weight_OI.shape
+        scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        rounded = (weight_OI / scales_O[:, None]).round_().to(torch.int8)
+        zeros = torch.zeros(self.out_size, dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # that quantised tensor types will go: fbgemm takes no other yet
+            weight = torch._make_per_channel_quantized_tensor(rounded, scales_O.double(), zeros, 0)
+        self.packed = torch.ops.quantized.linear_prepack(weight, None)
+        self.shares = torch.tensor([1.0, 1 / self.FINER]) / self.LEVELS  # of the two parts, before a row's scale
+        self.bias_O = None if bias_O is None else bias_O.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _refuse_gradient(x)
+        x_RI = x.reshape(-1, self.in_size)
+        scale_R1 = torch.linalg.vector_norm(x_RI, math.inf, dim=-1, keepdim=True)
+        steps_RI = x_RI * (self.LEVELS / scale_R1).nan_to_num_(posinf=0.0)
+        whole_RI = steps_RI.round()
+        both = torch.cat((whole_RI, (steps_RI - whole_RI) * self.FINER))
+        y_2RO = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            both, 1.0, self.LEVELS + 1, self.packed
+        )
+        if len(x_RI) == 1:
+            y_RO = (scale_R1 * self.shares) @ y_2RO
+        else:
+            first_RO, second_RO = y_2RO.chunk(2)
+            y_RO = torch.add(first_RO, second_RO, alpha=1 / self.FINER).mul_(scale_R1 / self.LEVELS)
+        if self.bias_O is not None:
+            y_RO += self.bias_O
+        return y_RO.view(*x.shape[:-1], self.out_size)
+
+    def dense(self) -> Tensor:
+        """An error: what the weights were before is lost."""
+        raise UsageError(
+            "this model's weights were rounded to 8 bits when it was loaded with quantize='int8'",
+            "load it without quantize=... to save, move, cast or train it",
+        )
+
+
+def can_quantize(weight: Tensor) -> bool:
+    """Whether fbgemm can take this weight: fp32 on a CPU, with a build that has it."""
+    return on_cpu_in_fp32(weight) and "fbgemm" in torch.backends.quantized.supported_engines
+
+
 def _refuse_gradient(x: Tensor) -> None:
     if x.requires_grad and torch.is_grad_enabled():
         raise UsageError(
@@ -104,7 +166,8 @@ def can_pack(weight: Tensor) -> bool:
     return on_cpu_in_fp32(weight) and torch.backends.mkldnn.is_available()
 
 
-PackedWeight = OneDnnWeight | TransposedWeight
+PackedWeight = OneDnnWeight | TransposedWeight | Int8Weight
+# The layouts that give the same numbers, of which one may be chosen without asking.
 LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "transposed": TransposedWeight}
 
 

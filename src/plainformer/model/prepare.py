@@ -18,9 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError, did_you_mean
-from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, Product, can_pack, on_cpu_in_fp32, outermost
+from plainformer.model.linear import (
+    LAYOUTS,
+    Int8Weight,
+    Linear,
+    LinearGroup,
+    Product,
+    can_pack,
+    can_quantize,
+    on_cpu_in_fp32,
+    outermost,
+)
 
-BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
+BACKENDS = ("auto", "plain", "fused", "int8", *LAYOUTS)
 # A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
 MIN_GAIN = 0.95
 # A measurement streams so many bytes of weights: more than a processor's caches hold.
@@ -39,7 +49,7 @@ def prepare_for_inference(
     Args:
         model: any module made of `Linear` and `LinearGroup`.
         backend: "auto" measures; "plain", "fused", "transposed" and "onednn" are taken as they are where the device and
-            dtype allow (fp32 on a CPU), else "fused".
+            dtype allow (fp32 on a CPU), else "fused". "int8" rounds the weights.
         rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
             sentence or two for an encoder.
         release: called after each rearranged weight, to give back the memory that its old form was read from.
@@ -53,7 +63,9 @@ def prepare_for_inference(
     choices: dict[str, str] = {}
     for (out_size, in_size), modules in _by_shape(model).items():
         possible = _possible(modules[0])
-        if backend == "auto" and len(possible) > 1:
+        if backend == "int8":
+            chosen = _int8(modules[0])
+        elif backend == "auto" and len(possible) > 1:
             chosen = fastest_backend(out_size, in_size, rows, possible, torch.get_num_threads())
         else:
             chosen = backend if backend in ("plain", *possible) else "fused"
@@ -83,9 +95,22 @@ def _possible(module: Module) -> tuple[str, ...]:
     return ("fused", "transposed", "onednn") if can_pack(first.weight) else ("fused", "transposed")
 
 
+def _int8(module: Module) -> str:
+    first = module.parts()[0] if isinstance(module, LinearGroup) else module
+    assert first.weight is not None
+    if not can_quantize(first.weight):
+        raise UsageError(
+            f"int8 is for fp32 on a CPU with fbgemm, and the weights are {first.weight.dtype} on {first.weight.device}",
+            "load with device='cpu' and dtype='fp32', or without quantize",
+        )
+    return "int8"
+
+
 def _put(module: Module, backend: str) -> None:
     module.unpack()
-    if backend in LAYOUTS:
+    if backend == "int8":
+        module.pack(Int8Weight)
+    elif backend in LAYOUTS:
         module.pack(LAYOUTS[backend])
     elif backend == "fused" and isinstance(module, LinearGroup):
         module.fuse()

@@ -51,13 +51,15 @@ class Task(ABC):
     Attributes:
         name: the task. model, tokenizer, config: what it is made of. folder: where the checkpoint's other files are.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
-            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
+            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them. more_options: what a
+        step that takes `**options` is given, besides what it names itself.
     """
 
     name: str
     needs_tokenizer = True
     cut: Side = "right"
     companions: tuple[str, ...] = ()
+    more_options: frozenset[str] = frozenset()
 
     def __init__(
         self, name: str, model: Transformer, tokenizer: Tokenizer | None, folder: Path | None, ref: str = ""
@@ -122,8 +124,9 @@ class Task(ABC):
     def options(self) -> dict[str, inspect.Parameter]:
         """The keyword options that the three steps take."""
         steps = (self.encode, self.predict, self.decode)
-        found = (p for step in steps for p in inspect.signature(step).parameters.values())
-        return {p.name: p for p in found if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        found = [p for step in steps for p in inspect.signature(step).parameters.values()]
+        more = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(self.more_options))
+        return {p.name: p for p in (*found, *more) if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     def _check(self, options: dict[str, Any]) -> None:
         known = self.options()
@@ -133,7 +136,9 @@ class Task(ABC):
                 raise UsageError(f"{self.name} has no option {name!r}", hint or "options: " + ", ".join(known))
 
     def _for(self, step: Any, options: dict[str, Any]) -> dict[str, Any]:
-        names = inspect.signature(step).parameters
+        parameters = inspect.signature(step).parameters
+        takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        names = {*parameters, *(self.more_options if takes_more else ())}
         return {name: value for name, value in options.items() if name in names}
 
     def encode_texts(

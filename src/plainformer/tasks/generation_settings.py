@@ -1,7 +1,7 @@
 """What a checkpoint asks of its generation: `generation_config.json`, or `config.json` where there is no such file.
 
 As in the reference (transformers 5.23), the first file replaces the second one's entries rather than adding to them.
-Read here is what changes a greedy answer's tokens one by one; settings of beam search and sampling are not.
+Read here is what every answer of the checkpoint has; how it is searched for is in `checkpoint_defaults.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class GenerationSettings:
 
     Attributes:
         eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, behind the start token.
-        suppress: tokens that are never picked. suppress_first: tokens that are not picked first.
+        suppress: tokens that are never picked. suppress_first: tokens that are not picked first. bad_words: sequences
+            of two and more tokens that are not written.
         forced: position in the answer → token, of Whisper's older checkpoints; a None is left to the caller.
         values: everything, for what one task alone reads.
     """
@@ -34,6 +35,7 @@ class GenerationSettings:
     forced_bos_id: int | None = None
     suppress: tuple[int, ...] = ()
     suppress_first: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     forced: Mapping[int, int | None] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -44,21 +46,28 @@ def read_generation_settings(folder: Path | None, config: ModelConfig) -> Genera
     values = read_json_object(path) if path is not None and path.is_file() else config.source
     start = _ids(values, "decoder_start_token_id")
     forced_bos = _ids(values, "forced_bos_token_id")
-    banned = values.get("bad_words_ids") or []
-    if not isinstance(banned, list):
-        raise CheckpointError(f"bad_words_ids={banned!r} is not a list of lists of ids", "mend generation_config.json")
-    # A ban of a longer sequence depends on what stands before; Marian bans its padding token, which alone is common.
-    single = [word[0] for word in banned if isinstance(word, list) and len(word) == 1]
+    eos_ids = _ids(values, "eos_token_id") or config.eos_ids
+    banned = _bad_words(values)
+    # Marian bans its padding token, which alone is common. The reference never bans the end so.
+    single = [word[0] for word in banned if len(word) == 1 and word[0] not in eos_ids]
     # Whisper's older files have -1 for "none" in suppress_tokens.
     return GenerationSettings(
-        eos_ids=_ids(values, "eos_token_id") or config.eos_ids,
+        eos_ids=eos_ids,
         decoder_start_id=start[0] if start else config.decoder_start_id,
         forced_bos_id=forced_bos[0] if forced_bos else None,
-        suppress=tuple(i for i in (*_ids(values, "suppress_tokens"), *_ids({"": single}, "")) if i >= 0),
+        suppress=tuple(i for i in (*_ids(values, "suppress_tokens"), *single) if i >= 0),
         suppress_first=_ids(values, "begin_suppress_tokens"),
+        bad_words=tuple(word for word in banned if len(word) > 1),
         forced=_forced(values.get("forced_decoder_ids") or ()),
         values=values,
     )
+
+
+def _bad_words(values: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    banned = values.get("bad_words_ids") or []
+    if not isinstance(banned, list) or not all(isinstance(word, list) for word in banned):
+        raise CheckpointError(f"bad_words_ids={banned!r} is not a list of lists of ids", f"mend {FILE}")
+    return [_ids({"bad_words_ids": word}, "bad_words_ids") for word in banned]
 
 
 def _ids(values: Mapping[str, Any], name: str) -> tuple[int, ...]:

@@ -56,12 +56,12 @@ class SpeechPrompt:
             no_timestamps_id=no_timestamps,
         )
 
-    def ids(self, language: str | None, task: str | None, heard: int | None) -> list[int]:
+    def ids(self, language: str | None, task: str | None, heard: int | None, *, timestamps: bool = False) -> list[int]:
         """The prompt of one clip; `heard` is the id of the language that the model hears in it."""
         if not self.languages:
             if language is not None or task not in (None, "transcribe"):
                 raise UsageError("this model knows English alone: language and task have no effect", "leave them out")
-            return [self.start_id, *self._end()]
+            return [self.start_id, *self._end(timestamps)]
         wanted = _bare(language) if language is not None else self.language
         if wanted is not None and wanted not in self.languages:
             raise UsageError(
@@ -71,7 +71,7 @@ class SpeechPrompt:
         if chosen not in self.tasks:
             raise UsageError(f"task {chosen!r} is unknown here", did_you_mean(chosen, self.tasks))
         spoken = self.languages[wanted] if wanted is not None else heard
-        return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end()]
+        return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end(timestamps)]
 
     def must_listen(self, language: str | None) -> bool:
         """Whether the language has to be found out from the sound."""
@@ -81,8 +81,10 @@ class SpeechPrompt:
         """The language that a prompt names."""
         return next((name for name, i in self.languages.items() if i in prompt), None)
 
-    def _end(self) -> list[int]:
-        return [self.no_timestamps_id] if self.no_timestamps_id is not None else []
+    def _end(self, timestamps: bool) -> list[int]:
+        if timestamps and self.no_timestamps_id is None:
+            raise UsageError("this model's vocabulary has no timestamps", "leave timestamps out")
+        return [self.no_timestamps_id] if self.no_timestamps_id is not None and not timestamps else []
 
 
 def _bare(name: Any) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from plainformer.errors import UsageError
+from plainformer.generate.result import Search
 from plainformer.generate.search import Generation, generate, stream
-from plainformer.tasks.base import Result, Task
+from plainformer.tasks.answers import Answer, AnswerStream, TextStop, behind, first_row, make_answer, until
+from plainformer.tasks.generation import GeneratingTask, check_single, wants_healing
 from plainformer.tasks.generation_settings import FILE, read_generation_settings
 from plainformer.tasks.pieces import continuation, pieces
 
@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TransformedText(Result):
-    """`text` is the whole output, `decoder_prefix` included; `stop_reason` is why it ended ("eos" or "length")."""
+class TransformedText(Answer):
+    """An `Answer`: the whole output, `decoder_prefix` included; `alternatives` as in `GeneratedText`."""
 
-    text: str
-    stop_reason: str
-    input_tokens: int
-    new_tokens: int
+    input_tokens: int = 0
+    alternatives: tuple[Answer, ...] = ()
 
 
-class Text2TextGeneration(Task):
-    """A text → another text, greedily.
+class Text2TextGeneration(GeneratingTask):
+    """A text → another text.
 
     An output begins with the model's start token, then the token that the checkpoint forces (`forced_bos_token_id`: a
     target language, or BART's <s>), then `decoder_prefix`; these do not count as new tokens. `forced_eos_token_id`,
-    which would put an end token in place of the last word of a text that is too long, is not applied.
+    which would put an end token in place of the last word of a text that is too long, is applied with
+    `defaults="checkpoint"` alone.
+
+    Options of its own:
+        truncate: True cuts a text that is too long at its end.
+        decoder_prefix: what the output begins with, in every mode. Constraints hold for what comes behind it.
+
+    The others are those of `GeneratingTask`.
     """
 
     companions = (FILE,)
@@ -45,38 +50,53 @@ class Text2TextGeneration(Task):
     def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> TextBatch:
         return self.encode_texts(inputs, truncate=truncate)
 
-    def predict(
-        self,
-        encoded: TextBatch,
-        *,
-        max_new_tokens: int = 64,
-        decoder_prefix: str = "",
-        eos_ids: Sequence[int] | None = None,
-    ) -> Generation:
-        return generate(self.model, **self._inputs(encoded, max_new_tokens, decoder_prefix, eos_ids))
+    def predict(self, encoded: TextBatch, *, decoder_prefix: str = "", **options: Any) -> Generation:
+        inputs, extra = self._inputs(encoded, decoder_prefix, options)
+        return _without_first(generate(self.model, **inputs), extra)
 
-    def decode(self, encoded: TextBatch, predicted: Generation, *, decoder_prefix: str = "") -> list[TransformedText]:
+    def decode(
+        self, encoded: TextBatch, predicted: Generation, *, decoder_prefix: str = "", **options: Any
+    ) -> list[TransformedText]:
         start, prefix = self.start_of(decoder_prefix)
+        begun, free = self._begun(start, prefix, options)
+        strings = self.stop_strings(options)
+        count = len(predicted.token_ids) // max(1, len(encoded.encodings))
         results = []
-        for row, ids, reason in zip(encoded.encodings, predicted.token_ids, predicted.stop_reasons, strict=True):
-            text = continuation(self.tokenizer, start, [*prefix, *ids])
-            results.append(TransformedText(text, reason, len(row.input_ids), len(ids)))
+        for index, row in enumerate(encoded.encodings):
+            answers = []
+            for place in range(index * count, (index + 1) * count):
+                text = continuation(self.tokenizer, start, [*begun, *predicted.token_ids[place]])
+                answers.append(make_answer(predicted, place, text, free, strings))
+            more = {"input_tokens": len(row.input_ids), "alternatives": tuple(answers[1:])}
+            results.append(TransformedText(**{**vars(answers[0]), **more}))
         return results
 
     def stream(
-        self,
-        item: str,
-        *,
-        max_new_tokens: int = 64,
-        decoder_prefix: str = "",
-        eos_ids: Sequence[int] | None = None,
-        truncate: bool = False,
-    ) -> Iterator[str]:
-        """The output piece by piece, as soon as its characters are whole; joined, it is the `text` of the result."""
+        self, item: str, *, decoder_prefix: str = "", truncate: bool = False, **options: Any
+    ) -> AnswerStream[TransformedText]:
+        """The output piece by piece, in every mode; beams give what they agree on. Its `.result` is the whole."""
+        self._check(options)
+        check_single(options)
         batch = self.encode([item], truncate=truncate)
-        steps = stream(self.model, **self._inputs(batch, max_new_tokens, decoder_prefix, eos_ids))
+        inputs, extra = self._inputs(batch, decoder_prefix, options)
+        return AnswerStream(self._write(batch, inputs, extra, decoder_prefix, options))
+
+    def _write(
+        self, batch: TextBatch, inputs: dict[str, Any], extra: int, decoder_prefix: str, options: dict[str, Any]
+    ) -> Generator[str, None, TransformedText]:
         start, prefix = self.start_of(decoder_prefix)
-        return pieces(self.tokenizer, start, (tokens[0] for tokens, _ in steps), begun=prefix)
+        begun, free = self._begun(start, prefix, options)
+        ended: list[Generation] = []
+        if first := continuation(self.tokenizer, start, prefix):
+            yield first
+        steps: Search = stream(self.model, **inputs)
+        tokens = first_row(steps, ended)
+        for _ in range(extra):
+            next((token for token in tokens if token is not None), None)
+        texts = pieces(self.tokenizer, start, tokens, begun=begun)
+        yield from until(behind(texts, free), self.stop_strings(options))
+        found = _without_first(ended[0], extra)
+        return self.decode(batch, found, decoder_prefix=decoder_prefix, **options)[0]
 
     def start_of(self, decoder_prefix: str = "") -> tuple[list[int], list[int]]:
         """The ids that an output begins with: those that the model demands, and those of the prefix."""
@@ -94,16 +114,35 @@ class Text2TextGeneration(Task):
             start.append(forced)
         return start, prefix
 
-    def _inputs(
-        self, batch: TextBatch, max_new_tokens: int, decoder_prefix: str, eos_ids: Sequence[int] | None
-    ) -> dict[str, Any]:
+    def _begun(self, start: list[int], prefix: list[int], options: Mapping[str, Any]) -> tuple[list[int], int]:
+        """The ids of the prefix that stand in front of the new tokens, and the characters of the whole prefix."""
+        free = len(continuation(self.tokenizer, start, prefix))
+        if not wants_healing(options):
+            return prefix, free
+        kept, _ = self.healed([*start, *prefix])
+        return kept[len(start) :], free
+
+    def _inputs(self, batch: TextBatch, decoder_prefix: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        """The arguments of `generate`, and how many of the new tokens are no part of the output's own."""
         start, prefix = self.start_of(decoder_prefix)
-        first = torch.tensor([[*start, *prefix]], device=self.model.device).expand(len(batch.input_ids), -1)
-        return {
-            **self.model_inputs(batch),
-            "decoder_input_ids": first,
-            "max_new_tokens": max_new_tokens,
-            "eos_ids": self.settings.eos_ids if eos_ids is None else eos_ids,
-            "suppress": self.settings.suppress,
-            "suppress_first": self.settings.suppress_first,
-        }
+        begun, free = self._begun(start, prefix, options)
+        first, healing, stop = [*start, *begun], None, None
+        if wants_healing(options):
+            healing = self.healing([self.healed([*start, *prefix])])
+            if strings := self.stop_strings(options):
+                stop = TextStop(self.tokenizer, strings, start, begun, free)
+        given = self.engine_options(options, bare=self.is_bare([begun]), healing=healing, stop=stop)
+        extra = 0
+        if given.get("num_beams", 1) > 1 and len(start) > 1 and not prefix and "forced_bos_id" not in given:
+            # The reference counts the forced token where it divides a beam's score by its length.
+            first, extra, given["forced_bos_id"] = first[:1], 1, start[1]
+            given.update({name: given[name] + 1 for name in ("max_new_tokens", "min_new_tokens") if given.get(name)})
+            if not given.get("max_new_tokens") and not given.get("max_length"):
+                given["max_new_tokens"] = 65
+        ids, _ = self.tensor([first] * len(batch.encodings))
+        return {**self.model_inputs(batch), "decoder_input_ids": ids, **given}, extra
+
+
+def _without_first(found: Generation, count: int) -> Generation:
+    """A generation without the first tokens of each row."""
+    return replace(found, token_ids=tuple(row[count:] for row in found.token_ids)) if count else found

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import InputError, UsageError
+from plainformer.generate.result import joined
 from plainformer.generate.search import Generation, generate, stream
-from plainformer.tasks.base import Result, Task
+from plainformer.inputs.encoding import TextBatch
+from plainformer.tasks.answers import Answer, AnswerStream, TextStop, behind, first_row, make_answer, until
+from plainformer.tasks.generation import GeneratingTask, check_single, wants_healing
 from plainformer.tasks.generation_settings import FILE, read_generation_settings
 from plainformer.tasks.pieces import continuation, pieces
 from plainformer.tasks.scoring import ScoredText, score_texts
 
 if TYPE_CHECKING:
-    from plainformer.inputs.text import TextBatch
+    from plainformer.inputs.encoding import Encoding
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class GeneratedText(Result):
-    """`text` is the new text alone; `prompt` what it continues; `stop_reason` why it ended ("eos" or "length")."""
+class GeneratedText(Answer):
+    """An `Answer`, `answer_prefix` included.
 
-    text: str
-    prompt: str
-    stop_reason: str
-    prompt_tokens: int
-    new_tokens: int
+    Attributes:
+        prompt: what it continues. prompt_tokens: all tokens in front of the first new one.
+        alternatives: further answers, with `num_return_sequences` or `num_alternatives`.
+    """
+
+    prompt: str = ""
+    prompt_tokens: int = 0
+    alternatives: tuple[Answer, ...] = ()
 
 
-class TextGeneration(Task):
+class TextGeneration(GeneratingTask):
     """A text → its continuation; a list of chat messages → the assistant's answer.
 
-    `truncate=True` cuts a prompt that is too long at its beginning: what stands next to the answer is kept.
+    Options of its own:
+        truncate: True cuts a prompt that is too long at its beginning: what stands next to the answer is kept.
+        answer_prefix: what the answer begins with; the model goes on from there. Constraints hold for what it adds.
+        negative_prompt: with guidance_scale, the text that the answer is led away from.
+
+    The others are those of `GeneratingTask`.
     """
 
     cut = "left"
     companions = (FILE,)
+    more_options = GeneratingTask.more_options | {"negative_prompt"}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,54 +70,134 @@ class TextGeneration(Task):
             raise UsageError(f"{self.ref or 'this model'} has no chat template", "give it plain text to continue")
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
 
-    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> TextBatch:
+    def encode(self, inputs: Sequence[Any], *, truncate: bool = False, answer_prefix: str = "") -> TextBatch:
+        if not isinstance(answer_prefix, str):
+            raise UsageError(
+                f"answer_prefix is a {type(answer_prefix).__name__}", "give the text that answers begin with"
+            )
         rows = []
         for item in inputs:
             prompt, is_chat = self.prompt_of(item)
             limit = self.config.main_stack.max_positions
             cut = truncate and self.cut
-            row = self.tokenizer.encode(prompt, add_special_tokens=not is_chat, truncate=cut, max_length=limit)
+            row = self.tokenizer.encode(
+                prompt + answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
+            )
             if not row.input_ids:
                 raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
             rows.append(row)
         return self.tokenizer.pad(rows, side="left")
 
-    def predict(
-        self, encoded: TextBatch, *, max_new_tokens: int = 64, eos_ids: Sequence[int] | None = None
-    ) -> Generation:
-        return generate(self.model, **self._inputs(encoded, max_new_tokens, eos_ids))
+    def predict(self, encoded: TextBatch, **options: Any) -> Generation:
+        if wants_healing(options) and len(encoded.encodings) > 1 and self._must_be_alone(encoded, options):
+            return joined([self.predict(one, **own) for one, own in self._apart(encoded, options)])
+        return generate(self.model, **self._inputs(encoded, options))
 
-    def decode(self, encoded: TextBatch, predicted: Generation) -> list[GeneratedText]:
+    def decode(
+        self, encoded: TextBatch, predicted: Generation, *, answer_prefix: str = "", **options: Any
+    ) -> list[GeneratedText]:
+        strings = self.stop_strings(options)
+        count = len(predicted.token_ids) // max(1, len(encoded.encodings))
         results = []
-        for row, ids, reason in zip(encoded.encodings, predicted.token_ids, predicted.stop_reasons, strict=True):
-            text = continuation(self.tokenizer, row.input_ids, ids)
-            prompt = self.tokenizer.decode(row.input_ids)
-            results.append(GeneratedText(text, prompt, reason, len(row.input_ids), len(ids)))
+        for index, row in enumerate(encoded.encodings):
+            before, skip = self._before(row, options)
+            answers = []
+            for place in range(index * count, (index + 1) * count):
+                text = answer_prefix + continuation(self.tokenizer, before, predicted.token_ids[place])[skip:]
+                answers.append(make_answer(predicted, place, text, len(answer_prefix), strings))
+            prompt = self.tokenizer.decode(row.input_ids).removesuffix(answer_prefix)
+            results.append(
+                GeneratedText(
+                    **vars(answers[0]),
+                    prompt=prompt,
+                    prompt_tokens=len(row.input_ids),
+                    alternatives=tuple(answers[1:]),
+                )
+            )
         return results
 
     def stream(
-        self, item: Any, *, max_new_tokens: int = 64, eos_ids: Sequence[int] | None = None, truncate: bool = False
-    ) -> Iterator[str]:
-        """The answer piece by piece, as soon as its characters are whole; joined, it is the `text` of the result."""
-        batch = self.encode([item], truncate=truncate)
-        steps = stream(self.model, **self._inputs(batch, max_new_tokens, eos_ids))
-        return pieces(self.tokenizer, batch.encodings[0].input_ids, (tokens[0] for tokens, _ in steps))
+        self, item: Any, *, truncate: bool = False, answer_prefix: str = "", **options: Any
+    ) -> AnswerStream[GeneratedText]:
+        """The answer piece by piece, in every mode; beams give what they agree on. Its `.result` is the whole."""
+        self._check(options)
+        check_single(options)
+        batch = self.encode([item], truncate=truncate, answer_prefix=answer_prefix)
+        return AnswerStream(self._write(batch, self._inputs(batch, options), answer_prefix, options))
 
-    def score(self, texts: str | list[str], *, truncate: bool = False) -> ScoredText | list[ScoredText]:
-        """How likely each token of a text is after those before it, and the text's perplexity; a list gives a list."""
-        scored = score_texts(self, [texts] if isinstance(texts, str) else texts, truncate=truncate)
+    def _write(
+        self, batch: TextBatch, inputs: dict[str, Any], answer_prefix: str, options: dict[str, Any]
+    ) -> Generator[str, None, GeneratedText]:
+        before, skip = self._before(batch.encodings[0], options)
+        ended: list[Generation] = []
+        if answer_prefix:
+            yield answer_prefix
+        texts = pieces(self.tokenizer, before, first_row(stream(self.model, **inputs), ended))
+        yield from until(behind(texts, skip), self.stop_strings(options))
+        return self.decode(batch, ended[0], answer_prefix=answer_prefix, **options)[0]
+
+    def score(
+        self,
+        texts: str | list[str],
+        *,
+        truncate: bool = False,
+        stride: int | None = None,
+        max_length: int | None = None,
+    ) -> ScoredText | list[ScoredText]:
+        """How likely each token of a text is after those before it, and the text's perplexity; a list gives a list.
+
+        Args:
+            truncate: cut a text that is too long at its beginning; otherwise it is an error, except with `stride`.
+            stride: score texts of any length in windows of `max_length` tokens, each beginning `stride` tokens after the
+                last: n tokens are 1 + ceil((n - max_length) / stride) windows. Every token is scored once, in the first
+                window that holds it: after all tokens before it, or after at least max_length - stride of them.
+            max_length: in tokens; default: what the model or the tokenizer allows.
+        """
+        scored = score_texts(
+            self, [texts] if isinstance(texts, str) else texts, truncate=truncate, stride=stride, max_length=max_length
+        )
         return scored[0] if isinstance(texts, str) else scored
 
-    def _inputs(self, batch: TextBatch, max_new_tokens: int, eos_ids: Sequence[int] | None) -> dict[str, Any]:
-        device = self.model.device
-        return {
-            "input_ids": batch.input_ids.to(device),
-            "attention_mask": batch.attention_mask.to(device),
-            "max_new_tokens": max_new_tokens,
-            "eos_ids": self.settings.eos_ids if eos_ids is None else eos_ids,
-            "suppress": self.settings.suppress,
-            "suppress_first": self.settings.suppress_first,
-        }
+    # ---- prompts --------------------------------------------------------------------------------------------------
+
+    def _before(self, row: Encoding, options: Mapping[str, Any]) -> tuple[list[int], int]:
+        """The ids that the model continues, and how many characters of the prompt it writes again."""
+        if not wants_healing(options):
+            return row.input_ids, 0
+        kept, _ = self.healed(row.input_ids)
+        return kept, len(continuation(self.tokenizer, kept, row.input_ids[len(kept) :]))
+
+    def _must_be_alone(self, encoded: TextBatch, options: Mapping[str, Any]) -> bool:
+        """Healed prompts that differ in their ends alone are not told apart in a batch, nor where their texts begin."""
+        healed = {(tuple(kept), taken) for kept, taken in (self.healed(row.input_ids) for row in encoded.encodings)}
+        return bool(self.stop_strings(options)) or len({kept for kept, _ in healed}) < len(healed)
+
+    def _apart(self, encoded: TextBatch, options: Mapping[str, Any]) -> list[tuple[TextBatch, dict[str, Any]]]:
+        parts = []
+        for index, row in enumerate(encoded.encodings):
+            seed = options.get("seed")
+            own = {"seed": seed[index]} if isinstance(seed, list | tuple) else {}
+            parts.append((self.tokenizer.pad([row], side="left"), {**options, **own}))
+        return parts
+
+    def _inputs(self, batch: TextBatch, options: Mapping[str, Any]) -> dict[str, Any]:
+        given = dict(options)
+        negative = given.pop("negative_prompt", None)
+        if negative is not None:
+            ids = self.encode([negative]).input_ids.to(self.model.device)
+            given["negative_ids"] = ids.expand(len(batch.encodings), -1)
+        rows, healing, stop = [row.input_ids for row in batch.encodings], None, None
+        if wants_healing(options):
+            prompts = [self.healed(row) for row in rows]
+            healing = self.healing(prompts)
+            strings = self.stop_strings(options)
+            if strings:
+                kept, skip = self._before(batch.encodings[0], options)
+                stop = TextStop(self.tokenizer, strings, kept, (), skip)
+            rows = [kept for kept, _ in prompts]
+        ids, mask = self.tensor(rows)
+        engine = self.engine_options(given, bare=self.is_bare(rows), healing=healing, stop=stop)
+        return {"input_ids": ids, "attention_mask": mask, **engine}
 
 
 def _is_chat(inputs: Any) -> bool:

@@ -202,7 +202,8 @@ def test_forced() -> None:
 def test_suppress() -> None:
     assert banned(Suppress([3, 1])(uniform(2, 5), steps(4))) == [[1, 3]] * 2
     assert [banned(SuppressFirst([2], 1)(uniform(1, 4), steps(step, 1))) for step in range(3)] == [[[]], [[2]], [[]]]
-    assert banned(Suppress(range(4))(uniform(1, 4), steps(0, 1))) == [[0, 1, 2, 3]]  # left so
+    with pytest.raises(UsageError, match="every token"):
+        Suppress(range(4))(uniform(1, 4), steps(0, 1))
 
 
 def test_an_end_that_the_head_cannot_pick_is_no_error() -> None:

@@ -8,6 +8,7 @@ Shapes: R rows (prompts, or hypotheses of prompts), T positions so far, S encode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -24,6 +25,7 @@ class Context:
         prompt_columns: how many of the T columns are prompt (for an encoder-decoder: its start tokens and prefix).
         real: (R, T) bool, False for padding; None where nothing is padded.
         encoder_ids: (R, S) the encoder's input, None for a decoder. encoder_real: (R, S) as `real`.
+        ended: rows that have ended and only keep their place: what they are given is not looked at.
     """
 
     ids: Tensor
@@ -31,6 +33,7 @@ class Context:
     real: Tensor | None = None
     encoder_ids: Tensor | None = None
     encoder_real: Tensor | None = None
+    ended: Sequence[bool] | None = None
 
     @property
     def step(self) -> int:

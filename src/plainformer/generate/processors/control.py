@@ -54,7 +54,10 @@ class AllowedTokens:
                 "give the number of beams",
             )
         allowed_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
-        for allowed_V, row in zip(allowed_RV, context.rows, strict=True):
+        for index, (allowed_V, row) in enumerate(zip(allowed_RV, context.rows, strict=True)):
+            if context.ended is not None and context.ended[index]:
+                allowed_V[:] = True  # the function knows nothing of what stands behind an end
+                continue
             ids = as_token_ids("allowed(row)", self.allowed(list(row)))
             check_inside("allowed(row)", ids, logits_RV.size(-1))
             allowed_V[list(ids)] = True
@@ -210,7 +213,7 @@ class Forced:
 
 @dataclass(frozen=True)
 class Suppress:
-    """Ban tokens, always. Raises UsageError, when called, for an id outside the vocabulary."""
+    """Ban tokens, always. Raises UsageError, when called, for an id outside the vocabulary, and where none is left."""
 
     name: ClassVar[str] = "suppress"
     ids: Sequence[int]
@@ -219,18 +222,26 @@ class Suppress:
         object.__setattr__(self, "ids", as_token_ids("ids", self.ids))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        return logits_RV.index_fill(1, self._ids.checked(logits_RV), -math.inf)
+        index = _some_left(self._ids.checked(logits_RV), logits_RV)
+        return logits_RV.index_fill(1, index, -math.inf)
 
     @cached_property
     def _ids(self) -> TokenIds:
         return TokenIds("ids", tuple(self.ids))
 
 
+def _some_left(banned: Tensor, logits_RV: Tensor) -> Tensor:
+    """Distinct ids, refused where they are the whole vocabulary."""
+    if len(banned) == logits_RV.size(-1):
+        raise UsageError("ids: every token of the vocabulary is suppressed", "leave at least one")
+    return banned
+
+
 @dataclass(frozen=True)
 class SuppressFirst:
     """Ban tokens at one step: the first, or where a token is forced there the second, `step` 1.
 
-    Raises UsageError, when called, for an id outside the vocabulary.
+    Raises UsageError, when called, for an id outside the vocabulary, and where none is left.
     """
 
     name: ClassVar[str] = "suppress_first"
@@ -242,7 +253,7 @@ class SuppressFirst:
         check_whole("step", self.step, 0)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        index = self._ids.checked(logits_RV)
+        index = _some_left(self._ids.checked(logits_RV), logits_RV)
         return logits_RV.index_fill(1, index, -math.inf) if context.step == self.step else logits_RV.clone()
 
     @cached_property

@@ -1,0 +1,225 @@
+"""`plainformer chat REF`: a conversation in the terminal, or over a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+from unicodedata import category
+
+from cyclopts import Parameter
+
+from plainformer.cli.generation import GenerationFlags, text_or_file
+from plainformer.cli.options import STDIN, LoadOptions, open_stdin, read_inputs, restored
+from plainformer.errors import PlainformerError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from plainformer.tasks.chat import ChatSession
+
+HELP = """\
+/reset              forget the conversation; the system message stays
+/system TEXT        the system message; without TEXT, none
+/set OPTION=VALUE   an option of generation (temperature=0.7); without VALUE, its default; alone, what is set
+/save FILE          messages and settings as JSON
+/help, /exit        //TEXT says /TEXT to the model; Ctrl-C stops an answer"""
+# What a session decides by itself, or what has no meaning in one.
+_NOT_SETTABLE = ("draft_model", "num_return_sequences", "num_alternatives", "decoder_prefix", "timestamps")
+
+
+def chat(
+    ref: str,
+    /,
+    *,
+    system: Annotated[str | None, Parameter(help="System message.")] = None,
+    load: LoadOptions = LoadOptions(),  # noqa: B008
+    generation: GenerationFlags = GenerationFlags(),  # noqa: B008
+) -> None:
+    """Talk to a model, turn by turn; its answers appear as they are written.
+
+    Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the commands. Over a pipe each line is a message (or
+    a command), and answers alone are written to stdout.
+    """
+    from plainformer.tasks.chat import ChatSession
+
+    task = load.load(ref)
+    if task.name != "text-generation":
+        raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
+    if not task.tokenizer.has_chat_template:
+        raise UsageError(
+            f"{restored(ref)} has no chat template: it was not trained to answer messages",
+            "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
+        )
+    known = task.options()
+    for name in generation.given():
+        if name not in known or name in ("num_return_sequences", "num_alternatives"):
+            raise UsageError(f"--{name.replace('_', '-')} has no effect in a chat", "leave it out")
+    session = ChatSession(task, system=restored(system), **generation.options())
+    open_stdin()
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    with _interruptible(session, terminal):
+        _talk(session, terminal)
+
+
+def _talk(session: ChatSession, terminal: bool) -> None:
+    """Messages and commands until the end. In a terminal an error is said, and the chat goes on."""
+    if terminal:
+        _say(f"{session.task.ref}: /help lists the commands, Ctrl-D ends the chat")
+    for line in _typed() if terminal else read_inputs([STDIN], whole=False, literal=False):
+        try:
+            if _is_exit(line):
+                return
+            _handle(session, line, terminal)
+        except PlainformerError as error:
+            if not terminal:
+                raise
+            _say(f"error: {error}")
+
+
+def _typed() -> Iterator[str]:
+    """Lines that somebody types, with a prompt in front."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # arrow keys and history
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            _say("(Ctrl-D or /exit ends the chat)")
+            continue
+        if line.strip():
+            yield line
+
+
+def _is_exit(line: str) -> bool:
+    return line.strip() in ("/exit", "/quit")
+
+
+def _handle(session: ChatSession, line: str, terminal: bool) -> None:
+    if not line.startswith("/") or line.startswith("//"):
+        return _answer(session, line[1:] if line.startswith("//") else line, terminal)
+    name, _, rest = line[1:].strip().partition(" ")
+    if name not in _COMMANDS:
+        hint = did_you_mean(name, [*_COMMANDS, "exit"])
+        raise UsageError(f"/{name} is no command", hint or "/help lists them; //TEXT says /TEXT to the model")
+    _COMMANDS[name](session, rest.strip())
+
+
+def _answer(session: ChatSession, text: str, terminal: bool) -> None:
+    session.result = None
+    for piece in session.send(text):
+        print(_harmless(piece) if terminal else piece, end="", flush=True)
+    print(flush=True)
+    reason = session.result.stop_reason if session.result is not None else None
+    notes = {"callback": "(stopped)", "length": "(cut off at the limit of tokens)", "time": "(cut off: out of time)"}
+    if reason is not None and reason in notes:
+        _say(notes[reason])
+
+
+def _harmless(text: str) -> str:
+    """Text without what a terminal would obey: an answer may hold any characters."""
+    return "".join(c if c in "\n\t" or category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _set(session: ChatSession, text: str) -> None:
+    if not text:
+        _say("\n".join(f"{name}={value!r}" for name, value in session.options.items()) or "nothing is set")
+        return
+    name, equals, value = text.partition("=")
+    name = name.strip().removeprefix("--").replace("-", "_")
+    known = [field.name for field in fields(GenerationFlags) if field.name not in _NOT_SETTABLE]
+    if name not in known:
+        raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known) or "see `plainformer chat --help`")
+    if not equals:
+        raise UsageError(f"/set {name} needs a value", f"/set {name}=VALUE, or /set {name}= for its default")
+    session.set(**{name: _value(name, value.strip())})
+
+
+def _value(name: str, text: str) -> Any:
+    """A value as JSON where it is that, else as it stands; None for nothing."""
+    if not text:
+        return None
+    if name in ("json_schema", "grammar"):
+        return text_or_file(name, text)
+    if name == "regex":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _save(session: ChatSession, path: str) -> None:
+    if not path:
+        raise UsageError("/save needs a file", "/save FILE")
+    try:
+        Path(path).write_text(json.dumps(session.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "give another FILE") from None
+    _say(f"saved {path}")
+
+
+def _alone(command: Callable[[ChatSession], None]) -> Callable[[ChatSession, str], None]:
+    """A command that takes nothing more."""
+
+    def run(session: ChatSession, rest: str) -> None:
+        if rest:
+            raise UsageError(f"{rest!r} has no meaning there", "give the command alone")
+        command(session)
+
+    return run
+
+
+_COMMANDS: dict[str, Callable[[ChatSession, str], None]] = {
+    "reset": _alone(lambda session: session.reset()),
+    "system": lambda session, text: session.set_system(text or None),
+    "set": _set,
+    "save": _save,
+    "help": _alone(lambda session: _say(HELP)),
+}
+
+
+def _say(text: str) -> None:
+    """What is no answer of the model."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _interruptible(session: ChatSession, terminal: bool) -> Iterator[None]:
+    """Ctrl-C stops the answer. The second one, where the first has had no time to, ends the program, as outside.
+
+    Nothing is raised while a model runs: an exception could leave a step half done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if session.answering and not session.stopped:
+            session.stop()
+        elif not session.answering and terminal:
+            raise KeyboardInterrupt
+        elif callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

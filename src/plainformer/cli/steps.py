@@ -1,0 +1,126 @@
+"""How recorded generations are shown: the ladder of every step, the tree of a beam search, the replay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainformer.cli.options import MAX_INPUT_BYTES, shown, table
+from plainformer.errors import InputError
+
+if TYPE_CHECKING:
+    from plainformer.explain_steps import ExplainedSteps
+    from plainformer.generate.trace import Trace
+    from plainformer.generate.trace_format import Branch, Ladder, Pick
+
+
+def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
+    """The first `most` steps, and how it ended."""
+    trace = found.trace
+    name = _Names(found.tokens)
+    seed = f", seed {trace.options['seed']}" if "seed" in trace.options else ""
+    out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} tokens in front\n")
+    several = len(trace.answers) > 1
+    for step in trace.steps[:most]:
+        cache = f"{step.cache_positions} positions, {_size(step.cache_bytes)}" if step.cache_bytes else "none"
+        out.print(f"step {step.number}   cache: {cache}")
+        picks = {pick.row: pick for pick in step.picks}
+        for ladder in step.ladders:
+            if several or step.groups:
+                out.print(f"row {ladder.row}")
+            _print_ladder(out, ladder, picks.get(ladder.row), name, "log p" if step.groups else "logit")
+        out.print("")
+    if any(step.groups for step in trace.steps):
+        out.print(_tree(trace, name, most))
+        out.print("")
+    if len(trace.steps) > most:
+        out.print(f"... and {len(trace.steps) - most} more steps\n")
+    for number, (answer, text) in enumerate(zip(trace.answers, found.texts, strict=True)):
+        which = f"answer {number}: " if several else ""
+        score = f", score {answer.score:.4f}" if answer.score is not None else ""
+        count = len(answer.token_ids)
+        out.print(f'{which}stopped because of {answer.stop_reason}, after {count} new tokens{score}: "{shown(text)}"')
+
+
+class _Names:
+    """Tokens as they are shown."""
+
+    def __init__(self, tokens: dict[int, str]) -> None:
+        self.tokens = tokens
+
+    def __call__(self, token_id: int) -> str:
+        return f'"{shown(self.tokens.get(token_id, "?"))}"'
+
+
+def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: _Names, unit: str) -> None:
+    steps = [effect.processor for effect in ladder.effects]
+    rows = table("token", "id", unit, *steps, "probability", "", right=("id", unit, *steps, "probability"))
+    for place, token_id in enumerate(ladder.top_ids):
+        after = [_number(effect.after[place]) for effect in ladder.effects]
+        mark = "picked" if pick is not None and pick.token_id == token_id else ""
+        values = (_number(ladder.logits[place]), *after, f"{ladder.probabilities[place]:.4f}", mark)
+        rows.add_row(name(token_id), str(token_id), *values)
+    out.print(rows)
+    for effect in ladder.effects:
+        out.print(f"  {effect.processor}: {_effect(effect)}")
+    behind = [c for c in ladder.final if c.token_id not in ladder.top_ids]
+    if behind:
+        listed = ", ".join(f"{name(c.token_id)} {c.probability:.4f}" for c in behind)
+        out.print(f"  also likely in the end: {listed}")
+    if pick is not None:
+        how = f"the draw {pick.draw:.6f} gives" if pick.draw is not None else "the pick is"
+        share = f"probability {pick.probability:.4f}, rank {pick.rank}"
+        out.print(f"  {how} {name(pick.token_id)} (id {pick.token_id}), {share}")
+
+
+def _effect(effect: Any) -> str:
+    total = effect.left + effect.banned
+    parts = [f"changes {effect.changed} logits"] if effect.changed else []
+    parts += [f"bans {effect.banned} of {total} tokens, {effect.left} are left"] if effect.banned else []
+    return ", ".join(parts) or "changes nothing"
+
+
+def _number(value: float | None) -> str:
+    return "banned" if value is None else f"{value:.3f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _tree(trace: Trace, name: _Names, most: int) -> Any:
+    """The search as a tree: what ran on has branches of its own."""
+    from rich.tree import Tree
+
+    root = Tree("the search: log-probability of each beginning, best first")
+    rows: dict[int, Any] = {}
+    for step in trace.steps[:most]:
+        following: dict[int, Any] = {}
+        for group in step.groups:
+            for branch in group.branches:
+                node = rows.get(branch.parent, root).add(_branch(branch, name))
+                if branch.row is not None:
+                    following[branch.row] = node
+        rows.update(following)
+    return root
+
+
+def _branch(branch: Branch, name: _Names) -> str:
+    end = f"finished, score {branch.score:.4f}" if branch.score is not None else branch.fate
+    return f"{name(branch.token_id)} {branch.log_probability:.4f}  {end}"
+
+
+def read_trace(path: str) -> Any:
+    """The JSON of a trace's file."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "check the path") from None
+    if len(data) > MAX_INPUT_BYTES:
+        raise InputError(f"{path} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "it is no trace of one generation")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}", "give what `explain --steps N --json` wrote") from None

@@ -1,0 +1,218 @@
+"""What a generation's trace holds, and its JSON form: "plainformer-trace", version 1.
+
+JSON has no infinity: the logit of a token that is banned is None.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from plainformer.errors import InputError
+
+FORMAT, VERSION = "plainformer-trace", 1
+Fate = Literal["runs", "finished", "pruned"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token in the end: its logit after all processors, and its probability."""
+
+    token_id: int
+    logit: float | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a processor did to a row.
+
+    Attributes:
+        changed: tokens whose logit it changed and which it left possible. banned: those that it made impossible.
+        left: tokens that are possible behind it.
+        before, after: the logits of the ladder's `top_ids`. banned_top: which of these it banned.
+    """
+
+    processor: str
+    changed: int
+    banned: int
+    left: int
+    before: tuple[float | None, ...]
+    after: tuple[float | None, ...]
+    banned_top: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A row's way from the model's logits to the distribution that a token is picked from.
+
+    Attributes:
+        top_ids, logits: the likeliest tokens by the model's own logits (of beams: log-probabilities), the best first.
+        effects: of each processor, in order.
+        probabilities: of `top_ids`, in the end. final: the likeliest tokens in the end.
+    """
+
+    row: int
+    top_ids: tuple[int, ...]
+    logits: tuple[float | None, ...]
+    effects: tuple[Effect, ...]
+    probabilities: tuple[float, ...]
+    final: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The token that a row got. `draw`: the uniform number that chose it, None where none was drawn; `rank` 1 is likeliest."""
+
+    row: int
+    token_id: int
+    probability: float
+    rank: int
+    draw: float | None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A candidate of beam search: `token_id` behind what row `parent` holds.
+
+    Attributes:
+        log_probability: of all its tokens, penalties included.
+        fate: "runs" on in row `row`, "finished" with `score`, or "pruned".
+    """
+
+    parent: int
+    token_id: int
+    log_probability: float
+    fate: Fate
+    row: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class BeamGroup:
+    """A step of a group of beams: all candidates, best first; `dropped`: scores of finished answers that better ones ousted."""
+
+    group: int
+    branches: tuple[Branch, ...]
+    dropped: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step. `picks` where tokens are picked row by row, `groups` in beam search; the cache as it was when they were."""
+
+    number: int
+    cache_positions: int
+    cache_bytes: int
+    ladders: tuple[Ladder, ...]
+    picks: tuple[Pick, ...] = ()
+    groups: tuple[BeamGroup, ...] = ()
+
+
+@dataclass(frozen=True)
+class TracedAnswer:
+    """A row of the result: its new tokens, why it stopped, and its score where it has one."""
+
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A generation from one prompt, step by step.
+
+    Attributes:
+        mode: what the options chose. model: which model it was, in words.
+        options: those given, as plain values, with the seed. needs: options and inputs that are no plain values, by name,
+            with what they were: replaying takes them anew.
+        prompt_ids: what the decoder began with. encoder_ids: the encoder's input where it was tokens.
+        answers: the result. about: whatever the caller wants to keep with it.
+    """
+
+    mode: str
+    model: str
+    options: dict[str, Any]
+    needs: dict[str, str]
+    prompt_ids: tuple[int, ...]
+    encoder_ids: tuple[int, ...] | None
+    steps: tuple[Step, ...]
+    answers: tuple[TracedAnswer, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"format": FORMAT, "version": VERSION, **_listed(asdict(self))}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Trace:
+        """What `to_dict` gave.
+
+        Raises:
+            InputError: this is no trace, or one of another version; the message says where.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError("this is no trace of a generation", f'its JSON says "format": "{FORMAT}"')
+        if data.get("version") != VERSION:
+            raise InputError(f"this trace is of version {data.get('version')!r}", f"this program reads {VERSION}")
+        return _read(cls, {k: v for k, v in data.items() if k not in ("format", "version")}, "trace")
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(part) for key, part in value.items()}
+    return [_listed(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _read(kind: type[T], data: Any, where: str) -> T:
+    """A dataclass from plain values, each checked against its field's type."""
+    if not isinstance(data, dict):
+        raise _wrong(where, data, "an object")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            raise InputError(f"the trace is damaged: {where} has an unknown part {name!r}", "record it again")
+    types_of = get_type_hints(kind)
+    values = {}
+    for name, each in known.items():
+        if name in data:
+            values[name] = _value(types_of[name], data[name], f"{where}.{name}")
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise InputError(f"the trace is damaged: {where} lacks {name!r}", "record it again")
+    return kind(**values)
+
+
+def _value(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if data is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is Literal:
+        if data not in arguments:
+            raise _wrong(where, data, "one of " + ", ".join(map(str, arguments)))
+        return data
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise _wrong(where, data, "a list")
+        return tuple(_value(arguments[0], part, f"{where}[{index}]") for index, part in enumerate(data))
+    if is_dataclass(kind):
+        return _read(kind, data, where)  # type: ignore[arg-type]
+    expected, name = _PLAIN[origin or kind]
+    if not isinstance(data, expected) or isinstance(data, bool):
+        raise _wrong(where, data, name)
+    return float(data) if kind is float else data  # type: ignore[arg-type]
+
+
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    dict: (dict, "an object"),
+    float: ((int, float), "a number"),
+    int: (int, "a whole number"),
+    str: (str, "a text"),
+}
+
+
+def _wrong(where: str, data: Any, expected: str) -> InputError:
+    return InputError(f"the trace is damaged: {where} is {str(data)[:60]!r}, not {expected}", "record it again")
