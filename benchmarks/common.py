@@ -28,9 +28,9 @@ class Row:
         return f"| {self.what} | {values} | {self.note} |"
 
 
-def paired(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int = 7, note: str = "") -> Row:
+def paired(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int = 5, note: str = "") -> Row:
     """Seconds of each side, alternating A B B A so that drift hits both; the ratio is the median of each pair's."""
-    for warm in (ours, theirs, ours, theirs):
+    for warm in (ours, theirs):
         warm()
     a: list[float] = []
     b: list[float] = []

@@ -15,7 +15,7 @@ from typing import Any
 from common import Row, paired, reference_model
 from peers import ctranslate2_model, ctranslate2_run, llama_cpp_run
 
-NEW = 48
+NEW = 32
 SHAPES = {"smollm2-135m": 49152, "gpt2-small": 50257}
 
 

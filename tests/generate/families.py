@@ -123,10 +123,12 @@ class Expected:
 @torch.no_grad()
 def reference_run(pair: Pair, row: Tensor, prefix: Tensor | None = None, **options: Any) -> Expected:
     """The reference's answer to one prompt; whisper's through the general `generate`, as all others'."""
-    inputs = {"input_features": row} if pair.case.kind == "mel" else {"input_ids": row}
+    inputs: dict[str, Any] = {"input_features": row} if pair.case.kind == "mel" else {"input_ids": row}
     if prefix is not None:
         inputs["decoder_input_ids"] = prefix
-    found = transformers.GenerationMixin.generate(pair.reference, **inputs, **options, return_dict_in_generate=True)
+    found: Any = transformers.GenerationMixin.generate(
+        pair.reference, **inputs, **options, return_dict_in_generate=True
+    )
     before = (1 if prefix is None else prefix.size(1)) if pair.encodes else row.size(1)
     scores = getattr(found, "sequences_scores", None)
     return Expected(

@@ -29,7 +29,7 @@ STEPS = 4
 @cache
 def small(name: str, seed: int) -> Transformer:
     with TemporaryDirectory() as folder:
-        sizes = dict(vocab_size=FEW, pad_token_id=0, bos_token_id=1, eos_token_id=END)
+        sizes: dict[str, Any] = dict(vocab_size=FEW, pad_token_id=0, bos_token_id=1, eos_token_id=END)
         if name == "gpt2":
             config: Any = transformers.GPT2Config(**sizes, n_embd=32, n_layer=2, n_head=4, n_positions=48)
             make.save_model(Path(folder), "GPT2LMHeadModel", config, seed)

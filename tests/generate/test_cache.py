@@ -108,9 +108,9 @@ def test_what_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no decoder"):
         KeyValueCache(load_model(folder / "bert", backend="plain").config, 1)
     config = load_model(folder / "gpt2", backend="plain").config
-    for batch, capacity in ((0, 4), (1, 0)):
+    for rows, capacity in ((0, 4), (1, 0)):
         with pytest.raises(UsageError, match="at least 1"):
-            KeyValueCache(config, batch, capacity)
+            KeyValueCache(config, rows, capacity)
 
 
 WINDOWED = pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "qwen2-window", "smollm3-window", "phi3"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.generate.options import NEEDS, SAMPLERS, TAKEN_BY, GenerationOptions, make_options
+from plainformer.generate.options import NEEDS, SAMPLERS, TAKEN_BY, make_options
 from plainformer.tasks.generation_settings import FILE
 
 # The reference's names, where ours is another.
@@ -66,7 +66,7 @@ def add_defaults(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         own = {name: value for name, value in own.items() if name not in ("max_new_tokens", "max_length")}
     both = {**own, **given}
     mode = make_options({name: both[name] for name in _MODE if name in both}).mode
-    if (mode in TAKEN_BY["top_k"] and both.get("do_sample") and "top_k" not in both) and "top_k" not in values:
+    if both.get("do_sample") and "top_k" not in both and values.get("top_k") is None:
         own["top_k"] = _REFERENCE_TOP_K
     return {**{name: value for name, value in own.items() if _has_effect(name, mode, both)}, **given}
 
@@ -86,6 +86,3 @@ def _biases(found: Any) -> dict[tuple[int, ...], float]:
         return {tuple(ids): float(bias) for ids, bias in found}
     except (TypeError, ValueError):
         raise CheckpointError(f"{FILE}: sequence_bias={found!r} are not [ids, bias] pairs", "correct it") from None
-
-
-ENGINE_OPTIONS = frozenset(name for name, f in GenerationOptions.__dataclass_fields__.items() if f.init)

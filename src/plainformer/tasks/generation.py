@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from plainformer.errors import UsageError, did_you_mean
-from plainformer.generate.options import make_options
+from plainformer.generate.options import GenerationOptions, make_options
 from plainformer.generate.stopping import TextStop
 from plainformer.tasks.base import Task
-from plainformer.tasks.checkpoint_defaults import ENGINE_OPTIONS, add_defaults
+from plainformer.tasks.checkpoint_defaults import add_defaults
 from plainformer.tasks.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from plainformer.generate.healing import Heal, TokenIndex
     from plainformer.inputs.token_bytes import TokenBytes
 
+ENGINE_OPTIONS = frozenset(field.name for field in fields(GenerationOptions) if field.init)
 CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 TEXT_OPTIONS = frozenset({"stop", "heal", "defaults", *CONSTRAINTS})
 DEFAULTS = ("plain", "checkpoint")

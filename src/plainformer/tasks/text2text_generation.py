@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import UsageError
 from plainformer.generate.result import Search
-from plainformer.generate.search import Generation, generate, stream
+from plainformer.generate.search import DEFAULT_NEW_TOKENS, Generation, generate, stream
 from plainformer.tasks.answers import Answer, AnswerStream, TextStop, behind, first_row, make_answer, until
 from plainformer.tasks.generation import GeneratingTask, check_single, wants_healing
 from plainformer.tasks.generation_settings import FILE, read_generation_settings
@@ -138,7 +138,7 @@ class Text2TextGeneration(GeneratingTask):
             first, extra, given["forced_bos_id"] = first[:1], 1, start[1]
             given.update({name: given[name] + 1 for name in ("max_new_tokens", "min_new_tokens") if given.get(name)})
             if not given.get("max_new_tokens") and not given.get("max_length"):
-                given["max_new_tokens"] = 65
+                given["max_new_tokens"] = DEFAULT_NEW_TOKENS + 1
         ids, _ = self.tensor([first] * len(batch.encodings))
         return {**self.model_inputs(batch), "decoder_input_ids": ids, **given}, extra
 

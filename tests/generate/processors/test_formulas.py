@@ -9,6 +9,7 @@ import statistics
 import pytest
 import torch
 
+from plainformer.errors import UsageError
 from plainformer.generate.processors.context import Context
 from plainformer.generate.processors.control import (
     AllowedTokens,
