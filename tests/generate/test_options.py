@@ -145,7 +145,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("options, message", WRONG, ids=[str(options) for options, _ in WRONG])
+@pytest.mark.parametrize("options, message", WRONG, ids=[" ".join(options) for options, _ in WRONG])
 def test_wrong_values(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_options(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from plainformer.errors import UsageError
 from plainformer.generate.result import Generation, Search
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text import Tokenizer
 
 R = TypeVar("R")
+OPTIONAL = ("stop_string", "score", "log_probabilities", "segments", "alternatives")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Answer(Result):
     stop_string: str | None = None
     score: float | None = None
     log_probabilities: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what was not asked for or does not apply."""
+        return without_missing(super().to_dict())
+
+
+def without_missing(values: dict[str, Any]) -> dict[str, Any]:
+    """A result's values without stop string, scores, segments and alternatives where there are none."""
+    found = {name: value for name, value in values.items() if name not in OPTIONAL or value not in (None, ())}
+    others = [without_missing(other) for other in found.get("alternatives", ())]
+    return {**found, "alternatives": others} if others else found
 
 
 def make_answer(found: Generation, row: int, text: str, free: int, strings: Sequence[str]) -> Answer:

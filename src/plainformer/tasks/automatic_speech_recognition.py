@@ -15,7 +15,7 @@ from plainformer.generate.search import generate
 from plainformer.inputs.audio import AudioBatch
 from plainformer.inputs.ctc_vocabulary import CtcVocabulary
 from plainformer.model.stack import StackOutput
-from plainformer.tasks.answers import cut
+from plainformer.tasks.answers import cut, without_missing
 from plainformer.tasks.base import Result
 from plainformer.tasks.generation import CONSTRAINTS, GeneratingTask
 from plainformer.tasks.generation_settings import FILE, read_generation_settings
@@ -52,6 +52,10 @@ class Transcription(Result):
     log_probabilities: tuple[float, ...] | None = None
     segments: tuple[Segment, ...] | None = None
     alternatives: tuple[Transcription, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what was not asked for or does not apply."""
+        return without_missing(super().to_dict())
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def batch(seed: int, new: int, source: bool) -> tuple[list[Context], Context]:
 
 
 @pytest.mark.parametrize("source", [False, True])
-@pytest.mark.parametrize("process", PROCESSORS, ids=repr)
+@pytest.mark.parametrize("process", PROCESSORS, ids=lambda process: process.name)
 def test_alone_and_in_a_batch(process: Processor, source: bool) -> None:
     for seed in range(6):
         for new in (0, 1, 2, 4):

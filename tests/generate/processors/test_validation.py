@@ -161,7 +161,7 @@ OUTSIDE: list[Processor] = [
 ]
 
 
-@pytest.mark.parametrize("process", OUTSIDE, ids=repr)
+@pytest.mark.parametrize("process", OUTSIDE, ids=lambda process: process.name)
 def test_ids_outside_the_vocabulary(process: Processor) -> None:
     with pytest.raises(UsageError, match=r"ids \[9\] are outside the vocabulary, 0 to 4"):
         process(uniform(2, 5), steps(0))
