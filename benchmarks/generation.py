@@ -1,22 +1,95 @@
 """Generation beside `transformers`, CTranslate2 and llama.cpp: greedy, batches, beams, first token, int8, bandwidth.
 
-Each function gives rows; `run.py` prints them. Every engine gets the same weights, the same prompt and the same number of
-new tokens, with 2 threads; a row's ratio is the other engine's time over ours.
+Every engine gets the same weights, the same prompt and the same number of new tokens, and runs in a process of its own
+(`engine.py`); they take turns in the same run. A row's ratio is the other engine's time over ours, the median of pairs.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common import Row, paired, reference_model
-from peers import ctranslate2_model, ctranslate2_run, llama_cpp_run
+from common import Row, reference_model
 
-NEW = 32
-SHAPES = {"smollm2-135m": 49152, "gpt2-small": 50257}
+NEW, ROUNDS = 32, 7
+MODULES = {"transformers": "transformers", "CTranslate2": "ctranslate2", "llama.cpp": "llama_cpp"}
+SHAPES = ("smollm2-135m", "gpt2-small")
+
+
+class Engine:
+    """A child process that times a run whenever it is asked."""
+
+    def __init__(self, name: str, folder: Path, job: dict[str, Any]) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("engine.py")), name, str(folder), json.dumps(job)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        while (line := self._read()) != "ready":
+            if not line:
+                raise RuntimeError(f"{name} did not start on {folder}: run engine.py by hand to see why")
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def seconds(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        time.sleep(0.05)
+        return float(self._read())
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def versus(what: str, folder: Path, job: dict[str, Any], peers: tuple[str, ...], note: str = "") -> list[Row]:
+    """A row for each peer that is installed."""
+    names = ["plainformer", *(name for name in peers if find_spec(MODULES[name]))]
+    engines = {name: Engine(name, folder, job) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(ROUNDS):
+        for name in names if index % 2 == 0 else reversed(names):
+            times[name].append(engines[name].seconds())
+    for engine in engines.values():
+        engine.stop()
+    ours = times["plainformer"]
+    return [
+        Row(
+            f"{what}, {name}",
+            statistics.median(ours),
+            statistics.median(times[name]),
+            "s",
+            statistics.median(t / o for o, t in zip(ours, times[name], strict=True)),
+            note,
+        )
+        for name in names[1:]
+    ]
+
+
+def _ids(rows: int, length: int) -> list[list[int]]:
+    import torch
+
+    return torch.randint(5, 40000, (rows, length), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def bench_greedy(folder: Path) -> list[Row]:
+    """Batch 1, against all three; then what share of the memory bus we use, and where the rest goes."""
+    rows = []
+    for shape in SHAPES:
+        reference_model(shape, folder / shape)
+        peers = ("transformers", "CTranslate2", *(("llama.cpp",) if shape.startswith("smollm2") else ()))
+        job = {"ids": _ids(1, 16), "new": NEW, "beams": 1}
+        found = versus(f"greedy, batch 1, {shape}", folder / shape, job, peers, f"{NEW} tokens after 16")
+        rows += [*found, _share(folder / shape, shape, found[0].ours / NEW)]
+    return rows
 
 
 def bandwidth(gigabytes: float = 0.5, rounds: int = 7) -> float:
@@ -32,178 +105,78 @@ def bandwidth(gigabytes: float = 0.5, rounds: int = 7) -> float:
     return data.numel() * 4 / min(times)
 
 
-def _theirs(model: Any, ids: Any, new: int, **options: Any) -> Callable[[], Any]:
-    import torch
-
-    def run() -> None:
-        with torch.inference_mode():
-            model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False,
-                pad_token_id=0, **options,
-            )  # fmt: skip
-
-    return run
-
-
-def bench_greedy(folder: Path) -> list[Row]:
-    """Batch 1, against all three; then what share of the memory bus we use, and where the rest goes."""
-    import torch
-
-    import plainformer as pf
-
-    rows = []
-    for shape, size in SHAPES.items():
-        theirs, ours = reference_model(shape, folder / shape), pf.load_model(folder / shape)
-        ids = torch.arange(5, 21)[None]
-
-        def run(model: Any = ours, ids: Any = ids) -> None:
-            pf.generate(model, ids, max_new_tokens=NEW, eos_ids=())
-
-        what = f"greedy, batch 1, {shape}"
-        rows.append(paired(f"{what}, transformers", run, _theirs(theirs, ids, NEW), note=f"{NEW} tokens after 16"))
-        if (engine := ctranslate2_model(folder / shape, size)) is not None:
-            rows.append(paired(f"{what}, CTranslate2", run, ctranslate2_run(engine, ids.tolist(), NEW)))
-        if shape.startswith("smollm2") and (other := llama_cpp_run(folder / shape, ids[0].tolist(), NEW)) is not None:
-            rows.append(paired(f"{what}, llama.cpp", run, other))
-        rows += _share(ours, shape, rows[-1].ours / NEW)
-    return rows
-
-
-def _share(model: Any, shape: str, seconds: float) -> list[Row]:
+def _share(folder: Path, shape: str, seconds: float) -> Row:
     """The time of a token as a share of what reading the weights once would take; and of the products alone."""
     import torch
 
-    from plainformer.model.linear import outermost
+    import plainformer as pf
+    from plainformer.model.linear import LinearGroup, outermost
 
-    linears = list(outermost(model))
-    size = sum(_numbers(linear) for linear in linears) * 4
-    fastest = size / bandwidth()
-    inputs = [torch.ones(1, 1, _inputs(linear)) for linear in linears]
+    linears = list(outermost(pf.load_model(folder)))
+    parts = [linear.parts() if isinstance(linear, LinearGroup) else [linear] for linear in linears]
+    size = sum(part.in_size * part.out_size * 4 for group in parts for part in group)
+    inputs = [torch.ones(1, 1, group[0].in_size) for group in parts]
     times = []
     with torch.inference_mode():
-        for _ in range(9):
+        for _ in range(15):
             start = time.perf_counter()
             for linear, x in zip(linears, inputs, strict=True):
                 linear(x)
             times.append(time.perf_counter() - start)
-    products = statistics.median(times)
-    rest = f"products {products * 1e3:.1f} ms, all else (attention, norms, dispatch, Python) {(seconds - products) * 1e3:.1f} ms"
-    return [
-        Row(
-            f"share of the memory bus, {shape}: a token against one reading of the weights",
-            seconds,
-            fastest,
-            "s",
-            fastest / seconds,
-            rest,
-        )
-    ]
-
-
-def _numbers(linear: Any) -> int:
-    parts = linear.parts() if hasattr(linear, "parts") else [linear]
-    return sum(part.in_size * part.out_size for part in parts)
-
-
-def _inputs(linear: Any) -> int:
-    return int((linear.parts()[0] if hasattr(linear, "parts") else linear).in_size)
+    products, fastest = statistics.median(times), size / bandwidth()
+    rest = (
+        f"products {products * 1e3:.1f} ms; attention, norms, dispatch and Python {(seconds - products) * 1e3:.1f} ms"
+    )
+    return Row(f"a token against one reading of its weights, {shape}", seconds, fastest, "s", fastest / seconds, rest)
 
 
 def bench_batches(folder: Path) -> list[Row]:
     """Eight prompts at once, and beams."""
-    import torch
-
-    import plainformer as pf
-
     rows = []
-    for shape, size in SHAPES.items():
-        theirs, ours = reference_model(shape, folder / shape), pf.load_model(folder / shape)
-        engine = ctranslate2_model(folder / shape, size)
-        eight = torch.randint(5, 40000, (8, 16), generator=torch.Generator().manual_seed(0))
-
-        def run_eight(model: Any = ours, ids: Any = eight) -> None:
-            pf.generate(model, ids, max_new_tokens=NEW, eos_ids=())
-
-        def run_beams(model: Any = ours, ids: Any = eight[:1]) -> None:
-            pf.generate(model, ids, max_new_tokens=NEW, eos_ids=(), num_beams=4)
-
-        rows.append(paired(f"greedy, batch 8, {shape}, transformers", run_eight, _theirs(theirs, eight, NEW)))
-        rows.append(paired(f"beam 4, {shape}, transformers", run_beams, _theirs(theirs, eight[:1], NEW, num_beams=4)))
-        if engine is not None:
-            one = eight[:1].tolist()
-            rows.append(
-                paired(
-                    f"greedy, batch 8, {shape}, CTranslate2", run_eight, ctranslate2_run(engine, eight.tolist(), NEW)
-                )
-            )
-            rows.append(paired(f"beam 4, {shape}, CTranslate2", run_beams, ctranslate2_run(engine, one, NEW, beams=4)))
+    for shape in SHAPES:
+        reference_model(shape, folder / shape)
+        peers = ("transformers", "CTranslate2")
+        eight = {"ids": _ids(8, 16), "new": NEW, "beams": 1}
+        rows += versus(f"greedy, batch 8, {shape}", folder / shape, eight, peers)
+        rows += versus(f"beam 4, {shape}", folder / shape, {"ids": _ids(1, 16), "new": NEW, "beams": 4}, peers)
     return rows
 
 
 def bench_seq2seq(folder: Path) -> list[Row]:
-    """BART-base shape: 128 tokens in, 48 out."""
-    import torch
-
-    import plainformer as pf
-
-    theirs, ours = reference_model("bart-base", folder), pf.load_model(folder)
-    engine = ctranslate2_model(folder, 50265)
-    ids = torch.randint(5, 50000, (1, 128), generator=torch.Generator().manual_seed(0))
+    """BART-base shape: 128 tokens in, 32 out."""
+    reference_model("bart-base", folder)
     rows = []
     for beams in (1, 4):
-
-        def run(beams: int = beams) -> None:
-            pf.generate(ours, ids, max_new_tokens=NEW, eos_ids=(), num_beams=beams)
-
+        job = {"ids": _ids(1, 128), "new": NEW, "beams": beams, "start": 2}
         what = "greedy" if beams == 1 else f"beam {beams}"
-        plain = {"forced_eos_token_id": None, "forced_bos_token_id": None, "num_beams": beams}
-        rows.append(paired(f"{what}, BART-base shape, transformers", run, _theirs(theirs, ids, NEW, **plain)))
-        if engine is not None:
-            rows.append(
-                paired(
-                    f"{what}, BART-base shape, CTranslate2", run, ctranslate2_run(engine, ids.tolist(), NEW, beams, 2)
-                )
-            )
+        rows += versus(f"{what}, BART-base shape", folder, job, ("transformers", "CTranslate2"))
     return rows
 
 
 def bench_first_token(folder: Path) -> list[Row]:
     """The first token after a prompt of 1,000."""
-    import torch
-
-    import plainformer as pf
-
     rows = []
     for shape in SHAPES:
-        theirs, ours = reference_model(shape, folder / shape), pf.load_model(folder / shape)
-        ids = torch.randint(5, 40000, (1, 1000), generator=torch.Generator().manual_seed(0))
-
-        def run(model: Any = ours, ids: Any = ids) -> None:
-            pf.generate(model, ids, max_new_tokens=1, eos_ids=())
-
-        rows.append(paired(f"first token after 1,000, {shape}", run, _theirs(theirs, ids, 1), rounds=5))
+        reference_model(shape, folder / shape)
+        job = {"ids": _ids(1, 1000), "new": 1, "beams": 1}
+        rows += versus(f"first token after 1,000, {shape}", folder / shape, job, ("transformers",))
     return rows
 
 
 def bench_int8(folder: Path) -> list[Row]:
     """Ours against ours: `quantize="int8"` and fp32."""
-    import torch
-
-    import plainformer as pf
-
     rows = []
     for shape in SHAPES:
         reference_model(shape, folder / shape)
-        full, small = pf.load_model(folder / shape), pf.load_model(folder / shape, quantize="int8")
-        ids = torch.arange(5, 21)[None]
-
-        def run(model: Any = small, ids: Any = ids) -> None:
-            pf.generate(model, ids, max_new_tokens=NEW, eos_ids=())
-
-        def run_full(model: Any = full, ids: Any = ids) -> None:
-            pf.generate(model, ids, max_new_tokens=NEW, eos_ids=())
-
-        rows.append(paired(f"int8 against fp32, batch 1, {shape}", run, run_full, note="both sides are ours"))
+        job = {"ids": _ids(1, 16), "new": NEW, "beams": 1}
+        small = Engine("plainformer", folder / shape, {**job, "quantize": "int8"})
+        full = Engine("plainformer", folder / shape, job)
+        pairs = [(small.seconds(), full.seconds()) for _ in range(ROUNDS)]
+        small.stop()
+        full.stop()
+        mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(t / o for o, t in pairs)
+        rows.append(Row(f"int8 against fp32, batch 1, {shape}", mine, other, "s", ratio, "both sides are ours"))
     return [*rows, _perplexity()]
 
 
@@ -221,15 +194,11 @@ def _perplexity() -> Row:
     for quantize in ("int8", None):
         task = pf.load("smollm2-135m-instruct", quantize=quantize)
         ids = torch.tensor(task.tokenizer.encode(text, max_length=10**7).input_ids[:8192]).view(-1, 1024)
+        losses = []
         with torch.inference_mode():
-            losses = [
-                torch.nn.functional.cross_entropy(task.model(row[None]).logits[0, :-1].float(), row[1:]) for row in ids
-            ]
-        values.append(math.exp(statistics.fmean(float(loss) for loss in losses)))
-    return Row(
-        "perplexity, int8 and fp32, SmolLM2 on our docs",
-        *values,
-        "",
-        values[1] / values[0],
-        "8,192 tokens in rows of 1,024",
-    )
+            for row in ids:
+                logits = task.model(row[None]).logits[0, :-1].float()
+                losses.append(float(torch.nn.functional.cross_entropy(logits, row[1:])))
+        values.append(math.exp(statistics.fmean(losses)))
+    note = "8,192 tokens in rows of 1,024"
+    return Row("perplexity, int8 and fp32, SmolLM2 on our docs", *values, "", values[1] / values[0], note)

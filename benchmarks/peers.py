@@ -1,4 +1,4 @@
-"""The other engines: the same random model in the formats that CTranslate2 and llama.cpp read. None where one is missing.
+"""The other engines: the same random model in the formats that CTranslate2 and llama.cpp read.
 
 CTranslate2: its own converter, with a made-up vocabulary of the right size (it insists on one). llama.cpp: a GGUF file in
 fp32 that we write here with the `gguf` package, for the Llama shape only.
@@ -25,18 +25,17 @@ def dummy_tokenizer(folder: Path, size: int) -> None:
     made.save_pretrained(folder)
 
 
-def ctranslate2_model(folder: Path, size: int) -> Any | None:
-    """A Generator (or Translator for an encoder-decoder) in fp32; None without the package."""
-    try:
-        import ctranslate2
-    except ImportError:
-        return None
+def ctranslate2_model(folder: Path) -> Any:
+    """A Generator (or Translator for an encoder-decoder) in fp32."""
     import json
 
-    dummy_tokenizer(folder, size)
-    target = folder / "ct2"
-    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), force=True)
+    import ctranslate2
+
     config = json.loads((folder / "config.json").read_text())
+    target = folder / "ct2"
+    if not target.exists():
+        dummy_tokenizer(folder, config["vocab_size"])
+        ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target))
     kind = ctranslate2.Translator if config.get("is_encoder_decoder") else ctranslate2.Generator
     return kind(str(target), device="cpu", compute_type="float32", intra_threads=THREADS, inter_threads=1)
 
@@ -56,12 +55,10 @@ def ctranslate2_run(
     )
 
 
-def llama_cpp_run(folder: Path, ids: list[int], new: int) -> Callable[[], Any] | None:
-    """llama.cpp in fp32 on a Llama-shaped folder; None without the package."""
-    try:
-        import llama_cpp
-    except ImportError:
-        return None
+def llama_cpp_run(folder: Path, ids: list[int], new: int) -> Callable[[], Any]:
+    """llama.cpp in fp32 on a Llama-shaped folder."""
+    import llama_cpp
+
     path = folder / "f32.gguf"
     if not path.exists():
         write_llama_gguf(folder, path)
