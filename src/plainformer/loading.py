@@ -14,6 +14,7 @@ from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
 from plainformer.formats import find_weights, open_weights, read_json_object, write_safetensors
 from plainformer.hub import Files, resolve
+from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
@@ -81,8 +82,8 @@ def load_model(
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
-        backend: how linears compute on a CPU: "plain", "fused", "transposed", "onednn", or "auto", which measures them
-            once for each shape in a process; name one where the last bits of a result must not differ between processes.
+        backend: how linears compute on a CPU: "plain", "fused", "onednn", "compiled", or "auto": "compiled" for a decoder,
+            otherwise what measures best for each shape; name one where the last bits must not differ between processes.
         quantize: "int8" rounds the weights of all linears to eight bits (fp32, CPU): a quarter of the memory, faster
             token by token. The answers change a little, and the model can no longer be saved or trained.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
@@ -138,7 +139,7 @@ def read_config(folder: Path, head: str | None = None) -> ModelConfig:
 
 def save_model(model: Transformer, folder: Ref) -> None:
     """Write `model.safetensors` and `config.json`, as the reference library reads them."""
-    target = _make_folder(folder)
+    target = make_folder(folder)
     table = table_for(model.config)
     write_safetensors(export_weights(model, table), target)
     raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
@@ -153,19 +154,6 @@ def save_model(model: Transformer, folder: Ref) -> None:
         raise CheckpointError(
             f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder"
         ) from None
-
-
-def _make_folder(folder: Ref) -> Path:
-    try:
-        if not (path := os.fspath(folder)):
-            raise ValueError
-        made = Path(path)
-        made.mkdir(parents=True, exist_ok=True)
-    except (TypeError, ValueError):  # no path at all, an empty one, or one with a NUL or half a character in it
-        raise UsageError(f"{folder!r} is not the path of a folder", "pass a str or a Path") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None
-    return made
 
 
 def load(

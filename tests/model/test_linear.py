@@ -35,13 +35,13 @@ def tiny() -> Transformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("backend", ["plain", "fused", "transposed", "onednn", "auto"])
+@pytest.mark.parametrize("backend", ["plain", "fused", "compiled", "onednn", "auto"])
 def test_backends_agree_and_keep_the_weights(backend: str) -> None:
     model = tiny()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = model(IDS).logits.detach()
     choices = prepare_for_inference(model, backend)
-    assert set(choices.values()) <= {"plain", "fused", "transposed", "onednn"} and "50x16" in choices
+    assert set(choices.values()) <= {"plain", "fused", "compiled", "onednn"} and "50x16" in choices
     assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
     after = model.state_dict()
     assert set(after) == set(before)
@@ -51,7 +51,7 @@ def test_backends_agree_and_keep_the_weights(backend: str) -> None:
 def test_preparing_again_changes_the_backend() -> None:
     model = tiny()
     expected = model(IDS).logits.detach()
-    for backend in ("onednn", "plain", "transposed", "fused", "transposed", "onednn", "auto"):
+    for backend in ("onednn", "plain", "compiled", "fused", "compiled", "onednn", "auto"):
         prepare_for_inference(model, backend)
         assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
     unprepare(model)

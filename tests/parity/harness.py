@@ -278,7 +278,7 @@ def check_variants(reference: Any, ours: Transformer, case: Case, folder: Path) 
     set_ffn_chunk_size(ours, 2)
     close(_last(ours(**inputs)), expected, "ffn_chunk_size")
     set_ffn_chunk_size(ours, 0)
-    for backend in ("fused", "transposed", "onednn"):
+    for backend in ("fused", "compiled", "onednn"):
         prepare_for_inference(ours, backend)
         close(_last(ours(**inputs)), expected, f"backend {backend}")
 

@@ -356,7 +356,7 @@ def test_architecture(model: Model, tmp_path: Path) -> None:
     assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"], info
     compare(saved.eval(), ours, "the reference from what we saved")
     compare(reference, load_model(tmp_path / "saved", backend="plain"), "ours from what we saved")
-    for backend in ("fused", "transposed", "onednn"):
+    for backend in ("fused", "compiled", "onednn"):
         prepare_for_inference(ours, backend)
         compare(reference, ours, f"backend {backend}")
 

@@ -28,7 +28,7 @@ class LoadOptions:
     task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
     dtype: Annotated[str | None, Parameter(help="fp32, bf16 or fp16; default: fp32 on a CPU.")] = None
     device: Annotated[str, Parameter(help="cpu, cuda or cuda:N.")] = "cpu"
-    backend: Annotated[str, Parameter(help="CPU linears: auto, plain, fused, transposed or onednn.")] = "auto"
+    backend: Annotated[str, Parameter(help="CPU linears: auto, plain, fused, onednn or compiled.")] = "auto"
     ffn_chunk_size: Annotated[int, Parameter(help="Positions a feed-forward network runs at a time; 0 for all.")] = 0
     allow_unused: Annotated[bool, Parameter(negative="", help="Accept tensors that no weight row knows.")] = False
     revision: Annotated[str | None, Parameter(help="Branch, tag or commit of a Hub repository.")] = None

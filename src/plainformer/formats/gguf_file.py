@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.formats.source import checked_file, release_pages, require, wrong_content
+from plainformer.formats.source import checked_file, mapped, release_pages, require, wrong_content
 
 if TYPE_CHECKING:
     import torch
@@ -83,13 +83,9 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = checked_file(Path(path))
-        try:
-            with self.path.open("rb") as file:
-                # Private and copy-on-write, so that torch may hold writable views which never reach the file.
-                self._data: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
-        header = _Header(self.path, self._data)
+        data = mapped(self.path)
+        self._data: mmap.mmap | None = data
+        header = _Header(self.path, data)
         self.version = header.version
         self.metadata: dict[str, Any] = header.metadata
         self._tensors = header.tensors

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.formats.source import checked_file, parse_json_object, release_pages, require, wrong_content
+from plainformer.formats.source import checked_file, mapped, parse_json_object, release_pages, require, wrong_content
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +70,7 @@ class SafetensorsFile:
         self.path = checked_file(Path(path))
         self._entries, self.metadata, self._start = _read_header(self.path)
         _check_with_library(self.path)
-        try:
-            with self.path.open("rb") as file:
-                # Private and copy-on-write, so that torch may hold writable views which never reach the file. Mapped
-                # here and not by the library, so that pages can be given back while a model is rearranged.
-                self._data: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self._data: mmap.mmap | None = mapped(self.path)
 
     def names(self) -> list[str]:
         return list(self._entries)

@@ -212,6 +212,18 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def mapped(path: Path) -> mmap.mmap:
+    """A file's bytes, private and copy-on-write, so that torch may hold writable views which never reach the file.
+
+    Mapped here and not by a library, so that pages can be given back while a model is rearranged.
+    """
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def release_pages(data: mmap.mmap | None) -> None:
     """Take a mapping's pages out of this process's memory, where the system can (Linux); its content stays as it is.
 

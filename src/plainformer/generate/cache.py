@@ -14,6 +14,7 @@ from torch import Tensor
 from plainformer.config import ModelConfig
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.generate.store import Int8Store, Store
+from plainformer.model.attention import Room
 
 KINDS: dict[str, type[Store]] = {"full": Store, "int8": Int8Store}
 # A windowed layer keeps so many positions more than its window, so that a few may be taken back (speculative decoding).
@@ -72,8 +73,14 @@ class KeyValueCache:
     def update(self, layer: int, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Add T new positions; return all that the layer still holds of these rows' own: (R, K, S', E), newest last."""
         if layer == 0:
-            self._check_fit(k_RKTE)
+            self._check_fit(k_RKTE.size(0), k_RKTE.size(1), k_RKTE.size(3))
         return self.layers[layer].update(k_RKTE, v_RKTE)
+
+    def room(self, layer: int, rows: int, count: int) -> Room | None:
+        """Room for `count` new positions of each row, which the caller writes; None where only `update` will do."""
+        if layer == 0:
+            self._check_fit(rows, self.layers[0].shape[1], self.layers[0].shape[2])
+        return self.layers[layer].room(count)
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """What all rows of a prompt share, (B, K, P, E), standing before their own; None before `share`."""
@@ -134,12 +141,12 @@ class KeyValueCache:
         stores = sum(store.memory_bytes() for layer in self.layers for store in (layer.keys, layer.values))
         return stores + sum(t.numel() * t.element_size() for t in kept)
 
-    def _check_fit(self, k_RKTE: Tensor) -> None:
-        rows, heads, size = self.layers[0].shape
-        if (k_RKTE.size(0), k_RKTE.size(1), k_RKTE.size(3)) != (rows, heads, size):
+    def _check_fit(self, *wanted: int) -> None:
+        if wanted != self.layers[0].shape:
+            rows, heads, size = self.layers[0].shape
             raise UsageError(
-                f"a cache of {rows} rows with {heads} heads of {size} channels does not fit {k_RKTE.size(0)} rows with "
-                f"{k_RKTE.size(1)} heads of {k_RKTE.size(3)}",
+                f"a cache of {rows} rows with {heads} heads of {size} channels does not fit {wanted[0]} rows with "
+                f"{wanted[1]} heads of {wanted[2]}",
                 "make one with this model's config and the number of rows of its input",
             )
 
@@ -179,6 +186,18 @@ class _Layer:
         self.values.write(self.held, v_RKTE)
         self.held = end
         return self.keys.read(0, end), self.values.read(0, end)
+
+    def room(self, count: int) -> Room | None:
+        end = self.held + count
+        slides = self.kept is not None and end > 2 * self.kept
+        holes = self.shared is not None and not (self.shared[0].is_contiguous() and self.shared[1].is_contiguous())
+        if self.make is not Store or slides or holes:
+            return None
+        for store in (self.keys, self.values):
+            if end > store.capacity:
+                store.grow(self.held, end)
+        self.held = end
+        return Room(self.keys.data, self.values.data, end, self.shared)
 
     def _slide(self, k_RKTE: Tensor, v_RKTE: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """Move what the window may still see to the front: once in `kept` positions, not at each."""

@@ -5,7 +5,7 @@ Shapes: B prompts, T positions, S encoder positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,9 +51,6 @@ class Prompt:
         one = slice(index, index + 1)
         encoder_ids = self.encoder_ids[one] if self.encoder_ids is not None else None
         return Prompt(ids, None, memory, encoder_ids, self.encoder_real[one] if self.encoder_real is not None else None)
-
-    def with_ids(self, ids: Tensor, real: Tensor | None) -> Prompt:
-        return replace(self, ids=ids, real=real)
 
 
 def make_prompt(

@@ -6,7 +6,7 @@ Shapes: B batch, T queries, S keys, D width, H heads, K key-value heads (K divid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,18 @@ from plainformer.model.norm import make_norm
 from plainformer.model.position import Rotation, rotate
 
 
+class Room(NamedTuple):
+    """A layer's buffers (R, K, capacity, E), whose first `held` positions are in use, the newest to be written by the caller.
+
+    `shared`: what neighbouring rows share and have before that, (R / copies, K, P, E).
+    """
+
+    keys: Tensor
+    values: Tensor
+    held: int
+    shared: tuple[Tensor, Tensor] | None
+
+
 @runtime_checkable
 class Cache(Protocol):
     """What attention asks of a key-value cache; `generate/cache.py` has the real one."""
@@ -29,6 +41,9 @@ class Cache(Protocol):
 
     def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Append this step's keys and values, return the layer's own so far: (B, K, S, E); older ones may be gone."""
+
+    def room(self, layer: int, rows: int, count: int) -> Room | None:
+        """Room for `count` new positions, instead of `update`; None, and nothing changed, where only `update` will do."""
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """What every `copies` rows share and have before their own: (B / copies, K, P, E)."""
@@ -62,6 +77,7 @@ class Flow:
     relative: Tensor | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None
+    views: dict[tuple[int, int], Any] = field(default_factory=dict)  # what `step.py` made of masks and rotations
 
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
@@ -213,7 +229,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
         q_BHTE = split_heads(self.q(x_BTD), self.heads)
-        k_BHSE, v_BHSE = self._memory(layer, flow)
+        k_BHSE, v_BHSE = self.memory(layer, flow)
         copies = flow.cache.copies if flow.cache is not None else 1
         if copies > 1:  # rows that continue one prompt look at one memory: they stand as its queries
             q_BHTE = q_BHTE.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
@@ -228,7 +244,7 @@ class CrossAttention(nn.Module):
             context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
         return self.out(merge_heads(context_BHTE))
 
-    def _memory(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
+    def memory(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
         """The memory's keys and values; what the cache holds is not made again, what a memory has grown by is added."""
         kept = flow.cache.cross(layer) if flow.cache is not None else None
         held = kept[0].size(2) if kept is not None else 0

@@ -15,6 +15,7 @@ from plainformer.errors import UsageError
 from plainformer.model.attention import CrossAttention, Flow, SelfAttention
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
+from plainformer.model.step import LayerStep
 
 Step = Callable[[Tensor], Tensor]
 
@@ -84,6 +85,7 @@ class Block(nn.Module):
         super().__init__()
         size, norm = config.hidden_size, config.norm
         self.wire = WIRINGS[config.norm_place]
+        self.step = LayerStep(config)
         self.attention = SelfAttention(config)
         has_norm = index > 0 or config.first_norm == "norm"
         self.attention_norm = make_norm(size, norm) if has_norm else nn.Identity()
@@ -96,6 +98,9 @@ class Block(nn.Module):
         self.cross_norm = make_norm(size, norm) if config.cross_attention else nn.Identity()
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
+        stepped = self.step(self, x_BTD, layer, flow)
+        if stepped is not None:
+            return stepped
         x_BTD = self.wire(
             x_BTD, lambda h: self.attention(h, layer, flow), self.attention_norm, self.attention_after_norm
         )
@@ -110,12 +115,16 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, config: StackConfig, index: int) -> None:
         super().__init__()
+        self.step = LayerStep(config)
         self.attention = SelfAttention(config)
         self.attention_norm = make_norm(config.hidden_size, config.norm)
         self.ffn = FeedForward(config)
         self.ffn_norm = make_norm(config.hidden_size, config.norm)
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
+        stepped = self.step(self, x_BTD, layer, flow)
+        if stepped is not None:
+            return stepped
         attended = self.attention(self.attention_norm(x_BTD), layer, flow)
         return self.ffn(self.ffn_norm(x_BTD)) + attended + x_BTD
 

@@ -6,17 +6,15 @@ Contract: a `Linear` and a `LinearGroup` answer the same whichever backend they 
 Backends:
     plain   `F.linear` on an ordinary weight; the only one that trains.
     fused   a group's weights joined in one, one product for q, k, v or for gate and up.
-    transposed  (fused and) turned over, so that even one token streams the weight with all threads.
-    int8    (fused and) rounded to eight bits, one scale for each output; only when it is asked for.
     onednn  (fused and) reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
+    compiled  (fused and) few rows multiplied by kernels of our own, that read the weight once with all threads.
+    int8    the same with weights rounded to eight bits, one scale for each output; only when it is asked for.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError
+from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels
 
 Product = Callable[[Tensor], Tensor]
 
@@ -47,93 +46,55 @@ class OneDnnWeight:
         return self.packed.to_dense()
 
 
-class TransposedWeight:
-    """Weights (O, I), joined and turned over, (I, O), for few rows cut along the inputs into parts. Inference only.
+class CompiledWeight:
+    """Weights (O, I), joined, as they are, with kernels of our own for few rows and torch's product for many.
 
-    With one row, torch's ordinary product runs on one thread. Here P parts of the inputs, two for each thread, are each
-    multiplied by their rows of the weight - long runs of memory, read once, in order - and the P partial results are
-    added. Many rows are an ordinary product. `dense()` gives back the very same numbers.
+    torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads, and for
+    up to `FEW_ROWS` rows. Inference only. `dense()` gives back the very same numbers.
     """
 
-    FEW_ROWS = 32
-
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        # Turned over on the way into place: joining first would leave a hole in the heap for each layer.
-        turned = [weight_OI.detach().t() for weight_OI in weights]
-        self.weight_IO = turned[0].contiguous() if len(turned) == 1 else torch.cat(turned, dim=1)
-        self.in_size, self.out_size = self.weight_IO.shape
-        most = 2 * torch.get_num_threads()
-        self.parts = next(parts for parts in range(most, 0, -1) if self.in_size % parts == 0)
-        self.weight_PIO = self.weight_IO.view(self.parts, -1, self.out_size)
+        weight_OI = weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
+        self.weight_OI = weight_OI.contiguous()
+        self.out_size, self.in_size = weight_OI.shape
         self.bias_O = None if bias_O is None else bias_O.detach()
+        self.matrix = as_array(self.weight_OI), affine(None, self.bias_O, self.out_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
-        if x.numel() == self.in_size:  # one token, where each call into torch counts
-            y = torch.bmm(x.reshape(self.parts, 1, -1), self.weight_PIO).sum(0, keepdim=True)
-            if self.bias_O is not None:
-                y += self.bias_O
-            return y if x.dim() == 3 else y.view(*x.shape[:-1], self.out_size)
-        x_RI = x.reshape(-1, self.in_size)
-        if len(x_RI) > self.FEW_ROWS:
-            y_RO = x_RI @ self.weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_RI, self.weight_IO)
-        else:
-            x_PRI = x_RI.view(len(x_RI), self.parts, -1).transpose(0, 1)
-            y_RO = torch.bmm(x_PRI, self.weight_PIO).sum(0)
-            if self.bias_O is not None:
-                y_RO += self.bias_O
-        return y_RO.view(*x.shape[:-1], self.out_size)
+        if x.numel() > FEW_ROWS * self.in_size:
+            return F.linear(x, self.weight_OI, self.bias_O)
+        return _few_rows(self.matrix, x, self.in_size, self.out_size)
 
     def dense(self) -> Tensor:
-        """The weight as an ordinary (O, I) tensor, a copy."""
-        return self.weight_IO.t().contiguous()
+        """The weight as an ordinary (O, I) tensor."""
+        return self.weight_OI
 
 
 class Int8Weight:
-    """Weights (O, I), joined and rounded to 8 bits with one scale for each output (fbgemm). CPU, fp32 inputs, inference only.
+    """Weights (O, I), joined and rounded to 8 bits with one scale for each output; inputs stay as they are. CPU, inference only.
 
-    Inputs are rounded too, each row by its own largest entry, so that a row's answer does not depend on its neighbours.
-    fbgemm adds pairs of products in 16 bits, which overflow with more than 7-bit inputs on processors without VNNI, and 7
-    bits alone lose far too much (docs/decisions.md): so each row goes in twice, as its rounded 7-bit part and as what the
-    rounding left, 126 times magnified. Together they hold 14 bits, and the weights are still read once.
+    A quarter of the memory is what a decoding step then reads. Many rows are multiplied by the weight made wide again, a
+    piece at a time.
     """
 
-    LEVELS = 63  # of an input on each side of zero
-    FINER = 126  # what is left of rounding is at most half a step
+    PIECE = 2**20  # weights that are made wide at a time: they stay in the processor's cache
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
         weight_OI = torch.cat([weight.detach() for weight in weights])
         self.out_size, self.in_size = weight_OI.shape
-        scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        rounded = (weight_OI / scales_O[:, None]).round_().to(torch.int8)
-        zeros = torch.zeros(self.out_size, dtype=torch.long)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # that quantised tensor types will go: fbgemm takes no other yet
-            weight = torch._make_per_channel_quantized_tensor(rounded, scales_O.double(), zeros, 0)
-        self.packed = torch.ops.quantized.linear_prepack(weight, None)
-        self.shares = torch.tensor([1.0, 1 / self.FINER]) / self.LEVELS  # of the two parts, before a row's scale
+        self.scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        self.rounded_OI = (weight_OI / self.scales_O[:, None]).round_().to(torch.int8)
         self.bias_O = None if bias_O is None else bias_O.detach()
+        self.matrix = as_array(self.rounded_OI), affine(self.scales_O, self.bias_O, self.out_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
-        x_RI = x.reshape(-1, self.in_size)
-        scale_R1 = torch.linalg.vector_norm(x_RI, math.inf, dim=-1, keepdim=True)
-        steps_RI = x_RI * (self.LEVELS / scale_R1).nan_to_num_(posinf=0.0)
-        whole_RI = steps_RI.round()
-        both = torch.cat((whole_RI, (steps_RI - whole_RI) * self.FINER))
-        y_2RO = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            both, 1.0, self.LEVELS + 1, self.packed
-        )
-        if len(x_RI) == 1:
-            y_RO = (scale_R1 * self.shares) @ y_2RO
-        else:
-            first_RO, second_RO = y_2RO.chunk(2)
-            y_RO = torch.add(first_RO, second_RO, alpha=1 / self.FINER).mul_(scale_R1 / self.LEVELS)
-        if self.bias_O is not None:
-            y_RO += self.bias_O
-        return y_RO.view(*x.shape[:-1], self.out_size)
+        if kernels() is not None and x.numel() <= FEW_ROWS * self.in_size:
+            return _few_rows(self.matrix, x, self.in_size, self.out_size)
+        pieces = self.rounded_OI.split(max(self.PIECE // self.in_size, 1))
+        y = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=-1).mul_(self.scales_O)
+        return y if self.bias_O is None else y.add_(self.bias_O)
 
     def dense(self) -> Tensor:
         """An error: what the weights were before is lost."""
@@ -143,9 +104,13 @@ class Int8Weight:
         )
 
 
-def can_quantize(weight: Tensor) -> bool:
-    """Whether fbgemm can take this weight: fp32 on a CPU, with a build that has it."""
-    return on_cpu_in_fp32(weight) and "fbgemm" in torch.backends.quantized.supported_engines
+def _few_rows(matrix: tuple[Any, Any], x: Tensor, in_size: int, out_size: int) -> Tensor:
+    module = kernels()
+    assert module is not None  # `prepare` offers this layout only where there are kernels
+    y = torch.empty(*x.shape[:-1], out_size)
+    follow_torch_threads()
+    module.multiply(*matrix, as_array(x).reshape(-1, in_size), y.numpy().reshape(-1, out_size))
+    return y
 
 
 def _refuse_gradient(x: Tensor) -> None:
@@ -161,14 +126,9 @@ def on_cpu_in_fp32(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN can take this weight: fp32 on a CPU, with a build that has it."""
-    return on_cpu_in_fp32(weight) and torch.backends.mkldnn.is_available()
-
-
-PackedWeight = OneDnnWeight | TransposedWeight | Int8Weight
+PackedWeight = OneDnnWeight | CompiledWeight | Int8Weight
 # The layouts that give the same numbers, of which one may be chosen without asking.
-LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "transposed": TransposedWeight}
+LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "compiled": CompiledWeight}
 
 
 class _Prepared(nn.Module):

@@ -1,8 +1,8 @@
 """Prepare a model for inference: join what reads the same input, then measure which CPU backend is fastest and keep it.
 
-Which kernel wins depends on the processor and the shape, so it is measured and not guessed: on several weights in turn,
-more than the caches hold, as a decoding step would meet them; once for each shape in a process. The measurement takes
-one token for a decoder: the memory-bound case that a user waits for. `docs/decisions.md` holds the numbers.
+A decoder, which is used a token at a time, gets kernels of our own wherever they can run: they won every measurement, and
+only with them a whole layer is one call. For many rows, which kernel wins depends on the processor and the shape, so it is
+measured and not guessed: on several weights in turn, once for each shape in a process. `docs/decisions.md` holds the numbers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError, did_you_mean
+from plainformer.model.compiled import kernels
 from plainformer.model.linear import (
     LAYOUTS,
     Int8Weight,
     Linear,
     LinearGroup,
     Product,
-    can_pack,
-    can_quantize,
     on_cpu_in_fp32,
     outermost,
 )
@@ -48,8 +47,8 @@ def prepare_for_inference(
 
     Args:
         model: any module made of `Linear` and `LinearGroup`.
-        backend: "auto" measures; "plain", "fused", "transposed" and "onednn" are taken as they are where the device and
-            dtype allow (fp32 on a CPU), else "fused". "int8" rounds the weights.
+        backend: "auto" takes kernels of our own for a decoder, and measures otherwise. "plain", "fused", "onednn" and
+            "compiled" are taken as they are where they can run (fp32 on a CPU), else "fused". "int8" rounds the weights.
         rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
             sentence or two for an encoder.
         release: called after each rearranged weight, to give back the memory that its old form was read from.
@@ -65,10 +64,13 @@ def prepare_for_inference(
         possible = _possible(modules[0])
         if backend == "int8":
             chosen = _int8(modules[0])
-        elif backend == "auto" and len(possible) > 1:
-            chosen = fastest_backend(out_size, in_size, rows, possible, torch.get_num_threads())
-        else:
+        elif backend != "auto":
             chosen = backend if backend in ("plain", *possible) else "fused"
+        elif rows == 1 and "compiled" in possible:
+            chosen = "compiled"
+        else:
+            measured = tuple(name for name in possible if name != "compiled")
+            chosen = fastest_backend(out_size, in_size, rows, measured, torch.get_num_threads())
         for module in modules:
             _put(module, chosen)
             if release is not None:
@@ -81,26 +83,32 @@ def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
     shapes: dict[tuple[int, int], list[Module]] = defaultdict(list)
     for module in outermost(model):
         module.unpack()
-        first = module.parts()[0] if isinstance(module, LinearGroup) else module
         out_size = sum(module.sizes) if isinstance(module, LinearGroup) else module.out_size
-        shapes[out_size, first.in_size].append(module)
+        shapes[out_size, _a_weight(module).size(1)].append(module)
     return shapes
 
 
+def _a_weight(module: Module) -> Tensor:
+    """One of a plain module's weights, (O, I)."""
+    weight = (module.parts()[0] if isinstance(module, LinearGroup) else module).weight
+    assert weight is not None
+    return weight
+
+
 def _possible(module: Module) -> tuple[str, ...]:
-    first = module.parts()[0] if isinstance(module, LinearGroup) else module
-    assert first.weight is not None
-    if not on_cpu_in_fp32(first.weight):
+    weight = _a_weight(module)
+    if not on_cpu_in_fp32(weight):
         return ("fused",)
-    return ("fused", "transposed", "onednn") if can_pack(first.weight) else ("fused", "transposed")
+    onednn = ("onednn",) if torch.backends.mkldnn.is_available() else ()
+    compiled = ("compiled",) if kernels() is not None else ()
+    return ("fused", *onednn, *compiled)
 
 
 def _int8(module: Module) -> str:
-    first = module.parts()[0] if isinstance(module, LinearGroup) else module
-    assert first.weight is not None
-    if not can_quantize(first.weight):
+    weight = _a_weight(module)
+    if not on_cpu_in_fp32(weight):
         raise UsageError(
-            f"int8 is for fp32 on a CPU with fbgemm, and the weights are {first.weight.dtype} on {first.weight.device}",
+            f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
             "load with device='cpu' and dtype='fp32', or without quantize",
         )
     return "int8"
@@ -119,6 +127,8 @@ def _put(module: Module, backend: str) -> None:
 @functools.cache
 def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str, ...], threads: int) -> str:
     """Time each backend on weights of one shape; remembered, so that a second load of a process chooses the same."""
+    if len(possible) == 1:
+        return possible[0]
     size = out_size * in_size
     count = min(math.ceil(MEASURED_BYTES / (4 * size)), MOST_WEIGHTS) if rows == 1 else 3  # many rows are arithmetic
     flat = torch.ones(count, size)  # ones: untouched zeros would all be one page of memory
@@ -132,8 +142,6 @@ def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str,
 
 
 def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product:
-    if backend == "transposed":
-        return LAYOUTS[backend]([flat.view(in_size, out_size).t()], None)  # turned over already: nothing is copied
     weight_OI = flat.view(out_size, in_size)
     return LAYOUTS[backend]([weight_OI], None) if backend in LAYOUTS else functools.partial(F.linear, weight=weight_OI)
 
