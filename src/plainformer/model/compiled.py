@@ -28,6 +28,11 @@ def kernels() -> ModuleType | None:
             numba.config.THREADING_LAYER = "threadsafe"
         from plainformer.model import kernels as module
 
+        # Numba starts as many threads as there are processors, and tells the OpenMP that torch may share with it.
+        threads = torch.get_num_threads()
+        numba.get_num_threads()
+        torch.set_num_threads(threads)
+        follow_torch_threads()
         x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
         module.multiply(x, np.ones((2, 1), np.float32), x, y)
         works = y[0, 0] == 2 and numba.threading_layer() in ("omp", "tbb")
