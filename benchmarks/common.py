@@ -90,6 +90,7 @@ def reference_model(name: str, folder: Path, **changes: Any) -> Any:
             dict(
                 d_model=768, encoder_layers=6, decoder_layers=6, encoder_attention_heads=12, decoder_attention_heads=12,
                 encoder_ffn_dim=3072, decoder_ffn_dim=3072, vocab_size=50265,
+                normalize_before=False, normalize_embedding=True,  # of an older release; CTranslate2 asks for them
             ),
         ),
         "minilm-l6": (
