@@ -29,7 +29,9 @@ def request(text: Any, **options: Any) -> Request:
 
 
 @pytest.mark.parametrize("name", GENERATING)
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "temperature": 2.0, "min_new_tokens": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"do_sample": True, "temperature": 2.0, "min_new_tokens": 4}]
+)
 def test_no_cache_changes_nothing(tasks: dict[str, Any], name: str, options: dict[str, Any]) -> None:
     found = what_if(tasks[name], request("the cat", max_new_tokens=8, **options), "no-cache")
     assert found.same and found.first_difference is None

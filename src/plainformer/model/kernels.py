@@ -206,8 +206,9 @@ def activate(code: int, x: Array, y: Array) -> None:
         elif code == 3:
             v = np.float32(0.5) * v * (np.float32(1) + math.erf(v * np.float32(math.sqrt(0.5))))
         elif code == 4:
-            inner = np.float32(math.sqrt(2 / math.pi)) * (v + np.float32(0.044715) * v * v * v)
-            v = np.float32(0.5) * v * (np.float32(1) + math.tanh(inner))
+            # (1 + tanh(u)) / 2 is the sigmoid of 2u, whose exponential takes a quarter of the time of tanh.
+            inner = np.float32(-2 * math.sqrt(2 / math.pi)) * (v + np.float32(0.044715) * v * v * v)
+            v = v / (np.float32(1) + math.exp(inner))
         elif code == 5:
             v = v / (np.float32(1) + math.exp(np.float32(-1.702) * v))
         elif code == 6:
