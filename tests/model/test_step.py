@@ -227,6 +227,17 @@ def test_changed_weights_are_seen(calls: list[int]) -> None:
     assert_near(decode(model, ids), doubled)
 
 
+def test_hooks_of_inner_modules_are_called(calls: list[int]) -> None:
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    expected, seen = decode(model, ids), []
+    before = len(calls)
+    for module in (model.decoder.layers[0].attention, model.decoder.layers[1].ffn.down):
+        module.register_forward_hook(lambda *_: seen.append(1))
+    assert_near(decode(model, ids), expected)
+    assert len(seen) == 2 * 9 and len(calls) == before
+
+
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no kernels, torch does everything, int8 included."""
     model, ids = make(**VARIANTS["llama"]), ids_of(2)

@@ -1,8 +1,8 @@
 """One decoding step through a layer as one call of a compiled kernel, wherever the step is a usual one.
 
 A layer is some fifty calls into torch, which together cost as much as reading its weights; here it is one call. What the kernel is
-not made for - several tokens, attentions asked for, silenced heads, a cache in eight bits - goes through the layer's own
-modules, which compute the same up to floating-point order.
+not made for - several tokens, attentions asked for, silenced heads, a cache in eight bits, someone's hook - goes through the
+layer's own modules, which compute the same up to floating-point order.
 
 Shapes: R rows, one token each, D width, S positions, H heads, E channels of a head.
 """
@@ -37,6 +37,7 @@ class LayerStep:
         self.possible = config.disentangled is None
         self.made_of: list[tuple[Linear | LinearGroup, object]] = []
         self.norms: list[tuple[nn.Module, Tensor, int]] = []
+        self.hooks: list[dict[int, Any]] = []
         self.arrays: Any = None
 
     def __call__(self, layer: nn.Module, x_BTD: Tensor, index: int, flow: Flow) -> Tensor | None:
@@ -46,7 +47,7 @@ class LayerStep:
             return None
         if not self._is_current():
             self._make(layer, module)
-        if self.arrays is None:
+        if self.arrays is None or any(self.hooks):
             return None
         memory = self._memory(getattr(layer, "cross", None), index, flow)
         room = flow.cache.room(index, len(x_BTD), 1)
@@ -82,6 +83,8 @@ class LayerStep:
         self.made_of = [(linear, linear.packed) for linear in outermost(layer)]
         found = [norm for norm in layer.modules() if isinstance(norm, LayerNorm | RMSNorm)]
         self.norms = [(norm, norm.weight, _version(norm.weight)) for norm in found]
+        inner = [each for each in layer.modules() if each is not layer]
+        self.hooks = [hooks for each in inner for hooks in (each._forward_hooks, each._forward_pre_hooks)]
         ready = all(isinstance(packed, CompiledWeight | Int8Weight) for _, packed in self.made_of)
         self.arrays = module.plain(_layer(module, layer, self.config)) if ready else None
 
