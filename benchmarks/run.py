@@ -107,8 +107,9 @@ def bench_encode(folder: Path) -> list[Row]:
     return rows
 
 
-MEMORY = """
-import sys, resource, torch, plainformer as pf
+MEMORY = r"""
+import re, sys, torch, plainformer as pf
+from pathlib import Path
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.model.transformer import Transformer
 from plainformer.model.block import set_ffn_chunk_size
@@ -118,11 +119,14 @@ model = Transformer(config).to_empty(device="cpu").eval()
 [p.data.normal_(std=0.02) for p in model.parameters()]
 set_ffn_chunk_size(model, int(sys.argv[1]))
 ids = torch.ones(4, 2048, dtype=torch.long)
+def memory(field):
+    return int(re.search(field + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
 with torch.inference_mode():
     model(ids[:1, :8])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, the peak is the pass's and not the import's
+    before = memory("VmRSS")
     model(ids)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((memory("VmHWM") - before) / 1024)
 """
 
 

@@ -34,7 +34,7 @@ def kernels() -> ModuleType | None:
         torch.set_num_threads(threads)
         follow_torch_threads()
         x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
-        module.multiply(x, np.ones((2, 1), np.float32), x, y)
+        module.multiply(x, np.ones((2, 1), np.float32), x, y, 0, 0)
         works = y[0, 0] == 2 and numba.threading_layer() in ("omp", "tbb")
     except (
         ImportError,

@@ -109,7 +109,7 @@ def _few_rows(matrix: tuple[Any, Any], x: Tensor, in_size: int, out_size: int) -
     assert module is not None  # `prepare` offers this layout only where there are kernels
     y = torch.empty(*x.shape[:-1], out_size)
     follow_torch_threads()
-    module.multiply(*matrix, as_array(x).reshape(-1, in_size), y.numpy().reshape(-1, out_size))
+    module.multiply(*matrix, as_array(x).reshape(-1, in_size), y.numpy().reshape(-1, out_size), 0, 0)
     return y
 
 
