@@ -57,9 +57,13 @@ class Encoding:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Padded rows as int64 tensors of shape (B, T); attention_mask is 1 on tokens and 0 on padding."""
+    """Padded rows as int64 tensors of shape (B, T); attention_mask is 1 on tokens and 0 on padding.
+
+    `encodings` are the rows, `counts` how many of them, in turn, are windows over one text.
+    """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     token_type_ids: torch.Tensor
     encodings: tuple[Encoding, ...]
+    counts: tuple[int, ...]

@@ -257,7 +257,8 @@ class Tokenizer:
             raise UsageError(
                 f"pad_to_multiple_of={pad_to_multiple_of!r} is not a whole number of at least 1", "pass 8, say"
             )
-        rows = tuple(window for encoding in encodings for window in encoding.windows())
+        each = [encoding.windows() for encoding in encodings]
+        rows = tuple(window for windows_of in each for window in windows_of)
         if not rows:
             raise UsageError("there is nothing to pad", "pass at least one encoding")
         width = max(len(row) for row in rows)
@@ -271,7 +272,7 @@ class Tokenizer:
             input_ids[i, place] = torch.tensor(row.input_ids, dtype=torch.int64)
             token_type_ids[i, place] = torch.tensor(row.token_type_ids, dtype=torch.int64)
             attention_mask[i, place] = 1
-        return TextBatch(input_ids, attention_mask, token_type_ids, rows)
+        return TextBatch(input_ids, attention_mask, token_type_ids, rows, tuple(map(len, each)))
 
     def __call__(
         self,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text import Side, TextBatch, Tokenizer
 
 BATCH_SIZE = 16
+_READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,21 @@ class Task(ABC):
             )
         return self._tokenizer
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
-        """One input → one result; a list → a list; an iterator → an iterator of results, in order."""
+    def __call__(self, inputs: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Any:
+        """One input → one result; a list → a list; an iterator → an iterator of results, in order.
+
+        `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
+        are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
+        """
         self._check(options)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"batch_size={batch_size!r} is not a count of at least 1", f"the default is {BATCH_SIZE}")
         if self.is_one(inputs):
             return self.run([inputs], **options)[0]
         if isinstance(inputs, list | tuple):
-            return [result for batch in _batches(inputs) for result in self.run(batch, **options)]
+            return list(self._results([list(inputs)], batch_size, options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
-            return (result for batch in _batches(inputs) for result in self.run(batch, **options))
+            return self._results(_windows(inputs, batch_size), batch_size, options)
         raise InputError(
             f"a {type(inputs).__name__} is not an input for {self.name}", f"give {self.reads()}, or a list of them"
         )
@@ -101,6 +108,41 @@ class Task(ABC):
         from plainformer.tasks import TASKS
 
         return TASKS[self.name].reads
+
+    def _results(self, windows: Iterable[list[Any]], batch_size: int, options: dict[str, Any]) -> Iterator[Any]:
+        """Results in the inputs' order, though a window's inputs run with others of their length, the longest first."""
+        before = 0
+        for window in windows:
+            order = list(range(len(window)))
+            if self.sorts(options):
+                order.sort(key=lambda place: -self.size(window[place]))
+            results: list[Any] = [None] * len(window)
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                own = self.options_of([before + place for place in places], options)
+                for place, result in zip(places, self.run([window[place] for place in places], **own), strict=True):
+                    results[place] = result
+            yield from results
+            before += len(window)
+
+    def sorts(self, options: Mapping[str, Any]) -> bool:
+        """Whether inputs may run in another order than they came in."""
+        return True
+
+    def size(self, item: Any) -> int:
+        """How long an input is beside others: characters, however they are nested, or an array's last dimension."""
+        if isinstance(item, Mapping):
+            return sum(map(self.size, item.values()))
+        if isinstance(item, list | tuple):
+            return sum(map(self.size, item))
+        if isinstance(item, str | bytes | bytearray | memoryview):
+            return len(item)
+        shape = getattr(item, "shape", ())
+        return int(shape[-1]) if shape else 0
+
+    def options_of(self, places: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+        """The options of the inputs at these places."""
+        return options
 
     @torch.inference_mode()
     def run(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
@@ -149,12 +191,14 @@ class Task(ABC):
         side: Any = None,
         pairs: bool = False,
         limit: int | None = None,
+        stride: int | None = None,
     ) -> TextBatch:
         """Texts (or `pairs`) → padded tensors.
 
         Args:
             truncate: cut over-long texts; otherwise they are an error.
             side: of the padding. limit: in tokens, where it is lower than the model's own.
+            stride: read over-long texts in windows of the limit that share so many tokens, each a row of its own.
         """
         for text in texts:
             pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
@@ -163,11 +207,18 @@ class Task(ABC):
         longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
         most = min(longest) if longest else None
         cut = self.cut if truncate and most is not None else False
-        rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most)
+        overlap = stride if most is not None else None
+        rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
         for text, row in zip(texts, rows, strict=True):
             if not row.input_ids:
                 raise InputError(f"{text!r} has no tokens: there is nothing to read", "leave empty texts out")
         return self.tokenizer.pad(rows, side=side)
+
+    def logits_of(self, batch: TextBatch) -> Tensor:
+        """The logits of all rows, (B, ...), on the CPU; the windows of long texts are many, so not all at once."""
+        inputs = self.model_inputs(batch)
+        parts = zip(*(value.split(BATCH_SIZE) for value in inputs.values()), strict=True)
+        return torch.cat([self.model(**dict(zip(inputs, part, strict=True))).logits.float().cpu() for part in parts])
 
     def model_inputs(self, batch: TextBatch) -> dict[str, Tensor]:
         """The tensors that this model reads."""
@@ -190,10 +241,13 @@ def _is_a_value(inputs: Any) -> bool:
     return isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | os.PathLike) or hasattr(inputs, "ndim")
 
 
-def _batches(inputs: Iterable[Any]) -> Iterator[list[Any]]:
+def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
+    """What is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
     iterator = iter(inputs)
-    while batch := list(islice(iterator, BATCH_SIZE)):
-        yield batch
+    ahead = 1
+    while window := list(islice(iterator, ahead * batch_size)):
+        yield window
+        ahead = min(2 * ahead, _READ_AHEAD if batch_size > 1 else 1)
 
 
 def check_top_k(top_k: int, most: int) -> int:

@@ -49,7 +49,28 @@ class GeneratingTask(Task):
     more_options = ENGINE_OPTIONS | TEXT_OPTIONS
     settings: GenerationSettings
 
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        seed = options.get("seed")
+        many = isinstance(inputs, list | tuple) and not self.is_one(inputs)
+        if many and isinstance(seed, list | tuple) and len(seed) != len(inputs):
+            raise UsageError(f"{len(seed)} seeds for {len(inputs)} inputs", "give one int, or a list of one for each")
+        return super().__call__(inputs, **options)
+
     # ---- options --------------------------------------------------------------------------------------------------
+
+    def sorts(self, options: Mapping[str, Any]) -> bool:
+        """Not where a caller's function, or a cache, knows inputs by their place in a batch."""
+        functions = any(callable(value) for value in options.values())
+        return not functions and not options.get("processors") and options.get("cache") is None
+
+    def options_of(self, places: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+        """Of a list of seeds, those of these inputs."""
+        seed = options.get("seed")
+        if not isinstance(seed, list | tuple):
+            return options
+        if places and max(places) >= len(seed):
+            raise UsageError(f"{len(seed)} seeds for more inputs", "give one int, or a list of one for each")
+        return {**options, "seed": [seed[place] for place in places]}
 
     def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a call and, where it asks for them, those of the checkpoint."""

@@ -35,6 +35,15 @@ class MediaTask(Task):
             raise InputError(f"an open file is not an input for {self.name}", "give its path or its bytes")
         return super().__call__(inputs, **options)
 
+    def size(self, item: Any) -> int:
+        """Of a file its bytes, which say little of different formats and much of one."""
+        if isinstance(item, str | os.PathLike):
+            try:
+                return os.path.getsize(item)
+            except (OSError, ValueError):  # whoever reads the file says what is wrong
+                return 0
+        return super().size(item)
+
     def _folder(self) -> Path:
         if self.folder is None:
             raise UsageError(

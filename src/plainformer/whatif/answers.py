@@ -93,7 +93,7 @@ def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
         check_room(task, ids.size(1))
         mask = padded(encoded.attention_mask, int(visible), on_left=False)
         types = padded(encoded.token_type_ids, 0, on_left=False)
-        return TextBatch(ids, mask, types, encoded.encodings)
+        return TextBatch(ids, mask, types, encoded.encodings, encoded.counts)
     if isinstance(encoded, tuple):
         return tuple(_padded(task, part, visible=visible) if isinstance(part, TextBatch) else part for part in encoded)
     if isinstance(getattr(encoded, "batch", None), TextBatch):

@@ -1,0 +1,90 @@
+"""How a row of tags says where entities begin and end: IOB1, IOB2 (Ramshaw & Marcus 1995), IOBES, BILOU (Ratinov & Roth 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plainformer.errors import UsageError, did_you_mean
+
+OUTSIDE = "O"
+_PREFIXES = frozenset("BIESLU")
+_AS_IOBES = {"L": "E", "U": "S"}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What the prefixes of a scheme may do, in the letters of IOBES.
+
+    Attributes:
+        prefixes: those that its tags have. begins: those that begin an entity anywhere.
+        splits: those that begin one right behind an entity of the same type, and nowhere else.
+        ends: those that an entity may end with.
+    """
+
+    prefixes: str
+    begins: str
+    ends: str
+    splits: str = ""
+
+
+SCHEMES = {
+    "IOB1": Scheme("IB", begins="I", splits="B", ends="IB"),
+    "IOB2": Scheme("IB", begins="B", ends="IB"),
+    "IOBES": Scheme("BIES", begins="BS", ends="ES"),
+    "BILOU": Scheme("BILU", begins="BS", ends="ES"),
+}
+# Any tag but O begins an entity or goes on with one, as in the CoNLL-2000 evaluation script.
+_LENIENT = Scheme("BIESLU", begins="BIES", ends="BIES")
+
+
+def has_scheme(labels: Sequence[str]) -> bool:
+    """Whether labels name beginnings and insides, such as B-PER."""
+    return any(_split(label)[0] == "B" for label in labels)
+
+
+def check_scheme(name: str | None, labels: Sequence[str]) -> None:
+    """An error unless the scheme is known and all labels are its own."""
+    if name is None:
+        return
+    if name not in SCHEMES:
+        raise UsageError(f"scheme={name!r} is unknown", did_you_mean(str(name), SCHEMES) or ", ".join(SCHEMES))
+    for label in labels:
+        if label != OUTSIDE and not (label[1:2] == "-" and label[0] in SCHEMES[name].prefixes):
+            raise UsageError(
+                f"scheme={name!r} has no label {label!r}, which this checkpoint has",
+                "leave scheme out: the tags are then read by their prefixes",
+            )
+
+
+def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int, int, str]]:
+    """The entities in a row of tags as (first, behind the last, type).
+
+    Without a scheme, every tag but O belongs to an entity: it goes on with the one before it if that has its type and
+    has not ended, and neither begins by its prefix. A tag without prefix is an inside. With a scheme, what breaks its
+    rules is no entity.
+    """
+    rules = SCHEMES[scheme] if scheme is not None else _LENIENT
+    found = []
+    start: int | None = None
+    before, kind_before = OUTSIDE, ""
+    for place, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind = _split(tag)
+        same = before != OUTSIDE and kind == kind_before
+        if start is not None and not (same and before in "BI" and prefix in "IE"):
+            if before in rules.ends:
+                found.append((start, place, kind_before))
+            start = None
+        if start is None and (prefix in rules.begins or (same and prefix in rules.splits)):
+            start = place
+        before, kind_before = prefix, kind
+    return found
+
+
+def _split(tag: str) -> tuple[str, str]:
+    """A tag's prefix in the letters of IOBES, and its type."""
+    if tag == OUTSIDE:
+        return OUTSIDE, ""
+    if tag[1:2] == "-" and tag[0] in _PREFIXES:
+        return _AS_IOBES.get(tag[0], tag[0]), tag[2:]
+    return "I", tag
