@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BASE | {"inputs", "model", "parallel"},
     "parallel": BASE | {"model"},
     "plan": BASE,
+    "entities": BASE,
     "hub": {"errors", "formats"},
     "weights": BASE | {"families", "formats", "model"},
     "loading": TOP,
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": TOP,
     "explain_steps": TOP | {"explain"},
     "whatif": TOP | {"explain", "explain_steps"},
-    "cli": TOP | {"inspection", "explain", "explain_steps", "whatif", "__init__"},
+    "cli": TOP | {"inspection", "explain", "explain_steps", "whatif", "entities", "__init__"},
     "__init__": TOP,
 }
 # Single files that need one thing more than their part, and why.
@@ -55,7 +56,7 @@ EXTRA = {
     "families/gguf.py": {"formats"},  # a GGUF file describes its own family: metadata in place of config.json
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
-TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "cli"}
+TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "entities", "cli"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

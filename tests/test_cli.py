@@ -22,7 +22,7 @@ from plainformer.cli.options import shown
 from tests.tiny import save, write_png, write_wav
 
 PROGRAM = [sys.executable, "-c", "from plainformer.cli.main import main; main()"]
-VERBS = ("run", "chat", "explain", "info", "tasks", "models")
+VERBS = ("run", "chat", "entities", "explain", "info", "tasks", "models")
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
 
 

@@ -186,6 +186,8 @@ def test_a_scheme_that_is_not_the_checkpoints_is_an_error(folders: dict[str, Pat
     task("the cat", scheme="IOB2")
     with pytest.raises(UsageError, match=r"'BILOU' has no label 'B-PER'|has no label"):
         make.load(folders["speech-parts"])("the cat", scheme="BILOU", aggregation="first")
+    with pytest.raises(UsageError, match="ends an entity as scheme='BILOU'"):
+        task("the cat", scheme="BILOU")
     with pytest.raises(UsageError, match=r"did you mean 'IOB2'|IOB2"):
         task("the cat", scheme="IOB3")
     with pytest.raises(UsageError, match="no effect"):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
     "chat": "Talk to a model, turn by turn.",
+    "entities": "Analyse the entities of documents, and rank them by what is required.",
     "explain": "Show how one input becomes an answer, step by step.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",

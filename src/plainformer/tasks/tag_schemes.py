@@ -34,6 +34,7 @@ SCHEMES = {
     "IOBES": Scheme("BIES", begins="BS", ends="ES"),
     "BILOU": Scheme("BILU", begins="BS", ends="ES"),
 }
+_WITHOUT = "leave scheme out: the tags are then read by their prefixes"
 # Any tag but O begins an entity or goes on with one, as in the CoNLL-2000 evaluation script.
 _LENIENT = Scheme("BIESLU", begins="BIES", ends="BIES")
 
@@ -53,8 +54,10 @@ def check_scheme(name: str | None, labels: Sequence[str]) -> None:
         if label != OUTSIDE and not (label[1:2] == "-" and label[0] in SCHEMES[name].prefixes):
             raise UsageError(
                 f"scheme={name!r} has no label {label!r}, which this checkpoint has",
-                "leave scheme out: the tags are then read by their prefixes",
+                _WITHOUT,
             )
+    if not any(_split(label)[0] in SCHEMES[name].ends for label in labels):
+        raise UsageError(f"no label of this checkpoint ends an entity as scheme={name!r} asks", _WITHOUT)
 
 
 def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int, int, str]]:

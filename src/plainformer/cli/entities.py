@@ -1,0 +1,228 @@
+"""`plainformer entities REF PATH...`: what many documents' entities say together, and which documents have what is required."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from plainformer.cli.options import Json, LoadOptions, console, restored, table, write_json
+from plainformer.errors import InputError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from plainformer.entities import Analysis
+
+VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
+
+
+def entities(
+    ref: str,
+    /,
+    *paths: str,
+    require: Annotated[str | None, Parameter(help="File of required phrases, one a line: ranks the documents.")] = None,
+    similar: Annotated[
+        str | None, Parameter(help="Embedding model that also finds what means nearly the same.")
+    ] = None,
+    threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None,
+    anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False,
+    label: Annotated[list[str] | None, Parameter(help="A type of entity that counts; repeat it. Default: all.")] = None,
+    min_score: Annotated[float, Parameter(help="Least score of an entity that counts.")] = 0.0,
+    within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
+    aggregation: Annotated[str | None, Parameter(help="Words' labels: simple, first, average or max.")] = None,
+    scheme: Annotated[str | None, Parameter(help="How labels are read: IOB1, IOB2, IOBES or BILOU.")] = None,
+    batch_size: Annotated[int, Parameter(help="Documents that run at once.")] = 16,
+    show: Annotated[list[str] | None, Parameter(help="phrases, pairs, pieces, matches or ranking; repeat it.")] = None,
+    top: Annotated[int, Parameter(help="Rows of each table; 0 for all.")] = 20,
+    html: Annotated[Path | None, Parameter(help="Also write a page with the entities highlighted.")] = None,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="One table as CSV, all its rows.")] = False,
+    load: LoadOptions = LoadOptions(),  # noqa: B008
+    json: Json = False,
+) -> None:
+    """Analyse the entities of documents.
+
+    REF is a token classification checkpoint. PATH is a text file (one document), a .jsonl file (a document a line: a
+    text, or an object with "text" and perhaps "id"), or a folder of such files.
+    """
+    from plainformer.entities import analyse, read_documents, read_requirements
+    from plainformer.entities.matching import THRESHOLD
+
+    if not paths:
+        raise UsageError("entities needs at least one PATH", "give files or folders")
+    views = _views(show, require, as_csv, json)
+    for flag, on in (("--similar", similar is not None), ("--anywhere", anywhere)):
+        if on and require is None:
+            raise UsageError(f"{flag} has no effect without --require", "add --require FILE")
+    if threshold is not None and similar is None:
+        raise UsageError("--threshold has no effect without --similar", "add --similar REF")
+    required = read_requirements(require) if require is not None else ()
+    task = _finder(load, ref)
+    options = {"aggregation": aggregation or "first", "scheme": scheme, "batch_size": batch_size}
+    _check_labels(task, label or ())
+    if aggregation == "none":
+        raise UsageError("--aggregation none finds no entities", "give simple, first, average or max")
+    skipped: list[Path] = []
+    with _progress() as seen:
+        analysis = analyse(
+            lambda texts: task(texts, **options),
+            read_documents([restored(path) for path in paths], skipped=skipped.append),
+            labels=label or (),
+            min_score=min_score,
+            within=within,
+            required=required,
+            compare=_compare(similar, load) if similar is not None else None,
+            threshold=THRESHOLD if threshold is None else threshold,
+            anywhere=anywhere,
+            seen=seen,
+        )
+    _say(analysis, skipped)
+    if html is not None:
+        _write_page(analysis, html)
+    if json:
+        write_json([analysis.to_dict()])
+    elif as_csv:
+        columns, rows = _rows(analysis, views[0])
+        csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
+    else:
+        _print(analysis, views, top)
+
+
+def _views(show: list[str] | None, require: str | None, as_csv: bool, json: bool) -> Sequence[str]:
+    """The tables to print."""
+    if json and (as_csv or show):
+        raise UsageError("--json gives everything: --csv and --show have no effect", "leave them out")
+    for name in show or ():
+        if name not in VIEWS:
+            raise UsageError(f"--show {name} is unknown", did_you_mean(name, VIEWS))
+        if name in ("matches", "ranking") and require is None:
+            raise UsageError(f"--show {name} has no effect without --require", "add --require FILE")
+    if as_csv and len(show or ()) > 1:
+        raise UsageError("--csv writes one table", "give --show once")
+    default = ["ranking"] if require is not None else ["phrases"] if as_csv else ["phrases", "pairs"]
+    return show or default
+
+
+def _finder(load: LoadOptions, ref: str) -> Any:
+    task = load.load(ref)
+    if task.name != "token-classification":
+        raise UsageError(
+            f"{restored(ref)} does {task.name}, which finds no entities", "give a token classification checkpoint"
+        )
+    return task
+
+
+def _check_labels(task: Any, labels: Sequence[str]) -> None:
+    known = sorted({name[2:] if name[1:2] == "-" else name for name in task.config.labels} - {"O"})
+    for name in labels:
+        if name not in known:
+            raise UsageError(f"--label {name} is no type of this checkpoint", did_you_mean(name, known))
+
+
+def _compare(ref: str, load: LoadOptions) -> Any:
+    """The cosines between phrases, by an embedding model."""
+    from plainformer.loading import load as load_task
+
+    embed = load_task(restored(ref), task="feature-extraction", device=load.device)
+
+    def cosines(first: Sequence[str], second: Sequence[str]) -> list[list[float]]:
+        import torch
+
+        one, other = (torch.stack([r.vector for r in embed(list(texts), normalize=True)]) for texts in (first, second))
+        found: list[list[float]] = (one @ other.T).tolist()
+        return found
+
+    return cosines
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Tells a terminal how many documents are done."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed} documents"), TimeElapsedColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        job = progress.add_task("", total=None)
+        yield lambda found: progress.advance(job)
+
+
+def _say(analysis: Analysis, skipped: Sequence[Path]) -> None:
+    """What was read, on stderr."""
+    count = sum(len(one.mentions) for one in analysis.found)
+    left = f", {len(skipped)} files skipped (not text: {skipped[0].name}, ...)" if skipped else ""
+    print(f"{len(analysis.found)} documents, {count} entities{left}", file=sys.stderr)
+
+
+def _write_page(analysis: Analysis, path: Path) -> None:
+    from plainformer.entities.report import to_html
+
+    try:
+        path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}", "give another --html") from error
+
+
+def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:
+    from rich.markup import escape
+
+    screen = console()
+    for number, view in enumerate(views):
+        columns, rows = _rows(analysis, view)
+        if number:
+            screen.print()
+        made = table(*columns, right=("count", "documents", "bits", "place", "found", "score", "start", "end"))
+        for row in rows[: top or None]:
+            made.add_row(*(escape(" ".join(str(cell).split())) for cell in row))
+        screen.print(made)
+        if top and len(rows) > top:
+            screen.print(f"{top} of {len(rows)}; --top 0 shows all")
+
+
+def _rows(analysis: Analysis, view: str) -> tuple[list[str], list[list[Any]]]:
+    """A table: its columns, its rows."""
+    if view == "phrases":
+        columns = ["phrase", "count", "documents", "types", "spellings"]
+        return columns, [
+            [p.text, p.count, p.documents, _counts(p.labels), _counts(p.variants)] for p in analysis.phrases
+        ]
+    if view == "pairs":
+        columns = ["phrase", "with", "count", "documents", "bits"]
+        return columns, [[p.first, p.second, p.count, p.documents, f"{p.information:.2f}"] for p in analysis.pairs]
+    if view == "pieces":
+        from plainformer.entities import cut
+
+        columns = ["document", "start", "end", "type", "text"]
+        return columns, [
+            [one.document.name, piece.start, piece.end, piece.label or "", piece.text]
+            for one in analysis.found
+            for piece in cut(one.document.text, one.mentions)
+        ]
+    ranking = analysis.ranking or ()
+    if view == "matches":
+        columns = ["document", "required", "kind", "text", "start", "end", "score"]
+        return columns, [
+            [r.name, m.required, m.kind, *("" if v is None else v for v in (m.text, m.start, m.end)), f"{m.score:.3f}"]
+            for r in ranking
+            for m in r.matches
+        ]
+    columns = ["place", "document", "found", "score", "has", "misses"]
+    return columns, [
+        [
+            r.place,
+            r.name,
+            f"{r.found}/{r.required}",
+            f"{r.score:.2f}",
+            ", ".join(m.required if m.kind != "similar" else f"{m.required} ≈ {m.text}" for m in r.matches if m.text),
+            ", ".join(m.required for m in r.matches if m.kind == "missing"),
+        ]
+        for r in ranking
+    ]
+
+
+def _counts(counts: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts)

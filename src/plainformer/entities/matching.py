@@ -1,0 +1,145 @@
+"""Which documents have what is required, and their ranking (the résumé filter)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plainformer.entities.documents import Found
+from plainformer.entities.phrases import normal_form
+from plainformer.errors import InputError, UsageError
+
+# The cosine of each phrase of the first list with each of the second.
+Compare = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
+THRESHOLD = 0.8
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a document has one required phrase.
+
+    Attributes:
+        required: the phrase as the list has it.
+        kind: "exact" (an entity spelt so), "normalised" (but for case and white space), "similar" (an entity that means
+            nearly the same), "text" (the words stand in the text, where the model saw no entity), or "missing".
+        text, start, end: where, first; `text` is the document's [start:end]. None if missing.
+        score: 1, of "similar" the cosine, of "missing" 0.
+    """
+
+    required: str
+    kind: str
+    text: str | None
+    start: int | None
+    end: int | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document's place: how many of the required phrases it has, the sum of their scores, and each of them."""
+
+    place: int
+    name: str
+    found: int
+    required: int
+    score: float
+    matches: tuple[Match, ...]
+
+
+def read_requirements(path: str | Path) -> tuple[str, ...]:
+    """Required phrases, one a line; empty lines and those that begin with "# " do not count, nor does a phrase again."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+        raise InputError(f"the list {str(path)!r} {reason}", "give a text file with a phrase a line") from error
+    phrases: dict[str, str] = {}
+    for line in lines:
+        phrase = line.strip()
+        if phrase and phrase != "#" and not phrase.startswith("# "):
+            phrases.setdefault(normal_form(phrase), phrase)
+    if not phrases:
+        raise InputError(f"the list {str(path)!r} names nothing", "write a required phrase a line")
+    return tuple(phrases.values())
+
+
+def rank(
+    found: Sequence[Found],
+    required: Sequence[str],
+    *,
+    compare: Compare | None = None,
+    threshold: float = THRESHOLD,
+    anywhere: bool = False,
+) -> tuple[Ranked, ...]:
+    """Documents, those with most of what is required first; then by the sum of scores, then in their own order.
+
+    Args:
+        compare: also takes for a match the likeliest entity whose cosine is at least `threshold`.
+        anywhere: also takes words of the text that are no entity.
+    """
+    if not -1 <= threshold <= 1:
+        raise UsageError(f"threshold={threshold!r} is not a cosine", "give a number between 0 and 1")
+    near = _near(found, required, compare, threshold) if compare is not None else {}
+    rows = []
+    for number, one in enumerate(found):
+        matches = tuple(_match(one, phrase, near, anywhere) for phrase in required)
+        rows.append((number, sum(m.kind != "missing" for m in matches), sum(m.score for m in matches), matches))
+    rows.sort(key=lambda row: (-row[1], -row[2], row[0]))
+    return tuple(
+        Ranked(place, found[number].document.name, count, len(required), score, matches)
+        for place, (number, count, score, matches) in enumerate(rows, 1)
+    )
+
+
+def _match(one: Found, phrase: str, near: dict[tuple[str, str], float], anywhere: bool) -> Match:
+    wanted = normal_form(phrase)
+    by_kind: dict[str, tuple[float, str, int, int]] = {}
+    for mention in one.mentions:
+        key = normal_form(mention.text)
+        if mention.text == phrase:
+            kind, score = "exact", 1.0
+        elif key == wanted:
+            kind, score = "normalised", 1.0
+        elif (wanted, key) in near:
+            kind, score = "similar", near[wanted, key]
+        else:
+            continue
+        if kind not in by_kind or score > by_kind[kind][0]:
+            by_kind[kind] = (score, mention.text, mention.start, mention.end)
+    if anywhere and not by_kind.keys() & {"exact", "normalised"}:
+        for start, end in occurrences(one.document.text, phrase):
+            by_kind["text"] = (1.0, one.document.text[start:end], start, end)
+            break
+    for kind in ("exact", "normalised", "text", "similar"):
+        if kind in by_kind:
+            score, text, start, end = by_kind[kind]
+            return Match(phrase, kind, text, start, end, score)
+    return Match(phrase, "missing", None, None, None, 0.0)
+
+
+def occurrences(text: str, phrase: str) -> Iterator[tuple[int, int]]:
+    """Where a phrase stands in a text as whole words, whatever its case, white space and composition of accents."""
+    forms = dict.fromkeys(unicodedata.normalize(form, phrase.strip()) for form in ("NFC", "NFD"))
+    either = "|".join(r"\s+".join(map(re.escape, form.split())) for form in forms)
+    # Not \b: "C++" ends with no letter. A letter or digit next to it would be part of another word.
+    for match in re.finditer(rf"(?<!\w)(?:{either})(?![\w+#])", text, re.IGNORECASE):
+        yield match.span()
+
+
+def _near(
+    found: Sequence[Found], required: Sequence[str], compare: Compare, threshold: float
+) -> dict[tuple[str, str], float]:
+    """(required, entity) in normal form → their cosine, where it is high enough."""
+    spellings = {normal_form(mention.text): mention.text for one in found for mention in one.mentions}
+    if not spellings or not required:
+        return {}
+    rows = compare(list(required), list(spellings.values()))
+    return {
+        (normal_form(phrase), key): float(cosine)
+        for phrase, row in zip(required, rows, strict=True)
+        for key, cosine in zip(spellings, row, strict=True)
+        if cosine >= threshold
+    }
