@@ -69,7 +69,12 @@ MAKE = {
 
 def main() -> None:
     engine, folder, job = sys.argv[1:]
-    run = MAKE[engine](folder, json.loads(job))
+    make = MAKE
+    if "task" in json.loads(job):
+        import task_engines
+
+        make = task_engines.MAKE
+    run = make[engine](folder, json.loads(job))
     run()
     run()
     print("ready", flush=True)

@@ -11,14 +11,21 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common import Row, reference_model
 
 NEW, ROUNDS = 32, 7
-MODULES = {"transformers": "transformers", "CTranslate2": "ctranslate2", "llama.cpp": "llama_cpp"}
+MODULES = {
+    "transformers": "transformers",
+    "CTranslate2": "ctranslate2",
+    "llama.cpp": "llama_cpp",
+    "onnxruntime": "onnxruntime",
+}
 SHAPES = ("smollm2-135m", "gpt2-small")
 
 
@@ -50,12 +57,20 @@ class Engine:
         self.process.wait()
 
 
-def versus(what: str, folder: Path, job: dict[str, Any], peers: tuple[str, ...], note: str = "") -> list[Row]:
-    """A row for each peer that is installed."""
+def versus(
+    what: str,
+    folder: Path,
+    job: dict[str, Any],
+    peers: tuple[str, ...],
+    note: str = "",
+    own: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    rounds: int = ROUNDS,
+) -> list[Row]:
+    """A row for each peer that is installed; `own` is what an engine's job has besides or instead."""
     names = ["plainformer", *(name for name in peers if find_spec(MODULES[name]))]
-    engines = {name: Engine(name, folder, job) for name in names}
+    engines = {name: Engine(name, folder, {**job, **own.get(name, {})}) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(ROUNDS):
+    for index in range(rounds):
         for name in names if index % 2 == 0 else reversed(names):
             times[name].append(engines[name].seconds())
     for engine in engines.values():

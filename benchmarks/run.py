@@ -1,6 +1,8 @@
 """Measure Plainformer beside `transformers` (CTranslate2 and llama.cpp too, where installed); write benchmarks/RESULTS.md.
 
-    python benchmarks/run.py [NAME...]      names: import load greedy batches seq2seq first-token int8 prefill encode memory
+    python benchmarks/run.py [NAME...]
+
+Names: import load greedy batches seq2seq first-token int8 prefill encode memory tasks stream.
 
 Both sides are measured in the same run, in turn; only the ratios travel to other machines.
 """
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from common import Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_seq2seq
+from tasks import bench_stream, bench_tasks
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -151,6 +154,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "prefill": bench_prefill,
     "encode": bench_encode,
     "memory": bench_memory,
+    "tasks": bench_tasks,
+    "stream": bench_stream,
 }
 
 
