@@ -179,6 +179,8 @@ def _text(
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
     """The tensors of an image or a recording, through the task's own first step."""
     encoded = task.encode([item])
+    if getattr(encoded, "whole", None) is not None:
+        raise InputError("the recording is longer than one window of the model", "cut it: one window can be explained")
     tensors = encoded if isinstance(encoded, dict) else {}
     for name in ("pixel_values", "input_values", "input_features"):
         value = encoded if name == "pixel_values" and isinstance(encoded, Tensor) else getattr(encoded, name, None)

@@ -102,7 +102,11 @@ def prepare(task: Task, request: Request) -> Prepared:
         if not prefix or before[: len(prompt)] != prompt:  # the prompt's last token and the prefix's first may be one
             return Prepared(arguments, before, (), prefix)
         return Prepared(arguments, prompt, before[len(prompt) :])
-    assert isinstance(generating, Text2TextGeneration)
+    if not isinstance(generating, Text2TextGeneration):
+        raise UsageError(
+            f"{task.name} cannot be shown step by step: another task writes its answer",
+            "leave out task=..., and give the prompt itself",
+        )
     if request.chat:
         raise UsageError(f"chat has no effect in {task.name}", "leave it out")
     prefix = given.pop("decoder_prefix", "")

@@ -62,7 +62,7 @@ SMALL_FILES = (
     "processor_config.json",
     "chat_template.*",
     "modules.json",
-    "1_Pooling/config.json",
+    "[1-9]_[PD]*/*",  # the steps of sentence-transformers: 1_Pooling, 2_Dense with its weights
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )

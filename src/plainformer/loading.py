@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,7 @@ def load(
     Raises:
         PlainformerError: with the value, the cause and the next step.
     """
-    from plainformer.tasks import default_task, head_for_task, task_class, task_info
+    from plainformer.tasks import BUILT_ON, default_task, head_for_task, task_class, task_info, tasks_of
 
     files = resolve(ref, revision=revision, token=token)
     info = task_info(task) if task is not None else None
@@ -200,14 +201,15 @@ def load(
         prepare=prepare,
     )
     implied = default_task(model.config)
-    if info is not None and info.name != implied.name:
+    chosen = info or implied
+    if implied.name not in (chosen.name, *BUILT_ON.get(chosen.name, ())):
         raise UsageError(
-            f"{files.ref} cannot do {info.name!r}: as loaded, it does {implied.name!r}",
-            "leave out task=..., or choose that",
+            f"{files.ref} cannot do {chosen.name!r}: as loaded, it does {_listed(tasks_of(model.config))}",
+            "leave out task=..., or choose one of these",
         )
-    made = task_class(implied)
+    made = task_class(chosen)
     tokenizer = load_tokenizer(files) if made.needs_tokenizer else None
-    return made(implied.name, model, tokenizer, files.folder, files.ref)
+    return made(chosen.name, model, tokenizer, files.folder, files.ref)
 
 
 def _check_task(files: Files, task: str, head: str | None) -> None:
@@ -215,7 +217,7 @@ def _check_task(files: Files, task: str, head: str | None) -> None:
 
     Every checkpoint gives features; one without a head is left to its weights (GPT2Model's are all that GPT-2 needs).
     """
-    from plainformer.tasks import default_task
+    from plainformer.tasks import BUILT_ON, default_task, tasks_of
 
     if files.folder is None or head == "none":
         return
@@ -224,11 +226,18 @@ def _check_task(files: Files, task: str, head: str | None) -> None:
     stated = head_of(str(names[0]), str(raw.get("model_type"))) if names[0] else "none"
     if stated in ("none", head):
         return
-    does = default_task(config_from_dict(raw, stated)).name
+    config = config_from_dict(raw, stated)
+    if default_task(config).name in BUILT_ON.get(task, ()):
+        return
     raise UsageError(
-        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {does!r}",
-        "leave out task=..., or choose that",
+        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {_listed(tasks_of(config))}",
+        "leave out task=..., or choose one of these",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def pipeline(task: str, ref: Ref, **options: Any) -> Any:

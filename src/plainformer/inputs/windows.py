@@ -43,6 +43,25 @@ def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right
     return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
 
 
+def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: int) -> list[int]:
+    """Positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
+
+    Args:
+        shortened: 0 or 1, the sequence that is cut ("only_first" and "only_second" of Hugging Face tokenizers).
+    Raises:
+        InputError: the rest of the row leaves no room for a token of that sequence.
+    """
+    sizes = [sequence_ids.count(0), sequence_ids.count(1)]
+    kept = sizes[shortened] - max(0, len(sequence_ids) - limit)
+    if kept < min(1, sizes[shortened]):
+        raise InputError(
+            f"what may not be cut takes {len(sequence_ids) - sizes[shortened]} tokens; the limit is {limit}",
+            "shorten it",
+        )
+    sizes[shortened] = kept
+    return _take(sequence_ids, [range(size) for size in sizes])
+
+
 def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:
     """Positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.errors import UsageError, did_you_mean
@@ -43,10 +43,27 @@ _ROWS = (
     ("audio-feature-extraction", "speech", "none", "audio", "a vector", "AudioFeatureExtraction"),
     ("audio-classification", "speech", "audio", "audio", "a label with its probability", "AudioClassification"),
     ("automatic-speech-recognition", "speech", "ctc", "audio", "text", "SpeechRecognition"),
+    # Further tasks of the models above (see BUILT_ON). They stand last: none is what a head implies.
+    ("zero-shot-classification", "NLU", "sequence", "text", "the labels given, best first", "ZeroShotClassification"),
+    ("text-ranking", "NLU", "sequence", "a query and documents", "the documents, best first", "TextRanking"),
+    (
+        "abstractive-question-answering",
+        "NLG",
+        "seq2seq_lm",
+        "a question and a context",
+        "an answer in the model's own words",
+        "AbstractiveQuestionAnswering",
+    ),
 )
 TASKS = {
     name: TaskInfo(name, field, head, reads, answers, name.replace("-", "_"), class_name)
     for name, field, head, reads, answers, class_name in _ROWS
+}
+# Tasks that are done with the model of another one, whose head they use as it is.
+BUILT_ON = {
+    "zero-shot-classification": ("text-classification",),
+    "text-ranking": ("text-classification",),
+    "abstractive-question-answering": ("text2text-generation", "text-generation"),
 }
 # Other names for the same thing.
 ALIASES = {
@@ -58,6 +75,9 @@ ALIASES = {
     "sentence-embedding": "feature-extraction",
     "embedding": "feature-extraction",
     "chat": "text-generation",
+    "zero-shot": "zero-shot-classification",
+    "reranking": "text-ranking",
+    "abstractive-qa": "abstractive-question-answering",
 }
 
 
@@ -71,9 +91,11 @@ def task_info(name: str) -> TaskInfo:
     return TASKS[known]
 
 
-def head_for_task(name: str, model_type: str) -> str:
-    """The kind of head that a task needs; speech recognition has two, by family."""
+def head_for_task(name: str, model_type: str) -> str | None:
+    """The kind of head that a task needs; speech recognition has two, by family. None: the checkpoint's own will do."""
     info = task_info(name)
+    if info.name in BUILT_ON:
+        return None
     if info.name == "automatic-speech-recognition" and model_type == "whisper":
         return "seq2seq_lm"
     return info.head
@@ -81,11 +103,10 @@ def head_for_task(name: str, model_type: str) -> str:
 
 def default_task(config: ModelConfig) -> TaskInfo:
     """The task that a model's head and inputs imply."""
-    first = config.encoder.frontend if config.encoder is not None else config.main_stack.frontend
+    first = _first_frontend(config)
     kind = config.head.kind
     if kind == "none":
-        names = {PatchFrontend: "image-feature-extraction", TokenFrontend: "feature-extraction"}
-        return TASKS[names.get(type(first), "audio-feature-extraction")]
+        return TASKS[_features(first)]
     if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
         return TASKS["automatic-speech-recognition"]
     if kind == "token" and not isinstance(first, TokenFrontend):
@@ -94,6 +115,26 @@ def default_task(config: ModelConfig) -> TaskInfo:
             "call the model itself (load_model), or load it with task='audio-feature-extraction'",
         )
     return next(info for info in TASKS.values() if info.head == kind)
+
+
+def tasks_of(config: ModelConfig) -> list[str]:
+    """All tasks that a model can do: the one that its head implies, those built on that, and its vectors."""
+    implied = default_task(config).name
+    fits = {
+        "zero-shot-classification": any(label.lower().startswith("entail") for label in config.labels),
+        "text-ranking": len(config.labels) == 1,
+    }
+    built = [name for name, models in BUILT_ON.items() if implied in models and fits.get(name, True)]
+    return list(dict.fromkeys([implied, *built, _features(_first_frontend(config))]))
+
+
+def _first_frontend(config: ModelConfig) -> Any:
+    return config.encoder.frontend if config.encoder is not None else config.main_stack.frontend
+
+
+def _features(frontend: Any) -> str:
+    names = {PatchFrontend: "image-feature-extraction", TokenFrontend: "feature-extraction"}
+    return names.get(type(frontend), "audio-feature-extraction")
 
 
 def task_class(info: TaskInfo) -> type[Task]:

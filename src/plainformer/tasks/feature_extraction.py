@@ -1,30 +1,21 @@
-"""Feature extraction: a text as a vector, pooled as its checkpoint says (Sentence-BERT, Reimers & Gurevych 2019).
-
-Its files: `modules.json` lists the steps, `1_Pooling/config.json` says how to pool.
-"""
+"""Feature extraction: a text as a vector, pooled as its checkpoint says (Sentence-BERT, Reimers & Gurevych 2019)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.formats import read_json_object
-from plainformer.model.heads import pick
+from plainformer.errors import UsageError, did_you_mean
 from plainformer.tasks.base import Result, Task
+from plainformer.tasks.pooling import pool, read_poolings
+from plainformer.tasks.sentence_files import SentenceFiles, read_sentence_files
 
 if TYPE_CHECKING:
     from plainformer.inputs.text import TextBatch
-
-FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}
-_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
 
 
 @dataclass(frozen=True)
@@ -43,29 +34,60 @@ class FeatureExtraction(Task):
     """A text → its vector. Without sentence-transformers files: the mean over tokens, not normalised.
 
     Of an encoder-decoder, the encoder's vectors: they are the ones that stand for the text.
-    """
 
-    companions = (*FILES, "1_Pooling/config.json")
+    Options; what is not given is as the checkpoint says:
+        pooling: cls, max, mean, mean_sqrt_len, weightedmean, last or pooler; several side by side as "cls+mean". A dense
+            layer of the checkpoint follows in any case.
+        normalize: whether vectors get length 1.
+        prompt: the name of the checkpoint's prompt that each text begins with ("query"); "" for none.
+        truncate: cut the end of a text that is too long.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.pooling, self.normalized = read_pooling(self.folder)
+        self.files: SentenceFiles = read_sentence_files(self.folder)
+        self.companions = self.files.names
+        self.pooling, self.normalized = self.files.pooling, self.files.normalized
         if self.folder is None:  # a GGUF file says it among its metadata
             self.pooling = self.config.source.get("pooling", self.pooling)
-        self.max_tokens = read_max_tokens(self.folder)
+        self.max_tokens = self.files.max_tokens
 
-    def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> TextBatch:
-        return self.encode_texts(inputs, truncate=truncate, limit=self.max_tokens)
+    def encode(self, inputs: Sequence[str], *, truncate: bool = False, prompt: str | None = None) -> TextBatch:
+        before = self.prompt_text(prompt)
+        texts = [before + text if isinstance(text, str) else text for text in inputs]
+        return self.encode_texts(texts, truncate=truncate, limit=self.max_tokens)
 
-    def predict(self, encoded: TextBatch, *, pooling: str | None = None, normalize: bool | None = None) -> Tensor:
-        how = self.pooling if pooling is None else pooling
-        if how not in POOLINGS:
-            raise UsageError(f"pooling={how!r} is unknown", did_you_mean(str(how), POOLINGS))
+    def predict(
+        self,
+        encoded: TextBatch,
+        *,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+    ) -> Tensor:
+        """Vectors, (B, D)."""
+        names = read_poolings(self.pooling if pooling is None else pooling)
         inputs = self.model_inputs(encoded)
-        output = self.model(**inputs) if self.config.encoder is None else self.model.encode(**inputs)
-        hidden_BTD = output.last_hidden_state.float()
-        vectors_BD = pick(POOLINGS[how], hidden_BTD, inputs["attention_mask"].bool(), None, None)
+        states, pooler_BD = self._run_model(inputs, "pooler" in names)
+        real_BT = self._pooled(inputs["attention_mask"].bool(), self.prompt_text(prompt))
+        vectors_BD = pool(names, states.float(), real_BT, pooler_BD)
+        for dense in self.files.dense:
+            if vectors_BD.size(-1) != dense.weight.size(1):
+                raise UsageError(
+                    f"pooling={'+'.join(names)!r} gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer "
+                    f"takes {dense.weight.size(1)}",
+                    f"leave pooling out: the checkpoint's own is {self.pooling!r}",
+                )
+            vectors_BD = dense(vectors_BD)
         return torch.nn.functional.normalize(vectors_BD, dim=-1) if self._normalizes(normalize) else vectors_BD
+
+    def _run_model(self, inputs: dict[str, Tensor], with_pooler: bool) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states, (B, T, D), and the pooler's vectors, (B, D), where a model has one."""
+        if self.config.encoder is not None and (self.config.decoder is not None or not with_pooler):
+            return self.model.encode(**inputs).last_hidden_state, None
+        output = self.model(**inputs)
+        assert output.last_hidden_state is not None
+        return output.last_hidden_state, output.pooler_output
 
     def decode(
         self,
@@ -81,60 +103,49 @@ class FeatureExtraction(Task):
     def _normalizes(self, normalize: bool | None) -> bool:
         return self.normalized if normalize is None else normalize
 
-    def similarity(self, text: str, other: str) -> float:
-        """The cosine between two texts' vectors, -1 to 1."""
-        a, b = (result.vector for result in self([text, other]))
-        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
-
-
-def read_pooling(folder: Path | None) -> tuple[str, bool]:
-    """Pooling, and whether vectors get length 1, from `modules.json`; without it the mean, not normalised."""
-    path = folder / "modules.json" if folder is not None else None
-    if folder is None or path is None or not path.is_file():
-        return "mean", False
-    pooling, normalized = "mean", False
-    for module in _modules(path):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind == "Pooling":
-            pooling = _mode(folder / str(module.get("path") or "1_Pooling") / "config.json")
-        elif kind == "Normalize":
-            normalized = True
-        elif kind != "Transformer":
-            raise CheckpointError(
-                f"modules.json lists {kind!r}, which changes the vectors and is not supported",
-                "supported: Transformer, Pooling, Normalize",
+    def prompt_text(self, prompt: str | None) -> str:
+        """What each text begins with: the prompt of that name, by default the checkpoint's default one."""
+        name = self.files.default_prompt if prompt is None else prompt
+        if not name:
+            return ""
+        if name not in self.files.prompts:
+            known = (
+                did_you_mean(str(name), self.files.prompts) if self.files.prompts else "this checkpoint has no prompts"
             )
-    return pooling, normalized
+            raise UsageError(f"prompt={prompt!r} is unknown", known)
+        return self.files.prompts[name]
 
+    def _pooled(self, real_BT: Tensor, before: str) -> Tensor:
+        """Which positions are pooled: without those of the prompt where the checkpoint says so (INSTRUCTOR)."""
+        if self.files.include_prompt or not before:
+            return real_BT
+        row = self.tokenizer.encode(before)
+        ends = bool(row.special) and row.special[-1]  # a closing special token follows the text, not the prompt
+        return real_BT & (real_BT.cumsum(1) > len(row) - ends)
 
-def _modules(path: Path) -> list[dict[str, Any]]:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}", "fetch the file again") from error
-    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
-        raise CheckpointError(f"{path} is not a list of modules", "fetch the file again")
-    return listed
+    @overload
+    def similarity(self, text: str, other: str) -> float: ...
 
+    @overload
+    def similarity(self, text: list[str], other: list[str] | None = None) -> Tensor: ...
 
-def _mode(path: Path) -> str:
-    raw = read_json_object(path)
-    chosen = [name for key, name in _MODES.items() if raw.get(key)]
-    others = [key for key in raw if key.startswith("pooling_mode_") and raw[key] is True and key not in _MODES]
-    if len(chosen) != 1 or others:
-        raise CheckpointError(f"{path} asks for {chosen + others}", "exactly one of mean, cls, last token is supported")
-    return chosen[0]
+    def similarity(self, text: str | list[str], other: str | list[str] | None = None) -> float | Tensor:
+        """The cosine between two texts' vectors, -1 to 1; of lists of N and M texts, all of them, (N, M).
 
+        Without `other`, a list's texts with each other.
+        """
+        if isinstance(text, str) and isinstance(other, str):
+            return float(self.similarity([text], [other])[0, 0])
+        if not isinstance(text, list) or not (other is None or isinstance(other, list)):
+            raise UsageError(
+                f"similarity of a {type(text).__name__} and a {type(other).__name__}",
+                "give two texts, two lists of texts, or one list",
+            )
+        if not text or other == []:
+            return torch.zeros(len(text), len(text if other is None else other))
+        a_ND = self._directions(text)
+        return a_ND @ (a_ND if other is None else self._directions(other)).T
 
-def read_max_tokens(folder: Path | None) -> int | None:
-    """The longest text that the vectors were made for, in tokens, from `sentence_bert_config.json`."""
-    path = folder / "sentence_bert_config.json" if folder is not None else None
-    if path is None or not path.is_file():
-        return None
-    raw = read_json_object(path)
-    longest = raw.get("max_seq_length")
-    if raw.get("do_lower_case"):
-        raise CheckpointError(f"{path}: do_lower_case is not supported", "lower the texts, and set it to false")
-    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
-        raise CheckpointError(f"{path}: max_seq_length={longest!r} is not a count", "correct the entry")
-    return longest
+    def _directions(self, texts: list[str]) -> Tensor:
+        """The texts' vectors at length 1, (N, D)."""
+        return torch.nn.functional.normalize(torch.stack([result.vector for result in self(texts)]), dim=-1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from plainformer.config import WaveFrontend
+from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError, UsageError
 from plainformer.inputs.audio import AudioBatch, MelProcessor, WaveProcessor
-from plainformer.inputs.image import ImageProcessor
+from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.tasks.base import Task
 
@@ -53,7 +54,11 @@ class MediaTask(Task):
 
 
 class ImageTask(MediaTask):
-    """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images."""
+    """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images.
+
+    `image_size`: (height, width) in pixels, or one number for both, that images are resized to in place of the
+    preprocessor's size and crop. The model's positions are interpolated for it (Dosovitskiy et al. 2021, section 3.2).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,12 +67,38 @@ class ImageTask(MediaTask):
     def __call__(self, inputs: Any, **options: Any) -> Any:
         return super().__call__(list(inputs) if getattr(inputs, "ndim", 0) == 4 else inputs, **options)
 
-    def encode(self, inputs: Sequence[Any]) -> Tensor:
-        return self.processor(list(inputs)).to(self.model.device)
+    def encode(self, inputs: Sequence[Any], *, image_size: int | tuple[int, int] | None = None) -> Tensor:
+        processor = self.processor
+        if image_size is not None:
+            processor = replace(processor, size=self._checked(image_size), crop=None)
+        return processor(list(inputs)).to(self.model.device)
+
+    def _checked(self, image_size: Any) -> tuple[int, int]:
+        """A size in whole patches: the model would not see the rest of an image."""
+        edges = (image_size, image_size) if isinstance(image_size, int) else image_size
+        pair = isinstance(edges, tuple | list) and len(edges) == 2
+        if not pair or any(isinstance(edge, bool) or not isinstance(edge, int) or edge < 1 for edge in edges):
+            raise UsageError(
+                f"image_size={image_size!r} is not a size", "give (height, width) in pixels, or one number"
+            )
+        frontend = (self.config.encoder or self.config.main_stack).frontend
+        assert isinstance(frontend, PatchFrontend)
+        if any(edge % patch for edge, patch in zip(edges, frontend.patch_size, strict=True)):
+            near = tuple(max(1, round(e / p)) * p for e, p in zip(edges, frontend.patch_size, strict=True))
+            raise UsageError(f"image_size={image_size!r} is not a whole number of patches", f"give {near}, say")
+        if edges[0] * edges[1] > MAX_PIXELS:
+            raise UsageError(f"image_size={image_size!r} is more than {MAX_PIXELS:,} pixels", "give less")
+        return edges[0], edges[1]
 
 
 class AudioTask(MediaTask):
-    """Clips → waves or mel spectrograms as the checkpoint's preprocessor makes them."""
+    """Clips → waves or mel spectrograms as the checkpoint's preprocessor makes them.
+
+    Attributes:
+        reads_long: whether the task reads clips that are longer than a window of the model; otherwise they are an error.
+    """
+
+    reads_long = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,7 +112,9 @@ class AudioTask(MediaTask):
             if not self.is_one(clip):
                 raise InputError(f"a {type(clip).__name__} is not an input for {self.name}", f"give {self.reads()}")
         if isinstance(self.processor, MelProcessor):
-            return self.processor(list(inputs), sampling_rate=sampling_rate, truncate=truncate)
+            return self.processor(
+                list(inputs), sampling_rate=sampling_rate, truncate=truncate, keep_long=self.reads_long
+            )
         if truncate:
             raise UsageError("truncate has no effect: this model hears clips of any length", "leave it out")
         return self.processor(list(inputs), sampling_rate=sampling_rate)

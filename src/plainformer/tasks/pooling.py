@@ -1,0 +1,54 @@
+"""How the vectors of a text's tokens become one: all the ways of sentence-transformers 6.2, and a model's own pooler.
+
+Shapes: B batch, T positions, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plainformer.errors import UsageError, did_you_mean
+from plainformer.model.heads import pick
+
+# The order in which older checkpoints, which name theirs by flags, concatenate several.
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last", "pooler")
+
+
+def read_poolings(pooling: object) -> tuple[str, ...]:
+    """The ways that `pooling` names: "mean", or several whose vectors stand side by side, "cls+mean"."""
+    names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
+    unknown = next((name for name in names if name not in POOLINGS), None)
+    if not names or unknown is not None:
+        hint = did_you_mean(unknown or str(pooling), POOLINGS)
+        raise UsageError(f"pooling={pooling!r} is unknown", hint or f"known: {', '.join(POOLINGS)}")
+    return names
+
+
+def pool(names: Sequence[str], hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: Tensor | None) -> Tensor:
+    """The vectors of `names`, side by side, (B, D * len(names)); of real tokens alone, on whichever side padding is.
+
+    "mean_sqrt_len" divides the sum by the square root of the length; "weightedmean" weighs a token by its place, 1 for
+    the first (Muennighoff 2022); "cls" is the first token; "pooler" is what the model's own pooler makes of it.
+
+    Raises:
+        UsageError: the model has no pooler.
+    """
+    return torch.cat([_pool(name, hidden_BTD, real_BT, pooler_BD) for name in names], dim=-1)
+
+
+def _pool(name: str, hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: Tensor | None) -> Tensor:
+    if name == "pooler":
+        if pooler_BD is None:
+            raise UsageError("this model has no pooler", "use pooling='mean' or 'cls'")
+        return pooler_BD.float()
+    if name == "max":
+        return hidden_BTD.masked_fill(~real_BT[..., None], float("-inf")).amax(1)
+    if name == "mean_sqrt_len":
+        return (hidden_BTD * real_BT[..., None]).sum(1) / real_BT.sum(1, keepdim=True).sqrt()
+    if name == "weightedmean":
+        weights_BT = real_BT.cumsum(1) * real_BT
+        return (hidden_BTD * weights_BT[..., None]).sum(1) / weights_BT.sum(1, keepdim=True)
+    return pick({"cls": "first"}.get(name, name), hidden_BTD, real_BT, None, None)
