@@ -161,7 +161,7 @@ def main() -> None:
         model, tokenizer = with_head(given.base, "BertForQuestionAnswering", [])
         examples = span_examples(tokenizer, given.data)
     train(model, examples[: given.limit], given.job, given.epochs, rate=1e-4, size=32 if given.job == "ner" else 16)
-    pf.save_model(model.eval(), given.folder)
+    pf.save(model.eval(), given.folder)
     tokenizer.save(given.folder)
     evaluate(given.job, given.folder, given.dev)
 

@@ -325,7 +325,7 @@ def test_generation_flags_without_effect(
         ("image-classification", "--literal", "--literal has no effect in image-classification"),
         ("image-classification", "--truncate", "--truncate has no effect in image-classification"),
         ("speech", "--truncate", "--truncate has no effect"),
-        ("speech", "--max-new-tokens 3", "--max-new-tokens has no effect on a CTC model"),
+        ("speech", "--max-new-tokens 3", "--max-new-tokens has no effect in automatic-speech-recognition"),
     ],
 )
 def test_options_without_effect(

@@ -207,7 +207,7 @@ def load(
             f"{files.ref} cannot do {chosen.name!r}: as loaded, it does {_listed(tasks_of(model.config))}",
             "leave out task=..., or choose one of these",
         )
-    made = task_class(chosen)
+    made = task_class(chosen, model.config.head.kind)
     tokenizer = load_tokenizer(files) if made.needs_tokenizer else None
     return made(chosen.name, model, tokenizer, files.folder, files.ref)
 

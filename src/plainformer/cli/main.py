@@ -27,7 +27,7 @@ _VERBS = {
     "models": "List the families that are supported and the bundled models.",
 }
 # The library's messages speak of Python's arguments; here they are options. Those of generation come with `_patterns`.
-_OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token truncate top_k pooling pair chat"
+_OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token top_k pair chat batch_size"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -136,8 +136,10 @@ def _patterns() -> tuple[tuple[str, Any], ...]:
     from dataclasses import fields
 
     from plainformer.cli.generation import GenerationFlags
+    from plainformer.cli.task_flags import TaskFlags
 
-    names = sorted({*_OPTIONS.split(), *(field.name for field in fields(GenerationFlags))})
+    flags = (field.name for kind in (GenerationFlags, TaskFlags) for field in fields(kind))
+    names = sorted({*_OPTIONS.split(), *flags})
     any_of, of_words = "|".join(names), "|".join(name for name in names if "_" in name)
 
     def flag(match: re.Match[str]) -> str:

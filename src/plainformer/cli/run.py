@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.options import STDIN, Json, LoadOptions, read_inputs, read_stdin, restored, write_json
+from plainformer.cli.task_flags import TaskFlags
 from plainformer.errors import UsageError
 
-# Which task an option belongs to.
+# Which tasks an option belongs to.
 _BELONGS = {
-    "chat": "text-generation",
-    "system": "text-generation",
-    "pair": "text-classification",
-    "question": "question-answering",
-    "choice": "multiple-choice",
+    "chat": ("text-generation",),
+    "system": ("text-generation",),
+    "pair": ("text-classification",),
+    "question": ("question-answering", "abstractive-question-answering"),
+    "choice": ("multiple-choice",),
+    "query": ("text-ranking",),
+}
+# What a text alone is not enough for, and the form of a line of JSON.
+_NEEDED = {
+    "question-answering": ("question", '{"question": ..., "context": ...}'),
+    "abstractive-question-answering": ("question", '{"question": ..., "context": ...}'),
+    "multiple-choice": ("choice", '{"prompt": ..., "choices": [...]}'),
+    "text-ranking": ("query", '{"query": ..., "documents": [...]}'),
 }
 
 
@@ -30,12 +39,12 @@ def run(
     pair: Annotated[str | None, Parameter(help="Second text of each pair, for text classification.")] = None,
     question: Annotated[str | None, Parameter(help="Question; each input is a context to find the answer in.")] = None,
     choice: Annotated[list[str] | None, Parameter(help="A choice of a multiple-choice question; repeat it.")] = None,
-    pooling: Annotated[str | None, Parameter(help="How a vector is pooled: mean, cls, last, pooler.")] = None,
-    language: Annotated[str | None, Parameter(help="Language spoken in audio, such as en (Whisper).")] = None,
-    truncate: Annotated[bool, Parameter(negative="", help="Cut over-long inputs instead of refusing them.")] = False,
+    query: Annotated[str | None, Parameter(help="Query; the inputs are the documents to rank.")] = None,
     whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
+    batch_size: Annotated[int, Parameter(help="Inputs that run at once; with 1, each is answered as it is read.")] = 16,
     load: LoadOptions = LoadOptions(),  # noqa: B008
+    flags: TaskFlags = TaskFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -47,10 +56,9 @@ def run(
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
     task = load.load(ref)
-    own = {"pooling": pooling, "language": language, "truncate": truncate or None}
-    given = {name: value for name, value in own.items() if value is not None}
-    _check_options(task, [*given, *generation.given()])
-    given.update(generation.options())
+    _check_options(task, {name: flags.option_of(name) for name in flags.given()})
+    _check_options(task, {name: name for name in generation.given()})
+    given = {**flags.options(), **generation.options()}
     items = _items(task, inputs, whole=whole, literal=literal)
     choices = [restored(one) for one in choice] if choice else None
     wrapped = _wrap(
@@ -61,8 +69,9 @@ def run(
         pair=restored(pair),
         question=restored(question),
         choice=choices,
+        query=restored(query),
     )
-    results = task(wrapped, **given)
+    results = task(wrapped, batch_size=batch_size, **given)
     if json:
         write_json(as_plain(result) for result in results)
         return
@@ -70,11 +79,12 @@ def run(
         print(as_text(result), flush=True)
 
 
-def _check_options(task: Any, given: Iterable[str]) -> None:
+def _check_options(task: Any, given: Mapping[str, str]) -> None:
+    """An error for a flag (→ the task's option) that the task does not take."""
     known = task.options()
-    for name in given:
+    for flag, name in given.items():
         if name not in known:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect in {task.name}", "leave it out")
+            raise UsageError(f"--{flag.replace('_', '-')} has no effect in {task.name}", "leave it out")
 
 
 def _items(task: Any, inputs: tuple[str, ...], *, whole: bool, literal: bool) -> Iterator[Any]:
@@ -90,8 +100,8 @@ def _wrap(name: str, items: Iterator[Any], **flags: Any) -> Iterator[Any]:
     """Each input in the form that the task takes; a flag of another task is an error."""
     given = {flag: value for flag, value in flags.items() if value is not None}
     for flag in given:
-        if _BELONGS[flag] != name:
-            raise UsageError(f"--{flag} has no effect in {name}", f"it belongs to {_BELONGS[flag]}")
+        if name not in _BELONGS[flag]:
+            raise UsageError(f"--{flag} has no effect in {name}", f"it belongs to {' and '.join(_BELONGS[flag])}")
     if "system" in given and "chat" not in given:
         raise UsageError("--system has no effect without --chat", "add --chat")
     if "chat" in given:
@@ -103,8 +113,9 @@ def _wrap(name: str, items: Iterator[Any], **flags: Any) -> Iterator[Any]:
         return ((given["question"], text) for text in _texts(items, "question"))
     if "choice" in given:
         return ((text, given["choice"]) for text in _texts(items, "choice"))
-    needed = {"question-answering": "question", "multiple-choice": "choice"}.get(name)
-    return items if needed is None else _complete(items, name, needed)
+    if "query" in given:
+        return iter([(given["query"], list(_texts(items, "query")))])
+    return _complete(items, name, *_NEEDED[name]) if name in _NEEDED else items
 
 
 def _texts(items: Iterator[Any], flag: str) -> Iterator[str]:
@@ -115,9 +126,8 @@ def _texts(items: Iterator[Any], flag: str) -> Iterator[str]:
         yield item
 
 
-def _complete(items: Iterator[Any], name: str, needed: str) -> Iterator[Any]:
+def _complete(items: Iterator[Any], name: str, needed: str, keys: str) -> Iterator[Any]:
     """Inputs of a task that takes more than a text, when no flag completes them."""
-    keys = {"question": '{"question": ..., "context": ...}', "choice": '{"prompt": ..., "choices": [...]}'}[needed]
     for item in items:
         if isinstance(item, str):
             raise UsageError(f"{name} needs --{needed}", f"or a .jsonl file with {keys} a line")
@@ -170,6 +180,7 @@ _SHAPES: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("candidates",), _candidates),
     (("label", "start", "end"), lambda r: f"{r.label}  {r.score:.4f}  {r.text!r} [{r.start}:{r.end}]"),
     (("alternatives", "start"), lambda r: "\n".join(_span(span) for span in (r, *r.alternatives))),
+    (("query", "documents"), lambda r: "\n".join(f"{d.score:.4f}  [{d.index}]  {d.text}" for d in r.documents)),
     (("segments",), _transcript),
     (("stop_reason", "alternatives"), _answers),
     (("label", "scores"), lambda r: f"{r.label}  {r.score:.4f}"),

@@ -73,7 +73,10 @@ class CtcVocabulary:
 
     def text(self, frame_ids: Sequence[int]) -> str:
         """Repeats joined, blanks dropped: h h _ e l _ l o → hello. Ids beyond the vocabulary have no text."""
-        ids = [i for i, _ in groupby(frame_ids) if i != self.blank_id]
+        return self.written([i for i, _ in groupby(frame_ids) if i != self.blank_id])
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of ids among which no blanks and no repeats of one frame are left."""
         pieces = [self.tokens[i] if i < len(self.tokens) else "" for i in ids]
         text = "".join(self.space if piece == self.delimiter else piece for piece in pieces).strip()
         text = text.lower() if self.lowercase else text

@@ -137,7 +137,12 @@ def _features(frontend: Any) -> str:
     return names.get(type(frontend), "audio-feature-extraction")
 
 
-def task_class(info: TaskInfo) -> type[Task]:
-    """The class that carries a task out."""
-    found: type[Task] = getattr(importlib.import_module(f"plainformer.tasks.{info.module}"), info.class_name)
+# Where a head of its own kind carries a task out in its own way.
+_BY_HEAD = {("automatic-speech-recognition", "ctc"): ("ctc_speech", "CtcSpeechRecognition")}
+
+
+def task_class(info: TaskInfo, head: str) -> type[Task]:
+    """The class that carries a task out with a head of that kind."""
+    module, name = _BY_HEAD.get((info.name, head), (info.module, info.class_name))
+    found: type[Task] = getattr(importlib.import_module(f"plainformer.tasks.{module}"), name)
     return found
