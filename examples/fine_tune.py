@@ -150,8 +150,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", default="all-minilm-l6-v2")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--evaluate", action="store_true", help="only measure the checkpoint in FOLDER")
     parser.add_argument("--limit", type=int, help="the first so many examples")
     given = parser.parse_args()
+    if given.evaluate:
+        return evaluate(given.job, given.folder, given.dev)
     torch.manual_seed(0)
     if given.job == "ner":
         labels = ["O", *sorted({tag for _, tags in read_conll(given.data) for tag in tags} - {"O"})]
@@ -170,11 +173,13 @@ def evaluate(job: str, folder: Path, dev: Path) -> None:
     """Entities by exact span and type, or answers by the official SQuAD arithmetic."""
     task = pf.load(str(folder))
     if job == "qa":
-        from plainformer.evaluate.squad import squad_scores
+        from plainformer.evaluate.squad import evaluate_squad
 
         asked = list(questions(dev))
-        found = [answer.text for answer in task([(question, context) for question, context, _ in asked])]
-        print(squad_scores(found, [[answer["text"] for answer in answers] for _, _, answers in asked]))
+        answers = task([(question, context) for question, context, _ in asked])
+        found = {str(number): answer.text for number, answer in enumerate(answers)}
+        truth = {str(number): [answer["text"] for answer in right] for number, (_, _, right) in enumerate(asked)}
+        print(evaluate_squad(found, truth, version="1.1"))
         return
     right = marked = named = 0
     sentences = read_conll(dev)

@@ -334,3 +334,26 @@ def test_prefill_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             found = generate(both.ours, **inputs, **options, prefill_chunk=chunk)
             assert found.token_ids == expected.token_ids
             assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_cache_after_an_interruption(name: str, passes: int) -> None:
+    """A step that some layers hold and others do not is never gone on from."""
+    model, row = pair(name).ours, text(9)
+    first = generate(model, row, max_new_tokens=6, eos_ids=())
+    again = torch.cat((row, torch.tensor(first.token_ids), text(4)), dim=1)
+    expected = generate(model, again, max_new_tokens=6, eos_ids=()).token_ids
+    left = [passes]
+
+    def interrupt(*_: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    assert model.decoder is not None
+    hook = model.decoder.layers[-1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, again, max_new_tokens=6, eos_ids=(), cache=first.cache)
+    hook.remove()
+    assert generate(model, again, max_new_tokens=6, eos_ids=(), cache=first.cache).token_ids == expected

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
 from plainformer.families import table_for
-from plainformer.model.linear import LAYOUTS, Linear, LinearGroup, unprepare
+from plainformer.model import compiled
+from plainformer.model.linear import LAYOUTS, CompiledWeight, Int8Weight, Linear, LinearGroup, unprepare
 from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
 from plainformer.weights import export_weights
@@ -80,7 +86,8 @@ def test_saving_unpacks_one_weight_at_a_time(layout: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(LAYOUTS[layout], "dense", lambda weight: unpacked.append(weight) or dense(weight))
     for taken, (name, tensor) in enumerate(export_weights(model, table), start=1):
         assert len(unpacked) <= taken and torch.equal(tensor, expected.pop(name))
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # no part holds on to its group
+        if tensor.dim() > 1:
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes  # no part holds on to its group
     assert unpacked and not expected
 
 
@@ -115,3 +122,81 @@ def test_fused_parts_are_views_of_one_weight() -> None:
 def test_unknown_backend() -> None:
     with pytest.raises(UsageError, match="onednn"):
         prepare_for_inference(tiny(), "onednm")
+
+
+BACKENDS = ["plain", "fused", "compiled", "onednn", "int8"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_copies_and_pickles(backend: str) -> None:
+    model = tiny()
+    prepare_for_inference(model, backend)
+    expected = model(IDS).logits
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.allclose(other(IDS).logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS.values(), Int8Weight])
+def test_a_pickle_holds_a_weight_once(layout: type[CompiledWeight | Int8Weight]) -> None:
+    packed = layout([torch.ones(100, 90)], None)
+    packed(torch.ones(1, 90))
+    assert len(pickle.dumps(packed)) < 1.2 * 100 * 90 * (1 if layout is Int8Weight else 4)
+
+
+class Biased(nn.Module):
+    """A group and a linear that all have biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.group, self.last = LinearGroup(6, {"a": 4, "b": 3}, bias=True), Linear(6, 5)
+        for parameter in self.parameters():
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((*self.group(x), self.last(x)), dim=-1)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bias_edited_in_place_is_seen(backend: str, rows: int) -> None:
+    model, x = Biased(), torch.randn(rows, 6, generator=torch.Generator().manual_seed(1))
+    prepare_for_inference(model, backend)
+    expected = model(x).clone()
+    model.group.b.bias += 2
+    model.last.bias *= 3
+    expected[:, 4:7] += 2
+    expected[:, 7:] += model.last.bias * 2 / 3
+    assert torch.allclose(model(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_default_types_and_autocast(backend: str, rows: int) -> None:
+    model, x = Biased(), torch.randn(rows, 6, generator=torch.Generator().manual_seed(1))
+    prepare_for_inference(model, backend)
+    expected = model(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = model(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+    if backend != "onednn":  # its op has no autocast rule
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(x.bfloat16())
+        assert torch.allclose(found.float(), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("layout", [CompiledWeight, Int8Weight])
+def test_a_weight_that_was_sent_to_a_process(layout: type[CompiledWeight | Int8Weight]) -> None:
+    """Sending moves it to shared memory, and frees what a kernel would have read."""
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    generator = torch.Generator().manual_seed(0)
+    packed, x = layout([torch.randn(40, 30, generator=generator)], None), torch.randn(1, 30, generator=generator)
+    expected, before = packed(x), packed.stored_OI.data_ptr()
+    ForkingPickler.dumps(packed)
+    assert packed.stored_OI.data_ptr() != before
+    assert packed.matrix[0].ctypes.data == packed.stored_OI.data_ptr()
+    assert torch.equal(packed(x), expected)

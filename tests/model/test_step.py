@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, RopeConfig, StackConfig, TokenFrontend
 from plainformer.generate.cache import KeyValueCache
@@ -270,3 +274,136 @@ def test_products(layout: type[linear.CompiledWeight | linear.Int8Weight], rows:
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
     assert layout(weights, None)(x[:0]).shape == (0, 13)
     assert layout(weights, None)(x.T.contiguous().T[1:, None]).shape == (rows - 1, 1, 13)
+
+
+class Louder(nn.Module):
+    """Someone's wrapper around a module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.inner(*inputs) * 1.5
+
+
+def _norm_bias(layer: Any) -> None:
+    layer.ffn_norm.bias[3] += 2
+
+
+def _no_norm(layer: Any) -> None:
+    layer.ffn_norm = nn.Identity()
+
+
+def _another_norm(layer: Any) -> None:
+    layer.ffn_norm = nn.LayerNorm(24)
+
+
+def _another_attention(layer: Any) -> None:
+    layer.attention = make(num_heads=4).decoder.layers[1].attention
+
+
+def _wrapped_linear(layer: Any) -> None:
+    layer.attention.out = Louder(layer.attention.out)
+
+
+def _wrapped_network(layer: Any) -> None:
+    layer.ffn = Louder(layer.ffn)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    "edit", [_norm_bias, _no_norm, _another_norm, _another_attention, _wrapped_linear, _wrapped_network]
+)
+def test_changed_modules_are_seen(edit: Callable[[Any], None], warm: bool) -> None:
+    """Before the first step, and after."""
+    plain, ours, ids = make(), make(), ids_of(2)
+    before = decode(plain, ids)
+    prepare_for_inference(ours)
+    if warm:
+        decode(ours, ids)
+    for model in (plain, ours):
+        edit(model.decoder.layers[0])
+    expected = decode(plain, ids)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert_near(decode(ours, ids), expected)
+
+
+def test_hooks_of_all_modules_are_called(calls: list[int]) -> None:
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    decode(model, ids)
+    before, seen = len(calls), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        decode(model, ids)
+    finally:
+        handle.remove()
+    assert seen.count("SelfAttention") == 2 * 9 and len(calls) == before
+
+
+AFTER_A_FORK = """
+import os, torch
+from tests.model.test_step import decode, ids_of, make
+from plainformer.model import compiled
+from plainformer.model.prepare import prepare_for_inference
+torch.set_num_threads(1)
+model, rounded, ids = make(), make(), ids_of(2)
+prepare_for_inference(model)
+prepare_for_inference(rounded, "int8")
+expected = decode(model, ids), decode(rounded, ids)
+child = os.fork()
+if not child:
+    fits = all(torch.allclose(decode(m, ids), e, atol=1e-4) for m, e in zip((model, rounded), expected))
+    os._exit(0 if fits and compiled.kernels() is None else 1)
+print(os.waitpid(child, 0)[1], compiled.kernels() is not None)
+"""
+
+
+def _run(script: str, **environment: str) -> str:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_goes_on_without_kernels() -> None:
+    """Numba ends a process that is forked behind GNU's OpenMP, and uses it."""
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    assert _run(AFTER_A_FORK).split() == ["0", "True"]
+
+
+@pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT=1", "NUMBA_THREADING_LAYER=workqueue"])
+def test_settings_that_rule_kernels_out(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    script = "from plainformer.model import compiled; print(compiled.kernels())"
+    assert _run(script, **{name: value}).strip() == "None"
+
+
+FULL_DISK = """
+import numba.core.caching as caching
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+caching.IndexDataCacheFile.save = full
+from tests.model.test_step import decode, ids_of, make
+from plainformer.model import compiled
+from plainformer.model.prepare import prepare_for_inference
+model, ids = make(), ids_of(2)
+expected = decode(model, ids)
+prepare_for_inference(model)
+print(compiled.kernels() is not None, bool((decode(model, ids) - expected).abs().max() < 1e-4))
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What cannot be kept is compiled all the same."""
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    assert _run(FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True", "True"]

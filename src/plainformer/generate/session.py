@@ -113,17 +113,20 @@ class Session:
 
     def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, states: bool = False) -> ModelOutput:
         """The model behind the cache, for modes that need more of it than the last logits."""
-        if self.prompt.memory is None:
-            output = self.model(tokens_RT, real_RS, cache=self.cache, logits_to_keep=keep, output_hidden_states=states)
-        else:
+        inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
+        if self.prompt.memory is not None:
+            inputs = {f"decoder_{name}": value for name, value in inputs.items()}
+        try:
             output = self.model(
-                decoder_input_ids=tokens_RT,
-                decoder_attention_mask=real_RS,
+                **inputs,
                 encoder_output=self.prompt.memory,
                 cache=self.cache,
                 logits_to_keep=keep,
                 output_hidden_states=states,
             )
+        except BaseException:
+            self.cache.reset()  # some layers hold this step, and others do not: whoever gave it must not go on from there
+            raise
         assert isinstance(output, ModelOutput)
         return output
 

@@ -15,6 +15,7 @@ Shapes: ... any leading dimensions, I inputs, O outputs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError
-from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels
+from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
 
 Product = Callable[[Tensor], Tensor]
 
@@ -45,8 +46,54 @@ class OneDnnWeight:
         """The weight as an ordinary (O, I) tensor, a copy."""
         return self.packed.to_dense()
 
+    def __reduce__(self) -> Any:
+        # torch can neither copy nor pickle a blocked tensor. As an array: a tensor sent to a process has to outlive that.
+        return _reordered, (self.dense().numpy(), self.bias_O)
 
-class CompiledWeight:
+
+def _reordered(weight_OI: Any, bias_O: Tensor | None) -> OneDnnWeight:
+    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O)
+
+
+class _KernelWeight:
+    """What the kernels read of a weight (O, I), its scales and its bias."""
+
+    def __init__(self, stored_OI: Tensor, scales_O: Tensor | None, bias_O: Tensor | None) -> None:
+        self.stored_OI, self.scales_O = stored_OI, scales_O
+        self.out_size, self.in_size = stored_OI.shape
+        self.bias_O = None if bias_O is None else bias_O.detach()
+        self._matrix: tuple[Any, Any] | None = None
+        self._made_of = (0, 0)
+
+    @property
+    def matrix(self) -> tuple[Any, Any]:
+        """A `kernels.Matrix`, another one after a change.
+
+        torch moves a weight to other memory when another process is sent it, and the old is gone; a bias may be edited.
+        """
+        made_of = self.stored_OI.data_ptr(), version(self.bias_O)
+        if self._matrix is None or self._made_of != made_of:
+            self._matrix = as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
+            self._made_of = made_of
+        return self._matrix
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the kernels are for this input: few rows, in fp32 (autocast gives others)."""
+        return x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32 and kernels() is not None
+
+    def few_rows(self, x: Tensor) -> Tensor:
+        module = kernels()
+        assert module is not None
+        y = x.new_empty(*x.shape[:-1], self.out_size)
+        follow_torch_threads()
+        module.multiply(*self.matrix, as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size), 0, 0)
+        return y
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matrix": None}  # else a copy would hold its weight twice
+
+
+class CompiledWeight(_KernelWeight):
     """Weights (O, I), joined, as they are, with kernels of our own for few rows and torch's product for many.
 
     torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads, and for
@@ -55,23 +102,18 @@ class CompiledWeight:
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
         weight_OI = weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
-        self.weight_OI = weight_OI.contiguous()
-        self.out_size, self.in_size = weight_OI.shape
-        self.bias_O = None if bias_O is None else bias_O.detach()
-        self.matrix = as_array(self.weight_OI), affine(None, self.bias_O, self.out_size)
+        super().__init__(weight_OI.contiguous(), None, bias_O)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
-        if x.numel() > FEW_ROWS * self.in_size:
-            return F.linear(x, self.weight_OI, self.bias_O)
-        return _few_rows(self.matrix, x, self.in_size, self.out_size)
+        return self.few_rows(x) if self.takes(x) else F.linear(x, self.stored_OI, self.bias_O)
 
     def dense(self) -> Tensor:
         """The weight as an ordinary (O, I) tensor."""
-        return self.weight_OI
+        return self.stored_OI
 
 
-class Int8Weight:
+class Int8Weight(_KernelWeight):
     """Weights (O, I), joined and rounded to 8 bits with one scale for each output; inputs stay as they are. CPU, inference only.
 
     A quarter of the memory is what a decoding step then reads. Many rows are multiplied by the weight made wide again, a
@@ -82,17 +124,15 @@ class Int8Weight:
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
         weight_OI = torch.cat([weight.detach() for weight in weights])
-        self.out_size, self.in_size = weight_OI.shape
-        self.scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        self.rounded_OI = (weight_OI / self.scales_O[:, None]).round_().to(torch.int8)
-        self.bias_O = None if bias_O is None else bias_O.detach()
-        self.matrix = as_array(self.rounded_OI), affine(self.scales_O, self.bias_O, self.out_size)
+        scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        super().__init__((weight_OI / scales_O[:, None]).round_().to(torch.int8), scales_O, bias_O)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
-        if kernels() is not None and x.numel() <= FEW_ROWS * self.in_size:
-            return _few_rows(self.matrix, x, self.in_size, self.out_size)
-        pieces = self.rounded_OI.split(max(self.PIECE // self.in_size, 1))
+        if self.takes(x):
+            return self.few_rows(x)
+        assert self.scales_O is not None
+        pieces = self.stored_OI.split(max(self.PIECE // self.in_size, 1))
         y = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=-1).mul_(self.scales_O)
         return y if self.bias_O is None else y.add_(self.bias_O)
 
@@ -102,15 +142,6 @@ class Int8Weight:
             "this model's weights were rounded to 8 bits when it was loaded with quantize='int8'",
             "load it without quantize=... to save, move, cast or train it",
         )
-
-
-def _few_rows(matrix: tuple[Any, Any], x: Tensor, in_size: int, out_size: int) -> Tensor:
-    module = kernels()
-    assert module is not None  # `prepare` offers this layout only where there are kernels
-    y = torch.empty(*x.shape[:-1], out_size)
-    follow_torch_threads()
-    module.multiply(*matrix, as_array(x).reshape(-1, in_size), y.numpy().reshape(-1, out_size), 0, 0)
-    return y
 
 
 def _refuse_gradient(x: Tensor) -> None:
@@ -231,11 +262,13 @@ class LinearGroup(_Prepared):
         weights, bias = self.unjoined()
         weight = torch.cat(weights)
         self._share(weight, bias)
-        self.product = lambda x: F.linear(x, weight, bias)
+        self.product = functools.partial(F.linear, weight=weight, bias=bias)
 
     def pack(self, layout: type[PackedWeight]) -> None:
         """One weight in another layout for all parts; the parts' own weights are released."""
-        self.packed = self.product = layout(*self.unjoined())
+        weights, bias = self.unjoined()
+        self.packed = self.product = layout(weights, bias)
+        self._share_bias(bias)
         for part in self.parts():
             part.weight = None
 
@@ -248,6 +281,10 @@ class LinearGroup(_Prepared):
     def _share(self, weight: Tensor, bias: Tensor | None) -> None:
         for part, rows in zip(self.parts(), weight.detach().split(self.sizes), strict=True):
             part.weight = nn.Parameter(rows, requires_grad=False)
+        self._share_bias(bias)
+
+    def _share_bias(self, bias: Tensor | None) -> None:
+        """The parts' biases become views of the one for all, so that an edit of theirs is one of it."""
         if bias is not None:
             for part, values in zip(self.parts(), bias.detach().split(self.sizes), strict=True):
                 part.bias = nn.Parameter(values, requires_grad=False)

@@ -18,25 +18,30 @@ from torch import Tensor, nn
 
 from plainformer.config import StackConfig
 from plainformer.model.attention import CrossAttention, Flow, Mask
-from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels
+from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
 from plainformer.model.linear import CompiledWeight, Int8Weight, Linear, LinearGroup, outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
 
 NO_BIAS = np.zeros((0, 1, 0), np.float32)
 NO_TURN = np.zeros((2, 0, 0), np.float32)
+HOOKS_OF_ALL: list[dict[int, Any]] = [
+    torch.nn.modules.module._global_forward_hooks,
+    torch.nn.modules.module._global_forward_pre_hooks,
+]
 
 
 class LayerStep:
     """What a layer asks first; None is "not one of mine".
 
-    Holds views of the layer's weights, made on the first step, and again when a weight has been replaced.
+    Holds views of the layer's weights, made on the first step, and again when a weight or a module has been replaced.
     """
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
         self.possible = config.disentangled is None
-        self.made_of: list[tuple[Linear | LinearGroup, object]] = []
-        self.norms: list[tuple[nn.Module, Tensor, int]] = []
+        self.made_of: list[tuple[Linear | LinearGroup, object, object]] = []
+        self.norms: list[tuple[nn.Module, str, Tensor | None, int]] = []
+        self.modules: list[tuple[nn.Module, dict[str, Any]]] = []
         self.hooks: list[dict[int, Any]] = []
         self.arrays: Any = None
 
@@ -70,23 +75,33 @@ class LayerStep:
 
     def _is_current(self) -> bool:
         """Whether the views are still of the weights that the layer has."""
-        for linear, packed in self.made_of:
-            if linear.packed is not packed:
+        for module, children in self.modules:
+            if module._modules != children:
                 return False
-        for norm, weight, version in self.norms:
-            if norm._parameters["weight"] is not weight or _version(weight) != version:
+        for linear, packed, matrix in self.made_of:
+            if linear.packed is not packed or _matrix(packed) is not matrix:
                 return False
-        return bool(self.made_of)
+        for norm, name, parameter, changes in self.norms:
+            if norm._parameters.get(name) is not parameter or version(parameter) != changes:
+                return False
+        return bool(self.modules)
 
     def _make(self, layer: nn.Module, module: ModuleType) -> None:
         """View the layer's weights as the kernel wants them, if they have the layout for it."""
-        self.made_of = [(linear, linear.packed) for linear in outermost(layer)]
+        self.made_of = [(linear, linear.packed, _matrix(linear.packed)) for linear in outermost(layer)]
         found = [norm for norm in layer.modules() if isinstance(norm, LayerNorm | RMSNorm)]
-        self.norms = [(norm, norm.weight, _version(norm.weight)) for norm in found]
+        named = [(norm, name, norm._parameters.get(name)) for norm in found for name in ("weight", "bias")]
+        self.norms = [(norm, name, parameter, version(parameter)) for norm, name, parameter in named]
         inner = [each for each in layer.modules() if each is not layer]
         self.hooks = [hooks for each in inner for hooks in (each._forward_hooks, each._forward_pre_hooks)]
-        ready = all(isinstance(packed, CompiledWeight | Int8Weight) for _, packed in self.made_of)
+        self.hooks += HOOKS_OF_ALL
+        ready = _is_ours(layer) and all(matrix is not None for _, _, matrix in self.made_of)
         self.arrays = module.plain(_layer(module, layer, self.config)) if ready else None
+        # Last: another thread takes the views for current from here on.
+        self.modules = [(each, dict(each._modules)) for each in layer.modules() if each._modules]
+
+    def __reduce__(self) -> Any:
+        return LayerStep, (self.config,)  # a copy has weights of its own
 
     def _memory(self, cross: CrossAttention | None, index: int, flow: Flow) -> Any:
         """The encoder's keys and values, and which of them are real; None where there is no encoder."""
@@ -100,8 +115,18 @@ class LayerStep:
         return keys, values, own, own, 0, bias
 
 
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
+def _matrix(packed: object) -> object:
+    """The `kernels.Matrix` of a weight that has one."""
+    return packed.matrix if isinstance(packed, CompiledWeight | Int8Weight) else None
+
+
+def _is_ours(layer: nn.Module) -> bool:
+    """Whether every part is this library's own; a norm may be an identity. Someone's wrapper does not go into a kernel."""
+    package = __name__.rpartition(".")[0]
+    return all(
+        type(part).__module__.startswith(package) or (path.endswith("norm") and type(part) is nn.Identity)
+        for path, part in layer.named_modules()
+    )
 
 
 def _is_usual(x_BTD: Tensor, flow: Flow) -> bool:
