@@ -15,6 +15,7 @@ import transformers
 import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.tasks.answers import behind, cut, until
+from plainformer.tasks.long_speech import cut_window
 from tests.tasks import make
 from tests.tiny import save
 
@@ -321,8 +322,9 @@ def test_whisper_timestamps(whisper: tuple[Any, Any, Any]) -> None:
     assert "<|" not in found.text and task(clip, language="en").segments is None
     begin = task.prompt.no_timestamps_id + 1
     words = [task.tokenizer.encode(word, add_special_tokens=False).input_ids for word in ("ab", "cd")]
-    parts = task._segments((begin + 5, *words[0], begin + 10, begin + 12, *words[1]))
-    assert [(part.start, part.end, part.text) for part in parts] == [(0.1, 0.2, "ab"), (0.24, None, "cd")]
+    ids = (begin + 5, *words[0], begin + 10, begin + 10, *words[1], begin + 12)
+    parts = task._segments(cut_window(ids, begin, 3000)[0])
+    assert [(part.start, part.end, part.text) for part in parts] == [(0.1, 0.2, "ab"), (0.2, 0.24, "cd")]
     for name, value in (("choices", ["a"]), ("stop", "a")):
         with pytest.raises(UsageError, match=f"{name} and timestamps exclude"):
             task(clip, timestamps=True, **{name: value})

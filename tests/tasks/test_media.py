@@ -381,8 +381,8 @@ def test_what_whisper_refuses(tmp_path: Path) -> None:
     whisper(tmp_path)
     task = make.load(tmp_path)
     long = clip(20_000)
-    with pytest.raises(InputError, match="truncate=True"):
-        task(long)
+    with pytest.raises(UsageError, match="stop and timestamps, which a clip of more than one window needs"):
+        task(long, stop="a")
     assert task(long, truncate=True, language="en", max_new_tokens=3).stop_reason in ("eos", "length")
     with pytest.raises(UsageError, match="'xx' is unknown"):
         task(SECONDS[0], language="xx")

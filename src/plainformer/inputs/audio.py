@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plainformer.errors import CheckpointError, InputError
 from plainformer.inputs.audio_file import load_audio
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from plainformer.inputs.audio_file import AudioSource, Wave
 
+Prepared = TypeVar("Prepared")
+
 
 @dataclass(frozen=True)
 class AudioBatch:
@@ -30,12 +32,14 @@ class AudioBatch:
     Attributes:
         attention_mask: int64; 1 for real positions, 0 for padding: samples (B, T) or mel frames (B, frames).
         input_values: float32 (B, T), waves for wav2vec2/HuBERT.
-        input_features: float32 (B, n_mels, frames), log-mel spectrograms for Whisper.
+        input_features: float32 (B, n_mels, frames), log-mel spectrograms for Whisper; of longer clips the first window.
+        whole: where clips may be longer than a window and one is: each clip's spectrogram, (n_mels, its own frames).
     """
 
     attention_mask: torch.Tensor
     input_values: torch.Tensor | None = None
     input_features: torch.Tensor | None = None
+    whole: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ class MelProcessor:
         *,
         sampling_rate: int | None = None,
         truncate: bool = False,
+        keep_long: bool = False,
     ) -> AudioBatch:
         """Prepare one clip or a list of clips.
 
@@ -188,24 +193,37 @@ class MelProcessor:
             audio: a path, the bytes of a file, an array, `{"array": …, "sampling_rate": …}`, or a list of these.
             sampling_rate: the rate of the arrays given, in hertz; files and dictionaries state their own.
             truncate: keep the first `chunk_length` seconds of a longer clip; otherwise a longer clip is an error.
+            keep_long: a longer clip is no error: its whole spectrogram is kept too (`AudioBatch.whole`).
 
         Returns:
-            `input_features` (B, n_mels, frames) and `attention_mask` (B, frames), 3000 frames for 30 s.
+            `input_features` (B, n_mels, frames) and `attention_mask` (B, frames), 3000 frames for 30 s. A clip longer by
+            less than a hop has no frame more, and is read like one that is not.
 
         Raises:
             InputError: see `audio_file.load_audio`; or a clip is longer than `chunk_length`.
         """
         import torch
 
-        rate = self.sampling_rate
-        waves = _each(audio, lambda clip: self._fit(load_audio(clip, rate, array_rate=sampling_rate), truncate))
-        # One clip at a time: a batched matrix product may round differently from that of a single clip.
-        features_BMF = torch.stack([self._log_mel(wave) for wave in waves])
-        frames = features_BMF.shape[-1]
-        mask_BF = torch.zeros((len(waves), frames), dtype=torch.int64)
-        for row, wave in enumerate(waves):
-            mask_BF[row, : math.ceil(len(wave) / self.hop_length)] = 1
-        return AudioBatch(attention_mask=mask_BF, input_features=features_BMF)
+        # One clip at a time: a batched matrix product may round differently from that of a single clip; and a long clip's
+        # samples, twice the size of its spectrogram, are gone before the next is read.
+        def prepare(clip: AudioSource) -> tuple[torch.Tensor, int]:
+            wave = load_audio(clip, self.sampling_rate, array_rate=sampling_rate)
+            wave = wave if keep_long and not truncate else self._fit(wave, truncate)
+            return self._log_mel(wave), len(wave)
+
+        whole, lengths = zip(*_each(audio, prepare), strict=True)
+        frames = self.window_frames
+        mask_BF = torch.zeros((len(whole), frames), dtype=torch.int64)
+        for row, length in enumerate(lengths):
+            mask_BF[row, : math.ceil(length / self.hop_length)] = 1
+        first_BMF = torch.stack([spectrogram[:, :frames] for spectrogram in whole])
+        long = any(spectrogram.shape[1] > frames for spectrogram in whole)
+        return AudioBatch(attention_mask=mask_BF, input_features=first_BMF, whole=whole if long else None)
+
+    @property
+    def window_frames(self) -> int:
+        """Frames that the model hears at a time: 3000 for 30 s."""
+        return self.chunk_length * self.sampling_rate // self.hop_length
 
     def _fit(self, wave: Wave, truncate: bool) -> Wave:
         limit = self.chunk_length * self.sampling_rate
@@ -217,16 +235,30 @@ class MelProcessor:
         return wave[:limit]
 
     def _log_mel(self, wave: Wave) -> torch.Tensor:
-        """(n_mels, frames) for one wave, padded to the chunk."""
+        """(n_mels, frames) for one wave; a short one is padded to the chunk.
+
+        What is 80 dB below the loudest point of the whole clip is cut off, so a long clip cannot be had piece by piece. It
+        is transformed so all the same: the spectrum of an hour at once would be ten times the size of the result.
+        """
         import torch
 
-        padded = torch.full((self.chunk_length * self.sampling_rate,), self.padding_value, dtype=torch.float32)
+        padded = torch.full(
+            (max(len(wave), self.chunk_length * self.sampling_rate),), self.padding_value, dtype=torch.float32
+        )
         padded[: len(wave)] = torch.from_numpy(wave)
-        window = torch.hann_window(self.n_fft)
-        spectrum = torch.stft(padded, self.n_fft, self.hop_length, window=window, return_complex=True)
-        power = (spectrum[:, :-1].abs() ** 2).contiguous()  # centred frames: the last one would lie beyond the end
-        decibels = torch.clamp(self._filters @ power, min=1e-10).log10()
-        return (torch.maximum(decibels, decibels.max() - 8.0) + 4.0) / 4.0
+        hop, window = self.hop_length, torch.hann_window(self.n_fft)
+        frames, block = len(padded) // hop, self.window_frames
+        # Centred frames: the last one, at the end itself, is not among them.
+        edge = self.n_fft // 2
+        mirrored = torch.nn.functional.pad(padded[None], (edge, edge), mode="reflect")[0]
+        decibels_MF = torch.empty((self.n_mels, frames), dtype=torch.float32)
+        for start in range(0, frames, block):
+            stop = min(start + block, frames)
+            part = mirrored[start * hop : (stop - 1) * hop + self.n_fft]
+            spectrum = torch.stft(part, self.n_fft, hop, window=window, center=False, return_complex=True)
+            decibels_MF[:, start:stop] = torch.clamp(self._filters @ (spectrum.abs() ** 2), min=1e-10).log10()
+        floor = decibels_MF.max() - 8.0
+        return torch.maximum(decibels_MF, floor, out=decibels_MF).add_(4.0).div_(4.0)
 
     @cached_property
     def _filters(self) -> torch.Tensor:
@@ -243,19 +275,19 @@ class MelProcessor:
         return torch.from_numpy((triangles * 2 / (high - low)).astype(np.float32))
 
 
-def _each(audio: Any, prepare: Callable[[Any], Wave]) -> list[Wave]:
+def _each(audio: Any, prepare: Callable[[Any], Prepared]) -> list[Prepared]:
     """`prepare` applied to one clip or to each of a list; an error names the clip."""
     if not isinstance(audio, (list, tuple)):
         return [prepare(audio)]
     if not audio:
         raise InputError("an empty list of audio clips", "give at least one clip")
-    waves = []
+    prepared = []
     for index, clip in enumerate(audio):
         try:
-            waves.append(prepare(clip))
+            prepared.append(prepare(clip))
         except InputError as error:
             raise InputError(f"clip {index} of {len(audio)}: {error.what}", error.fix) from error
-    return waves
+    return prepared
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ class SpeechPrompt:
         start_id: the first token. languages, tasks: name ("en", "transcribe") → id; empty for an English-only model.
         language, task: what the checkpoint asks for itself; None is left open.
         no_timestamps_id: None where the vocabulary has no such token. Ids above it are timestamps.
+        previous_id: <|startofprev|>, in front of what was said before; None where the vocabulary has no such token.
     """
 
     start_id: int
@@ -34,6 +35,7 @@ class SpeechPrompt:
     language: str | None = None
     task: str | None = None
     no_timestamps_id: int | None = None
+    previous_id: int | None = None
 
     @classmethod
     def read(cls, settings: GenerationSettings, tokenizer: Tokenizer, vocab_size: int) -> SpeechPrompt:
@@ -42,8 +44,9 @@ class SpeechPrompt:
         if settings.decoder_start_id is None:
             raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
         no_timestamps = values.get("no_timestamps_token_id", tokenizer.token_to_id("<|notimestamps|>"))
+        previous = values.get("prev_sot_token_id", tokenizer.token_to_id("<|startofprev|>"))
         if not values.get("is_multilingual", vocab_size >= MULTILINGUAL_VOCABULARY):
-            return cls(settings.decoder_start_id, no_timestamps_id=no_timestamps)
+            return cls(settings.decoder_start_id, no_timestamps_id=no_timestamps, previous_id=previous)
         languages = {_bare(name): i for name, i in (values.get("lang_to_id") or _languages(tokenizer)).items()}
         named = {name: tokenizer.token_to_id(f"<|{name}|>") for name in TASKS}
         tasks = values.get("task_to_id") or {name: i for name, i in named.items() if i is not None}
@@ -54,6 +57,7 @@ class SpeechPrompt:
             language=_bare(values["language"]) if values.get("language") else _name_of(settings.forced, languages),
             task=values.get("task") or _name_of(settings.forced, tasks),
             no_timestamps_id=no_timestamps,
+            previous_id=previous,
         )
 
     def ids(self, language: str | None, task: str | None, heard: int | None, *, timestamps: bool = False) -> list[int]:
