@@ -19,13 +19,13 @@ LABELS = {
 }
 
 
-def sentences() -> list[str]:
-    """Real English of mixed length that every Python brings: its own reference manual."""
+def sentences(count: int = COUNT) -> list[str]:
+    """Real English of mixed length that every Python brings: its own reference manual; `count` of them, evenly."""
     from pydoc_data.topics import topics
 
     parts = re.split(r"(?<=[.:!?])\s+(?=[A-Z])|\n\n+", "\n\n".join(topics[name] for name in sorted(topics)))
     texts = [" ".join(part.split()) for part in parts]
-    return [text for text in texts if 10 < len(text) < 1500][:COUNT]
+    return [text for text in texts if 10 < len(text) < 1500][:COUNT][:: COUNT // count]
 
 
 def make_folder(folder: Path, task: str) -> None:
@@ -60,7 +60,7 @@ def make_folder(folder: Path, task: str) -> None:
 def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     import plainformer as pf
 
-    task, texts = pf.load(folder), sentences()
+    task, texts = pf.load(folder), sentences(job["count"])
     return lambda: task(texts, batch_size=job["batch"])
 
 
@@ -68,7 +68,7 @@ def make_pipeline(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     import transformers
 
     options = {"aggregation_strategy": "first"} if job["task"] == "token-classification" else {}
-    run, texts = transformers.pipeline(job["task"], folder, device="cpu", **options), sentences()
+    run, texts = transformers.pipeline(job["task"], folder, device="cpu", **options), sentences(job["count"])
     return lambda: run(texts, batch_size=job["batch"])
 
 
@@ -85,7 +85,7 @@ def make_onnxruntime(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     names = {value.name for value in session.get_inputs()}
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.enable_padding()
-    texts, size = sentences(), job["batch"]
+    texts, size = sentences(job["count"]), job["batch"]
 
     def run() -> list[Any]:
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BASE | {"inputs", "model", "parallel"},
     "parallel": BASE | {"model"},
     "plan": BASE,
+    "evaluate": {"errors"},
     "entities": BASE,
     "hub": {"errors", "formats"},
     "weights": BASE | {"families", "formats", "model"},
@@ -56,7 +57,7 @@ EXTRA = {
     "families/gguf.py": {"formats"},  # a GGUF file describes its own family: metadata in place of config.json
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
-TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "entities", "cli"}
+TORCH_FREE = {"__init__", "config", "errors", "families", "hub", "plan", "entities", "evaluate", "cli"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

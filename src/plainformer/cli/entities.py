@@ -6,6 +6,7 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,26 +21,57 @@ if TYPE_CHECKING:
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
 
 
+@Parameter(name="*", group="What is required")
+@dataclass(frozen=True)
+class Required:
+    """What the documents should have."""
+
+    require: Annotated[str | None, Parameter(help="File of required phrases, one a line: ranks the documents.")] = None
+    similar: Annotated[str | None, Parameter(help="Embedding model that also finds what means about the same.")] = None
+    threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None
+    anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False
+
+    def options(self, device: str) -> dict[str, Any]:
+        """Those of `analyse`."""
+        from plainformer.entities import read_requirements
+        from plainformer.entities.matching import THRESHOLD
+
+        for flag, on in (("--similar", self.similar is not None), ("--anywhere", self.anywhere)):
+            if on and self.require is None:
+                raise UsageError(f"{flag} has no effect without --require", "add --require FILE")
+        if self.threshold is not None and self.similar is None:
+            raise UsageError("--threshold has no effect without --similar", "add --similar REF")
+        return {
+            "required": read_requirements(restored(self.require)) if self.require is not None else (),
+            "compare": _compare(self.similar, device) if self.similar is not None else None,
+            "threshold": THRESHOLD if self.threshold is None else self.threshold,
+            "anywhere": self.anywhere,
+        }
+
+
+@Parameter(name="*", group="What is written")
+@dataclass(frozen=True)
+class Written:
+    """The tables, and where they go."""
+
+    show: Annotated[list[str] | None, Parameter(help="phrases, pairs, pieces, matches or ranking; repeat it.")] = None
+    top: Annotated[int, Parameter(help="Rows of each table; 0 for all.")] = 20
+    html: Annotated[Path | None, Parameter(help="Also write a page with the entities highlighted.")] = None
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="One table as CSV, all its rows.")] = False
+
+
 def entities(
     ref: str,
     /,
     *paths: str,
-    require: Annotated[str | None, Parameter(help="File of required phrases, one a line: ranks the documents.")] = None,
-    similar: Annotated[
-        str | None, Parameter(help="Embedding model that also finds what means nearly the same.")
-    ] = None,
-    threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None,
-    anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False,
     label: Annotated[list[str] | None, Parameter(help="A type of entity that counts; repeat it. Default: all.")] = None,
     min_score: Annotated[float, Parameter(help="Least score of an entity that counts.")] = 0.0,
     within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
     aggregation: Annotated[str | None, Parameter(help="Words' labels: simple, first, average or max.")] = None,
     scheme: Annotated[str | None, Parameter(help="How labels are read: IOB1, IOB2, IOBES or BILOU.")] = None,
     batch_size: Annotated[int, Parameter(help="Documents that run at once.")] = 16,
-    show: Annotated[list[str] | None, Parameter(help="phrases, pairs, pieces, matches or ranking; repeat it.")] = None,
-    top: Annotated[int, Parameter(help="Rows of each table; 0 for all.")] = 20,
-    html: Annotated[Path | None, Parameter(help="Also write a page with the entities highlighted.")] = None,
-    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="One table as CSV, all its rows.")] = False,
+    needs: Required = Required(),
+    written: Written = Written(),
     load: LoadOptions = LoadOptions(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -48,18 +80,12 @@ def entities(
     REF is a token classification checkpoint. PATH is a text file (one document), a .jsonl file (a document a line: a
     text, or an object with "text" and perhaps "id"), or a folder of such files.
     """
-    from plainformer.entities import analyse, read_documents, read_requirements
-    from plainformer.entities.matching import THRESHOLD
+    from plainformer.entities import analyse, read_documents
 
     if not paths:
         raise UsageError("entities needs at least one PATH", "give files or folders")
-    views = _views(show, require, as_csv, json)
-    for flag, on in (("--similar", similar is not None), ("--anywhere", anywhere)):
-        if on and require is None:
-            raise UsageError(f"{flag} has no effect without --require", "add --require FILE")
-    if threshold is not None and similar is None:
-        raise UsageError("--threshold has no effect without --similar", "add --similar REF")
-    required = read_requirements(require) if require is not None else ()
+    views = _views(written, needs.require, json)
+    required = needs.options(load.device)
     task = _finder(load, ref)
     options = {"aggregation": aggregation or "first", "scheme": scheme, "batch_size": batch_size}
     _check_labels(task, label or ())
@@ -73,26 +99,24 @@ def entities(
             labels=label or (),
             min_score=min_score,
             within=within,
-            required=required,
-            compare=_compare(similar, load) if similar is not None else None,
-            threshold=THRESHOLD if threshold is None else threshold,
-            anywhere=anywhere,
+            **required,
             seen=seen,
         )
     _say(analysis, skipped)
-    if html is not None:
-        _write_page(analysis, html)
+    if written.html is not None:
+        _write_page(analysis, written.html)
     if json:
         write_json([analysis.to_dict()])
-    elif as_csv:
+    elif written.as_csv:
         columns, rows = _rows(analysis, views[0])
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
-        _print(analysis, views, top)
+        _print(analysis, views, written.top)
 
 
-def _views(show: list[str] | None, require: str | None, as_csv: bool, json: bool) -> Sequence[str]:
+def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
     """The tables to print."""
+    show, as_csv = written.show, written.as_csv
     if json and (as_csv or show):
         raise UsageError("--json gives everything: --csv and --show have no effect", "leave them out")
     for name in show or ():
@@ -122,11 +146,11 @@ def _check_labels(task: Any, labels: Sequence[str]) -> None:
             raise UsageError(f"--label {name} is no type of this checkpoint", did_you_mean(name, known))
 
 
-def _compare(ref: str, load: LoadOptions) -> Any:
+def _compare(ref: str, device: str) -> Any:
     """The cosines between phrases, by an embedding model."""
     from plainformer.loading import load as load_task
 
-    embed = load_task(restored(ref), task="feature-extraction", device=load.device)
+    embed = load_task(restored(ref), task="feature-extraction", device=device)
 
     def cosines(first: Sequence[str], second: Sequence[str]) -> list[list[float]]:
         import torch
