@@ -208,7 +208,7 @@ def whole_word_items(seed: int) -> list[tuple[str, str]]:
             " ".join(
                 (word.title() if random.random() < 0.2 else word) + end for word, end in zip(words, ends, strict=True)
             )
-        )  # noqa: E501
+        )
     questions = [
         "who sat?",
         "where is the city of paris?",

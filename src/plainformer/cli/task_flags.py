@@ -33,6 +33,7 @@ class TaskFlags:
     # Answers
     max_answer_tokens: Annotated[int | None, _option("Extracted answers: the longest.")] = None
     scoring: Annotated[str | None, _option("Extracted answers: probability or squad.")] = None
+    align: Annotated[str | None, _option("Extracted answers: whole words, or tokens.")] = None
     no_answer: Annotated[bool, _option("Extracted answers: there may be none.")] = False
     no_answer_threshold: Annotated[float | None, _option("The same, where that is so much likelier.")] = None
     # Labels and scores

@@ -112,9 +112,10 @@ class QuestionAnswering(Task):
             max_answer_tokens: the longest span; default: 15 with scoring="probability", 30 with "squad".
             scoring: what a span's score is. "probability": P(start) * P(end) within its window, where the context's
                 tokens and the class token share the probability; spans of the same text in any case are one, and their
-                scores add up, over windows too, so that the sum may exceed 1. "squad": the probability within the list
-                of the 20 best spans by start + end logit over all windows, each token counting in the window where it
-                has most context; its `top_k` names at most these.
+                scores add up, over windows too, so that the sum may exceed 1. What adds up are the best spans of each
+                window: 2 * top_k + 10 of them with align="words", else top_k; so `top_k` may change a score. "squad":
+                the probability within the list of the 20 best spans by start + end logit over all windows, each token
+                counting in the window where it has most context; its `top_k` names at most these.
             align: "words" extends an answer to whole words, as the tokenizer cuts them; "tokens" does not. Default:
                 "words" with scoring="probability", "tokens" with "squad".
             no_answer: whether the answer may be that there is none: text "", start 0, end 0. True: where "no answer",
