@@ -25,7 +25,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def count_positions(task: Any) -> list[int]:
     """The lengths of all inputs that the model is run on from here on."""
     seen: list[int] = []
-    task.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].size(1)))
+    task.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0] if args else kwargs["input_ids"]).size(1)), with_kwargs=True
+    )
     return seen
 
 
