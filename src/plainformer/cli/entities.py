@@ -69,7 +69,7 @@ def entities(
     within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
     aggregation: Annotated[str | None, Parameter(help="Words' labels: simple, first, average or max.")] = None,
     scheme: Annotated[str | None, Parameter(help="How labels are read: IOB1, IOB2, IOBES or BILOU.")] = None,
-    batch_size: Annotated[int, Parameter(help="Documents that run at once.")] = 16,
+    batch_size: Annotated[int, Parameter(help="Documents that run at once.")] = 8,
     needs: Required = Required(),
     written: Written = Written(),
     load: LoadOptions = LoadOptions(),  # noqa: B008

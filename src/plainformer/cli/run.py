@@ -42,7 +42,7 @@ def run(
     query: Annotated[str | None, Parameter(help="Query; the inputs are the documents to rank.")] = None,
     whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
-    batch_size: Annotated[int, Parameter(help="Inputs that run at once; with 1, each is answered as it is read.")] = 16,
+    batch_size: Annotated[int, Parameter(help="Inputs that run at once; with 1, each is answered as it is read.")] = 8,
     load: LoadOptions = LoadOptions(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008

@@ -107,11 +107,19 @@ class Session:
 
     def run(self, tokens_RT: Tensor, real_RS: Tensor | None) -> Tensor:
         """The tokens behind the cache; the logits after the last one, (R, V)."""
-        logits = self.forward(tokens_RT, real_RS).logits
+        logits = self.forward(tokens_RT, real_RS, only_logits=True).logits
         assert logits is not None
         return logits[:, -1]
 
-    def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, states: bool = False) -> ModelOutput:
+    def forward(
+        self,
+        tokens_RT: Tensor,
+        real_RS: Tensor | None,
+        keep: int = 1,
+        *,
+        states: bool = False,
+        only_logits: bool = False,
+    ) -> ModelOutput:
         """The model behind the cache, for modes that need more of it than the last logits."""
         inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
         if self.prompt.memory is not None:
@@ -122,6 +130,7 @@ class Session:
                 encoder_output=self.prompt.memory,
                 cache=self.cache,
                 logits_to_keep=keep,
+                only_logits=only_logits,
                 output_hidden_states=states,
             )
         except BaseException:

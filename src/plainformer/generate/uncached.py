@@ -27,9 +27,17 @@ class UncachedSession(Session):
         cache.layers.clear()
         return cache
 
-    def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, states: bool = False) -> ModelOutput:
+    def forward(
+        self,
+        tokens_RT: Tensor,
+        real_RS: Tensor | None,
+        keep: int = 1,
+        *,
+        states: bool = False,
+        only_logits: bool = False,
+    ) -> ModelOutput:
         ids_RS = self.ids[:, : self.length]
-        options = {"logits_to_keep": keep, "output_hidden_states": states}
+        options = {"logits_to_keep": keep, "output_hidden_states": states, "only_logits": only_logits}
         if self.prompt.memory is None:
             output = self.model(ids_RS, real_RS, **options)
         else:

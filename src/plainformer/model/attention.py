@@ -62,10 +62,19 @@ class Mask:
     bias: Tensor | None = None
     causal: bool = False
 
+    def of(self, queries: slice) -> Mask:
+        """The mask of some of the queries; of a causal one without a tensor they are the last, which see every key."""
+        if self.bias is None or self.bias.size(-2) == 1:
+            return Mask(self.bias)
+        return Mask(self.bias[..., queries, :])
+
 
 @dataclass
 class Flow:
-    """What passes beside the hidden states through one run of a stack; lists have one entry a layer."""
+    """What passes beside the hidden states through one run of a stack; lists have one entry a layer.
+
+    `only`: a layer, and the positions that are wanted of its output; the others it leaves out.
+    """
 
     masks: list[Mask]
     rotations: list[Rotation | None]
@@ -77,7 +86,12 @@ class Flow:
     relative: Tensor | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None
+    only: tuple[int, slice] | None = None
     views: dict[tuple[int, int], Any] = field(default_factory=dict)  # what `step.py` made of masks and rotations
+
+    def wanted(self, layer: int) -> slice | None:
+        """The positions that are wanted of a layer's output; None for all."""
+        return self.only[1] if self.only is not None and self.only[0] == layer else None
 
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
@@ -190,6 +204,9 @@ class SelfAttention(nn.Module):
             mask = Mask(mask.bias[..., -held:])
         if self.scores is not None:
             mask = self._with_positions(mask, q_BHTE, k_BKTE, flow)
+        wanted = flow.wanted(layer)
+        if wanted is not None:
+            q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
         plain = flow.attentions is None and self.softcap is None
         if prefix is not None and not plain:
             copies = len(q_BHTE) // len(prefix[0])

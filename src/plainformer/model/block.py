@@ -20,23 +20,24 @@ from plainformer.model.step import LayerStep
 Step = Callable[[Tensor], Tensor]
 
 
-def _pre(x: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
-    return x + step(norm(x))
+def _pre(x: Tensor, kept: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
+    return kept + step(norm(x))
 
 
-def _post(x: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
-    return norm(x + step(x))
+def _post(x: Tensor, kept: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
+    return norm(kept + step(x))
 
 
-def _both(x: Tensor, step: Step, norm: nn.Module, after: nn.Module) -> Tensor:
-    return x + after(step(norm(x)))
+def _both(x: Tensor, kept: Tensor, step: Step, norm: nn.Module, after: nn.Module) -> Tensor:
+    return kept + after(step(norm(x)))
 
 
-def _branch(x: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
-    return x + norm(step(x))
+def _branch(x: Tensor, kept: Tensor, step: Step, norm: nn.Module, _: nn.Module) -> Tensor:
+    return kept + norm(step(x))
 
 
-WIRINGS: dict[str, Callable[[Tensor, Step, nn.Module, nn.Module], Tensor]] = {
+# `kept` is x, or those positions of it that the step answers for.
+WIRINGS: dict[str, Callable[[Tensor, Tensor, Step, nn.Module, nn.Module], Tensor]] = {
     "pre": _pre,
     "post": _post,
     "both": _both,
@@ -103,13 +104,15 @@ class Block(nn.Module):
         stepped = self.step(self, x_BTD, layer, flow)
         if stepped is not None:
             return stepped
+        wanted = flow.wanted(layer)
+        kept = x_BTD if wanted is None else x_BTD[:, wanted]
         x_BTD = self.wire(
-            x_BTD, lambda h: self.attention(h, layer, flow), self.attention_norm, self.attention_after_norm
+            x_BTD, kept, lambda h: self.attention(h, layer, flow), self.attention_norm, self.attention_after_norm
         )
         if self.cross is not None:
             cross = self.cross
-            x_BTD = self.wire(x_BTD, lambda h: cross(h, layer, flow), self.cross_norm, self.cross_norm)
-        return self.wire(x_BTD, self.ffn, self.ffn_norm, self.ffn_after_norm)
+            x_BTD = self.wire(x_BTD, x_BTD, lambda h: cross(h, layer, flow), self.cross_norm, self.cross_norm)
+        return self.wire(x_BTD, x_BTD, self.ffn, self.ffn_norm, self.ffn_after_norm)
 
 
 class ParallelBlock(nn.Module):
@@ -128,6 +131,8 @@ class ParallelBlock(nn.Module):
         if stepped is not None:
             return stepped
         attended = self.attention(self.attention_norm(x_BTD), layer, flow)
+        wanted = flow.wanted(layer)
+        x_BTD = x_BTD if wanted is None else x_BTD[:, wanted]
         return self.ffn(self.ffn_norm(x_BTD)) + attended + x_BTD
 
 

@@ -13,6 +13,8 @@ from plainformer.errors import InputError
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
+FIRST, LAST = slice(0, 1), slice(-1, None)  # columns of (B, T, D)
+
 
 class Head(nn.Module):
     """pick → dense, activation, norm → out. What a model does not have is an identity."""
@@ -36,6 +38,17 @@ class Head(nn.Module):
         assert self.layer_weights is not None
         weights = self.layer_weights.softmax(-1)
         return sum((state * weight for state, weight in zip(states, weights, strict=True)), torch.zeros_like(states[0]))
+
+    def reads(self, keep: int) -> slice | None:
+        """The only column that the logits come from, where rows have no padding in it; None where it is not one.
+
+        `keep`: how many of the last positions are scored, 0 for all.
+        """
+        if self.config.out_size == 0 or self.config.mixed_states:
+            return None
+        if self.config.pick == "first":
+            return FIRST
+        return LAST if self.config.pick == "last" or (self.config.pick == "all" and keep == 1) else None
 
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
         """Logits (B, T, O) where every position is scored, else (B, O)."""

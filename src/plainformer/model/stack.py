@@ -16,6 +16,7 @@ from plainformer.model.attention import Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
 from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend
+from plainformer.model.heads import FIRST
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
 
@@ -110,11 +111,25 @@ class Stack(nn.Module):
         *,
         cache: Cache | None = None,
         memory: StackOutput | None = None,
+        only: slice | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> StackOutput:
+        """Run the stack. `only`: the one column of the output that is wanted, `FIRST` or `LAST`; None for all.
+
+        The last layer is then spared for the other columns; all of them are there if it could not be.
+        """
         x_BTD, positions_BT, real_BS = self._embed(inputs, cache.length if cache is not None else 0)
+        length = x_BTD.size(1)
         flow = self._flow(inputs, x_BTD, positions_BT, real_BS, cache, memory, output_attentions)
+        real_BT = real_BS[:, -length:] if real_BS is not None else None
+        if (
+            only is not None
+            and not output_hidden_states
+            and not output_attentions
+            and self._can_spare(only, length, real_BT)
+        ):
+            flow.only = (self.config.num_layers - 1, only)
         states = [x_BTD]
         for layer, index in enumerate(self.config.layer_ids):
             x_BTD = self.layers[index](x_BTD, layer, flow)
@@ -124,8 +139,9 @@ class Stack(nn.Module):
                 states.append(x_BTD)
         x_BTD = self.norm(x_BTD)
         if cache is not None:
-            cache.length += x_BTD.size(1)
-        real_BT = real_BS[:, -x_BTD.size(1) :] if real_BS is not None else None
+            cache.length += length
+        if flow.only is not None and real_BT is not None:
+            real_BT = real_BT[:, flow.only[1]]
         return StackOutput(
             x_BTD,
             real_BT,
@@ -133,6 +149,15 @@ class Stack(nn.Module):
             tuple(flow.attentions) if flow.attentions is not None else None,
             tuple(flow.cross_attentions) if flow.cross_attentions is not None else None,
         )
+
+    def _can_spare(self, only: slice, length: int, real_BT: Tensor | None) -> bool:
+        """Whether the last layer can run for one column alone, real in all rows, and nobody watches it: hooks see all."""
+        if length == 1 or (self.local is not None and self.config.num_layers == 1) or (self.causal and only == FIRST):
+            return False
+        if real_BT is not None and not bool(real_BT[:, only].all()):
+            return False
+        last = self.layers[self.config.layer_ids[-1]]
+        return not any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
 
     def _embed(self, inputs: StackInput, past: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The frontend's output, each vector's position, and which of all S positions are real (None: all are)."""

@@ -115,6 +115,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         encoder_output: StackOutput | None = None,
         logits_to_keep: int = 0,
+        only_logits: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         **inputs: Tensor | None,
@@ -127,6 +128,8 @@ class Transformer(nn.Module):
             cache: a key-value cache of the decoder; its length grows by T.
             encoder_output: an earlier `ModelOutput.encoder`, to skip the encoder.
             logits_to_keep: score only the last so many positions; 0 for all.
+            only_logits: no `last_hidden_state`; where the head reads one position of each row (a classifier's first, a prompt's
+                last), the last layer runs for that one only, which saves most of the layer.
             output_hidden_states, output_attentions: return them for every layer. Attentions cost the fused kernel.
             inputs: inputs_embeds, token_type_ids, position_ids, head_mask (L, H), pixel_values (B, C, H, W),
                 input_values (B, samples), input_features (B, mels, frames), and for a decoder behind an encoder
@@ -142,18 +145,21 @@ class Transformer(nn.Module):
         choices = self._flatten_choices(inputs)
         states = output_hidden_states or self.config.head.mixed_states > 0
         options = {"output_hidden_states": states, "output_attentions": output_attentions}
+        only = self.head.reads(logits_to_keep) if only_logits else None
         main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
         if self.encoder is None:
-            output = self.main(main_input, cache=cache, **options)
+            output = self.main(main_input, cache=cache, only=only, **options)
         elif self.decoder is None:
-            output = self.encoder(main_input, **options)
+            output = self.encoder(main_input, only=only, **options)
         else:
             if encoder_output is None:
                 encoder_output = self.encoder(main_input, **options)
             decoder_input = self._decoder_input(inputs)
             _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
-            output = self.decoder(decoder_input, cache=cache, memory=encoder_output, **options)
+            output = self.decoder(decoder_input, cache=cache, memory=encoder_output, only=only, **options)
         result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
+        if only_logits:
+            result.last_hidden_state = None
         return result if output_hidden_states == states else replace(result, hidden_states=None)
 
     def encode(

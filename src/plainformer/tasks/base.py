@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from plainformer.inputs.text import Side, TextBatch, Tokenizer
 
-BATCH_SIZE = 16
+BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
 
 

@@ -13,7 +13,7 @@ class ImageClassification(ImageTask):
 
     def predict(self, encoded: Tensor) -> Tensor:
         """Logits, (B, C)."""
-        logits: Tensor = self.model(pixel_values=encoded).logits
+        logits: Tensor = self.model(pixel_values=encoded, only_logits=True).logits
         return logits
 
     def decode(self, encoded: Tensor, predicted: Tensor) -> list[Classification]:

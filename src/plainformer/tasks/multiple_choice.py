@@ -54,7 +54,7 @@ class MultipleChoice(Task):
         Every choice is scored by itself, so the batch's choices pass as those of one prompt, however many each has.
         """
         inputs = {name: value[None] for name, value in self.model_inputs(encoded[1]).items()}
-        logits: Tensor = self.model(**inputs).logits
+        logits: Tensor = self.model(**inputs, only_logits=True).logits
         return logits[0].float()
 
     def decode(self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor) -> list[Choice]:

@@ -56,5 +56,5 @@ def pair_logits(task: Task, batch: TextBatch) -> Tensor:
         columns = real_NT[places].any(0).nonzero()
         part = slice(int(columns[0]), int(columns[-1]) + 1)
         run = {name: value[places.to(value.device)][:, part] for name, value in inputs.items()}
-        logits.append(task.model(**run).logits.float().cpu())
+        logits.append(task.model(**run, only_logits=True).logits.float().cpu())
     return torch.cat(logits)[order_N.argsort()]

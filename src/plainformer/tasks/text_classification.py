@@ -55,7 +55,7 @@ class TextClassification(Task):
         return self.encode_texts(inputs, truncate=truncate, pairs=True)
 
     def predict(self, encoded: TextBatch) -> Tensor:
-        logits: Tensor = self.model(**self.model_inputs(encoded)).logits
+        logits: Tensor = self.model(**self.model_inputs(encoded), only_logits=True).logits
         return logits
 
     def decode(self, encoded: TextBatch, predicted: Tensor) -> list[Classification]:
