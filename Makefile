@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable '.[audio,image,test,dev]'
 	$(PIP) --no-deps rxnmapper==0.4.3
-	$(BIN)/python tests/fetch_golden_vocabularies.py
+	$(BIN)/python -m tests.support.fetch_golden_vocabularies
 	touch $@
 
 lint: install-test

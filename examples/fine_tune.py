@@ -194,7 +194,7 @@ def evaluate(job: str, folder: Path, dev: Path) -> None:
 
 def spans(words: list[str], tags: list[str]) -> set[tuple[int, int, str]]:
     """The entities of a tagged sentence as characters of its words with blanks between."""
-    from plainformer.tasks.tag_schemes import read_tags
+    from plainformer.tasks.text.tag_schemes import read_tags
 
     starts = [sum(len(w) + 1 for w in words[:i]) for i in range(len(words))]
     return {(starts[a], starts[b - 1] + len(words[b - 1]), kind) for a, b, kind in read_tags(tags)}

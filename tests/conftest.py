@@ -10,8 +10,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """name → folder of the tiny checkpoint of that name (tests/tiny.py), written when first asked for."""
-    from tests.tiny import save
+    """name → folder of the tiny checkpoint of that name (tests/support/tiny.py), written when first asked for."""
+    from tests.support.tiny import save
 
     made: dict[str, Path] = {}
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import plainformer as pf
-from tests.parity.harness import VOCABULARY, Case, build, load_ours, make_inputs, reference_logits
+from tests.support.parity import VOCABULARY, Case, build, load_ours, make_inputs, reference_logits
 
 TINY: dict[str, Any] = dict(
     vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,

@@ -25,21 +25,21 @@ _NAMES = {
     "CheckpointError": "plainformer.errors",
     "HubError": "plainformer.errors",
     "Transformer": "plainformer.model.transformer",
-    "Tokenizer": "plainformer.inputs.text",
-    "KeyValueCache": "plainformer.generate.cache",
-    "generate": "plainformer.generate.search",
-    "stream": "plainformer.generate.search",
-    "GenerationOptions": "plainformer.generate.options",
+    "Tokenizer": "plainformer.inputs.text.tokenizer",
+    "KeyValueCache": "plainformer.generation.cache.cache",
+    "generate": "plainformer.generation.search",
+    "stream": "plainformer.generation.search",
+    "GenerationOptions": "plainformer.generation.options",
 }
 __all__ = ["__version__", *_NAMES]
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig, StackConfig
     from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
-    from plainformer.generate.cache import KeyValueCache
-    from plainformer.generate.options import GenerationOptions
-    from plainformer.generate.search import generate, stream
-    from plainformer.inputs.text import Tokenizer
+    from plainformer.generation.cache.cache import KeyValueCache
+    from plainformer.generation.options import GenerationOptions
+    from plainformer.generation.search import generate, stream
+    from plainformer.inputs.text.tokenizer import Tokenizer
     from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
     from plainformer.model.transformer import Transformer
 

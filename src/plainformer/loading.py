@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from plainformer.checkpoint.formats import find_weights, open_weights, read_json_object, write_safetensors
+from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
-from plainformer.formats import find_weights, open_weights, read_json_object, write_safetensors
-from plainformer.hub import Files, resolve
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
-from plainformer.model.prepare import prepare_for_inference
+from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.weights import check_depth, export_weights, load_weights
 
 if TYPE_CHECKING:
-    from plainformer.formats.source import TensorSource
-    from plainformer.inputs.text import Tokenizer
+    from plainformer.checkpoint.formats.source import TensorSource
+    from plainformer.inputs.text.tokenizer import Tokenizer
 
 Ref = str | os.PathLike[str]
 DTYPES = {
@@ -100,7 +100,7 @@ def load_model(
     wanted = as_dtype(dtype, target)
     source: TensorSource
     if files.gguf is not None:
-        from plainformer.families.gguf import load_gguf_parts
+        from plainformer.families.from_gguf import load_gguf_parts
 
         config, table, source = load_gguf_parts(files.gguf, head)
     else:
@@ -247,11 +247,11 @@ def pipeline(task: str, ref: Ref, **options: Any) -> Any:
 
 def load_tokenizer(ref: Ref | Files, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
     """The tokenizer of a reference, without its model: no weights are downloaded."""
-    from plainformer.inputs.text import Tokenizer
+    from plainformer.inputs.text.tokenizer import Tokenizer
 
     files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token, part="tokenizer")
     if files.gguf is not None:
-        from plainformer.formats import open_gguf
+        from plainformer.checkpoint.formats import open_gguf
 
         file = open_gguf(files.gguf)
         try:

@@ -1,4 +1,4 @@
-"""SQuAD's scores against the official scripts (see tests/record_old_question_answering.py)."""
+"""SQuAD's scores against the official scripts (see tests/support/record_old_question_answering.py)."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
 from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
-from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
 
 WIDTH, FFN, POSITIONS, FLOAT = 16, 4096, 256, 4

@@ -11,7 +11,7 @@ from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.families import config_from_dict
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.tiny import BART, BERT, CHECKPOINTS
+from tests.support.tiny import BART, BERT, CHECKPOINTS
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -42,7 +42,7 @@ def test_ties_hold() -> None:
 def test_an_untrained_language_model_knows_nothing() -> None:
     """Its perplexity is the size of the vocabulary."""
     from plainformer.config import HeadConfig
-    from plainformer.generate.score import score_tokens
+    from plainformer.generation.score import score_tokens
 
     stack = StackConfig(
         frontend=TokenFrontend(vocab_size=200, embedding_size=32),

@@ -11,7 +11,7 @@ import torch
 import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.model.linear import Int8Weight, outermost
-from tests.tasks import make
+from tests.support import tasks as make
 
 
 @pytest.fixture(scope="module")

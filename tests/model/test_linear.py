@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from plainformer.checkpoint.weights import export_weights
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
 from plainformer.families import table_for
-from plainformer.model import compiled
+from plainformer.model.fast import compiled
+from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.linear import LAYOUTS, CompiledWeight, Int8Weight, Linear, LinearGroup, unprepare
-from plainformer.model.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.weights import export_weights
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

@@ -19,8 +19,8 @@ from plainformer.config import (
     WaveFrontend,
 )
 from plainformer.errors import InputError, UsageError
-from plainformer.generate.cache import KeyValueCache
-from plainformer.generate.search import generate
+from plainformer.generation.cache.cache import KeyValueCache
+from plainformer.generation.search import generate
 from plainformer.model.initial import initialise
 from plainformer.model.stack import READS, StackOutput, join_outputs
 from plainformer.model.transformer import Transformer

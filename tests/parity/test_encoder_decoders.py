@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from plainformer.errors import InputError, UsageError
 from plainformer.loading import load_model, save_model
 from plainformer.model.transformer import shift_right
-from tests.parity.harness import PAD, VOCABULARY, Case, build, check_everything, close, load_ours, make_inputs
+from tests.support.parity import PAD, VOCABULARY, Case, build, check_everything, close, load_ours, make_inputs
 
 EOS = 2
 TINY: dict[str, Any] = dict(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from tests.parity.harness import PAD, VOCABULARY, Case, check_everything
+from tests.support.parity import PAD, VOCABULARY, Case, check_everything
 
 TINY: dict[str, Any] = dict(
     vocab_size=VOCABULARY,

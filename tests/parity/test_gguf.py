@@ -21,12 +21,12 @@ import transformers
 from torch import Tensor
 
 import plainformer
+from plainformer.checkpoint.references import resolve
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.hub import resolve
 from plainformer.loading import load_model, save_model
-from plainformer.model.prepare import prepare_for_inference
+from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from tests.parity.harness import VOCABULARY, Case, build, check_cache, close, make_inputs
+from tests.support.parity import VOCABULARY, Case, build, check_cache, close, make_inputs
 
 Kind = gguf.GGMLQuantizationType
 Change = Callable[[dict[str, Any], dict[str, np.ndarray[Any, Any]]], None]

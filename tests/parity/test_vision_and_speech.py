@@ -14,7 +14,7 @@ from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.families import config_from_dict, head_of
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
-from tests.parity.harness import (
+from tests.support.parity import (
     PAD,
     VOCABULARY,
     Case,

@@ -21,8 +21,8 @@ from torch import Tensor
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.families import config_from_dict
 from plainformer.loading import load_model, save_model
-from tests.parity.harness import Case, build, close, make_inputs, reference_logits
 from tests.parity.test_encoders import ALBERTS, MODERN, TINY, V3, config
+from tests.support.parity import Case, build, close, make_inputs, reference_logits
 
 State = dict[str, Tensor]
 FORMATS = ("model.safetensors", "pytorch_model.bin")

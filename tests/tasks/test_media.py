@@ -16,9 +16,9 @@ from PIL import Image
 
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
-from plainformer.inputs.ctc_vocabulary import CtcVocabulary
-from tests.tasks import make
-from tests.tasks.make import near
+from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
+from tests.support import tasks as make
+from tests.support.tasks import near
 
 LAYERS: dict[str, Any] = dict(**make.TINY, num_labels=3)
 WAVE: dict[str, Any] = dict(

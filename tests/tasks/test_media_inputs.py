@@ -14,8 +14,8 @@ import transformers
 from PIL import Image
 
 from plainformer.errors import InputError, UsageError
-from tests.tasks import make
-from tests.tasks.make import near
+from tests.support import tasks as make
+from tests.support.tasks import near
 from tests.tasks.test_media import CLIPS, LAYERS, RATE, clip, wav2vec2, whisper
 
 

@@ -21,7 +21,7 @@ from plainformer.cli.options import STDIN, LoadOptions, open_stdin, read_inputs,
 from plainformer.errors import PlainformerError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from plainformer.tasks.chat import ChatSession
+    from plainformer.tasks.writing.chat import ChatSession
 
 HELP = """\
 /reset              forget the conversation; the system message stays
@@ -46,7 +46,7 @@ def chat(
     Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the commands. Over a pipe each line is a message (or
     a command), and answers alone are written to stdout.
     """
-    from plainformer.tasks.chat import ChatSession
+    from plainformer.tasks.writing.chat import ChatSession
 
     task = load.load(ref)
     if task.name != "text-generation":

@@ -19,7 +19,7 @@ def info(
     json: Json = False,
 ) -> None:
     """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
-    from plainformer.inspection import inspect_checkpoint
+    from plainformer.info import inspect_checkpoint
 
     found = inspect_checkpoint(restored(ref), revision=revision, token=token)
     if json:

@@ -11,8 +11,8 @@ def models(*, json: Json = False) -> None:
     import importlib.util
     from pathlib import Path
 
+    from plainformer.checkpoint.references import BUNDLED
     from plainformer.families import FAMILIES
-    from plainformer.hub import BUNDLED
 
     def summary(module: str) -> str:
         spec = importlib.util.find_spec(f"plainformer.families.{module}")

@@ -10,10 +10,10 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families.rules import WeightTable
-from plainformer.families.source import Source
+from plainformer.families.hf_config import Source
 
 # model_type in config.json → module here.
 FAMILIES = {

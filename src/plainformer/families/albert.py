@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
 from plainformer.config import MAX_LAYERS, HeadConfig, ModelConfig, require_size
 from plainformer.families.bert import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 DEFAULTS = {
     "hidden_size": 4096,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.rules import (
+from plainformer.checkpoint.rows import (
     DropRows,
     Repeat,
     Reshape,
@@ -22,7 +21,8 @@ from plainformer.families.rules import (
     row,
     zeros,
 )
-from plainformer.families.source import Source, classifier
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.hf_config import Source, classifier
 
 ENCODER_TOKENS, DECODER_TOKENS = "encoder.frontend.tokens.weight", "decoder.frontend.tokens.weight"
 TIED_STACKS = (DECODER_TOKENS, ENCODER_TOKENS)

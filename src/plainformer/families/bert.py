@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.rules import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
 # Buffers and heads that published checkpoints carry beside the one in use.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import (
     Disentangled,
     HeadConfig,
@@ -15,8 +16,7 @@ from plainformer.config import (
     shown,
 )
 from plainformer.families.bert import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 LAYER = {
     ".attention.self.query_proj": ".attention.qkv.q",

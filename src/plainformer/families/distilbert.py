@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.bert import masked_lm, word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 # Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions: nothing of their own is needed.
 LAYER = {

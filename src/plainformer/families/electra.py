@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
 from plainformer.config import HeadConfig, ModelConfig, require_choice
 from plainformer.families.bert import EXTRAS, embedding_rows, encoder, layer_rows, masked_lm, word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 PICKS = {"first": "first", "last": "last", "cls_index": "last", "mean": "mean"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from plainformer.checkpoint.rows import WeightTable, ignore, linears
 from plainformer.config import (
     MAX_LAYERS,
     ModelConfig,
@@ -18,10 +19,9 @@ from plainformer.config import (
     TokenFrontend,
     require_size,
 )
+from plainformer.families.hf_config import Source, rope_from
 from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
 from plainformer.families.llama import table as llama_table
-from plainformer.families.rules import WeightTable, ignore, linears
-from plainformer.families.source import Source, rope_from
 
 
 def config(source: Source, head: str) -> ModelConfig:

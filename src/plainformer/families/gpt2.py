@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.hf_config import Source
 from plainformer.families.llama import build
-from plainformer.families.rules import Row, Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
-from plainformer.families.source import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

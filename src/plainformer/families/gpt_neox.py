@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Row, SplitHeads, WeightTable, fused, ignore, linear, linears, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.hf_config import Source, rope_from
 from plainformer.families.llama import build, every_layer
-from plainformer.families.rules import Row, SplitHeads, WeightTable, fused, ignore, linear, linears, row
-from plainformer.families.source import Source, rope_from
 
 
 def config(source: Source, head: str) -> ModelConfig:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import (
     HeadConfig,
     ModelConfig,
@@ -19,8 +20,7 @@ from plainformer.config import (
     require,
     require_choice,
 )
-from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier, rope_from
+from plainformer.families.hf_config import Source, classifier, rope_from
 
 # Their question-answering heads name the base model `transformer` in the reference; everywhere else it is `model`.
 QA_CALLS_BASE_TRANSFORMER = ("llama", "qwen", "smollm3")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from plainformer.checkpoint.rows import WeightTable, ignore
 from plainformer.config import HeadConfig, ModelConfig, require
 from plainformer.families.bart import rows, stacks, tied, token_rows
-from plainformer.families.rules import WeightTable, ignore
-from plainformer.families.source import Source
+from plainformer.families.hf_config import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import HeadConfig, ModelConfig, TokenFrontend
 from plainformer.families.bart import DECODER_TOKENS, rows, separate_token_rows, stacks, tied, token_rows
+from plainformer.families.hf_config import Source
 from plainformer.families.pegasus import position_rows
-from plainformer.families.rules import WeightTable
-from plainformer.families.source import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

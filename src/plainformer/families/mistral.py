@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from plainformer.config import ModelConfig
+from plainformer.families.hf_config import Source
 from plainformer.families.llama import build, decoder, every_layer, table
-from plainformer.families.source import Source
 
 __all__ = ["config", "table"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, Split, WeightTable, fused, ignore, linear, row
 from plainformer.config import (
     MAX_LAYERS,
     HeadConfig,
@@ -18,8 +19,7 @@ from plainformer.config import (
     require_size,
 )
 from plainformer.families.bert import word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, Row, Split, WeightTable, fused, ignore, linear, row
-from plainformer.families.source import Source, classifier, rope_from
+from plainformer.families.hf_config import Source, classifier, rope_from
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 

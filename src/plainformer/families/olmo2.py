@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import WeightTable, linears
 from plainformer.config import ModelConfig, NormConfig
+from plainformer.families.hf_config import Source
 from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows
-from plainformer.families.rules import WeightTable, linears
-from plainformer.families.source import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Row, Sinusoids, WeightTable, constant
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.families.bart import rows, stacks, tied, token_rows
-from plainformer.families.rules import Row, Sinusoids, WeightTable, constant
-from plainformer.families.source import Source
+from plainformer.families.hf_config import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Split, WeightTable, fused, linears
 from plainformer.config import ModelConfig
+from plainformer.families.hf_config import Source
 from plainformer.families.llama import ATTENTION, FEED_FORWARD, NORMS, build, decoder, every_layer, rows
-from plainformer.families.rules import Split, WeightTable, fused, linears
-from plainformer.families.source import Source
 
 
 def config(source: Source, head: str) -> ModelConfig:

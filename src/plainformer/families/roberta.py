@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, DropRows, Row, WeightTable, ignore, linear
 from plainformer.config import HeadConfig, ModelConfig, require
 from plainformer.families.bert import embedding_rows, encoder, layer_rows, masked_lm, word_rows, word_ties
-from plainformer.families.rules import OLD_NORM_NAMES, DropRows, Row, WeightTable, ignore, linear
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "lm_head.*", "classifier.*", "qa_outputs.*")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import (
     HeadConfig,
     ModelConfig,
@@ -20,8 +21,7 @@ from plainformer.config import (
     shown,
 )
 from plainformer.families.bart import TIED_HEAD, TIED_STACKS, token_rows
-from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
-from plainformer.families.source import ACTIVATION_NAMES, Source, classifier
+from plainformer.families.hf_config import ACTIVATION_NAMES, Source, classifier
 
 
 def feed_forward(source: Source) -> tuple[str, Literal["plain", "gated"]]:

@@ -6,9 +6,9 @@ averaged.
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
-from plainformer.families.rules import Reshape, Row, WeightTable, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 
 def encoder(source: Source) -> StackConfig:

@@ -6,9 +6,9 @@ normalise before each sub-layer and once after the last.
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend, require
-from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row
-from plainformer.families.source import Source, classifier
+from plainformer.families.hf_config import Source, classifier
 
 CHANNELS, KERNELS, STRIDES = (512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 

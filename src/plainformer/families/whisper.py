@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row, zeros
 from plainformer.config import Frontend, HeadConfig, MelFrontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.rules import Row, WeightTable, ignore, linear, linears, row, zeros
-from plainformer.families.source import Source
+from plainformer.families.hf_config import Source
 from plainformer.families.wav2vec2 import AUDIO_HEAD, audio_head
 
 OUT_TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
 from plainformer.model.attention import CrossAttention, Flow, SelfAttention
+from plainformer.model.fast.step import LayerStep
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
-from plainformer.model.step import LayerStep
 
 Step = Callable[[Tensor], Tensor]
 

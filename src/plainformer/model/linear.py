@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainformer.errors import UsageError
-from plainformer.model.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
+from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
 
 Product = Callable[[Tensor], Tensor]
 

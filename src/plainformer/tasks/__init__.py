@@ -30,35 +30,119 @@ class TaskInfo:
 
 
 _ROWS = (
-    ("text-generation", "NLG", "causal_lm", "text or chat messages", "the continuation", "TextGeneration"),
-    ("text2text-generation", "NLG", "seq2seq_lm", "text", "another text", "Text2TextGeneration"),
-    ("fill-mask", "NLU", "masked_lm", "text with a mask token", "words for each mask", "FillMask"),
-    ("text-classification", "NLU", "sequence", "text or a pair", "a label with its probability", "TextClassification"),
-    ("token-classification", "NLU", "token", "text", "a label for each token, with its span", "TokenClassification"),
-    ("question-answering", "NLU", "span", "a question and a context", "a span of the context", "QuestionAnswering"),
-    ("multiple-choice", "NLU", "choice", "a prompt and choices", "the best choice", "MultipleChoice"),
-    ("feature-extraction", "NLP", "none", "text", "a vector", "FeatureExtraction"),
-    ("image-feature-extraction", "vision", "none", "image", "a vector", "ImageFeatureExtraction"),
-    ("image-classification", "vision", "image", "image", "a label with its probability", "ImageClassification"),
-    ("audio-feature-extraction", "speech", "none", "audio", "a vector", "AudioFeatureExtraction"),
-    ("audio-classification", "speech", "audio", "audio", "a label with its probability", "AudioClassification"),
-    ("automatic-speech-recognition", "speech", "ctc", "audio", "text", "SpeechRecognition"),
+    TaskInfo(
+        "text-generation",
+        "NLG",
+        "causal_lm",
+        "text or chat messages",
+        "the continuation",
+        "writing.text_generation",
+        "TextGeneration",
+    ),
+    TaskInfo(
+        "text2text-generation", "NLG", "seq2seq_lm", "text", "another text", "writing.text2text", "Text2TextGeneration"
+    ),
+    TaskInfo(
+        "fill-mask", "NLU", "masked_lm", "text with a mask token", "words for each mask", "text.fill_mask", "FillMask"
+    ),
+    TaskInfo(
+        "text-classification",
+        "NLU",
+        "sequence",
+        "text or a pair",
+        "a label with its probability",
+        "text.classification",
+        "TextClassification",
+    ),
+    TaskInfo(
+        "token-classification",
+        "NLU",
+        "token",
+        "text",
+        "a label for each token, with its span",
+        "text.token_classification",
+        "TokenClassification",
+    ),
+    TaskInfo(
+        "question-answering",
+        "NLU",
+        "span",
+        "a question and a context",
+        "a span of the context",
+        "answering.extractive",
+        "QuestionAnswering",
+    ),
+    TaskInfo(
+        "multiple-choice",
+        "NLU",
+        "choice",
+        "a prompt and choices",
+        "the best choice",
+        "text.multiple_choice",
+        "MultipleChoice",
+    ),
+    TaskInfo("feature-extraction", "NLP", "none", "text", "a vector", "text.embedding", "FeatureExtraction"),
+    TaskInfo(
+        "image-feature-extraction", "vision", "none", "image", "a vector", "vision.embedding", "ImageFeatureExtraction"
+    ),
+    TaskInfo(
+        "image-classification",
+        "vision",
+        "image",
+        "image",
+        "a label with its probability",
+        "vision.classification",
+        "ImageClassification",
+    ),
+    TaskInfo(
+        "audio-feature-extraction",
+        "speech",
+        "none",
+        "audio",
+        "a vector",
+        "speech.audio_embedding",
+        "AudioFeatureExtraction",
+    ),
+    TaskInfo(
+        "audio-classification",
+        "speech",
+        "audio",
+        "audio",
+        "a label with its probability",
+        "speech.audio_classification",
+        "AudioClassification",
+    ),
+    TaskInfo("automatic-speech-recognition", "speech", "ctc", "audio", "text", "speech.whisper", "SpeechRecognition"),
     # Further tasks of the models above (see BUILT_ON). They stand last: none is what a head implies.
-    ("zero-shot-classification", "NLU", "sequence", "text", "the labels given, best first", "ZeroShotClassification"),
-    ("text-ranking", "NLU", "sequence", "a query and documents", "the documents, best first", "TextRanking"),
-    (
+    TaskInfo(
+        "zero-shot-classification",
+        "NLU",
+        "sequence",
+        "text",
+        "the labels given, best first",
+        "text.zero_shot",
+        "ZeroShotClassification",
+    ),
+    TaskInfo(
+        "text-ranking",
+        "NLU",
+        "sequence",
+        "a query and documents",
+        "the documents, best first",
+        "text.ranking",
+        "TextRanking",
+    ),
+    TaskInfo(
         "abstractive-question-answering",
         "NLG",
         "seq2seq_lm",
         "a question and a context",
         "an answer in the model's own words",
+        "answering.abstractive",
         "AbstractiveQuestionAnswering",
     ),
 )
-TASKS = {
-    name: TaskInfo(name, field, head, reads, answers, name.replace("-", "_"), class_name)
-    for name, field, head, reads, answers, class_name in _ROWS
-}
+TASKS = {info.name: info for info in _ROWS}
 # Tasks that are done with the model of another one, whose head they use as it is.
 BUILT_ON = {
     "zero-shot-classification": ("text-classification",),
@@ -138,7 +222,7 @@ def _features(frontend: Any) -> str:
 
 
 # Where a head of its own kind carries a task out in its own way.
-_BY_HEAD = {("automatic-speech-recognition", "ctc"): ("ctc_speech", "CtcSpeechRecognition")}
+_BY_HEAD = {("automatic-speech-recognition", "ctc"): ("speech.ctc", "CtcSpeechRecognition")}
 
 
 def task_class(info: TaskInfo, head: str) -> type[Task]:

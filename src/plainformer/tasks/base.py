@@ -23,7 +23,7 @@ from plainformer.model.transformer import Transformer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plainformer.inputs.text import Side, TextBatch, Tokenizer
+    from plainformer.inputs.text.tokenizer import Side, TextBatch, Tokenizer
 
 BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError, UsageError
-from plainformer.inputs.audio import AudioBatch, MelProcessor, WaveProcessor
+from plainformer.inputs.audio.processors import AudioBatch, MelProcessor, WaveProcessor
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.tasks.base import Task

@@ -1,0 +1,1 @@
+"""Checkpoints: references, file formats, weight rows, and loading by them."""

@@ -1,0 +1,162 @@
+"""PyTorch `.bin` files, read as data only: `torch.load(weights_only=True)`, memory-mapped where the file is a zip.
+
+A `.bin` file is a pickle, and a pickle is a program. `weights_only` runs an interpreter that knows tensors and plain
+containers and refuses everything else; what it refuses is an error here, and there is no way around it in this library.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainformer.checkpoint.formats.source import checked_file, require, wrong_content
+from plainformer.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+_CONVERT = "convert it to safetensors on a machine where you trust the file, or use a checkpoint that has safetensors"
+# Keys under which training programs keep the state dict, beside an optimizer and the like.
+_NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net")
+
+
+class TorchFile:
+    """One `pytorch_model.bin` as a `TensorSource`; zip files are memory-mapped, older ones are read into memory.
+
+    Raises:
+        CheckpointError: missing, misnamed, damaged, containing code, or not a flat dictionary of dense tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = checked_file(Path(path))
+        with self.path.open("rb") as file:
+            head = file.read(4)
+        self.zipped = head == b"PK\x03\x04"
+        if self.zipped:
+            _check_archive(self.path)
+        elif head[:1] != b"\x80":  # every torch.save before 1.6 begins with a pickle of protocol 2 or later
+            raise wrong_content(self.path, "PyTorch .bin")
+        self._tensors = _checked_state_dict(self.path, _load(self.path, self.zipped))
+        self._closed = False
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[require(name, self._tensors, self.path)].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensors[require(name, self._tensors, self.path)].dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        if self._closed:
+            raise UsageError(f"{self.path}: is closed", "read tensors before close()")
+        return self._tensors[require(name, self._tensors, self.path)]
+
+    def describe(self) -> dict[str, str]:
+        counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors.values())
+        dtypes = ", ".join(f"{dtype} × {count}" for dtype, count in counts.most_common())
+        kind = "pytorch .bin" if self.zipped else "pytorch .bin (before version 1.6)"
+        return {"format": kind, "files": "1", "tensors": str(len(self._tensors)), "dtypes": dtypes}
+
+    def release(self) -> None:
+        """Nothing: torch keeps the mapping to itself."""
+
+    def close(self) -> None:
+        self._closed = True
+        self._tensors = {}
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what torch.save never writes: compressed records, and records that claim more than the file holds.
+
+    torch.load would inflate a few kilobytes of a "zip bomb" into gigabytes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: truncated or damaged: its zip directory cannot be read ({error})", "download it again"
+        ) from error
+    names = [record.filename for record in records]
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise CheckpointError(f"{path}: holds compressed records, which torch.save never writes", _CONVERT)
+    if sum(record.file_size for record in records) > path.stat().st_size or len(set(names)) != len(names):
+        raise CheckpointError(f"{path}: its records overlap or are larger than the file", "the file is forged")
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(f"{path}: is a TorchScript program, not a file of weights", _CONVERT)
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(
+            f"{path}: is a zip archive, but not one from torch.save", "it holds " + ", ".join(names[:5])
+        )
+
+
+def _load(path: Path, zipped: bool) -> Any:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own internals (TypedStorage), nothing for the reader
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {_refusal(str(error))}; nothing was executed", _CONVERT) from None
+    except Exception as error:  # damaged bytes surface as almost any exception of torch or of the unpickler
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{path}: truncated or damaged: {type(error).__name__}: {first}", "download it again"
+        ) from None
+
+
+def _refusal(message: str) -> str:
+    """torch's refusal in one line; its own text advises to load with weights_only=False, which would run the file."""
+    named = re.search(r"GLOBAL (\S+)", message)
+    if named:
+        return f"contains code or Python objects ({named[1]}), which are refused"
+    return "is damaged, or holds more than tensors, and is refused"
+
+
+def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
+    import torch
+
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors", _CONVERT)
+    for key in _NESTED:
+        if isinstance(loaded.get(key), dict):
+            raise CheckpointError(
+                f"{path}: is a training checkpoint: its weights are under the key {key!r}, beside "
+                f"{[other for other in list(loaded)[:6] if other != key]}",
+                f"save that part alone: torch.save(torch.load(path, weights_only=True)[{key!r}], path)",
+            )
+    file_bytes = path.stat().st_size
+    for name, value in loaded.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{path}: the key {name!r} is not a tensor name", _CONVERT)
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: {name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
+            )
+        problem = _problem(value, file_bytes)
+        if problem:
+            raise CheckpointError(f"{path}: tensor {name!r} {problem}", _CONVERT)
+    return {name: value.detach() for name, value in loaded.items()}
+
+
+def _problem(tensor: torch.Tensor, file_bytes: int) -> str:
+    """Why a tensor cannot be taken as it is. A stride of 0 could make petabytes out of four bytes at the first copy."""
+    import torch
+
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is not a plain dense tensor ({type(tensor).__name__}, {tensor.layout}, {tensor.dtype})"
+    if tensor.device.type != "cpu":
+        return f"has no values (device {tensor.device})"
+    size = tensor.numel() * tensor.element_size()
+    if size > file_bytes or tensor.untyped_storage().nbytes() > file_bytes:
+        return f"claims {size:,} bytes, the file has {file_bytes:,}"
+    return ""

@@ -1,0 +1,117 @@
+"""What if, of models that answer in one pass: the task's own answer with and without a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from plainformer.errors import UsageError
+from plainformer.explain.changes import (
+    PADDING,
+    Change,
+    Difference,
+    Side,
+    check_room,
+    kl_divergence,
+    largest,
+    masked_head,
+    pad_id,
+    padded,
+)
+from plainformer.explain.steps import Request
+from plainformer.inputs.text.encoding import TextBatch
+from plainformer.tasks.base import Task
+
+POSSIBLE = "attend-to-padding and mask-head=L.H"
+# Heads whose logits are one distribution for a text, or one for each position.
+DISTRIBUTIONS = ("sequence", "token", "masked_lm")
+
+
+def changed_answer(task: Task, request: Request, change: Change) -> Difference:
+    """The difference that a change makes to a task's answer."""
+    if change.name not in ("attend-to-padding", "mask-head"):
+        what = f"what-if {change.name} has no effect in {task.name}: this model answers in one pass"
+        raise UsageError(what, f"possible: {POSSIBLE}")
+    if request.chat:
+        raise UsageError(f"chat has no effect in {task.name}", "leave it out")
+    options = {**request.options, **({"truncate": True} if request.truncate else {})}
+    task._check(options)
+    was, before = _answer(task, request.item, options, padding=None)
+    notes: tuple[str, ...] = ()
+    if change.name == "mask-head":
+        with masked_head(task, str(change.value)):
+            now, after = _answer(task, request.item, options, padding=None)
+    else:
+        masked = _cut(_answer(task, request.item, options, padding="masked")[1], before)
+        now, after = _answer(task, request.item, options, padding="seen")
+        after = _cut(after, before)
+        rounding = f"{largest(masked - before):.1e}"
+        notes = (f"{PADDING} padding tokens behind the text change the output by {rounding} when they are masked",)
+    kl, probability = _distributions(task, before, after)
+    first, second = (Side(None, (), None, (), answer) for answer in (was, now))
+    change_of_logits = largest(after - before)
+    return Difference(str(change), was == now, None, change_of_logits, probability, kl, first, second, notes)
+
+
+def _answer(task: Task, item: Any, options: dict[str, Any], *, padding: str | None) -> tuple[Any, Tensor]:
+    """The task's answer as plain values, and what the model gave: logits, or vectors where it has no such head."""
+    encoded = task.encode([item], **task._for(task.encode, options))
+    # Only the model sees padding as text: the answer is read where the text is.
+    read = encoded if padding is None else _padded(task, encoded, visible=False)
+    seen = encoded if padding is None else _padded(task, encoded, visible=padding == "seen")
+    with _outputs(task) as outputs:
+        predicted = task.predict(seen, **task._for(task.predict, options))
+    (answer,) = task.decode(read, predicted, **task._for(task.decode, options))
+    plain = [part.to_dict() for part in answer] if isinstance(answer, tuple | list) else answer.to_dict()
+    return plain, outputs[0]
+
+
+@contextmanager
+def _outputs(task: Task) -> Iterator[list[Tensor]]:
+    """While open, what the model's head gives is kept: its logits, or its states where it has none."""
+    kept: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        kept.append(output.float() if isinstance(output, Tensor) else output.last_hidden_state.float())
+
+    scores = task.config.head.out_size > 0
+    handle = (task.model.head if scores else task.model.encoder or task.model.main).register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
+    """The encoded input with its batch padded, wherever the task keeps it."""
+    if isinstance(encoded, TextBatch):
+        ids = padded(encoded.input_ids, pad_id(task), on_left=False)
+        check_room(task, ids.size(1))
+        mask = padded(encoded.attention_mask, int(visible), on_left=False)
+        types = padded(encoded.token_type_ids, 0, on_left=False)
+        return TextBatch(ids, mask, types, encoded.encodings, encoded.counts)
+    if isinstance(encoded, tuple):
+        return tuple(_padded(task, part, visible=visible) if isinstance(part, TextBatch) else part for part in encoded)
+    if isinstance(getattr(encoded, "batch", None), TextBatch):
+        return replace(encoded, batch=_padded(task, encoded.batch, visible=visible))
+    raise UsageError(f"attend-to-padding has no effect in {task.name}, which reads no text", "leave it out")
+
+
+def _cut(output: Tensor, like: Tensor) -> Tensor:
+    """The places that both runs have: padding has outputs of its own."""
+    return output[:, : like.size(1)] if output.dim() == 3 else output
+
+
+def _distributions(task: Task, before: Tensor, after: Tensor) -> tuple[float | None, float | None]:
+    """The mean KL divergence of the heads' distributions, and the largest change of a probability."""
+    head = task.config.head
+    if head.kind not in DISTRIBUTIONS or before.size(-1) < 2 or head.problem in ("regression", "multi_label"):
+        return None, None
+    p_NC, q_NC = (logits.double().log_softmax(-1).flatten(0, -2) for logits in (before, after))
+    found = [kl_divergence(p_C, q_C) for p_C, q_C in zip(p_NC, q_NC, strict=True)]
+    kl = None if any(value is None for value in found) else sum(value or 0.0 for value in found) / len(found)
+    return kl, largest(q_NC.exp() - p_NC.exp())

@@ -1,0 +1,195 @@
+"""The changes that can be made, how they are written, and what comes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.model.stack import Stack
+from plainformer.tasks.base import Task
+from plainformer.tasks.writing.base import GeneratingTask
+
+PADDING = 8
+CHANGES = ("attend-to-padding", "decoder-prefix=TEXT", "no-cache", "mask-head=L.H", "OPTION=VALUE")
+_PLAIN = ("attend-to-padding", "no-cache")
+_LISTS = ("stop", "choices")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is changed. `name` in words, as above; `value` None for those that have none."""
+
+    name: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value}"
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token and its probability at the first position."""
+
+    token: str
+    token_id: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs: `text` and `token_ids` of what was generated (what was forced in front included); else `answer`."""
+
+    text: str | None
+    token_ids: tuple[int, ...]
+    stop_reason: str | None
+    next_tokens: tuple[Likely, ...]
+    answer: Any = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a change does.
+
+    Attributes:
+        same: whether both outputs are equal: the tokens, or the answers.
+        first_difference: the first place at which the tokens differ, from 0; None where none does, or there are none.
+        logit_change: the largest change of a logit of the model itself, at the first position (an encoder's: of all its
+            logits, or of its vectors).
+        probability_change: the largest change of a probability there, after all processors.
+        kl_divergence: of the changed from the baseline's distribution, in nats; infinite (None) where the change makes
+            impossible what was possible, and None where there is no distribution.
+        notes: what else is to know.
+    """
+
+    change: str
+    same: bool
+    first_difference: int | None
+    logit_change: float
+    probability_change: float | None
+    kl_divergence: float | None
+    baseline: Side
+    changed: Side
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def parse_change(text: str) -> Change:
+    """A change as it is written: "mask-head=0.1", "temperature=0.5".
+
+    Raises:
+        UsageError: an unknown change; a value is missing, or there is one too many.
+    """
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if name in _PLAIN:
+        if equals:
+            raise UsageError(f"what-if {name} takes no value", f"write {name}")
+        return Change(name)
+    known = {"decoder-prefix", "mask-head", *(option.replace("_", "-") for option in GeneratingTask.more_options)}
+    name = name.replace("_", "-")
+    if name not in known:
+        hint = did_you_mean(name, known | set(_PLAIN))
+        raise UsageError(f"what-if {name!r} is unknown", f"{hint} possible: {', '.join(CHANGES)}".strip())
+    if not equals:
+        raise UsageError(f"what-if {name} needs a value", f"write {name}=...")
+    return Change(name, value if name in ("decoder-prefix", "mask-head") else _parsed(name, value))
+
+
+def _parsed(name: str, value: str) -> Any:
+    """A number, true, false, a JSON list; any other text is itself."""
+    if value.lower() == "none":
+        return "none"
+    if name in _LISTS and not value.startswith("["):
+        return [value]
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+# ---- measures -------------------------------------------------------------------------------------------------------
+
+
+def largest(values: Tensor) -> float:
+    """The largest size; infinities of both sides cancel to NaN, which does not count."""
+    return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
+
+
+def kl_divergence(p_V: Tensor, q_V: Tensor) -> float | None:
+    """Sum of p (log p - log q) over what p holds possible, given log-probabilities; None for infinity."""
+    possible = p_V > float("-inf")
+    value = float((p_V.exp() * (p_V - q_V))[possible].sum())
+    return max(value, 0.0) if value < float("inf") else None
+
+
+# ---- padding --------------------------------------------------------------------------------------------------------
+
+
+def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
+    """A row, (1, T), with padding, (1, T + PADDING)."""
+    return torch.nn.functional.pad(ids, (PADDING, 0) if on_left else (0, PADDING), value=value)
+
+
+def pad_id(task: Task) -> int:
+    """The padding token; where a model has none, its end token, as is the custom."""
+    config = task.config
+    found = task.tokenizer.pad_id if task.tokenizer.pad_id is not None else config.pad_id
+    return found if found is not None else config.eos_ids[0] if config.eos_ids else 0
+
+
+def check_room(task: Task, length: int) -> None:
+    """Padding that is attended to needs positions."""
+    stack = task.config.encoder or task.config.main_stack
+    if stack.max_positions is not None and length > stack.max_positions:
+        raise InputError(
+            f"the text and {PADDING} padding tokens are {length}; the model has learned {stack.max_positions} positions",
+            "give a shorter text",
+        )
+
+
+# ---- a head that gives nothing ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def masked_head(task: Task, which: str) -> Iterator[None]:
+    """While open, one attention head of the model gives nothing. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
+    stack, layer, head = _find_head(task, which)
+    mask_LH = torch.ones(stack.config.num_layers, stack.config.num_heads, device=task.model.device)
+    mask_LH[layer, head] = 0
+
+    def mask(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (replace(inputs[0], head_mask=mask_LH), *inputs[1:])
+
+    handle = stack.register_forward_pre_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _find_head(task: Task, which: str) -> tuple[Stack, int, int]:
+    parts = which.split(".")
+    side = parts.pop(0) if len(parts) == 3 else None
+    stacks: dict[str | None, Stack | None] = {"encoder": task.model.encoder, "decoder": task.model.decoder}
+    stack = task.model.main if side is None else stacks.get(side)
+    if stack is None:
+        there = [name for name, value in stacks.items() if value is not None]
+        raise UsageError(f"mask-head={which}: this model has no {side!r}", f"it has {' and '.join(map(str, there))}")
+    layers, heads = stack.config.num_layers, stack.config.num_heads
+    fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}: write mask-head={layers - 1}.0, say"
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"mask-head={which} names no head", fix)
+    layer, head = map(int, parts)
+    if layer >= layers or head >= heads:
+        raise UsageError(f"mask-head={which}: there is no such head", fix)
+    return stack, layer, head

@@ -1,0 +1,398 @@
+"""GGUF files: their metadata as a Hugging Face config, their tensor names as rows.
+
+llama.cpp's converters rename tensors, reorder llama's q and k for neighbour-pair rotation, and add Gemma's 1 to its norms;
+each is undone by a row. Source: the `gguf` package's constants and llama.cpp's conversion scripts (read, not copied).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
+from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, require, require_size, shown
+from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.families import config_from_dict
+from plainformer.families.hf_config import Source
+
+if TYPE_CHECKING:
+    from plainformer.checkpoint.formats.gguf_file import GgufFile
+
+OURS = "decoder.layers.{}"
+NORM_PLUS_ONE = Add(-1.0)
+
+
+# What llama.cpp would compute with and this library would not, unless it has one of these values.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "logit_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "use_parallel_residual": (False,),
+    "rope.scaling.yarn_ext_factor": (1,),
+    "rope.scaling.yarn_attn_factor": (1,),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "rope.scaling.alpha": (0,),
+}
+
+
+class Metadata(Source):
+    """An architecture's fields: `attention.head_count` stands for `llama.attention.head_count`.
+
+    Attributes:
+        all: every field of the file. tensors: the names of its tensors.
+    """
+
+    def __init__(self, file: GgufFile) -> None:
+        self.all, self.tensors = file.metadata, set(file.names())
+        self.architecture = str(self.all.get("general.architecture", ""))
+        prefix = f"{self.architecture}."
+        super().__init__({key.removeprefix(prefix): value for key, value in self.all.items() if key.startswith(prefix)})
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """The first field that is there; a list with one entry for each layer must repeat one value."""
+        value = super().get(*names, default=default)
+        if not isinstance(value, list):
+            return value
+        if not value or any(entry != value[0] for entry in value):
+            raise CheckpointError(
+                f"GGUF field '{self.architecture}.{names[0]}' differs from layer to layer",
+                "such pruned architectures are not supported",
+            )
+        return value[0]
+
+    def need(self, name: str) -> int:
+        """A whole number that the file must state."""
+        if self.get(name) is None:
+            raise CheckpointError(f"GGUF field '{self.architecture}.{name}' is missing", "convert the model again")
+        return self.integer(name)
+
+    def size(self, name: str) -> int:
+        """A whole number from 1 that the file must state."""
+        value = self.need(name)
+        require(value > 0, f"{name}={value} is not positive")
+        return value
+
+    @property
+    def head_dim(self) -> int:
+        """Stated, or the width divided among the heads."""
+        if self.get("attention.key_length") is not None:
+            return self.integer("attention.key_length")
+        hidden, heads = self.size("embedding_length"), self.size("attention.head_count")
+        require(hidden % heads == 0, f"embedding_length {hidden} is not a multiple of {heads} attention heads")
+        return hidden // heads
+
+
+def load_gguf_parts(path: Path, head: str | None) -> tuple[ModelConfig, WeightTable, GgufFile]:
+    """Configuration, rows and tensors of a GGUF file."""
+    from plainformer.checkpoint.formats import open_gguf
+
+    file = open_gguf(path)
+    try:
+        config, table = parts(file, head)
+    except BaseException:
+        file.close()
+        raise
+    return config, table, file
+
+
+def parts(file: GgufFile, head: str | None) -> tuple[ModelConfig, WeightTable]:
+    """The configuration and rows for an opened file."""
+    try:
+        return _parts(file, Metadata(file), head)
+    except CheckpointError as error:  # families speak of config.json, which this file replaces
+        what, fix = (text.replace("config.json", "GGUF metadata") for text in (error.what, error.fix))
+        raise CheckpointError(what, fix) from None
+
+
+def _parts(file: GgufFile, meta: Metadata, head: str | None) -> tuple[ModelConfig, WeightTable]:
+    if meta.architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"GGUF architecture {meta.architecture[:80]!r} is not supported",
+            did_you_mean(meta.architecture[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
+        )
+    if not meta.tensors:
+        raise CheckpointError("the GGUF file holds no tensors, only a vocabulary", "choose the file with the weights")
+    for name, harmless in HARMLESS.items():
+        meta.refuse(name, *harmless, why="this variant of the architecture is not known here")
+    describe, make_rows, usual_head = ARCHITECTURES[meta.architecture]
+    if head not in (None, "none", usual_head):
+        raise UsageError(f"a GGUF file has no {head!r} head", f"it holds {usual_head!r}: leave out task=...")
+    raw = {**_shared(meta, file), **describe(meta, file)}
+    config = config_from_dict(raw, head or usual_head)
+    if config.head.kind == "none":
+        config = replace(config, head=HeadConfig())  # converters drop the pooler
+    rows = [r for r in make_rows(config) if config.head.out_size or r.ours != ("head.out.weight",)]
+    extras = ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")
+    return config, WeightTable((*rows, *extras))
+
+
+def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    """What all architectures state alike, under config.json's names."""
+    if "token_embd.weight" not in meta.tensors:
+        raise CheckpointError("the GGUF file has no tensor 'token_embd.weight'", "download it again")
+    shape, hidden = file.shape("token_embd.weight"), meta.size("embedding_length")
+    require(
+        len(shape) == 2 and shape[1] == hidden,
+        f"tensor 'token_embd.weight' has shape {shape} where embedding_length is {hidden}",
+        "the metadata and the weights are not of the same model",
+    )
+    heads, head_dim = meta.size("attention.head_count"), meta.head_dim
+    same = meta.integer("attention.value_length", default=head_dim) == head_dim
+    require(same, "attention.value_length differs from attention.key_length", "such models are not supported")
+    ids = {
+        f"{name}_token_id": meta.all.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
+    }
+    return {
+        "vocab_size": shape[0],
+        "hidden_size": hidden,
+        "num_hidden_layers": meta.need("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": meta.integer("attention.head_count_kv", default=heads),
+        "head_dim": head_dim,
+        "intermediate_size": meta.need("feed_forward_length"),
+        "max_position_embeddings": meta.size("context_length"),
+        "rms_norm_eps": meta.number("attention.layer_norm_rms_epsilon", default=1e-6),
+        "layer_norm_eps": meta.number("attention.layer_norm_epsilon", default=1e-12),
+        "tie_word_embeddings": "output.weight" not in meta.tensors,
+        **ids,  # None too: else a reader of the saved model would take its family's usual ids
+    }
+
+
+def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    """Rotary positions: a base, a scaling, or llama.cpp's tensors with a divisor for each frequency."""
+    head_dim, length = meta.head_dim, meta.size("context_length")
+    base: dict[str, Any] = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base", default=10000.0)}
+    turned = meta.integer("rope.dimension_count", default=head_dim)
+    if turned != head_dim:
+        require(0 < turned < head_dim, f"rope.dimension_count={turned} for heads of {head_dim} channels")
+        # The rows of q and k would have to be reordered by another rule.
+        require(meta.architecture != "llama", "rope.dimension_count is not the head size", "not known for llama files")
+        base["partial_rotary_factor"] = turned / head_dim
+    scaled = {**base, "original_max_position_embeddings": length}
+    if (stated := meta.get("rope.scaling.original_context_length")) is not None:
+        scaled["original_max_position_embeddings"] = stated
+    amplitude = meta.number("rope.scaling.attn_factor", default=1.0)
+    short, long = ("rope_factors_short.weight", "rope_factors_long.weight")
+    if "rope_freqs.weight" in meta.tensors:
+        short = long = "rope_freqs.weight"
+    if short in meta.tensors or long in meta.tensors:
+        factors = {f"{name}_factor": _factors(file, tensor) for name, tensor in (("short", short), ("long", long))}
+        return {**scaled, "rope_type": "longrope", **factors, "attention_factor": amplitude}
+    kind = meta.text("rope.scaling.type", default="linear")
+    # An absent factor, or 0, is no scaling. The second name is that of files from before August 2023.
+    factor = meta.number("rope.scaling.factor", "rope.scale_linear", default=0.0)
+    require(kind in ("none", "linear", "yarn", "longrope"), f"rope.scaling.type={shown(kind)} is not supported")
+    require(kind != "longrope", "rope.scaling.type is 'longrope', and there are no tensors rope_factors_*.weight")
+    if kind == "yarn" and factor:
+        return {**scaled, "rope_type": "yarn", "factor": factor, **_yarn(meta, factor, amplitude)}
+    require(amplitude == 1, f"rope.scaling.attn_factor={amplitude} without 'yarn' or factors is not supported")
+    return {**base, "rope_type": "linear", "factor": factor} if kind == "linear" and factor else base
+
+
+def _factors(file: GgufFile, name: str) -> list[float]:
+    shape = file.shape(name)
+    require(len(shape) == 1 and shape[0] <= MAX_WIDTH, f"tensor {name!r} has shape {shape}, not one axis")
+    return [float(value) for value in file.read(name).float().tolist()]
+
+
+def _yarn(meta: Metadata, factor: float, amplitude: float) -> dict[str, Any]:
+    """llama.cpp multiplies the paper's amplitude by the file's own."""
+    require(factor > 0, f"rope.scaling.factor={factor} is not positive")
+    return {
+        "beta_fast": meta.number("rope.scaling.yarn_beta_fast", default=32.0),
+        "beta_slow": meta.number("rope.scaling.yarn_beta_slow", default=1.0),
+        "attention_factor": amplitude * (1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0),
+    }
+
+
+def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Metadata, GgufFile], dict[str, Any]]:
+    def describe(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+        return {
+            "model_type": model_type,
+            "architectures": [architecture],
+            "rope_parameters": _rope(meta, file),
+            **fields,
+        }
+
+    return describe
+
+
+def _llama(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bias"}
+    found = {name: tensor in meta.tensors for name, tensor in biases.items()}
+    return {**_decoder("llama", "LlamaForCausalLM")(meta, file), **found}
+
+
+def _phi3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    window = meta.integer("attention.sliding_window", default=0) or None
+    made = _decoder("phi3", "Phi3ForCausalLM")(meta, file)
+    # This family keeps the length beside the rope's own fields too, and reads it there first.
+    original = made["rope_parameters"].get("original_max_position_embeddings", meta.size("context_length"))
+    return {**made, "sliding_window": window, "original_max_position_embeddings": original}
+
+
+def _gemma2(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    return {
+        **_decoder("gemma2", "Gemma2ForCausalLM")(meta, file),
+        **_sliding(meta, 4096, every=2),
+        "attn_logit_softcapping": meta.number("attn_logit_softcapping", default=50.0),
+        "final_logit_softcapping": meta.number("final_logit_softcapping", default=30.0),
+        "query_pre_attn_scalar": _query_scalar(meta, big=46),
+    }
+
+
+def _gemma3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    wide = {**_rope(meta, file), "rope_theta": meta.number("rope.freq_base", default=1_000_000.0)}
+    near = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base_swa", default=10_000.0)}
+    cap = meta.get("final_logit_softcapping")
+    return {
+        **_decoder("gemma3_text", "Gemma3ForCausalLM")(meta, file),
+        **_sliding(meta, 1024, every=6),
+        "rope_parameters": {"full_attention": wide, "sliding_attention": near},
+        "final_logit_softcapping": None if cap is None else meta.number("final_logit_softcapping"),
+        "query_pre_attn_scalar": _query_scalar(meta, big=62),
+    }
+
+
+def _sliding(meta: Metadata, window: int, every: int) -> dict[str, Any]:
+    """The window, and which layers have it: all but every n-th, or as listed."""
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        meta.refuse(f"{name}_swa", meta.get(name), why="layers with a window would have other sizes")
+    pattern, layers = meta.raw.get("attention.sliding_window_pattern", every), meta.size("block_count")
+    if isinstance(pattern, list):
+        slides = [bool(entry) for entry in pattern]
+    else:
+        require_size("attention.sliding_window_pattern", pattern, MAX_LAYERS)
+        slides = [bool((index + 1) % pattern) for index in range(min(layers, MAX_LAYERS))]
+    kinds = ["sliding_attention" if each else "full_attention" for each in slides]
+    return {"sliding_window": meta.integer("attention.sliding_window", default=window), "layer_types": kinds}
+
+
+def _query_scalar(meta: Metadata, big: int) -> int:
+    """The file does not state it: head_dim, but width / heads in the 27B models, known by their count of layers."""
+    width = meta.size("embedding_length") // meta.size("attention.head_count")
+    return max(width, 1) if meta.need("block_count") == big else meta.head_dim
+
+
+def _gpt2(meta: Metadata, _: GgufFile) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": meta.need("embedding_length"),
+        "n_layer": meta.need("block_count"),
+        "n_head": meta.need("attention.head_count"),
+        "n_positions": meta.need("context_length"),
+        "n_inner": meta.need("feed_forward_length"),
+        "layer_norm_epsilon": meta.number("attention.layer_norm_epsilon", default=1e-5),
+    }
+
+
+def _bert(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+    meta.refuse("attention.causal", False, why="an encoder sees both directions")
+    shape = file.shape("token_types.weight") if "token_types.weight" in meta.tensors else (0, 0)
+    require(len(shape) == 2, f"tensor 'token_types.weight' has shape {shape}, not two axes")
+    names = {1: "mean", 2: "cls", 3: "last"}  # llama.cpp's numbers; 0 is none
+    kind = meta.integer("pooling_type", default=0)
+    pooling = {"pooling": names[kind]} if kind in names else {}
+    return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": shape[0], **pooling}
+
+
+def _llama_rows(config: ModelConfig) -> list[Row]:
+    stack = config.main_stack
+    return _decoder_rows(q=Unpermute(stack.num_heads), k=Unpermute(stack.num_kv_heads))
+
+
+def _decoder_rows(q: Op | None = None, k: Op | None = None, norm: Op | None = None) -> list[Row]:
+    """The names that llama, qwen2, qwen3 and gemma share."""
+    same = Op()
+    q, k, norm = q or same, k or same, norm or same
+    return [
+        row("token_embd.weight", "decoder.frontend.tokens.weight"),
+        row("output_norm.weight", "decoder.norm.weight", op=norm),
+        row("output.weight", "head.out.weight"),
+        row("blk.{}.attn_norm.weight", f"{OURS}.attention_norm.weight", op=norm),
+        row("blk.{}.ffn_norm.weight", f"{OURS}.ffn_norm.weight", op=norm),
+        row("blk.{}.post_attention_norm.weight", f"{OURS}.attention_after_norm.weight", op=norm),
+        row("blk.{}.post_ffw_norm.weight", f"{OURS}.ffn_after_norm.weight", op=norm),
+        row("blk.{}.attn_q_norm.weight", f"{OURS}.attention.q_norm.weight", op=norm),
+        row("blk.{}.attn_k_norm.weight", f"{OURS}.attention.k_norm.weight", op=norm),
+        *(row(f"blk.{{}}.attn_q.{leaf}", f"{OURS}.attention.qkv.q.{leaf}", op=q) for leaf in ("weight", "bias")),
+        *(row(f"blk.{{}}.attn_k.{leaf}", f"{OURS}.attention.qkv.k.{leaf}", op=k) for leaf in ("weight", "bias")),
+        *linear("blk.{}.attn_v", f"{OURS}.attention.qkv.v"),
+        *linear("blk.{}.attn_output", f"{OURS}.attention.out"),
+        *linear("blk.{}.ffn_gate", f"{OURS}.ffn.gate_up.gate"),
+        *linear("blk.{}.ffn_up", f"{OURS}.ffn.gate_up.up"),
+        *linear("blk.{}.ffn_down", f"{OURS}.ffn.down"),
+    ]
+
+
+def _gemma_rows(_: ModelConfig) -> list[Row]:
+    return _decoder_rows(norm=NORM_PLUS_ONE)
+
+
+def _fused_qkv(config: ModelConfig) -> list[Row]:
+    stack = config.main_stack
+    q, kv = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
+    return fused("blk.{}.attn_qkv", [f"{OURS}.attention.qkv.{name}" for name in "qkv"], Split((q, kv, kv)))
+
+
+def _phi3_rows(config: ModelConfig) -> list[Row]:
+    size = config.main_stack.ffn_size
+    gate_up = [f"{OURS}.ffn.gate_up.{name}" for name in ("gate", "up")]
+    return [*_fused_qkv(config), *fused("blk.{}.ffn_up", gate_up, Split((size, size))), *_decoder_rows()]
+
+
+def _gpt2_rows(config: ModelConfig) -> list[Row]:
+    return [
+        row("token_embd.weight", "decoder.frontend.tokens.weight"),
+        row("position_embd.weight", "decoder.frontend.positions.weight"),
+        *linear("output_norm", "decoder.norm"),
+        row("output.weight", "head.out.weight"),
+        *_fused_qkv(config),
+        *linear("blk.{}.attn_norm", f"{OURS}.attention_norm"),
+        *linear("blk.{}.attn_output", f"{OURS}.attention.out"),
+        *linear("blk.{}.ffn_norm", f"{OURS}.ffn_norm"),
+        *linear("blk.{}.ffn_up", f"{OURS}.ffn.up"),
+        *linear("blk.{}.ffn_down", f"{OURS}.ffn.down"),
+    ]
+
+
+def _bert_rows(_: ModelConfig) -> list[Row]:
+    ours = "encoder.layers.{}"
+    return [
+        row("token_embd.weight", "encoder.frontend.tokens.weight"),
+        row("position_embd.weight", "encoder.frontend.positions.weight"),
+        row("token_types.weight", "encoder.frontend.token_types.weight"),
+        *linear("token_embd_norm", "encoder.frontend.norm"),
+        *(r for name in "qkv" for r in linear(f"blk.{{}}.attn_{name}", f"{ours}.attention.qkv.{name}")),
+        *linear("blk.{}.attn_output", f"{ours}.attention.out"),
+        *linear("blk.{}.attn_output_norm", f"{ours}.attention_norm"),
+        *linear("blk.{}.ffn_up", f"{ours}.ffn.up"),
+        *linear("blk.{}.ffn_down", f"{ours}.ffn.down"),
+        *linear("blk.{}.layer_output_norm", f"{ours}.ffn_norm"),
+        *ignore("cls.*"),
+    ]
+
+
+Describe = Callable[[Metadata, "GgufFile"], dict[str, Any]]
+MakeRows = Callable[[ModelConfig], list[Row]]
+# GGUF architecture → (its fields as config.json's, its rows, the head it comes with).
+ARCHITECTURES: dict[str, tuple[Describe, MakeRows, str]] = {
+    "llama": (_llama, _llama_rows, "causal_lm"),
+    "qwen2": (_decoder("qwen2", "Qwen2ForCausalLM"), lambda _: _decoder_rows(), "causal_lm"),
+    "qwen3": (_decoder("qwen3", "Qwen3ForCausalLM"), lambda _: _decoder_rows(), "causal_lm"),
+    "gemma": (_decoder("gemma", "GemmaForCausalLM"), _gemma_rows, "causal_lm"),
+    "gemma2": (_gemma2, _gemma_rows, "causal_lm"),
+    "gemma3": (_gemma3, _gemma_rows, "causal_lm"),
+    "phi3": (_phi3, _phi3_rows, "causal_lm"),
+    "gpt2": (_gpt2, _gpt2_rows, "causal_lm"),
+    "bert": (_bert, _bert_rows, "none"),
+}

@@ -1,0 +1,1 @@
+"""The key-value cache and the buffers it writes to."""

@@ -1,0 +1,229 @@
+"""The key-value cache: what attention has already computed for earlier tokens.
+
+Preallocated and grown by doubling. Layers with a sliding window keep only what their window can still see. The rows that
+continue one prompt - beams, several samples - share its keys and values. Cross-attention's keys are computed once.
+
+Shapes: B prompts, R = B * copies rows, K key-value heads, T new positions, S positions in all, E channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plainformer.config import ModelConfig
+from plainformer.errors import UsageError, did_you_mean
+from plainformer.generation.cache.buffers import Int8Store, Store
+from plainformer.model.attention import Room
+
+KINDS: dict[str, type[Store]] = {"full": Store, "int8": Int8Store}
+# A windowed layer keeps so many positions more than its window, so that a few may be taken back (speculative decoding).
+SLACK = 64
+
+
+class KeyValueCache:
+    """Keys and values of one decoder's layers.
+
+    Memory: 2 * layers * R * K * capacity * E numbers; `capacity` doubles when it is full, give it to allocate once.
+    Layers with a window of W hold at most 2 * (W - 1 + SLACK) positions.
+
+    Args:
+        config: the model's; it says how many layers and heads there are, and their windows.
+        batch_size: rows.
+        capacity: positions to allocate at the start.
+        kind: "full", or "int8": a quarter of fp32's memory, with a rounding error of up to 1/254 of a vector's largest entry.
+    Attributes:
+        length: positions that have gone through; the model's forward pass adds to it.
+        copies: rows for each prompt, see `share`.
+        tokens: the ids that it holds, where one row's generation handed it out for the next turn.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        capacity: int = 64,
+        *,
+        kind: str = "full",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        stack = config.decoder
+        if stack is None:
+            raise UsageError(f"{config.family} has no decoder, so there is nothing to cache", "call the model directly")
+        if batch_size < 1 or capacity < 1:
+            raise UsageError(f"batch_size={batch_size}, capacity={capacity}: both are at least 1")
+        if kind not in KINDS:
+            raise UsageError(f"a cache of kind {kind!r} is unknown", did_you_mean(str(kind), KINDS))
+        self.length, self.copies = 0, 1
+        self.tokens: list[int] = []
+        self.memory: list[tuple[Tensor, Tensor] | None] = [None for _ in range(stack.num_layers)]
+        make = KINDS[kind]
+        self.layers = [
+            _Layer(
+                make, (batch_size, stack.num_kv_heads, stack.head_dim), capacity, window, dtype, torch.device(device)
+            )
+            for window in stack.windows
+        ]
+
+    @property
+    def rows(self) -> int:
+        return self.layers[0].shape[0]
+
+    def update(self, layer: int, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T new positions; return all that the layer still holds of these rows' own: (R, K, S', E), newest last."""
+        if layer == 0:
+            self._check_fit(k_RKTE.size(0), k_RKTE.size(1), k_RKTE.size(3))
+        return self.layers[layer].update(k_RKTE, v_RKTE)
+
+    def room(self, layer: int, rows: int, count: int) -> Room | None:
+        """Room for `count` new positions of each row, which the caller writes; None where only `update` will do."""
+        if layer == 0:
+            self._check_fit(rows, self.layers[0].shape[1], self.layers[0].shape[2])
+        return self.layers[layer].room(count)
+
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """What all rows of a prompt share, (B, K, P, E), standing before their own; None before `share`."""
+        return self.layers[layer].shared
+
+    def share(self, copies: int) -> None:
+        """From here on each row is continued by `copies` rows, which share what it holds now."""
+        if self.copies != 1:
+            raise UsageError("this cache's rows share a prompt already", "make a new cache")
+        self.copies = copies
+        for layer in self.layers:
+            layer.share(copies)
+
+    def reorder(self, index_R: Tensor) -> None:
+        """Row r becomes a copy of row index_R[r], which continues the same prompt. What is shared stays where it is."""
+        for layer in self.layers:
+            layer.reorder(index_R)
+
+    def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """The encoder's keys and values for a layer, if they are kept: (B, K, S, E), one row for each prompt."""
+        return self.memory[layer]
+
+    def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
+        """Keep the encoder's keys and values: they are the same at every step."""
+        self.memory[layer] = (k_BKSE, v_BKSE)
+
+    def crop(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        if not 0 <= length <= self.length:
+            raise UsageError(f"cannot crop a cache of {self.length} positions to {length}")
+        if not self.can_crop(length):
+            raise UsageError(
+                f"cannot crop a cache of {self.length} positions to {length}: what its windows or its rows' shared prompt "
+                "need there is no longer kept apart",
+                "begin with a new cache",
+            )
+        for layer in self.layers:
+            layer.held -= self.length - length
+        self.length = length
+        del self.tokens[length:]
+
+    def reset(self) -> None:
+        """Forget everything, and keep the memory."""
+        self.length, self.copies = 0, 1
+        self.tokens.clear()
+        self.memory = [None for _ in self.memory]
+        for layer in self.layers:
+            layer.held, layer.shared = 0, None
+
+    def can_crop(self, length: int) -> bool:
+        """Whether the positions before `length` can still be attended to as they should be."""
+        return all(layer.can_drop(self.length - length, self.length) for layer in self.layers)
+
+    def memory_bytes(self) -> int:
+        """Bytes that are allocated, cross-attention included."""
+        kept = [t for pair in self.memory if pair is not None for t in pair]
+        kept += [t for layer in self.layers if layer.shared is not None for t in layer.shared]
+        stores = sum(store.memory_bytes() for layer in self.layers for store in (layer.keys, layer.values))
+        return stores + sum(t.numel() * t.element_size() for t in kept)
+
+    def _check_fit(self, *wanted: int) -> None:
+        if wanted != self.layers[0].shape:
+            rows, heads, size = self.layers[0].shape
+            raise UsageError(
+                f"a cache of {rows} rows with {heads} heads of {size} channels does not fit {wanted[0]} rows with "
+                f"{wanted[1]} heads of {wanted[2]}",
+                "make one with this model's config and the number of rows of its input",
+            )
+
+
+class _Layer:
+    """One layer's keys and values: `held` own positions of each row, behind what is shared."""
+
+    def __init__(
+        self,
+        make: type[Store],
+        shape: tuple[int, int, int],
+        capacity: int,
+        window: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.make, self.shape, self.dtype, self.device = make, shape, dtype, device
+        self.window = window
+        self.kept = None if window is None else window - 1 + SLACK
+        self.capacity = capacity if self.kept is None else min(capacity, 2 * self.kept)
+        self.shared: tuple[Tensor, Tensor] | None = None
+        self.held = 0
+        self._allocate()
+
+    def _allocate(self) -> None:
+        rows, heads, size = self.shape
+        self.keys, self.values = (
+            self.make(rows, heads, self.capacity, size, self.dtype, self.device) for _ in range(2)
+        )
+        self.keys.most = self.values.most = None if self.kept is None else 2 * self.kept
+
+    def update(self, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.held + k_RKTE.size(2)
+        if self.kept is not None and end > 2 * self.kept:
+            return self._slide(k_RKTE, v_RKTE, self.kept)
+        self.keys.write(self.held, k_RKTE)
+        self.values.write(self.held, v_RKTE)
+        self.held = end
+        return self.keys.read(0, end), self.values.read(0, end)
+
+    def room(self, count: int) -> Room | None:
+        end = self.held + count
+        slides = self.kept is not None and end > 2 * self.kept
+        holes = self.shared is not None and not (self.shared[0].is_contiguous() and self.shared[1].is_contiguous())
+        if self.make is not Store or slides or holes:
+            return None
+        for store in (self.keys, self.values):
+            if end > store.capacity:
+                store.grow(self.held, end)
+        self.held = end
+        return Room(self.keys.data, self.values.data, end, self.shared)
+
+    def _slide(self, k_RKTE: Tensor, v_RKTE: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        """Move what the window may still see to the front: once in `kept` positions, not at each."""
+        first = max(self.held - kept, 0)
+        seen = []
+        for store, new in ((self.keys, k_RKTE), (self.values, v_RKTE)):
+            joined = torch.cat((store.read(first, self.held), new), dim=2)
+            store.write(0, joined[:, :, -kept:])
+            seen.append(joined)
+        self.held = min(seen[0].size(2), kept)
+        return seen[0], seen[1]
+
+    def share(self, copies: int) -> None:
+        self.shared = self.keys.read(0, self.held), self.values.read(0, self.held)
+        rows, heads, size = self.shape
+        self.shape, self.held = (rows * copies, heads, size), 0
+        self._allocate()
+
+    def reorder(self, index_R: Tensor) -> None:
+        if self.held:
+            self.keys.reorder(index_R, self.held)
+            self.values.reorder(index_R, self.held)
+
+    def can_drop(self, count: int, length: int) -> bool:
+        left = self.held - count
+        if left < 0 or self.window is None:
+            return left >= 0
+        shared = self.shared[0].size(2) if self.shared is not None else 0
+        return left + shared >= min(self.window - 1, length - count)

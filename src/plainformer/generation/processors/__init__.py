@@ -1,0 +1,87 @@
+"""Processors: small functions between a model's logits and the pick, composed in one documented order."""
+
+from plainformer.generation.processors.checks import as_token_ids
+from plainformer.generation.processors.context import Context, Processor
+from plainformer.generation.processors.control import (
+    AllowedTokens,
+    ExponentialDecay,
+    Forced,
+    ForcedBos,
+    ForcedEos,
+    MinLength,
+    MinNewTokens,
+    RemoveInvalid,
+    Renormalize,
+    Suppress,
+    SuppressFirst,
+)
+from plainformer.generation.processors.order import ORDER, sort_processors
+from plainformer.generation.processors.penalties import (
+    BadWords,
+    Dry,
+    EncoderNoRepeatNgram,
+    EncoderRepetitionPenalty,
+    FrequencyPenalty,
+    NoRepeatNgram,
+    PresencePenalty,
+    RepetitionPenalty,
+    SequenceBias,
+)
+from plainformer.generation.processors.sampling import (
+    Epsilon,
+    Eta,
+    MinP,
+    Mirostat,
+    Temperature,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    Typical,
+    Xtc,
+)
+from plainformer.generation.processors.timestamps import WhisperTimestamps
+from plainformer.generation.processors.watermark import Watermark, WatermarkDetector, WatermarkResult
+
+__all__ = [
+    "ORDER",
+    "AllowedTokens",
+    "BadWords",
+    "Context",
+    "Dry",
+    "EncoderNoRepeatNgram",
+    "EncoderRepetitionPenalty",
+    "Epsilon",
+    "Eta",
+    "ExponentialDecay",
+    "Forced",
+    "ForcedBos",
+    "ForcedEos",
+    "FrequencyPenalty",
+    "MinLength",
+    "MinNewTokens",
+    "MinP",
+    "Mirostat",
+    "NoRepeatNgram",
+    "PresencePenalty",
+    "Processor",
+    "RemoveInvalid",
+    "Renormalize",
+    "RepetitionPenalty",
+    "SequenceBias",
+    "Suppress",
+    "SuppressFirst",
+    "Temperature",
+    "TopH",
+    "TopK",
+    "TopNSigma",
+    "TopP",
+    "Typical",
+    "Watermark",
+    "WatermarkDetector",
+    "WatermarkResult",
+    "WhisperTimestamps",
+    "Xtc",
+    "as_token_ids",
+    "sort_processors",
+]

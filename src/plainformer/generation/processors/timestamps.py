@@ -1,0 +1,80 @@
+"""Whisper's timestamps: the rules that make its tokens <|0.00|>, <|0.02|>, … stand around what was said.
+
+Shapes: R rows, N generated tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from plainformer.generation.processors.checks import check_whole
+from plainformer.generation.processors.context import Context
+from plainformer.generation.processors.id_tensors import ban, check_inside
+
+
+@dataclass(frozen=True)
+class WhisperTimestamps:
+    """What may follow in a transcript with timestamps (Radford et al. 2022, arXiv 2212.04356, and OpenAI's code).
+
+    Timestamp tokens are all those after <|notimestamps|>, which itself is banned. Then, of what was generated:
+      - pairs: after a timestamp that ends a segment come another, or the end; after two of them, text;
+      - order: no timestamp before the last; and none equal to it, unless it begins the segment after;
+      - the first token is a timestamp, at most `max_initial_timestamp_index` steps of 0.02 s in;
+      - where timestamps are together likelier than the likeliest text token, one of them is picked.
+
+    Args:
+        no_timestamps_id: <|notimestamps|>.
+        eos_id: <|endoftext|>, the first token that is no text.
+        max_initial_timestamp_index: None (if not given) is no limit; OpenAI's code has 50, one second.
+        skip: how many generated tokens come before the transcript, where they are forced ones and no prompt; 0 if not given.
+    """
+
+    name: ClassVar[str] = "whisper_timestamps"
+    no_timestamps_id: int
+    eos_id: int
+    max_initial_timestamp_index: int | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("no_timestamps_id", self.no_timestamps_id, 0)
+        check_whole("eos_id", self.eos_id, 0)
+        check_whole("skip", self.skip, 0)
+        if self.max_initial_timestamp_index is not None:
+            check_whole("max_initial_timestamp_index", self.max_initial_timestamp_index, 0)
+
+    def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
+        vocabulary, begin = logits_RV.size(-1), self.no_timestamps_id + 1
+        check_inside("no_timestamps_id", (self.no_timestamps_id,), vocabulary)
+        places_V = torch.arange(vocabulary, device=logits_RV.device)
+        banned_RV = (places_V == self.no_timestamps_id) | self._out_of_turn(context, places_V)
+        if context.step == self.skip:
+            banned_RV = banned_RV | (places_V < begin)
+            if self.max_initial_timestamp_index is not None:
+                banned_RV = banned_RV | (places_V > begin + self.max_initial_timestamp_index)
+        kept_RV = ban(logits_RV, banned_RV)
+        log_p_RV = kept_RV.float().log_softmax(-1)
+        time_R1 = log_p_RV[:, begin:].logsumexp(-1, keepdim=True)
+        text_R1 = log_p_RV[:, :begin].amax(-1, keepdim=True)
+        return ban(kept_RV, (time_R1 > text_R1) & (places_V < begin))
+
+    def _out_of_turn(self, context: Context, places_V: Tensor) -> Tensor:
+        """(R, V) bool: what pairs and order forbid."""
+        begin = self.no_timestamps_id + 1
+        new_RN = context.ids[:, context.prompt_columns + self.skip :]
+        count = new_RN.size(1)
+        if count == 0:
+            return torch.zeros((new_RN.size(0), len(places_V)), dtype=torch.bool, device=places_V.device)
+        is_time_RN = new_RN >= begin
+        ended_R1 = is_time_RN[:, -1:]
+        opened_R1 = is_time_RN[:, -2:-1] if count > 1 else torch.ones_like(ended_R1)
+        # The last timestamp: where it stands, counted from 1; 0 where there is none, and then nothing is too early.
+        last_R1 = (is_time_RN * torch.arange(1, count + 1, device=new_RN.device)).amax(-1, keepdim=True)
+        newest_R1 = new_RN.gather(1, (last_R1 - 1).clamp(min=0))
+        least_R1 = torch.where(ended_R1 & ~opened_R1, newest_R1, newest_R1 + 1).where(last_R1 > 0, begin)
+        is_time_V = places_V >= begin
+        unpaired_RV = torch.where(opened_R1, is_time_V, places_V < self.eos_id) & ended_R1
+        return unpaired_RV | (is_time_V & (places_V < least_R1))

@@ -1,0 +1,201 @@
+"""What a checkpoint is, read from its configuration and the headers of its weight files: nothing large is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from plainformer.checkpoint.formats import find_weights, open_weights
+from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.weights import check_depth
+from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.errors import CheckpointError, UsageError
+from plainformer.families import table_for
+from plainformer.loading import load_tokenizer, read_config
+from plainformer.model.transformer import Transformer
+from plainformer.tasks import default_task
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters."""
+
+    ref: str
+    family: str
+    architecture: str
+    kind: str
+    task: str
+    parameters: int
+    parameters_by_part: dict[str, int]
+    stacks: dict[str, dict[str, Any]]
+    vocabulary: int | None
+    max_positions: int | None
+    weights: dict[str, str]
+    stored_dtypes: dict[str, int]
+    unused_tensors: tuple[str, ...]
+    tokenizer: dict[str, Any] | None
+    labels: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def summary(self) -> dict[str, str]:
+        """The facts that fit a line each."""
+        lines = {
+            "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
+            "task": self.task,
+            "parameters": f"{self.parameters:,} ({self.parameters * 4 / 1e6:,.1f} MB in fp32)",
+            "weights": ", ".join(f"{key} {value}" for key, value in self.weights.items()),
+            "stored dtypes": ", ".join(f"{name} x {count}" for name, count in self.stored_dtypes.items()),
+            "max positions": str(self.max_positions) if self.max_positions is not None else "no hard limit",
+        }
+        for name, stack in self.stacks.items():
+            lines[name] = ", ".join(f"{key} {value}" for key, value in stack.items())
+        if self.tokenizer is not None:
+            lines["tokenizer"] = ", ".join(f"{key} {_plain(value)}" for key, value in self.tokenizer.items())
+        if self.labels:
+            lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
+        if self.tied:
+            lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
+        if self.unused_tensors:
+            lines["not used"] = f"{len(self.unused_tensors)} tensors: " + ", ".join(self.unused_tensors[:6])
+        return lines
+
+
+def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | None = None) -> CheckpointInfo:
+    """Read a reference's facts.
+
+    Raises:
+        HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
+    """
+    files = resolve(ref, revision=revision, token=token)
+    config, table, source = _open(files)
+    try:
+        check_depth(config, source)
+        names = source.names()
+        dtypes = Counter(_stored_dtype(source, name) for name in names)
+        known = {name: table.find(name) for name in names}
+        unused = tuple(name for name, found in known.items() if found is None or found[0].kind == "ignore")
+        described = source.describe()
+    finally:
+        source.close()
+    model = Transformer(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    stacks = {"encoder": config.encoder, "decoder": config.decoder}
+    return CheckpointInfo(
+        ref=files.ref,
+        family=config.family,
+        architecture=config.architecture,
+        kind=config.kind,
+        task=_task(config),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters_by_part=count_by_part(model),
+        stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
+        vocabulary=config.vocab_size,
+        max_positions=config.main_stack.max_positions,
+        weights=described,
+        stored_dtypes=dict(dtypes),
+        unused_tensors=unused,
+        tokenizer=_describe_tokenizer(files, config),
+        labels=config.labels,
+        tied=config.tied,
+        shapes=shapes,
+    )
+
+
+def _open(files: Files) -> tuple[ModelConfig, Any, Any]:
+    if files.gguf is not None:
+        from plainformer.families.from_gguf import load_gguf_parts
+
+        return load_gguf_parts(files.gguf, None)
+    assert files.folder is not None
+    config = read_config(files.folder)
+    return config, table_for(config), open_weights(find_weights(files.folder))
+
+
+def _plain(value: Any) -> str:
+    """A fact in a line: yes and no, roles with their tokens."""
+    if isinstance(value, dict):
+        return " ".join(f"{name}={token}" for name, token in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _task(config: ModelConfig) -> str:
+    """The task that the checkpoint does; there are models without one, and their facts can be read all the same."""
+    try:
+        return default_task(config).name
+    except UsageError:
+        return "none"
+
+
+def _stored_dtype(source: Any, name: str) -> str:
+    """The dtype in the file: a GGUF's quantisation where there is one."""
+    return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
+        "torch."
+    )
+
+
+def count_by_part(model: Transformer) -> dict[str, int]:
+    """Numbers in embeddings, attention, feed-forward, norms and head; tied ones where they first stand."""
+    parts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        stack = name.split(".")[0]
+        part = (
+            "head" if stack == "head"
+            else f"{stack} frontend" if ".frontend." in name
+            else f"{stack} feed-forward" if ".ffn." in name
+            else f"{stack} attention" if ".attention." in name or ".cross." in name
+            else f"{stack} norms and positions"
+        )  # fmt: skip
+        parts[part] += parameter.numel()
+    return dict(parts)
+
+
+# What images and sounds bring along; Whisper's table of sinusoids is stored, and read like a learned one.
+_FRONTEND_POSITIONS = {"patches": "learned", "wave": "convolution", "mel": "table"}
+
+
+def describe_stack(stack: StackConfig) -> dict[str, Any]:
+    """The shape of a stack in a few words."""
+    position = "rope" if any(stack.rope) else "relative" if stack.relative_bias or stack.disentangled else "none"
+    frontend = stack.frontend
+    own = frontend.positions if isinstance(frontend, TokenFrontend) else _FRONTEND_POSITIONS[frontend.kind]
+    position = own if own != "none" else position
+    windows = sorted({window for window in stack.windows if window is not None})
+    described = {
+        "layers": stack.num_layers,
+        "width": stack.hidden_size,
+        "heads": stack.num_heads,
+        "kv_heads": stack.num_kv_heads,
+        "head_dim": stack.head_dim,
+        "ffn": f"{stack.ffn_size} {stack.ffn} {stack.activation}",
+        "norm": f"{stack.norm.kind} {stack.norm_place}",
+        "reads": stack.frontend.kind,
+        "positions": position,
+    }
+    return {**described, "windows": windows} if windows else described
+
+
+def _describe_tokenizer(files: Files, config: ModelConfig) -> dict[str, Any] | None:
+    try:
+        tokenizer = load_tokenizer(files)
+    except CheckpointError:
+        return None
+    special = {
+        name: tokenizer.id_to_token(value)
+        for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+        if (value := getattr(tokenizer, f"{name}_id")) is not None
+    }
+    return {
+        "size": tokenizer.vocab_size,
+        "limit": tokenizer.max_length,
+        "padding": tokenizer.padding_side,
+        "chat template": tokenizer.has_chat_template,
+        "special": special,
+    }

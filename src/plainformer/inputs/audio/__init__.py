@@ -1,0 +1,1 @@
+"""Audio: reading files, and the models' input features."""

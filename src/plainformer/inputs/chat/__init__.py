@@ -1,0 +1,1 @@
+"""Chat templates and the sandbox that they run in."""

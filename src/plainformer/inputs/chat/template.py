@@ -1,0 +1,191 @@
+"""Chat templates: a list of messages to the exact text that the model was trained on.
+
+A template is a small jinja2 program inside a checkpoint, that is, code from strangers. It is run in a sandbox with a
+budget for time, steps and text (`template_guard.py`); it can read the messages and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import CheckpointError, PlainformerError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+MAX_TEMPLATE_TEXT = 1_000_000
+
+
+class ChatTemplateError(PlainformerError):
+    """A chat template failed: it is malformed, refused these messages, or asked for what a template may not have."""
+
+
+class ChatTemplate:
+    """One or more named jinja2 chat templates and the special tokens that they may mention.
+
+    Args:
+        templates: name → source; a checkpoint with a single template calls it "default".
+        special_tokens: variables such as `bos_token` that every render sees.
+    """
+
+    def __init__(self, templates: Mapping[str, str], special_tokens: Mapping[str, str] | None = None) -> None:
+        self.templates = dict(templates)
+        self.special_tokens = dict(special_tokens or {})
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text that the model expects for `messages`.
+
+        Args:
+            messages: dicts with "role" and "content" (and whatever else the template reads), oldest first.
+            add_generation_prompt: end with the words that make the model answer as the assistant.
+            template: the name of one of several templates; by default "tool_use" when `tools` are given and it exists,
+                otherwise "default".
+            variables: further variables of the template, such as `tools`, `documents` or `enable_thinking`.
+
+        Raises:
+            UsageError: messages that are not dicts of plain JSON values, or an unknown template name.
+            ChatTemplateError: the template is malformed, refuses the messages, or exceeds its budget.
+        """
+        source = self._select(template, variables.get("tools"))
+        scope: dict[str, Any] = {"tools": None, "documents": None, **self.special_tokens}
+        scope.update({name: _plain(value, name) for name, value in variables.items()})
+        scope["messages"] = _plain_messages(messages)
+        scope["add_generation_prompt"] = add_generation_prompt
+        return _render(source, scope)
+
+    def _select(self, name: str | None, tools: Any) -> str:
+        if name is None:
+            name = "tool_use" if tools and "tool_use" in self.templates else "default"
+            if name not in self.templates and len(self.templates) == 1:
+                name = next(iter(self.templates))
+        if name not in self.templates:
+            raise UsageError(
+                f"no chat template is called {name!r}", did_you_mean(name, self.templates) or "pass template=<name>"
+            )
+        return self.templates[name]
+
+
+def read_templates(value: Any, where: str) -> dict[str, str]:
+    """The `chat_template` of a tokenizer_config.json (a text, or a list of named templates) as name → source."""
+    if isinstance(value, str):
+        return {"default": value}
+    if isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        return dict(value)
+    named: list[Any] = value if isinstance(value, list) else [None]
+    if not all(
+        isinstance(item, Mapping) and isinstance(item.get("name"), str) and isinstance(item.get("template"), str)
+        for item in named
+    ):
+        raise CheckpointError(
+            f"{where}: chat_template is neither a text nor a list of {{name, template}}",
+            "fix the entry, or remove it and pass plain text prompts",
+        )
+    return {item["name"]: item["template"] for item in named}
+
+
+def _plain_messages(messages: Any) -> list[dict[str, Any]]:
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise UsageError(
+            f"messages is a {type(messages).__name__}, not a list of dicts",
+            'pass [{"role": "user", "content": "Hello"}]',
+        )
+    plain = _plain(list(messages), "messages")
+    for position, message in enumerate(plain):
+        _check_message(message, f"messages[{position}]")
+    # The reference gives a message's reasoning under all its customary names (transformers 5, chat_template_utils).
+    for message in plain:
+        reasoning = next(
+            (v for k in ("reasoning_content", "thinking", "reasoning") if (v := message.get(k)) is not None), None
+        )
+        if reasoning is not None:
+            message.update({"thinking": message.get("thinking", reasoning), "reasoning_content": reasoning})
+    return list(plain)
+
+
+def _check_message(message: Any, where: str) -> None:
+    """A message has a role and says something; beside tool calls it may say nothing."""
+    fix = 'pass [{"role": "user", "content": "Hello"}]'
+    if not isinstance(message, dict):
+        raise UsageError(f"{where} is a {type(message).__name__}, not a dict", fix)
+    if not isinstance(message.get("role"), str):
+        raise UsageError(f"{where} has the role {message.get('role')!r}, not a text", fix)
+    if message.get("content") is None and not message.get("tool_calls"):
+        raise UsageError(f"{where} has no content", fix)
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A fresh copy out of JSON types only, so that a template never touches the caller's objects."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if depth > 100:
+        raise UsageError(f"{where} is nested more than 100 levels deep", "pass flatter messages")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{position}]", depth + 1) for position, item in enumerate(value)]
+    raise UsageError(
+        f"{where} is a {type(value).__name__}; a chat template sees only plain JSON values",
+        "pass texts, numbers, lists and dicts",
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _compile(source: str) -> Template:
+    from jinja2.exceptions import TemplateError
+
+    from plainformer.inputs.chat.guard import GuardedEnvironment
+
+    if len(source) > MAX_TEMPLATE_TEXT:
+        raise ChatTemplateError(
+            f"the chat template has {len(source)} characters, more than {MAX_TEMPLATE_TEXT}", "is it a template at all?"
+        )
+    try:
+        return GuardedEnvironment().from_string(source)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise ChatTemplateError(
+            f"the chat template is malformed{f' at line {line}' if line else ''}: {error}",
+            "fix the checkpoint's chat_template, or pass plain text",
+        ) from error
+    except (RecursionError, MemoryError, SyntaxError, OverflowError, ValueError) as error:
+        raise ChatTemplateError(
+            f"the chat template is too deeply nested to compile ({type(error).__name__})", "use a simpler template"
+        ) from error
+
+
+def _render(source: str, scope: dict[str, Any]) -> str:
+    from jinja2.exceptions import SecurityError, TemplateError
+
+    from plainformer.inputs.chat.guard import BudgetExceeded, budget
+
+    template = _compile(source)
+    try:
+        with budget():
+            return template.render(scope)
+    except (BudgetExceeded, OverflowError, MemoryError, RecursionError) as error:
+        raise ChatTemplateError(
+            f"the chat template was stopped: {error or type(error).__name__}",
+            "no chat template needs that: do not trust this checkpoint's template",
+        ) from error
+    except SecurityError as error:
+        raise ChatTemplateError(
+            f"the chat template was refused: {error}", "do not trust this checkpoint's template"
+        ) from error
+    except TemplateError as error:
+        raise ChatTemplateError(
+            f"the chat template refuses these messages: {error}", "check the roles and their order against the template"
+        ) from error
+    except Exception as error:  # a template is a program: any Python error can come out of its expressions
+        raise ChatTemplateError(
+            f"the chat template failed: {type(error).__name__}: {error}",
+            "check that every message has the keys that the template reads",
+        ) from error

@@ -1,0 +1,85 @@
+"""The output vocabulary of a speech model trained with CTC (Graves et al. 2006): frames' ids → text.
+
+wav2vec 2.0 and HuBERT checkpoints keep it in vocab.json (a token is a character, "|" stands for a space) and say in
+tokenizer_config.json how to write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plainformer.errors import CheckpointError
+from plainformer.inputs.text.tokenizer_settings import read_object
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import Tokenizer
+
+# What the reference calls cleaning up (transformers 5.23, `clean_up_tokenization`), in its order.
+_CLEANUP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+@dataclass(frozen=True)
+class CtcVocabulary:
+    """Writes a clip's text from the best id of each frame.
+
+    Attributes:
+        tokens: text of each id. blank_id: the pad token, which separates repeated characters and is not written.
+        delimiter: the token that ends a word, or None. space: what is written for it.
+        lowercase: write lower case. cleanup: no space before punctuation.
+    """
+
+    tokens: tuple[str, ...]
+    blank_id: int
+    delimiter: str | None = "|"
+    space: str = " "
+    lowercase: bool = False
+    cleanup: bool = False
+
+    @classmethod
+    def from_folder(cls, folder: Path | None, tokenizer: Tokenizer) -> CtcVocabulary:
+        """The vocabulary of a checkpoint's tokenizer, written as its tokenizer_config.json says.
+
+        Raises:
+            CheckpointError: there is no pad token, which is the blank.
+        """
+        if tokenizer.pad_id is None:
+            raise CheckpointError(
+                "the tokenizer has no pad token, the blank of CTC", "name it in tokenizer_config.json"
+            )
+        settings = read_object(folder / "tokenizer_config.json") if folder is not None else {}
+        return cls(
+            tokens=tuple(tokenizer.id_to_token(i) or "" for i in range(tokenizer.vocab_size)),
+            blank_id=tokenizer.pad_id,
+            delimiter=settings.get("word_delimiter_token", "|"),
+            space=settings.get("replace_word_delimiter_char", " "),
+            lowercase=bool(settings.get("do_lower_case", False)),
+            cleanup=bool(settings.get("clean_up_tokenization_spaces", False)),
+        )
+
+    def text(self, frame_ids: Sequence[int]) -> str:
+        """Repeats joined, blanks dropped: h h _ e l _ l o → hello. Ids beyond the vocabulary have no text."""
+        return self.written([i for i, _ in groupby(frame_ids) if i != self.blank_id])
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of ids among which no blanks and no repeats of one frame are left."""
+        pieces = [self.tokens[i] if i < len(self.tokens) else "" for i in ids]
+        text = "".join(self.space if piece == self.delimiter else piece for piece in pieces).strip()
+        text = text.lower() if self.lowercase else text
+        for before, after in _CLEANUP if self.cleanup else ():
+            text = text.replace(before, after)
+        return text

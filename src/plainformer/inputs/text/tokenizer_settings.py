@@ -1,0 +1,305 @@
+"""What a checkpoint folder says about its tokenizer besides the vocabulary: special tokens, limits, chat templates.
+
+Read from tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja and the model's
+config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import CheckpointError, PlainformerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_UNLIMITED = 10**9  # model_max_length of 1e30 stands for "unknown"
+# Their position table has pad_id + 1 rows that no token may use (fairseq's convention).
+_OFFSET_POSITIONS = frozenset(
+    ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"]
+)
+_WELL_KNOWN = {
+    "[CLS]": "cls_token",
+    "[SEP]": "sep_token",
+    "[MASK]": "mask_token",
+    "<mask>": "mask_token",
+    "[PAD]": "pad_token",
+    "<pad>": "pad_token",
+    "[UNK]": "unk_token",
+    "<unk>": "unk_token",
+}
+
+
+@dataclass(frozen=True)
+class SpecialToken:
+    """A token outside the ordinary vocabulary: never split, and matched in text before anything else."""
+
+    content: str
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+    special: bool = True
+
+    def to_added(self) -> tokenizers.AddedToken:
+        """The same for the `tokenizers` library."""
+        from tokenizers import AddedToken
+
+        return AddedToken(
+            self.content,
+            lstrip=self.lstrip,
+            rstrip=self.rstrip,
+            single_word=self.single_word,
+            normalized=self.normalized,
+            special=self.special,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A folder's settings, checked.
+
+    Attributes:
+        folder: where they come from.
+        config: tokenizer_config.json, or {}.
+        model: the model's config.json, or {}.
+        roles: role ("bos_token", ...) → token; one that the files set to null is None, which differs from unset.
+        added: id → token, of added_tokens.json and added_tokens_decoder.
+        listed: additional special tokens without an id.
+        chat_templates: name → source.
+    """
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, SpecialToken | None] = field(default_factory=dict)
+    added: dict[int, SpecialToken] = field(default_factory=dict)
+    listed: tuple[SpecialToken, ...] = ()
+    chat_templates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The tokenizer's family in one lower-case word: tokenizer_class without its ending, or the model_type."""
+        name = self.config.get("tokenizer_class")
+        if isinstance(name, str) and name not in (
+            "PreTrainedTokenizerFast",
+            "TokenizersBackend",
+            "PreTrainedTokenizer",
+        ):
+            return name.removesuffix("Fast").removesuffix("Tokenizer").lower()
+        model_type = self.model.get("model_type")
+        return model_type.lower().replace("-", "").replace("_", "") if isinstance(model_type, str) else ""
+
+    def role(self, name: str, default: str | None) -> str | None:
+        """The token that plays a role, as the files say, or else `default`."""
+        if name not in self.roles:
+            return default
+        token = self.roles[name]
+        return token.content if token is not None else None
+
+    def max_length(self) -> int | None:
+        """The most tokens that the model takes, or None where nothing says so."""
+        stated = self.config.get("model_max_length")
+        if isinstance(stated, bool) or not isinstance(stated, int | float | None):
+            where = self.folder / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: model_max_length is {stated!r}", "it must be a number, without quotes")
+        if stated is not None and 0 < stated < _UNLIMITED:
+            return int(stated)
+        positions = self.model.get("max_position_embeddings", self.model.get("n_positions"))
+        model_type = str(self.model.get("model_type"))
+        if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
+            return None
+        if "max_position_embeddings" not in self.model and model_type in ("t5", "mt5", "umt5", "switch_transformers"):
+            return None  # relative positions: n_positions is only the length that T5 was trained on
+        return max(1, positions - 2) if model_type in _OFFSET_POSITIONS else positions
+
+
+@contextmanager
+def library_errors(what: str, fix: str) -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into a CheckpointError; its Rust panics are not even `Exception`s."""
+    try:
+        yield
+    except PlainformerError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: {error}", fix) from error
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, or a CheckpointError that names it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path} is not UTF-8 text (byte {error.start})", "download it again, or convert it to UTF-8"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", "check the path and its permissions") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, or a CheckpointError that names it."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not JSON: {error}", "the file is damaged or truncated: download it again"
+        ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object", "download the file again")
+    return content
+
+
+def special_token(value: Any, where: str) -> SpecialToken:
+    """A token written as a text or as an AddedToken object."""
+    if isinstance(value, str):
+        return SpecialToken(value)
+    if isinstance(value, Mapping) and isinstance(value.get("content"), str):
+        flags = {k: bool(value[k]) for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in value}
+        return SpecialToken(value["content"], **flags)
+    raise CheckpointError(
+        f"{where} is {value!r}, neither a token's text nor an object with its content", "correct the entry"
+    )
+
+
+def read_settings(folder: Path, model: Mapping[str, Any] | None = None) -> Settings:
+    """All settings of `folder`; `model` is the model's config.json, by default the folder's own."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder", "pass the checkpoint's folder")
+    path = folder / "tokenizer_config.json"
+    config = read_object(path)
+    roles: dict[str, SpecialToken | None] = {}
+    for source in (folder / "special_tokens_map.json", path):  # the latter is the newer format and wins
+        entries = read_object(source)
+        for role in ROLES:
+            if role in entries:
+                value = entries[role]
+                roles[role] = None if value is None else special_token(value, f"{source}: {role}")
+    return Settings(
+        folder=folder,
+        config=config,
+        model=dict(model) if model is not None else read_object(folder / "config.json"),
+        roles=roles,
+        added=_added_tokens(folder, config),
+        listed=_listed_tokens(folder, config),
+        chat_templates=_chat_templates(folder, config),
+    )
+
+
+def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, SpecialToken]:
+    added: dict[int, SpecialToken] = {}
+    path = folder / "added_tokens.json"
+    for content, index in read_object(path).items():
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise CheckpointError(f"{path}: the id of {content!r} is {index!r}", "ids are whole numbers from 0")
+        added[index] = SpecialToken(content)
+    decoder = config.get("added_tokens_decoder") or {}
+    where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
+    if not isinstance(decoder, Mapping):
+        raise CheckpointError(f"{where} is a {type(decoder).__name__}, not an object", "correct the entry")
+    for key, value in decoder.items():
+        if not str(key).isdecimal():
+            raise CheckpointError(f"{where} has the id {key!r}", "ids are whole numbers from 0")
+        added[int(key)] = special_token(value, f"{where}[{key}]")
+    return added
+
+
+def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[SpecialToken, ...]:
+    found: dict[str, SpecialToken] = {}
+    for source in (read_object(folder / "special_tokens_map.json"), config):
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            values = source.get(key) or []
+            for value in values if isinstance(values, list) else []:
+                token = special_token(value, f"{folder}: {key}")
+                found[token.content] = token
+    return tuple(found.values())
+
+
+def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    from plainformer.inputs.chat.template import read_templates
+
+    templates: dict[str, str] = {}
+    if config.get("chat_template") is not None:
+        templates |= read_templates(config["chat_template"], str(folder / "tokenizer_config.json"))
+    legacy = read_object(folder / "chat_template.json").get("chat_template")
+    if legacy is not None:
+        templates |= read_templates(legacy, str(folder / "chat_template.json"))
+    if (folder / "chat_template.jinja").is_file():
+        templates["default"] = read_text(folder / "chat_template.jinja")
+    extra = folder / "additional_chat_templates"
+    for path in sorted(extra.glob("*.jinja")) if extra.is_dir() else ():
+        templates[path.stem] = read_text(path)
+    return templates
+
+
+def find_roles(settings: Settings, backend: tokenizers.Tokenizer) -> dict[str, str]:
+    """Role → token for a ready-made tokenizer.
+
+    From its files; where they say nothing, from the model's config.json (bos_token_id, ...), from the tokenizer's own
+    post-processor (cls and sep), and from special tokens of well-known names.
+    """
+    found: dict[str, str] = {}
+    for role in ROLES:
+        index = settings.model.get(f"{role}_id")
+        if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
+            token = backend.id_to_token(index)
+            if token is not None:
+                found[role] = token
+    state = json.loads(backend.post_processor.__getstate__()) if backend.post_processor is not None else {}
+    for role in ("cls", "sep"):
+        if isinstance(state.get(role), list):
+            found.setdefault(f"{role}_token", state[role][0])
+    special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+    for content, role in _WELL_KNOWN.items():
+        if content in special:
+            found.setdefault(role, content)
+    return {role: t for role in ROLES if (t := settings.role(role, found.get(role))) is not None}
+
+
+def write_folder(
+    folder: Path,
+    *,
+    backend: tokenizers.Tokenizer | None,
+    source_files: Mapping[str, bytes],
+    special_tokens: Mapping[str, str],
+    chat_templates: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a tokenizer's files into `folder`, which exists; see `Tokenizer.save`."""
+    for name, content in source_files.items():
+        (folder / name).write_bytes(content)
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **settings, **special_tokens}
+    if backend is not None:
+        (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+        config["added_tokens_decoder"] = {
+            str(index): {
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "normalized": token.normalized,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+                "special": token.special,
+            }
+            for index, token in sorted(backend.get_added_tokens_decoder().items())
+        }
+    if set(chat_templates) == {"default"}:
+        config["chat_template"] = chat_templates["default"]
+    elif chat_templates:
+        config["chat_template"] = [{"name": n, "template": t} for n, t in chat_templates.items()]
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

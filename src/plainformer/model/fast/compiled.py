@@ -1,0 +1,109 @@
+"""The way to the compiled kernels: are they to be had here, and how torch's tensors get to them.
+
+Numba is imported on first use: it takes 0.3 s. Where it is missing, or finds no way of running threads that two callers may use
+at once (OpenMP or TBB; its own third way ends the process then), everything is computed by torch, more slowly. So it is in
+a process that was forked from one with kernels: GNU's OpenMP does not live on in it, and Numba ends such a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Above so many rows, torch's products of matrices are faster.
+FEW_ROWS = 24
+
+_left_behind = False  # in the process that this one was forked from
+
+
+def kernels() -> ModuleType | None:
+    """The module of kernels, tried out; None where it cannot work."""
+    return None if _left_behind else _tried_out()
+
+
+def _after_fork() -> None:
+    global _left_behind
+    _left_behind = _tried_out.cache_info().currsize > 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _tried_out() -> ModuleType | None:
+    try:
+        numba: Any = importlib.import_module("numba")
+        if numba.config.DISABLE_JIT:  # loops in Python would take minutes for a token
+            return None
+        if numba.config.THREADING_LAYER == "default":
+            numba.config.THREADING_LAYER = "threadsafe"
+        from plainformer.model.fast import kernels as module
+
+        _keep_if_possible(module)
+        # Numba starts as many threads as there are processors, and tells the OpenMP that torch may share with it.
+        threads = torch.get_num_threads()
+        numba.get_num_threads()
+        torch.set_num_threads(threads)
+        follow_torch_threads()
+        x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+        module.multiply(x, np.ones((2, 1), np.float32), x, y, 0, 0)
+        works = y[0, 0] == 2 and numba.threading_layer() in ("omp", "tbb")
+    except (
+        ImportError,
+        ValueError,
+        RuntimeError,
+        OSError,
+    ):  # numba too old for this NumPy, no threads, no place for files
+        return None
+    return module if works else None
+
+
+def _keep_if_possible(module: ModuleType) -> None:
+    """Numba raises where it cannot keep on disk what it has compiled: then it is only not kept."""
+    for kernel in vars(module).values():
+        cache: Any = getattr(kernel, "_cache", None)
+        if hasattr(cache, "save_overload"):
+            cache.save_overload = functools.partial(_saved, cache.save_overload)
+
+
+def _saved(save: Callable[..., None], *compiled: Any) -> None:
+    with contextlib.suppress(OSError):
+        save(*compiled)
+
+
+def follow_torch_threads() -> None:
+    """Kernels run on as many threads as torch would."""
+    numba: Any = importlib.import_module("numba")
+    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if numba.get_num_threads() != wanted:
+        numba.set_num_threads(wanted)
+
+
+def as_array(x: Tensor) -> Any:
+    """The same memory as NumPy sees it, or a copy where it has holes or odd addresses: kernels want neither."""
+    array = x.detach().numpy()
+    return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
+
+
+def version(x: Tensor | None) -> int:
+    """A number that grows with each change in place, where torch counts them."""
+    return 0 if x is None or x.is_inference() else x._version
+
+
+def affine(scale: Tensor | None, bias: Tensor | None, size: int) -> Any:
+    """What each output is multiplied by, and what is added: (2, size)."""
+    both = np.zeros((2, size), np.float32)
+    both[0] = 1.0 if scale is None else scale.detach().numpy()
+    if bias is not None:
+        both[1] = bias.detach().numpy()
+    return both

@@ -1,0 +1,160 @@
+"""Prepare a model for inference: join what reads the same input, then measure which CPU backend is fastest and keep it.
+
+A decoder, which is used a token at a time, gets kernels of our own wherever they can run: they won every measurement, and
+only with them a whole layer is one call. For many rows, which kernel wins depends on the processor and the shape, so it is
+measured and not guessed: on several weights in turn, once for each shape in a process. `docs/decisions.md` holds the numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plainformer.errors import UsageError, did_you_mean
+from plainformer.model.fast.compiled import kernels
+from plainformer.model.linear import (
+    LAYOUTS,
+    Int8Weight,
+    Linear,
+    LinearGroup,
+    Product,
+    on_cpu_in_fp32,
+    outermost,
+)
+
+BACKENDS = ("auto", "plain", "fused", "int8", *LAYOUTS)
+# A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
+MIN_GAIN = 0.95
+# A measurement streams so many bytes of weights: more than a processor's caches hold.
+MEASURED_BYTES = 64 * 2**20
+MOST_WEIGHTS = 32
+MEASURED_SECONDS = 0.1  # for each backend and shape, but two passes at least
+
+Module = Linear | LinearGroup
+
+
+def prepare_for_inference(
+    model: nn.Module, backend: str = "auto", rows: int = 1, release: Callable[[], None] | None = None
+) -> dict[str, str]:
+    """Choose each linear's backend in place, and stop gradients.
+
+    Args:
+        model: any module made of `Linear` and `LinearGroup`.
+        backend: "auto" takes kernels of our own for a decoder, and measures otherwise. "plain", "fused", "onednn" and
+            "compiled" are taken as they are where they can run (fp32 on a CPU), else "fused". "int8" rounds the weights.
+        rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
+            sentence or two for an encoder.
+        release: called after each rearranged weight, to give back the memory that its old form was read from.
+    Returns:
+        the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend={backend!r} is unknown", did_you_mean(str(backend), BACKENDS))
+    model.eval()
+    model.requires_grad_(False)
+    choices: dict[str, str] = {}
+    for (out_size, in_size), modules in _by_shape(model).items():
+        possible = _possible(modules[0])
+        if backend == "int8":
+            chosen = _int8(modules[0])
+        elif backend != "auto":
+            chosen = backend if backend in ("plain", *possible) else "fused"
+        elif rows == 1 and "compiled" in possible:
+            chosen = "compiled"
+        else:
+            measured = tuple(name for name in possible if name != "compiled")
+            chosen = fastest_backend(out_size, in_size, rows, measured, torch.get_num_threads())
+        for module in modules:
+            _put(module, chosen)
+            if release is not None:
+                release()
+        choices[f"{out_size}x{in_size}"] = chosen
+    return choices
+
+
+def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
+    shapes: dict[tuple[int, int], list[Module]] = defaultdict(list)
+    for module in outermost(model):
+        module.unpack()
+        out_size = sum(module.sizes) if isinstance(module, LinearGroup) else module.out_size
+        shapes[out_size, _a_weight(module).size(1)].append(module)
+    return shapes
+
+
+def _a_weight(module: Module) -> Tensor:
+    """One of a plain module's weights, (O, I)."""
+    weight = (module.parts()[0] if isinstance(module, LinearGroup) else module).weight
+    assert weight is not None
+    return weight
+
+
+def _possible(module: Module) -> tuple[str, ...]:
+    weight = _a_weight(module)
+    if not on_cpu_in_fp32(weight):
+        return ("fused",)
+    onednn = ("onednn",) if torch.backends.mkldnn.is_available() else ()
+    compiled = ("compiled",) if kernels() is not None else ()
+    return ("fused", *onednn, *compiled)
+
+
+def _int8(module: Module) -> str:
+    weight = _a_weight(module)
+    if not on_cpu_in_fp32(weight):
+        raise UsageError(
+            f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
+            "load with device='cpu' and dtype='fp32', or without quantize",
+        )
+    return "int8"
+
+
+def _put(module: Module, backend: str) -> None:
+    module.unpack()
+    if backend == "int8":
+        module.pack(Int8Weight)
+    elif backend in LAYOUTS:
+        module.pack(LAYOUTS[backend])
+    elif backend == "fused" and isinstance(module, LinearGroup):
+        module.fuse()
+
+
+@functools.cache
+def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str, ...], threads: int) -> str:
+    """Time each backend on weights of one shape; remembered, so that a second load of a process chooses the same."""
+    if len(possible) == 1:
+        return possible[0]
+    size = out_size * in_size
+    count = min(math.ceil(MEASURED_BYTES / (4 * size)), MOST_WEIGHTS) if rows == 1 else 3  # many rows are arithmetic
+    flat = torch.ones(count, size)  # ones: untouched zeros would all be one page of memory
+    x = torch.ones(1, rows, in_size)
+    chosen, fastest = "fused", math.inf
+    for backend in possible:
+        seconds = _time([_product(backend, weight, out_size, in_size) for weight in flat], x)
+        if seconds < fastest * MIN_GAIN:
+            chosen, fastest = backend, seconds
+    return chosen
+
+
+def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product:
+    weight_OI = flat.view(out_size, in_size)
+    return LAYOUTS[backend]([weight_OI], None) if backend in LAYOUTS else functools.partial(F.linear, weight=weight_OI)
+
+
+@torch.inference_mode()
+def _time(products: list[Product], x: Tensor, rounds: int = 6) -> float:
+    """The fastest of several passes through all products; the first, which touches cold pages, does not count."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for product in products:
+            product(x)
+        times.append(time.perf_counter() - start)
+        if len(times) > 1 and sum(times) > MEASURED_SECONDS:  # a busy machine: no use in asking again
+            break
+    return min(times[1:])

@@ -1,0 +1,1 @@
+"""Question answering: extractive and abstractive."""

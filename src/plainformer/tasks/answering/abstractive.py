@@ -1,0 +1,134 @@
+"""Abstractive question answering: an answer to a question about a text, in the model's own words.
+
+An encoder-decoder reads "question: ... context: ...", as T5 was trained to (Raffel et al. 2020, appendix D.15); a chat
+model is asked in a message; another decoder continues the text with its question and "Answer:" (Radford et al. 2019).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import InputError, UsageError
+from plainformer.generation.result import Generation
+from plainformer.generation.search import DEFAULT_NEW_TOKENS
+from plainformer.tasks.base import text_limit
+from plainformer.tasks.writing.answers import AnswerStream
+from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.text2text import Text2TextGeneration
+from plainformer.tasks.writing.text_generation import TextGeneration
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import TextBatch
+
+TEMPLATES = {
+    "encoder-decoder": "question: {question} context: {context}",
+    "chat": "Answer the question from the document alone.\n\nDocument:\n{context}\n\nQuestion: {question}",
+    "decoder": "{context}\n\nQuestion: {question}\nAnswer:",
+}
+_NO_LIMIT = 1 << 40
+
+
+class AbstractiveQuestionAnswering(GeneratingTask):
+    """A (question, context) tuple, or a dict with these two → an answer, as the task that writes it gives it:
+    `TransformedText` of an encoder-decoder, `GeneratedText` of a decoder.
+
+    Options of its own:
+        template: what the model reads, with {question} and {context} in it; of a chat model, the user's message. The
+            default is the one of `TEMPLATES` for the kind of model.
+        truncate: cut the context's end so that a prompt fits, and a decoder's answer (`max_new_tokens`) behind it.
+
+    The others are those of text2text generation, or of text generation.
+    """
+
+    companions = Text2TextGeneration.companions
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.writer: Text2TextGeneration | TextGeneration
+        if self.config.encoder is not None:
+            self.writer, kind = Text2TextGeneration(*args, **kwargs), "encoder-decoder"
+        else:
+            self.writer = TextGeneration(*args, **kwargs)
+            kind = "chat" if self.tokenizer.has_chat_template else "decoder"
+        self.kind, self.settings = kind, self.writer.settings
+        self.more_options = frozenset(self.writer.options()) - {"truncate"}
+
+    def is_one(self, inputs: Any) -> bool:
+        pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
+        return isinstance(inputs, Mapping) or pair
+
+    def encode(
+        self, inputs: Sequence[Any], *, template: str | None = None, truncate: bool = False, **options: Any
+    ) -> TextBatch:
+        prompts = [self._prompt(item, template, truncate, options) for item in inputs]
+        return self.writer.encode(prompts, **self.writer._for(self.writer.encode, options))
+
+    def predict(self, encoded: TextBatch, **options: Any) -> Generation:
+        return self.writer.predict(encoded, **self.writer._for(self.writer.predict, options))
+
+    def decode(self, encoded: TextBatch, predicted: Generation, **options: Any) -> list[Any]:
+        return list(self.writer.decode(encoded, predicted, **self.writer._for(self.writer.decode, options)))
+
+    def stream(
+        self, item: Any, *, template: str | None = None, truncate: bool = False, **options: Any
+    ) -> AnswerStream[Any]:
+        """The answer piece by piece; its `.result` is the whole."""
+        return self.writer.stream(self._prompt(item, template, truncate, options), **options)
+
+    def _prompt(self, item: Any, template: str | None, truncate: bool, options: Mapping[str, Any]) -> Any:
+        """What the writer reads: a text, or the messages of a chat."""
+        question, context = self._question(item)
+        form = TEMPLATES[self.kind] if template is None else template
+        if not isinstance(form, str) or not all(name in form for name in ("{question}", "{context}")):
+            raise UsageError(f"template={template!r} has no place for both", "put {question} and {context} into it")
+        room = self._room(options) if truncate else None
+        return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
+
+    def _question(self, item: Any) -> tuple[str, str]:
+        if isinstance(item, Mapping) and set(item) == {"question", "context"}:
+            item = (item["question"], item["context"])
+        if isinstance(item, Mapping) or not self.is_one(item):
+            raise InputError(
+                f"{str(item)[:60]!r} is not a question with its context",
+                'give a (question, context) tuple, or {"question": ..., "context": ...}',
+            )
+        for name, text in zip(("question", "context"), item, strict=True):
+            if not text.strip():
+                raise InputError(f"the {name} is empty", f"give a {name} with words")
+        return item[0], item[1]
+
+    def _laid_out(self, form: str, question: str, context: str) -> Any:
+        texts = {"{question}": question, "{context}": context}
+        text = re.sub(r"\{question\}|\{context\}", lambda found: texts[found[0]], form)
+        return [{"role": "user", "content": text}] if self.kind == "chat" else text
+
+    def _room(self, options: Mapping[str, Any]) -> int | None:
+        """Tokens that a prompt may have; None where nothing limits it."""
+        if self.kind == "encoder-decoder":
+            return text_limit(self.config, self.tokenizer)
+        trained = self.config.source.get("max_position_embeddings")
+        limits = [text_limit(self.config, self.tokenizer), trained]
+        known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+        return min(known) - (options.get("max_new_tokens") or DEFAULT_NEW_TOKENS) if known else None
+
+    def _fit(self, form: str, question: str, context: str, room: int) -> Any:
+        """The prompt with as much of the context's beginning as there is room for."""
+        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=_NO_LIMIT)
+        kept = len(row)
+        while kept > 0:
+            prompt = self._laid_out(
+                form, question, context if kept == len(row) else context[: row.offsets[kept - 1][1]]
+            )
+            text, is_chat = (
+                self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
+            )
+            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=_NO_LIMIT).input_ids)
+            if count <= room:
+                return prompt
+            kept -= count - room
+        raise InputError(
+            f"the question and the template leave no room for the context: a prompt may have {room} tokens",
+            "ask in fewer words, or give a shorter template",
+        )

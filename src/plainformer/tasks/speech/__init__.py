@@ -1,0 +1,1 @@
+"""Tasks that read audio: recognition, classification, embedding."""

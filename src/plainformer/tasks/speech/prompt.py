@@ -1,0 +1,106 @@
+"""What a multilingual speech model's output begins with: start, language, task, no timestamps (Radford et al. 2022)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.tasks.writing.checkpoint_settings import FILE, GenerationSettings
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import Tokenizer
+
+TASKS = ("transcribe", "translate")
+# The size from which a vocabulary has the languages' tokens in use: OpenAI's own test, whisper/model.py.
+MULTILINGUAL_VOCABULARY = 51865
+
+
+@dataclass(frozen=True)
+class SpeechPrompt:
+    """The special tokens of a checkpoint's output.
+
+    Attributes:
+        start_id: the first token. languages, tasks: name ("en", "transcribe") → id; empty for an English-only model.
+        language, task: what the checkpoint asks for itself; None is left open.
+        no_timestamps_id: None where the vocabulary has no such token. Ids above it are timestamps.
+        previous_id: <|startofprev|>, in front of what was said before; None where the vocabulary has no such token.
+    """
+
+    start_id: int
+    languages: Mapping[str, int] = field(default_factory=dict)
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    language: str | None = None
+    task: str | None = None
+    no_timestamps_id: int | None = None
+    previous_id: int | None = None
+
+    @classmethod
+    def read(cls, settings: GenerationSettings, tokenizer: Tokenizer, vocab_size: int) -> SpeechPrompt:
+        """From generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
+        values = settings.values
+        if settings.decoder_start_id is None:
+            raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
+        no_timestamps = values.get("no_timestamps_token_id", tokenizer.token_to_id("<|notimestamps|>"))
+        previous = values.get("prev_sot_token_id", tokenizer.token_to_id("<|startofprev|>"))
+        if not values.get("is_multilingual", vocab_size >= MULTILINGUAL_VOCABULARY):
+            return cls(settings.decoder_start_id, no_timestamps_id=no_timestamps, previous_id=previous)
+        languages = {_bare(name): i for name, i in (values.get("lang_to_id") or _languages(tokenizer)).items()}
+        named = {name: tokenizer.token_to_id(f"<|{name}|>") for name in TASKS}
+        tasks = values.get("task_to_id") or {name: i for name, i in named.items() if i is not None}
+        return cls(
+            settings.decoder_start_id,
+            languages,
+            tasks,
+            language=_bare(values["language"]) if values.get("language") else _name_of(settings.forced, languages),
+            task=values.get("task") or _name_of(settings.forced, tasks),
+            no_timestamps_id=no_timestamps,
+            previous_id=previous,
+        )
+
+    def ids(self, language: str | None, task: str | None, heard: int | None, *, timestamps: bool = False) -> list[int]:
+        """The prompt of one clip; `heard` is the id of the language that the model hears in it."""
+        if not self.languages:
+            if language is not None or task not in (None, "transcribe"):
+                raise UsageError("this model knows English alone: language and task have no effect", "leave them out")
+            return [self.start_id, *self._end(timestamps)]
+        wanted = _bare(language) if language is not None else self.language
+        if wanted is not None and wanted not in self.languages:
+            raise UsageError(
+                f"language {wanted!r} is unknown here", did_you_mean(wanted, self.languages) or "such as 'en'"
+            )
+        chosen = task or self.task or "transcribe"
+        if chosen not in self.tasks:
+            raise UsageError(f"task {chosen!r} is unknown here", did_you_mean(chosen, self.tasks))
+        spoken = self.languages[wanted] if wanted is not None else heard
+        return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end(timestamps)]
+
+    def must_listen(self, language: str | None) -> bool:
+        """Whether the language has to be found out from the sound."""
+        return bool(self.languages) and language is None and self.language is None
+
+    def language_of(self, prompt: list[int]) -> str | None:
+        """The language that a prompt names."""
+        return next((name for name, i in self.languages.items() if i in prompt), None)
+
+    def _end(self, timestamps: bool) -> list[int]:
+        if timestamps and self.no_timestamps_id is None:
+            raise UsageError("this model's vocabulary has no timestamps", "leave timestamps out")
+        return [self.no_timestamps_id] if self.no_timestamps_id is not None and not timestamps else []
+
+
+def _bare(name: Any) -> str:
+    return str(name).lower().removeprefix("<|").removesuffix("|>")
+
+
+def _languages(tokenizer: Tokenizer) -> dict[str, int]:
+    """Special tokens that look like <|en|>."""
+    tokens = {i: tokenizer.id_to_token(i) or "" for i in tokenizer.special_ids}
+    return {token: i for i, token in sorted(tokens.items()) if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
+
+
+def _name_of(forced: Mapping[int, int | None], names: Mapping[str, int]) -> str | None:
+    """The name among `names` that older checkpoints force, as an id at some position."""
+    return next((name for name, i in names.items() if i in forced.values()), None)

@@ -1,0 +1,1 @@
+"""Tasks that read text and answer in one pass."""

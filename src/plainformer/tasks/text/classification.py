@@ -1,0 +1,62 @@
+"""Text classification: a label for a text or a pair of texts; single label, several labels, or a value (regression)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from plainformer.config import ModelConfig
+from plainformer.tasks.base import LabelScore, Result, Task
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import TextBatch
+
+
+@dataclass(frozen=True)
+class Classification(Result):
+    """The best label; `scores` has them all, in the checkpoint's order."""
+
+    label: str
+    score: float
+    scores: tuple[LabelScore, ...]
+
+
+def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
+    """Logits → what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
+    problem = config.head.problem
+    if problem == "regression":
+        return logits_BC
+    if problem == "multi_label" or logits_BC.size(-1) == 1:
+        return logits_BC.sigmoid()
+    return logits_BC.softmax(-1)
+
+
+def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
+    """One `Classification` for each row."""
+    results = []
+    for row in to_scores(logits_BC.float(), config).tolist():
+        scores = tuple(LabelScore(label, score) for label, score in zip(config.labels, row, strict=True))
+        best = max(scores, key=lambda s: s.score)
+        results.append(Classification(best.label, best.score, scores))
+    return results
+
+
+class TextClassification(Task):
+    """A text, or a (text, pair) tuple → a label with its probability."""
+
+    def is_one(self, inputs: Any) -> bool:
+        pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
+        return isinstance(inputs, str) or pair
+
+    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> TextBatch:
+        return self.encode_texts(inputs, truncate=truncate, pairs=True)
+
+    def predict(self, encoded: TextBatch) -> Tensor:
+        logits: Tensor = self.model(**self.model_inputs(encoded), only_logits=True).logits
+        return logits
+
+    def decode(self, encoded: TextBatch, predicted: Tensor) -> list[Classification]:
+        return classify(predicted, self.config)

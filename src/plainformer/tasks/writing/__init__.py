@@ -1,0 +1,1 @@
+"""Tasks that write text, and what their answers have in common."""

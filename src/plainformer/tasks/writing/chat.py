@@ -1,0 +1,192 @@
+"""A conversation with a model, turn by turn: each turn runs only the tokens that are new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.generation.cache.cache import KeyValueCache
+from plainformer.generation.options import TOKENS, make_options
+from plainformer.tasks.writing.answers import AnswerStream
+from plainformer.tasks.writing.text_generation import GeneratedText, Messages, TextGeneration
+
+NEW_TOKENS = 512  # at most, in an answer, where nothing else is asked for
+_FIRST_CAPACITY = 256
+_OF_THE_SESSION = ("cache", "num_return_sequences", "num_alternatives")
+
+
+class ChatSession:
+    """A conversation.
+
+        session = ChatSession(pf.load("smollm2-135m-instruct"), system="Answer in one sentence.")
+        for piece in session.send("What is a transformer?"):
+            print(piece, end="", flush=True)
+
+    Greedy and sampled answers keep the keys and values of all turns: of the next prompt only what the cache does not hold
+    is run. Other modes, and contrasts with further passes, run the whole conversation at each turn.
+
+    Args:
+        task: text generation by a model with a chat template.
+        system: the system message.
+        options: of the task, for all turns; `max_new_tokens` is 512 if no limit is given.
+    Attributes:
+        messages: dicts with "role" and "content", oldest first.
+        result: of the last answer that came to its end, or was stopped; `stop_reason` "callback" says that.
+        answering: whether an answer is being written. stopped: whether it was asked to end.
+    Raises:
+        UsageError: the model has no chat template; an option is unknown or cannot work.
+    """
+
+    def __init__(self, task: TextGeneration, *, system: str | None = None, **options: Any) -> None:
+        if not isinstance(task, TextGeneration):
+            name = getattr(task, "name", type(task).__name__)
+            raise UsageError(f"{name} is no text generation: it cannot chat", "load a decoder, such as a chat model")
+        if not task.tokenizer.has_chat_template:
+            raise UsageError(
+                f"{task.ref or 'this model'} has no chat template: it was not trained to answer messages",
+                "take a model that was ('instruct', 'chat'), or let this one continue a text",
+            )
+        self.task = task
+        self.messages: Messages = []
+        self.options: dict[str, Any] = {}
+        self.result: GeneratedText | None = None
+        self.answering = False
+        self.stopped = False
+        self._cache: KeyValueCache | None = None
+        self.set(**options)
+        if system is not None:
+            self.set_system(system)
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    def set(self, **options: Any) -> None:
+        """Change options for the turns to come; None takes one back."""
+        known = [name for name in self.task.options() if name not in _OF_THE_SESSION]
+        for name in options:
+            if name not in known:
+                raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known))
+        changed = {name: value for name, value in {**self.options, **options}.items() if value is not None}
+        self.task.engine_options(_for_engine(changed), bare=False)  # what is wrong is said now
+        if changed.get("cache_kind") != self.options.get("cache_kind"):
+            self._cache = None
+        self.options = changed
+
+    def set_system(self, text: str | None) -> None:
+        """Put a system message in front, in place of the one that is there; None takes it away."""
+        turns = [message for message in self.messages if message["role"] != "system"]
+        self.messages = turns if text is None else [{"role": "system", "content": text}, *turns]
+
+    def reset(self) -> None:
+        """Forget the conversation; the system message stays."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+        self.result = None
+        if self._cache is not None:
+            self._cache.reset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Model, messages and options, for JSON; options that JSON cannot hold are named by their text."""
+        options = {name: value if _is_json(value) else str(value) for name, value in self.options.items()}
+        return {"model": self.task.ref, "messages": list(self.messages), "options": options}
+
+    # ---- turns ---------------------------------------------------------------------------------------------------
+
+    def send(self, text: str) -> Iterator[str]:
+        """Answer a message, piece by piece.
+
+        The message and the answer are in `messages` when the iterator has come to its end, or is closed: then the answer
+        is what had been written. After an error they are not.
+
+        Raises:
+            InputError: the conversation has become longer than the model can read.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"a {type(text).__name__} is no message", "give a text")
+        if self.answering:
+            raise UsageError("the last answer is still being written", "read it to its end, or stop() it")
+        messages = [*self.messages, {"role": "user", "content": text}]
+        return self._answer(messages, self._open(messages))
+
+    def stop(self) -> None:
+        """End the answer that is being written, at its next token; from a signal handler or another thread."""
+        self.stopped = True
+
+    def _answer(self, messages: Messages, stream: AnswerStream[GeneratedText]) -> Iterator[str]:
+        said: list[str] = []
+        self.answering, self.stopped = True, False
+        try:
+            for piece in stream:
+                said.append(piece)
+                yield piece
+            self.result = stream.result
+        except Exception:
+            self._cache = None  # it may hold half a step
+            raise
+        except BaseException:
+            self._cache = None
+            stream.close()
+            self._keep(messages, said)
+            raise
+        finally:
+            self.answering = False
+        self._keep(messages, said)
+
+    def _keep(self, messages: Messages, said: Sequence[str]) -> None:
+        self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+
+    def _open(self, messages: Messages) -> AnswerStream[GeneratedText]:
+        options = dict(self.options)
+        room = self._room(messages, options)
+        merged = self.task.with_defaults(options)
+        if merged.get("max_length") is None or merged.get("max_new_tokens") is not None:
+            wanted = merged.get("max_new_tokens") or NEW_TOKENS
+            options["max_new_tokens"] = wanted if room is None else min(wanted, room)
+        also = options.get("stop_when")
+        options["stop_when"] = lambda ids: self.stopped or (also is not None and bool(also(ids)))
+        if self._can_keep(options):
+            kind = options.pop("cache_kind", "full")
+            options["cache"] = self._cache = self._cache or self._new_cache(kind)
+        return self.task.stream(messages, **options)
+
+    def _can_keep(self, options: Mapping[str, Any]) -> bool:
+        """Whether a turn can go on from the keys and values of the last."""
+        chosen = make_options(self.task.engine_options(_for_engine(options), bare=False))
+        return chosen.mode in TOKENS and chosen.guidance_scale is None and chosen.dola_layers is None
+
+    def _new_cache(self, kind: str) -> KeyValueCache:
+        model = self.task.model
+        return KeyValueCache(model.config, 1, _FIRST_CAPACITY, kind=kind, dtype=model.dtype, device=model.device)
+
+    def _room(self, messages: Messages, options: Mapping[str, Any]) -> int | None:
+        """New tokens that fit behind the conversation; None where nothing limits them."""
+        tokenizer = self.task.tokenizer
+        trained = self.task.config.source.get("max_position_embeddings")
+        limits = [self.task.config.main_stack.max_positions, tokenizer.max_length]
+        known = [limit for limit in (*limits, trained) if isinstance(limit, int) and limit > 0]
+        if not known:
+            return None
+        text = self.task.prompt_of(messages)[0] + options.get("answer_prefix", "")
+        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=1 << 40).input_ids)
+        if options.get("truncate"):
+            return max(1, min(known) - count)
+        if count >= min(known):
+            raise InputError(
+                f"the conversation has {count} tokens, and the model reads {min(known)}",
+                "forget it with reset() (/reset in the chat), or say less",
+            )
+        return min(known) - count
+
+
+def _for_engine(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in options.items() if name not in ("truncate", "answer_prefix", "negative_prompt")
+    }
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

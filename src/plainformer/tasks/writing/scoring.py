@@ -1,0 +1,85 @@
+"""A text with the score of each of its tokens: how likely the model found it, and how many it found likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plainformer.errors import InputError, UsageError
+from plainformer.generation.score import TokenScores, score_tokens
+from plainformer.tasks.base import BATCH_SIZE, Result, Task
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.encoding import Encoding, TextBatch
+
+_NO_LIMIT = 1 << 40  # in tokens
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """`text` is the input's [start:end]; the first token has no log-probability and no rank: nothing predicts it."""
+
+    text: str
+    token_id: int
+    start: int
+    end: int
+    log_probability: float | None
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class ScoredText(Result):
+    """`log_probability`: the sum over the tokens; `perplexity`: exp of the mean loss."""
+
+    log_probability: float
+    perplexity: float
+    tokens: tuple[ScoredToken, ...]
+
+
+def score_texts(
+    task: Task,
+    texts: Sequence[str],
+    *,
+    truncate: bool = False,
+    stride: int | None = None,
+    max_length: int | None = None,
+) -> list[ScoredText]:
+    """Score texts with a task whose model is a decoder; each as it would score alone. See `TextGeneration.score`."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"a {type(text).__name__} is not a text to score", "give a str, or a list of them")
+    if truncate and stride is not None:
+        raise UsageError("truncate drops what stride would keep", "pass one of the two")
+    own = task.config.main_stack.max_positions or task.tokenizer.max_length
+    limit = own if max_length is None else max_length
+    results = []
+    for start in range(0, len(texts), BATCH_SIZE):
+        part = texts[start : start + BATCH_SIZE]
+        batch = _encoded(task, part, truncate, None if stride is not None else limit)
+        ids, mask = batch.input_ids.to(task.model.device), batch.attention_mask.to(task.model.device)
+        scores = score_tokens(task.model, ids, mask, stride=stride, max_length=None if stride is None else limit)
+        results += [_scored(*row) for row in zip(part, batch.encodings, scores, strict=True)]
+    return results
+
+
+def _encoded(task: Task, texts: Sequence[str], truncate: bool, limit: int | None) -> TextBatch:
+    """Texts of at most so many tokens, padded; None is no limit."""
+    rows = []
+    for text in texts:
+        row = task.tokenizer.encode(text, truncate=truncate and task.cut, max_length=limit or _NO_LIMIT)
+        if not row.input_ids:
+            raise InputError("an empty text: there is nothing to score", "give at least two tokens")
+        rows.append(row)
+    return task.tokenizer.pad(rows, side="left")
+
+
+def _scored(text: str, row: Encoding, scores: TokenScores) -> ScoredText:
+    tokens = zip(
+        row.input_ids, row.offsets, (None, *scores.log_probabilities), (None, *scores.ranks), strict=True
+    )  # fmt: skip
+    return ScoredText(
+        scores.total,
+        scores.perplexity,
+        tuple(ScoredToken(text[start:end], i, start, end, chance, rank) for i, (start, end), chance, rank in tokens),
+    )

@@ -1,0 +1,177 @@
+"""Stop strings against brute force: the whole text decoded at every step, and every end looked at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plainformer.errors import UsageError
+from plainformer.generation.constraints.stop_strings import Scan, StopMatch, StopStrings
+from plainformer.inputs.text.tokenizer import Tokenizer
+from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
+
+ALPHABET = "ab é日本😀👩‍👧ß\n"
+
+
+def lossy(pieces: Sequence[bytes]) -> Callable[[Sequence[int]], str]:
+    return lambda ids: b"".join(pieces[i] for i in ids).decode(errors="replace")
+
+
+def first_match(text: str, strings: Sequence[str]) -> StopMatch | None:
+    """The match that ends first; of those, the longest."""
+    for end in range(1, len(text) + 1):
+        ending = [string for string in strings if text[:end].endswith(string)]
+        if ending:
+            longest = max(ending, key=len)
+            return StopMatch(longest, end - len(longest))
+    return None
+
+
+def brute(ids: Sequence[int], strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> list[Scan]:
+    """What should be known after each token. The last characters count once they are whole.
+
+    Byte fallback decodes a run of bytes as a whole: while it ends in half a character, a newline before that is taken
+    back. What was safe stays safe.
+    """
+    scans: list[Scan] = []
+    for count in range(1, len(ids) + 1):
+        if scans and scans[-1].match is not None:
+            scans.append(scans[-1])
+            continue
+        text = decode(ids[:count]).rstrip("\N{REPLACEMENT CHARACTER}")
+        match = first_match(text, strings)
+        starts = [n for n in range(1, len(text) + 1) if any(s.startswith(text[-n:]) for s in strings)]
+        safe = len(text) - max(starts, default=0)
+        scans.append(Scan(match, match.start if match else max(safe, scans[-1].safe if scans else 0)))
+    return scans
+
+
+def check(ids: Sequence[int], strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
+    stops = StopStrings(strings, decode)
+    assert [stops.scan([ids[:count]])[0] for count in range(1, len(ids) + 1)] == brute(ids, strings, decode)
+
+
+TEXTS = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=30)
+STOPS = st.lists(st.text(st.sampled_from(ALPHABET), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, STOPS, st.randoms(use_true_random=False))
+def test_any_cut_into_byte_tokens(text: str, strings: list[str], chance: random.Random) -> None:
+    data, pieces = text.encode(), []
+    while data:
+        length = chance.randint(1, 6)
+        pieces.append(data[:length])
+        data = data[length:]
+    check(range(len(pieces)), strings, lossy(pieces))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=3), min_size=1, max_size=20), STOPS)
+def test_bytes_that_are_no_text(pieces: list[bytes], strings: list[str]) -> None:
+    check(range(len(pieces)), [*strings, "\N{REPLACEMENT CHARACTER}a"], lossy(pieces))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("the wordHello日本é\n 😀."), min_size=1, max_size=40), STOPS, st.data())
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, minilm])
+def test_tokenizers(make: Callable[[], Tokenizer], text: str, strings: list[str], data: st.DataObject) -> None:
+    tokenizer = make()
+    ids = tokenizer.encode(text, add_special_tokens=False).input_ids
+    shown = tokenizer.decode(ids)
+    if shown:  # strings that do occur, too
+        start = data.draw(st.integers(0, len(shown) - 1))
+        strings = [*strings, shown[start : start + 3]]
+    check(ids, strings, lambda some: tokenizer.decode(some))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("the wordHello日本é\n 😀."), min_size=1, max_size=40), STOPS)
+def test_behind_a_prompt_the_first_space_stays(text: str, strings: list[str]) -> None:
+    tokenizer = sentencepiece()
+    prompt = tokenizer.encode("the cat").input_ids
+    ids = tokenizer.encode(text, add_special_tokens=False).input_ids
+    before = tokenizer.decode(prompt, skip_special_tokens=True)
+    stops = StopStrings(strings, lambda some: tokenizer.decode(some, skip_special_tokens=True), behind=prompt[-1:])
+    found = [stops.scan([ids[:count]])[0] for count in range(1, len(ids) + 1)]
+    whole = lambda some: tokenizer.decode([*prompt, *some], skip_special_tokens=True)[len(before) :]  # noqa: E731
+    assert found == brute(ids, strings, whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(STOPS, st.randoms(use_true_random=False))
+def test_rows_may_be_reordered_shared_and_dropped(strings: list[str], chance: random.Random) -> None:
+    pieces = [bytes([byte]) for byte in set("".join(ALPHABET).encode())]
+    decode = lossy(pieces)
+    stops = StopStrings(strings, decode)
+    rows: list[list[int]] = [[] for _ in range(4)]
+    for _ in range(12):
+        rows = [[*chance.choice(rows), chance.randrange(len(pieces))] for _ in range(chance.randint(1, 5))]
+        assert stops.scan(rows) == [brute(row, strings, decode)[-1] for row in rows]
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, STOPS, st.lists(st.integers(0, 60), min_size=1, max_size=8))
+def test_rows_may_grow_by_several_tokens_and_shrink(text: str, strings: list[str], lengths: list[int]) -> None:
+    pieces = [bytes([byte]) for byte in text.encode()]
+    ids, decode = range(len(pieces)), lossy(pieces)
+    stops, scans = StopStrings(strings, decode), [Scan(None, 0), *brute(ids, strings, decode)]
+    for length in lengths:
+        assert stops.scan([ids[:length]]) == [scans[min(length, len(ids))]]
+
+
+def test_what_is_found() -> None:
+    pieces = [b"Hello", b" wor", b"ld. User", b": hi", b"\xf0\x9f", b"\x98\x80!"]
+    stops = StopStrings(["User:", "\N{GRINNING FACE}", "world"], lossy(pieces))
+    assert stops.scan([[0, 1]]) == [Scan(None, 6)]  # "wor" may begin "world"
+    assert stops.scan([[0, 1, 2]]) == [Scan(StopMatch("world", 6), 6)]
+    assert stops.find([0, 2]) is None and stops.scan([[0, 2]])[0].safe == len("Hellold. ")
+    assert stops.find([0, 2, 3]) == StopMatch("User:", 9)
+    assert stops.scan([[0, 4], [0, 4, 5]]) == [Scan(None, 5), Scan(StopMatch("\N{GRINNING FACE}", 5), 5)]
+    overlapping = StopStrings(["abcd", "bc", "c"], lossy([b"a", b"b", b"c", b"d"]))
+    assert overlapping.find([0, 1, 2, 3]) == StopMatch("bc", 1)
+
+
+@pytest.mark.parametrize("token", [b"x", b"\xff", b"\xf0", b""], ids=str)
+def test_long_rows_are_not_decoded_again_and_again(token: bytes) -> None:
+    decoded = 0
+
+    def decode(ids: Sequence[int]) -> str:
+        nonlocal decoded
+        decoded += len(ids)
+        return lossy([token, b"end"])(ids)
+
+    stops = StopStrings(["end"], decode)
+    row: list[int] = []
+    for _ in range(2000):
+        row.append(0)
+        assert stops.find(row) is None
+    row += [1]
+    text = lossy([token, b"end"])(row)
+    assert stops.find(row) == StopMatch("end", len(text) - 3)
+    assert decoded < 2000 * 150
+
+
+def test_many_rows_asked_for_one_by_one_stay_quick() -> None:
+    read = 0
+
+    def decode(ids: Sequence[int]) -> str:
+        nonlocal read
+        read += len(ids)
+        return "x" * len(ids)
+
+    stops = StopStrings(["end"], decode)
+    for count in range(1, 101):
+        for row in range(300):
+            assert stops.find([row] * count) is None
+    assert read < 300 * 100 * 5
+
+
+def test_wrong_strings() -> None:
+    for strings in ("end", [], ["a", ""], [3], None):
+        with pytest.raises(UsageError):
+            StopStrings(strings, lossy([]))  # type: ignore[arg-type]

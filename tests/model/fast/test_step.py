@@ -1,0 +1,410 @@
+"""A compiled step computes what the layer's own modules compute, and leaves alone what it is not made for."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, RopeConfig, StackConfig, TokenFrontend
+from plainformer.generation.cache.cache import KeyValueCache
+from plainformer.model import linear
+from plainformer.model.fast import compiled, prepare, step
+from plainformer.model.fast.kernels import ACTIVATION_CODES
+from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.norm import ACTIVATION_FUNCTIONS
+from plainformer.model.transformer import Transformer
+from tests.support import ROOT
+
+RMS = NormConfig(kind="rms", bias=False)
+BASE: dict[str, Any] = {
+    "hidden_size": 24,
+    "num_layers": 2,
+    "num_heads": 4,
+    "ffn_size": 40,
+    "direction": "causal",
+    "norm_place": "pre",
+    "final_norm": "norm",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "llama": {"norm": RMS, "ffn": "gated", "activation": "silu", "num_kv_heads": 2, "qkv_bias": False, "out_bias": False,
+              "ffn_bias": False, "rope": (RopeConfig(theta=1e4, dim=6),) * 2},
+    "neox": {"residual": "parallel", "rope": (RopeConfig(theta=1e4, dim=2),) * 2},
+    "gemma": {"norm": dataclasses.replace(RMS, weight_offset=1.0), "norm_place": "both", "ffn": "gated", "score_softcap": 5.0,
+              "head_dim": 8, "num_kv_heads": 1, "attention_scale": 0.2, "windows": (None, 4)},
+    "qwen3": {"norm": RMS, "qk_norm": "head", "rope": (RopeConfig(theta=1e4, dim=6), None)},
+    "olmo2": {"norm": RMS, "qk_norm": "all", "norm_place": "branch"},
+    "post": {"norm_place": "post", "final_norm": "none", "first_norm": "norm"},
+    "buckets": {"norm": RMS, "relative_bias": RelativeBias(buckets=8, max_distance=16), "attention_scale": 1.0},
+    "window": {"windows": (3, 5)},
+    "shared weights": {"layer_ids": (0, 0)},
+}  # fmt: skip
+
+
+def make(encoder: bool = False, **changes: Any) -> Transformer:
+    """A random model of the shape that `changes` describe."""
+    frontend = TokenFrontend(vocab_size=50, embedding_size=24)
+    decoder = StackConfig(frontend=frontend, **{**BASE, **changes}, cross_attention=encoder)
+    encoding = StackConfig(frontend=frontend, **{**BASE, "direction": "both"}) if encoder else None
+    head = HeadConfig(kind="seq2seq_lm" if encoder else "causal_lm", out_size=50)
+    model = Transformer(ModelConfig("tiny", encoder=encoding, decoder=decoder, head=head)).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many rows each call of the kernel for layers had."""
+    module = compiled.kernels()
+    if module is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    made: list[int] = []
+    run = module.run_layer
+
+    def counted(*arguments: Any) -> None:
+        made.append(len(arguments[-1]))
+        run(*arguments)
+
+    monkeypatch.setattr(module, "run_layer", counted)
+    yield made
+
+
+@torch.no_grad()
+def decode(model: Transformer, ids: Tensor, mask: Tensor | None = None, copies: int = 1, **options: Any) -> Tensor:
+    """Logits of a prompt of six tokens and of each token behind it, for `copies` rows of each prompt."""
+    rows = len(ids) // copies
+    cache = KeyValueCache(model.config, rows, 6, kind=options.pop("kind", "full"))
+    first = model(ids[::copies, :6], None if mask is None else mask[::copies, :6], cache=cache).logits[:, -1:]
+    if copies > 1:
+        cache.share(copies)
+        first = first.repeat_interleave(copies, 0)
+    found = [first]
+    for end in range(7, ids.size(1) + 1):
+        seen = None if mask is None else mask[:, :end]
+        found.append(model(ids[:, end - 1 : end], seen, cache=cache, **options).logits)
+    return torch.cat(found, dim=1)
+
+
+def ids_of(rows: int, length: int = 14) -> Tensor:
+    return torch.randint(50, (rows, length), generator=torch.Generator().manual_seed(rows))
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_is_the_layer(name: str, rows: int, calls: list[int]) -> None:
+    model, ids = make(**VARIANTS[name]), ids_of(rows)
+    expected = decode(model, ids)
+    assert not calls
+    prepare_for_inference(model)
+    assert_near(decode(model, ids), expected)
+    assert calls == [rows] * 16
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma", "buckets"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding(name: str, side: str, calls: list[int]) -> None:
+    model, ids = make(**VARIANTS[name]), ids_of(3)
+    mask = torch.ones_like(ids)
+    for row, padding in enumerate((0, 2, 5)):
+        columns = slice(0, padding) if side == "left" else slice(6 - padding, 6)
+        mask[row, columns] = 0
+    expected = decode(model, ids, mask)
+    prepare_for_inference(model, "compiled")
+    assert_near(decode(model, ids, mask), expected)
+    assert calls
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "buckets"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_shared_prompt(name: str, padded: bool, calls: list[int]) -> None:
+    model = make(**VARIANTS[name])
+    ids = ids_of(6)
+    ids[:, :6] = ids[::3, :6].repeat_interleave(3, 0)
+    mask = torch.ones_like(ids) if padded else None
+    if mask is not None:
+        mask[:3, :2] = 0
+    expected = decode(model, ids, mask, copies=3)
+    prepare_for_inference(model, "compiled")
+    assert_near(decode(model, ids, mask, copies=3), expected)
+    assert calls == [6] * 16
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("name", ["gpt2", "post", "gemma", "buckets"])
+def test_behind_an_encoder(name: str, rows: int, calls: list[int]) -> None:
+    model, source = make(encoder=True, **VARIANTS[name]), ids_of(2, 9)
+    real = torch.ones_like(source)
+    real[1, 7:] = 0
+    target = ids_of(2 * rows, 5)
+
+    def run() -> Tensor:
+        memory = model.encode(source, real)
+        cache = KeyValueCache(model.config, 2, 5)
+        if rows > 1:
+            cache.share(rows)
+        steps = [
+            model(decoder_input_ids=target[:, i : i + 1], encoder_output=memory, cache=cache).logits for i in range(5)
+        ]
+        return torch.cat(steps, dim=1)
+
+    expected = run()
+    prepare_for_inference(model)
+    assert_near(run(), expected)
+    assert calls
+
+
+@pytest.mark.parametrize("name", ACTIVATION_FUNCTIONS)
+def test_every_activation(name: str, calls: list[int]) -> None:
+    assert set(ACTIVATION_CODES) == set(ACTIVATION_FUNCTIONS)
+    model, ids = make(activation=name), ids_of(1)
+    expected = decode(model, ids)
+    prepare_for_inference(model)
+    assert_near(decode(model, ids), expected)
+    assert calls
+
+
+def test_what_is_left_to_the_modules(calls: list[int]) -> None:
+    model, ids = make(), ids_of(2)
+    silenced = {"head_mask": torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 1]])}
+    expected = [decode(model, ids, **options) for options in ({"output_attentions": True}, silenced, {"kind": "int8"})]
+    prepare_for_inference(model)
+    found = [decode(model, ids, **options) for options in ({"output_attentions": True}, silenced, {"kind": "int8"})]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_near(ours, theirs)
+    decode(model, ids_of(compiled.FEW_ROWS + 1))
+    assert not calls
+
+
+def test_hidden_states_are_those_of_each_layer(calls: list[int]) -> None:
+    """A step must not write into what an earlier layer gave."""
+    model, ids = make(), ids_of(2)
+
+    def states() -> tuple[Tensor, ...]:
+        cache = KeyValueCache(model.config, 2, 14)
+        with torch.no_grad():
+            model(ids[:, :6], cache=cache)
+            return model(ids[:, 6:7], cache=cache, output_hidden_states=True).hidden_states
+
+    expected = states()
+    prepare_for_inference(model)
+    for ours, theirs in zip(states(), expected, strict=True):
+        assert_near(ours, theirs)
+    assert calls
+
+
+def test_changed_weights_are_seen(calls: list[int]) -> None:
+    """A norm changed in place or replaced, and linears that were given back, packed again or copied."""
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    before = decode(model, ids)
+    norm = model.decoder.layers[0].ffn_norm
+    with torch.no_grad():
+        norm.weight.mul_(2)
+    doubled = decode(model, ids)
+    assert not torch.allclose(doubled, before)
+    norm.weight = torch.nn.Parameter(norm.weight / 2, requires_grad=False)
+    assert_near(decode(model, ids), before)
+    other = copy.deepcopy(model)
+    other.load_state_dict({name: value * 2 for name, value in model.state_dict().items()})
+    prepare_for_inference(other)
+    assert_near(decode(model, ids), before)
+    assert not torch.allclose(decode(other, ids), before)
+    with torch.no_grad():
+        model.train().eval()
+        norm.weight.mul_(2)
+    assert_near(decode(model, ids), doubled)
+
+
+def test_hooks_of_inner_modules_are_called(calls: list[int]) -> None:
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    expected, seen = decode(model, ids), []
+    before = len(calls)
+    for module in (model.decoder.layers[0].attention, model.decoder.layers[1].ffn.down):
+        module.register_forward_hook(lambda *_: seen.append(1))
+    assert_near(decode(model, ids), expected)
+    assert len(seen) == 2 * 9 and len(calls) == before
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no kernels, torch does everything, int8 included."""
+    model, ids = make(**VARIANTS["llama"]), ids_of(2)
+    expected = decode(model, ids)
+    for module in (prepare, step, linear):
+        monkeypatch.setattr(module, "kernels", lambda: None)
+    assert "compiled" not in prepare_for_inference(model).values()
+    assert_near(decode(model, ids), expected)
+    prepare_for_inference(model, "compiled")
+    assert_near(decode(model, ids), expected)
+    prepare_for_inference(model, "int8")
+    rounded = decode(model, ids)
+    monkeypatch.undo()
+    assert_near(decode(model, ids), rounded)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, 24, 25, 90])
+@pytest.mark.parametrize("layout", [linear.CompiledWeight, linear.Int8Weight])
+def test_products(layout: type[linear.CompiledWeight | linear.Int8Weight], rows: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(size, 37, generator=generator) for size in (5, 8)]
+    bias, x = torch.randn(13, generator=generator), torch.randn(rows, 37, generator=generator)
+    x[0, 0] = float("inf")
+    x[-1, 1] = float("nan")
+    weight = torch.cat(weights)
+    if layout is linear.Int8Weight:
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        weight = (weight / scale).round() * scale
+    found, expected = layout(weights, bias)(x), torch.nn.functional.linear(x, weight, bias)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
+    assert layout(weights, None)(x[:0]).shape == (0, 13)
+    assert layout(weights, None)(x.T.contiguous().T[1:, None]).shape == (rows - 1, 1, 13)
+
+
+class Louder(nn.Module):
+    """Someone's wrapper around a module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.inner(*inputs) * 1.5
+
+
+def _norm_bias(layer: Any) -> None:
+    layer.ffn_norm.bias[3] += 2
+
+
+def _no_norm(layer: Any) -> None:
+    layer.ffn_norm = nn.Identity()
+
+
+def _another_norm(layer: Any) -> None:
+    layer.ffn_norm = nn.LayerNorm(24)
+
+
+def _another_attention(layer: Any) -> None:
+    layer.attention = make(num_heads=4).decoder.layers[1].attention
+
+
+def _wrapped_linear(layer: Any) -> None:
+    layer.attention.out = Louder(layer.attention.out)
+
+
+def _wrapped_network(layer: Any) -> None:
+    layer.ffn = Louder(layer.ffn)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    "edit", [_norm_bias, _no_norm, _another_norm, _another_attention, _wrapped_linear, _wrapped_network]
+)
+def test_changed_modules_are_seen(edit: Callable[[Any], None], warm: bool) -> None:
+    """Before the first step, and after."""
+    plain, ours, ids = make(), make(), ids_of(2)
+    before = decode(plain, ids)
+    prepare_for_inference(ours)
+    if warm:
+        decode(ours, ids)
+    for model in (plain, ours):
+        edit(model.decoder.layers[0])
+    expected = decode(plain, ids)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    assert_near(decode(ours, ids), expected)
+
+
+def test_hooks_of_all_modules_are_called(calls: list[int]) -> None:
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    decode(model, ids)
+    before, seen = len(calls), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        decode(model, ids)
+    finally:
+        handle.remove()
+    assert seen.count("SelfAttention") == 2 * 9 and len(calls) == before
+
+
+AFTER_A_FORK = """
+import os, torch
+from tests.model.fast.test_step import decode, ids_of, make
+from plainformer.model.fast import compiled
+from plainformer.model.fast.prepare import prepare_for_inference
+torch.set_num_threads(1)
+model, rounded, ids = make(), make(), ids_of(2)
+prepare_for_inference(model)
+prepare_for_inference(rounded, "int8")
+expected = decode(model, ids), decode(rounded, ids)
+child = os.fork()
+if not child:
+    fits = all(torch.allclose(decode(m, ids), e, atol=1e-4) for m, e in zip((model, rounded), expected))
+    os._exit(0 if fits and compiled.kernels() is None else 1)
+print(os.waitpid(child, 0)[1], compiled.kernels() is not None)
+"""
+
+
+def _run(script: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_goes_on_without_kernels() -> None:
+    """Numba ends a process that is forked behind GNU's OpenMP, and uses it."""
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    assert _run(AFTER_A_FORK).split() == ["0", "True"]
+
+
+@pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT=1", "NUMBA_THREADING_LAYER=workqueue"])
+def test_settings_that_rule_kernels_out(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    script = "from plainformer.model.fast import compiled; print(compiled.kernels())"
+    assert _run(script, **{name: value}).strip() == "None"
+
+
+FULL_DISK = """
+import numba.core.caching as caching
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+caching.IndexDataCacheFile.save = full
+from tests.model.fast.test_step import decode, ids_of, make
+from plainformer.model.fast import compiled
+from plainformer.model.fast.prepare import prepare_for_inference
+model, ids = make(), ids_of(2)
+expected = decode(model, ids)
+prepare_for_inference(model)
+print(compiled.kernels() is not None, bool((decode(model, ids) - expected).abs().max() < 1e-4))
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What cannot be kept is compiled all the same."""
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    assert _run(FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True", "True"]
