@@ -1,13 +1,51 @@
-"""The errors a user can meet. Each says what was given, why it cannot work, and what to do next.
+"""The errors that a user can meet. Each says what was given, why it cannot work, and what to do next.
 
-`exit_code` is what the command line returns: 2 for a mistake in how something was asked for (usage), 1 for a failure
-met while doing it (a corrupt file, a missing network). Nothing else in the library is allowed to reach a user as a traceback.
+    PlainformerError            exit code 1: something failed while it ran
+    ├── CheckpointError         a checkpoint's files
+    ├── HubError                a reference that could not be turned into local files
+    ├── MissingDependencyError  an optional package
+    └── UsageError              exit code 2: the call itself cannot work
+        └── InputError          one of its inputs
+
+A message names options through `opt`: Python then reads `top_k=0`, the command line `--top-k 0`. Nothing but these errors
+may reach a user: a traceback is a defect.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+# An option inside a message: \x02 name \x1f value \x03. No text that is shown by its repr holds these characters.
+_OPTION = re.compile("\x02([^\x1f\x03]*)(?:\x1f([^\x03]*))?\x03")
+# The place of an input among those of a call: \x04 place \x05.
+_PLACE = re.compile("\x04(\\d+)\x05")
+_MISSING = object()
+Spelling = Callable[[str, str | None], str]  # an option's name, its value's text if there is one → how it is written
+
+
+def opt(name: str, value: object = _MISSING) -> str:
+    """An option for a message, with its value where that is said: `opt("top_k", 0)`. `...` stands for any value."""
+    if value is _MISSING:
+        return f"\x02{name}\x03"
+    text = "..." if value is ... else repr(value)
+    return f"\x02{name}\x1f{text if len(text) <= 200 else text[:200] + '…'}\x03"
+
+
+def nth(place: int) -> str:
+    """An input of a batch for a message, by its place from 0; `PlainformerError.moved` makes it the caller's own place."""
+    return f"\x04{place}\x05"
+
+
+def in_python(name: str, value: str | None) -> str:
+    """How Python writes an option."""
+    return name if value is None else f"{name}={value}"
+
+
+def spelt(text: str, spelling: Spelling = in_python) -> str:
+    """A message with its options written in the way of one front end."""
+    return _PLACE.sub(r"input \1", _OPTION.sub(lambda found: spelling(found[1], found[2]), text))
 
 
 class PlainformerError(Exception):
@@ -16,14 +54,36 @@ class PlainformerError(Exception):
     Args:
         what: the value or object concerned, and why it cannot work.
         fix: the next step for the user; appended to the message.
+    Attributes:
+        what, fix: as Python writes them. option: the first option that `what` names, or None.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, fix: str = "") -> None:
-        self.what = what
-        self.fix = fix
-        super().__init__(f"{what}\n  → {fix}" if fix else what)
+        self._message = f"{what}\n  → {fix}" if fix else what
+        self.what, self.fix = spelt(what), spelt(fix)
+        named = _OPTION.search(what)
+        self.option: str | None = named[1] if named is not None else None
+        super().__init__(spelt(self._message))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self._parts()
+
+    def _parts(self) -> tuple[str, str]:
+        what, _, fix = self._message.partition("\n  → ")
+        return what, fix
+
+    def moved(self, places: Sequence[int]) -> PlainformerError:
+        """The same error for inputs that stood at these places of the caller's list."""
+        if not _PLACE.search(self._message):
+            return self
+        what, fix = (_PLACE.sub(lambda found: nth(places[int(found[1])]), part) for part in self._parts())
+        return type(self)(what, fix)
+
+    def message(self, spelling: Spelling = in_python) -> str:
+        """The whole message, with options as a front end writes them."""
+        return spelt(self._message, spelling)
 
 
 class UsageError(PlainformerError, ValueError):
@@ -33,7 +93,7 @@ class UsageError(PlainformerError, ValueError):
 
 
 class CheckpointError(PlainformerError):
-    """A checkpoint's files are missing, corrupt, unsafe, or do not describe a model that we know."""
+    """A checkpoint's files are missing, corrupt, unsafe, or describe a model of no supported family."""
 
 
 class HubError(PlainformerError):
@@ -50,7 +110,7 @@ class MissingDependencyError(PlainformerError):
 
 def did_you_mean(name: str, options: Iterable[str], limit: int = 3) -> str:
     """A sentence that names the options closest to `name`, or all of them when none is close and they are few."""
-    name = name[:80]  # a forged name of megabytes is near to nothing, and comparing it takes minutes
+    name = name[:80]  # comparing a forged name of megabytes would take minutes
     known = sorted(set(options))
     by_lower = {option.lower(): option for option in known}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=limit, cutoff=0.6)

@@ -210,6 +210,22 @@ class ModelConfig:
         return stack
 
     @property
+    def input_stack(self) -> StackConfig:
+        """The stack that reads the input: the encoder where there is one."""
+        return self.encoder if self.encoder is not None else self.main_stack
+
+    @property
+    def input_frontend(self) -> Frontend:
+        """What turns an input into vectors: tokens, patches, a waveform, a spectrogram."""
+        return self.input_stack.frontend
+
+    @property
+    def trained_positions(self) -> int | None:
+        """The longest sequence that the model was trained on, where config.json says; learned positions or not."""
+        found = self.source.get("max_position_embeddings")
+        return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+    @property
     def vocab_size(self) -> int | None:
         """Rows of the main stack's token embeddings; None for images and speech."""
         for stack in (self.main_stack, self.encoder):

@@ -7,35 +7,41 @@ from __future__ import annotations
 
 import inspect
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
 
 from plainformer.config import ModelConfig
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, PlainformerError, UsageError
 from plainformer.model.transformer import Transformer
+from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from plainformer.inputs.text.tokenizer import Side, TextBatch, Tokenizer
 
-BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A typed answer; `to_dict()` is what JSON gets."""
+    """A typed answer: `lines()` is what people read, `to_dict()` what JSON gets."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the answer as lines of text, most important first."""
+        return [str(self.to_dict())]
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,59 @@ class LabelScore:
     score: float
 
 
+class Call(Protocol[Given, Answer]):
+    """How a task is called: one input → one answer; a list → a list; an iterator → an iterator of answers, in order."""
+
+    @overload
+    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> list[Answer]: ...
+    @overload
+    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[Answer]: ...
+    @overload
+    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> Answer: ...
+
+
+class _Called:
+    """The `__call__` of a task: keywords become its options, which are checked before anything runs."""
+
+    def __init__(self, options: type[TaskOptions]) -> None:
+        self.options = options
+
+    def __set_name__(self, owner: type[Task], name: str) -> None:
+        owner.Options = self.options
+
+    def __get__(self, task: Task | None, owner: type[Task]) -> Any:
+        if task is None:
+            return self
+
+        def call(inputs: Any, /, **given: Any) -> Any:
+            return task.answer(inputs, self.options.of(given, task.name))
+
+        call.__signature__ = _signature(self.options)  # type: ignore[attr-defined]  # what notebooks complete
+        return call
+
+
+def _signature(options: type[TaskOptions]) -> inspect.Signature:
+    first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
+    return inspect.Signature([first, *inspect.signature(options).parameters.values()])
+
+
+def called_with(options: Callable[Given, TaskOptions], answer: type[Answer]) -> Call[Given, Answer]:
+    """The `__call__` of a task, typed so that editors complete its options: their dataclass, and what one answer is."""
+    return cast(Any, _Called(cast("type[TaskOptions]", options)))
+
+
 class Task(ABC):
     """A model ready to call.
 
     Attributes:
         name: the task. model, tokenizer, config: what it is made of. folder: where the checkpoint's other files are.
+        Options: the dataclass of its options, given whole to each of the three steps.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
-            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them. more_options: what a
-        step that takes `**options` is given, besides what it names itself.
+            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
     name: str
+    Options: ClassVar[type[TaskOptions]] = TaskOptions
     needs_tokenizer = True
     cut: Side = "right"
     companions: tuple[str, ...] = ()
@@ -80,24 +128,36 @@ class Task(ABC):
             )
         return self._tokenizer
 
-    def __call__(self, inputs: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Any:
-        """One input → one result; a list → a list; an iterator → an iterator of results, in order.
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
+
+        def __getattr__(self, name: str) -> Any: ...  # until the last LegacyTask is gone
+
+        encode: Any
+        predict: Any
+        decode: Any
+
+    def answer(self, inputs: Any, options: Any) -> Any:
+        """Answer one input, a list or an iterator of them, with options that are made already.
 
         `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
         are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
         """
-        self._check(options)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size={batch_size!r} is not a count of at least 1", f"the default is {BATCH_SIZE}")
+        inputs = self.checked(inputs, options)
         if self.is_one(inputs):
-            return self.run([inputs], **options)[0]
+            return self.run([inputs], options)[0]
         if isinstance(inputs, list | tuple):
-            return list(self._results([list(inputs)], batch_size, options))
+            return list(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
-            return self._results(_windows(inputs, batch_size), batch_size, options)
+            return self._answers(_windows(inputs, options.batch_size), options)
         raise InputError(
             f"a {type(inputs).__name__} is not an input for {self.name}", f"give {self.reads()}, or a list of them"
         )
+
+    def checked(self, inputs: Any, options: Any) -> Any:
+        """The inputs of a call, checked against its options before anything runs."""
+        return inputs
 
     def is_one(self, inputs: Any) -> bool:
         """Whether `inputs` is a single input rather than a collection."""
@@ -109,25 +169,25 @@ class Task(ABC):
 
         return TASKS[self.name].reads
 
-    def _results(self, windows: Iterable[list[Any]], batch_size: int, options: dict[str, Any]) -> Iterator[Any]:
-        """Results in the inputs' order, though a window's inputs run with others of their length, the longest first."""
+    def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
+        """Answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
         for window in windows:
             order = list(range(len(window)))
-            if self.sorts(options):
+            if options.sorts:
                 order.sort(key=lambda place: -self.size(window[place]))
-            results: list[Any] = [None] * len(window)
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                own = self.options_of([before + place for place in places], options)
-                for place, result in zip(places, self.run([window[place] for place in places], **own), strict=True):
-                    results[place] = result
-            yield from results
+            answers: list[Any] = [None] * len(window)
+            for start in range(0, len(order), options.batch_size):
+                places = order[start : start + options.batch_size]
+                own = [before + place for place in places]
+                try:
+                    found = self.run([window[place] for place in places], options.of_rows(own))
+                except PlainformerError as error:
+                    raise error.moved(own) from error.__cause__
+                for place, answer in zip(places, found, strict=True):
+                    answers[place] = answer
+            yield from answers
             before += len(window)
-
-    def sorts(self, options: Mapping[str, Any]) -> bool:
-        """Whether inputs may run in another order than they came in."""
-        return True
 
     def size(self, item: Any) -> int:
         """How long an input is beside others: characters, however they are nested, or an array's last dimension."""
@@ -140,48 +200,12 @@ class Task(ABC):
         shape = getattr(item, "shape", ())
         return int(shape[-1]) if shape else 0
 
-    def options_of(self, places: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
-        """The options of the inputs at these places."""
-        return options
-
     @torch.inference_mode()
-    def run(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
+    def run(self, inputs: Sequence[Any], options: Any) -> list[Any]:
         """encode → predict → decode, for one batch."""
-        encoded = self.encode(inputs, **self._for(self.encode, options))
-        predicted = self.predict(encoded, **self._for(self.predict, options))
-        return self.decode(encoded, predicted, **self._for(self.decode, options))
-
-    @abstractmethod
-    def encode(self, inputs: Sequence[Any]) -> Any:
-        """Raw inputs → a batch of tensors."""
-
-    @abstractmethod
-    def predict(self, encoded: Any) -> Any:
-        """The batch through the model."""
-
-    @abstractmethod
-    def decode(self, encoded: Any, predicted: Any) -> list[Any]:
-        """What the model gave → results, one for each input."""
-
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The keyword options that the three steps take."""
-        steps = (self.encode, self.predict, self.decode)
-        found = [p for step in steps for p in inspect.signature(step).parameters.values()]
-        more = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(self.more_options))
-        return {p.name: p for p in (*found, *more) if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-    def _check(self, options: dict[str, Any]) -> None:
-        known = self.options()
-        for name in options:
-            if name not in known:
-                hint = did_you_mean(name, known) if known else "it takes none"
-                raise UsageError(f"{self.name} has no option {name!r}", hint or "options: " + ", ".join(known))
-
-    def _for(self, step: Any, options: dict[str, Any]) -> dict[str, Any]:
-        parameters = inspect.signature(step).parameters
-        takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        names = {*parameters, *(self.more_options if takes_more else ())}
-        return {name: value for name, value in options.items() if name in names}
+        encoded = self.encode(inputs, options)
+        predicted = self.predict(encoded, options)
+        return self.decode(encoded, predicted, options)
 
     def encode_texts(
         self,

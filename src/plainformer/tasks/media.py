@@ -15,12 +15,12 @@ from plainformer.errors import InputError, UsageError
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor, WaveProcessor
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
 from plainformer.model.frontend import WaveEmbedding
-from plainformer.tasks.base import Task
+from plainformer.tasks.legacy import LegacyTask
 
 PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-class MediaTask(Task):
+class MediaTask(LegacyTask):
     """Reads files, their bytes, or arrays."""
 
     needs_tokenizer = False

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from plainformer.errors import InputError, UsageError
 from plainformer.inputs.text.tokenizer import Encoding, Tokenizer
 from tests.support import ROOT
-
-from .spm_fixtures import TEXTS, corpus, train
+from tests.support.sentencepiece import TEXTS, corpus, train
 
 
 def minilm_folder() -> Path:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from plainformer.errors import CheckpointError
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support import ROOT
-
-from .spm_fixtures import TEXTS, train
+from tests.support.sentencepiece import TEXTS, train
 
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
@@ -279,7 +278,7 @@ def byte_bpe(folder: Path, special: list[str], **config: Any) -> Path:
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers, trainers
 
-    from .spm_fixtures import corpus
+    from tests.support.sentencepiece import corpus
 
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -122,7 +122,7 @@ def _matrix(packed: object) -> object:
 
 def _is_ours(layer: nn.Module) -> bool:
     """Whether every part is this library's own; a norm may be an identity. Someone's wrapper does not go into a kernel."""
-    package = __name__.rpartition(".")[0]
+    package = "plainformer.model."
     return all(
         type(part).__module__.startswith(package) or (path.endswith("norm") and type(part) is nn.Identity)
         for path, part in layer.named_modules()

@@ -12,7 +12,8 @@ from torch import Tensor
 from plainformer.errors import InputError, UsageError, did_you_mean
 from plainformer.inputs.text.windows import windows
 from plainformer.tasks.answering.spans import Answer, Span, Window, by_probability, by_squad
-from plainformer.tasks.base import Task, check_top_k, text_limit
+from plainformer.tasks.base import check_top_k, text_limit
+from plainformer.tasks.legacy import LegacyTask
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Encoding, TextBatch
@@ -41,7 +42,7 @@ class Questions:
     batch: TextBatch
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(LegacyTask):
     """A question and its context → an `Answer`; several questions about one context → a tuple of them, in order.
 
     An input is a (question, context) tuple, or {"question": ..., "context": ...}; in place of the question it may have a

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.config import ModelConfig
-from plainformer.tasks.base import LabelScore, Result, Task
+from plainformer.tasks.base import LabelScore, Result
+from plainformer.tasks.legacy import LegacyTask
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -44,7 +45,7 @@ def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
     return results
 
 
-class TextClassification(Task):
+class TextClassification(LegacyTask):
     """A text, or a (text, pair) tuple → a label with its probability."""
 
     def is_one(self, inputs: Any) -> bool:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError, did_you_mean
-from plainformer.tasks.base import Result, Task
+from plainformer.tasks.base import Result
+from plainformer.tasks.legacy import LegacyTask
 from plainformer.tasks.text.pooling import pool, read_poolings
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
 
@@ -30,7 +31,7 @@ class Embedding(Result):
         return {"vector": self.vector.tolist(), "pooling": self.pooling, "normalized": self.normalized}
 
 
-class FeatureExtraction(Task):
+class FeatureExtraction(LegacyTask):
     """A text → its vector. Without sentence-transformers files: the mean over tokens, not normalised.
 
     Of an encoder-decoder, the encoder's vectors: they are the ones that stand for the text.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
-from plainformer.tasks.base import Result, Task, check_top_k
+from plainformer.tasks.base import Result, check_top_k
+from plainformer.tasks.legacy import LegacyTask
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -34,7 +35,7 @@ class FilledMask(Result):
     candidates: tuple[Candidate, ...]
 
 
-class FillMask(Task):
+class FillMask(LegacyTask):
     """A text with mask tokens → a list of gaps, each with its candidates."""
 
     def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> tuple[Sequence[str], TextBatch]:

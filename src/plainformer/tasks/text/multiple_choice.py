@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.errors import InputError
-from plainformer.tasks.base import Result, Task
+from plainformer.tasks.base import Result
+from plainformer.tasks.legacy import LegacyTask
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -25,7 +26,7 @@ class Choice(Result):
     scores: tuple[float, ...]
 
 
-class MultipleChoice(Task):
+class MultipleChoice(LegacyTask):
     """A (prompt, [choices]) tuple, or a dict {"prompt", "choices"} → the choice that fits best."""
 
     def is_one(self, inputs: Any) -> bool:

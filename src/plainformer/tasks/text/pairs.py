@@ -13,7 +13,8 @@ from torch import Tensor
 
 from plainformer.errors import InputError
 from plainformer.inputs.text.windows import truncated_to_fit
-from plainformer.tasks.base import BATCH_SIZE, Task, text_limit
+from plainformer.tasks.base import Task, text_limit
+from plainformer.tasks.options import BATCH_SIZE
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch

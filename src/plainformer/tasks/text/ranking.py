@@ -11,7 +11,8 @@ from torch import Tensor
 
 from plainformer.checkpoint.formats import read_json_object
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
-from plainformer.tasks.base import Result, Task, check_top_k
+from plainformer.tasks.base import Result, check_top_k
+from plainformer.tasks.legacy import LegacyTask
 from plainformer.tasks.text.pairs import encode_pairs, pair_logits
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Queries:
     batch: TextBatch
 
 
-class TextRanking(Task):
+class TextRanking(LegacyTask):
     """A (query, [documents]) tuple, or a dict with these two → the documents in order.
 
     Options:

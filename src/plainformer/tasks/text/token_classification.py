@@ -12,7 +12,8 @@ from torch import Tensor
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.inputs.text.encoding import Encoding
 from plainformer.inputs.text.words import characters, trimmed, words
-from plainformer.tasks.base import Result, Task, text_limit
+from plainformer.tasks.base import Result, text_limit
+from plainformer.tasks.legacy import LegacyTask
 from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Windows:
     overlap: int
 
 
-class TokenClassification(Task):
+class TokenClassification(LegacyTask):
     """A text → a tuple with an `Entity` for each it holds, or with a `TokenLabel` for each of its tokens.
 
     Texts of any length: what does not fit the model is read in overlapping windows, and of two windows that hold a token

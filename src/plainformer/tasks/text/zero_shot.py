@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
-from plainformer.tasks.base import LabelScore, Task
+from plainformer.tasks.base import LabelScore
+from plainformer.tasks.legacy import LegacyTask
 from plainformer.tasks.text.classification import Classification
 from plainformer.tasks.text.pairs import encode_pairs, pair_logits
 
@@ -27,7 +28,7 @@ class RankedLabels(Classification):
     """The best label with its probability; `scores` has all labels, best first."""
 
 
-class ZeroShotClassification(Task):
+class ZeroShotClassification(LegacyTask):
     """A text → which of the labels given fits it best, by a model with an entailment label.
 
     Options:

@@ -14,6 +14,7 @@ from plainformer.errors import UsageError, did_you_mean
 from plainformer.generation.options import GenerationOptions, make_options
 from plainformer.generation.stopping import TextStop
 from plainformer.tasks.base import Task
+from plainformer.tasks.legacy import LegacyTask
 from plainformer.tasks.writing.checkpoint_defaults import add_defaults
 from plainformer.tasks.writing.checkpoint_settings import GenerationSettings
 
@@ -29,7 +30,7 @@ DEFAULTS = ("plain", "checkpoint")
 _KEPT_GRAMMARS = 8
 
 
-class GeneratingTask(Task):
+class GeneratingTask(LegacyTask):
     """A task whose answer is generated. All options of `generate.options.GenerationOptions` are its own, and:
 
     Options in words:

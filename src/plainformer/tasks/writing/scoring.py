@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.score import TokenScores, score_tokens
-from plainformer.tasks.base import BATCH_SIZE, Result, Task
+from plainformer.tasks.base import Result, Task
+from plainformer.tasks.options import BATCH_SIZE
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch

@@ -1,0 +1,152 @@
+"""An option is said once: as the field of a dataclass, which carries its help, its checks and how front ends spell it.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(OptionSet):
+        top_k: int = option(5, help="Answers to show.", check=whole(1))
+
+From the field come the keyword in Python (`task(x, top_k=3)`), its validation, the command line's `--top-k` with its help,
+and the table in the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import Any, TypeVar
+
+from plainformer.config.values import check_choice, check_flag, check_number, check_text, check_whole
+from plainformer.errors import UsageError, did_you_mean, opt
+
+Check = Callable[[str, Any], None]
+T = TypeVar("T", bound="OptionSet")
+
+
+def whole(least: int = 1, most: int | None = None) -> Check:
+    """A whole number from `least` to `most`."""
+    return lambda name, value: check_whole(name, value, least, most)
+
+
+def number(interval: str = "(-inf, inf)") -> Check:
+    """A finite number in an interval such as "(0, 1]"."""
+    return lambda name, value: check_number(name, value, interval)
+
+
+def flag() -> Check:
+    """True or False."""
+    return check_flag
+
+
+def text() -> Check:
+    """A str."""
+    return check_text
+
+
+def one_of(*choices: str) -> Check:
+    """One of these words."""
+    return lambda name, value: check_choice(name, value, choices)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a field says of its option.
+
+    Attributes:
+        help: one sentence, for --help and the documentation.
+        check: refuses a value (never called with None where that is the default).
+        group: the heading it stands under in --help.
+        flag: the command line's name, where it is another one.
+        typed: what the command line reads for it (`int`, `str`, `list[str]`...); None takes the field's own type, and
+            `NotTyped` keeps the option off the command line.
+        read: makes the option's value of what was typed.
+        more: what one kind of option adds (the modes and processor of an option of generation).
+    """
+
+    help: str
+    check: Check | None = None
+    group: str = ""
+    flag: str | None = None
+    typed: Any = None
+    read: Callable[[Any], Any] | None = None
+    more: Mapping[str, Any] | None = None
+
+
+class NotTyped:
+    """`Spec.typed` of an option that cannot be written on a command line."""
+
+
+def option(
+    default: Any = None,
+    *,
+    help: str,
+    check: Check | None = None,
+    group: str = "",
+    flag: str | None = None,
+    typed: Any = None,
+    read: Callable[[Any], Any] | None = None,
+    **more: Any,
+) -> Any:
+    """A dataclass field that is an option; see `Spec`. An option without a default is required: `default=MISSING`."""
+    spec = Spec(help, check, group, flag, typed, read, more or None)
+    return field(metadata={"option": spec}) if default is MISSING else field(default=default, metadata={"option": spec})
+
+
+@cache
+def specs(kind: type[OptionSet]) -> dict[str, Spec]:
+    """The options of a class, in order."""
+    return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionSet:
+    """Base of all options: checks each field's value when it is made."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            spec: Spec | None = f.metadata.get("option")
+            value = getattr(self, f.name)
+            if spec is not None and spec.check is not None and not (value is None and f.default is None):
+                spec.check(f.name, value)
+
+    @classmethod
+    def of(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
+        """Options by name; an unknown name is an error that offers the nearest. `owner` is who has them, for messages."""
+        known = [f.name for f in fields(cls) if f.init]
+        for name in given:
+            if name not in known:
+                hint = did_you_mean(name, known) if known else "it takes none"
+                raise UsageError(f"{owner} has no option {name!r}", hint or "options: " + ", ".join(known))
+        return cls(**given)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the options whose value is not their default."""
+        return frozenset(f.name for f in fields(self) if f.init and not _same(getattr(self, f.name), f.default))
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default; tensors and functions, which compare otherwise, are so by identity alone."""
+    if value is default:
+        return True
+    return (
+        type(value) is type(default)
+        and isinstance(value, bool | int | float | str | tuple | frozenset)
+        and value == default
+    )
+
+
+__all__ = [
+    "MISSING",
+    "Check",
+    "NotTyped",
+    "OptionSet",
+    "Spec",
+    "flag",
+    "number",
+    "one_of",
+    "opt",
+    "option",
+    "specs",
+    "text",
+    "whole",
+]

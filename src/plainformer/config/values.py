@@ -1,0 +1,53 @@
+"""Checks of the values that a caller gives: each names the option, its value, and what it takes instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+from plainformer.errors import UsageError, did_you_mean, opt
+
+
+def is_whole(value: object, least: int | None = None) -> bool:
+    """Whether a value is a whole number (True and False are not), of at least `least`."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least)
+
+
+def check_whole(name: str, value: object, least: int = 1, most: int | None = None, *, fix: str = "") -> None:
+    """Refuse what is not a whole number from `least` to `most`."""
+    if not is_whole(value, least) or (most is not None and int(value) > most):  # type: ignore[call-overload]
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise UsageError(
+            f"{opt(name, value)} is not a whole number {bounds}", fix or f"give {opt(name, max(least, 1))}"
+        )
+
+
+def check_number(name: str, value: object, interval: str = "(-inf, inf)", *, fix: str = "") -> None:
+    """Refuse what is not a finite number in an interval as mathematics writes it: "(0, 1]" is 0 < value <= 1."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below and math.isfinite(number)):
+        where = "a finite number" if interval == "(-inf, inf)" else f"a number in {interval}"
+        raise UsageError(f"{opt(name, value)} is not {where}", fix or f"give {where}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{opt(name, value)} is neither True nor False", f"give {opt(name, True)} or leave it out")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse what is not one of a few words."""
+    known = list(choices)
+    if not isinstance(value, str) or value not in known:
+        raise UsageError(f"{opt(name, value)} is unknown", did_you_mean(str(value), known) or ", ".join(known))
+
+
+def check_text(name: str, value: object) -> None:
+    """Refuse what is not a str."""
+    if not isinstance(value, str):
+        raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give a text")
