@@ -107,7 +107,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         """Tokens that a prompt may have; None where nothing limits it."""
         if self.kind == "encoder-decoder":
             return text_limit(self.config, self.tokenizer)
-        trained = self.config.source.get("max_position_embeddings")
+        trained = self.config.trained_positions
         limits = [text_limit(self.config, self.tokenizer), trained]
         known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
         return min(known) - (options.get("max_new_tokens") or DEFAULT_NEW_TOKENS) if known else None

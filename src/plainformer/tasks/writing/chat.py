@@ -161,7 +161,7 @@ class ChatSession:
     def _room(self, messages: Messages, options: Mapping[str, Any]) -> int | None:
         """New tokens that fit behind the conversation; None where nothing limits them."""
         tokenizer = self.task.tokenizer
-        trained = self.task.config.source.get("max_position_embeddings")
+        trained = self.task.config.trained_positions
         limits = [self.task.config.main_stack.max_positions, tokenizer.max_length]
         known = [limit for limit in (*limits, trained) if isinstance(limit, int) and limit > 0]
         if not known:
