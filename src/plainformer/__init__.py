@@ -39,6 +39,13 @@ _NAMES = {
     "stream": "plainformer.generation.search",
     "GenerationOptions": "plainformer.generation.options",
     "ChatSession": "plainformer.tasks.writing.chat",
+    "explain": "plainformer.explain",
+    "explain_steps": "plainformer.explain",
+    "what_if": "plainformer.explain",
+    "Request": "plainformer.explain",
+    "Trace": "plainformer.explain",
+    "replay": "plainformer.explain",
+    "ReplayError": "plainformer.explain",
     "TASKS": "plainformer.tasks",
     "read_tags": "plainformer.tasks.text.tag_schemes",
 }
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
         PlainformerError,
         UsageError,
     )
+    from plainformer.explain import ReplayError, Request, Trace, explain, explain_steps, replay, what_if
     from plainformer.families import config_from_dict
     from plainformer.generation.cache.cache import KeyValueCache
     from plainformer.generation.options import GenerationOptions
