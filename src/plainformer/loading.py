@@ -15,7 +15,7 @@ from plainformer.checkpoint.references import Files, resolve
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
+from plainformer.families import CONVENTIONS, architecture_with_head, config_from_dict, head_of, heads_of, table_for
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
@@ -186,7 +186,7 @@ def load(
 
     files = resolve(ref, revision=revision, token=token)
     info = task_info(task) if task is not None else None
-    head = head_for_task(info.name, _model_type(files)) if info is not None else None
+    head = head_for_task(info.name, heads_of(_model_type(files))) if info is not None else None
     if info is not None:
         _check_task(files, info.name, head)
     model = load_model(
@@ -260,7 +260,7 @@ def load_tokenizer(ref: Ref | Files, *, revision: str | None = None, token: str 
             file.close()
     assert files.folder is not None
     path = files.folder / "config.json"
-    return Tokenizer.from_folder(files.folder, read_json_object(path) if path.is_file() else None)
+    return Tokenizer.from_folder(files.folder, read_json_object(path) if path.is_file() else None, CONVENTIONS)
 
 
 def _model_type(files: Files) -> str:

@@ -1,7 +1,7 @@
 """GGUF files: their metadata as a Hugging Face config, their tensor names as rows.
 
 llama.cpp's converters rename tensors, reorder llama's q and k for neighbour-pair rotation, and add Gemma's 1 to its norms;
-each is undone by a row. Source: the `gguf` package's constants and llama.cpp's conversion scripts (read, not copied).
+each is undone by a row. HfConfig: the `gguf` package's constants and llama.cpp's conversion scripts (read, not copied).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTa
 from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families import config_from_dict
-from plainformer.families.hf_config import Source
+from plainformer.families.hf_config import HfConfig
 
 if TYPE_CHECKING:
     from plainformer.checkpoint.formats.gguf_file import GgufFile
@@ -42,7 +42,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Metadata(Source):
+class Metadata(HfConfig):
     """An architecture's fields: `attention.head_count` stands for `llama.attention.head_count`.
 
     Attributes:
