@@ -293,7 +293,6 @@ OLD_LEGENDS = {
     *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
     *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
     "tasks/speech/long.py",
-    *(name_of(path) for path in FILES if part_of(path) == "model"),
 }
 
 
@@ -364,7 +363,7 @@ def legend_of(path: Path) -> Iterator[tuple[str, str]]:
     found = re.search(r"Shapes: (.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
     text = re.sub(r"\([^()]*\)", "", " ".join(found[1].split())) if found else ""
     for part in re.split(r"[,;]", text):
-        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)\.?$", part)
+        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)[ .]*$", part)
         if entry is not None:
             yield entry[1], entry[2]
 

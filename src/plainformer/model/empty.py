@@ -1,8 +1,6 @@
 """Standard modules without initial weights: loading fills them, so drawing random ones first would be wasted.
 
 It would also cost seconds: torch imports its whole symbolic machinery to draw a random number on the meta device.
-
-Shapes: N entries, D size of a vector.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """A table of vectors, (N, D), looked up by id: (...,) → (..., D)."""
+    """A table of vectors, (rows, size), looked up by id: (...,) → (..., size)."""
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
