@@ -348,7 +348,7 @@ def test_options_without_effect(
         ("--device tpu", "--device 'tpu' is unknown"),
         ("--device cuda:99", "CUDA devices"),
         ("--backend onednnn", "did you mean 'onednn'?"),
-        ("--ffn-chunk-size -1", "--ffn-chunk-size -1 is not a count"),
+        ("--ffn-chunk-size -1", "--ffn-chunk-size -1 is not a whole number"),
         ("--task text-generatoin", "did you mean 'text-generation'"),
         ("--task ner", "text-generation"),
     ],
