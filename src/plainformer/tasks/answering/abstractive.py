@@ -27,7 +27,6 @@ TEMPLATES = {
     "chat": "Answer the question from the document alone.\n\nDocument:\n{context}\n\nQuestion: {question}",
     "decoder": "{context}\n\nQuestion: {question}\nAnswer:",
 }
-_NO_LIMIT = 1 << 40
 
 
 class AbstractiveQuestionAnswering(GeneratingTask):
@@ -115,7 +114,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
 
     def _fit(self, form: str, question: str, context: str, room: int) -> Any:
         """The prompt with as much of the context's beginning as there is room for."""
-        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=_NO_LIMIT)
+        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=None)
         kept = len(row)
         while kept > 0:
             prompt = self._laid_out(
@@ -124,7 +123,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
             text, is_chat = (
                 self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
             )
-            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=_NO_LIMIT).input_ids)
+            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=None).input_ids)
             if count <= room:
                 return prompt
             kept -= count - room

@@ -167,7 +167,7 @@ class ChatSession:
         if not known:
             return None
         text = self.task.prompt_of(messages)[0] + options.get("answer_prefix", "")
-        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=1 << 40).input_ids)
+        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=None).input_ids)
         if options.get("truncate"):
             return max(1, min(known) - count)
         if count >= min(known):
