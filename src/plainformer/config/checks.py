@@ -1,4 +1,7 @@
-"""Checks of configuration values, and the bounds past which a size is a lie or a typing error, not a model."""
+"""Checks of configuration values, and the bounds past which a size is a lie or a typing error, not a model.
+
+Such sizes are refused before anything is allocated.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from plainformer.errors import CheckpointError, did_you_mean
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
 
-# Sizes past these bounds are lies or typing errors, not models; they are refused before anything is allocated.
 MAX_WIDTH = 1 << 20
 MAX_LAYERS = 1 << 10
 MAX_VOCABULARY = 1 << 24

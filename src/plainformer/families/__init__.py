@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import ModelConfig, shown
+from plainformer.config import ModelConfig
+from plainformer.config.checks import shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families.heads import Heads

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
-from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, require, require_size, shown
+from plainformer.config import HeadConfig, ModelConfig
+from plainformer.config.checks import MAX_LAYERS, MAX_WIDTH, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 from plainformer.families import config_from_dict
 from plainformer.families.hf_config import HfConfig
