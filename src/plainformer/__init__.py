@@ -33,15 +33,25 @@ _NAMES = {
 }
 __all__ = ["__version__", *_NAMES]
 
-if TYPE_CHECKING:
-    from plainformer.config import ModelConfig, StackConfig
-    from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
-    from plainformer.generation.cache.cache import KeyValueCache
-    from plainformer.generation.options import GenerationOptions
-    from plainformer.generation.search import generate, stream
-    from plainformer.inputs.text.tokenizer import Tokenizer
-    from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
-    from plainformer.model.transformer import Transformer
+if TYPE_CHECKING:  # "as" says to type checkers that the name is public
+    from plainformer.config import ModelConfig as ModelConfig
+    from plainformer.config import StackConfig as StackConfig
+    from plainformer.errors import CheckpointError as CheckpointError
+    from plainformer.errors import HubError as HubError
+    from plainformer.errors import InputError as InputError
+    from plainformer.errors import PlainformerError as PlainformerError
+    from plainformer.errors import UsageError as UsageError
+    from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
+    from plainformer.generation.options import GenerationOptions as GenerationOptions
+    from plainformer.generation.search import generate as generate
+    from plainformer.generation.search import stream as stream
+    from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
+    from plainformer.loading import load as load
+    from plainformer.loading import load_model as load_model
+    from plainformer.loading import load_tokenizer as load_tokenizer
+    from plainformer.loading import pipeline as pipeline
+    from plainformer.loading import save as save
+    from plainformer.model.transformer import Transformer as Transformer
 
 
 def __getattr__(name: str) -> Any:
