@@ -33,25 +33,19 @@ _NAMES = {
 }
 __all__ = ["__version__", *_NAMES]
 
-if TYPE_CHECKING:  # "as" says to type checkers that the name is public
-    from plainformer.config import ModelConfig as ModelConfig
-    from plainformer.config import StackConfig as StackConfig
-    from plainformer.errors import CheckpointError as CheckpointError
-    from plainformer.errors import HubError as HubError
-    from plainformer.errors import InputError as InputError
-    from plainformer.errors import PlainformerError as PlainformerError
-    from plainformer.errors import UsageError as UsageError
+# isort: off
+if TYPE_CHECKING:  # "as" tells type checkers that the name is public
+    from plainformer.config import ModelConfig as ModelConfig, StackConfig as StackConfig
+    from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
+    from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
     from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
     from plainformer.generation.options import GenerationOptions as GenerationOptions
-    from plainformer.generation.search import generate as generate
-    from plainformer.generation.search import stream as stream
+    from plainformer.generation.search import generate as generate, stream as stream
     from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
-    from plainformer.loading import load as load
-    from plainformer.loading import load_model as load_model
-    from plainformer.loading import load_tokenizer as load_tokenizer
-    from plainformer.loading import pipeline as pipeline
-    from plainformer.loading import save as save
+    from plainformer.loading import load as load, load_model as load_model, load_tokenizer as load_tokenizer
+    from plainformer.loading import pipeline as pipeline, save as save
     from plainformer.model.transformer import Transformer as Transformer
+# isort: on
 
 
 def __getattr__(name: str) -> Any:

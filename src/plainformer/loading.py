@@ -18,7 +18,7 @@ from plainformer.checkpoint.formats import write_safetensors
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
-from plainformer.config.loading import LoadKeywords, LoadOptions
+from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
 from plainformer.inputs.files import make_folder
@@ -71,65 +71,61 @@ def _names_options(function: F) -> F:
 
 
 @overload
-def load(ref: Ref, *, task: Literal["text-generation", "chat"], **options: Unpack[LoadKeywords]) -> TextGeneration: ...
+def load(ref: Ref, *, task: Literal["text-generation", "chat"], **options: Unpack[LoadArgs]) -> TextGeneration: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["text2text-generation", "summarization", "translation"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["text2text-generation", "summarization", "translation"], **options: Unpack[LoadArgs]
 ) -> Text2TextGeneration: ...
 @overload
-def load(ref: Ref, *, task: Literal["fill-mask"], **options: Unpack[LoadKeywords]) -> FillMask: ...
+def load(ref: Ref, *, task: Literal["fill-mask"], **options: Unpack[LoadArgs]) -> FillMask: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["text-classification", "sentiment-analysis"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["text-classification", "sentiment-analysis"], **options: Unpack[LoadArgs]
 ) -> TextClassification: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["token-classification", "ner"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["token-classification", "ner"], **options: Unpack[LoadArgs]
 ) -> TokenClassification: ...
 @overload
-def load(ref: Ref, *, task: Literal["question-answering"], **options: Unpack[LoadKeywords]) -> QuestionAnswering: ...
+def load(ref: Ref, *, task: Literal["question-answering"], **options: Unpack[LoadArgs]) -> QuestionAnswering: ...
 @overload
-def load(ref: Ref, *, task: Literal["multiple-choice"], **options: Unpack[LoadKeywords]) -> MultipleChoice: ...
+def load(ref: Ref, *, task: Literal["multiple-choice"], **options: Unpack[LoadArgs]) -> MultipleChoice: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["feature-extraction", "sentence-embedding", "embedding"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["feature-extraction", "sentence-embedding", "embedding"], **options: Unpack[LoadArgs]
 ) -> FeatureExtraction: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["image-feature-extraction"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["image-feature-extraction"], **options: Unpack[LoadArgs]
 ) -> ImageFeatureExtraction: ...
 @overload
-def load(
-    ref: Ref, *, task: Literal["image-classification"], **options: Unpack[LoadKeywords]
-) -> ImageClassification: ...
+def load(ref: Ref, *, task: Literal["image-classification"], **options: Unpack[LoadArgs]) -> ImageClassification: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["audio-feature-extraction"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["audio-feature-extraction"], **options: Unpack[LoadArgs]
 ) -> AudioFeatureExtraction: ...
 @overload
-def load(
-    ref: Ref, *, task: Literal["audio-classification"], **options: Unpack[LoadKeywords]
-) -> AudioClassification: ...
+def load(ref: Ref, *, task: Literal["audio-classification"], **options: Unpack[LoadArgs]) -> AudioClassification: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["automatic-speech-recognition", "asr"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["automatic-speech-recognition", "asr"], **options: Unpack[LoadArgs]
 ) -> SpeechRecognition | CtcSpeechRecognition: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["zero-shot-classification", "zero-shot"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["zero-shot-classification", "zero-shot"], **options: Unpack[LoadArgs]
 ) -> ZeroShotClassification: ...
 @overload
-def load(ref: Ref, *, task: Literal["text-ranking", "reranking"], **options: Unpack[LoadKeywords]) -> TextRanking: ...
+def load(ref: Ref, *, task: Literal["text-ranking", "reranking"], **options: Unpack[LoadArgs]) -> TextRanking: ...
 @overload
 def load(
-    ref: Ref, *, task: Literal["abstractive-question-answering", "abstractive-qa"], **options: Unpack[LoadKeywords]
+    ref: Ref, *, task: Literal["abstractive-question-answering", "abstractive-qa"], **options: Unpack[LoadArgs]
 ) -> AbstractiveQuestionAnswering: ...
 @overload
-def load(ref: Ref, *, task: type[T], **options: Unpack[LoadKeywords]) -> T: ...
+def load(ref: Ref, *, task: type[T], **options: Unpack[LoadArgs]) -> T: ...
 @overload
-def load(ref: Ref, *, task: str | None = None, **options: Unpack[LoadKeywords]) -> Task: ...
+def load(ref: Ref, *, task: str | None = None, **options: Unpack[LoadArgs]) -> Task: ...
 @_names_options
-def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[LoadKeywords]) -> Task:
+def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[LoadArgs]) -> Task:
     """Return a checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
 
     Args:
@@ -154,13 +150,13 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
 
 
 @_names_options
-def pipeline(task: str, ref: Ref, **options: Unpack[LoadKeywords]) -> Task:
+def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task:
     """`load` with the task first, for those who are used to that order."""
     return load(ref, task=task, **options)
 
 
 @_names_options
-def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadKeywords]) -> Transformer:
+def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]) -> Transformer:
     """Return the model of a reference, without tokenizer and task.
 
     Args:

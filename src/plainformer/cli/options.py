@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from plainformer.config import loading
 from plainformer.config.options import NotTyped, OptionSet, specs
+from plainformer.config.values import decode_text
 from plainformer.errors import InputError, PlainformerError, UsageError
 
 STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
@@ -115,13 +116,13 @@ def is_file(value: str) -> bool:
 def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
     """Inputs as they arrive: an endless stream is answered line by line and never held."""
     if whole and not jsonl:
-        yield _decoded(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
+        yield decode_text(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
         return
     number = 0
     # Only line feeds end a line, so a form feed or U+2028 inside a text stays in it.
     while data := file.readline(MAX_INPUT_BYTES + 1):
         number += 1
-        line = _decoded(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
+        line = decode_text(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
         if line.strip():
             yield _json_input(line, where, number) if jsonl else line
 
@@ -132,13 +133,6 @@ def _bounded(data: bytes, where: str) -> bytes:
             f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "cut it into lines or files"
         )
     return data
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
 
 
 def _json_input(line: str, where: str, number: int) -> Any:

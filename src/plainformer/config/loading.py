@@ -45,8 +45,8 @@ class LoadOptions(OptionSet):
             )
 
 
-class LoadKeywords(TypedDict, total=False):
-    """The same names and types, for editors and type checkers: `**options: Unpack[LoadKeywords]`."""
+class LoadArgs(TypedDict, total=False):
+    """The same names and types, for editors and type checkers: `**options: Unpack[LoadArgs]`."""
 
     dtype: str | torch.dtype | None
     device: str | torch.device
