@@ -20,7 +20,7 @@ from plainformer.checkpoint.weights import check_depth, export_weights, load_wei
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
-from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
+from plainformer.families import architecture_with_head, config_from_dict, head_of, heads_of, table_for
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
@@ -253,7 +253,7 @@ def _head_for(checkpoint: Checkpoint, info: TaskInfo | None) -> str | None:
     """
     if info is None:
         return None
-    head = head_for_task(info.name, checkpoint.model_type)
+    head = head_for_task(info.name, heads_of(checkpoint.model_type))
     if head == "none":
         return head
     stated = head_of(checkpoint.architecture, checkpoint.model_type) if checkpoint.architecture else "none"

@@ -77,7 +77,7 @@ def test_a_chunk_as_long_as_the_input_is_no_chunk() -> None:
 
 @pytest.mark.parametrize("chunk", [-1, 1.5, True, None, "4"])
 def test_chunk_sizes_that_are_none(chunk: object) -> None:
-    with pytest.raises(UsageError, match="not a count of positions"):
+    with pytest.raises(UsageError, match="not a whole number of at least 0"):
         set_ffn_chunk_size(model("plain"), chunk)  # type: ignore[arg-type]
 
 

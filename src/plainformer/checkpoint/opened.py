@@ -23,8 +23,8 @@ from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
 from plainformer.config import ModelConfig, reading
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.families import config_from_dict, from_gguf, table_for
-from plainformer.families.hf_config import Source
+from plainformer.families import CONVENTIONS, config_from_dict, from_gguf, table_for
+from plainformer.families.hf_config import HfConfig
 
 if TYPE_CHECKING:
     from typing import Self
@@ -75,7 +75,7 @@ class Checkpoint(ABC):
     def architecture(self) -> str:
         """The class name in `config.json`, which tells the head; "" where there is none."""
         with reading(self.config_name):
-            return next(iter(Source(self.raw_config).texts("architectures")), "")
+            return next(iter(HfConfig(self.raw_config).texts("architectures")), "")
 
     @abstractmethod
     def config(self, head: str | None = None) -> ModelConfig:
@@ -156,7 +156,7 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self.folder, self.raw_config)
+        return Tokenizer.from_folder(self.folder, self.raw_config, CONVENTIONS)
 
     def _read_config(self) -> dict[str, Any]:
         return read_json_object(self.folder / CONFIG)

@@ -167,7 +167,8 @@ class ModelConfig:
     """A whole model: an encoder, a decoder, or both, and one head.
 
     `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
-    parameter names that are one tensor. Ids that a tokenizer or generation needs stand here because `config.json` is
+    parameter names that are one tensor; `trained_positions` is the longest sequence that the model was trained on, where
+    the checkpoint says, learned positions or not. Ids that a tokenizer or generation needs stand here because `config.json` is
     where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the
     start id, or the target's own last token (mBART's language code).
     """
@@ -184,6 +185,7 @@ class ModelConfig:
     decoder_start_id: int | None = None
     decoder_shift: Literal["start_id", "last_token"] = "start_id"
     max_length: int | None = None
+    trained_positions: int | None = None
     architecture: str = ""
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -218,12 +220,6 @@ class ModelConfig:
     def input_frontend(self) -> Frontend:
         """What turns an input into vectors: tokens, patches, a waveform, a spectrogram."""
         return self.input_stack.frontend
-
-    @property
-    def trained_positions(self) -> int | None:
-        """The longest sequence that the model was trained on, where config.json says; learned positions or not."""
-        found = self.source.get("max_position_embeddings")
-        return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
 
     @property
     def vocab_size(self) -> int | None:

@@ -15,7 +15,7 @@ from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTa
 from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, reading, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families import config_from_dict
-from plainformer.families.hf_config import Source
+from plainformer.families.hf_config import HfConfig
 
 if TYPE_CHECKING:
     from plainformer.checkpoint.formats.gguf_file import GgufFile
@@ -42,7 +42,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Metadata(Source):
+class Metadata(HfConfig):
     """An architecture's fields: `attention.head_count` is `llama.attention.head_count`.
 
     Attributes:

@@ -8,7 +8,6 @@ from typing import Any
 from plainformer.config import (
     ACTIVATIONS,
     MAX_POSITIONS,
-    HeadConfig,
     RopeConfig,
     RopeScaling,
     is_number,
@@ -51,15 +50,15 @@ PROBLEMS = {
 }
 
 
-class Source:
+class HfConfig:
     """A `config.json` read with care: wrong types and missing fields are errors that name them."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
 
-    def with_defaults(self, **defaults: Any) -> Source:
+    def with_defaults(self, **defaults: Any) -> HfConfig:
         """The same file, with these values where it is silent."""
-        return Source({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
+        return HfConfig({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first field that is there and not null."""
@@ -167,6 +166,11 @@ class Source:
         found = self.ids(name)
         return found[0] if found else default
 
+    def trained_positions(self) -> int | None:
+        """The longest sequence that the model was trained on; None where the file does not say."""
+        stated = self.raw.get("max_position_embeddings")
+        return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
+
     def labels(self) -> tuple[str, ...]:
         """The names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
         names = self.object("id2label")
@@ -184,13 +188,7 @@ class Source:
         return tuple(str(names[number]) for number in numbers)
 
 
-def classifier(source: Source, kind: str, pick: str, **fields: Any) -> HeadConfig:
-    """A head with one output for each label (one for multiple choice)."""
-    count = 1 if kind == "choice" else 2 if kind == "span" else len(source.labels())
-    return HeadConfig(kind=kind, pick=pick, out_size=count, problem=problem(source), **fields)  # type: ignore[arg-type]
-
-
-def problem(source: Source) -> Any:
+def problem(source: HfConfig) -> Any:
     """What kind of answer a classifier gives, in our words."""
     name = source.text("problem_type", default="")
     require_choice("problem_type", name, tuple(PROBLEMS))
@@ -202,9 +200,9 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
 
     `raw` holds those fields; `max_positions` is the published length limit, the original one unless the file says other.
     """
-    whole = Source(raw)
+    whole = HfConfig(raw)
     # The newer spelling wins where a file has both.
-    fields = Source({**whole.object("rope_scaling"), **whole.object("rope_parameters")})
+    fields = HfConfig({**whole.object("rope_scaling"), **whole.object("rope_parameters")})
     base = theta if theta is not None else fields.number("rope_theta", default=raw.get("rope_theta") or 10000.0)
     fraction = fields.positive(
         "partial_rotary_factor", default=raw.get("partial_rotary_factor") or raw.get("rotary_pct") or 1.0
@@ -217,7 +215,7 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
     return RopeConfig(base, int(head_dim * fraction), _scaling(kind, fields, original, max_positions))
 
 
-def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> RopeScaling | None:
+def _scaling(kind: str, fields: HfConfig, original: int, max_positions: int) -> RopeScaling | None:
     if kind in ("default", "none"):
         return None
     for name, length in (("original_max_position_embeddings", original), ("max_position_embeddings", max_positions)):
@@ -238,7 +236,7 @@ def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> Ro
     raise CheckpointError(f"rope type {shown(kind)} is not supported", did_you_mean(kind, options))
 
 
-def _yarn(fields: Source, original: int, max_positions: int) -> RopeScaling:
+def _yarn(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:
     factor = fields.positive("factor", default=max_positions / original)
     amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:
@@ -261,7 +259,7 @@ def _mscale(factor: float, mscale: float) -> float:
     return value
 
 
-def _longrope(fields: Source, original: int, max_positions: int) -> RopeScaling:
+def _longrope(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:
     factor = fields.positive("factor", default=max_positions / original)
     amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -183,14 +184,17 @@ def _task_of_class(kind: object) -> str:
     return next((homes[key] for key in keys if key in homes), "")
 
 
-def head_for_task(name: str, model_type: str) -> str | None:
-    """The kind of head that a task needs; speech recognition has two, by family. None: the checkpoint's own will do."""
+# Heads with which a task is done too, by the families that have no head of its usual kind.
+_OTHER_HEADS = {"automatic-speech-recognition": ("seq2seq_lm",)}
+
+
+def head_for_task(name: str, heads: Collection[str]) -> str | None:
+    """Return the kind of head that a task needs of a model that may have `heads`; None: the checkpoint's own will do."""
     info = task_info(name)
     if info.name in BUILT_ON:
         return None
-    if info.name == "automatic-speech-recognition" and model_type == "whisper":
-        return "seq2seq_lm"
-    return info.head
+    kinds = (info.head, *_OTHER_HEADS.get(info.name, ()))
+    return next((kind for kind in kinds if kind in heads), info.head)
 
 
 def default_task(config: ModelConfig) -> TaskInfo:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from plainformer.errors import UsageError
+from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.token_bytes import TokenBytes, token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
@@ -24,7 +25,7 @@ def unigram() -> Tokenizer:
 
     with tempfile.TemporaryDirectory() as name:
         train(Path(name) / "spiece.model", model_type="unigram", unk_id=2, bos_id=-1, eos_id=1, pad_id=0)
-        return Tokenizer.from_folder(Path(name), {"model_type": "t5"})
+        return Tokenizer.from_folder(Path(name), {"model_type": "t5"}, CONVENTIONS)
 
 
 @lru_cache

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, RopeConfig, StackConfig, TokenFrontend
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.model import linear
-from plainformer.model.fast import compiled, prepare, step
+from plainformer.model.fast import compiled, packed, prepare, step
 from plainformer.model.fast.kernels import ACTIVATION_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
@@ -248,7 +247,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no kernels, torch does everything, int8 included."""
     model, ids = make(**VARIANTS["llama"]), ids_of(2)
     expected = decode(model, ids)
-    for module in (prepare, step, linear):
+    for module in (prepare, step, packed):
         monkeypatch.setattr(module, "kernels", lambda: None)
     assert "compiled" not in prepare_for_inference(model).values()
     assert_near(decode(model, ids), expected)
@@ -261,15 +260,15 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 24, 25, 90])
-@pytest.mark.parametrize("layout", [linear.CompiledWeight, linear.Int8Weight])
-def test_products(layout: type[linear.CompiledWeight | linear.Int8Weight], rows: int) -> None:
+@pytest.mark.parametrize("layout", [packed.CompiledWeight, packed.Int8Weight])
+def test_products(layout: type[packed.CompiledWeight | packed.Int8Weight], rows: int) -> None:
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(size, 37, generator=generator) for size in (5, 8)]
     bias, x = torch.randn(13, generator=generator), torch.randn(rows, 37, generator=generator)
     x[0, 0] = float("inf")
     x[-1, 1] = float("nan")
     weight = torch.cat(weights)
-    if layout is linear.Int8Weight:
+    if layout is packed.Int8Weight:
         scale = weight.abs().amax(1, keepdim=True) / 127
         weight = (weight / scale).round() * scale
     found, expected = layout(weights, bias)(x), torch.nn.functional.linear(x, weight, bias)

@@ -3,7 +3,7 @@
 DoLa (Chuang et al. 2023, arXiv 2309.03883): what the last layer says, less what an earlier layer would have said.
 Guidance (Sanchez et al. 2023, arXiv 2306.17806): what the model says behind the prompt, away from what it says without.
 
-Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D width, V vocabulary.
+Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations

@@ -81,7 +81,10 @@ class TextGeneration(GeneratingTask):
             limit = self.config.main_stack.max_positions
             cut = truncate and self.cut
             row = self.tokenizer.encode(
-                prompt + answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
+                prompt + answer_prefix,
+                add_special_tokens=not is_chat,
+                truncate=cut,
+                max_length="own" if limit is None else limit,
             )
             if not row.input_ids:
                 raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
