@@ -284,7 +284,9 @@ def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> ty
     """Return the class that was asked for: the one that the checkpoint's head needs, or its subclass."""
     if issubclass(asked, made):
         return asked
-    raise UsageError(f"{checkpoint.ref} is a {made.__name__}, not a {asked.__name__}", f"pass {made.__name__}")
+    raise UsageError(
+        f"{checkpoint.ref} gives a {made.__name__}, not a {asked.__name__}", "pass that class, or the task's name"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
