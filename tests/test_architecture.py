@@ -54,14 +54,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": TOP | {"explain"},
 }
 # Single files that need one thing more than their part, and why.
-EXTRA: dict[str, set[str]] = {}
+EXTRA: dict[str, set[str]] = {
+    # An opened checkpoint gives its tokenizer, which reads files by the formats below it.
+    "checkpoint/opened.py": {"inputs"},
+}
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
 TORCH_FREE = {"__init__", "config", "errors", "families", "data", "plan", "entities", "evaluate", "cli"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 # Files that have outgrown the bound, and where they stop. An entry that is no longer needed fails the test.
-LONG_FILES: dict[str, int] = {"checkpoint/references.py": 460}
+LONG_FILES: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def test_nothing_happens_at_import() -> None:
     # The configuration of any model, and what is known of families and references, need no torch either.
     families = "; ".join(f"import plainformer.families.{name}" for name in sorted(set(FAMILIES.values())))
     assert not modules_after(f"import plainformer.config, plainformer.tasks\n{families}") & {"torch", "numpy"}
-    assert "torch" not in modules_after("import plainformer.checkpoint.references, plainformer.checkpoint.formats")
+    assert "torch" not in modules_after("import plainformer.checkpoint.opened, plainformer.checkpoint.rows")
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -35,8 +35,7 @@ def smollm2() -> Tokenizer:
     from plainformer.checkpoint.formats.gguf_file import open_gguf
     from plainformer.checkpoint.references import resolve
 
-    path = resolve("smollm2-135m-instruct").gguf
-    assert path is not None
+    path = resolve("smollm2-135m-instruct").path
     return Tokenizer.from_gguf(open_gguf(path).metadata)
 
 
