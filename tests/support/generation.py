@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plainformer.generation.draw import draw_tokens, draw_without_replacement
 from plainformer.model.transformer import Transformer
-from tests.parity import test_decoders, test_encoder_decoders, test_vision_and_speech
+from tests.support.cases import decoders, encoder_decoders, vision_and_speech
 from tests.support.parity import PAD, VOCABULARY, Case, build, load_ours
 
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
@@ -25,9 +25,8 @@ VARIANTS = ("qwen2-window", "smollm3-window", "mistral-global", "phi3-long", "ma
 
 
 def _cases() -> dict[str, Case]:
-    decoders = [*test_decoders.LLAMA, *test_decoders.OTHERS]
-    everything = [*decoders, *test_encoder_decoders.ONE_OF_EACH, *test_encoder_decoders.SINUSOIDAL]
-    everything += test_vision_and_speech.MELS
+    everything = [*decoders.LLAMA, *decoders.OTHERS, *encoder_decoders.ONE_OF_EACH, *encoder_decoders.SINUSOIDAL]
+    everything += vision_and_speech.MELS
     made: dict[str, Case] = {}
     for case in everything:
         if case.model_class.endswith(LANGUAGE_MODELS) and ("-" not in case.name or case.name in VARIANTS):
