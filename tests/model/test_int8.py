@@ -11,7 +11,7 @@ import torch
 import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.model.linear import Int8Weight, outermost
-from tests.support import tasks as make
+from tests.support import models as make
 
 
 @pytest.fixture(scope="module")

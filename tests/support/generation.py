@@ -16,6 +16,7 @@ from torch import Tensor
 
 from plainformer.generation.draw import draw_tokens, draw_without_replacement
 from plainformer.model.transformer import Transformer
+from tests.support import ids
 from tests.support.cases import decoders, encoder_decoders, vision_and_speech
 from tests.support.parity import PAD, VOCABULARY, Case, build, load_ours
 
@@ -71,24 +72,19 @@ def pair(name: str, seed: int = 0) -> Pair:
 
 def prompts(pair: Pair, lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     """(1, T) ids each; mel frames (1, C, T) where that is what the model takes."""
-    generator = torch.Generator().manual_seed(seed)
     if pair.case.kind == "mel":
+        generator = torch.Generator().manual_seed(seed)
         shape = pair.case.extra.get("shape", (8, 40))
         return [torch.randn(1, *shape, generator=generator) for _ in lengths]
-    return [torch.randint(5, VOCABULARY, (1, length), generator=generator) for length in lengths]
+    return ids.prompts(lengths, seed, VOCABULARY)
 
 
 def batch(pair: Pair, rows: list[Tensor], side: str = "right", extra: int = 0) -> dict[str, Tensor]:
     """The rows together, padded on one side."""
     if pair.case.kind == "mel":
         return {"input_features": torch.cat(rows)}
-    width = max(row.size(1) for row in rows) + extra
-    ids = torch.full((len(rows), width), PAD)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        place = slice(0, row.size(1)) if side == "right" else slice(width - row.size(1), width)
-        ids[index, place], mask[index, place] = row[0], 1
-    return {"input_ids": ids, "attention_mask": mask}
+    input_ids, mask = ids.pad(rows, side, extra, PAD)
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 Streams = list[random.Random]
