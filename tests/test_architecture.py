@@ -27,6 +27,7 @@ from tests.support import ROOT
 
 SOURCE = Path(plainformer.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = Path(__file__).parent
 
 # What each part may import; itself always.
 BASE = {"config", "errors"}
@@ -177,6 +178,17 @@ def test_the_plain_model_does_not_know_the_fast_one() -> None:
 
 def test_tasks_and_training_do_not_know_each_other() -> None:
     assert "train" not in MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["train"]
+
+
+def test_test_modules_do_not_import_test_modules() -> None:
+    """What they share is in tests/support; strings count too, because some hold a program for another process."""
+    for path in sorted(TESTS.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^\s*(?:from|import) (tests(?:\.\w+)*\.test_\w+)", text, re.MULTILINE)
+        assert not found, f"{path.relative_to(TESTS)} imports {found}: move what it needs to tests/support"
+        assert "noqa: " + "F811" not in text, (
+            f"{path.relative_to(TESTS)}: fixtures that are shared belong in conftest.py"
+        )
 
 
 def test_the_oracle_is_for_tests_alone() -> None:

@@ -32,7 +32,7 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.info import inspect_checkpoint
 from plainformer.loading import load, load_model, save_model
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import save
+from tests.support.models import save
 
 Folder = Callable[[str], Path]
 MEGABYTE = 2**20
