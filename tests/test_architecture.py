@@ -356,7 +356,7 @@ def legend_of(path: Path) -> Iterator[tuple[str, str]]:
     found = re.search(r"Shapes: (.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
     text = re.sub(r"\([^()]*\)", "", " ".join(found[1].split())) if found else ""
     for part in re.split(r"[,;]", text):
-        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)\.?$", part)
+        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)\.?$", part.rstrip())
         if entry is not None:
             yield entry[1], entry[2]
 
