@@ -21,9 +21,10 @@ from types import ModuleType
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import ModelConfig, shown
+from plainformer.config import ModelConfig
+from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families.heads import Heads
 from plainformer.families.hf_config import HfConfig
 
@@ -90,7 +91,7 @@ def family_module(model_type: str) -> ModuleType:
     """The module that knows `model_type`, or an error that offers the closest ones."""
     if model_type not in FAMILIES:
         raise CheckpointError(
-            f"config.json: model_type {shown(model_type)} is not a family that is supported",
+            f"model_type {shown(model_type)} is not a family that is supported",
             did_you_mean(model_type, FAMILIES) or "`plainformer models` lists the families",
         )
     return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
@@ -134,8 +135,8 @@ def head_of(architecture: str, model_type: str) -> str:
         if architecture.endswith(suffix):
             return head
     raise CheckpointError(
-        f"config.json: architecture {shown(architecture)} is not supported",
-        did_you_mean(architecture, HEADS_BY_SUFFIX) or "pass task=... to choose a head",
+        f"architecture {shown(architecture)} is not supported",
+        did_you_mean(architecture, HEADS_BY_SUFFIX) or f"pass {opt('task', ...)} to choose a head",
     )
 
 
@@ -155,21 +156,27 @@ def architecture_with_head(config: ModelConfig) -> str:
     return stem + usual.get(config.head.kind, endings[0])
 
 
-def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfig:
+def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = "config.json") -> ModelConfig:
     """A Hugging Face `config.json` as a ModelConfig.
 
     Args:
         raw: the parsed file.
         head: a kind of head (see `config.HEAD_KINDS`); None takes the one of the file's `architectures`.
+        where: the name of what `raw` was read from, for messages.
     Raises:
         CheckpointError: the file does not describe a model that is known. UsageError: the family lacks the head.
     """
+    with reading(where):
+        return _config_from_dict(raw, head)
+
+
+def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
     if not isinstance(raw, dict):
-        raise CheckpointError(f"config.json holds a {type(raw).__name__}, not an object", "it is not a model's config")
+        raise CheckpointError(f"a {type(raw).__name__} is not an object", "it is not a model's config")
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
-        raise CheckpointError(f"config.json: 'model_type' {what}", "is this a Hugging Face model folder?")
+        raise CheckpointError(f"'model_type' {what}", "is this a Hugging Face model folder?")
     source = HfConfig(raw)
     architecture = next(iter(source.texts("architectures")), "")
     module = family_module(model_type)
@@ -177,7 +184,7 @@ def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfi
     if wanted not in module.HEADS:
         what = f"{model_type} models have no {wanted!r} head"
         if head is None:
-            raise CheckpointError(f"config.json: architecture {shown(architecture)}: {what}", "pass task=...")
+            raise CheckpointError(f"architecture {shown(architecture)}: {what}", f"pass {opt('task', ...)}")
         raise UsageError(what, "choose another task")
     config: ModelConfig = module.config(source, wanted)
     return replace(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plainformer.config import (
+from plainformer.config import RopeConfig, RopeScaling
+from plainformer.config.checks import (
     ACTIVATIONS,
     MAX_POSITIONS,
-    RopeConfig,
-    RopeScaling,
     is_number,
     require,
     require_choice,
@@ -139,7 +138,7 @@ class HfConfig:
         name = self.text(*names, default=default)
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
-                f"config.json: {names[0]}={shown(name)} is not an activation that is supported",
+                f"{names[0]}={shown(name)} is not an activation that is supported",
                 did_you_mean(name, ACTIVATION_NAMES),
             )
         return ACTIVATION_NAMES.get(name, name)
@@ -148,9 +147,7 @@ class HfConfig:
         """A field whose value changes the computation in a way that is not supported is an error, not ignored."""
         value = self.raw.get(name)
         if value is not None and value not in harmless:
-            raise CheckpointError(
-                f"config.json: {name}={shown(value)} is not supported: {why}", "use another checkpoint"
-            )
+            raise CheckpointError(f"{name}={shown(value)} is not supported: {why}", "use another checkpoint")
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A token id or a list of them."""
@@ -235,7 +232,7 @@ def _scaling(kind: str, fields: HfConfig, original: int, max_positions: int) -> 
     if kind in ("longrope", "su"):
         return _longrope(fields, original, max_positions)
     options = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-    raise CheckpointError(f"config.json: rope type {shown(kind)} is not supported", did_you_mean(kind, options))
+    raise CheckpointError(f"rope type {shown(kind)} is not supported", did_you_mean(kind, options))
 
 
 def _yarn(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:

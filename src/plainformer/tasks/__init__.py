@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
     from plainformer.tasks.base import Task
@@ -166,14 +166,22 @@ ALIASES = {
 }
 
 
-def task_info(name: str) -> TaskInfo:
-    """The task of that name or alias, or an error that offers the closest ones."""
-    known = ALIASES.get(name, name) if isinstance(name, str) else ""
+def task_info(name: str | type[Task]) -> TaskInfo:
+    """Return the task of that name, alias or class; raise UsageError, which offers the closest ones."""
+    known = ALIASES.get(name, name) if isinstance(name, str) else _task_of_class(name)
     if known not in TASKS:
         raise UsageError(
-            f"task {name!r} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
+            f"{opt('task', name)} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
         )
     return TASKS[known]
+
+
+def _task_of_class(kind: object) -> str:
+    """Return the name of the task that a class, or one that it derives from, carries out; "" where there is none."""
+    homes = {(info.module, info.class_name): name for name, info in TASKS.items()}
+    homes |= {home: name for (name, _), home in _BY_HEAD.items()}
+    keys = ((base.__module__.removeprefix(f"{__name__}."), base.__name__) for base in getattr(kind, "__mro__", ()))
+    return next((homes[key] for key in keys if key in homes), "")
 
 
 # Heads with which a task is done too, by the families that have no head of its usual kind.

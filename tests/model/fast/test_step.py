@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config import NormConfig, RelativeBias, RopeConfig
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model.attention import Attentions
 from plainformer.model.fast import compiled, packed, prepare, step
@@ -24,19 +24,10 @@ from plainformer.model.fast.kernels import ACTIVATION_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
 from plainformer.model.stack import Stack
-from plainformer.model.transformer import Transformer
 from tests.support import ROOT
+from tests.support.step import decode, ids_of, make
 
 RMS = NormConfig(kind="rms", bias=False)
-BASE: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_layers": 2,
-    "num_heads": 4,
-    "ffn_size": 40,
-    "direction": "causal",
-    "norm_place": "pre",
-    "final_norm": "norm",
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {"norm": RMS, "ffn": "gated", "activation": "silu", "num_kv_heads": 2, "qkv_bias": False, "out_bias": False,
@@ -51,20 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "window": {"windows": (3, 5)},
     "shared weights": {"layer_ids": (0, 0)},
 }  # fmt: skip
-
-
-def make(encoder: bool = False, **changes: Any) -> Transformer:
-    """A random model of the shape that `changes` describe."""
-    frontend = TokenFrontend(vocab_size=50, embedding_size=24)
-    decoder = StackConfig(frontend=frontend, **{**BASE, **changes}, cross_attention=encoder)
-    encoding = StackConfig(frontend=frontend, **{**BASE, "direction": "both"}) if encoder else None
-    head = HeadConfig(kind="seq2seq_lm" if encoder else "causal_lm", out_size=50)
-    model = Transformer(ModelConfig("tiny", encoder=encoding, decoder=decoder, head=head)).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-    return model.eval()
 
 
 @pytest.fixture
@@ -82,26 +59,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(module, "run_layer", counted)
     yield made
-
-
-@torch.no_grad()
-def decode(model: Transformer, ids: Tensor, mask: Tensor | None = None, copies: int = 1, **options: Any) -> Tensor:
-    """Logits of a prompt of six tokens and of each token after it, for `copies` rows of each prompt."""
-    rows = len(ids) // copies
-    cache = KeyValueCache(model.config, rows, 6, kind=options.pop("kind", "full"))
-    first = model(ids[::copies, :6], None if mask is None else mask[::copies, :6], cache=cache).logits[:, -1:]
-    if copies > 1:
-        cache.share(copies)
-        first = first.repeat_interleave(copies, 0)
-    found = [first]
-    for end in range(7, ids.size(1) + 1):
-        seen = None if mask is None else mask[:, :end]
-        found.append(model(ids[:, end - 1 : end], seen, cache=cache, **options).logits)
-    return torch.cat(found, dim=1)
-
-
-def ids_of(rows: int, length: int = 14) -> Tensor:
-    return torch.randint(50, (rows, length), generator=torch.Generator().manual_seed(rows))
 
 
 def assert_near(found: Tensor, expected: Tensor) -> None:
@@ -393,7 +350,7 @@ def test_hooks_of_all_modules_are_called(calls: list[int]) -> None:
 
 AFTER_A_FORK = """
 import os, torch
-from tests.model.fast.test_step import decode, ids_of, make
+from tests.support.step import decode, ids_of, make
 from plainformer.model.fast import compiled
 from plainformer.model.fast.prepare import prepare_for_inference
 torch.set_num_threads(1)
@@ -439,7 +396,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 caching.IndexDataCacheFile.save = full
-from tests.model.fast.test_step import decode, ids_of, make
+from tests.support.step import decode, ids_of, make
 from plainformer.model.fast import compiled
 from plainformer.model.fast.prepare import prepare_for_inference
 model, ids = make(), ids_of(2)

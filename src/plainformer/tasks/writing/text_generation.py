@@ -53,7 +53,7 @@ class TextGeneration(GeneratingTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = read_generation_settings(self.folder, self.config)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
