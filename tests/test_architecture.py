@@ -164,6 +164,14 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.
     assert found == later | {(name, True) for name in ("a", "plainformer.b", "plainformer.part", "f", "k", "o")}
 
 
+def test_the_plain_model_does_not_know_the_fast_one() -> None:
+    """`model/fast/` is installed from outside, so that nobody has to read it to understand a layer."""
+    fast = "plainformer.model.fast"
+    for path in sorted((SOURCE / "model").glob("*.py")):
+        known = [found.line for found in imports_of(path) if (found.module + ".").startswith(fast + ".")]
+        assert not known, f"{name_of(path)}:{known} imports {fast}"
+
+
 def test_tasks_and_training_do_not_know_each_other() -> None:
     assert "train" not in MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["train"]
 
@@ -304,7 +312,6 @@ OLD_LEGENDS = {
     *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
     *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
     "tasks/speech/long.py",
-    *(name_of(path) for path in FILES if part_of(path) == "model"),
 }
 
 
@@ -375,7 +382,7 @@ def legend_of(path: Path) -> Iterator[tuple[str, str]]:
     found = re.search(r"Shapes: (.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
     text = re.sub(r"\([^()]*\)", "", " ".join(found[1].split())) if found else ""
     for part in re.split(r"[,;]", text):
-        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)\.?$", part)
+        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)[ .]*$", part)
         if entry is not None:
             yield entry[1], entry[2]
 
