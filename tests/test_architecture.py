@@ -27,6 +27,7 @@ from tests.support import ROOT
 
 SOURCE = Path(plainformer.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = Path(__file__).parent
 
 # What each part may import; itself always.
 BASE = {"config", "errors"}
@@ -167,8 +168,27 @@ def test_the_walk_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.
     assert found == later | {(name, True) for name in ("a", "plainformer.b", "plainformer.part", "f", "k", "o")}
 
 
+def test_the_plain_model_does_not_know_the_fast_one() -> None:
+    """`model/fast/` is installed from outside, so that nobody has to read it to understand a layer."""
+    fast = "plainformer.model.fast"
+    for path in sorted((SOURCE / "model").glob("*.py")):
+        known = [found.line for found in imports_of(path) if (found.module + ".").startswith(fast + ".")]
+        assert not known, f"{name_of(path)}:{known} imports {fast}"
+
+
 def test_tasks_and_training_do_not_know_each_other() -> None:
     assert "train" not in MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["train"]
+
+
+def test_test_modules_do_not_import_test_modules() -> None:
+    """What they share is in tests/support; strings count too, because some hold a program for another process."""
+    for path in sorted(TESTS.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^\s*(?:from|import) (tests(?:\.\w+)*\.test_\w+)", text, re.MULTILINE)
+        assert not found, f"{path.relative_to(TESTS)} imports {found}: move what it needs to tests/support"
+        assert "noqa: " + "F811" not in text, (
+            f"{path.relative_to(TESTS)}: fixtures that are shared belong in conftest.py"
+        )
 
 
 def test_the_oracle_is_for_tests_alone() -> None:
@@ -230,12 +250,31 @@ def code_words(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((token.start[0], word) for word in re.findall(r"[\w-]+", token.string))
 
 
-def test_the_model_knows_no_family() -> None:
+def families_named(path: Path, but: tuple[str, ...] = ()) -> list[tuple[int, str]]:
+    """Family names in a file's code; lines with a word of `but` are passed over."""
     families = {name.lower() for name in FAMILIES} | set(FAMILIES.values())
-    families |= {name.replace("-", "_") for name in families}
+    families |= {name.replace("-", "_") for name in families} | {name.replace("-", "") for name in families}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    named = {(line, word) for line, word in code_words(path) if word.lower() in families}
+    return sorted((line, word) for line, word in named if not any(allowed in lines[line - 1] for allowed in but))
+
+
+def test_the_model_knows_no_family() -> None:
     for path in sorted((SOURCE / "model").rglob("*.py")):
-        named = {(line, word) for line, word in code_words(path) if word.lower() in families}
-        assert not named, f"{name_of(path)}: {sorted(named)}: say it with a value of the configuration"
+        assert not families_named(path), f"{name_of(path)}: say it with a value of the configuration"
+
+
+# Names of GGUF's vocabularies and of their ways to cut words, which are families' names by chance of history.
+NAMED_BY_GGUF = {"inputs/text/gguf_vocabulary.py", "inputs/text/pre_tokenizers.py"}
+# Classes of the tokenizers library.
+LIBRARY_CLASSES = ("BertNormalizer", "BertPreTokenizer", "RobertaProcessing")
+
+
+def test_inputs_know_no_family() -> None:
+    """What a family's files mean is declared in the family's file: `TOKENIZERS`, image defaults."""
+    for path in sorted((SOURCE / "inputs").rglob("*.py")):
+        if name_of(path) not in NAMED_BY_GGUF:
+            assert not families_named(path, LIBRARY_CLASSES), f"{name_of(path)}: declare it in the family's file"
 
 
 def test_the_search_for_family_names_finds_them(tmp_path: Path) -> None:
@@ -288,7 +327,6 @@ OLD_LEGENDS = {
     *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
     *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
     "tasks/speech/long.py",
-    *(name_of(path) for path in FILES if part_of(path) == "model"),
 }
 
 
@@ -359,7 +397,7 @@ def legend_of(path: Path) -> Iterator[tuple[str, str]]:
     found = re.search(r"Shapes: (.*?)(?:\n\n|\Z)", docstring, re.DOTALL)
     text = re.sub(r"\([^()]*\)", "", " ".join(found[1].split())) if found else ""
     for part in re.split(r"[,;]", text):
-        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)\.?$", part)
+        entry = re.match(r" *([A-Z])\b(?: = [^ ]+ \* \w+)? +(.+?)[ .]*$", part)
         if entry is not None:
             yield entry[1], entry[2]
 

@@ -12,7 +12,7 @@ import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.model.fast.packed import Int8Weight
 from plainformer.model.linear import outermost
-from tests.support import tasks as make
+from tests.support import models as make
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from plainformer.families import config_from_dict
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import BART, BERT, GPT2, LABELS, LLAMA, VIT
+from tests.support.models import BART, BERT, GPT2, LABELS, LLAMA, VIT
 
 SIZES = {name: BERT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
 TEXT = {**SIZES, "vocab_size": 60, "max_position_embeddings": 40, "pad_token_id": 0, **LABELS}

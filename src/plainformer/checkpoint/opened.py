@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
-from plainformer.config import ModelConfig, reading
+from plainformer.config import ModelConfig
+from plainformer.config.checks import reading
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import CONVENTIONS, config_from_dict, from_gguf, table_for
 from plainformer.families.hf_config import HfConfig

@@ -18,6 +18,7 @@ from plainformer.config.checks import (
 )
 from plainformer.config.frontends import Frontend, MelFrontend, TokenFrontend
 from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig
+from plainformer.config.processors import ImageDefaults
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,10 @@ class ModelConfig:
 
     `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
     parameter names that are one tensor; `trained_positions` is the longest sequence that the model was trained on, where
-    the checkpoint says, learned positions or not. Ids that a tokenizer or generation needs stand here because `config.json` is
-    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the
-    start id, or the target's own last token (mBART's language code).
+    the checkpoint says, learned positions or not; `image_defaults` are those of the image processors that the family's
+    checkpoints name. Ids that a tokenizer or generation needs are here because `config.json` is where checkpoints keep
+    them. `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
+    target's own last token (mBART's language code).
     """
 
     family: str
@@ -186,6 +188,7 @@ class ModelConfig:
     decoder_shift: Literal["start_id", "last_token"] = "start_id"
     max_length: int | None = None
     trained_positions: int | None = None
+    image_defaults: tuple[ImageDefaults, ...] = ()
     architecture: str = ""
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

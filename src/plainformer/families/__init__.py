@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import ModelConfig, reading, shown
+from plainformer.config import ModelConfig
+from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families.heads import Heads

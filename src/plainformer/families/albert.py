@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
-from plainformer.config import MAX_LAYERS, ModelConfig, require_size
+from plainformer.config import ModelConfig
+from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
 from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.config import (
-    Disentangled,
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    StackConfig,
-    TokenFrontend,
-    require,
-    shown,
-)
+from plainformer.config import Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import require, shown
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier

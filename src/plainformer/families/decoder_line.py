@@ -12,14 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import (
-    ModelConfig,
-    NormConfig,
-    StackConfig,
-    TokenFrontend,
-    require,
-    require_choice,
-)
+from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import require, require_choice
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import BASE, SPAN, Head, Heads, scores, words
 from plainformer.families.hf_config import HfConfig, rope_from

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears
-from plainformer.config import HeadConfig, ModelConfig, StackConfig, require_choice
+from plainformer.config import HeadConfig, ModelConfig, StackConfig
+from plainformer.config.checks import require_choice
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, layer_rows, masked_lm, word_ties
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier, scores

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
-from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, reading, require, require_size, shown
+from plainformer.config import HeadConfig, ModelConfig
+from plainformer.config.checks import MAX_LAYERS, MAX_WIDTH, reading, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families import config_from_dict
 from plainformer.families.hf_config import HfConfig

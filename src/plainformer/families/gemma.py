@@ -10,16 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable, ignore, linears
-from plainformer.config import (
-    MAX_LAYERS,
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    RopeConfig,
-    StackConfig,
-    TokenFrontend,
-    require_size,
-)
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
 from plainformer.families.decoder_line import HEADS as LINE_HEADS

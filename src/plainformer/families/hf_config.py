@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plainformer.config import (
+from plainformer.config import RopeConfig, RopeScaling
+from plainformer.config.checks import (
     ACTIVATIONS,
     MAX_POSITIONS,
-    RopeConfig,
-    RopeScaling,
     is_number,
     require,
     require_choice,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable, ignore
-from plainformer.config import ModelConfig, require
+from plainformer.config import ModelConfig
+from plainformer.config.checks import require
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
 from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig

@@ -6,18 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Split, WeightTable, fused, ignore, linear, row
-from plainformer.config import (
-    MAX_LAYERS,
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    RopeConfig,
-    StackConfig,
-    TokenFrontend,
-    require,
-    require_choice,
-    require_size,
-)
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import MAX_LAYERS, require, require_choice, require_size
 from plainformer.families.encoder_line import word_ties
 from plainformer.families.heads import BASE, Head, Kind, classifier, vocabulary
 from plainformer.families.hf_config import HfConfig, rope_from

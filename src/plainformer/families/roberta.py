@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, DropRows, Row, WeightTable, ignore, linears
-from plainformer.config import ModelConfig, require
+from plainformer.config import ModelConfig
+from plainformer.config.checks import require
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention
 from plainformer.families.encoder_line import embedding_rows, encoder, layer_rows, masked_lm, word_rows, word_ties
 from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores

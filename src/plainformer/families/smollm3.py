@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import MAX_LAYERS, ModelConfig, require, require_size
+from plainformer.config import ModelConfig
+from plainformer.config.checks import MAX_LAYERS, require, require_size
 from plainformer.families import decoder_line
 from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
 from plainformer.families.hf_config import HfConfig

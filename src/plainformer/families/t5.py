@@ -10,16 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import (
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    RelativeBias,
-    StackConfig,
-    TokenFrontend,
-    require,
-    shown,
-)
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend
+from plainformer.config.checks import require, shown
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores, vocabulary
 from plainformer.families.hf_config import ACTIVATION_NAMES, HfConfig

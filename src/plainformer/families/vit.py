@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
+from plainformer.config.processors import BICUBIC, ImageDefaults
 from plainformer.families.heads import Head, classifier
 from plainformer.families.hf_config import HfConfig
 
@@ -59,10 +60,14 @@ HEADS = {
 }
 
 
+# ViTImageProcessor and DeiTImageProcessor of transformers 5.23; a checkpoint of either family may name either.
+IMAGES = (ImageDefaults("vit", size=224), ImageDefaults("deit", size=256, crop=224, resample=BICUBIC))
+
+
 def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     stack = encoder(source)
-    return ModelConfig("vit", encoder=stack, head=HEADS[head].config(source, stack))
+    return ModelConfig("vit", encoder=stack, head=HEADS[head].config(source, stack), image_defaults=IMAGES)
 
 
 def base_name(config: ModelConfig) -> str:

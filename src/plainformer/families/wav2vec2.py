@@ -7,7 +7,8 @@ normalise before each sub-layer and once after the last.
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend, require
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
+from plainformer.config.checks import require
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import AUDIO, BASE, FRAME, Head
 from plainformer.families.hf_config import HfConfig

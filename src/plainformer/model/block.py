@@ -73,13 +73,23 @@ class FeedForward(nn.Module):
         return self.down(inner_BTF * up_BTF if torch.is_grad_enabled() else inner_BTF.mul_(up_BTF))
 
 
+Norm = Callable[[Tensor], Tensor]
+# For each `norm_place`: what a sub-layer reads of x, and how its output y is added to x.
+WIRINGS: dict[str, tuple[Callable[[Tensor, Norm], Tensor], Callable[[Tensor, Tensor, Norm, Norm], Tensor]]] = {
+    "pre": (lambda x, norm: norm(x), lambda x, y, norm, after_norm: x + y),
+    "post": (lambda x, norm: x, lambda x, y, norm, after_norm: norm(x + y)),
+    "both": (lambda x, norm: norm(x), lambda x, y, norm, after_norm: x + after_norm(y)),
+    "branch": (lambda x, norm: x, lambda x, y, norm, after_norm: x + norm(y)),
+}
+
+
 class Block(nn.Module):
     """Sub-layers one after the other: attention, cross-attention where there is an encoder, FFN."""
 
     def __init__(self, config: StackConfig, index: int) -> None:
         super().__init__()
         size, norm = config.hidden_size, config.norm
-        self.read, self.add = WIRINGS[config.norm_place]
+        self.norm_place = config.norm_place
         self.attention = SelfAttention(config)
         has_norm = index > 0 or config.first_norm == "norm"
         self.attention_norm = make_norm(size, norm) if has_norm else nn.Identity()
@@ -93,14 +103,15 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
         """Return the layer's output, (B, T, D), and its attentions, if they are asked for."""
-        h_BTD, own = self.attention(self.read(x_BTD, self.attention_norm), layer, flow)
-        h_BTD = self.add(flow.residual(x_BTD, layer), h_BTD, self.attention_norm, self.attention_after_norm)
+        read, add = WIRINGS[self.norm_place]
+        h_BTD, own = self.attention(read(x_BTD, self.attention_norm), layer, flow)
+        h_BTD = add(flow.residual(x_BTD, layer), h_BTD, self.attention_norm, self.attention_after_norm)
         cross = None
         if self.cross is not None:
-            y_BTD, cross = self.cross(self.read(h_BTD, self.cross_norm), layer, flow)
-            h_BTD = self.add(h_BTD, y_BTD, self.cross_norm, self.cross_norm)
-        y_BTD = self.ffn(self.read(h_BTD, self.ffn_norm))
-        return self.add(h_BTD, y_BTD, self.ffn_norm, self.ffn_after_norm), Attentions(own, cross)
+            y_BTD, cross = self.cross(read(h_BTD, self.cross_norm), layer, flow)
+            h_BTD = add(h_BTD, y_BTD, self.cross_norm, self.cross_norm)
+        y_BTD = self.ffn(read(h_BTD, self.ffn_norm))
+        return add(h_BTD, y_BTD, self.ffn_norm, self.ffn_after_norm), Attentions(own, cross)
 
 
 class ParallelBlock(nn.Module):
@@ -118,45 +129,6 @@ class ParallelBlock(nn.Module):
         y_BTD, own = self.attention(self.attention_norm(x_BTD), layer, flow)
         x_BTD = flow.residual(x_BTD, layer)
         return self.ffn(self.ffn_norm(x_BTD)) + y_BTD + x_BTD, Attentions(own)
-
-
-# ---- the four wirings: what a sub-layer reads of x, and how its output y is added to x ---------------------------------
-
-Norm = Callable[[Tensor], Tensor]
-Read = Callable[[Tensor, Norm], Tensor]
-Add = Callable[[Tensor, Tensor, Norm, Norm], Tensor]
-
-
-def _normed(x: Tensor, norm: Norm) -> Tensor:
-    return norm(x)
-
-
-def _as_it_is(x: Tensor, norm: Norm) -> Tensor:
-    return x
-
-
-def _sum(x: Tensor, y: Tensor, norm: Norm, after_norm: Norm) -> Tensor:
-    return x + y
-
-
-def _normed_sum(x: Tensor, y: Tensor, norm: Norm, after_norm: Norm) -> Tensor:
-    return norm(x + y)
-
-
-def _sum_after_norm(x: Tensor, y: Tensor, norm: Norm, after_norm: Norm) -> Tensor:
-    return x + after_norm(y)
-
-
-def _sum_of_normed(x: Tensor, y: Tensor, norm: Norm, after_norm: Norm) -> Tensor:
-    return x + norm(y)
-
-
-WIRINGS: dict[str, tuple[Read, Add]] = {
-    "pre": (_normed, _sum),
-    "post": (_as_it_is, _normed_sum),
-    "both": (_normed, _sum_after_norm),
-    "branch": (_as_it_is, _sum_of_normed),
-}
 
 
 def make_block(config: StackConfig, index: int) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import StackConfig, TokenFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
@@ -255,7 +255,7 @@ class Stack(nn.Module):
         if limit is not None and length > limit:
             raise InputError(
                 f"an input of {length} tokens is longer than the {limit} positions this model has learned",
-                "truncate it (truncate=True), or split it into overlapping windows (stride=...)",
+                f"truncate it ({opt('truncate', True)}), or split it into overlapping windows ({opt('stride', ...)})",
             )
 
     def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:

@@ -54,7 +54,9 @@ class ImageTask(MediaTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.processor = ImageProcessor.from_folder(self.checkpoint.need_folder("preprocessor"), self.config.source)
+        self.processor = ImageProcessor.from_folder(
+            self.checkpoint.need_folder("preprocessor"), self.config.source, self.config.image_defaults
+        )
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         return super().__call__(list(inputs) if getattr(inputs, "ndim", 0) == 4 else inputs, **options)

@@ -24,9 +24,8 @@ from plainformer.generation.constraints.healing import Heal, TokenIndex, heal
 from plainformer.generation.processors.context import Context
 from plainformer.inputs.text.token_bytes import token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
-from tests.inputs.text.test_token_bytes import smollm2, unigram
-from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
-from tests.support import tiny as tiny_checkpoints
+from tests.support.tokenizers import byte_level, minilm, sentencepiece, smollm2, unigram
+from tests.support.vocabularies import save_bytes
 
 EOS, PAD, CALL = 0, 1, 2
 LETTERS = "abé"
@@ -231,7 +230,7 @@ def tiny_bytes() -> Tokenizer:
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        tiny_checkpoints._WRITERS["bytes"](Path(folder))
+        save_bytes(Path(folder))
         return Tokenizer.from_folder(Path(folder), {"model_type": "gpt2"}, CONVENTIONS)
 
 

@@ -165,7 +165,7 @@ def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | No
             places = torch.arange(1, read.size(1) + 1, device=read.device)
             ids = read.gather(1, (prompt.encoder_real * places).argmax(-1, keepdim=True))
     if model.encoder is not None:
-        return replace(prompt, memory=model.encode(ids))
+        return replace(prompt, encoder_output=model.encode(ids))
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is not None and ids.size(1) + budget - 1 > stack.max_positions:

@@ -169,7 +169,7 @@ def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str,
     if missing:
         raise CheckpointError(
             f"{path} has no {', '.join(repr(settings.role(r, defaults[r])) for r in missing)}",
-            "if it is a BERT vocabulary, name its special tokens in tokenizer_config.json",
+            "if it is a WordPiece vocabulary, name its special tokens in tokenizer_config.json",
         )
     backend = Backend(models.WordPiece(vocabulary, unk_token=roles["unk_token"], max_input_chars_per_word=100))
     accents = settings.config.get("strip_accents")  # unset: stripped if lower-cased

@@ -7,7 +7,7 @@ the first call of each function does, in seconds, and Numba keeps the result on 
 
 Sums may be taken in any order, and are taken in fp32; infinities and NaN behave as they should.
 
-Shapes: R rows (one new token each), I inputs, O outputs, D width, H query heads, K key-value heads, E channels of a head,
+Shapes: R rows (one new token each), I inputs, O outputs, D hidden size, H query heads, K key-value heads, E channels of a head,
 S positions that a row keeps itself, P positions that it shares with its copies.
 """
 
@@ -225,7 +225,7 @@ def _normalize_rows(norm: Norm, x_RD: Array, y_RD: Array) -> None:
 
 @_compiled()
 def rotate(x_RO: Array, first: int, heads: int, size: int, turn_2RE: Array) -> None:
-    """Turn the first channels of each head in place; the heads stand in the columns of `x_RO` from `first` on.
+    """Turn the first channels of each head in place; the heads are in the columns of `x_RO` from `first` on.
 
     `turn_2RE`: cosines, and sines with their signs (`position.Rotation`), of each row, or one for all; empty for none.
     """

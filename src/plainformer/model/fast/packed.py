@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
 
 
@@ -130,8 +130,8 @@ class Int8Weight(KernelWeight):
     def dense(self) -> Tensor:
         """An error: what the weights were before is lost."""
         raise UsageError(
-            "this model's weights were rounded to 8 bits when it was loaded with quantize='int8'",
-            "load it without quantize=... to save, move, cast or train it",
+            f"this model's weights were rounded to 8 bits when it was loaded with {opt('quantize', 'int8')}",
+            f"load it without {opt('quantize')} to save, move, cast or train it",
         )
 
 
@@ -139,7 +139,7 @@ def _refuse_gradient(x: Tensor) -> None:
     if x.requires_grad and torch.is_grad_enabled():
         raise UsageError(
             "a gradient was asked of a model that is prepared for inference",
-            "call model.train() or load with prepare=False, which keep plain weights",
+            f"call model.train() or load with {opt('prepare', False)}, which keep plain weights",
         )
 
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.config.values import check_choice
+from plainformer.errors import UsageError, opt
 from plainformer.model.fast import step
 from plainformer.model.fast.compiled import kernels
 from plainformer.model.fast.packed import LAYOUTS, Int8Weight, on_cpu_in_fp32
@@ -49,8 +50,7 @@ def prepare_for_inference(
     Returns:
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"backend={backend!r} is unknown", did_you_mean(str(backend), BACKENDS))
+    check_choice("backend", backend, BACKENDS)
     unprepare(model)
     model.eval()
     model.requires_grad_(False)
@@ -112,7 +112,7 @@ def _int8(module: Module) -> str:
     if not on_cpu_in_fp32(weight):
         raise UsageError(
             f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
-            "load with device='cpu' and dtype='fp32', or without quantize",
+            f"load with {opt('device', 'cpu')} and {opt('dtype', 'fp32')}, or without {opt('quantize')}",
         )
     return "int8"
 

@@ -4,7 +4,7 @@ A layer is some fifty calls into torch, which together cost as much as reading i
 kernel is not made for - several tokens, attentions asked for, masked heads, an int8 cache, someone's hook - goes through
 the layer's own modules, which compute the same up to floating-point order.
 
-Shapes: B rows, one token each, D hidden size, S positions, H heads, E channels of a head.
+Shapes: R rows, one token each, D hidden size, S positions, H heads, E channels of a head.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _is_usual(x_BTD: Tensor, flow: Flow) -> bool:
 
 
 def _bias(views: Views, mask: Mask, seen: int) -> Any:
-    """What is added to the scores, (B, H or 1, S), for the last `seen` positions."""
+    """What is added to the scores, (R, H or 1, S), for the last `seen` positions."""
     if mask.bias is None:
         return NO_BIAS
     key = (id(mask), seen)
@@ -198,7 +198,7 @@ def _bias(views: Views, mask: Mask, seen: int) -> Any:
 
 
 def _turn(views: Views, flow: Flow, layer: int) -> Any:
-    """Cosines and sines, (2, B, E)."""
+    """Cosines and sines, (2, R, E)."""
     rotation = flow.rotations[layer]
     if rotation is None:
         return NO_TURN
