@@ -56,7 +56,7 @@ class Session:
         )
 
     def prefill(self) -> Tensor:
-        """Run the prompts; the logits behind each, (R, V), where the copies of a prompt have the same."""
+        """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
         start = self._reused() if self.given else 0
         chunk = self.chunk or self.length
         for begin in range(start, self.length, chunk):
@@ -106,7 +106,7 @@ class Session:
         self.ids[:, new] = self.ids[index_R, new]
 
     def run(self, tokens_RT: Tensor, real_RS: Tensor | None) -> Tensor:
-        """The tokens behind the cache; the logits after the last one, (R, V)."""
+        """Run tokens that follow the cached ones; return the last position's logits, (R, V)."""
         logits = self.forward(tokens_RT, real_RS, only_logits=True).logits
         assert logits is not None
         return logits[:, -1]
@@ -120,7 +120,7 @@ class Session:
         states: bool = False,
         only_logits: bool = False,
     ) -> ModelOutput:
-        """The model behind the cache, for modes that need more of it than the last logits."""
+        """Run the model on tokens that follow the cached ones, for modes that need more than the last logits."""
         inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
         if self.prompt.memory is not None:
             inputs = {f"decoder_{name}": value for name, value in inputs.items()}
@@ -140,7 +140,7 @@ class Session:
         return output
 
     def context(self) -> Context:
-        """What processors may look at."""
+        """Return what processors see."""
         copies, prompt = self.copies, self.prompt
         encoder_ids, encoder_real = prompt.encoder_ids, prompt.encoder_real
         return Context(
