@@ -426,7 +426,7 @@ def test_explain_images_and_sounds(cli: Cli, tiny: Callable[[str], Path], tmp_pa
         ("text-classification", "--chat", "--chat has no effect in text-classification"),
         ("embedding", "--pair x", "--pair has no effect in feature-extraction"),
         ("text-generation", "--pair x", "--pair has no effect in text-generation"),
-        ("text-generation", "--top-k 0", "--top-k 0 is not a count"),
+        ("text-generation", "--top-k 0", "--top-k 0 is not a whole number"),
         ("question-answering", "", "give the context of the question as --pair"),
         ("image-classification", "--truncate", "no effect on images"),
         ("chat", "--truncate", "limit"),
