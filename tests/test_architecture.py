@@ -172,7 +172,9 @@ def test_test_modules_do_not_import_test_modules() -> None:
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^\s*(?:from|import) (tests(?:\.\w+)*\.test_\w+)", text, re.MULTILINE)
         assert not found, f"{path.relative_to(TESTS)} imports {found}: move what it needs to tests/support"
-        assert "noqa: " + "F811" not in text, f"{path.relative_to(TESTS)}: fixtures that are shared belong in conftest.py"
+        assert "noqa: " + "F811" not in text, (
+            f"{path.relative_to(TESTS)}: fixtures that are shared belong in conftest.py"
+        )
 
 
 def test_the_oracle_is_for_tests_alone() -> None:

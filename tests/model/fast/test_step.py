@@ -23,8 +23,7 @@ from plainformer.model.fast.kernels import ACTIVATION_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
 from tests.support import ROOT
-from tests.support.models import make
-from tests.support.step import decode, ids_of
+from tests.support.step import decode, ids_of, make
 
 RMS = NormConfig(kind="rms", bias=False)
 VARIANTS: dict[str, dict[str, Any]] = {
