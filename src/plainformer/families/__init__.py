@@ -28,41 +28,25 @@ from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 
-# model_type in config.json → module here.
+# model_type in config.json → module here; most are called alike.
+_OTHERS = {
+    "deberta": "deberta-v2",
+    "gemma": "gemma gemma2 gemma3 gemma3_text",
+    "bart": "bart mbart",
+    "m2m": "m2m_100",
+    "qwen": "qwen2 qwen3",
+    "roberta": "roberta xlm-roberta",
+    "t5": "t5 mt5",
+    "vit": "vit deit",
+    "wav2vec2": "wav2vec2 hubert",
+}
+_ALIKE = (
+    "albert bert distilbert electra gpt2 gpt_neox llama marian mistral modernbert olmo2 pegasus phi3 smollm3 whisper"
+)
 FAMILIES = {
-    "albert": "albert",
-    "bart": "bart",
-    "bert": "bert",
-    "deberta-v2": "deberta",
-    "deit": "vit",
-    "distilbert": "distilbert",
-    "electra": "electra",
-    "gemma": "gemma",
-    "gemma2": "gemma",
-    "gemma3": "gemma",
-    "gemma3_text": "gemma",
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
-    "hubert": "wav2vec2",
-    "llama": "llama",
-    "m2m_100": "m2m",
-    "marian": "marian",
-    "mbart": "bart",
-    "mistral": "mistral",
-    "modernbert": "modernbert",
-    "mt5": "t5",
-    "olmo2": "olmo2",
-    "pegasus": "pegasus",
-    "phi3": "phi3",
-    "qwen2": "qwen",
-    "qwen3": "qwen",
-    "roberta": "roberta",
-    "smollm3": "smollm3",
-    "t5": "t5",
-    "vit": "vit",
-    "wav2vec2": "wav2vec2",
-    "whisper": "whisper",
-    "xlm-roberta": "roberta",
+    model_type: module
+    for module, types in sorted({**{name: name for name in _ALIKE.split()}, **_OTHERS}.items())
+    for model_type in types.split()
 }
 
 # What the class name in `architectures` ends with → head; longest first.

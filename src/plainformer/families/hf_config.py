@@ -1,4 +1,4 @@
-"""Reading a Hugging Face `config.json`: typed getters whose errors name the field, and what all families share."""
+"""Reading a Hugging Face `config.json`: what all families share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from plainformer.config.checks import (
     require_size,
     shown,
 )
+from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError, did_you_mean
 
 # The names that config.json files use for activations → ours.
@@ -49,89 +50,12 @@ PROBLEMS = {
 }
 
 
-class HfConfig:
-    """A `config.json` read with care: wrong types and missing fields are errors that name them."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
+class HfConfig(Fields):
+    """A `config.json`, with what all families read in it alike."""
 
     def with_defaults(self, **defaults: Any) -> HfConfig:
-        """The same file, with these values where it is silent."""
+        """Return the same file with these values where it has none."""
         return HfConfig({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
-
-    def get(self, *names: str, default: Any = None) -> Any:
-        """The first field that is there and not null."""
-        for name in names:
-            if self.raw.get(name) is not None:
-                return self.raw[name]
-        return default
-
-    def integer(self, *names: str, default: int | None = None) -> int:
-        value = self.get(*names, default=default)
-        require(value is not None, f"{names[0]!r} is missing")
-        whole = isinstance(value, int) and is_number(value)
-        require(whole, f"{names[0]}={shown(value)} is not a whole number, or far out of range")
-        return int(value)
-
-    def number(self, *names: str, default: float | None = None) -> float:
-        value = self.get(*names, default=default)
-        require(value is not None, f"{names[0]!r} is missing")
-        require(is_number(value), f"{names[0]}={shown(value)} is not a number")
-        return float(value)
-
-    def positive(self, *names: str, default: float | None = None) -> float:
-        """A number above zero."""
-        value = self.number(*names, default=default)
-        require(value > 0, f"{names[0]}={value} is not positive")
-        return value
-
-    def maybe_number(self, name: str) -> float | None:
-        """A number, or None where the file has none."""
-        return None if self.get(name) is None else self.number(name)
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of numbers; empty where the file has none."""
-        value = self.get(name, default=[])
-        good = isinstance(value, list | tuple) and all(is_number(v) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of numbers")
-        return tuple(float(v) for v in value)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts; empty where the file has none."""
-        value = self.get(name, default=[])
-        good = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of names")
-        return tuple(value)
-
-    def object(self, name: str) -> dict[str, Any]:
-        """A nested object; empty where the file has none."""
-        value = self.get(name, default={})
-        require(isinstance(value, dict), f"{name}={shown(value)} is not an object")
-        return dict(value)
-
-    def flag(self, *names: str, default: bool) -> bool:
-        value = self.get(*names, default=default)
-        require(isinstance(value, bool), f"{names[0]}={shown(value)} is neither true nor false")
-        return bool(value)
-
-    def text(self, *names: str, default: str) -> str:
-        value = self.get(*names, default=default)
-        require(isinstance(value, str), f"{names[0]}={shown(value)} is not a text")
-        return str(value)
-
-    def sizes(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        value = self.get(name, default=list(default))
-        good = isinstance(value, list | tuple) and all(isinstance(v, int) and is_number(v) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of whole numbers")
-        return tuple(value)
-
-    def pair(self, name: str, default: int) -> tuple[int, int]:
-        """A size given as one number or as [height, width]."""
-        value = self.get(name, default=default)
-        both = value if isinstance(value, list | tuple) else (value, value)
-        good = len(both) == 2 and all(isinstance(v, int) and is_number(v) for v in both)
-        require(good, f"{name}={shown(value)} is not one or two whole numbers")
-        return both[0], both[1]
 
     def activation(self, *names: str, default: str) -> str:
         """An activation under any of its published names."""

@@ -16,16 +16,18 @@ What each kind of image becomes:
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plainformer.config.checks import reading, require, require_size, shown
+from plainformer.config.fields import Fields
 from plainformer.config.processors import BILINEAR, ImageDefaults
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean
-from plainformer.inputs.files import existing_file, read_preprocessor
+from plainformer.inputs.files import as_array, each, existing_file, is_tensor, read_preprocessor
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -98,8 +100,9 @@ class ImageProcessor:
         defaults = {**COMMON_DEFAULTS, "size": own.size, "resample": own.resample, **crop}
         if found is None and "image_size" in config:
             defaults |= _sizes_from_model(own, config["image_size"])
-        _refuse_unknown_steps(settings)
-        return _build({**defaults, **settings}, _channels(config))
+        channels = _channels(config)
+        with reading("the preprocessor's configuration"):
+            return _build(Fields({**defaults, **settings}), channels)
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> torch.Tensor:
         """Prepare one image or a list of them.
@@ -119,15 +122,8 @@ class ImageProcessor:
         import numpy as np
         import torch
 
-        batch, single = _as_batch(images)
-        planes = []
-        for index, image in enumerate(batch):
-            try:
-                planes.append(self._prepare(image))
-            except InputError as error:
-                if single:
-                    raise
-                raise InputError(f"image {index} of {len(batch)}: {error.what}", error.fix) from error
+        batch: Any = images
+        planes = each("image", list(batch) if getattr(batch, "ndim", None) == 4 else batch, self._prepare)
         if len({plane.shape for plane in planes}) > 1:
             sizes = ", ".join(sorted({f"{plane.shape[1]}x{plane.shape[2]}" for plane in planes}))
             raise InputError(
@@ -209,81 +205,56 @@ def _sizes_from_model(defaults: ImageDefaults, image_size: Any) -> dict[str, Any
     return {"size": list(edges)}
 
 
-def _refuse_unknown_steps(settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        if key.startswith("do_") and key not in STEPS and value:
-            raise CheckpointError(f"{key}={value!r} in the preprocessor's configuration is a step we do not implement")
-        if key in STEPS and not isinstance(value, bool):
-            raise CheckpointError(f"{key}={value!r} in the preprocessor's configuration is neither true nor false")
-
-
-def _build(settings: Mapping[str, Any], channels: int) -> ImageProcessor:
-    size: tuple[int, int] | int | None = None
-    if settings["do_resize"]:
-        size = _resize_target(settings)
-    resample = settings["resample"]
-    if not _is_int(resample) or not 0 <= resample <= 5:
-        raise CheckpointError(f"resample={resample!r} is not one of Pillow's filter codes", "0 to 5; 3 is bicubic")
-    crop = None
-    if settings["do_center_crop"]:
-        crop = _pair(settings.get("crop_size", 224), "crop_size")
-    factor = None
-    if settings["do_rescale"]:
-        factor = _number(settings["rescale_factor"], "rescale_factor")
+def _build(settings: Fields, channels: int) -> ImageProcessor:
+    for name, value in settings.raw.items():
+        known = not name.startswith("do_") or name in STEPS or not value
+        require(known, f"{name}={shown(value)} is a step that is not supported")
+    on = {name: settings.flag(name, default=False) for name in STEPS}
     mean = std = None
-    if settings["do_normalize"]:
-        mean = _per_channel(settings["image_mean"], "image_mean", channels)
-        std = _per_channel(settings["image_std"], "image_std", channels)
-        if 0 in std:
-            raise CheckpointError("image_std holds a zero, and the image is divided by it", "use 1.0 for no scaling")
-    return ImageProcessor(size, resample, crop, factor, mean, std, channels)
+    if on["do_normalize"]:
+        mean, std = (_per_channel(settings, name, channels) for name in ("image_mean", "image_std"))
+        require(0 not in std, "image_std holds a zero, and the image is divided by it", "use 1.0 for no scaling")
+    return ImageProcessor(
+        size=_resize_target(settings) if on["do_resize"] else None,
+        resample=settings.bounded("resample", 5, 0),  # Pillow's codes
+        crop=_pair(settings.get("crop_size", default=224), "crop_size") if on["do_center_crop"] else None,
+        rescale_factor=settings.number("rescale_factor") if on["do_rescale"] else None,
+        mean=mean,
+        std=std,
+        channels=channels,
+    )
 
 
-def _resize_target(settings: Mapping[str, Any]) -> tuple[int, int] | int:
-    size = settings["size"]
-    if isinstance(size, dict) and set(size) == {"shortest_edge"}:
-        return _edge(size["shortest_edge"], "size")
-    if _is_int(size) and settings.get("default_to_square") is False:
-        return _edge(size, "size")
-    return _pair(size, "size")
+def _resize_target(settings: Fields) -> tuple[int, int] | int:
+    size = settings.get("size")
+    shortest = size["shortest_edge"] if isinstance(size, dict) and set(size) == {"shortest_edge"} else None
+    if shortest is None and is_whole(size) and settings.get("default_to_square") is False:
+        shortest = size
+    if shortest is None:
+        return _pair(size, "size")
+    require_size("size", shortest, MAX_PIXELS)
+    return int(shortest)
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:
     if isinstance(value, dict) and set(value) == {"height", "width"}:
         value = (value["height"], value["width"])
-    elif _is_int(value):
+    elif is_whole(value):
         value = (value, value)
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise CheckpointError(
-            f"{name}={value!r} is not a size", 'a number, [height, width] or {"height": …, "width": …}'
-        )
-    height, width = _edge(value[0], name), _edge(value[1], name)
-    if height * width > MAX_PIXELS:
-        raise CheckpointError(f"{name}={value!r} asks for more than {MAX_PIXELS:,} pixels an image")
-    return height, width
+    both = isinstance(value, list | tuple) and len(value) == 2
+    require(both, f"{name}={shown(value)} is not a size", 'a number, [height, width] or {"height": …, "width": …}')
+    for edge in value:
+        require_size(name, edge, MAX_PIXELS)
+    small = value[0] * value[1] <= MAX_PIXELS
+    require(small, f"{name}={shown(value)} asks for more than {MAX_PIXELS:,} pixels an image")
+    return int(value[0]), int(value[1])
 
 
-def _edge(value: Any, name: str) -> int:
-    if not _is_int(value) or not 0 < value <= MAX_PIXELS:
-        raise CheckpointError(f"{name} holds {value!r}, which is not a positive whole number of pixels")
-    return int(value)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise CheckpointError(f"{name} holds {value!r}, which is not a finite number")
-    return float(value)
-
-
-def _per_channel(value: Any, name: str, channels: int) -> tuple[float, ...]:
-    numbers = list(value) if isinstance(value, (list, tuple)) else [value] * channels
-    if len(numbers) != channels:
-        raise CheckpointError(f"{name} has {len(numbers)} values and the model reads {channels} channels")
-    return tuple(_number(number, name) for number in numbers)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _per_channel(settings: Fields, name: str, channels: int) -> tuple[float, ...]:
+    value = settings.get(name)
+    numbers = settings.numbers(name) if isinstance(value, list | tuple) else (settings.number(name),) * channels
+    require(len(numbers) == channels, f"{name} has {len(numbers)} values and the model reads {channels} channels")
+    return numbers
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
@@ -295,15 +266,6 @@ def _pillow() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError("images need Pillow", "pip install plainformer[image]") from error
     return Image
-
-
-def _as_batch(images: Any) -> tuple[list[Any], bool]:
-    """The images as a list, and whether only one was given."""
-    if not isinstance(images, (list, tuple)) and getattr(images, "ndim", None) != 4:
-        return [images], True
-    if len(images) == 0:
-        raise InputError("an empty list of images", "give at least one image")
-    return list(images), False
 
 
 def _open(source: Any) -> PILImage:
@@ -397,8 +359,9 @@ def _from_array(source: Any) -> PILImage:
 
     if isinstance(source, np.ndarray):
         pixels, layout = source, "(H, W, C)"
-    elif hasattr(source, "detach") and hasattr(source, "cpu"):  # a torch tensor, told without importing torch
-        pixels, layout = _tensor_to_array(source), "(C, H, W)"
+    elif is_tensor(source):
+        pixels, layout = as_array(source), "(C, H, W)"
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
     else:
         raise InputError(
             f"an image cannot be a {type(source).__name__}",
@@ -414,16 +377,6 @@ def _from_array(source: Any) -> PILImage:
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return _pillow().fromarray(np.ascontiguousarray(_levels(pixels)))  # type: ignore[no-any-return]
-
-
-def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
-        tensor = tensor.float()
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array.transpose(1, 2, 0) if array.ndim == 3 else array
 
 
 def _levels(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.errors import InputError, MissingDependencyError
-from plainformer.inputs.files import existing_file
+from plainformer.inputs.files import as_array, existing_file, is_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,9 +179,8 @@ def _from_array(source: Any) -> Wave:
 
     if isinstance(source, np.ndarray):
         array, layout = source, "(samples, channels)"
-    elif hasattr(source, "detach") and hasattr(source, "cpu"):  # a torch tensor, told without importing torch
-        array, layout = source.detach().cpu(), "(channels, samples)"
-        array = (array.float() if array.is_floating_point() else array).numpy().T
+    elif is_tensor(source):
+        array, layout = as_array(source).T, "(channels, samples)"
     else:
         raise InputError(
             f"audio cannot be a {type(source).__name__}",

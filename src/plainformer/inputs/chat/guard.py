@@ -37,24 +37,9 @@ MAX_SLOW_TEXT = 200_000  # characters handed to a slow filter
 MAX_NUMBER = 2**64  # an integer that a template computes
 
 # The result of these can be (their largest integer argument) x (the size of what goes in).
-_WIDENING = frozenset(
-    [
-        "center",
-        "ljust",
-        "rjust",
-        "zfill",
-        "expandtabs",
-        "indent",
-        "wordwrap",
-        "batch",
-        "slice",
-        "to_bytes",
-        "format",
-        "format_map",
-        "truncate",
-        "round",
-        "tojson",
-    ]
+_WIDENING = set.union(
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap", "truncate"},
+    {"format", "format_map", "to_bytes", "tojson", "batch", "slice", "round"},
 )
 # These take long for what goes in, and cannot be interrupted.
 _SLOW = frozenset(["wordwrap", "urlize", "striptags", "title", "wordcount", "pprint", "xmlattr"])

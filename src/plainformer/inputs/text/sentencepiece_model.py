@@ -226,7 +226,11 @@ def _set_spaces(backend: tokenizers.Tokenizer, model: SpmModel, steps: list[Any]
         backend.normalizer = normalizers.Sequence(steps)
     if split or scheme != "never":
         backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split)
-    ending = [decoders.Strip(" ", 1, 0)] if model.add_prefix else []
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ending]
-    )
+    backend.decoder = pieces_to_text(*([decoders.Strip(" ", 1, 0)] if model.add_prefix else ()))
+
+
+def pieces_to_text(*ending: Any) -> Any:
+    """Return the decoder of pieces: ▁ becomes a space and <0x41> the byte; then what `ending` does."""
+    from tokenizers import decoders
+
+    return decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ending])

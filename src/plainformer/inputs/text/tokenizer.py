@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from plainformer.config.values import check_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, opt
@@ -33,6 +33,16 @@ Limit = int | Literal["own"] | None  # in tokens; "own" is the tokenizer's own l
 # A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
 _PROBE_CHARACTERS_PER_TOKEN = 64
 _NAMES_WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+class EncodeArgs(TypedDict, total=False):
+    """The options of `Tokenizer.encode_batch`."""
+
+    add_special_tokens: bool
+    truncate: bool | Side
+    max_length: Limit
+    stride: int | None
+    window: int | None
 
 
 class Tokenizer:
@@ -125,42 +135,9 @@ class Tokenizer:
 
     # ---- text to ids ----------------------------------------------------------------------------------------------
 
-    def encode(
-        self,
-        text: str,
-        pair: str | None = None,
-        *,
-        add_special_tokens: bool = True,
-        truncate: bool | Side = False,
-        max_length: Limit = "own",
-        stride: int | None = None,
-        window: int | None = None,
-    ) -> Encoding:
-        """Tokens of a text, or of a pair of texts. An empty text gives the special tokens alone.
-
-        Args:
-            text, pair: the texts.
-            add_special_tokens: put the model's special tokens around them.
-            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
-                "left" the beginning.
-            max_length: the limit in tokens; "own" is the tokenizer's, and None allows any length.
-            stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
-                result, the others are its `overflow`. Of a pair, only the second text is split.
-            window: the length of a window in tokens; by default the limit.
-
-        Raises:
-            UsageError: an argument of the wrong type, or a combination that cannot work.
-            InputError: the text is too long for the limit, or holds half a surrogate pair.
-        """
-        inputs = [(text, pair) if pair is not None else text]
-        return self.encode_batch(
-            inputs,
-            add_special_tokens=add_special_tokens,
-            truncate=truncate,
-            max_length=max_length,
-            stride=stride,
-            window=window,
-        )[0]
+    def encode(self, text: str, pair: str | None = None, **options: Unpack[EncodeArgs]) -> Encoding:
+        """Return the tokens of a text, or of a pair of texts; see `encode_batch`."""
+        return self.encode_batch([(text, pair) if pair is not None else text], **options)[0]
 
     def encode_batch(
         self,
@@ -172,7 +149,22 @@ class Tokenizer:
         stride: int | None = None,
         window: int | None = None,
     ) -> list[Encoding]:
-        """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
+        """Return the tokens of texts, or of (text, pair) tuples, in parallel; each row is what it is alone.
+
+        Args:
+            texts: the texts; an empty one gives the special tokens alone.
+            add_special_tokens: put the model's special tokens around them.
+            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
+                "left" the beginning.
+            max_length: the limit in tokens; "own" is the tokenizer's, and None allows any length.
+            stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
+                result, the others are its `overflow`. Of a pair, only the second text is split.
+            window: the length of a window in tokens; by default the limit.
+
+        Raises:
+            UsageError: an argument of the wrong type, or a combination that cannot work.
+            InputError: a text is too long for the limit, or holds half a surrogate pair.
+        """
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         limit = self._limit(truncate, max_length, stride, window)
@@ -286,30 +278,17 @@ class Tokenizer:
         *,
         side: Side | None = None,
         pad_to_multiple_of: int = 1,
-        add_special_tokens: bool = True,
-        truncate: bool | Side = False,
-        max_length: Limit = "own",
-        stride: int | None = None,
-        window: int | None = None,
-        **unknown: Any,
+        **options: Unpack[EncodeArgs],
     ) -> TextBatch:
         """`encode` or `encode_batch`, then `pad`: one text (B = 1, more with stride) or a list of texts or pairs."""
-        for name in unknown:
-            raise UsageError(
-                f"a tokenizer has no option {name!r}", did_you_mean(name, Tokenizer.__call__.__kwdefaults__ or ())
-            )
+        for name in options.keys() - EncodeArgs.__annotations__.keys():
+            known = [*EncodeArgs.__annotations__, "side", "pad_to_multiple_of"]
+            raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
         if isinstance(text, str):
             text = [(text, pair) if pair is not None else text]
         elif pair is not None:
             raise UsageError("pair goes with a single text", "pass a list of (text, pair) tuples")
-        rows = self.encode_batch(
-            text,
-            add_special_tokens=add_special_tokens,
-            truncate=truncate,
-            max_length=max_length,
-            stride=stride,
-            window=window,
-        )
+        rows = self.encode_batch(text, **options)
         return self.pad(rows, side=side, pad_to_multiple_of=pad_to_multiple_of)
 
     # ---- ids to text ----------------------------------------------------------------------------------------------

@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
+from plainformer.inputs.files import read_text
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
-from plainformer.inputs.text.tokenizer_settings import (
-    Settings,
-    SpecialToken,
-    find_roles,
-    library_errors,
-    read_settings,
-    read_text,
-)
+from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
 from plainformer.inputs.text.vocabulary import (
     assign_added,
+    begin_and_end,
+    cut_to_bytes,
     fill_template,
+    known_roles,
     read_merges,
     read_vocabulary,
     register_special,
     surround,
-    surround_bos_eos,
+    wordpiece,
 )
 
 if TYPE_CHECKING:
@@ -145,43 +142,32 @@ def _convention(
     return found
 
 
-def _roles(settings: Settings, vocabulary: Mapping[str, int], defaults: Mapping[str, str]) -> dict[str, str]:
-    """The family's usual special tokens, overridden by what the files say, as far as the vocabulary has them."""
-    stated = {role: settings.role(role, defaults.get(role)) for role in {*defaults, *settings.roles}}
-    return {role: token for role, token in stated.items() if token is not None and token in vocabulary}
-
-
 # ---- WordPiece ----------------------------------------------------------------------------------------------------
 
 
 def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """vocab.txt has a token a line (Schuster and Nakajima 2012; Devlin et al. 2019)."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
+    """Read a vocab.txt, which has a token a line."""
     path = settings.folder / "vocab.txt"
     lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}
     assign_added(vocabulary, settings)
     defaults = convention.usual_roles(_BRACKETED)
-    roles = _roles(settings, vocabulary, defaults)
+    roles = known_roles(settings, defaults, vocabulary)
     missing = [role for role in ("unk_token", "cls_token", "sep_token") if role not in roles]
     if missing:
         raise CheckpointError(
             f"{path} has no {', '.join(repr(settings.role(r, defaults[r])) for r in missing)}",
             "if it is a WordPiece vocabulary, name its special tokens in tokenizer_config.json",
         )
-    backend = Backend(models.WordPiece(vocabulary, unk_token=roles["unk_token"], max_input_chars_per_word=100))
     accents = settings.config.get("strip_accents")  # unset: stripped if lower-cased
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
+    backend = wordpiece(
+        vocabulary,
+        roles["unk_token"],
         handle_chinese_chars=bool(settings.config.get("tokenize_chinese_chars", True)),
         strip_accents=accents if isinstance(accents, bool) else None,
         lowercase=bool(settings.config.get("do_lower_case", True)),
     )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    register_special(backend, settings, roles, {})
+    register_special(backend, settings, roles)
     cls, sep = roles["cls_token"], roles["sep_token"]
     surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
     return {"backend": backend, "special_tokens": roles}
@@ -191,9 +177,9 @@ def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str,
 
 
 def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """vocab.json and merges.txt (Radford et al. 2019)."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    """Read a vocab.json and a merges.txt."""
     from tokenizers import Tokenizer as Backend
+    from tokenizers import models, normalizers
 
     folder = settings.folder
     vocabulary = read_vocabulary(folder / "vocab.json")
@@ -207,13 +193,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     prefix_space = bool(settings.config.get("add_prefix_space", False))
     if convention.unicode == "NFC":
         backend.normalizer = normalizers.NFC()
-    if convention.words == "gpt-2":  # the library's own, faster than its expression
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    else:
-        split = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns_for(convention.words) or ()]
-        to_bytes = pre_tokenizers.ByteLevel(prefix_space, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])
-    backend.decoder = decoders.ByteLevel()
+    cut_to_bytes(backend, patterns_for(convention.words) or (), prefix_space)
     return _finish_bpe(backend, settings, convention, vocabulary, prefix_space)
 
 
@@ -227,11 +207,10 @@ def _finish_bpe(
     """The special tokens of a byte-level BPE tokenizer."""
     from tokenizers.processors import RobertaProcessing
 
-    roles = _roles(settings, vocabulary, convention.usual_roles(_END_OF_TEXT))
-    mask = roles.get("mask_token", "")
-    register_special(backend, settings, roles, {mask: SpecialToken(mask, lstrip=True)})
+    roles = known_roles(settings, convention.usual_roles(_END_OF_TEXT), vocabulary)
+    register_special(backend, settings, roles, mask_lstrip=True)
     if not convention.single:
-        surround_bos_eos(backend, settings, roles, add_bos=convention.add_bos, add_eos=False)
+        begin_and_end(backend, *settings.ends(roles, convention))
         return {"backend": backend, "special_tokens": roles}
     single, pair = fill_template(convention, roles, settings)
     if convention.trim_offsets:
@@ -262,7 +241,7 @@ def _characters(settings: Settings) -> dict[str, Any]:
 
     vocabulary = read_vocabulary(settings.folder / "vocab.json")
     assign_added(vocabulary, settings)
-    roles = _roles(settings, vocabulary, TokenizerConvention("characters").usual_roles(_CTC_ROLES))
+    roles = known_roles(settings, TokenizerConvention("characters").usual_roles(_CTC_ROLES), vocabulary)
     if "pad_token" not in roles:
         raise CheckpointError(
             f"{settings.folder / 'vocab.json'} has no '<pad>', the blank of CTC",
@@ -278,5 +257,5 @@ def _characters(settings: Settings) -> dict[str, Any]:
     )
     ctc = decoders.CTC(pad_token=roles["pad_token"], word_delimiter_token=delimiter, cleanup=False)
     backend.decoder = decoders.Sequence([ctc, decoders.Replace(delimiter, " "), decoders.Fuse()])
-    register_special(backend, settings, roles, {})
+    register_special(backend, settings, roles)
     return {"backend": backend, "special_tokens": roles}
