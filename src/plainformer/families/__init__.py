@@ -8,6 +8,7 @@ A family module has
 
 and, where it needs them,
 
+- `DEFAULTS`: values of config.json's fields where it has none, before `config` reads it,
 - `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
 - `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
@@ -28,26 +29,27 @@ from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 
-# model_type in config.json → module here; most are called alike.
-_OTHERS = {
-    "deberta": "deberta-v2",
-    "gemma": "gemma gemma2 gemma3 gemma3_text",
-    "bart": "bart mbart",
-    "m2m": "m2m_100",
-    "qwen": "qwen2 qwen3",
-    "roberta": "roberta xlm-roberta",
-    "t5": "t5 mt5",
-    "vit": "vit deit",
-    "wav2vec2": "wav2vec2 hubert",
-}
-_ALIKE = (
-    "albert bert distilbert electra gpt2 gpt_neox llama marian mistral modernbert olmo2 pegasus phi3 smollm3 whisper"
+# model_type in config.json → module here.
+_CALLED_ALIKE = (
+    "albert bart bert distilbert electra gemma gpt2 gpt_neox llama marian mistral modernbert olmo2 pegasus phi3 roberta "
+    "smollm3 t5 vit wav2vec2 whisper"
 )
 FAMILIES = {
-    model_type: module
-    for module, types in sorted({**{name: name for name in _ALIKE.split()}, **_OTHERS}.items())
-    for model_type in types.split()
+    **{name: name for name in _CALLED_ALIKE.split()},
+    "deberta-v2": "deberta",
+    "deit": "vit",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gemma3_text": "gemma",
+    "hubert": "wav2vec2",
+    "m2m_100": "m2m",
+    "mbart": "bart",
+    "mt5": "t5",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "xlm-roberta": "roberta",
 }
+FAMILIES = dict(sorted(FAMILIES.items()))
 
 # What the class name in `architectures` ends with → head; longest first.
 HEADS_BY_SUFFIX = {
@@ -161,9 +163,9 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
         raise CheckpointError(f"'model_type' {what}", "is this a Hugging Face model folder?")
-    source = HfConfig(raw)
-    architecture = next(iter(source.texts("architectures")), "")
     module = family_module(model_type)
+    source = HfConfig(raw).with_defaults(**getattr(module, "DEFAULTS", {}))
+    architecture = next(iter(source.texts("architectures")), "")
     wanted = head if head is not None else head_of(architecture, model_type) if architecture else "none"
     if wanted not in module.HEADS:
         what = f"{model_type} models have no {wanted!r} head"
@@ -176,9 +178,9 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         config,
         head=head_config,
         labels=source.labels() if head_config.kind in ("sequence", "token", "image", "audio") else (),
-        pad_id=config.pad_id if config.pad_id is not None else source.id("pad_token_id"),
+        pad_id=source.id("pad_token_id"),
         bos_id=source.id("bos_token_id"),
-        eos_ids=config.eos_ids or source.ids("eos_token_id"),
+        eos_ids=source.ids("eos_token_id"),
         decoder_start_id=source.id("decoder_start_token_id", config.decoder_start_id),
         trained_positions=config.trained_positions or source.trained_positions(),
         architecture=architecture,

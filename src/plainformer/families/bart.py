@@ -16,6 +16,7 @@ from plainformer.families.seq2seq_line import NORM, rows, stacks, tied, token_ro
 
 # Of each position table the first two rows are fairseq's padding rows: no position uses them.
 UNUSED_ROWS = 2
+DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2}
 HEADS = {
     **seq2seq_line.HEADS,
     "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),
@@ -54,7 +55,6 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     multilingual = source.text("model_type", default="bart") == "mbart"
     positions = source.integer("max_position_embeddings", default=1024)
     frontend = {"positions": "learned", "max_positions": positions, "norm": NORM}
@@ -65,15 +65,12 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=tied(source, head),
-        pad_id=source.id("pad_token_id", 1),
-        eos_ids=source.ids("eos_token_id") or (2,),
         decoder_start_id=None if multilingual else 2,
         decoder_shift="last_token" if multilingual else "start_id",
     )
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor of a layer."""
     positions = [
         row(f"model.{side}.embed_positions.weight", f"{side}.frontend.positions.weight", op=DropRows(UNUSED_ROWS))
         for side in ("encoder", "decoder")

@@ -103,7 +103,7 @@ def masked_lm_rows(config: ModelConfig) -> list[Row]:
         for part, ours in (("dense", "dense"), ("LayerNorm", "norm"))
         for leaf in ("weight", "bias")
     ]
-    rows = [*linears(names, own), *word_rows(config, own, f"{own}.decoder")]
+    rows = [*linears(names, own), *word_rows(config, own)]
     return [*rows, *newer, also("lm_predictions.lm_head.bias", "head.out.bias")]
 
 
@@ -139,7 +139,6 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
     # The newer head has no weights of its own to untie.
@@ -148,7 +147,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
     embeddings, encoder = "deberta.embeddings", "deberta.encoder"
     frontend = config.main_stack.frontend
     assert isinstance(frontend, TokenFrontend)

@@ -124,7 +124,6 @@ def rows(layers: list[Row]) -> WeightTable:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor of a layer."""
     return rows(linears({**ATTENTION, **FEED_FORWARD, **NORMS}, "model.layers.{}", "decoder.layers.{}"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores
 from plainformer.families.hf_config import HfConfig
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
@@ -89,14 +90,34 @@ def embedding_rows(theirs: str, positions: Op = SAME) -> list[Row]:
     ]
 
 
-def word_rows(config: ModelConfig, theirs: str, decoder: str) -> list[Row]:
-    """The output over words, whose bias is stored as `theirs`.bias, as `decoder`.bias or both.
+def word_rows(config: ModelConfig, theirs: str) -> list[Row]:
+    """Return the rows of the output over words, whose bias is stored as `theirs`.bias, as `theirs`.decoder.bias or both.
 
-    Where both are stored the decoder's is what the reference computes with, so its row comes first. Tied weights are
-    saved with the other alone; the untied reference has both parameters.
+    Where both are stored transformers computes with the decoder's, so its row comes first. Tied weights are saved with the
+    other alone; untied, both are parameters.
     """
-    through_decoder = (also if config.tied else row)(f"{decoder}.bias", "head.out.bias")
-    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{decoder}.weight", "head.out.weight")]
+    through_decoder = (also if config.tied else row)(f"{theirs}.decoder.bias", "head.out.bias")
+    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{theirs}.decoder.weight", "head.out.weight")]
+
+
+def word_head(theirs: str, dense: str, norm: str, activation: str = "") -> Head:
+    """Return the masked-word head stored as `theirs`: a dense layer, a norm, the output over words."""
+    transform = linears({f".{dense}": "head.dense", f".{norm}": "head.norm"}, theirs)
+    return Head(
+        lambda source, stack: masked_lm(stack, activation), lambda config: [*transform, *word_rows(config, theirs)]
+    )
+
+
+def heads(word_head: Head, dense: str, base: Head = BASE, **fields: Any) -> dict[str, Head]:
+    """Return the line's heads; those of whole texts read the first vector through the layer stored as `dense`."""
+    return {
+        "none": base,
+        "masked_lm": word_head,
+        "sequence": scores("sequence", "first", dense=dense, **fields),
+        "choice": scores("choice", "first", dense=dense, **fields),
+        "token": TOKEN,
+        "span": SPAN,
+    }
 
 
 def rows(base: str, *more: Row, positions: Op = SAME, layers: Sequence[Row] = ()) -> WeightTable:

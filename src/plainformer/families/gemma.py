@@ -41,7 +41,6 @@ TOKENIZERS = dict.fromkeys(
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig, for all model types."""
     kind = source.raw["model_type"]
     if kind == "gemma3":
         inner = source.object("text_config")

@@ -55,7 +55,7 @@ class HfConfig(Fields):
 
     def with_defaults(self, **defaults: Any) -> HfConfig:
         """Return the same file with these values where it has none."""
-        return HfConfig({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
+        return HfConfig({**self.raw, **{n: value for n, value in defaults.items() if self.raw.get(n) is None}})
 
     def activation(self, *names: str, default: str) -> str:
         """An activation under any of its published names."""

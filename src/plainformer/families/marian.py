@@ -24,6 +24,7 @@ from plainformer.families.seq2seq_line import (
 )
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+DEFAULTS = {"eos_token_id": 0}
 TOKENIZERS = {
     "marian": TokenizerConvention(
         "SentencePiece",
@@ -38,7 +39,6 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     encoder, decoder = stacks(source, {"positions": "sinusoidal"})
     ties = tied(source, head)
     if not shares(source):
@@ -51,7 +51,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=ties,
-        eos_ids=source.ids("eos_token_id") or (0,),
         decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding
         trained_positions=source.integer("max_position_embeddings", default=1024),
     )

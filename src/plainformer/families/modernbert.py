@@ -114,14 +114,12 @@ HEADS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     _pooling(source)  # a value that is not known is refused whatever the head
     return ModelConfig("modernbert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
     stack = config.main_stack
     theirs, ours = "model.layers.{}", "encoder.layers.{}"
     qkv, gate_up = Split((stack.hidden_size,) * 3), Split((stack.ffn_size,) * 2)

@@ -80,6 +80,7 @@ def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
     return HeadConfig("seq2seq_lm", out_size=vocabulary(stack), out_bias=False, scale=scale)
 
 
+DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1}
 HEADS = {
     "none": BASE,
     "seq2seq_lm": Head(_words, linear("lm_head", "head.out")),
@@ -102,21 +103,18 @@ TOKENIZERS = dict.fromkeys(
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. Taggers, and files of an encoder alone, have no decoder."""
+    """Taggers, and files of an encoder alone, have no decoder."""
     encoder = stack(source, "encoder")
     names = source.texts("architectures")
     alone = head == "token" or (head == "none" and any(name.endswith("EncoderModel") for name in names))
     tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
     stacks_tied = () if alone else (TIED_STACKS,)
-    pad = source.id("pad_token_id", 0)
     return ModelConfig(
         "t5",
         encoder=encoder,
         decoder=None if alone else stack(source, "decoder"),
         tied=(*stacks_tied, TIED_HEAD) if tie_head else stacks_tied,
-        pad_id=pad,
-        eos_ids=source.ids("eos_token_id") or (1,),
-        decoder_start_id=pad,
+        decoder_start_id=source.id("pad_token_id"),
     )
 
 

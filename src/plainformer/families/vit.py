@@ -65,7 +65,6 @@ IMAGES = (ImageDefaults("vit", size=224), ImageDefaults("deit", size=256, crop=2
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     return ModelConfig("vit", encoder=encoder(source), image_defaults=IMAGES)
 
 

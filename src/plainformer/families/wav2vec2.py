@@ -67,7 +67,7 @@ TOKENIZERS = dict.fromkeys(("wav2vec2", "wav2vec2ctc", "hubert"), TokenizerConve
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. `token` scores every frame."""
+    """`token` scores every frame."""
     stack = encoder(source)
     return ModelConfig("wav2vec2", encoder=stack)
 

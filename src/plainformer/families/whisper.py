@@ -8,6 +8,7 @@ from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import AUDIO, BASE, words
 from plainformer.families.hf_config import HfConfig
 
+DEFAULTS = {"decoder_start_token_id": 50257}
 HEADS = {
     "none": BASE,
     "seq2seq_lm": words("seq2seq_lm", [row("proj_out.weight", "head.out.weight")], out_bias=False),
@@ -42,7 +43,7 @@ def stack(source: HfConfig, side: str, frontend: Frontend) -> StackConfig:
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. `scale_embedding` is not read: the reference (transformers 5.23) never applies it."""
+    """`scale_embedding` is not read: the reference (transformers 5.23) never applies it."""
     sound = MelFrontend(
         mels=source.integer("num_mel_bins", default=80),
         max_positions=source.integer("max_source_positions", default=1500),
@@ -56,7 +57,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     tied = OUT_TIED if head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True) else ()
     encoder = stack(source, "encoder", sound)
     decoder = stack(source, "decoder", text) if head != "audio" else None  # a classifier hears and does not speak
-    return ModelConfig("whisper", encoder=encoder, decoder=decoder, tied=tied, decoder_start_id=50257)
+    return ModelConfig("whisper", encoder=encoder, decoder=decoder, tied=tied)
 
 
 def attention_rows(theirs: str, ours: str, q: str, kv: str) -> list[Row]:
