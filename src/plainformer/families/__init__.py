@@ -74,7 +74,7 @@ HEADS_BY_SUFFIX = {
 
 
 def family_module(model_type: str) -> ModuleType:
-    """The module that knows `model_type`, or an error that offers the closest ones."""
+    """Return the module that knows `model_type`, or raise an error that offers the closest ones."""
     if model_type not in FAMILIES:
         raise CheckpointError(
             f"model_type {shown(model_type)} is not a family that is supported",
@@ -127,7 +127,7 @@ def head_of(architecture: str, model_type: str) -> str:
 
 
 def architecture_with_head(config: ModelConfig) -> str:
-    """The class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
+    """Return the class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
     name, model_type = config.architecture, str(config.source.get("model_type", ""))
     if head_of(name, model_type) == config.head.kind:
         return name
@@ -143,7 +143,7 @@ def architecture_with_head(config: ModelConfig) -> str:
 
 
 def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = "config.json") -> ModelConfig:
-    """A Hugging Face `config.json` as a ModelConfig.
+    """Return a Hugging Face `config.json` as a ModelConfig.
 
     Args:
         raw: the parsed file.

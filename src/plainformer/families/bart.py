@@ -6,6 +6,8 @@ token, the language code.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plainformer.checkpoint.rows import DropRows, WeightTable, row
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
@@ -31,26 +33,13 @@ MORE_LANGUAGES = names("""
     sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
 """)
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
+MBART = TokenizerConvention(
+    "SentencePiece", FAIRSEQ_ROLES, "$A {eos} {lang}", pieces="fairseq", languages=LANGUAGES, language="en_XX"
+)
 TOKENIZERS = {
     "bart": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True),
-    "mbart": TokenizerConvention(
-        "SentencePiece",
-        FAIRSEQ_ROLES,
-        "$A {eos} {lang}",
-        "$A $B {eos} {lang}",
-        pieces="fairseq",
-        languages=LANGUAGES,
-        language="en_XX",
-    ),
-    "mbart50": TokenizerConvention(
-        "SentencePiece",
-        FAIRSEQ_ROLES,
-        "{lang} $A {eos}",
-        "{lang} $A $B {eos}",
-        pieces="fairseq",
-        languages=(*LANGUAGES, *MORE_LANGUAGES),
-        language="en_XX",
-    ),
+    "mbart": MBART,
+    "mbart50": replace(MBART, single="{lang} $A {eos}", languages=(*LANGUAGES, *MORE_LANGUAGES)),
 }
 
 

@@ -15,11 +15,11 @@ PICKS = {"first": "first", "last": "last", "cls_index": "last", "mean": "mean"}
 
 
 def _summary(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    """The multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
+    """Return the multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
     kind = source.text("summary_type", default="first")
     require_choice("summary_type", kind, tuple(PICKS))
     source.refuse("summary_proj_to_labels", False, why="the classifier reads vectors of the hidden size")
-    # A null is no activation; a missing key means gelu.
+    # A null means identity; a missing key means gelu.
     named = source.raw.get("summary_activation", "gelu")
     activation = source.activation("summary_activation", default="gelu") if named else "identity"
     if source.flag("summary_use_proj", default=True):

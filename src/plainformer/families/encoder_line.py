@@ -18,7 +18,7 @@ EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "cls.*
 def encoder(
     source: HfConfig, *, embedding_size: int | None = None, max_positions: int | None = None, projection: Any = "none"
 ) -> StackConfig:
-    """The stack that the whole BERT line shares."""
+    """Return the stack that the whole BERT line shares."""
     hidden = source.integer("hidden_size", default=768)
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-12))
     source.refuse("position_embedding_type", "absolute", why="relative positions were removed from this family")
@@ -35,11 +35,7 @@ def encoder(
             norm=norm,
             projection=projection,
         ),
-        hidden_size=hidden,
-        num_layers=source.integer("num_hidden_layers", default=12),
-        num_heads=source.integer("num_attention_heads", default=12),
-        ffn_size=source.integer("intermediate_size", default=3072),
-        activation=source.activation("hidden_act", default="gelu"),
+        **source.stack_sizes(),
         norm=norm,
     )
 
@@ -58,12 +54,12 @@ def masked_lm(stack: StackConfig, activation: str = "") -> HeadConfig:
 
 
 def word_ties(source: HfConfig, head: str) -> tuple[tuple[str, str], ...]:
-    """Whether the output's weights are the word vectors."""
+    """Return the tie of the output's weights to the word vectors, where config.json has one."""
     return OUT_TIED if head == "masked_lm" and source.flag("tie_word_embeddings", default=True) else ()
 
 
 def layer_rows(theirs: str) -> list[Row]:
-    """The rows of one layer, named alike in BERT, RoBERTa and ELECTRA."""
+    """Return the rows of one layer, named alike in BERT, RoBERTa and ELECTRA."""
     return linears(
         {
             ".attention.self.query": ".attention.qkv.q",

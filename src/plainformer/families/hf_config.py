@@ -16,6 +16,7 @@ from plainformer.config.checks import (
     shown,
 )
 from plainformer.config.fields import Fields
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, did_you_mean
 
 # The names that config.json files use for activations → ours.
@@ -57,8 +58,18 @@ class HfConfig(Fields):
         """Return the same file with these values where it has none."""
         return HfConfig({**self.raw, **{n: value for n, value in defaults.items() if self.raw.get(n) is None}})
 
+    def stack_sizes(self, activation: str = "hidden_act") -> dict[str, Any]:
+        """Return a stack's sizes and activation under the names that most families use; the defaults are BERT's."""
+        return {
+            "hidden_size": self.integer("hidden_size", default=768),
+            "num_layers": self.integer("num_hidden_layers", default=12),
+            "num_heads": self.integer("num_attention_heads", default=12),
+            "ffn_size": self.integer("intermediate_size", default=3072),
+            "activation": self.activation(activation, default="gelu"),
+        }
+
     def activation(self, *names: str, default: str) -> str:
-        """An activation under any of its published names."""
+        """Return an activation under any of its published names."""
         name = self.text(*names, default=default)
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
@@ -74,28 +85,28 @@ class HfConfig(Fields):
             raise CheckpointError(f"{name}={shown(value)} is not supported: {why}", "use another checkpoint")
 
     def ids(self, name: str) -> tuple[int, ...]:
-        """A token id or a list of them."""
+        """Return a token id or a list of them."""
         value = self.raw.get(name)
         if value is None:
             return ()
         values = value if isinstance(value, list) else [value]
         # Some files say -1 for none.
-        good = all(isinstance(v, int) and not isinstance(v, bool) and -1 <= v < MAX_ID for v in values)
+        good = all(is_whole(v, -1) and v < MAX_ID for v in values)
         require(good, f"{name}={shown(value)} is not a token id, or a list of them")
         return tuple(values)
 
     def id(self, name: str, default: int | None = None) -> int | None:
-        """One token id, or None."""
+        """Return one token id, or None."""
         found = self.ids(name)
         return found[0] if found else default
 
     def trained_positions(self) -> int | None:
-        """The longest sequence that the model was trained on; None where the file does not say."""
+        """Return the longest sequence that the model was trained on; None where the file does not say."""
         stated = self.raw.get("max_position_embeddings")
-        return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
+        return stated if is_whole(stated, 1) else None
 
     def labels(self) -> tuple[str, ...]:
-        """The names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
+        """Return the names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
         names = self.object("id2label")
         if self.get("id2label") is None:
             count = self.integer("num_labels", default=2)
@@ -112,7 +123,7 @@ class HfConfig(Fields):
 
 
 def problem(source: HfConfig) -> Any:
-    """What kind of answer a classifier gives, in our words."""
+    """Return what kind of answer a classifier gives, in our words."""
     name = source.text("problem_type", default="")
     require_choice("problem_type", name, tuple(PROBLEMS))
     return PROBLEMS[name]
@@ -131,7 +142,7 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
         "partial_rotary_factor", default=raw.get("partial_rotary_factor") or raw.get("rotary_pct") or 1.0
     )
     require(fraction <= 1, f"partial_rotary_factor={fraction} is more than all channels of a head")
-    # A statement beside the rope's own fields counts before one inside them, as in the reference (transformers 5.23).
+    # A statement beside the rope's own fields counts before one inside them, as in transformers 5.23.
     inside = fields.get("original_max_position_embeddings", default=max_positions)
     original = whole.integer("original_max_position_embeddings", default=inside)
     kind = fields.text("rope_type", "type", default="default")

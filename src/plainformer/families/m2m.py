@@ -24,7 +24,6 @@ TOKENIZERS = {
         "SentencePiece",
         "bos_token=<s> eos_token=</s> sep_token=</s> unk_token=<unk> pad_token=<pad>",
         "{lang} $A {eos}",
-        "{lang} $A $B {eos}",
         pieces="vocab.json",
         languages=LANGUAGES,
         language_sets={"wmt21": ("en", "ha", "is", "ja", "cs", "ru", "zh", "de")},
@@ -33,7 +32,7 @@ TOKENIZERS = {
         saved_as="M2M100Tokenizer",
     ),
     "nllb": TokenizerConvention(
-        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", "{lang} $A $B {eos}", pieces="fairseq", language="eng_Latn"
+        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", pieces="fairseq", language="eng_Latn"
     ),
 }
 

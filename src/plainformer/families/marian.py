@@ -30,7 +30,6 @@ TOKENIZERS = {
         "SentencePiece",
         "eos_token=</s> unk_token=<unk> pad_token=<pad>",
         "$A {eos}",
-        "$A $B {eos}",
         pieces="vocab.json",
         language_marks=(">>", "<<"),
         saved_as="MarianTokenizer",
@@ -57,7 +56,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
 
 
 def shares(source: HfConfig) -> bool:
-    """Whether source and target have one vocabulary."""
+    """Return whether source and target have one vocabulary."""
     return source.flag("share_encoder_decoder_embeddings", default=True)
 
 

@@ -15,7 +15,6 @@ TOKENIZERS = {
         "SentencePiece",
         "eos_token=</s> unk_token=<unk> pad_token=<pad> mask_token=<mask_2>",
         "$A {eos}",
-        "$A $B {eos}",
         pieces="reserved",
     )
 }

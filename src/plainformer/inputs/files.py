@@ -80,20 +80,30 @@ def each(what: str, given: Any, prepare: Callable[[Any], Prepared]) -> list[Prep
     return prepared
 
 
-def is_tensor(value: Any) -> bool:
-    """Return whether a value is a torch tensor, without importing torch."""
-    return hasattr(value, "detach") and hasattr(value, "cpu")
+def as_array(source: Any, what: str, axes: int, layouts: tuple[str, str]) -> tuple[npt.NDArray[Any], str]:
+    """Return a numpy array or a torch tensor, channels last, and the layout that such an input has, for messages.
 
+    Args:
+        source: the input.
+        what: "an image", for messages.
+        axes: how many axes an input with channels has; a tensor has them first, and they are moved.
+        layouts: of arrays and of tensors.
+    """
+    import numpy as np
 
-def as_array(tensor: Any) -> npt.NDArray[Any]:
-    """Return a torch tensor as a numpy array, which has no bfloat16."""
-    tensor = tensor.detach().cpu()
+    if isinstance(source, np.ndarray):
+        return source, layouts[0]
+    if not (hasattr(source, "detach") and hasattr(source, "cpu")):  # a torch tensor, told without importing torch
+        raise InputError(
+            f"{what} cannot be a {type(source).__name__}", f"give {what} as a path, bytes, a numpy array or a tensor"
+        )
+    tensor = source.detach().cpu()
     array: npt.NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-    return array
+    return np.moveaxis(array, 0, -1) if array.ndim == axes else array, layouts[1]
 
 
 def existing_file(source: str | os.PathLike[str], what: str) -> Path:
-    """The path of an existing regular file; `what` ("image", "audio") names it in messages. Raises InputError."""
+    """Return the path of an existing regular file; `what` ("image", "audio") names it in messages. Raises InputError."""
     text = os.fspath(source)
     if text.startswith(("http://", "https://", "data:")):
         raise InputError(
@@ -111,7 +121,7 @@ def existing_file(source: str | os.PathLike[str], what: str) -> Path:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """A folder to write to, made with its parents if need be. Raises UsageError, CheckpointError."""
+    """Return a folder to write to, made with its parents if need be. Raises UsageError, CheckpointError."""
     try:
         if not (path := os.fspath(folder)):
             raise ValueError

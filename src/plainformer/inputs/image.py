@@ -1,14 +1,14 @@
 """Images to `pixel_values`, the tensor that ViT and DeiT read.
 
 Decode → upright, 8-bit, RGB (or grey) → resize → centre crop → rescale → normalise. Resizing is Pillow's, on 8-bit
-pixels; results equal the reference's Pillow processors (transformers 5.23).
+pixels; results equal those of transformers' Pillow processors (5.23).
 
 What each kind of image becomes:
 
 - grey, palette, 1-bit, CMYK, YCbCr, LAB: converted to RGB; colour profiles are not applied. Alpha is dropped, not
-  blended, as in the reference.
+  blended, as in transformers.
 - 16-bit grey: the high byte, as Pillow does for 16-bit colour (its grey conversion turns all above 255 white).
-- float pictures and float arrays: 0..1, made 8-bit by truncating `255 * x`, as the reference does before resizing.
+- float pictures and float arrays: 0..1, made 8-bit by truncating `255 * x`, as transformers does before resizing.
 - EXIF orientation is applied; of an animation or a multi-page file, the first frame is used.
 - numpy arrays are (H, W) or (H, W, C); torch tensors are (H, W) or (C, H, W), with C = 1, 3 or 4. Never guessed.
 """
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.config.checks import reading, require, require_size, shown
 from plainformer.config.fields import Fields
-from plainformer.config.processors import BILINEAR, ImageDefaults
+from plainformer.config.parts import BILINEAR, ImageDefaults
 from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean
-from plainformer.inputs.files import as_array, each, existing_file, is_tensor, read_preprocessor
+from plainformer.inputs.files import as_array, each, existing_file, read_preprocessor
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -133,7 +133,7 @@ class ImageProcessor:
         return torch.from_numpy(np.stack(planes))
 
     def _prepare(self, source: Any) -> npt.NDArray[np.float32]:
-        """One image as a float32 array (C, H, W)."""
+        """Return one image as a float32 array (C, H, W)."""
         import numpy as np
 
         image = _open(source)
@@ -143,7 +143,7 @@ class ImageProcessor:
         image = self._resize(image)
         if self.crop is not None:
             height, width = self.crop
-            # Floor division puts an odd remainder where the reference does, whether the crop is smaller or larger.
+            # Floor division puts an odd remainder where transformers does, whether the crop is smaller or larger.
             top, left = (image.height - height) // 2, (image.width - width) // 2
             image = image.crop((left, top, left + width, top + height))
         levels_HWC = np.asarray(image).reshape(image.height, image.width, self.channels)
@@ -163,7 +163,7 @@ class ImageProcessor:
         return image.resize((width, height), resample=_pillow().Resampling(self.resample))
 
     def _level_table(self) -> npt.NDArray[np.float32]:
-        """The result for each of the 256 levels, (C, 256): exact, and faster than arithmetic on every pixel."""
+        """Return the result for each of the 256 levels, (C, 256): exact, and faster than arithmetic on every pixel."""
         import numpy as np
 
         levels = np.arange(256, dtype=np.float64)
@@ -179,7 +179,7 @@ class ImageProcessor:
 
 
 def _defaults(settings: Mapping[str, Any], config: Mapping[str, Any], known: Sequence[ImageDefaults]) -> ImageDefaults:
-    """The defaults of the kind of processor that the file names, or else of the model's own."""
+    """Return the defaults of the kind of processor that the file names, or else of the model's own."""
     named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or config.get("model_type")
     kind = str(named).lower()
     for suffix in ("imageprocessorfast", "imageprocessorpil", "imageprocessor", "featureextractor"):
@@ -198,7 +198,7 @@ def _channels(config: Mapping[str, Any]) -> int:
 
 
 def _sizes_from_model(defaults: ImageDefaults, image_size: Any) -> dict[str, Any]:
-    """The only size that the model accepts; a processor that crops resizes to as much more as it usually does."""
+    """Return the only size that the model accepts; a processor that crops resizes to as much more as it usually does."""
     edges = _pair(image_size, "image_size")
     if defaults.crop:
         return {"size": [edge * defaults.size // defaults.crop for edge in edges], "crop_size": list(edges)}
@@ -227,13 +227,12 @@ def _build(settings: Fields, channels: int) -> ImageProcessor:
 
 def _resize_target(settings: Fields) -> tuple[int, int] | int:
     size = settings.get("size")
-    shortest = size["shortest_edge"] if isinstance(size, dict) and set(size) == {"shortest_edge"} else None
-    if shortest is None and is_whole(size) and settings.get("default_to_square") is False:
-        shortest = size
-    if shortest is None:
+    if isinstance(size, dict) and set(size) == {"shortest_edge"}:
+        size = size["shortest_edge"]
+    elif not is_whole(size) or settings.get("default_to_square") is not False:
         return _pair(size, "size")
-    require_size("size", shortest, MAX_PIXELS)
-    return int(shortest)
+    require_size("size", size, MAX_PIXELS)
+    return int(size)
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:
@@ -269,7 +268,7 @@ def _pillow() -> ModuleType:
 
 
 def _open(source: Any) -> PILImage:
-    """A decoded, upright PIL image from any accepted source."""
+    """Return a decoded, upright PIL image from any accepted source."""
     Image = _pillow()
     if isinstance(source, Image.Image):
         return _decode(source, "the PIL image")
@@ -305,7 +304,7 @@ def _open_file(file: Any, name: str, length: int) -> PILImage:
 
 
 def _decode(image: PILImage, name: str) -> PILImage:
-    """All pixels in memory and upright, so that nothing can fail later."""
+    """Return all pixels in memory and upright, so that nothing can fail later."""
     from PIL import ImageOps
 
     _check_size(image.width, image.height)
@@ -333,7 +332,7 @@ def _too_large(name: str, size: str) -> InputError:
 
 
 def _eight_bit(image: PILImage) -> PILImage:
-    """The same picture with at most 8 bits a channel, in a mode that Pillow converts to RGB without loss of meaning."""
+    """Return the same picture with at most 8 bits a channel, in a mode that Pillow converts to RGB without loss of meaning."""
     import numpy as np
 
     Image = _pillow()
@@ -354,19 +353,10 @@ def _eight_bit(image: PILImage) -> PILImage:
 
 
 def _from_array(source: Any) -> PILImage:
-    """A PIL image from a numpy array (H, W[, C]) or a torch tensor ([C, ]H, W)."""
+    """Return a PIL image from a numpy array (H, W[, C]) or a torch tensor ([C, ]H, W)."""
     import numpy as np
 
-    if isinstance(source, np.ndarray):
-        pixels, layout = source, "(H, W, C)"
-    elif is_tensor(source):
-        pixels, layout = as_array(source), "(C, H, W)"
-        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
-    else:
-        raise InputError(
-            f"an image cannot be a {type(source).__name__}",
-            "give a path, bytes, a PIL image, a numpy array or a tensor",
-        )
+    pixels, layout = as_array(source, "an image", 3, ("(H, W, C)", "(C, H, W)"))
     shape = tuple(source.shape)
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)):
         raise InputError(
@@ -398,5 +388,5 @@ def _levels(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             f"float pixels run from {low:.4g} to {high:.4g}, outside 0..1",
             "divide by their maximum, or convert to uint8 (0..255)",
         )
-    # float32 before truncating, as in the reference: it makes k/255 come back as exactly k for every level.
+    # float32 before truncating, as in transformers: it makes k/255 come back as exactly k for every level.
     return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8)

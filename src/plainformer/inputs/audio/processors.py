@@ -289,7 +289,7 @@ def _settings(found: Mapping[str, Any] | None, kind: str) -> Fields:
 
 
 def _receptive_field(config: Mapping[str, Any]) -> int:
-    """Samples that wav2vec2's or HuBERT's convolutions need for one frame; 400 with the published kernels."""
+    """Return how many samples wav2vec2's or HuBERT's convolutions need for one frame; 400 with the published kernels."""
     kernels = config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))
     strides = config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2))
     needed = 1

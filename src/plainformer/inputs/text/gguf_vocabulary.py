@@ -73,7 +73,7 @@ def _read(entries: Fields) -> dict[str, Any]:
     length = entries.get(f"{entries.get('general.architecture')}.context_length")
     return {
         "backend": backend,
-        "special_tokens": {role: _surface(name, token, pieces) for role, token in roles.items()},
+        "special_tokens": {role: _bert_token(t) if name == "bert" else t for role, t in roles.items()},
         "max_length": length if is_whole(length, 1) else None,
         "chat_template": _templates(entries.raw),
     }
@@ -110,10 +110,6 @@ def _roles(entries: Fields, pieces: list[Piece]) -> dict[str, str]:
         if 0 <= index < len(pieces):
             found[role] = pieces[index].text
     return found
-
-
-def _surface(name: str, token: str, pieces: list[Piece]) -> str:
-    return _bert_token(Piece(token, 0.0)) if name == "bert" else token
 
 
 def _templates(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -216,20 +212,19 @@ def _retyped(piece: Piece, unknown: bool) -> Piece:
 # ---- WordPiece ----------------------------------------------------------------------------------------------------
 
 
-def _bert_token(piece: Piece) -> str:
+def _bert_token(text: str, type: int = NORMAL) -> str:
     """Converters write "▁word" for a word's beginning and "ing" for "##ing"; bracketed and control tokens stay."""
-    text = piece.text
     if text.startswith(SPACE):
         return text.removeprefix(SPACE)
     bracketed = text.startswith("[") and text.endswith("]")
-    return text if bracketed or piece.type in (CONTROL, UNKNOWN) or text in ("<s>", "</s>", "<pad>") else f"##{text}"
+    return text if bracketed or type in (CONTROL, UNKNOWN) or text in ("<s>", "</s>", "<pad>") else f"##{text}"
 
 
 def _wordpiece(entries: Fields, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    tokens = unique([_bert_token(piece) for piece in pieces])
-    first = _bert_token(Piece(roles.get("cls_token") or roles.get("bos_token") or "[CLS]", 0.0))
-    last = _bert_token(Piece(roles.get("sep_token") or roles.get("eos_token") or "[SEP]", 0.0))
-    unknown = _bert_token(Piece(roles.get("unk_token", "[UNK]"), 0.0))
+    tokens = unique([_bert_token(piece.text, piece.type) for piece in pieces])
+    first = _bert_token(roles.get("cls_token") or roles.get("bos_token") or "[CLS]")
+    last = _bert_token(roles.get("sep_token") or roles.get("eos_token") or "[SEP]")
+    unknown = _bert_token(roles.get("unk_token", "[UNK]"))
     if unknown not in tokens:
         raise CheckpointError(f"the vocabulary has no {unknown!r}", _DAMAGED)
     lowercase = entries.flag(_GGML + "normalizer.lowercase", default=True)
@@ -237,7 +232,7 @@ def _wordpiece(entries: Fields, pieces: list[Piece], roles: Mapping[str, str]) -
     with library_errors("the GGUF vocabulary makes no WordPiece tokenizer", _DAMAGED):
         vocabulary = {token: i for i, token in enumerate(tokens)}
         backend = wordpiece(vocabulary, unknown, lowercase=lowercase, strip_accents=accents)
-    special = {_bert_token(Piece(token, 0.0)) for token in roles.values()}
+    special = {_bert_token(token) for token in roles.values()}
     marked = [t for t, p in zip(tokens, pieces, strict=True) if p.type in (CONTROL, UNKNOWN) or t in special]
     register_pieces(backend, [Piece(token, 0.0, CONTROL) for token in marked])
     surround(backend, [first, "$A", last], [first, "$A", last, "$B:1", f"{last}:1"])

@@ -17,7 +17,7 @@ GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}
 
 
 def _cl100k(digits: str, contractions: str = _ANY_CASE + "|", punctuation_tail: str = r"[\r\n]*") -> str:
-    """The family of expressions that began with OpenAI's cl100k; they differ in how many digits make a word."""
+    """Return the family of expressions that began with OpenAI's cl100k; they differ in how many digits make a word."""
     words = r"[^\r\n\p{L}\p{N}]?\p{L}+"
     return rf"{contractions}{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{punctuation_tail}|\s*[\r\n]+|{_SPACES}"
 

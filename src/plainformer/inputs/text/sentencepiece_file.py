@@ -3,6 +3,7 @@ a text, as the family's convention says."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 
 def read_sentencepiece(path: Path, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """The arguments of `Tokenizer` for a folder whose vocabulary is the SentencePiece model at `path`."""
+    """Return the arguments of `Tokenizer` for a folder whose vocabulary is the SentencePiece model at `path`."""
     if convention.pieces == "vocab.json":
         return _looked_up(path, settings, convention)
     model = read_proto(path)
-    model = model.with_pieces(_with_added(_arranged(model, settings, convention), settings))
+    model = replace(model, pieces=tuple(_with_added(_arranged(model, settings, convention), settings)))
     known = {piece.text for piece in model.pieces}
     roles = known_roles(settings, convention.usual_roles(), known)
     backend = to_backend(model, cleanup=_cleanup(settings, convention), prefix=_prefix(model, settings, convention))
@@ -80,7 +81,7 @@ def _control(*names: str) -> list[Piece]:
 
 
 def _arranged(model: SpmModel, settings: Settings, convention: TokenizerConvention) -> list[Piece]:
-    """The vocabulary from the model's pieces."""
+    """Return the vocabulary from the model's pieces."""
     if convention.pieces == "fairseq":
         return _fairseq(model, settings, convention)
     arrange = {"sentinels": _with_sentinels, "reserved": _with_reserved, "bracketed": _with_mask}.get(convention.pieces)
@@ -138,7 +139,7 @@ def _count(settings: Settings, name: str, usual: int, lower: int, upper: int) ->
 
 
 def _with_mask(model: SpmModel, settings: Settings) -> list[Piece]:
-    """The pieces, and a mask at the end where they have none."""
+    """Return the pieces, and a mask at the end where they have none."""
     mask = settings.role("mask_token", "[MASK]") or "[MASK]"
     known = {piece.text for piece in model.pieces}
     special = {"[CLS]", "[SEP]", "[PAD]", "[MASK]", "<pad>", "<s>", "</s>"}
@@ -173,7 +174,7 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
 def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
     """SentencePiece cuts the text, and a vocab.json gives the ids of the pieces.
 
-    The punctuation normalisation of some (Moses) is not applied, as in the reference library without sacremoses.
+    The punctuation normalisation of some (Moses) is not applied, as in transformers without sacremoses.
     """
     vocabulary, languages = _ids_and_languages(settings, convention)
     usual = convention.usual_roles()
@@ -203,7 +204,7 @@ def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) 
 
 
 def _ids_and_languages(settings: Settings, convention: TokenizerConvention) -> tuple[dict[str, int], list[str]]:
-    """The vocabulary with its language tokens: those that it marks, or the convention's, numbered after all else."""
+    """Return the vocabulary with its language tokens: those that it marks, or the convention's, numbered after all else."""
     vocabulary = dict(read_vocabulary(settings.folder / "vocab.json"))
     if convention.language_marks is not None:
         begin, end = convention.language_marks

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from plainformer.config.values import check_whole
+from plainformer.config.values import check_choice, check_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, opt
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -73,7 +73,7 @@ class Tokenizer:
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_side(padding_side)
+        check_choice("padding_side", padding_side, ("left", "right"))
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
@@ -86,9 +86,6 @@ class Tokenizer:
         self.special_tokens = {role: t for role, t in (special_tokens or {}).items() if self.token_to_id(t) is not None}
         templates = {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
         self._chat_templates = templates
-        self._set_special_ids()
-
-    def _set_special_ids(self) -> None:
         role_ids = {role: self.token_to_id(token) for role, token in self.special_tokens.items()}
         self.bos_id = role_ids.get("bos_token")
         self.eos_id = role_ids.get("eos_token")
@@ -107,7 +104,7 @@ class Tokenizer:
     def from_folder(
         cls, folder: Path, config: Mapping[str, Any] | None = None, conventions: Conventions | None = None
     ) -> Tokenizer:
-        """The tokenizer of a checkpoint folder.
+        """Return the tokenizer of a checkpoint folder.
 
         Args:
             folder: holds tokenizer.json, or vocab.txt, vocab.json (+ merges.txt), or a SentencePiece model.
@@ -123,7 +120,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), given as plain Python
+        """Return the tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), given as plain Python
         values.
 
         Raises:
@@ -196,7 +193,10 @@ class Tokenizer:
             raise UsageError(f"{opt('window')} has no effect without {opt('stride')}", fix)
         limit = window or most
         if limit is None and (truncate or stride is not None):
-            raise UsageError("this model sets no length limit", "pass max_length (or window, with stride)")
+            raise UsageError(
+                "this model sets no length limit",
+                f"pass {opt('max_length', ...)}",
+            )
         return limit
 
     def _fail_early(self, item: str | tuple[str, str], limit: int) -> None:
@@ -238,7 +238,7 @@ class Tokenizer:
     # ---- rows to tensors ------------------------------------------------------------------------------------------
 
     def pad(self, encodings: Iterable[Encoding], *, side: Side | None = None, pad_to_multiple_of: int = 1) -> TextBatch:
-        """Rows as tensors of the longest row's length.
+        """Return rows as tensors of the longest row's length.
 
         Windows of a row (`Encoding.overflow`) become rows of their own, in text order; `TextBatch.encodings` says
         which row is which. Padding has attention_mask 0; its id is the pad token's, or the end token's where a model
@@ -252,7 +252,7 @@ class Tokenizer:
         import torch
 
         side = self.padding_side if side is None else side
-        _check_side(side)
+        check_choice("side", side, ("left", "right"))
         check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="pass 8, say")
         each = [encoding.windows() for encoding in encodings]
         rows = tuple(window for windows_of in each for window in windows_of)
@@ -294,7 +294,7 @@ class Tokenizer:
     # ---- ids to text ----------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int] | torch.Tensor, *, skip_special_tokens: bool = False) -> str:
-        """The text of `ids` (a sequence, or a tensor of one dimension).
+        """Return the text of `ids` (a sequence, or a tensor of one dimension).
 
         Raises:
             UsageError, InputError: not a row of ids, or an id that no token has; see `known`.
@@ -324,18 +324,18 @@ class Tokenizer:
         return [i for i in ids if self.id_to_token(i) is not None]
 
     def id_to_token(self, index: int) -> str | None:
-        """The vocabulary's text of an id, or None."""
+        """Return the vocabulary's text of an id, or None."""
         if self._pieces is not None:
             return self._pieces.get(index)
         return self.backend.id_to_token(index) if 0 <= index < 2**32 else None
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a vocabulary entry, or None."""
+        """Return the id of a vocabulary entry, or None."""
         return self._piece_ids.get(token) if self._piece_ids is not None else self.backend.token_to_id(token)
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, added ones included."""
+        """Return how many tokens there are, added ones included."""
         if self._piece_ids is not None:
             return len(self._piece_ids)
         return self.backend.get_vocab_size(with_added_tokens=True)
@@ -344,7 +344,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the checkpoint says how to lay out a conversation."""
+        """Return whether the checkpoint says how to lay out a conversation."""
         return bool(self._chat_templates)
 
     def apply_chat_template(
@@ -355,7 +355,7 @@ class Tokenizer:
         template: str | None = None,
         **variables: Any,
     ) -> str:
-        """The prompt text for a conversation (see `ChatTemplate.render`); encode it with add_special_tokens=False.
+        """Return the prompt text for a conversation (see `ChatTemplate.render`); encode it with add_special_tokens=False.
 
         Raises:
             UsageError: the checkpoint has no chat template.
@@ -374,7 +374,7 @@ class Tokenizer:
     # ---- saving ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which the reference library loads to the same ids.
+        """Write tokenizer.json and tokenizer_config.json, which transformers loads to the same ids.
 
         Marian and M2M100 tokenizers are saved as the files that they came from, which is what that library reads.
         """
@@ -400,11 +400,6 @@ class Tokenizer:
             raise CheckpointError(
                 f"cannot write the tokenizer to {folder}: {error.strerror}", "free space, or choose another folder"
             ) from None
-
-
-def _check_side(side: object) -> None:
-    if side not in ("left", "right"):
-        raise UsageError(f"padding side {side!r} is neither 'left' nor 'right'", "pass 'left' or 'right'")
 
 
 def _check_row(item: object, name: str) -> None:

@@ -9,6 +9,7 @@ say: it is the family's convention, found by tokenizer_config.json's tokenizer_c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ _CTC_ROLES = "bos_token=<s> eos_token=</s> unk_token=<unk> pad_token=<pad>"
 def read_folder(
     folder: Path, model: Mapping[str, Any] | None = None, conventions: Conventions | None = None
 ) -> dict[str, Any]:
-    """The arguments of `Tokenizer` for a checkpoint folder; see `Tokenizer.from_folder`."""
+    """Return the arguments of `Tokenizer` for a checkpoint folder; see `Tokenizer.from_folder`."""
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
@@ -64,18 +65,19 @@ def read_folder(
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
         )
-    parts.setdefault("settings", _kept_settings(settings))
+    kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
         "padding_side": side,
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
+        "settings": kept,
         **parts,
     }
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer that a tokenizer.json describes."""
+    """Return the tokenizer that a tokenizer.json describes."""
     from tokenizers import Tokenizer as Backend
 
     text = read_text(path)
@@ -86,17 +88,10 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         return Backend.from_str(text)
 
 
-def _kept_settings(settings: Settings) -> dict[str, Any]:
-    return {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
-
-
 def _build(settings: Settings, conventions: Conventions | None) -> dict[str, Any]:
     """Rebuild a tokenizer from vocabulary files."""
     folder = settings.folder
-
-    def convention(path: Path, algorithm: Algorithm) -> TokenizerConvention:
-        return _convention(settings, conventions, path, algorithm)
-
+    convention = partial(_convention, settings, conventions)
     model = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
     if model is not None:
         return read_sentencepiece(model, settings, convention(model, "SentencePiece"))
@@ -119,7 +114,7 @@ def _build(settings: Settings, conventions: Conventions | None) -> dict[str, Any
 def _convention(
     settings: Settings, conventions: Conventions | None, path: Path, algorithm: Algorithm
 ) -> TokenizerConvention:
-    """What the checkpoint's family says of the file at `path`, which holds an `algorithm`'s vocabulary."""
+    """Return what the checkpoint's family says of the file at `path`, which holds an `algorithm`'s vocabulary."""
     if not settings.kind and algorithm in ("wordpiece", "byte-level BPE"):
         return TokenizerConvention(algorithm)
     if not settings.kind or conventions is None:
@@ -180,6 +175,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     """Read a vocab.json and a merges.txt."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, normalizers
+    from tokenizers.processors import RobertaProcessing
 
     folder = settings.folder
     vocabulary = read_vocabulary(folder / "vocab.json")
@@ -194,19 +190,6 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     if convention.unicode == "NFC":
         backend.normalizer = normalizers.NFC()
     cut_to_bytes(backend, patterns_for(convention.words) or (), prefix_space)
-    return _finish_bpe(backend, settings, convention, vocabulary, prefix_space)
-
-
-def _finish_bpe(
-    backend: tokenizers.Tokenizer,
-    settings: Settings,
-    convention: TokenizerConvention,
-    vocabulary: Mapping[str, int],
-    prefix_space: bool,
-) -> dict[str, Any]:
-    """The special tokens of a byte-level BPE tokenizer."""
-    from tokenizers.processors import RobertaProcessing
-
     roles = known_roles(settings, convention.usual_roles(_END_OF_TEXT), vocabulary)
     register_special(backend, settings, roles, mask_lstrip=True)
     if not convention.single:

@@ -62,19 +62,19 @@ class Settings:
 
     @property
     def names_class(self) -> bool:
-        """Whether tokenizer_class says more than that there is a tokenizer.json."""
+        """Return whether tokenizer_class says more than that there is a tokenizer.json."""
         generic = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
         name = self.config.get("tokenizer_class")
         return isinstance(name, str) and name not in generic
 
     @property
     def kind(self) -> str:
-        """The tokenizer's family as one word (`kind_of`), by tokenizer_class or the model_type; "" where neither is."""
+        """Return the tokenizer's family as one word (`kind_of`), by tokenizer_class or the model_type; "" where neither is."""
         name = self.config["tokenizer_class"] if self.names_class else self.model.get("model_type")
         return kind_of(name) if isinstance(name, str) else ""
 
     def role(self, name: str, default: str | None) -> str | None:
-        """The token that plays a role, as the files say, or else `default`."""
+        """Return the token that plays a role, as the files say, or else `default`."""
         if name not in self.roles:
             return default
         token = self.roles[name]
@@ -86,7 +86,7 @@ class Settings:
         return bos, roles.get("eos_token") if self.config.get("add_eos_token", False) else None
 
     def max_length(self, convention: TokenizerConvention) -> int | None:
-        """The most tokens that a model of that convention takes, or None where nothing says so."""
+        """Return the most tokens that a model of that convention takes, or None where nothing says so."""
         stated = self.config.get("model_max_length")
         if isinstance(stated, bool) or not isinstance(stated, int | float | None):
             where = self.folder / "tokenizer_config.json"
@@ -130,7 +130,7 @@ def _stated_token(value: Any, where: str) -> AddedToken:
 
 
 def read_settings(folder: Path, model: Mapping[str, Any] | None = None) -> Settings:
-    """All settings of `folder`; `model` is the model's config.json, by default the folder's own."""
+    """Return all settings of `folder`; `model` is the model's config.json, by default the folder's own."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", "pass the checkpoint's folder")
     path = folder / "tokenizer_config.json"
@@ -200,7 +200,7 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_roles(settings: Settings, backend: tokenizers.Tokenizer) -> dict[str, str]:
-    """Role → token for a ready-made tokenizer.
+    """Return role → token for a ready-made tokenizer.
 
     From its files; where they say nothing, from the model's config.json (bos_token_id, ...), from the tokenizer's own
     post-processor (cls and sep), and from special tokens of well-known names.

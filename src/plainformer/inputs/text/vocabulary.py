@@ -90,11 +90,12 @@ def known_roles(settings: Settings, usual: Mapping[str, str], vocabulary: Contai
 def fill_template(
     convention: TokenizerConvention, roles: Mapping[str, str], settings: Settings
 ) -> tuple[list[str], list[str]]:
-    """What goes around a text and around a pair, with the roles' tokens in their places."""
+    """Return what goes around a text and around a pair, with the roles' tokens in their places."""
     words = {role.removesuffix("_token"): token for role, token in roles.items()}
     words["lang"] = convention.language_token.format(settings.config.get("src_lang") or convention.language)
     try:
-        return convention.single.format(**words).split(), convention.pair.format(**words).split()
+        pair = convention.pair or convention.single.replace("$A", "$A $B")
+        return convention.single.format(**words).split(), pair.format(**words).split()
     except KeyError as error:
         raise CheckpointError(
             f"{settings.folder}: the vocabulary lacks the {error.args[0]} token that this family puts around a text",

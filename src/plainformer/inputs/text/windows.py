@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 
 Side = Literal["left", "right"]
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two sequences are kept so that `room` tokens hold both (longest first).
+    """Return how many tokens of two sequences are kept so that `room` tokens hold both (longest first).
 
     The shorter one stays whole if it can; otherwise both keep half, and an odd token goes to the longer, or to the
     second of two equally long ones (as in Hugging Face tokenizers 0.23, `LongestFirst`).
@@ -31,20 +31,20 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right") -> list[int]:
-    """Positions to keep so that the row has at most `limit` tokens: the sequences' beginnings, or ends if `cut` is left."""
+    """Return positions to keep so that the row has at most `limit` tokens: the sequences' beginnings, or ends if `cut` is left."""
     first, second = sequence_ids.count(0), sequence_ids.count(1)
     room = limit - (len(sequence_ids) - first - second)
     if room < 0:
         raise UsageError(
-            f"max_length={limit} leaves no room: the special tokens alone are {limit - room}",
-            f"pass max_length of at least {limit - room + 1}",
+            f"{opt('max_length', limit)} leaves no room: the special tokens alone are {limit - room}",
+            f"pass {opt('max_length', limit - room + 1)} or more",
         )
     kept = zip((first, second), kept_lengths(first, second, room), strict=True)
     return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
 
 
 def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: int) -> list[int]:
-    """Positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
+    """Return positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
 
     Args:
         shortened: 0 or 1, the sequence that is cut ("only_first" and "only_second" of Hugging Face tokenizers).
@@ -75,7 +75,7 @@ def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Ite
         what = "special tokens and the first sequence" if second else "special tokens"
         error = InputError if second else UsageError
         raise error(
-            f"a window of {window} tokens with stride={stride} makes no progress: {what} take {fixed} of them",
+            f"a window of {window} tokens with {opt('stride', stride)} makes no progress: {what} take {fixed} of them",
             f"use a window of more than {fixed + stride} tokens, or a smaller stride",
         )
     start = 0
@@ -88,7 +88,7 @@ def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Ite
 
 
 def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int]:
-    """Positions of all special tokens, and of the tokens of sequence i whose rank within it is in keep[i]."""
+    """Return positions of all special tokens, and of the tokens of sequence i whose rank within it is in keep[i]."""
     rank = [0, 0]
     chosen = []
     for position, sequence in enumerate(sequence_ids):

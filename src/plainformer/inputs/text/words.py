@@ -10,7 +10,7 @@ _BOUNDARY = regex.compile(r"\b", regex.WORD | regex.VERSION1)
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space at its ends."""
+    """Return a span without the white space at its ends."""
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
