@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plainformer.explain.trace import Trace
+from plainformer.explanation.trace import Trace
 from tests.cli.test_cli import Cli, cli, done, refused  # noqa: F401
 from tests.support.tiny import write_wav
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from plainformer.cli.options import shown, table
 
 if TYPE_CHECKING:
-    from plainformer.explain import Difference, Side
+    from plainformer.explanation import Difference, Side
 
 
 def print_difference(out: Any, found: Difference) -> None:

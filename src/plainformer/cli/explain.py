@@ -95,7 +95,7 @@ def _check(asked: list[str], flags: list[str], generation: GenerationFlags, cand
 
 def _read(task: Any, item: str) -> Any:
     """The text, or stdin's."""
-    from plainformer.explain.one_pass import reads_text
+    from plainformer.explanation.one_pass import reads_text
 
     if item == STDIN:
         return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
@@ -105,7 +105,7 @@ def _read(task: Any, item: str) -> Any:
 def _explain_once(
     task: Any, given: Any, pair: str | None, chat: bool, top_k: int | None, truncate: bool, shapes: bool, json: bool
 ) -> None:
-    from plainformer.explain.one_pass import explain as explain_item
+    from plainformer.explanation.one_pass import explain as explain_item
 
     found = explain_item(task, given, pair=pair, chat=chat, top_k=top_k, truncate=truncate)
     if json:
@@ -128,7 +128,7 @@ def _steps(
     task: Any, given: Any, chat: bool, truncate: bool, steps: int, generation: GenerationFlags, width: int, json: bool
 ) -> None:
     from plainformer.cli.steps import print_steps
-    from plainformer.explain.steps import Request, check_generates, explain_steps
+    from plainformer.explanation.steps import Request, check_generates, explain_steps
 
     check_generates(task, "--steps")
     request = Request(given, chat, truncate, generation.options())
@@ -143,8 +143,8 @@ def _steps(
 
 def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool) -> None:
     from plainformer.cli.steps import read_trace
-    from plainformer.explain.steps import Request, replay_steps
-    from plainformer.explain.trace import Trace
+    from plainformer.explanation.steps import Request, replay_steps
+    from plainformer.explanation.trace import Trace
 
     for flag in flags:
         raise UsageError(f"{flag} has no effect with --replay: the trace has its options", "leave it out")
@@ -176,7 +176,7 @@ def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool
 
 def _paired(task: Any, given: Any, pair: str | None) -> Any:
     """The input as the task takes it."""
-    from plainformer.explain.one_pass import PAIRED
+    from plainformer.explanation.one_pass import PAIRED
 
     kind = task.config.head.kind
     if pair is None:
@@ -200,8 +200,8 @@ def _what_if(
     json: bool,
 ) -> None:
     from plainformer.cli.differences import print_difference
-    from plainformer.explain import parse_change, what_if
-    from plainformer.explain.steps import Request, check_generates
+    from plainformer.explanation import parse_change, what_if
+    from plainformer.explanation.steps import Request, check_generates
 
     parsed = [parse_change(restored(change)) for change in changes]
     options = generation.options()

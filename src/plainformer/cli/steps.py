@@ -10,9 +10,9 @@ from plainformer.cli.options import MAX_INPUT_BYTES, shown, table
 from plainformer.errors import InputError
 
 if TYPE_CHECKING:
-    from plainformer.explain.steps import ExplainedSteps
-    from plainformer.explain.trace import Trace
-    from plainformer.explain.trace_format import Branch, Ladder, Pick
+    from plainformer.explanation.steps import ExplainedSteps
+    from plainformer.explanation.trace import Trace
+    from plainformer.explanation.trace_format import Branch, Ladder, Pick
 
 
 def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:

@@ -270,7 +270,7 @@ def test_other_tasks_hear_one_window(whisper: tuple[Any, Any], tmp_path: Path) -
     long_whisper(tmp_path)
     with pytest.raises(InputError, match="too long"):
         make.load(tmp_path, task="audio-feature-extraction")(CLIPS[1])
-    from plainformer.explain.one_pass import signal_inputs
+    from plainformer.explanation.one_pass import signal_inputs
 
     with pytest.raises(InputError, match="longer than one window"):
         signal_inputs(whisper[1], CLIPS[1])

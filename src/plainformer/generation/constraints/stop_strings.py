@@ -44,6 +44,22 @@ class Scan:
     safe: int
 
 
+def scan_text(text: str, strings: Sequence[str], start: int = 0) -> Scan:
+    """Find the first stop string in a text; of several that end together, the longest.
+
+    Args:
+        start: characters at the beginning that are not searched.
+    """
+    found = [(at + len(string), at, string) for string in strings if (at := text.find(string, start)) >= 0]
+    if found:
+        _, at, string = min(found)
+        return Scan(StopMatch(string, at), at)
+    most = min(max(map(len, strings), default=1) - 1, len(text) - start)
+    ends = (text[len(text) - length :] for length in range(most, 0, -1))
+    held = next((end for end in ends if any(string.startswith(end) for string in strings)), "")
+    return Scan(None, len(text) - len(held))
+
+
 @dataclass(frozen=True)
 class _Read:
     """How far a row is read.
@@ -74,12 +90,13 @@ class StopStrings:
         decode: ids → text, as the caller writes it: with special tokens or without.
         behind: ids in front of every row, whose text is then what it adds to theirs. A row's first word in a
             SentencePiece vocabulary has a space in front of it behind any ordinary token, and none behind nothing.
+        skip: characters at the beginning of every row that are not searched: a healed prompt's own, written again.
 
     Raises:
         UsageError: there are no strings, or one is empty or no text.
     """
 
-    def __init__(self, strings: Sequence[str], decode: Decode, *, behind: Sequence[int] = ()) -> None:
+    def __init__(self, strings: Sequence[str], decode: Decode, *, behind: Sequence[int] = (), skip: int = 0) -> None:
         if isinstance(strings, str) or not isinstance(strings, Sequence):
             raise UsageError(f"stop strings are a {type(strings).__name__}, not a list", 'give ["\\n\\n"], say')
         for string in strings:
@@ -90,7 +107,7 @@ class StopStrings:
         self.strings = tuple(dict.fromkeys(strings))
         self._decode = decode
         self._overlap = max(len(string) for string in self.strings) - 1
-        self._behind = tuple(behind)
+        self._behind, self._skip = tuple(behind), skip
         self._states: RowStates[None, _Read] = RowStates(self._begin, self._advance, keep=4096)
 
     def scan(self, rows: Sequence[Sequence[int]]) -> list[Scan]:
@@ -123,19 +140,9 @@ class StopStrings:
         """Search the characters that a new match can lie in."""
         window = state.recent + firm
         base = state.settled - len(state.recent)
-        found = [(at + len(string), at, string) for string in self.strings if (at := window.find(string)) >= 0]
-        if found:
-            _, at, string = min(found)
-            return Scan(StopMatch(string, base + at), base + at)
-        return Scan(None, base + len(window) - self._held(window))
-
-    def _held(self, window: str) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
-        for length in range(min(self._overlap, len(window)), 0, -1):
-            end = window[len(window) - length :]
-            if any(string.startswith(end) for string in self.strings):
-                return length
-        return 0
+        scan = scan_text(window, self.strings, max(0, self._skip - base))
+        match = StopMatch(scan.match.string, base + scan.match.start) if scan.match is not None else None
+        return Scan(match, base + scan.safe)
 
     def _settle(self, state: _Read, count: int, text: str) -> _Read:
         """The first `count` of the ids are read for good; `text` is theirs."""

@@ -27,7 +27,6 @@ TEMPLATES = {
     "chat": "Answer the question from the document alone.\n\nDocument:\n{context}\n\nQuestion: {question}",
     "decoder": "{context}\n\nQuestion: {question}\nAnswer:",
 }
-_NO_LIMIT = 1 << 40
 
 
 class AbstractiveQuestionAnswering(GeneratingTask):
@@ -53,37 +52,46 @@ class AbstractiveQuestionAnswering(GeneratingTask):
             self.writer = TextGeneration(*args, **kwargs)
             kind = "chat" if self.tokenizer.has_chat_template else "decoder"
         self.kind, self.settings = kind, self.writer.settings
-        self.more_options = frozenset(self.writer.options()) - {"truncate"}
+        self._taken = {"template", *(f.name for f in fields(self.writer.Options))}
 
     def is_one(self, inputs: Any) -> bool:
         pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
         return isinstance(inputs, Mapping) or pair
 
-    def encode(
-        self, inputs: Sequence[Any], *, template: str | None = None, truncate: bool = False, **options: Any
-    ) -> TextBatch:
-        prompts = [self._prompt(item, template, truncate, options) for item in inputs]
-        return self.writer.encode(prompts, **self.writer._for(self.writer.encode, options))
+    def encode(self, inputs: Sequence[Any], options: AbstractiveOptions) -> TextBatch:
+        own = self._written(options)
+        return self.writer.encode([self._prompt(item, options) for item in inputs], own)
 
-    def predict(self, encoded: TextBatch, **options: Any) -> Generation:
-        return self.writer.predict(encoded, **self.writer._for(self.writer.predict, options))
+    def predict(self, encoded: TextBatch, options: AbstractiveOptions) -> Generation:
+        return self.writer.predict(encoded, self._written(options))
 
-    def decode(self, encoded: TextBatch, predicted: Generation, **options: Any) -> list[Any]:
-        return list(self.writer.decode(encoded, predicted, **self.writer._for(self.writer.decode, options)))
+    def decode(self, encoded: TextBatch, predicted: Generation, options: AbstractiveOptions) -> list[Answer]:
+        return list(self.writer.decode(encoded, predicted, self._written(options)))
 
-    def stream(
-        self, item: Any, *, template: str | None = None, truncate: bool = False, **options: Any
-    ) -> AnswerStream[Any]:
-        """The answer piece by piece; its `.result` is the whole."""
-        return self.writer.stream(self._prompt(item, template, truncate, options), **options)
+    def prepared_item(self, item: Any, options: AbstractiveOptions) -> Prepared:
+        return self.writer.prepared_item(self._prompt(item, options), self._written(options))
 
-    def _prompt(self, item: Any, template: str | None, truncate: bool, options: Mapping[str, Any]) -> Any:
-        """What the writer reads: a text, or the messages of a chat."""
+    def stream(self, item: Any, /, **options: Any) -> AnswerStream[Any]:
+        """Return the answer piece by piece; its `.result` is the whole."""
+        chosen: AbstractiveOptions = self.make_options(options)
+        return self.writer.streamed(self._prompt(item, chosen), self._written(chosen))
+
+    def completed(self, options: W) -> W:
+        for name in options.explicit:
+            if name not in self._taken:
+                raise UsageError(f"{opt(name)} has no effect on this kind of model ({self.kind})", "leave it out")
+        return super().completed(options)
+
+    def _written(self, options: AbstractiveOptions) -> Any:
+        """Return the options of the task that writes the answer, which gets its prompt cut already."""
+        own = {name: getattr(options, name) for name in options.explicit if name not in ("template", "truncate")}
+        return self.writer.Options(**own)
+
+    def _prompt(self, item: Any, options: AbstractiveOptions) -> Any:
+        """Return what the writer reads: a text, or the messages of a chat."""
         question, context = self._question(item)
-        form = TEMPLATES[self.kind] if template is None else template
-        if not isinstance(form, str) or not all(name in form for name in ("{question}", "{context}")):
-            raise UsageError(f"template={template!r} has no place for both", "put {question} and {context} into it")
-        room = self._room(options) if truncate else None
+        form = TEMPLATES[self.kind] if options.template is None else options.template
+        room = self._room(options) if options.truncate else None
         return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
 
     def _question(self, item: Any) -> tuple[str, str]:
@@ -104,18 +112,17 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         text = re.sub(r"\{question\}|\{context\}", lambda found: texts[found[0]], form)
         return [{"role": "user", "content": text}] if self.kind == "chat" else text
 
-    def _room(self, options: Mapping[str, Any]) -> int | None:
-        """Tokens that a prompt may have; None where nothing limits it."""
+    def _room(self, options: AbstractiveOptions) -> int | None:
+        """Return how many tokens a prompt may have; None where nothing limits it."""
         if self.kind == "encoder-decoder":
             return text_limit(self.config, self.tokenizer)
-        trained = self.config.source.get("max_position_embeddings")
-        limits = [text_limit(self.config, self.tokenizer), trained]
-        known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
-        return min(known) - (options.get("max_new_tokens") or DEFAULT_NEW_TOKENS) if known else None
+        limits = (text_limit(self.config, self.tokenizer), self.config.trained_positions)
+        known = [limit for limit in limits if limit is not None]
+        return min(known) - (options.max_new_tokens or DEFAULT_NEW_TOKENS) if known else None
 
     def _fit(self, form: str, question: str, context: str, room: int) -> Any:
         """The prompt with as much of the context's beginning as there is room for."""
-        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=_NO_LIMIT)
+        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=None)
         kept = len(row)
         while kept > 0:
             prompt = self._laid_out(
@@ -124,7 +131,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
             text, is_chat = (
                 self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
             )
-            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=_NO_LIMIT).input_ids)
+            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=None).input_ids)
             if count <= room:
                 return prompt
             kept -= count - room

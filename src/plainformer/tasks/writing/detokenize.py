@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from plainformer.generation.constraints.stop_strings import HALF_A_CHARACTER
+
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
-
-HALF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 def continuation(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]) -> str:

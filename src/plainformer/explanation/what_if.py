@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError
-from plainformer.explain.answers import changed_answer
-from plainformer.explain.changes import (
+from plainformer.explanation.answers import changed_answer
+from plainformer.explanation.changes import (
     PADDING,
     Change,
     Difference,
@@ -24,7 +24,7 @@ from plainformer.explain.changes import (
     padded,
     parse_change,
 )
-from plainformer.explain.steps import Prepared, Request, answer_texts, prepare, token_text
+from plainformer.explanation.steps import Prepared, Request, answer_texts, prepare, token_text
 from plainformer.generation.modes.beam import Beam, Hypothesis
 from plainformer.generation.search import generate
 from plainformer.generation.sessions.session import Session
@@ -38,7 +38,7 @@ def what_if(task: Task, request: Request, change: Change | str, *, width: int = 
     """Run a request as it is, and changed.
 
     Args:
-        task: what `load` returned. change: see `plainformer.explain`.
+        task: what `load` returned. change: see `plainformer.explanation`.
         width: how many of the likeliest next tokens are shown of each run.
     Raises:
         UsageError: the change is unknown, or has no effect on this model.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import PlainformerError, UsageError
-from plainformer.explain.recorder import Recorder, without_ended
-from plainformer.explain.trace_format import Step, Trace, TracedAnswer
+from plainformer.explanation.recorder import Recorder, without_ended
+from plainformer.explanation.trace_format import Step, Trace, TracedAnswer
 from plainformer.generation.options import make_options
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plainformer.errors import InputError, UsageError
-from plainformer.explain.trace import Recorder, ReplayError, Trace, record, replay
+from plainformer.explanation.trace import Recorder, ReplayError, Trace, record, replay
 from plainformer.generation.draw import draw_tokens
 from plainformer.generation.search import generate
 from plainformer.generation.stopping import TextStop

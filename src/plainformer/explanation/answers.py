@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from plainformer.errors import UsageError
-from plainformer.explain.changes import (
+from plainformer.explanation.changes import (
     PADDING,
     Change,
     Difference,
@@ -22,7 +22,7 @@ from plainformer.explain.changes import (
     pad_id,
     padded,
 )
-from plainformer.explain.steps import Request
+from plainformer.explanation.steps import Request
 from plainformer.inputs.text.encoding import TextBatch
 from plainformer.tasks.base import Task
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError
-from plainformer.explain.trace_format import BeamGroup, Branch, Candidate, Effect, Fate, Ladder, Pick, Step
+from plainformer.explanation.trace_format import BeamGroup, Branch, Candidate, Effect, Fate, Ladder, Pick, Step
 from plainformer.generation.modes.beam import Beam, Hypothesis
 from plainformer.generation.sessions.session import Session
 

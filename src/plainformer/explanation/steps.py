@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from plainformer.errors import InputError, UsageError
-from plainformer.explain.one_pass import signal_inputs
-from plainformer.explain.trace import Replayed, Trace, record, replay
+from plainformer.explanation.one_pass import signal_inputs
+from plainformer.explanation.trace import Replayed, Trace, record, replay
 from plainformer.generation.result import Generation
 from plainformer.tasks.base import Task
 from plainformer.tasks.speech.whisper import SpeechRecognition

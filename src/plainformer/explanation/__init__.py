@@ -10,7 +10,7 @@ Changes, as they are written on the command line:
 
 from __future__ import annotations
 
-from plainformer.explain.changes import CHANGES, Change, Difference, Likely, Side, parse_change
-from plainformer.explain.what_if import what_if
+from plainformer.explanation.changes import CHANGES, Change, Difference, Likely, Side, parse_change
+from plainformer.explanation.what_if import what_if
 
 __all__ = ["CHANGES", "Change", "Difference", "Likely", "Side", "parse_change", "what_if"]
