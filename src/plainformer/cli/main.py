@@ -146,7 +146,7 @@ def _patterns() -> tuple[tuple[str, Any], ...]:
         return f"--{match[1].replace('_', '-')}"
 
     return (
-        (r", or stride=N for overlapping windows \(or max_length to move the limit\)", ""),
+        (r", or stride=\.\.\. for overlapping windows", ""),
         (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
         (rf"\b({any_of})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", flag),
         (rf"^({any_of})(?= has no effect)", flag),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.errors import InputError, UsageError, did_you_mean
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.options import TOKENS
 from plainformer.tasks.writing.answers import AnswerStream

@@ -86,7 +86,7 @@ class TextGeneration(WritingTask[GeneratedText]):
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
 
     def encode(self, inputs: Sequence[Any], options: TextGenerationOptions) -> TextBatch:
-        limit = self.config.main_stack.max_positions
+        limit = self.config.main_stack.max_positions or "own"
         cut = self.cut if options.truncate else False
         rows = []
         for item in inputs:
