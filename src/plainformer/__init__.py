@@ -30,18 +30,40 @@ _NAMES = {
     "generate": "plainformer.generation.search",
     "stream": "plainformer.generation.search",
     "GenerationOptions": "plainformer.generation.options",
+    "ChatSession": "plainformer.tasks.writing.chat",
+    "explain": "plainformer.explanation",
+    "explain_steps": "plainformer.explanation",
+    "replay_steps": "plainformer.explanation",
+    "what_if": "plainformer.explanation",
+    "record": "plainformer.explanation",
+    "replay": "plainformer.explanation",
+    "Request": "plainformer.explanation",
+    "Trace": "plainformer.explanation",
+    "ReplayError": "plainformer.explanation",
 }
 __all__ = ["__version__", *_NAMES]
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig, StackConfig
     from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
+    from plainformer.explanation import (
+        ReplayError,
+        Request,
+        Trace,
+        explain,
+        explain_steps,
+        record,
+        replay,
+        replay_steps,
+        what_if,
+    )
     from plainformer.generation.cache.cache import KeyValueCache
     from plainformer.generation.options import GenerationOptions
     from plainformer.generation.search import generate, stream
     from plainformer.inputs.text.tokenizer import Tokenizer
     from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
     from plainformer.model.transformer import Transformer
+    from plainformer.tasks.writing.chat import ChatSession
 
 
 def __getattr__(name: str) -> Any:

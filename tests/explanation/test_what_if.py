@@ -43,7 +43,7 @@ def test_no_cache_changes_nothing(tasks: dict[str, Any], name: str, options: dic
 def test_padding_that_a_decoder_sees(tasks: dict[str, Any], name: str) -> None:
     task = tasks[name]
     found = what_if(task, request("the cat", max_new_tokens=5), "attend-to-padding")
-    ids = task.encode(["the cat"]).input_ids
+    ids = make.encoded(task, ["the cat"]).input_ids
     with torch.inference_mode():
         alone = task.model(ids).logits[0, -1]
         seen = task.model(torch.cat((torch.zeros(1, 8, dtype=torch.long), ids), 1)).logits[0, -1]
@@ -77,7 +77,7 @@ def test_a_forced_beginning(tasks: dict[str, Any], name: str) -> None:
     log_p = 0.0
     for count in range(len(prefix)):
         before = torch.tensor([prefix[:count]], dtype=torch.long)
-        ids = task.encode(["the cat"]).input_ids
+        ids = make.encoded(task, ["the cat"]).input_ids
         start = torch.tensor([[2]])
         with torch.inference_mode():
             if name == "text2text":
@@ -161,7 +161,7 @@ def test_answers_in_one_pass(tasks: dict[str, Any], name: str, item: Any) -> Non
 def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
     task = tasks["text-classification"]
     found = what_if(task, request("the cat"), "attend-to-padding")
-    batch = task.encode(["the cat"])
+    batch = make.encoded(task, ["the cat"])
     ids = torch.cat((batch.input_ids, torch.zeros(1, 8, dtype=torch.long)), 1)
     with torch.inference_mode():
         alone, seen = task.model(batch.input_ids).logits[0], task.model(ids).logits[0]

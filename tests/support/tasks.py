@@ -125,3 +125,14 @@ def near(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert found.shape == expected.shape
     worst = (found - expected).abs().max().item() if found.numel() else 0.0
     assert worst <= tolerance * max(1.0, expected.abs().max().item()), worst
+
+
+def encoded(task: Any, inputs: Any, **options: Any) -> Any:
+    """What a task's first step makes of a batch."""
+    return task.encode(inputs, task.Options(**options))
+
+
+def predicted(task: Any, inputs: Any, **options: Any) -> Any:
+    """What a task's model gives for a batch."""
+    chosen = task.Options(**options)
+    return task.predict(task.encode(inputs, chosen), chosen)

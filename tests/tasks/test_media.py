@@ -310,7 +310,7 @@ SECONDS = [clip(16_000, 3), clip(9_000, 4)]
 
 def heard(model: Any, ours: Any, sound: Any, **options: Any) -> tuple[list[int], str]:
     """What the reference writes for a clip: all its new ids, and their text."""
-    features = ours.encode([sound]).input_features
+    features = make.encoded(ours, [sound]).input_features
     found = model.generate(features, do_sample=False, num_beams=1, return_timestamps=False, **options)[0].tolist()
     words = [i for i in found if i <= ours.prompt.no_timestamps_id]
     return found, ours.tokenizer.decode(words, skip_special_tokens=True).strip()
@@ -325,7 +325,7 @@ def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_pat
         ids, text = heard(model, task, sound, max_new_tokens=12, **options)
         assert result.text == text
         assert result.language == options["language"].strip("<|>")
-        found = task.predict(task.encode([sound]), max_new_tokens=12, **options)[0]
+        found = make.predicted(task, [sound], max_new_tokens=12, **options)[0]
         written = [i for i in found.ids if i != task.tokenizer.eos_id]
         assert written and written == [i for i in ids if i != task.tokenizer.eos_id][-len(written) :]
         assert result == task(sound, max_new_tokens=12, **options)
@@ -351,11 +351,11 @@ def test_older_files_force_ids(tmp_path: Path) -> None:
     settings["forced_decoder_ids"] = [[1, None], [2, ids["<|translate|>"]]]
     path.write_text(json.dumps(settings))
     forced = make.load(tmp_path)
-    assert forced.prompt.task == "translate" and forced.prompt.must_listen(None)
+    assert forced.prompt.task == "translate" and forced.prompt.needs_language_detection(None)
     settings["forced_decoder_ids"] = [[1, ids["<|fr|>"]], [2, ids["<|transcribe|>"]], [3, ids["<|notimestamps|>"]]]
     path.write_text(json.dumps(settings))
     french = make.load(tmp_path)
-    assert not french.prompt.must_listen(None)
+    assert not french.prompt.needs_language_detection(None)
     assert french.prompt.ids(None, None, None) == [
         ids[f"<|{name}|>"] for name in ("startoftranscript", "fr", "transcribe", "notimestamps")
     ]
@@ -388,7 +388,7 @@ def test_what_whisper_refuses(tmp_path: Path) -> None:
         task(SECONDS[0], language="xx")
     with pytest.raises(UsageError, match="did you mean 'translate'"):
         task(SECONDS[0], task="translat")
-    full = task.predict(task.encode(SECONDS[:1]), language="en")[0]
+    full = make.predicted(task, SECONDS[:1], language="en")[0]
     assert full.stop_reason == "eos" or len(full.ids) == 40 - 4 + 1
 
 
@@ -399,7 +399,7 @@ def test_whisper_features_and_classes(tmp_path: Path) -> None:
         (tmp_path / "base" / name).unlink()
     task = make.load(tmp_path / "base")
     for sound, result in zip(SECONDS, task(SECONDS), strict=True):
-        hidden = model.encoder(task.encode([sound]).input_features).last_hidden_state[0]
+        hidden = model.encoder(make.encoded(task, [sound]).input_features).last_hidden_state[0]
         frames = -(-len(sound["array"]) // 320)
         near(result.vector, hidden[:frames].mean(0))
     classifier = whisper(tmp_path / "classes", model="WhisperForAudioClassification")

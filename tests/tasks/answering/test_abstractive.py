@@ -77,7 +77,7 @@ def test_truncation_shortens_the_context_alone(folders: dict[str, Path], name: s
     context = " ".join(f"sentence {i}." for i in range(60))
     with pytest.raises(InputError, match="limit is"):
         task((QUESTION, context), max_new_tokens=4)
-    batch = task.encode([(QUESTION, context), (QUESTION, "short")], truncate=True, max_new_tokens=10)
+    batch = make.encoded(task, [(QUESTION, context), (QUESTION, "short")], truncate=True, max_new_tokens=10)
     long, short = (task.tokenizer.decode(row.input_ids) for row in batch.encodings)
     assert QUESTION in long and "sentence 0." in long and "sentence 59" not in long
     assert "short" in short

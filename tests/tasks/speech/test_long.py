@@ -50,7 +50,7 @@ def theirs(model: Any, sound: dict[str, Any], **options: Any) -> list[tuple[floa
 def ours(task: Any, sounds: list[Any], **options: Any) -> list[list[tuple[float, float, list[int]]]]:
     return [
         [(one.start / 100, one.end / 100, list(one.ids)) for one in spoken.segments]
-        for spoken in task.predict(task.encode(sounds), **options)
+        for spoken in make.predicted(task, sounds, **options)
     ]
 
 
@@ -184,7 +184,7 @@ def test_the_mean_is_of_temperature_one(whisper: tuple[Any, Any]) -> None:
     from plainformer.tasks.speech.fallback import LogProbabilities
 
     _, task = whisper
-    memory = task.model.encode(input_features=task.encode([noise(5)]).input_features)
+    memory = task.model.encode(input_features=make.encoded(task, [noise(5)]).input_features)
     start = torch.tensor([task.prompt.ids("en", None, None)])
     watcher = LogProbabilities(0.7)
     options: dict[str, Any] = dict(max_new_tokens=9, do_sample=True, temperature=0.7, seed=1, eos_ids=())
@@ -212,7 +212,7 @@ def test_about_thirty_seconds(whisper: tuple[Any, Any]) -> None:
     wave = noise(31, 4)["array"]
     for samples, is_long in ((limit, False), (limit + 1, False), (limit + 159, False), (limit + 160, True)):
         sound = {"array": wave[:samples], "sampling_rate": RATE}
-        encoded = task.encode([sound])
+        encoded = make.encoded(task, [sound])
         assert (encoded.whole is not None) is is_long and encoded.input_features.shape == (1, 16, 3000)
         make.near(encoded.whole[0] if is_long else encoded.input_features[0], features(sound)[0], 1e-6)
         assert ours(task, [sound], language="en", timestamps=True)[0] == theirs(model, sound, language="en")

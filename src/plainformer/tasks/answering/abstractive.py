@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
+from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.generation.search import DEFAULT_NEW_TOKENS
-from plainformer.tasks.base import text_limit
-from plainformer.tasks.writing.answers import AnswerStream
-from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.base import called_with, text_limit
+from plainformer.tasks.writing.answers import Answer, AnswerStream
+from plainformer.tasks.writing.base import GeneratingTask, W
+from plainformer.tasks.writing.options import AbstractiveOptions
+from plainformer.tasks.writing.prepared import Prepared
 from plainformer.tasks.writing.text2text import Text2TextGeneration
 from plainformer.tasks.writing.text_generation import TextGeneration
 
@@ -33,15 +36,13 @@ class AbstractiveQuestionAnswering(GeneratingTask):
     """A (question, context) tuple, or a dict with these two → an answer, as the task that writes it gives it:
     `TransformedText` of an encoder-decoder, `GeneratedText` of a decoder.
 
-    Options of its own:
-        template: what the model reads, with {question} and {context} in it; of a chat model, the user's message. The
-            default is the one of `TEMPLATES` for the kind of model.
-        truncate: cut the context's end so that a prompt fits, and a decoder's answer (`max_new_tokens`) behind it.
-
-    The others are those of text2text generation, or of text generation.
+    `template` is what the model reads, with {question} and {context} in it; of a chat model, the user's message. The default
+    is the one of `TEMPLATES` for the kind of model. `truncate` cuts the context's end so that a prompt fits, with room for
+    a decoder's answer (`max_new_tokens`) after it. All other options are those of the writing task.
     """
 
     companions = Text2TextGeneration.companions
+    __call__ = called_with(AbstractiveOptions, Answer)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

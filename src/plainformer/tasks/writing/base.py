@@ -13,7 +13,7 @@ from plainformer.errors import UsageError, opt
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
 from plainformer.tasks.options import TaskOptions
-from plainformer.tasks.writing.checkpoint_defaults import add_defaults
+from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
 from plainformer.tasks.writing.checkpoint_settings import GenerationSettings
 from plainformer.tasks.writing.options import CONSTRAINTS, WritingOptions
 from plainformer.tasks.writing.prepared import Prepared
@@ -74,6 +74,10 @@ class GeneratingTask(Task):
         """Prepare encoded inputs."""
         raise NotImplementedError
 
+    def start_ids(self) -> list[int]:
+        """Return the ids that the output of an encoder-decoder begins with, whatever the input."""
+        return [] if self.config.decoder_start_id is None else [self.config.decoder_start_id]
+
     # ---- options --------------------------------------------------------------------------------------------------
 
     def make_options(self, given: Mapping[str, Any]) -> Any:
@@ -85,8 +89,7 @@ class GeneratingTask(Task):
         """Return options with the checkpoint's own added where they ask for it."""
         if options.defaults == "plain":
             return options
-        named = {name: getattr(options, name) for name in options.explicit if name != "defaults"}
-        return type(options)(**add_defaults(self.settings.values, named))
+        return with_checkpoint_defaults(self.settings.values, options).changed(defaults="plain")
 
     def engine_options(
         self,

@@ -65,7 +65,7 @@ class ChatSession:
     # ---- what it is ----------------------------------------------------------------------------------------------
 
     def set(self, **options: Any) -> None:
-        """Change options for the turns to come; None takes one back."""
+        """Change options for the turns to come; None removes one."""
         known = [f.name for f in fields(TextGenerationOptions) if f.name not in _OF_THE_SESSION]
         for name in options:
             if name not in known:
@@ -78,7 +78,7 @@ class ChatSession:
         self.options, self._options = changed, made
 
     def set_system(self, text: str | None) -> None:
-        """Put a system message in front, in place of the one that is there; None takes it away."""
+        """Replace the system message, which comes first; None removes it."""
         turns = [message for message in self.messages if message["role"] != "system"]
         self.messages = turns if text is None else [{"role": "system", "content": text}, *turns]
 
@@ -90,7 +90,7 @@ class ChatSession:
             self._cache.reset()
 
     def to_dict(self) -> dict[str, Any]:
-        """Model, messages and options, for JSON; options that JSON cannot hold are named by their text."""
+        """Return model, messages and options for JSON; options that JSON cannot hold are named by their text."""
         options = {name: value if _is_json(value) else str(value) for name, value in self.options.items()}
         return {"model": self.task.ref, "messages": list(self.messages), "options": options}
 

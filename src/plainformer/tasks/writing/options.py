@@ -42,7 +42,9 @@ class WritingOptions(TaskOptions, GenerationOptions):
         if len(asked) > 1:
             raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
         if self.defaults == "plain":  # otherwise the mode is known when the checkpoint's settings have been added
-            self.check_together()
+            self._check_cache()
+            self._check_beams()
+            self._check_modes()
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -93,12 +95,17 @@ class Text2TextOptions(PromptOptions):
     decoder_prefix: str = option("", help="What the output begins with (encoder-decoders).", check=text())
 
 
+def _check_template(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not all(part in value for part in ("{question}", "{context}")):
+        raise UsageError(f"{opt(name, value)} has no place for both", "put {question} and {context} into it")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
     """Options of abstractive answers: those of both writers, of which a model takes its own."""
 
     template: str | None = option(
-        None, help="What the model reads, with {question} and {context} in it.", check=text()
+        None, help="What the model reads, with {question} and {context} in it.", check=_check_template, typed=str
     )
     truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
 

@@ -72,6 +72,9 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         more = {"input_tokens": len(row.input_ids), "alternatives": tuple(answers[1:])}
         return TransformedText(**{**vars(answers[0]), **more})
 
+    def start_ids(self) -> list[int]:
+        return self.start_of()[0]
+
     def start_of(self, decoder_prefix: str = "") -> tuple[list[int], list[int]]:
         """Return the ids that an output begins with: those that the model demands, and those of the prefix."""
         if self.settings.decoder_start_id is None:
