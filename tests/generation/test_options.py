@@ -41,6 +41,8 @@ VALUES: dict[str, Any] = {
     "output_scores": True,
     "dola_layers": "low",
     "cache_kind": "int8",
+    "dry_base": 1.5,
+    "dry_breakers": [5],
 }
 
 
@@ -156,7 +158,7 @@ def test_wrong_values_that_the_model_shows() -> None:
     for seed in (1.5, "abc", [1, 2], [1.5], True):
         with pytest.raises(UsageError, match="seed="):
             generate(ours, row, do_sample=True, seed=seed)
-    with pytest.raises(UsageError, match=r"a cache of kind 'int4' is unknown\n.*'int8'"):
+    with pytest.raises(UsageError, match=r"cache_kind='int4' is unknown\n.*'int8'"):
         generate(ours, row, cache_kind="int4")
     for options in ({}, {"num_beams": 2}):
         with pytest.raises(UsageError, match="every token"):

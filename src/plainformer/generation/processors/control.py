@@ -115,7 +115,7 @@ class MinNewTokens:
 class ForcedBos:
     """Force `bos_id` after a row's first token: what follows an encoder-decoder's start token (mBART's language)."""
 
-    name: ClassVar[str] = "forced_bos"
+    name: ClassVar[str] = "forced_bos_id"
     bos_id: int
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class ForcedEos:
         max_new_tokens: of the generated tokens. Exactly one of the two is given.
     """
 
-    name: ClassVar[str] = "forced_eos"
+    name: ClassVar[str] = "forced_eos_id"
     eos_ids: Sequence[int]
     max_length: int | None = None
     max_new_tokens: int | None = None

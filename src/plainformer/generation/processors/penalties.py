@@ -125,7 +125,7 @@ class NoRepeatNgram:
     Paulus et al. 2017, arXiv 1705.04304, section 2.5. A `size` of 1 bans every token that a row has.
     """
 
-    name: ClassVar[str] = "no_repeat_ngram"
+    name: ClassVar[str] = "no_repeat_ngram_size"
     size: int
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class EncoderNoRepeatNgram:
     Source: the reference library (a dialogue that does not echo what it was told).
     """
 
-    name: ClassVar[str] = "encoder_no_repeat_ngram"
+    name: ClassVar[str] = "encoder_no_repeat_ngram_size"
     size: int
 
     def __post_init__(self) -> None:
@@ -207,7 +207,7 @@ class BadWords:
         UsageError: an id outside the vocabulary.
     """
 
-    name: ClassVar[str] = "bad_words"
+    name: ClassVar[str] = "bad_words_ids"
     words: Sequence[Sequence[int]]
     eos_ids: Sequence[int] = ()
 

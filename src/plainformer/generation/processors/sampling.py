@@ -117,7 +117,7 @@ class Typical:
     Meister et al. 2022, arXiv 2202.00666.
     """
 
-    name: ClassVar[str] = "typical"
+    name: ClassVar[str] = "typical_p"
     mass: float = 0.9
     min_tokens_to_keep: int = 1
 
@@ -143,7 +143,7 @@ class Epsilon:
     `min_tokens_to_keep` (1) of the likeliest, and those as likely as the last of them, stay anyway.
     """
 
-    name: ClassVar[str] = "epsilon"
+    name: ClassVar[str] = "epsilon_cutoff"
     epsilon: float
     min_tokens_to_keep: int = 1
 
@@ -160,7 +160,7 @@ class Epsilon:
 class Eta:
     """As `Epsilon`, with a bound that falls with entropy H: min(epsilon, sqrt(epsilon) * exp(-H)) (Hewitt et al. 2022)."""
 
-    name: ClassVar[str] = "eta"
+    name: ClassVar[str] = "eta_cutoff"
     epsilon: float
     min_tokens_to_keep: int = 1
 
