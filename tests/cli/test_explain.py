@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plainformer.explanation.trace import Trace
+from plainformer.explanation import Trace
 from tests.cli.test_cli import Cli, cli, done, refused  # noqa: F401
 from tests.support.tiny import write_wav
 
@@ -33,7 +33,7 @@ def test_the_ladder(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
     options = "--steps 2 --do-sample --seed 4 --temperature 2 --top-k 3 --candidates 4"
     found = done(cli("explain", tiny("text-generation"), "the cat", *options.split()))
     (trace,) = done(cli("explain", tiny("text-generation"), "the cat", *options.split(), "--json")).json()
-    assert "sample, seed 4, 7 tokens in front" in found.lines[0]
+    assert "sample, seed 4, 7 prompt tokens" in found.lines[0]
     assert sum(line.startswith("step ") for line in found.lines) == 2
     assert "step 1   cache: 7 positions" in found.out and "step 2   cache: 8 positions" in found.out
     ladder = trace["steps"][0]["ladders"][0]
@@ -120,7 +120,7 @@ def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:  # n
     (tmp_path / "x.json").write_text("{")
     refused(cli("explain", tiny("chat"), "--replay", "x.json"), "is not JSON")
     (tmp_path / "x.json").write_text("[]")
-    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "no trace of a generation")
+    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "not a trace of a generation")
     refused(cli("explain", tiny("embedding"), "--replay", "t.json"), "a replay has no effect in feature-extraction")
 
 

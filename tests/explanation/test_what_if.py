@@ -11,8 +11,8 @@ import torch
 
 import plainformer
 from plainformer.errors import InputError, UsageError
-from plainformer.explanation import parse_change, what_if
-from plainformer.explanation.steps import Request, explain_steps
+from plainformer.explanation import Request, explain_steps, parse_change, what_if
+from tests.support import tasks as make
 
 GENERATING = ("text-generation", "chat", "text2text")
 
@@ -209,9 +209,7 @@ def test_images_have_no_padding(tasks: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_speech_that_is_written(tmp_path: Path) -> None:
-    from plainformer.explanation.steps import replay_steps
-    from plainformer.explanation.trace import Trace
-    from tests.support import tasks as make
+    from plainformer.explanation import Trace, replay_steps
     from tests.tasks.test_media import SECONDS, whisper
 
     whisper(tmp_path)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
-from plainformer.explanation.trace_format import BeamGroup, Branch, FinalToken, Effect, Fate, Ladder, Pick, TraceStep
+from plainformer.explanation.trace_format import BeamGroup, Branch, Effect, Fate, FinalToken, Ladder, Pick, TraceStep
 from plainformer.generation.modes.beam import Beam, Hypothesis
 from plainformer.generation.sessions.session import Session
 

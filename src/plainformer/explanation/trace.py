@@ -18,7 +18,7 @@ from torch import Tensor
 from plainformer.config.options import specs
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.explanation.recorder import Recorder, without_ended
-from plainformer.explanation.trace_format import TraceStep, Trace, TracedAnswer
+from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep
 from plainformer.generation.options import GenerationOptions, make_options
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation
@@ -90,7 +90,9 @@ def record(
     recorder = Recorder(width)
     prompt_ids, encoder_ids = _ids(model, input_ids, attention_mask, decoder_input_ids)
     generation = generate(model, input_ids, attention_mask, **inputs, **named, options=options, watcher=recorder)
-    plain, needs = _plain_options({name: getattr(options, name) for name in specs(type(options)) if name in options.given})
+    plain, needs = _plain_options(
+        {name: getattr(options, name) for name in specs(type(options)) if name in options.given}
+    )
     also = {name: value for name, value in inputs.items() if name != "decoder_input_ids" and value is not None}
     trace = Trace(
         options.mode,
@@ -124,7 +126,9 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
             f"the trace was made with {missing[0]}={trace.needs[missing[0]]}", f"give {opt(missing[0], ...)} again"
         )
     if unknown:
-        raise UsageError(f"{opt(unknown[0])} has no effect on this replay", "leave it out: the trace has all other options")
+        raise UsageError(
+            f"{opt(unknown[0])} has no effect on this replay", "leave it out: the trace has all other options"
+        )
     options = {**_restored(trace.options, model.device), **given}
     if any(answer.stop_reason == "time" for answer in trace.answers):
         _stop_as_the_clock_did(options, trace)

@@ -120,7 +120,7 @@ def test_which_checkpoints_can(folders: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_its_steps_are_those_of_the_writing_task(folders: dict[str, Path]) -> None:
-    from plainformer.explanation.steps import Request, explain_steps
+    from plainformer.explanation import Request, explain_steps
 
     for item in ("who sat?", (QUESTION, CONTEXT)):
         with pytest.raises(UsageError):

@@ -109,8 +109,7 @@ def test_padding_on_the_left_changes_nothing(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("change", ["attend-to-padding", "mask-head=0.1"])
 def test_what_if_answers_for_pairs(folders: dict[str, Path], change: str) -> None:
-    from plainformer.explanation import what_if
-    from plainformer.explanation.steps import Request
+    from plainformer.explanation import Request, what_if
 
     for task, request in (
         (zero_shot(folders["usual"]), Request(TEXTS[0], options={"labels": LABELS})),

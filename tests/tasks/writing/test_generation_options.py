@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import plainformer as pf
 from plainformer.errors import UsageError
-from plainformer.tasks.speech.long import cut_window
 from plainformer.generation.constraints.stop_strings import StopMatch, scan_text
+from plainformer.tasks.speech.long import cut_window
 from plainformer.tasks.writing.answers import skip, until
 from tests.support import tasks as make
 from tests.support.tiny import save
@@ -291,7 +292,7 @@ def test_the_stop_string_that_ends_first() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(
+@drawn(
     pieces=st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=12),
     strings=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
     first=st.integers(0, 4),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_number, check_whole
+from plainformer.config.values import check_number, is_whole
 from plainformer.errors import UsageError, opt
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.sessions.session import Session
@@ -103,7 +103,8 @@ def compression_ratio(ids: Sequence[int], vocab_size: int) -> float:
 
 def seed_of(seed: int, window: int, attempt: int) -> int:
     """A seed for each window and attempt, so that none draws the numbers of another."""
-    check_whole("seed", seed, None, fix="give one int, or a list of one for each clip")
+    if not is_whole(seed):
+        raise UsageError(f"{opt('seed', seed)} is not an int", "give one int, or a list of one for each clip")
     return random.Random(f"{seed}/{window}/{attempt}").getrandbits(63)
 
 

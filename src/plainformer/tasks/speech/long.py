@@ -19,7 +19,7 @@ from torch import Tensor
 from plainformer.generation.search import generate
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
-from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, LogProbabilities, Thresholds, Attempted, seed_of
+from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, Attempted, LogProbabilities, Thresholds, seed_of
 
 FRAMES_A_TIMESTAMP = 2  # the second of the encoder's convolutions takes every other frame
 
@@ -194,9 +194,7 @@ class LongSpeech:
             changes["seed"] = seeds
         options = options.changed(**changes)
         start = torch.tensor(prompts, device=self.model.device)
-        found = generate(
-            self.model, encoder_output=memory, decoder_input_ids=start, watcher=watcher, options=options
-        )
+        found = generate(self.model, encoder_output=memory, decoder_input_ids=start, watcher=watcher, options=options)
         texts = []
         for row, (ids, reason) in enumerate(zip(found.token_ids, found.stop_reasons, strict=True)):
             scores = found.log_probabilities[row] if found.log_probabilities is not None else None

@@ -60,16 +60,22 @@ class SpeechPrompt:
             previous_id=previous,
         )
 
-    def ids(self, language: str | None, task: str | None, detected: int | None, *, timestamps: bool = False) -> list[int]:
+    def ids(
+        self, language: str | None, task: str | None, detected: int | None, *, timestamps: bool = False
+    ) -> list[int]:
         """Return the prompt of one clip; `detected` is the id of the language that the model hears in it."""
         if not self.languages:
             if language is not None or task not in (None, "transcribe"):
-                raise UsageError(f"this model knows English alone: {opt('language')} and {opt('task')} have no effect", "leave them out")
+                raise UsageError(
+                    f"this model knows English alone: {opt('language')} and {opt('task')} have no effect",
+                    "leave them out",
+                )
             return [self.start_id, *self._end(timestamps)]
         wanted = _bare(language) if language is not None else self.language
         if wanted is not None and wanted not in self.languages:
             raise UsageError(
-                f"{opt('language', wanted)} is unknown to this model", did_you_mean(wanted, self.languages) or "such as 'en'"
+                f"{opt('language', wanted)} is unknown to this model",
+                did_you_mean(wanted, self.languages) or "such as 'en'",
             )
         chosen = task or self.task or "transcribe"
         if chosen not in self.tasks:

@@ -234,7 +234,9 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         for name in (*CONSTRAINTS, "stop"):
             if getattr(options, name) is not None:
                 why = ", which a clip of more than one window needs," if is_long else ""
-                raise UsageError(f"{opt(name)} and {opt('timestamps')}{why} exclude each other", "leave one of them out")
+                raise UsageError(
+                    f"{opt(name)} and {opt('timestamps')}{why} exclude each other", "leave one of them out"
+                )
         for name in ("num_return_sequences", "num_alternatives"):
             if getattr(options, name) != 1:
                 raise UsageError(f"{opt(name)} is for clips that are read at once, not by windows", "leave it out")
@@ -277,9 +279,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         most = self.settings.values.get("max_initial_timestamp_index")
         return WhisperTimestamps(self.prompt.no_timestamps_id, ends[0], most)
 
-    def decode(
-        self, encoded: AudioBatch, predicted: list[Transcript], options: SpeechOptions
-    ) -> list[Transcription]:
+    def decode(self, encoded: AudioBatch, predicted: list[Transcript], options: SpeechOptions) -> list[Transcription]:
         return [self._transcription(one, options) for one in predicted]
 
     def _transcription(self, one: Transcript, options: SpeechOptions) -> Transcription:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
 from plainformer.tasks.options import TaskOptions
@@ -59,9 +59,9 @@ class GeneratingTask(Task):
     def prepare(self, item: Any, /, **options: Any) -> Prepared:
         """Return what `generate` gets for one input: the way to run this task by hand.
 
-            prepared = task.prepare("The capital of France is", max_new_tokens=8)
-            found = generate(task.model, **prepared.inputs, options=prepared.options)
-            print(prepared.text(task.tokenizer, found.token_ids[0]))
+        prepared = task.prepare("The capital of France is", max_new_tokens=8)
+        found = generate(task.model, **prepared.inputs, options=prepared.options)
+        print(prepared.text(task.tokenizer, found.token_ids[0]))
         """
         with torch.inference_mode():
             return self.prepared_item(item, self.make_options(options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
 
@@ -86,7 +86,7 @@ class TextGeneration(WritingTask[GeneratedText]):
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
 
     def encode(self, inputs: Sequence[Any], options: TextGenerationOptions) -> TextBatch:
-        limit = self.config.main_stack.max_positions or "own"
+        limit: int | Literal["own"] = self.config.main_stack.max_positions or "own"
         cut = self.cut if options.truncate else False
         rows = []
         for item in inputs:

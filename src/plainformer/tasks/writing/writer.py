@@ -50,9 +50,7 @@ class WritingTask(GeneratingTask, Generic[A]):
             alone = [self.tokenizer.pad([row], side="left") for row in encoded.encodings]
             return joined([self.predict(one, options.of_rows([place])) for place, one in enumerate(alone)])
         prepared = self.prepared(encoded, options)
-        return _without_first(
-            generate(self.model, **prepared.inputs, options=prepared.options), prepared.uncounted
-        )
+        return _without_first(generate(self.model, **prepared.inputs, options=prepared.options), prepared.uncounted)
 
     def decode(self, encoded: TextBatch, predicted: Generation, options: Any) -> list[A]:
         count = len(predicted.token_ids) // max(1, len(encoded.encodings))
