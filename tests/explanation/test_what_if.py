@@ -179,11 +179,11 @@ def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
         ("mask-head", "needs a value"),
         ("mask-head=0", "layers are 0 to 1, heads 0 to 3"),
         ("mask-head=2.0", "no such head"),
-        ("mask-head=a.b", "names no head"),
+        ("mask-head=a.b", "does not name a head"),
         ("mask-head=encoder.0.0", "it has decoder"),
         ("temperature=0.5", "do_sample=True takes it"),
         ("cache-kind=int9", "did you mean 'int8'"),
-        ("num-beams=two", "num_beams='two' is not a count"),
+        ("num-beams=two", "num_beams='two' is not a whole number"),
     ],
 )
 def test_wrong_changes(tasks: dict[str, Any], change: str, message: str) -> None:

@@ -122,9 +122,14 @@ def test_which_checkpoints_can(folders: dict[str, Path], tmp_path: Path) -> None
 def test_its_steps_are_those_of_the_writing_task(folders: dict[str, Path]) -> None:
     from plainformer.explanation import Request, explain_steps
 
-    for item in ("who sat?", (QUESTION, CONTEXT)):
-        with pytest.raises(UsageError):
-            explain_steps(make.load(folders["t5"], task=TASK), Request(item), steps=2)
+    task = make.load(folders["t5"], task=TASK)
+    with pytest.raises(InputError, match="not a question with its context"):
+        explain_steps(task, Request("who sat?"), steps=2)
+    found = explain_steps(task, Request((QUESTION, CONTEXT)), steps=3)
+    assert found.texts[0] == task((QUESTION, CONTEXT), max_new_tokens=3).text
+    prepared, written = task.prepare((QUESTION, CONTEXT)), make.load(folders["t5"]).prepare(PROMPTS["t5"])
+    assert prepared.before == written.before and prepared.options.eos_ids == written.options.eos_ids
+    assert prepared.inputs["input_ids"].tolist() == written.inputs["input_ids"].tolist()
 
 
 # ---- other names --------------------------------------------------------------------------------------------------
