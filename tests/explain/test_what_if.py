@@ -161,7 +161,7 @@ def test_answers_in_one_pass(tasks: dict[str, Any], name: str, item: Any) -> Non
 def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
     task = tasks["text-classification"]
     found = what_if(task, request("the cat"), "attend-to-padding")
-    batch = task.encode(["the cat"])
+    batch = task.encode(["the cat"], task.Options())
     ids = torch.cat((batch.input_ids, torch.zeros(1, 8, dtype=torch.long)), 1)
     with torch.inference_mode():
         alone, seen = task.model(batch.input_ids).logits[0], task.model(ids).logits[0]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from typing import Any, TypeVar
 
 from plainformer.config.values import check_choice, check_flag, check_number, check_text, check_whole
@@ -91,7 +90,6 @@ def option(
     return field(metadata={"option": spec}) if default is MISSING else field(default=default, metadata={"option": spec})
 
 
-@cache
 def specs(kind: type[OptionSet]) -> dict[str, Spec]:
     """The options of a class, in order."""
     return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
@@ -116,6 +114,11 @@ class OptionSet:
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it takes none"
                 raise UsageError(f"{owner} has no option {name!r}", hint or "options: " + ", ".join(known))
+        for f in fields(cls):
+            if f.init and f.default is MISSING and f.name not in given:
+                raise UsageError(
+                    f"{owner} needs {opt(f.name)}", f"give {opt(f.name, ...)}: {f.metadata['option'].help}"
+                )
         return cls(**given)
 
     @property

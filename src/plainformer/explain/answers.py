@@ -25,6 +25,7 @@ from plainformer.explain.changes import (
 from plainformer.explain.steps import Request
 from plainformer.inputs.text.encoding import TextBatch
 from plainformer.tasks.base import Task
+from plainformer.tasks.options import TaskOptions
 
 POSSIBLE = "attend-to-padding and mask-head=L.H"
 # Heads whose logits are one distribution for a text, or one for each position.
@@ -39,15 +40,16 @@ def changed_answer(task: Task, request: Request, change: Change) -> Difference:
     if request.chat:
         raise UsageError(f"chat has no effect in {task.name}", "leave it out")
     options = {**request.options, **({"truncate": True} if request.truncate else {})}
-    task._check(options)
-    was, before = _answer(task, request.item, options, padding=None)
+    own = task.make_options(options)
+    task.checked([request.item], own)
+    was, before = _answer(task, request.item, own, padding=None)
     notes: tuple[str, ...] = ()
     if change.name == "mask-head":
         with masked_head(task, str(change.value)):
-            now, after = _answer(task, request.item, options, padding=None)
+            now, after = _answer(task, request.item, own, padding=None)
     else:
-        masked = _cut(_answer(task, request.item, options, padding="masked")[1], before)
-        now, after = _answer(task, request.item, options, padding="seen")
+        masked = _cut(_answer(task, request.item, own, padding="masked")[1], before)
+        now, after = _answer(task, request.item, own, padding="seen")
         after = _cut(after, before)
         rounding = f"{largest(masked - before):.1e}"
         notes = (f"{PADDING} padding tokens behind the text change the output by {rounding} when they are masked",)
@@ -57,15 +59,15 @@ def changed_answer(task: Task, request: Request, change: Change) -> Difference:
     return Difference(str(change), was == now, None, change_of_logits, probability, kl, first, second, notes)
 
 
-def _answer(task: Task, item: Any, options: dict[str, Any], *, padding: str | None) -> tuple[Any, Tensor]:
+def _answer(task: Task, item: Any, options: TaskOptions, *, padding: str | None) -> tuple[Any, Tensor]:
     """The task's answer as plain values, and what the model gave: logits, or vectors where it has no such head."""
-    encoded = task.encode([item], **task._for(task.encode, options))
+    encoded = task.encode([item], options)
     # Only the model sees padding as text: the answer is read where the text is.
     read = encoded if padding is None else _padded(task, encoded, visible=False)
     seen = encoded if padding is None else _padded(task, encoded, visible=padding == "seen")
     with _outputs(task) as outputs:
-        predicted = task.predict(seen, **task._for(task.predict, options))
-    (answer,) = task.decode(read, predicted, **task._for(task.decode, options))
+        predicted = task.predict(seen, options)
+    (answer,) = task.decode(read, predicted, options)
     plain = [part.to_dict() for part in answer] if isinstance(answer, tuple | list) else answer.to_dict()
     return plain, outputs[0]
 

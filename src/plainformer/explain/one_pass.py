@@ -178,7 +178,7 @@ def _text(
 
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
     """The tensors of an image or a recording, through the task's own first step."""
-    encoded = task.encode([item])
+    encoded = task.encode([item], task.Options())
     if getattr(encoded, "whole", None) is not None:
         raise InputError("the recording is longer than one window of the model", "cut it: one window can be explained")
     tensors = encoded if isinstance(encoded, dict) else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 from plainformer.tasks.base import Task, _is_a_value, _windows
 from plainformer.tasks.options import BATCH_SIZE
 
@@ -21,7 +21,7 @@ class LegacyTask(Task):
         predict: Any
         decode: Any
 
-    def __call__(self, inputs: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Any:
+    def __call__(self, inputs: Any, *, batch_size: int = BATCH_SIZE, **options: Any) -> Any:  # type: ignore[override]
         """One input → one result; a list → a list; an iterator → an iterator of results, in order.
 
         `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
@@ -29,7 +29,11 @@ class LegacyTask(Task):
         """
         self._check(options)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size={batch_size!r} is not a count of at least 1", f"the default is {BATCH_SIZE}")
+            raise UsageError(
+                f"{opt('batch_size', batch_size)} is not a count of at least 1", f"the default is {BATCH_SIZE}"
+            )
+        if hasattr(inputs, "read"):
+            raise InputError(f"an open file is not an input for {self.name}", "give its path or its bytes")
         if self.is_one(inputs):
             return self.run([inputs], **options)[0]
         if isinstance(inputs, list | tuple):
@@ -71,7 +75,7 @@ class LegacyTask(Task):
         predicted = self.predict(encoded, **self._for(self.predict, options))
         return self.decode(encoded, predicted, **self._for(self.decode, options))
 
-    def options(self) -> dict[str, inspect.Parameter]:
+    def options(self) -> dict[str, inspect.Parameter]:  # type: ignore[override]
         """The keyword options that the three steps take."""
         steps = (self.encode, self.predict, self.decode)
         found = [p for step in steps for p in inspect.signature(step).parameters.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from plainformer.tasks.base import Result
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds, options_at, temperatures_of
 from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment, frame_seconds
+from plainformer.tasks.speech.options import AudioOptions
 from plainformer.tasks.speech.prompt import SpeechPrompt
 from plainformer.tasks.writing.answers import cut, without_missing
 from plainformer.tasks.writing.base import CONSTRAINTS, GeneratingTask
@@ -104,6 +106,15 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         self.companions = (*PREPROCESSOR_FILES, FILE)
         self.settings = read_generation_settings(self.folder, self.config)
         self.prompt = SpeechPrompt.read(self.settings, self.tokenizer, self.config.head.out_size)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [*cls.more_options, *inspect.signature(cls.predict).parameters]
+
+    def encode(  # type: ignore[override]
+        self, inputs: Sequence[Any], options: Any = None, *, sampling_rate: int | None = None, truncate: bool = False
+    ) -> AudioBatch:
+        return super().encode(inputs, AudioOptions(sampling_rate=sampling_rate, truncate=truncate))
 
     def predict(
         self,

@@ -50,7 +50,7 @@ class GeneratingTask(LegacyTask):
     more_options = ENGINE_OPTIONS | TEXT_OPTIONS
     settings: GenerationSettings
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, inputs: Any, **options: Any) -> Any:  # type: ignore[override]
         seed = options.get("seed")
         many = isinstance(inputs, list | tuple) and not self.is_one(inputs)
         if many and isinstance(seed, list | tuple) and len(seed) != len(inputs):
