@@ -127,12 +127,12 @@ def near(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     assert worst <= tolerance * max(1.0, expected.abs().max().item()), worst
 
 
-def encoded(task: Any, inputs: Any, **options: Any) -> Any:
+def encoded(task: Any, inputs: Any, /, **options: Any) -> Any:
     """What a task's first step makes of a batch."""
     return task.encode(inputs, task.Options(**options))
 
 
-def predicted(task: Any, inputs: Any, **options: Any) -> Any:
+def predicted(task: Any, inputs: Any, /, **options: Any) -> Any:
     """What a task's model gives for a batch."""
     chosen = task.Options(**options)
     return task.predict(task.encode(inputs, chosen), chosen)

@@ -79,7 +79,7 @@ def test_image_classification(vit: dict[str, Path]) -> None:
 def test_image_logits_on_the_same_pixels(vit: dict[str, Path]) -> None:
     task = make.load(vit["image"])
     theirs = transformers.ViTForImageClassification.from_pretrained(vit["image"]).eval()
-    expected = theirs(task.encode(pictures())).logits.softmax(-1)
+    expected = theirs(task.encode(pictures(), task.Options())).logits.softmax(-1)
     near([[s.score for s in r.scores] for r in task(pictures())], expected)
 
 
@@ -108,7 +108,7 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
 def test_image_features(vit: dict[str, Path], name: str) -> None:
     task = make.load(vit[name], task="image-feature-extraction")
     theirs = transformers.ViTModel.from_pretrained(vit[name]).eval()
-    output = theirs(task.encode(pictures()))
+    output = theirs(task.encode(pictures(), task.Options()))
     hidden = output.last_hidden_state
     near(torch.stack([r.vector for r in task(pictures())]), hidden[:, 0])
     near(torch.stack([r.vector for r in task(pictures(), pooling="mean")]), hidden[:, 1:].mean(1))
@@ -230,9 +230,10 @@ def test_group_norm_models_hear_clips_one_by_one(tmp_path: Path) -> None:
     wav2vec2(tmp_path / "unmasked", "Wav2Vec2Model", masked=False, **STABLE)
     for name, runs in (("group", 3), ("layer", 1), ("unmasked", 3)):
         task = make.load(tmp_path / name)
-        assert len(task.runs(task.encode(CLIPS))) == runs
-        assert len(task.runs(task.encode(CLIPS[:1] * 3))) == 1
-    assert "attention_mask" in make.load(tmp_path / "layer").runs(task.encode(CLIPS))[0]
+        assert len(task.runs(task.encode(CLIPS, task.Options()))) == runs
+        assert len(task.runs(task.encode(CLIPS[:1] * 3, task.Options()))) == 1
+    task = make.load(tmp_path / "layer")
+    assert "attention_mask" in task.runs(task.encode(CLIPS, task.Options()))[0]
 
 
 def test_every_form_of_a_clip(tmp_path: Path) -> None:
@@ -404,5 +405,5 @@ def test_whisper_features_and_classes(tmp_path: Path) -> None:
         near(result.vector, hidden[:frames].mean(0))
     classifier = whisper(tmp_path / "classes", model="WhisperForAudioClassification")
     task = make.load(tmp_path / "classes")
-    expected = classifier(task.encode(SECONDS).input_features).logits.softmax(-1)
+    expected = classifier(task.encode(SECONDS, task.Options()).input_features).logits.softmax(-1)
     near([[s.score for s in r.scores] for r in task(SECONDS)], expected)

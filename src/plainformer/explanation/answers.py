@@ -39,15 +39,16 @@ def changed_answer(task: Task, request: Request, change: Change) -> Difference:
         raise UsageError(what, f"possible: {POSSIBLE}")
     if request.chat:
         raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
-    options = task.Options.of(request.call, task.name)
-    was, before = _answer(task, request.item, options, padding=None)
+    own = task.make_options(request.call)
+    task.checked([request.item], own)
+    was, before = _answer(task, request.item, own, padding=None)
     notes: tuple[str, ...] = ()
     if change.name == "mask-head":
         with masked_head(task, str(change.value)):
-            now, after = _answer(task, request.item, options, padding=None)
+            now, after = _answer(task, request.item, own, padding=None)
     else:
-        masked = _cut(_answer(task, request.item, options, padding="masked")[1], before)
-        now, after = _answer(task, request.item, options, padding="seen")
+        masked = _cut(_answer(task, request.item, own, padding="masked")[1], before)
+        now, after = _answer(task, request.item, own, padding="seen")
         after = _cut(after, before)
         rounding = f"{largest(masked - before):.1e}"
         notes = (f"{PADDING} padding tokens after the text change the output by {rounding} when they are masked",)

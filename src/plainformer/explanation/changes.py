@@ -45,7 +45,7 @@ class LikelyToken:
 
 @dataclass(frozen=True)
 class Run:
-    """One of the two runs: `text` and `token_ids` of what was generated (what it was made to begin with included); else `answer`."""
+    """One of the two runs: `text` and `token_ids` of what was generated (a forced beginning included); else `answer`."""
 
     text: str | None
     token_ids: tuple[int, ...]
@@ -163,7 +163,7 @@ def check_room(task: Task, length: int) -> None:
 
 @contextmanager
 def masked_head(task: Task, which: str) -> Iterator[None]:
-    """While open, one attention head of the model is masked: its output is zeroed. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
+    """While open, one attention head is masked: its output is zeroed. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
     stack, layer, head = _find_head(task, which)
     mask_LH = torch.ones(stack.config.num_layers, stack.config.num_heads, device=task.model.device)
     mask_LH[layer, head] = 0

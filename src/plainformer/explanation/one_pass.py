@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.config.options import specs
 from plainformer.errors import InputError, UsageError
 from plainformer.explanation.request import GENERATING
 from plainformer.model.frontend import TokenEmbedding
@@ -136,7 +135,7 @@ def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None
         raise UsageError(f"pair has no effect in {task.name}, which reads one text", "leave it out")
     if pair is None and kind in PAIRED and PAIRED[kind]:
         raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as pair=...")
-    if top_k is not None and kind not in GENERATING and "top_k" not in specs(task.Options):
+    if top_k is not None and kind not in GENERATING and "top_k" not in task.options():
         raise UsageError(f"top_k has no effect in {task.name}", "leave it out")
 
 

@@ -156,7 +156,9 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
     # Both rows are of one batch: in the first its padding is masked, in the second it is seen.
     first = {name: inputs[name] for name in ("decoder_input_ids", "token_type_ids") if name in inputs}
     both_inputs = {name: value.expand(2, -1) for name, value in first.items()}
-    both = task.model(ids.expand(2, -1), torch.cat((real, torch.ones_like(real))), **both_inputs, logits_to_keep=1).logits
+    both = task.model(
+        ids.expand(2, -1), torch.cat((real, torch.ones_like(real))), **both_inputs, logits_to_keep=1
+    ).logits
     alone = task.model(**{name: prepared.inputs[name] for name in ("input_ids", "attention_mask", *first)}).logits
     if not on_left:
         note = "an encoder's padding comes after the text"

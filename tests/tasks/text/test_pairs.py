@@ -91,7 +91,7 @@ def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None
         task(long, labels=LABELS)
     result, expected = task(long, labels=LABELS, truncate=True), theirs(long, LABELS)
     near([s.score for s in result.scores], expected["scores"])
-    for row in task.encode([long], labels=LABELS, truncate=True).encodings:
+    for row in task.encode([long], task.Options(labels=LABELS, truncate=True)).encodings:
         assert len(row) == 40 and row.sequence_ids.count(1) < 20
     with pytest.raises(InputError, match="may not be cut takes"):
         task(long, labels=["dog " * 40], truncate=True)
@@ -124,7 +124,7 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     assert task([], labels=LABELS) == []
     assert task(TEXTS[1], labels=("dog", "good")) == task(TEXTS[1], labels=["dog", "good"])
     for labels, message in (
-        (None, "labels is missing"),
+        (None, "is a NoneType, not a list"),
         ("dog, good", "is a str, not a list"),
         ({"dog"}, "is a set, not a list"),
         ([], "empty list"),
@@ -134,6 +134,8 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             task(TEXTS[0], labels=labels)
+    with pytest.raises(UsageError, match=r"zero-shot-classification needs labels\n  → give labels=..."):
+        task(TEXTS[0])
     for template in ("no place", None, 3):
         with pytest.raises(UsageError, match="has no place for a label"):
             task(TEXTS[0], labels=LABELS, template=template)
@@ -210,7 +212,7 @@ def test_ranking_truncates_the_document_alone(folders: dict[str, Path]) -> None:
     long = "the cat sat on the mat. " * 12
     with pytest.raises(InputError, match="limit is 40"):
         task((QUERY, [long]))
-    (row,) = task.encode([(QUERY, [long])], truncate=True).batch.encodings
+    (row,) = task.encode([(QUERY, [long])], task.Options(truncate=True)).batch.encodings
     tokenizer = make.reference_tokenizer(folders["ranker"])
     assert row.input_ids == tokenizer(QUERY, long, truncation="only_second", max_length=40)["input_ids"]
     assert task((QUERY, [long, "cat"]), truncate=True).documents[0].text in (long, "cat")

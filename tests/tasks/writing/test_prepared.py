@@ -25,12 +25,12 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-def by_hand(task: Any, item: Any, **options: Any) -> str:
+def by_hand(of: Any, item: Any, /, **options: Any) -> str:
     """The text as it is before it is cut at a stop string."""
-    prepared = task.prepare(item, **options)
+    prepared = of.prepare(item, **options)
     assert type(prepared.options) is GenerationOptions
-    found = generate(task.model, **prepared.inputs, options=prepared.options)
-    text: str = prepared.text(task.tokenizer, found.token_ids[0][prepared.uncounted :])
+    found = generate(of.model, **prepared.inputs, options=prepared.options)
+    text: str = prepared.text(of.tokenizer, found.token_ids[0][prepared.uncounted :])
     return text
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from plainformer.errors import UsageError
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
-from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
 from plainformer.tasks.writing.checkpoint_settings import GenerationSettings
 from plainformer.tasks.writing.options import CONSTRAINTS, WritingOptions
@@ -40,11 +39,7 @@ class GeneratingTask(Task):
     answer (of beams the best), and its `alternatives` are the others.
     """
 
-    Options: ClassVar[type[TaskOptions]] = WritingOptions
     settings: GenerationSettings
-
-    def answer(self, inputs: Any, options: Any) -> Any:
-        return super().answer(inputs, self.completed(options))
 
     def checked(self, inputs: Any, options: Any) -> Any:
         many = isinstance(inputs, list | tuple) and not self.is_one(inputs)
@@ -81,8 +76,8 @@ class GeneratingTask(Task):
     # ---- options --------------------------------------------------------------------------------------------------
 
     def make_options(self, given: Mapping[str, Any]) -> Any:
-        """Return the options of a call, complete."""
-        options: Any = self.Options.of(given, self.name)
+        """Return the options of a call, complete: with the checkpoint's own where it asks for them."""
+        options: Any = super().make_options(given)
         return self.completed(options)
 
     def completed(self, options: W) -> W:

@@ -68,7 +68,7 @@ class TextGeneration(WritingTask[GeneratedText]):
     """
 
     cut = "left"
-    __call__ = chat_called_with(TextGenerationOptions, GeneratedText)
+    __call__ = chat_called_with(TextGenerationOptions, GeneratedText)  # type: ignore[assignment]  # one input may be a list
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
