@@ -336,7 +336,7 @@ def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_pat
 def test_whisper_hears_the_language(tmp_path: Path) -> None:
     model = whisper(tmp_path)
     task = make.load(tmp_path)
-    detected = model.detect_language(task.encode(SECONDS).input_features)
+    detected = model.detect_language(make.encoded(task, SECONDS).input_features)
     for sound, result, language in zip(SECONDS, task(SECONDS, max_new_tokens=6), detected.tolist(), strict=True):
         assert task.tokenizer.id_to_token(language) == f"<|{result.language}|>"
         expected = task(sound, language=result.language, max_new_tokens=6)
