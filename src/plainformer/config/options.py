@@ -117,6 +117,21 @@ def specs(kind: type[OptionSet]) -> dict[str, Spec]:
     return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
 
 
+def table(kind: type[OptionSet]) -> str:
+    """Return the options as Markdown, as the documentation shows them: a table for each group."""
+    groups: dict[str, list[str]] = {}
+    for f in fields(kind):
+        spec: Spec | None = f.metadata.get("option")
+        if spec is not None:
+            default = "" if f.default in (None, MISSING) else f"`{f.default!r}`"
+            groups.setdefault(spec.group, []).append(f"| `{f.name}` | {default} | {spec.help} |")
+    parts = []
+    for group, rows in groups.items():
+        heading = [f"**{group}**", ""] if group else []
+        parts.append("\n".join([*heading, "| option | default | what it does |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptionSet:
     """Base of all options: checks each field's value when it is made.
@@ -189,6 +204,7 @@ __all__ = [
     "opt",
     "option",
     "specs",
+    "table",
     "text",
     "whole",
 ]

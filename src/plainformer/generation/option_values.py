@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def text_stop(name: str, value: object) -> None:
     """Refuse what does not find stop strings."""
-    if not callable(getattr(value, "find", None)):
-        raise UsageError(f"{opt(name, value)} has no method find(ids)", "give StopStrings([...], decode)")
+    if isinstance(value, str) or not callable(getattr(value, "find", None)):  # a str finds characters
+        raise UsageError(f"{opt(name, value)} does not look for stop strings in ids", "give StopStrings([...], decode)")
 
 
 def function(signature: str) -> Callable[[str, object], None]:

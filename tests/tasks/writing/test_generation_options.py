@@ -11,15 +11,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given as drawn
-from hypothesis import settings
-from hypothesis import strategies as st
 
 import plainformer as pf
 from plainformer.errors import UsageError
-from plainformer.generation.constraints.stop_strings import StopMatch, scan_text
 from plainformer.tasks.speech.long import cut_window
-from plainformer.tasks.writing.answers import skip, until
 from tests.support import tasks as make
 from tests.support.tiny import save
 
@@ -271,49 +266,6 @@ def test_longer_bad_words_are_banned(tmp_path: Path) -> None:
     found = make.predicted(task, ["the cat"], max_new_tokens=8).token_ids[0]
     assert found[0] == ids[0] and found[1] != ids[1]
     assert 2 not in task.settings.suppress
-
-
-# ---- pieces of text -------------------------------------------------------------------------------------------------
-
-
-def cut(text: str, strings: list[str]) -> str:
-    """The text before the stop string that ends first; of several that end together, before the longest."""
-    for end in range(len(text) + 1):
-        if found := [string for string in strings if text[:end].endswith(string)]:
-            return text[: end - max(map(len, found))]
-    return text
-
-
-def test_the_stop_string_that_ends_first() -> None:
-    assert scan_text("abcdef", ["def", "cd"]).match == StopMatch("cd", 2)
-    assert scan_text("abcd", ["cd", "bcd", "d"]).match == StopMatch("bcd", 1)
-    assert scan_text("abcab", ["abx", "ca"], 3).match is None and scan_text("abcab", ["abx"], 3).safe == 3
-    assert scan_text("abc", ["x"]).match is None and scan_text("abc", []).safe == 3
-
-
-@settings(max_examples=300, deadline=None)
-@drawn(
-    pieces=st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=12),
-    strings=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
-    first=st.integers(0, 4),
-)
-def test_pieces_are_held_back_only_while_they_may_be_a_stop_string(
-    pieces: list[str], strings: list[str], first: int
-) -> None:
-    """What is streamed is never taken back; joined it is the whole text up to its stop string; all pieces are read."""
-    text = "".join(pieces)[first:]
-    source = iter(pieces)
-    shown = list(until(skip(source, first), strings))
-    expected = cut(text, strings)
-    assert "".join(shown) == expected and all(shown) and next(source, None) is None
-    match = scan_text(text, strings).match
-    assert (match is None) == (expected == text and not any(string in text for string in strings))
-    assert match is None or text[: match.start] == expected
-
-
-def test_nothing_is_held_back_without_reason() -> None:
-    assert list(until(["one s", "tone, st", "op"], ["stop"])) == ["one ", "stone, "]
-    assert list(until(["one s", "tone, st", "ay"], ["stop"])) == ["one ", "stone, ", "stay"]
 
 
 # ---- speech ---------------------------------------------------------------------------------------------------------

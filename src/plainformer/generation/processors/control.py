@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
-from plainformer.generation.processors.checks import as_token_ids, check_number, check_whole, shortened
+from plainformer.config.values import check_number, check_whole
+from plainformer.errors import UsageError, opt
+from plainformer.generation.processors.checks import as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import Constant, TokenIds, ban, check_inside, only, row_lengths
 
@@ -43,14 +44,15 @@ class AllowedTokens:
     def __post_init__(self) -> None:
         if not callable(self.allowed):
             raise UsageError(
-                f"allowed={self.allowed!r} is no function", "give one: a row's ids → the ids that may follow"
+                f"{opt('allowed', self.allowed)} is not callable",
+                "give a function: a row's ids → the ids that may follow",
             )
         check_whole("rows_per_prompt", self.rows_per_prompt, 1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if logits_RV.size(0) % self.rows_per_prompt:
             raise UsageError(
-                f"rows_per_prompt={self.rows_per_prompt} does not divide {logits_RV.size(0)} rows",
+                f"{opt('rows_per_prompt', self.rows_per_prompt)} does not divide {logits_RV.size(0)} rows",
                 "give the number of beams",
             )
         allowed_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
@@ -182,13 +184,13 @@ class Forced:
             listed: list[tuple[int, int]] = [(place, token) for place, token in pairs if token is not None]
         except (TypeError, ValueError):
             raise UsageError(
-                f"tokens={shortened(self.tokens)} holds no pairs of position and token", "give {1: 50259}"
+                f"{opt('tokens', self.tokens)} holds no pairs of position and token", "give {1: 50259}"
             ) from None
         for position, token in listed:
             check_whole("position", position, 0)
             check_whole("token", token, 0)
         if len({position for position, _ in listed}) < len(listed):
-            raise UsageError(f"tokens={shortened(self.tokens)} names a position twice", "give each position once")
+            raise UsageError(f"{opt('tokens', self.tokens)} names a position twice", "give each position once")
         object.__setattr__(self, "tokens", tuple(sorted(listed)))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -276,7 +278,7 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         check_whole("start", self.start, 0)
-        check_number("factor", self.factor, "(0, inf)", "give more than 1 to end earlier")
+        check_number("factor", self.factor, "(0, inf)", fix="give more than 1 to end earlier")
         object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:

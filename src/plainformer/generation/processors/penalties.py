@@ -18,15 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
-from plainformer.generation.processors.checks import (
-    as_sequence,
-    as_token_ids,
-    check_choice,
-    check_number,
-    check_whole,
-    shortened,
-)
+from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.errors import UsageError, opt
+from plainformer.generation.processors.checks import as_sequence, as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import (
     Constant,
@@ -58,7 +52,7 @@ class RepetitionPenalty:
     scope: Literal["all", "new"] = "all"
 
     def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", "give more than 0; 1 changes nothing")
+        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
         check_choice("scope", self.scope, ("all", "new"))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -77,7 +71,7 @@ class EncoderRepetitionPenalty:
     penalty: float
 
     def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", "give more than 0; 1 changes nothing")
+        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return _scaled(logits_RV, seen(source_tokens(context), logits_RV.size(-1)), 1 / self.penalty)
@@ -177,13 +171,11 @@ class SequenceBias:
         except (TypeError, ValueError):  # not iterable, or not of two
             listed = []
         if not listed:
-            raise UsageError(
-                f"biases={shortened(self.biases)} holds no pair of token ids and bias", "give {(5, 8): -1.5}"
-            )
+            raise UsageError(f"{opt('biases', self.biases)} holds no pair of token ids and bias", "give {(5, 8): -1.5}")
         if len({sequence for sequence, _ in listed}) < len(listed):
-            raise UsageError(f"biases={shortened(self.biases)} names a sequence twice", "give each sequence once")
+            raise UsageError(f"{opt('biases', self.biases)} names a sequence twice", "give each sequence once")
         for _, bias in listed:
-            check_number("bias", bias, "(-inf, inf)", "to ban a sequence, use BadWords")
+            check_number("bias", bias, "(-inf, inf)", fix="to ban a sequence, use BadWords")
         object.__setattr__(self, "biases", tuple(listed))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -213,7 +205,7 @@ class BadWords:
 
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or not (listed := [as_sequence("words", word) for word in self.words]):
-            raise UsageError(f"words={shortened(self.words)} holds no sequence of token ids", "give [[5, 8], [7]]")
+            raise UsageError(f"{opt('words', self.words)} holds no sequence of token ids", "give [[5, 8], [7]]")
         object.__setattr__(self, "words", tuple(dict.fromkeys(listed)))
         object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids, least=0))
 

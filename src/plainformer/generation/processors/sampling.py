@@ -20,7 +20,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from plainformer.generation.processors.checks import as_token_ids, check_choice, check_number, check_whole
+from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.generation.processors.checks import as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import TokenIds, ban
 
@@ -38,7 +39,7 @@ class Temperature:
 
     def __post_init__(self) -> None:
         check_number(
-            "temperature", self.temperature, "(0, inf)", "give more than 0; greedy decoding is what 0 would be"
+            "temperature", self.temperature, "(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"
         )
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plainformer.generation.processors.checks import check_whole
+from plainformer.config.values import check_whole
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import ban, check_inside
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.generation.constraints.stop_strings import scan_text
+from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.timestamps import WhisperTimestamps
 from plainformer.generation.search import generate
@@ -284,7 +284,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
 
     def _transcription(self, one: Transcript, options: SpeechOptions) -> Transcription:
         text = self.text_of(one.ids)
-        match = scan_text(text, options.stop_strings).match
+        match = first_stop(text, options.stop_strings)
         return Transcription(
             (text if match is None else text[: match.start]).strip(),
             one.language,

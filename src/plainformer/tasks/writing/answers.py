@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from plainformer.errors import UsageError
-from plainformer.generation.constraints.stop_strings import scan_text
+from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.result import Generation, Search
 from plainformer.tasks.base import Result
 
@@ -74,42 +74,15 @@ def without_missing(values: dict[str, Any]) -> dict[str, Any]:
 
 def make_answer(found: Generation, row: int, lead: str, text: str, strings: Sequence[str]) -> Answer:
     """Return the answer of a row: the text that it begins with, and the new text up to its first stop string."""
-    scan = scan_text(text, strings)
+    match = first_stop(text, strings)
     return Answer(
-        lead + (text[: scan.match.start] if scan.match is not None else text),
-        "stop_string" if scan.match is not None else found.stop_reasons[row],
+        lead + (text if match is None else text[: match.start]),
+        found.stop_reasons[row] if match is None else "stop_string",
         len(found.token_ids[row]),
-        scan.match.string if scan.match is not None else None,
+        None if match is None else match.string,
         found.scores[row] if found.scores is not None else None,
         found.log_probabilities[row] if found.log_probabilities is not None else None,
     )
-
-
-def until(texts: Iterable[str], strings: Sequence[str]) -> Iterator[str]:
-    """Yield pieces of text up to a stop string. What may be the beginning of one is held back until that is known.
-
-    All pieces are read, to the end.
-    """
-    held, ended = "", False
-    for piece in texts:
-        if ended:
-            continue
-        held += piece
-        scan = scan_text(held, strings)
-        ended = scan.match is not None
-        if scan.safe:
-            yield held[: scan.safe]
-        held = "" if ended else held[scan.safe :]
-    if held:
-        yield held
-
-
-def skip(texts: Iterable[str], count: int) -> Iterator[str]:
-    """Yield pieces of text without the first `count` characters."""
-    for piece in texts:
-        rest, count = piece[count:], max(0, count - len(piece))
-        if rest:
-            yield rest
 
 
 def first_row(steps: Search, ended: list[Generation]) -> Iterator[int | None]:

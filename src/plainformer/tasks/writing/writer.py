@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from plainformer.errors import UsageError, opt
+from plainformer.generation.constraints.stop_strings import StopStrings, shown
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.result import Generation, joined
 from plainformer.generation.search import generate, stream
-from plainformer.tasks.writing.answers import Answer, AnswerStream, first_row, make_answer, skip, until
+from plainformer.tasks.writing.answers import Answer, AnswerStream, first_row, make_answer
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
 from plainformer.tasks.writing.detokenize import pieces
@@ -89,7 +90,7 @@ class WritingTask(GeneratingTask, Generic[A]):
         for _ in range(prepared.uncounted):
             next((token for token in tokens if token is not None), None)
         texts = pieces(self.tokenizer, prepared.before, tokens, begun=prepared.begun)
-        yield from until(skip(texts, prepared.repeated), options.stop_strings)
+        yield from shown(texts, options.stop_strings, skip=prepared.repeated)
         return self.decode(encoded, _without_first(ended[0], prepared.uncounted), options)[0]
 
     # ---- prompts --------------------------------------------------------------------------------------------------
@@ -101,7 +102,6 @@ class WritingTask(GeneratingTask, Generic[A]):
         if not options.heal:
             return self.engine_options(options, bare=bare, **changes)
         from plainformer.generation.constraints.healing import Heal
-        from plainformer.generation.constraints.stop_strings import StopStrings
 
         healing = Heal(self._index, [((*one.before, *one.begun), one.taken) for one in beginnings])
         stop = None
