@@ -63,7 +63,7 @@ def explain(
         _replay(task, replay, item, json)
     elif not asked:
         _explain_once(task, _read(task, item), json, shapes, pair=restored(pair), chat=chat, truncate=truncate,
-                      top_k=generation.top_k)  # fmt: skip
+                      top_k=getattr(generation, "top_k", None))  # fmt: skip
     else:
         from plainformer.explanation import Request
 
