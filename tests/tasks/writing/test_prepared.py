@@ -11,8 +11,8 @@ import torch
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.search import generate
-from tests.support import tasks as make
-from tests.support.tiny import save
+from tests.support import models as make
+from tests.support.models import save
 from tests.support.whisper import RATE
 
 OPTIONS: tuple[dict[str, Any], ...] = (
