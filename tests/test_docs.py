@@ -196,9 +196,12 @@ def test_only_public_names_are_imported(page: Path) -> None:
 
 
 def definitions(code: str) -> dict[str, str]:
-    """The classes and functions of code, by name, without what does not run."""
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    return {node.name: ast.dump(node) for node in ast.parse(code).body if isinstance(node, kinds)}
+    """The classes and functions of code, by name, without docstrings and layout."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
 def test_the_recipes_show_code_that_exists() -> None:
