@@ -323,11 +323,7 @@ UNTIL_MERGED = pytest.mark.xfail(
 
 
 # Files whose letters mean something of their own yet: rename the letters, then take the file out.
-OLD_LEGENDS = {
-    *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
-    *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
-    "tasks/speech/long.py",
-}
+OLD_LEGENDS = {"explain/recorder.py", "explanation/recorder.py", "tasks/answering/spans.py", "tasks/speech/long.py"}
 
 
 def import_table() -> str:
