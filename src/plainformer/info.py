@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plainformer.checkpoint.formats import find_weights, open_weights
-from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.families import table_for
-from plainformer.loading import load_tokenizer, read_config
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task
 
@@ -40,11 +38,11 @@ class CheckpointInfo:
     shapes: dict[str, tuple[int, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def summary(self) -> dict[str, str]:
-        """The facts that fit a line each."""
+        """Return the facts that fit a line each."""
         lines = {
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
@@ -66,28 +64,28 @@ class CheckpointInfo:
         return lines
 
 
-def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | None = None) -> CheckpointInfo:
-    """Read a reference's facts.
+def inspect_checkpoint(
+    ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> CheckpointInfo:
+    """Return a reference's facts.
 
     Raises:
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
-    files = resolve(ref, revision=revision, token=token)
-    config, table, source = _open(files)
-    try:
-        check_depth(config, source)
-        names = source.names()
-        dtypes = Counter(_stored_dtype(source, name) for name in names)
-        known = {name: table.find(name) for name in names}
-        unused = tuple(name for name, found in known.items() if found is None or found[0].kind == "ignore")
-        described = source.describe()
-    finally:
-        source.close()
+    with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
+        return _inspect(checkpoint)
+
+
+def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
+    config, source = checkpoint.config(), checkpoint.tensors()
+    check_depth(config, source)
+    table, names = checkpoint.rows(config), source.names()
+    known = {name: table.find(name) for name in names}
     model = Transformer(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stacks = {"encoder": config.encoder, "decoder": config.decoder}
     return CheckpointInfo(
-        ref=files.ref,
+        ref=checkpoint.ref,
         family=config.family,
         architecture=config.architecture,
         kind=config.kind,
@@ -97,28 +95,18 @@ def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | No
         stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
         vocabulary=config.vocab_size,
         max_positions=config.main_stack.max_positions,
-        weights=described,
-        stored_dtypes=dict(dtypes),
-        unused_tensors=unused,
-        tokenizer=_describe_tokenizer(files, config),
+        weights=source.describe(),
+        stored_dtypes=dict(Counter(_stored_dtype(source, name) for name in names)),
+        unused_tensors=tuple(name for name, row in known.items() if row is None or row[0].kind == "ignore"),
+        tokenizer=_describe_tokenizer(checkpoint),
         labels=config.labels,
         tied=config.tied,
         shapes=shapes,
     )
 
 
-def _open(files: Files) -> tuple[ModelConfig, Any, Any]:
-    if files.gguf is not None:
-        from plainformer.families.from_gguf import load_gguf_parts
-
-        return load_gguf_parts(files.gguf, None)
-    assert files.folder is not None
-    config = read_config(files.folder)
-    return config, table_for(config), open_weights(find_weights(files.folder))
-
-
 def _plain(value: Any) -> str:
-    """A fact in a line: yes and no, roles with their tokens."""
+    """Return a fact as a line: yes and no, roles with their tokens."""
     if isinstance(value, dict):
         return " ".join(f"{name}={token}" for name, token in value.items())
     if isinstance(value, bool):
@@ -127,7 +115,7 @@ def _plain(value: Any) -> str:
 
 
 def _task(config: ModelConfig) -> str:
-    """The task that the checkpoint does; there are models without one, and their facts can be read all the same."""
+    """Return the task that the checkpoint does; "none" for models without one."""
     try:
         return default_task(config).name
     except UsageError:
@@ -135,14 +123,14 @@ def _task(config: ModelConfig) -> str:
 
 
 def _stored_dtype(source: Any, name: str) -> str:
-    """The dtype in the file: a GGUF's quantisation where there is one."""
+    """Return the dtype in the file: a GGUF's quantisation where there is one."""
     return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
         "torch."
     )
 
 
 def count_by_part(model: Transformer) -> dict[str, int]:
-    """Numbers in embeddings, attention, feed-forward, norms and head; tied ones where they first stand."""
+    """Return how many parameters are in embeddings, attention, feed-forward, norms and head; tied ones count once."""
     parts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         stack = name.split(".")[0]
@@ -162,7 +150,7 @@ _FRONTEND_POSITIONS = {"patches": "learned", "wave": "convolution", "mel": "tabl
 
 
 def describe_stack(stack: StackConfig) -> dict[str, Any]:
-    """The shape of a stack in a few words."""
+    """Return the shape of a stack in a few words."""
     position = "rope" if any(stack.rope) else "relative" if stack.relative_bias or stack.disentangled else "none"
     frontend = stack.frontend
     own = frontend.positions if isinstance(frontend, TokenFrontend) else _FRONTEND_POSITIONS[frontend.kind]
@@ -182,9 +170,9 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
     return {**described, "windows": windows} if windows else described
 
 
-def _describe_tokenizer(files: Files, config: ModelConfig) -> dict[str, Any] | None:
+def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
-        tokenizer = load_tokenizer(files)
+        tokenizer = checkpoint.tokenizer()
     except CheckpointError:
         return None
     special = {

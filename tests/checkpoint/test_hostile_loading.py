@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import plainformer
 from plainformer.cli.main import run_app
-from plainformer.config import MAX_LAYERS
+from plainformer.config.checks import MAX_LAYERS
 from plainformer.errors import CheckpointError, InputError, PlainformerError, UsageError
 from plainformer.families import FAMILIES, config_from_dict, table_for
 from plainformer.generation.cache.cache import KeyValueCache

@@ -183,7 +183,7 @@ def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
         ("mask-head=encoder.0.0", "it has decoder"),
         ("temperature=0.5", "do_sample=True takes it"),
         ("cache-kind=int9", "did you mean 'int8'"),
-        ("num-beams=two", "num_beams='two' is not a count"),
+        ("num-beams=two", "num_beams='two' is not a whole number"),
     ],
 )
 def test_wrong_changes(tasks: dict[str, Any], change: str, message: str) -> None:

@@ -89,7 +89,7 @@ def test_what_cannot_be_scored(tiny: Callable[[str], Path]) -> None:
     model = pf.load_model(tiny("text-generation"))
     with pytest.raises(InputError, match="one token"):
         score_tokens(model, torch.tensor([[5]]))
-    with pytest.raises(InputError, match="row 1 has one token"):
+    with pytest.raises(InputError, match="input 1 has one token"):
         score_tokens(model, torch.tensor([[5, 6], [5, 0]]), torch.tensor([[1, 1], [1, 0]]))
     with pytest.raises(InputError, match="no real token"):
         score_tokens(model, torch.tensor([[5, 6], [5, 0]]), torch.tensor([[1, 1], [0, 0]]))
@@ -164,12 +164,12 @@ def test_long_texts(tiny: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": 0}, "not a count"),
+        ({"stride": 0}, "not a whole number"),
         ({"stride": 48}, "give at most 47"),
         ({"stride": 8, "max_length": 8}, "give at most 7"),
         ({"stride": 8, "max_length": 49}, "48 positions"),
         ({"stride": 8, "truncate": True}, "pass one of the two"),
-        ({"stride": True}, "not a count"),
+        ({"stride": True}, "not a whole number"),
     ],
 )
 def test_windows_that_cannot_be(tiny: Callable[[str], Path], options: dict[str, int], message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support.sentencepiece import corpus, train
 
@@ -50,7 +51,7 @@ def sentencepiece() -> Tokenizer:
         options = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "model_type": "bpe", "byte_fallback": True}
         identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
         train(Path(name) / "tokenizer.model", **options, **identity)
-        return Tokenizer.from_folder(Path(name), {"model_type": "llama"})
+        return Tokenizer.from_folder(Path(name), {"model_type": "llama"}, CONVENTIONS)
 
 
 @lru_cache
@@ -60,7 +61,7 @@ def unigram() -> Tokenizer:
 
     with tempfile.TemporaryDirectory() as name:
         train(Path(name) / "spiece.model", model_type="unigram", unk_id=2, bos_id=-1, eos_id=1, pad_id=0)
-        return Tokenizer.from_folder(Path(name), {"model_type": "t5"})
+        return Tokenizer.from_folder(Path(name), {"model_type": "t5"}, CONVENTIONS)
 
 
 @lru_cache
@@ -70,6 +71,6 @@ def smollm2() -> Tokenizer:
     from plainformer.checkpoint.formats.gguf_file import open_gguf
     from plainformer.checkpoint.references import resolve
 
-    path = resolve("smollm2-135m-instruct").gguf
+    path = resolve("smollm2-135m-instruct").path
     assert path is not None
     return Tokenizer.from_gguf(open_gguf(path).metadata)

@@ -125,7 +125,7 @@ def test_speech_recognition_by_ctc(family: str, masked: bool, changes: dict[str,
 
 def test_ctc_text_follows_the_reference_tokenizer(tmp_path: Path) -> None:
     wav2vec2(tmp_path, "Wav2Vec2ForCTC")
-    tokenizer = plainformer.Tokenizer.from_folder(tmp_path)
+    tokenizer = plainformer.load_tokenizer(tmp_path)
     generator = np.random.default_rng(0)
     rows = [generator.integers(0, len(CTC_TOKENS), 40).repeat(2).tolist() for _ in range(20)]
     for settings in (
@@ -136,7 +136,7 @@ def test_ctc_text_follows_the_reference_tokenizer(tmp_path: Path) -> None:
     ):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         theirs = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **settings)
-        ours = CtcVocabulary.from_folder(tmp_path, tokenizer)
+        ours = CtcVocabulary.of(tokenizer, settings)
         for row in [*rows, [], [0, 0], [4, 5, 0, 5, 4, 4]]:
             assert ours.text(row) == theirs.decode(row)
 

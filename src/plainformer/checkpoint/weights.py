@@ -1,4 +1,4 @@
-"""A checkpoint's tensors into a model, and a model's back into a checkpoint, by a family's rows.
+"""Load a checkpoint's tensors into a model, and export them again, by a family's weight rows.
 
 Every tensor is accounted for: a parameter left empty is an error, so is a tensor that no row knows, so is a shape that
 does not fit. Nothing is initialised at random.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plainformer.checkpoint.rows import Row, WeightTable, _pattern
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, opt
 from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     allow_unused: bool = False,
+    trainable: bool = False,
 ) -> LoadReport:
     """Fill a model on the meta device, straight into place.
 
     Args:
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
-        allow_unused: let tensors that no row knows be, instead of raising.
+        allow_unused: ignore tensors that no row knows, instead of raising.
+        trainable: whether the parameters get gradients.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
@@ -79,7 +81,7 @@ def load_weights(
             report.unused.append(name)
             continue
         _place(model, name, _read(source, name, row), ours, expected, copies, dtype, device)
-        source.release()  # of a tensor that was converted, the file's own pages are of no more use
+        source.release()  # of a tensor that was converted, the file's own pages are not needed any more
         filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
     _drop_pooler(model)
@@ -88,6 +90,7 @@ def load_weights(
     zeros = [row for row in table.rows if row.kind == "zeros"]
     _account(model, zeros, report, allow_unused)
     _fill_zeros(model, zeros, dtype, device)
+    model.requires_grad_(trainable)
     return report
 
 
@@ -154,7 +157,7 @@ def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
 
 
 def _fill_zeros(model: nn.Module, rows: list[Row], dtype: torch.dtype | None, device: torch.device | str) -> None:
-    """Parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
+    """Fill parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
     kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta and _zero(name, rows):
@@ -168,7 +171,7 @@ def _zero(name: str, rows: list[Row]) -> bool:
 
 
 def _drop_pooler(model: Transformer) -> None:
-    """A base model goes without the pooler that its checkpoint lacks: those trained to fill in words never had one."""
+    """Remove the pooler of a base model whose checkpoint has none: masked language models are trained without one."""
     config, parameters = model.config, list(model.head.parameters())
     if config.head.kind == "none" and parameters and all(p.is_meta for p in parameters):
         log.info("the checkpoint has no pooler: pooler_output will be None")
@@ -206,12 +209,16 @@ def _account(model: nn.Module, zeros: list[Row], report: LoadReport, allow_unuse
             else "the file is incomplete, or the configuration is of another model"
         )
         extra = f"; it has {_some(report.unused)} that no row knows" if report.unused else ""
-        fix = "leave out task=..., or choose a task that it was trained for" if head_only else "download it again"
+        fix = (
+            f"leave out {opt('task', ...)}, or choose a task that it was trained for"
+            if head_only
+            else "download it again"
+        )
         raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
     if report.unused and not allow_unused:
         raise CheckpointError(
             f"the checkpoint has {_some(report.unused)} that this model does not use",
-            "allow_unused=True (--allow-unused) loads it without",
+            f"{opt('allow_unused', True)} loads it without",
         )
 
 
@@ -222,7 +229,7 @@ def _some(names: list[str], limit: int = 4) -> str:
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
+    """Yield the checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
     state = _tensors(model)
     tied = {name for name, _ in model.config.tied}
     left = {name for name in state if name not in tied}
@@ -248,7 +255,7 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
 
 
 def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
-    """Each parameter by name. A packed one is unpacked when it is called for: all at once would double the memory."""
+    """Return each parameter by name, as a function: unpacking all packed ones at once would double the memory."""
     found: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found[name] = parameter.detach
@@ -262,13 +269,13 @@ def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
 
 
 def _part(group: LinearGroup, index: int) -> Tensor:
-    """One part of a packed group, a copy: a view would keep all of them in memory."""
+    """Return one part of a packed group, copied: a view would keep all of them in memory."""
     assert group.packed is not None
     return group.packed.dense().split(group.sizes)[index].clone()
 
 
 def _numbers(row: Row, names: Collection[str]) -> list[tuple[str, ...]]:
-    """The layer numbers for which the model has the row's parameters, given by their names."""
+    """Return the layer numbers for which the model has the row's parameters, given by their names."""
     if "{}" not in row.ours[0]:
         return [()] if row.ours[0] in names else []
     matches = (_pattern(row.ours[0]).fullmatch(name) for name in names)

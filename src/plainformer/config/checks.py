@@ -1,15 +1,20 @@
-"""Checks of configuration values, and the bounds past which a size is a lie or a typing error, not a model."""
+"""Checks of configuration values, and limits beyond which a size is corrupt or malicious.
+
+A check names the field; `reading` puts the name of the file before it.
+"""
 
 from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from plainformer.errors import CheckpointError, did_you_mean
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
 
-# Sizes past these bounds are lies or typing errors, not models; they are refused before anything is allocated.
+# Larger sizes are refused before anything is allocated.
 MAX_WIDTH = 1 << 20
 MAX_LAYERS = 1 << 10
 MAX_VOCABULARY = 1 << 24
@@ -22,34 +27,43 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 def shown(value: object) -> str:
-    """A value for a message: its repr, cut where it is long or deep, since a forged one may be megabytes."""
+    """Return a value for a message: its repr, cut where it is long or deep, since a forged one may be megabytes."""
     return _short.repr(value)
 
 
 def is_number(value: object) -> bool:
-    """A finite number; true and false are none, though Python counts with them."""
+    """Return whether a value is a finite number; True and False are not, though Python counts with them."""
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
     return whole or (isinstance(value, float) and math.isfinite(value))
 
 
-def require(condition: bool, what: str, fix: str = "check config.json against the model card") -> None:
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Put the name of what is read ("config.json") before the errors of checks, which speak of fields alone."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise error.within(where) from error.__cause__
+
+
+def require(condition: bool, what: str, fix: str = "check it against the model card") -> None:
     """Raise CheckpointError(what, fix) unless `condition` holds."""
     if not condition:
-        raise CheckpointError(f"config.json: {what}", fix)
+        raise CheckpointError(what, fix)
 
 
 def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
-    """A whole number between `lower` and `upper`, or a CheckpointError that names the field."""
+    """Raise CheckpointError unless a field is a whole number from `lower` to `upper`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     require(whole and lower <= value <= upper, f"{name}={shown(value)} is not a whole number from {lower} to {upper}")  # type: ignore[operator]
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """One of `options`, or a CheckpointError that offers the closest ones."""
+    """Raise CheckpointError, which offers the closest ones, unless a field is one of `options`."""
     if value not in options:
-        raise CheckpointError(f"config.json: {name}={shown(value)} is not supported", did_you_mean(str(value), options))
+        raise CheckpointError(f"{name}={shown(value)} is not supported", did_you_mean(str(value), options))
 
 
 def require_positive(name: str, value: object) -> None:
-    """A finite number above zero, or a CheckpointError that names the field."""
+    """Raise CheckpointError unless a field is a finite number above zero."""
     require(is_number(value) and value > 0, f"{name}={shown(value)} is not a positive number")  # type: ignore[operator]

@@ -13,23 +13,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from plainformer.config.values import check_choice, check_flag, check_number, check_text, check_whole
-from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 Check = Callable[[str, Any], None]
 T = TypeVar("T", bound="OptionSet")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def whole(least: int = 1, most: int | None = None) -> Check:
+def whole(least: int = 1, most: int | None = None, *, fix: str = "") -> Check:
     """A whole number from `least` to `most`."""
-    return lambda name, value: check_whole(name, value, least, most)
+    return lambda name, value: check_whole(name, value, least, most, fix=fix)
 
 
-def number(interval: str = "(-inf, inf)") -> Check:
+def number(interval: str = "(-inf, inf)", *, fix: str = "") -> Check:
     """A finite number in an interval such as "(0, 1]"."""
-    return lambda name, value: check_number(name, value, interval)
+    return lambda name, value: check_number(name, value, interval, fix=fix)
 
 
 def flag() -> Check:
@@ -68,11 +70,24 @@ class Spec:
     flag: str | None = None
     typed: Any = None
     read: Callable[[Any], Any] | None = None
-    more: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class NotTyped:
     """`Spec.typed` of an option that cannot be written on a command line."""
+
+
+def at_file(text: str) -> str:
+    """`Spec.read` of a long text: the text itself, or what the file whose name follows an @ holds."""
+    if not text.startswith("@"):
+        return text
+    path = text[1:]
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
+    except (OSError, ValueError):
+        raise InputError(f"there is no file {path!r}", "check the path after the @") from None
 
 
 def option(
@@ -87,19 +102,50 @@ def option(
     **more: Any,
 ) -> Any:
     """A dataclass field that is an option; see `Spec`. An option without a default is required: `default=MISSING`."""
-    spec = Spec(help, check, group, flag, typed, read, more or None)
+    spec = Spec(help, check, group, flag, typed, read, more)
     return field(metadata={"option": spec}) if default is MISSING else field(default=default, metadata={"option": spec})
 
 
-@cache
+def cached(function: F) -> F:
+    """`functools.cache` for functions of a class: as it is declared, it refuses classes of dataclasses."""
+    return cast(F, cache(function))
+
+
+@cached
 def specs(kind: type[OptionSet]) -> dict[str, Spec]:
     """The options of a class, in order."""
     return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
 
 
+def table(kind: type[OptionSet]) -> str:
+    """Return the options as Markdown, as the documentation shows them: a table for each group."""
+    groups: dict[str, list[str]] = {}
+    for f in fields(kind):
+        spec: Spec | None = f.metadata.get("option")
+        if spec is not None:
+            default = "" if f.default in (None, MISSING) else f"`{f.default!r}`"
+            groups.setdefault(spec.group, []).append(f"| `{f.name}` | {default} | {spec.help} |")
+    parts = []
+    for group, rows in groups.items():
+        heading = [f"**{group}**", ""] if group else []
+        parts.append("\n".join([*heading, "| option | default | what it does |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptionSet:
-    """Base of all options: checks each field's value when it is made."""
+    """Base of all options: checks each field's value when it is made.
+
+    Attributes:
+        explicit: the names that the caller gave, whatever their values.
+    """
+
+    explicit: ClassVar[frozenset[str]]
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "explicit", frozenset(values))
+        return made
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -117,6 +163,10 @@ class OptionSet:
                 hint = did_you_mean(name, known) if known else "it takes none"
                 raise UsageError(f"{owner} has no option {name!r}", hint or "options: " + ", ".join(known))
         return cls(**given)
+
+    def changed(self, **changes: Any) -> Self:
+        """The same options with changes, which are explicit too."""
+        return type(self)(**{**{name: getattr(self, name) for name in self.explicit}, **changes})
 
     @property
     def given(self) -> frozenset[str]:
@@ -141,12 +191,15 @@ __all__ = [
     "NotTyped",
     "OptionSet",
     "Spec",
+    "at_file",
+    "cached",
     "flag",
     "number",
     "one_of",
     "opt",
     "option",
     "specs",
+    "table",
     "text",
     "whole",
 ]

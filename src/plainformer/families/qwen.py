@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from plainformer.config import ModelConfig
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import build, decoder, sliding_layers, table, windows
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
+from plainformer.families.decoder_line import table_with_spans as table
+from plainformer.families.hf_config import HfConfig
 
-__all__ = ["config", "table"]
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+ROLES = "eos_token=<|endoftext|> pad_token=<|endoftext|>"
+TOKENIZERS = dict.fromkeys(
+    ("qwen2", "qwen3"), TokenizerConvention("byte-level BPE", ROLES, unicode="NFC", words="qwen2")
+)
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig, for both model types."""
     layers = source.integer("num_hidden_layers", default=32)
     uses_window = source.flag("use_sliding_window", default=False)

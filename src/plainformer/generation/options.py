@@ -1,147 +1,276 @@
-"""The options of generation: which mode they choose, which mode takes which, and the processors that they stand for.
+"""The options of generation, each said once: its field carries help, modes, checks, processor and checkpoint name.
 
-An option that has no effect in the chosen mode is an error that says which mode takes it, not a warning.
+An option that has no effect in the chosen mode is an error that says which mode takes it, not a warning. What is known of
+all options together (`TAKEN_BY`, `ORDER`, ...) derives from the fields. Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import combinations
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from plainformer.config.options import NotTyped, OptionSet, at_file, cached, flag, number, one_of, option, specs, whole
+from plainformer.errors import UsageError, opt
+from plainformer.generation.option_values import (
+    dry,
+    early_stopping,
+    forced_eos,
+    function,
+    keep,
+    mirostat,
+    read_early_stopping,
+    read_layers,
+    text_stop,
+    xtc,
+)
+from plainformer.generation.order import sort_processors
 
-from plainformer.config import ModelConfig
-from plainformer.errors import UsageError, did_you_mean
-from plainformer.generation import processors as p
-from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.generation.modes.beam import answers_kept
-from plainformer.generation.processors.context import Processor
-from plainformer.generation.processors.order import ORDER, sort_processors
-from plainformer.generation.stopping import TextStop
-from plainformer.model.transformer import Transformer
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plainformer.config import ModelConfig
+    from plainformer.generation.cache.cache import KeyValueCache
+    from plainformer.generation.processors.context import Processor
+    from plainformer.generation.processors.watermark import Watermark
+    from plainformer.generation.stopping import TextStop
 
 Mode = Literal["greedy", "sample", "beam", "beam-sample", "diverse beam", "contrastive", "speculative"]
-BEAMS = ("beam", "beam-sample", "diverse beam")
 TOKENS = ("greedy", "sample")
+BEAMS = ("beam", "beam-sample", "diverse beam")
+SAMPLING = ("sample", "beam-sample", "speculative")
+DEFAULT_NEW_TOKENS = 64
+
+# Headings of the options.
+LENGTH, SEARCH, RUNNING = "Length and end", "How tokens are searched for", "Running"
+CONTENT, REPETITION, SHAPING = "What the answer may be", "Repetition", "Samplers"
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """All options; None (or the default shown) means "not given".
+def _sampler(help: str, **more: Any) -> Any:
+    more = {"modes": SAMPLING, **more}
+    return option(None, help=f"Sampling: {help}", group=SHAPING, **more)
 
-    Length and end
-        max_new_tokens: at most so many for each row, 64 if neither this nor max_length is given.
-        max_length: at most so many with the prompt; max_new_tokens goes first where both are given.
-        min_length, min_new_tokens: no end token before.
-        eos_ids: tokens that end a row; None takes the model's, () none.
-        stop: looks for stop strings (`stop_strings.StopStrings`); stop_when: is given a row's new ids, True ends it.
-        max_time: seconds.
-    Mode
-        do_sample: draw tokens instead of taking the likeliest. seed: an int, or one for each prompt.
-        num_beams, num_beam_groups, diversity_penalty, length_penalty, early_stopping, patience: beam search.
-        num_return_sequences: rows for each prompt, of samples or of beams.
-        num_alternatives: that many answers for each prompt, which begin with the likeliest, the second likeliest, ... token.
-        penalty_alpha (with top_k): contrastive search (Su et al. 2022).
-        draft_model, prompt_lookup, num_draft_tokens: speculative decoding (Leviathan et al. 2023; Saxena 2023).
-        dola_layers: "low", "high" or layer numbers: contrast with earlier layers' logits (Chuang et al. 2023), in any mode.
-        guidance_scale, negative_ids (B, T): classifier-free guidance (Sanchez et al. 2023), in any mode but speculative.
-    Processors (their classes in `generate.processors` have the formulas and sources)
-        temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, top_n_sigma, top_h, xtc_probability,
-        xtc_threshold, mirostat_tau, mirostat_eta: for sampling.
-        repetition_penalty, presence_penalty, frequency_penalty, encoder_repetition_penalty, no_repeat_ngram_size,
-        encoder_no_repeat_ngram_size, dry_multiplier, dry_base, dry_allowed_length, dry_breakers, bad_words_ids,
-        sequence_bias, allowed_tokens, forced_bos_id, forced_eos_id, forced, suppress, suppress_first, exponential_decay
-        (start, factor), remove_invalid, renormalize, watermark, grammar: for all modes.
-        processors: more of your own. order: the names in the order they should run, in place of the documented one.
-    Cache
-        cache: of an earlier `Generation`, to go on from: only new tokens are run. cache_kind: "full", "int8", or "none".
-        prefill_chunk: run long prompts so many tokens at a time.
-    output_scores: log-probabilities of what was picked.
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(OptionSet):
+    """All options of generation; None (or the default shown) means "not given". Each field's `help` says what it does.
+
+    Besides what every option has (`config.options.option`), a field may say:
+        modes: in which modes the option has an effect; all where it does not say. needs: the option that it changes.
+        chooses: it chooses a mode, together with no other option that does so but these.
+        make: (processors, options, end ids) → the processor that it asks for. Fields that make processors stand in the
+            order in which these run, see `ORDER`. runs: the processors' names, where they are not the option's own.
+            last: it runs after the samplers.
+        checkpoint: its name in generation_config.json. neutral: what says "as if it were not there" in that file.
+        engine: a check of what the engine takes, where tasks take more: stop strings and grammars as text.
+
+    Modes: greedy, sampling (`do_sample`), beam search (`num_beams`; diverse with `num_beam_groups`, Vijayakumar et al. 2016),
+    contrastive search (`penalty_alpha` with `top_k`, Su et al. 2022), speculative decoding (`draft_model`, Leviathan et al.
+    2023; `prompt_lookup`, Saxena 2023). DoLa (Chuang et al. 2023) and classifier-free guidance (Sanchez et al. 2023) change
+    the logits of any mode that runs token by token. The processors' classes have their formulas and sources.
     """
 
-    max_new_tokens: int | None = None
-    max_length: int | None = None
-    min_length: int | None = None
-    min_new_tokens: int | None = None
-    eos_ids: Sequence[int] | None = None
-    stop: TextStop | None = None
-    stop_when: Callable[[list[int]], bool] | None = None
-    max_time: float | None = None
-    do_sample: bool = False
-    seed: int | Sequence[int] | None = None
-    num_beams: int = 1
-    num_beam_groups: int = 1
-    diversity_penalty: float | None = None
-    length_penalty: float | None = None
-    early_stopping: bool | Literal["never"] | None = None
-    patience: float | None = None
-    num_return_sequences: int = 1
-    num_alternatives: int = 1
-    penalty_alpha: float | None = None
-    draft_model: Transformer | None = None
-    prompt_lookup: int | None = None
-    num_draft_tokens: int | None = None
-    dola_layers: str | Sequence[int] | None = None
-    guidance_scale: float | None = None
-    negative_ids: torch.Tensor | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-    eta_cutoff: float | None = None
-    top_n_sigma: float | None = None
-    top_h: float | None = None
-    xtc_probability: float | None = None
-    xtc_threshold: float | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    encoder_repetition_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    encoder_no_repeat_ngram_size: int | None = None
-    dry_multiplier: float | None = None
-    dry_base: float | None = None
-    dry_allowed_length: int | None = None
-    dry_breakers: Sequence[int] | None = None
-    bad_words_ids: Sequence[Sequence[int]] | None = None
-    sequence_bias: Mapping[tuple[int, ...], float] | None = None
-    allowed_tokens: Callable[[list[int]], Sequence[int]] | None = None
-    forced_bos_id: int | None = None
-    forced_eos_id: int | Sequence[int] | None = None
-    forced: Mapping[int, int | None] | None = None
-    suppress: Sequence[int] = ()
-    suppress_first: Sequence[int] = ()
-    exponential_decay: tuple[int, float] | None = None
-    remove_invalid: bool = False
-    renormalize: bool = False
-    watermark: p.Watermark | None = None
-    grammar: Processor | None = None
-    processors: Sequence[Processor] = ()
-    order: Sequence[str] = ORDER
-    cache: KeyValueCache | None = None
-    cache_kind: str = "full"
-    prefill_chunk: int | None = None
-    output_scores: bool = False
-    given: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    # fmt: off
+    max_new_tokens: int | None = option(
+        help="Generate at most this many tokens for each prompt; 64 if neither this nor a maximum length is given.",
+        group=LENGTH, check=whole(1, fix="ask for at least 1"), checkpoint="max_new_tokens")
+    max_length: int | None = option(
+        help="At most this many tokens including the prompt; the number of new tokens takes precedence where both are given.",
+        group=LENGTH, check=whole(1), checkpoint="max_length")
+    eos_ids: Sequence[int] | None = option(
+        help="Token ids that end an answer; by default the model's own, an empty list for none.", group=LENGTH,
+        typed=NotTyped)
+    stop: TextStop | str | Sequence[str] | None = option(
+        help="Text that ends the answer and is not part of it; may be given several times.", group=LENGTH,
+        typed=list[str], engine=text_stop, checkpoint="stop_strings")
+    stop_when: Callable[[list[int]], bool] | None = option(
+        help="A function of a row's new token ids; True ends the row.", group=LENGTH, typed=NotTyped,
+        check=function("new ids → whether to end"))
+    max_time: float | None = option(help="Stop after this many seconds.", group=LENGTH, check=number("(0, inf)"),
+        checkpoint="max_time")
+
+    do_sample: bool = option(False, help="Draw tokens instead of taking the likeliest.", group=SEARCH, check=flag(),
+        chooses=("draft_model", "prompt_lookup", "num_beams"), checkpoint="do_sample", neutral=False)
+    seed: int | Sequence[int] | None = option(
+        help="Seed of the draws: the same seed gives the same answer; in Python also one for each prompt.",
+        group=SEARCH, typed=int, modes=SAMPLING)
+    num_return_sequences: int = option(1, help="Answers for each prompt, of samples or beams.", group=SEARCH,
+        check=whole(1), modes=("sample", *BEAMS, "speculative"), checkpoint="num_return_sequences", neutral=1)
+    num_alternatives: int = option(1,
+        help="Answers for each prompt that begin with the likeliest, the second likeliest, ... token.", group=SEARCH,
+        check=whole(1), modes=TOKENS)
+    num_beams: int = option(1, help="Beam search with this many beams.", group=SEARCH, check=whole(1),
+        chooses=("do_sample",), checkpoint="num_beams", neutral=1)
+    num_beam_groups: int = option(1, help="Diverse beam search: groups that the beams are divided into.", group=SEARCH,
+        check=whole(1), modes=("diverse beam",), needs="diversity_penalty", checkpoint="num_beam_groups", neutral=1)
+    diversity_penalty: float | None = option(
+        help="Diverse beam search: what a token loses for each earlier group that has just chosen it.", group=SEARCH,
+        check=number(), modes=("diverse beam",), checkpoint="diversity_penalty", neutral=0)
+    length_penalty: float | None = option(
+        help="Beam search: scores are divided by length to this power; above 0 favours long answers. Default: 1.",
+        group=SEARCH, check=number(), modes=BEAMS, checkpoint="length_penalty", neutral=1)
+    early_stopping: bool | Literal["never"] | None = option(
+        help="Beam search: end once enough answers are finished (true), no better one is likely (false) or possible (never).",
+        group=SEARCH, typed=str, read=read_early_stopping, check=early_stopping, modes=BEAMS,
+        checkpoint="early_stopping", neutral=False)
+    patience: float | None = option(
+        help="Beam search: wait for this times the number of beams of finished answers. Default: 1.", group=SEARCH,
+        check=number("(0, inf)"), modes=BEAMS)
+    penalty_alpha: float | None = option(
+        help="Contrastive search: weight of the penalty on resembling the text so far.",
+        group=SEARCH, check=number("[0, 1]", fix="0.6 is the paper's choice"), chooses=(), checkpoint="penalty_alpha",
+        neutral=0)
+    draft_model: Any = option(help="Speculative decoding: a smaller model that drafts tokens.", group=SEARCH, typed=str,
+        chooses=("do_sample",))
+    prompt_lookup: int | None = option(
+        help="Speculative decoding: draft what followed the last N tokens earlier in the text.", group=SEARCH,
+        check=whole(1), chooses=("do_sample",), checkpoint="prompt_lookup_num_tokens")
+    num_draft_tokens: int | None = option(help="Speculative decoding: tokens drafted at a time.", group=SEARCH,
+        check=whole(1), modes=("speculative",), checkpoint="num_assistant_tokens")
+    dola_layers: str | Sequence[int] | None = option(
+        help="DoLa: contrast the last layer with earlier ones: low, high, or layer numbers such as 1,3,5.",
+        group=SEARCH, typed=str, read=read_layers, modes=(*TOKENS, *BEAMS), checkpoint="dola_layers")
+    guidance_scale: float | None = option(help="Classifier-free guidance: above 1 follows the prompt more closely.",
+        group=SEARCH, check=number(), modes=(*TOKENS, *BEAMS), runs=("guidance",), checkpoint="guidance_scale",
+        neutral=1)
+    negative_ids: Tensor | None = option(help="Classifier-free guidance: (B, T) ids of what to lead away from.",
+        group=SEARCH, typed=NotTyped, needs="guidance_scale")
+
+    # From here on in the order in which processors run.
+    sequence_bias: Mapping[tuple[int, ...], float] | None = option(
+        help="Add to the logits of the last token of each sequence of ids: {(5, 8): -1.5}.", group=CONTENT,
+        typed=NotTyped, make=lambda p, o, ends: p.SequenceBias(o.sequence_bias), checkpoint="sequence_bias")
+    encoder_repetition_penalty: float | None = option(help="Above 1: tokens of the input are likelier.",
+        group=REPETITION, check=number("(0, inf)"),
+        make=lambda p, o, ends: p.EncoderRepetitionPenalty(o.encoder_repetition_penalty),
+        checkpoint="encoder_repetition_penalty", neutral=1)
+    repetition_penalty: float | None = option(help="Above 1: tokens that have occurred are less likely.",
+        group=REPETITION, check=number("(0, inf)", fix="give more than 0; 1 changes nothing"),
+        make=lambda p, o, ends: p.RepetitionPenalty(o.repetition_penalty), checkpoint="repetition_penalty", neutral=1)
+    presence_penalty: float | None = option(help="Subtract this from the logits of generated tokens.", group=REPETITION,
+        check=number(), make=lambda p, o, ends: p.PresencePenalty(o.presence_penalty))
+    frequency_penalty: float | None = option(
+        help="Subtract this from the logits of generated tokens for each time they occurred.", group=REPETITION,
+        check=number(), make=lambda p, o, ends: p.FrequencyPenalty(o.frequency_penalty))
+    dry_multiplier: float | None = option(help="DRY: penalty on continuing a repetition of earlier text.",
+        group=REPETITION, check=number("(0, inf)"), runs=("dry",),
+        make=dry)
+    dry_base: float | None = option(
+        help="DRY: factor by which the penalty grows with each repeated token. Default: 1.75.", group=REPETITION,
+        check=number("[1, inf)"), needs="dry_multiplier")
+    dry_allowed_length: int | None = option(help="DRY: repetitions of this many tokens are free. Default: 2.",
+        group=REPETITION, check=whole(1), needs="dry_multiplier")
+    dry_breakers: Sequence[int] | None = option(help="DRY: token ids that a repetition does not extend across.",
+        group=REPETITION, typed=NotTyped, needs="dry_multiplier")
+    no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens occurs twice.", group=REPETITION,
+        check=whole(1), make=lambda p, o, ends: p.NoRepeatNgram(o.no_repeat_ngram_size),
+        checkpoint="no_repeat_ngram_size", neutral=0)
+    encoder_no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens of the input occurs.",
+        group=REPETITION, check=whole(1),
+        make=lambda p, o, ends: p.EncoderNoRepeatNgram(o.encoder_no_repeat_ngram_size),
+        checkpoint="encoder_no_repeat_ngram_size", neutral=0)
+    bad_words_ids: Sequence[Sequence[int]] | None = option(help="Sequences of token ids that may not occur.",
+        group=CONTENT, typed=NotTyped, make=lambda p, o, ends: p.BadWords(o.bad_words_ids, ends))
+    min_length: int | None = option(help="No end before this many tokens including the prompt.", group=LENGTH,
+        check=whole(0), make=lambda p, o, ends: p.MinLength(o.min_length, ends), checkpoint="min_length", neutral=0)
+    min_new_tokens: int | None = option(help="No end before this many new tokens.", group=LENGTH, check=whole(0),
+        make=lambda p, o, ends: p.MinNewTokens(o.min_new_tokens, ends), checkpoint="min_new_tokens", neutral=0)
+    allowed_tokens: Callable[[list[int]], Iterable[int]] | None = option(
+        help="A function of a row's token ids: the ids that may come next.", group=CONTENT, typed=NotTyped,
+        check=function("a row's ids → the ids that may follow"),
+        make=lambda p, o, ends: p.AllowedTokens(o.allowed_tokens, o.num_beams))
+    grammar: Processor | str | None = option(help="The answer is of this Lark grammar: text, or @FILE.", group=CONTENT,
+        typed=str, read=at_file, engine=function("constraints.grammar.Grammar"), runs=("token_healing", "grammar"),
+        make=lambda p, o, ends: o.grammar)
+    forced_bos_id: int | None = option(
+        help="Token id forced after an encoder-decoder's start token, such as mBART's language.", group=CONTENT,
+        check=whole(0), make=lambda p, o, ends: p.ForcedBos(o.forced_bos_id))
+    forced_eos_id: int | Sequence[int] | None = option(
+        help="Token id (in Python also several) forced where the length limit is reached.", group=CONTENT, typed=int,
+        make=forced_eos,
+        checkpoint="forced_eos_token_id")
+    remove_invalid: bool = option(False, help="Replace logits that are not finite.", group=RUNNING, check=flag(),
+        make=lambda p, o, ends: p.RemoveInvalid(), checkpoint="remove_invalid_values", neutral=False)
+    exponential_decay: tuple[int, float] | None = option(
+        help="(start, factor): after `start` new tokens the end grows likelier by powers of `factor`.", group=LENGTH,
+        typed=NotTyped, make=lambda p, o, ends: p.ExponentialDecay(*o.exponential_decay, ends),
+        checkpoint="exponential_decay_length_penalty")
+    suppress: Sequence[int] = option((), help="Token ids that are never generated.", group=CONTENT, typed=NotTyped,
+        make=lambda p, o, ends: p.Suppress(o.suppress))
+    suppress_first: Sequence[int] = option((), help="Token ids that are not generated first.", group=CONTENT,
+        typed=NotTyped, make=lambda p, o, ends: p.SuppressFirst(o.suppress_first))
+    forced: Mapping[int, int | None] | None = option(help="Token ids forced at positions of a row: {1: 50259}.",
+        group=CONTENT, typed=NotTyped, runs=("whisper_timestamps", "forced"),
+        make=lambda p, o, ends: p.Forced(o.forced))
+
+    temperature: float | Sequence[float] | None = _sampler("below 1 sharpens the distribution, above 1 flattens it.",
+        typed=float, engine=number("(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"),
+        make=lambda p, o, ends: p.Temperature(o.temperature), checkpoint="temperature", neutral=1)
+    top_n_sigma: float | None = _sampler("keep tokens whose logit is within n standard deviations of the highest.",
+        check=number("(0, inf)"), make=lambda p, o, ends: p.TopNSigma(o.top_n_sigma), checkpoint="top_n_sigma")
+    top_h: float | None = _sampler("keep the likeliest tokens up to this share of the distribution's entropy.",
+        check=number("(0, 1]"), make=lambda p, o, ends: p.TopH(o.top_h), checkpoint="top_h")
+    top_k: int | None = _sampler("keep the k likeliest tokens. Contrastive search: candidates.", check=whole(1),
+        modes=(*SAMPLING, "contrastive"), make=lambda p, o, ends: p.TopK(o.top_k, keep(o, ends)), checkpoint="top_k",
+        neutral=0)
+    top_p: float | None = _sampler("keep the likeliest tokens that together have this probability.",
+        check=number("[0, 1]"), make=lambda p, o, ends: p.TopP(o.top_p, keep(o, ends)), checkpoint="top_p", neutral=1)
+    min_p: float | None = _sampler("keep tokens of at least this share of the likeliest's probability.",
+        check=number("[0, 1]"), make=lambda p, o, ends: p.MinP(o.min_p, keep(o, ends)), checkpoint="min_p")
+    typical_p: float | None = _sampler("keep locally typical tokens that together have this probability.",
+        check=number("(0, 1)"), make=lambda p, o, ends: p.Typical(o.typical_p, keep(o, ends)), checkpoint="typical_p",
+        neutral=1)
+    epsilon_cutoff: float | None = _sampler("keep tokens of at least this probability.", check=number("(0, 1)"),
+        make=lambda p, o, ends: p.Epsilon(o.epsilon_cutoff, keep(o, ends)), checkpoint="epsilon_cutoff", neutral=0)
+    eta_cutoff: float | None = _sampler("keep tokens above a cutoff that falls with the distribution's entropy.",
+        check=number("(0, 1)"), make=lambda p, o, ends: p.Eta(o.eta_cutoff, keep(o, ends)), checkpoint="eta_cutoff",
+        neutral=0)
+    xtc_probability: float | None = _sampler(
+        "XTC: how often the top choices but the least likely of them are excluded.", check=number("[0, 1]"),
+        runs=("xtc",),
+        make=xtc,
+        checkpoint="xtc_probability")
+    xtc_threshold: float | None = _sampler("XTC: from which probability on a token is a top choice. Default: 0.1.",
+        check=number("[0, 1]"), needs="xtc_probability", checkpoint="xtc_threshold")
+    mirostat_tau: float | None = _sampler("Mirostat: the surprise to aim for, in bits.", check=number("(0, inf)"),
+        modes=("sample",), runs=("mirostat",),
+        make=mirostat, checkpoint="mirostat_tau")
+    mirostat_eta: float | None = _sampler("Mirostat: how fast it adapts. Default: 0.1.", check=number("(0, inf)"),
+        modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
+
+    watermark: Watermark | None = option(help="A watermark that a detector with its key finds in the text.",
+        group=CONTENT, typed=NotTyped, last=True, make=lambda p, o, ends: o.watermark)
+    renormalize: bool = option(False, help="Make log-probabilities of the processed logits.", group=RUNNING,
+        check=flag(), last=True, make=lambda p, o, ends: p.Renormalize(), checkpoint="renormalize_logits",
+        neutral=False)
+
+    processors: Sequence[Processor] = option((), help="Custom processors; they run before the samplers.", group=RUNNING,
+        typed=NotTyped)
+    order: Sequence[str] | None = option(
+        help="Names of processors in the order to run them in; by default the documented one.", group=RUNNING,
+        typed=NotTyped)
+    cache: KeyValueCache | None = option(
+        help="The cache of an earlier result to continue from: only new tokens are run.", group=RUNNING, typed=NotTyped,
+        modes=TOKENS)
+    cache_kind: str = option("full",
+        help="How keys and values are kept: full, int8 (a quarter of the memory), or none (computed again).",
+        group=RUNNING, check=one_of("full", "int8", "none"), modes=(*TOKENS, *BEAMS))
+    prefill_chunk: int | None = option(help="Run long prompts this many tokens at a time.", group=RUNNING,
+        check=whole(1), modes=(*TOKENS, *BEAMS))
+    output_scores: bool = option(False, help="Return the log-probability of each new token.", group=RUNNING,
+        check=flag(), modes=TOKENS)
+    # fmt: on
 
     def __post_init__(self) -> None:
-        given = {f.name for f in fields(self) if f.init and not _same(getattr(self, f.name), f.default)}
-        object.__setattr__(self, "given", frozenset(given))
-        self._check_numbers()
-        self._check_objects()
-        self._check_beams()
-        self._check_mode()
+        super().__post_init__()
+        self.validate()
+
+    # ---- what they choose -----------------------------------------------------------------------------------------
 
     @property
     def mode(self) -> Mode:
-        """What these options choose."""
+        """The mode that these options choose."""
         if self.draft_model is not None or self.prompt_lookup is not None:
             return "speculative"
         if self.penalty_alpha is not None:
@@ -155,215 +284,162 @@ class GenerationOptions:
         """Rows that each prompt is continued by."""
         return max(self.num_beams, self.num_alternatives, 1 if self.num_beams > 1 else self.num_return_sequences)
 
-    def _check_numbers(self) -> None:
-        counts = ("max_new_tokens", "max_length", "num_beams", "num_beam_groups", "num_return_sequences")
-        for name in (*counts, "num_alternatives", "prefill_chunk", "prompt_lookup", "num_draft_tokens"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                fix = "ask for at least 1"
-                if name == "max_new_tokens":
-                    raise UsageError(f"max_new_tokens={value!r} leaves nothing to generate", fix)
-                raise UsageError(f"{name}={value!r} is not a count of at least 1", fix)
-        for name, low in (("patience", 0), ("max_time", 0), ("diversity_penalty", None), ("length_penalty", None)):
-            value = getattr(self, name)
-            wrong = isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-            if value is not None and (wrong or (low is not None and value <= low)):
-                raise UsageError(f"{name}={value!r} is not a number" + (" above 0" if low is not None else ""))
-        if not isinstance(self.early_stopping, bool) and self.early_stopping not in (None, "never"):
-            raise UsageError(f"early_stopping={self.early_stopping!r}", "give True, False or 'never'")
-        for name in ("do_sample", "remove_invalid", "renormalize", "output_scores"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name}={getattr(self, name)!r}", "give True or False")
+    @property
+    def new_token_limit(self) -> int | None:
+        """New tokens at most, whatever the prompt's length; None where `max_length` counts the prompt too."""
+        return self.max_new_tokens or (None if self.max_length else DEFAULT_NEW_TOKENS)
 
-    def _check_objects(self) -> None:
-        if self.stop is not None and not callable(getattr(self.stop, "find", None)):
-            raise UsageError(f"stop={self.stop!r} finds no strings", "give StopStrings(tokenizer, [...])")
-        if self.stop_when is not None and not callable(self.stop_when):
-            raise UsageError(f"stop_when={self.stop_when!r} is no function", "give one: new ids → whether to end")
-        if self.cache is not None and not isinstance(self.cache, KeyValueCache):
-            raise UsageError(f"cache is a {type(self.cache).__name__}", "pass the .cache of an earlier generation")
-        if self.cache is not None and "cache_kind" in self.given:
-            raise UsageError("cache and cache_kind exclude each other", "leave one of them out")
+    @property
+    def group_size(self) -> int:
+        """Beams of each group."""
+        return self.num_beams // self.num_beam_groups
 
-    def _check_beams(self) -> None:
-        if self.num_beams % self.num_beam_groups:
-            raise UsageError(
-                f"num_beam_groups={self.num_beam_groups} does not divide num_beams={self.num_beams}",
-                "give each group the same number of beams",
-            )
-        if self.num_beam_groups > 1 and self.do_sample:
-            raise UsageError("num_beam_groups and do_sample exclude each other", "leave one of them out")
-        kept = self.num_beam_groups * answers_kept(self.num_beams // self.num_beam_groups, self.patience or 1.0)
-        if self.num_beams > 1 and self.num_return_sequences > min(kept, self.num_beams):
-            raise UsageError(
-                f"num_return_sequences={self.num_return_sequences} of num_beams={self.num_beams}"
-                + (f" with patience={self.patience}" if self.patience is not None else ""),
-                "a search returns no more answers than it has beams, nor than its patience keeps",
-            )
+    @property
+    def answers_kept(self) -> int:
+        """Finished answers that each group of beams waits for, and keeps."""
+        return max(1, round(self.group_size * (self.patience or 1.0)))
 
-    def _check_mode(self) -> None:
-        mode = self.mode
-        for first, second in combinations([name for name in CHOOSERS if name in self.given], 2):
-            if {first, second} not in TOGETHER:
-                raise UsageError(f"{first} and {second} choose different modes", "leave one of them out")
-        for name in sorted(self.given):
-            takers = TAKEN_BY.get(name)
-            if takers is not None and mode not in takers and not (name == "top_k" and mode == "contrastive"):
-                raise UsageError(
-                    f"{name}={getattr(self, name)!r} has no effect in {mode} mode", f"{_how(takers)} takes it"
-                )
-        if (
-            mode == "speculative"
-            and not self.do_sample
-            and (found := sorted(self.given & {*SAMPLERS, "seed", "num_return_sequences"}))
-        ):
-            raise UsageError(
-                f"{found[0]} has no effect in speculative mode without sampling", "do_sample=True takes it"
-            )
-        if self.num_alternatives > 1 and self.num_return_sequences > 1:
-            raise UsageError("num_alternatives and num_return_sequences exclude each other", "leave one of them out")
-        for name, needed in NEEDS.items():
-            if name in self.given and needed not in self.given:
-                raise UsageError(f"{name}={getattr(self, name)!r} has no effect without {needed}", f"give {needed} too")
+    def takes(self, name: str) -> bool:
+        """Whether an option has an effect in the mode that these options choose."""
+        modes = _said(type(self), "modes").get(name)
+        if modes is None:
+            return True
+        only_drawn = "sample" in modes and "greedy" not in modes
+        return self.mode in modes and (self.do_sample or self.mode != "speculative" or not only_drawn)
+
+    # ---- for the engine -------------------------------------------------------------------------------------------
+
+    def engine(self, **changes: Any) -> GenerationOptions:
+        """Plain options of generation, as `generate` takes them: these, with changes."""
+        values = {f.name: getattr(self, f.name) for f in fields(GenerationOptions)}
+        return GenerationOptions(**{**values, **changes})
 
     def ends(self, config: ModelConfig) -> tuple[int, ...]:
         """The tokens that end a row."""
-        ids = config.eos_ids if self.eos_ids is None else self.eos_ids
-        return p.as_token_ids("eos_ids", ids, least=0)
+        from plainformer.generation.processors import as_token_ids
+
+        return as_token_ids("eos_ids", config.eos_ids if self.eos_ids is None else self.eos_ids, least=0)
 
     def make_processors(self, config: ModelConfig) -> list[Processor]:
         """The processors that were asked for, in order."""
-        ends = self.ends(config)
-        names = self.given - ({"top_k"} if self.mode == "contrastive" else set())
-        made = [make(self, ends) for name, make in MAKERS.items() if name in names]
-        made += [processor for processor in (self.watermark, self.grammar) if processor is not None]
-        return sort_processors([*made, *self.processors], self.order)
+        from plainformer.generation import processors
+
+        ends, given = self.ends(config), self.given
+        if self.mode == "contrastive":
+            given -= {"top_k"}  # there it is not a sampler
+        made = [make(processors, self, ends) for name, make in _said(type(self), "make").items() if name in given]
+        return sort_processors([*made, *self.processors], self.order, stages(type(self)))
+
+    # ---- checks ---------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check what no field says alone: that options go together, and are what the engine takes.
+
+        Called when the options are made; a subclass whose mode is not known by then overrides this, and the options that
+        its `engine()` returns are checked.
+        """
+        for name, check in _said(type(self), "engine").items():
+            if getattr(self, name) is not None:
+                check(name, getattr(self, name))
+        self._check_cache()
+        self._check_beams()
+        self._check_modes()
+
+    def _check_cache(self) -> None:
+        if self.cache is None:
+            return
+        from plainformer.generation.cache.cache import KeyValueCache
+
+        if not isinstance(self.cache, KeyValueCache):
+            raise UsageError(f"{opt('cache')} is a {type(self.cache).__name__}", "pass the .cache of an earlier result")
+        if "cache_kind" in self.given:
+            raise _exclusive("cache", "cache_kind")
+
+    def _check_beams(self) -> None:
+        groups, beams = opt("num_beam_groups", self.num_beam_groups), opt("num_beams", self.num_beams)
+        if self.num_beams % self.num_beam_groups:
+            raise UsageError(f"{groups} does not divide {beams}", "give each group the same number of beams")
+        if self.num_beam_groups > 1 and self.do_sample:
+            raise _exclusive("num_beam_groups", "do_sample")
+        if self.num_beams > 1 and self.num_return_sequences > min(
+            self.num_beam_groups * self.answers_kept, self.num_beams
+        ):
+            patience = f" with {opt('patience', self.patience)}" if self.patience is not None else ""
+            raise UsageError(
+                f"{opt('num_return_sequences', self.num_return_sequences)} of {beams}{patience}",
+                "a search returns no more answers than it has beams, nor than its patience keeps",
+            )
+
+    def _check_modes(self) -> None:
+        kind, given = type(self), self.given
+        chooses = {name: others for name, others in _said(kind, "chooses").items() if name in given}
+        for first, second in combinations(chooses, 2):
+            if second not in chooses[first] and first not in chooses[second]:
+                raise UsageError(f"{opt(first)} and {opt(second)} choose different modes", "leave one of them out")
+        for name in sorted(given):
+            if not self.takes(name):
+                modes = _said(kind, "modes")[name]
+                drawn = self.mode in modes
+                raise UsageError(
+                    f"{opt(name, getattr(self, name))} has no effect in {self.mode} mode"
+                    + (" without sampling" if drawn else ""),
+                    f"{opt('do_sample', True) if drawn else _how(modes)} takes it",
+                )
+        if self.num_alternatives > 1 and self.num_return_sequences > 1:
+            raise _exclusive("num_alternatives", "num_return_sequences")
+        for name, needed in _said(kind, "needs").items():
+            if name in given and needed not in given:
+                value = opt(name, getattr(self, name))
+                raise UsageError(f"{value} has no effect without {opt(needed)}", f"give {opt(needed)} too")
 
 
-def _same(value: Any, default: Any) -> bool:
-    """Whether an option was left at its default."""
-    if isinstance(value, torch.Tensor) or callable(value):
-        return False
-    return value is default or (type(value) is type(default) and bool(value == default))
+def _exclusive(first: str, second: str) -> UsageError:
+    return UsageError(f"{opt(first)} and {opt(second)} exclude each other", "leave one of them out")
 
 
-def _how(takers: tuple[str, ...]) -> str:
-    for mode, option in (
-        ("sample", "do_sample=True"),
-        ("beam", "num_beams=2 or more"),
-        ("greedy", "greedy or sampling mode"),
-    ):
-        if mode in takers:
-            return option
-    return {"contrastive": "penalty_alpha=...", "speculative": "draft_model=... or prompt_lookup=..."}.get(
-        takers[0], "num_beam_groups=2 or more"
-    )
+def _how(modes: Sequence[str]) -> str:
+    """What chooses one of the modes that take an option."""
+    ways = {
+        "sample": opt("do_sample", True),
+        "beam": f"{opt('num_beams', 2)} or more",
+        "greedy": "greedy or sampling mode",
+        "diverse beam": f"{opt('num_beam_groups', 2)} or more",
+        "contrastive": opt("penalty_alpha", ...),
+        "speculative": f"{opt('draft_model', ...)} or {opt('prompt_lookup', ...)}",
+    }
+    return next(way for mode, way in ways.items() if mode in modes)
 
 
-_SAMPLE = ("sample", "beam-sample", "speculative")
-SAMPLERS = (
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_h",
-    "xtc_probability", "xtc_threshold", "mirostat_tau", "mirostat_eta",
-)  # fmt: skip
-# Options that choose a mode, and those of them that choose one together.
-CHOOSERS = ("draft_model", "prompt_lookup", "penalty_alpha", "num_beams", "do_sample")
-TOGETHER = ({"draft_model", "do_sample"}, {"prompt_lookup", "do_sample"}, {"num_beams", "do_sample"})
-# The modes in which an option has an effect; one that is not here has it in all.
-TAKEN_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*SAMPLERS, "seed"), _SAMPLE),
-    **dict.fromkeys(("length_penalty", "early_stopping", "patience"), BEAMS),
-    "num_beam_groups": ("diverse beam",),
-    "diversity_penalty": ("diverse beam",),
-    "num_return_sequences": ("sample", *BEAMS, "speculative"),
-    "num_alternatives": TOKENS,
-    "output_scores": TOKENS,
-    "num_draft_tokens": ("speculative",),
-    "cache": TOKENS,
-    "cache_kind": (*TOKENS, *BEAMS),
-    "prefill_chunk": (*TOKENS, *BEAMS),
-    "dola_layers": (*TOKENS, *BEAMS),
-    "guidance_scale": (*TOKENS, *BEAMS),
-    "mirostat_tau": ("sample",),
-    "mirostat_eta": ("sample",),
-}
-# An option that only changes another one.
-NEEDS = {
-    "xtc_threshold": "xtc_probability",
-    "mirostat_eta": "mirostat_tau",
-    "dry_base": "dry_multiplier",
-    "dry_allowed_length": "dry_multiplier",
-    "dry_breakers": "dry_multiplier",
-    "negative_ids": "guidance_scale",
-    "num_beam_groups": "diversity_penalty",
-}
-
-Maker = Callable[[GenerationOptions, tuple[int, ...]], Processor]
-MAKERS: dict[str, Maker] = {
-    "temperature": lambda o, _: p.Temperature(_of(o.temperature)),
-    "top_k": lambda o, ends: p.TopK(_of(o.top_k), _keep(o, ends)),
-    "top_p": lambda o, ends: p.TopP(_of(o.top_p), _keep(o, ends)),
-    "min_p": lambda o, ends: p.MinP(_of(o.min_p), _keep(o, ends)),
-    "typical_p": lambda o, ends: p.Typical(_of(o.typical_p), _keep(o, ends)),
-    "epsilon_cutoff": lambda o, ends: p.Epsilon(_of(o.epsilon_cutoff), _keep(o, ends)),
-    "eta_cutoff": lambda o, ends: p.Eta(_of(o.eta_cutoff), _keep(o, ends)),
-    "top_n_sigma": lambda o, _: p.TopNSigma(_of(o.top_n_sigma)),
-    "top_h": lambda o, _: p.TopH(_of(o.top_h)),
-    "xtc_probability": lambda o, ends: p.Xtc(
-        0.1 if o.xtc_threshold is None else o.xtc_threshold, _of(o.xtc_probability), ends, _xtc_seed(o)
-    ),
-    "mirostat_tau": lambda o, _: p.Mirostat(_of(o.mirostat_tau), 0.1 if o.mirostat_eta is None else o.mirostat_eta),
-    "repetition_penalty": lambda o, _: p.RepetitionPenalty(_of(o.repetition_penalty)),
-    "presence_penalty": lambda o, _: p.PresencePenalty(_of(o.presence_penalty)),
-    "frequency_penalty": lambda o, _: p.FrequencyPenalty(_of(o.frequency_penalty)),
-    "encoder_repetition_penalty": lambda o, _: p.EncoderRepetitionPenalty(_of(o.encoder_repetition_penalty)),
-    "no_repeat_ngram_size": lambda o, _: p.NoRepeatNgram(_of(o.no_repeat_ngram_size)),
-    "encoder_no_repeat_ngram_size": lambda o, _: p.EncoderNoRepeatNgram(_of(o.encoder_no_repeat_ngram_size)),
-    "dry_multiplier": lambda o, _: p.Dry(
-        _of(o.dry_multiplier),
-        1.75 if o.dry_base is None else o.dry_base,
-        2 if o.dry_allowed_length is None else o.dry_allowed_length,
-        frozenset(o.dry_breakers or ()),
-    ),
-    "bad_words_ids": lambda o, ends: p.BadWords(_of(o.bad_words_ids), ends),
-    "sequence_bias": lambda o, _: p.SequenceBias(_of(o.sequence_bias)),
-    "allowed_tokens": lambda o, _: p.AllowedTokens(_of(o.allowed_tokens), o.num_beams),
-    "min_length": lambda o, ends: p.MinLength(_of(o.min_length), ends),
-    "min_new_tokens": lambda o, ends: p.MinNewTokens(_of(o.min_new_tokens), ends),
-    "forced_bos_id": lambda o, _: p.ForcedBos(_of(o.forced_bos_id)),
-    "forced_eos_id": lambda o, _: p.ForcedEos(
-        [o.forced_eos_id] if isinstance(o.forced_eos_id, int) else _of(o.forced_eos_id),
-        None if o.max_new_tokens is not None else o.max_length,
-        o.max_new_tokens if o.max_new_tokens is not None or o.max_length is not None else 64,
-    ),
-    "forced": lambda o, _: p.Forced(_of(o.forced)),
-    "suppress": lambda o, _: p.Suppress(o.suppress),
-    "suppress_first": lambda o, _: p.SuppressFirst(o.suppress_first),
-    "exponential_decay": lambda o, ends: p.ExponentialDecay(
-        _of(o.exponential_decay)[0], _of(o.exponential_decay)[1], ends
-    ),
-    "remove_invalid": lambda o, _: p.RemoveInvalid(),
-    "renormalize": lambda o, _: p.Renormalize(),
-}
+# ---- what derives from the fields ---------------------------------------------------------------------------------
 
 
-def _of(value: Any) -> Any:
-    """The value of an option that was given."""
-    return value
+@cached
+def _said(kind: type[OptionSet], what: str) -> dict[str, Any]:
+    """What the fields say of one thing, by option."""
+    return {name: spec.more[what] for name, spec in specs(kind).items() if what in spec.more}
 
 
-def _keep(options: GenerationOptions, ends: tuple[int, ...]) -> int:
-    """How many candidates each beam needs, so that one is left even where all ends are among them."""
-    return max(2, 1 + len(ends)) if options.num_beams > 1 else 1
+@cached
+def stages(kind: type[OptionSet]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of processors in the order they run: before custom ones, samplers, and last."""
+    names: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for name, spec in specs(kind).items():
+        if "make" in spec.more or "runs" in spec.more:
+            stage = 2 if spec.more.get("last") else int(spec.group == SHAPING)
+            names[stage].extend(spec.more.get("runs", (name,)))
+    return tuple(names[0]), tuple(names[1]), tuple(names[2])
 
 
-def _xtc_seed(options: GenerationOptions) -> int:
-    return options.seed if isinstance(options.seed, int) and options.seed >= 0 else 0
+TAKEN_BY: dict[str, tuple[str, ...]] = _said(GenerationOptions, "modes")
+"""The modes in which an option has an effect; one that is not here has it in all."""
+NEEDS: dict[str, str] = _said(GenerationOptions, "needs")
+"""The option that an option changes."""
+SAMPLERS = tuple(name for name, spec in specs(GenerationOptions).items() if spec.group == SHAPING)
+"""Options that shape what is drawn from."""
+ORDER: tuple[str, ...] = sum(stages(GenerationOptions), ())
+"""Names of processors in the order they run; `order` says why."""
 
 
 def make_options(given: Mapping[str, Any]) -> GenerationOptions:
     """Options by name; an unknown name is an error that offers the nearest."""
-    known = [f.name for f in fields(GenerationOptions) if f.init]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"generation has no option {name!r}", did_you_mean(name, known) or "see GenerationOptions")
-    return GenerationOptions(**given)
+    return GenerationOptions.of(given, "generation")

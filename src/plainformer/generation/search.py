@@ -8,28 +8,27 @@ Shapes: B prompts, T positions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.draw import Draws
-from plainformer.generation.modes.beam import BeamSettings, search_beams
+from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
-from plainformer.generation.options import BEAMS, GenerationOptions, make_options
+from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions, make_options
 from plainformer.generation.prompt import Prompt, left_align, make_prompt
 from plainformer.generation.result import Generation, Search, joined
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.sessions.uncached import UncachedSession
-from plainformer.generation.stopping import StopReason, Stops
+from plainformer.generation.stopping import StopReason, Stops, TextStop
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
-__all__ = ["Generation", "generate", "left_align", "stream"]
+__all__ = ["DEFAULT_NEW_TOKENS", "Generation", "generate", "left_align", "stream"]
 
 ENCODER_INPUTS = ("inputs_embeds", "input_features", "input_values", "pixel_values", "token_type_ids", "position_ids")
-DEFAULT_NEW_TOKENS = 64
 
 
 def generate(
@@ -40,7 +39,8 @@ def generate(
     decoder_input_ids: Tensor | None = None,
     encoder_output: StackOutput | None = None,
     watcher: Any = None,
-    **options: Any,
+    options: GenerationOptions | None = None,
+    **named: Any,
 ) -> Generation:
     """Continue prompts to the end.
 
@@ -50,15 +50,15 @@ def generate(
         attention_mask: (B, T), 1 for real; None where nothing is padded.
         decoder_input_ids: (B, T') forced start of an encoder-decoder's output, unpadded; None is its start token.
         encoder_output: what `model.encode` gave, in place of the encoder's inputs.
-        watcher: sees every step (`trace.Recorder`).
-        options: `GenerationOptions`, by name; and other inputs of the encoder, as input_features or inputs_embeds.
+        watcher: sees every step (`explain.Recorder`).
+        options: made before; or
+        named: `GenerationOptions` by name, and other inputs of the encoder, as input_features or inputs_embeds.
     Raises:
         UsageError, InputError: the model does not generate; a prompt is empty or leaves no room; an option is wrong or
             has no effect in the mode that the others choose.
     """
-    steps = _steps(
-        model, input_ids, attention_mask, decoder_input_ids, encoder_output, watcher, options, streamed=False
-    )
+    inputs = (input_ids, attention_mask, decoder_input_ids, encoder_output)
+    steps = _steps(model, inputs, options, named, watcher, streamed=False)
     with torch.inference_mode():
         while True:
             try:
@@ -76,14 +76,16 @@ def stream(
     decoder_input_ids: Tensor | None = None,
     encoder_output: StackOutput | None = None,
     watcher: Any = None,
-    **options: Any,
+    options: GenerationOptions | None = None,
+    **named: Any,
 ) -> Search:
     """`generate`, as it goes: yields (tokens, reasons), one of each for each row, or for each prompt in beam search.
 
     A token is None where the row has ended, or where beams do not agree on it yet. The iterator's return value is the
     whole `Generation`.
     """
-    steps = _steps(model, input_ids, attention_mask, decoder_input_ids, encoder_output, watcher, options, streamed=True)
+    inputs = (input_ids, attention_mask, decoder_input_ids, encoder_output)
+    steps = _steps(model, inputs, options, named, watcher, streamed=True)
     while True:
         with torch.inference_mode():  # entered anew for each step: the mode must not leak into the caller's code
             try:
@@ -95,25 +97,28 @@ def stream(
 
 def _steps(
     model: Transformer,
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    decoder_input_ids: Tensor | None,
-    encoder_output: StackOutput | None,
-    watcher: Any,
+    inputs: tuple[Tensor | None, Tensor | None, Tensor | None, StackOutput | None],
+    options: GenerationOptions | None,
     named: dict[str, Any],
+    watcher: Any,
     *,
     streamed: bool,
 ) -> Search:
     encoder_inputs = {name: named.pop(name) for name in ENCODER_INPUTS if name in named}
-    options = make_options(named)
-    prompt = make_prompt(model, input_ids, attention_mask, decoder_input_ids, encoder_output, encoder_inputs)
+    if options is not None and named:
+        raise UsageError(
+            f"options were given both made and by name: {opt(next(iter(named)))}",
+            "give one of the two, or options.changed(...)",
+        )
+    options = options if options is not None else make_options(named)
+    prompt = make_prompt(model, *inputs, encoder_inputs)
     return search(model, prompt, options, watcher=watcher, streamed=streamed)
 
 
 def search(
     model: Transformer, prompt: Prompt, options: GenerationOptions, *, watcher: Any = None, streamed: bool = True
 ) -> Search:
-    """The search that the options choose, over a prepared prompt."""
+    """Run the search that the options choose over a prepared prompt."""
     limits = [_limit(options, length) for length in prompt.lengths()]
     room = _room(model, prompt.ids.size(1), runs_last=options.mode == "contrastive")
     too_wide = room is not None and room < max(limits) and prompt.real is not None
@@ -122,7 +127,11 @@ def search(
     if room is not None:
         limits = [min(limit, room) for limit in limits]
     stops = Stops(
-        frozenset(options.ends(model.config)), tuple(limits), options.stop, options.stop_when, options.max_time
+        frozenset(options.ends(model.config)),
+        tuple(limits),
+        cast("TextStop | None", options.stop),
+        options.stop_when,
+        options.max_time,
     )
     return _dispatch(model, prompt, options, stops, watcher, streamed)
 
@@ -142,7 +151,7 @@ def _dispatch(
     session = make_session(model, prompt, options, max(stops.limits))
     draws = Draws(options.seed, len(prompt), options.copies) if options.do_sample else None
     if options.mode in BEAMS:
-        return search_beams(session, stops, processors, _beam_settings(options), draws=draws, watcher=watcher)
+        return search_beams(session, stops, processors, options, draws=draws, watcher=watcher)
     picker = Picker(draws, spread=options.num_alternatives > 1)
     return search_tokens(
         session, stops, processors, picker, output_scores=options.output_scores, streamed=streamed, watcher=watcher
@@ -166,32 +175,21 @@ def make_session(model: Transformer, prompt: Prompt, options: GenerationOptions,
     return Session(model, prompt, cache=options.cache, **shared)
 
 
-def _beam_settings(options: GenerationOptions) -> BeamSettings:
-    return BeamSettings(
-        options.num_beams,
-        options.num_beam_groups,
-        options.diversity_penalty or 0.0,
-        1.0 if options.length_penalty is None else options.length_penalty,
-        options.early_stopping or False,
-        options.patience or 1.0,
-        options.num_return_sequences,
-    )
-
-
 def _limit(options: GenerationOptions, prompt_length: int) -> int:
-    """New tokens for a prompt of so many."""
-    if options.max_new_tokens is not None or options.max_length is None:
-        return options.max_new_tokens or DEFAULT_NEW_TOKENS
+    """How many new tokens a prompt of this length may get."""
+    if options.new_token_limit is not None:
+        return options.new_token_limit
+    assert options.max_length is not None
     if options.max_length <= prompt_length:
         raise InputError(
-            f"a prompt of {prompt_length} tokens leaves nothing of max_length={options.max_length}",
-            "raise it, or give max_new_tokens, which does not count the prompt",
+            f"a prompt of {prompt_length} tokens leaves nothing of {opt('max_length', options.max_length)}",
+            f"raise it, or give {opt('max_new_tokens')}, which does not count the prompt",
         )
     return options.max_length - prompt_length
 
 
 def _room(model: Transformer, prompt_length: int, *, runs_last: bool) -> int | None:
-    """New tokens that fit a model of learned positions: where the last one is not run, it needs no position."""
+    """How many new tokens fit the learned positions; None without them. A last token that is not run needs no position."""
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is None:
@@ -200,22 +198,22 @@ def _room(model: Transformer, prompt_length: int, *, runs_last: bool) -> int | N
     if room < 1:
         raise InputError(
             f"a prompt of {prompt_length} tokens fills the {stack.max_positions} positions this model has learned",
-            "shorten it, or encode with truncate=True",
+            f"shorten it, or encode with {opt('truncate', True)}",
         )
     return room
 
 
 def _each_alone(model: Transformer, prompt: Prompt, options: GenerationOptions, watcher: Any, streamed: bool) -> Search:
-    """Each prompt by itself, in step: where a batch as wide as its longest prompt would cut a short prompt's answer."""
+    """Run each prompt on its own, streams advancing together.
+
+    For a batch as wide as its longest prompt would cut a short prompt's answer.
+    """
     alone = []
     for index in range(len(prompt)):
         own = {"seed": options.seed[index]} if isinstance(options.seed, list | tuple) else {}
         if options.negative_ids is not None:
             own["negative_ids"] = options.negative_ids[index : index + 1]
-        given = {name: getattr(options, name) for name in options.given}
-        alone.append(
-            search(model, prompt.row(index), make_options({**given, **own}), watcher=watcher, streamed=streamed)
-        )
+        alone.append(search(model, prompt.row(index), options.changed(**own), watcher=watcher, streamed=streamed))
     results: list[Generation | None] = [None] * len(alone)
     width: list[int] = [1] * len(alone)
     reasons: list[list[StopReason | None]] = [[None] for _ in alone]

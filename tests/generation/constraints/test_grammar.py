@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plainformer.errors import UsageError
+from plainformer.families import CONVENTIONS
 from plainformer.generation.constraints.grammar import Grammar, Vocabulary
 from plainformer.generation.constraints.healing import Heal, TokenIndex, heal
 from plainformer.generation.processors.context import Context
@@ -230,7 +231,7 @@ def tiny_bytes() -> Tokenizer:
 
     with tempfile.TemporaryDirectory() as folder:
         save_bytes(Path(folder))
-        return Tokenizer.from_folder(Path(folder), {"model_type": "gpt2"})
+        return Tokenizer.from_folder(Path(folder), {"model_type": "gpt2"}, CONVENTIONS)
 
 
 TOKENIZERS = [byte_level, sentencepiece, unigram, minilm, smollm2, tiny_bytes]

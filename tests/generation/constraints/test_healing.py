@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from plainformer.errors import UsageError
 from plainformer.generation.constraints.healing import Heal, TokenIndex, heal
-from plainformer.generation.processors import sort_processors
+from plainformer.generation.options import GenerationOptions, stages
+from plainformer.generation.order import sort_processors
 from plainformer.generation.processors.context import Context
 from plainformer.inputs.text.token_bytes import token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
@@ -166,6 +167,6 @@ def test_prompts_that_cannot_be_told_apart() -> None:
 
 def test_it_runs_before_the_samplers_and_leaves_other_logits_alone() -> None:
     healing = Heal(INDEX, [([1], b"")])
-    assert sort_processors([healing]) == [healing]
+    assert sort_processors([healing], None, stages(GenerationOptions)) == [healing]
     logits_RV = torch.zeros(1, 5)
     assert healing(logits_RV, Context(torch.tensor([[1]]), 1)) is logits_RV

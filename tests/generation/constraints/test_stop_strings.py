@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.errors import UsageError
-from plainformer.generation.constraints.stop_strings import Scan, StopMatch, StopStrings
+from plainformer.generation.constraints.stop_strings import Scan, StopMatch, StopStrings, first_stop, shown
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support.tokenizers import byte_level, minilm, sentencepiece
 
@@ -31,28 +31,18 @@ def first_match(text: str, strings: Sequence[str]) -> StopMatch | None:
     return None
 
 
-def brute(ids: Sequence[int], strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> list[Scan]:
-    """What should be known after each token. The last characters count once they are whole.
-
-    Byte fallback decodes a run of bytes as a whole: while it ends in half a character, a newline before that is taken
-    back. What was safe stays safe.
-    """
-    scans: list[Scan] = []
+def brute(ids: Sequence[int], strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> list[StopMatch | None]:
+    """What should be found after each token. The last characters count once they are whole."""
+    found: list[StopMatch | None] = []
     for count in range(1, len(ids) + 1):
-        if scans and scans[-1].match is not None:
-            scans.append(scans[-1])
-            continue
         text = decode(ids[:count]).rstrip("\N{REPLACEMENT CHARACTER}")
-        match = first_match(text, strings)
-        starts = [n for n in range(1, len(text) + 1) if any(s.startswith(text[-n:]) for s in strings)]
-        safe = len(text) - max(starts, default=0)
-        scans.append(Scan(match, match.start if match else max(safe, scans[-1].safe if scans else 0)))
-    return scans
+        found.append(found[-1] if found and found[-1] else first_match(text, strings))
+    return found
 
 
 def check(ids: Sequence[int], strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
     stops = StopStrings(strings, decode)
-    assert [stops.scan([ids[:count]])[0] for count in range(1, len(ids) + 1)] == brute(ids, strings, decode)
+    assert [stops.find(ids[:count]) for count in range(1, len(ids) + 1)] == brute(ids, strings, decode)
 
 
 TEXTS = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=30)
@@ -97,7 +87,7 @@ def test_behind_a_prompt_the_first_space_stays(text: str, strings: list[str]) ->
     ids = tokenizer.encode(text, add_special_tokens=False).input_ids
     before = tokenizer.decode(prompt, skip_special_tokens=True)
     stops = StopStrings(strings, lambda some: tokenizer.decode(some, skip_special_tokens=True), behind=prompt[-1:])
-    found = [stops.scan([ids[:count]])[0] for count in range(1, len(ids) + 1)]
+    found = [stops.find(ids[:count]) for count in range(1, len(ids) + 1)]
     whole = lambda some: tokenizer.decode([*prompt, *some], skip_special_tokens=True)[len(before) :]  # noqa: E731
     assert found == brute(ids, strings, whole)
 
@@ -111,7 +101,7 @@ def test_rows_may_be_reordered_shared_and_dropped(strings: list[str], chance: ra
     rows: list[list[int]] = [[] for _ in range(4)]
     for _ in range(12):
         rows = [[*chance.choice(rows), chance.randrange(len(pieces))] for _ in range(chance.randint(1, 5))]
-        assert stops.scan(rows) == [brute(row, strings, decode)[-1] for row in rows]
+        assert [stops.find(row) for row in rows] == [brute(row, strings, decode)[-1] for row in rows]
 
 
 @settings(max_examples=100, deadline=None)
@@ -119,21 +109,66 @@ def test_rows_may_be_reordered_shared_and_dropped(strings: list[str], chance: ra
 def test_rows_may_grow_by_several_tokens_and_shrink(text: str, strings: list[str], lengths: list[int]) -> None:
     pieces = [bytes([byte]) for byte in text.encode()]
     ids, decode = range(len(pieces)), lossy(pieces)
-    stops, scans = StopStrings(strings, decode), [Scan(None, 0), *brute(ids, strings, decode)]
+    stops, found = StopStrings(strings, decode), [None, *brute(ids, strings, decode)]
     for length in lengths:
-        assert stops.scan([ids[:length]]) == [scans[min(length, len(ids))]]
+        assert stops.find(ids[:length]) == found[min(length, len(ids))]
 
 
 def test_what_is_found() -> None:
     pieces = [b"Hello", b" wor", b"ld. User", b": hi", b"\xf0\x9f", b"\x98\x80!"]
     stops = StopStrings(["User:", "\N{GRINNING FACE}", "world"], lossy(pieces))
-    assert stops.scan([[0, 1]]) == [Scan(None, 6)]  # "wor" may begin "world"
-    assert stops.scan([[0, 1, 2]]) == [Scan(StopMatch("world", 6), 6)]
-    assert stops.find([0, 2]) is None and stops.scan([[0, 2]])[0].safe == len("Hellold. ")
+    assert stops.find([0, 1]) is None and stops.find([0, 1, 2]) == StopMatch("world", 6)
+    assert stops.find([0, 2]) is None
     assert stops.find([0, 2, 3]) == StopMatch("User:", 9)
-    assert stops.scan([[0, 4], [0, 4, 5]]) == [Scan(None, 5), Scan(StopMatch("\N{GRINNING FACE}", 5), 5)]
+    assert stops.find([0, 4]) is None and stops.find([0, 4, 5]) == StopMatch("\N{GRINNING FACE}", 5)
     overlapping = StopStrings(["abcd", "bc", "c"], lossy([b"a", b"b", b"c", b"d"]))
     assert overlapping.find([0, 1, 2, 3]) == StopMatch("bc", 1)
+
+
+def in_pieces(text: str, chance: random.Random) -> list[str]:
+    cuts = sorted(chance.choices(range(len(text) + 1), k=chance.randint(0, 6)))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, STOPS, st.integers(0, 6), st.randoms(use_true_random=False))
+def test_a_text_that_grows(text: str, strings: list[str], skip: int, chance: random.Random) -> None:
+    """At every piece: the match is the whole text's, and what is held back is what may begin a stop string, no more."""
+    scan, read = Scan(tuple(strings), skip), ""
+    for piece in in_pieces(text, chance):
+        scan, read = scan.fed(piece), read + piece
+        match = first_match(read[skip:], strings)
+        assert scan.match == (match and StopMatch(match.string, match.start + skip))
+        if match:
+            assert scan.safe == scan.match.start  # type: ignore[union-attr]
+            continue
+        ends = [n for n in range(1, len(read[skip:]) + 1) if any(s.startswith(read[-n:]) for s in strings)]
+        assert (scan.length, scan.safe) == (len(read), len(read) - max(ends, default=0))
+    assert first_stop(text, strings, skip=skip) == (first_match(read[skip:], strings) and scan.match)
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS, STOPS | st.just([]), st.integers(0, 6), st.randoms(use_true_random=False))
+def test_what_is_shown_is_never_taken_back(text: str, strings: list[str], skip: int, chance: random.Random) -> None:
+    parts = in_pieces(text, chance)
+    source = iter(parts)
+    match = first_match(text[skip:], strings)
+    expected = text[skip:] if match is None else text[skip : skip + match.start]
+    pieces = []
+    for piece in shown(source, strings, skip=skip):
+        pieces.append(piece)
+        assert piece and expected.startswith("".join(pieces))
+    assert "".join(pieces) == expected
+    assert next(source, None) is None, "whatever makes the text must come to its end"
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, STOPS, st.integers(0, 6))
+def test_no_stop_string_is_found_where_a_row_begins(text: str, strings: list[str], skip: int) -> None:
+    pieces = [character.encode() for character in text]
+    match = first_match(text[skip:], strings)
+    found = StopStrings(strings, lossy(pieces), skip=skip).find(range(len(pieces)))
+    assert found == (match and StopMatch(match.string, match.start + skip))
 
 
 @pytest.mark.parametrize("token", [b"x", b"\xff", b"\xf0", b""], ids=str)

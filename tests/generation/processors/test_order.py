@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, WatermarkingConfig
 
 from plainformer.errors import UsageError
+from plainformer.generation.options import ORDER, GenerationOptions, stages
+from plainformer.generation.order import sort_processors
 from plainformer.generation.processors import control, penalties, sampling, timestamps, watermark
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.control import Suppress
-from plainformer.generation.processors.order import CONTROLS, ORDER, SAMPLERS, sort_processors
 from plainformer.generation.processors.sampling import Temperature, TopK, TopP
 
 THEIRS = {
@@ -23,14 +24,14 @@ THEIRS = {
     "SequenceBiasLogitsProcessor": "sequence_bias",
     "EncoderRepetitionPenaltyLogitsProcessor": "encoder_repetition_penalty",
     "RepetitionPenaltyLogitsProcessor": "repetition_penalty",
-    "NoRepeatNGramLogitsProcessor": "no_repeat_ngram",
-    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram",
-    "NoBadWordsLogitsProcessor": "bad_words",
+    "NoRepeatNGramLogitsProcessor": "no_repeat_ngram_size",
+    "EncoderNoRepeatNGramLogitsProcessor": "encoder_no_repeat_ngram_size",
+    "NoBadWordsLogitsProcessor": "bad_words_ids",
     "MinLengthLogitsProcessor": "min_length",
     "MinNewTokensLengthLogitsProcessor": "min_new_tokens",
     "PrefixConstrainedLogitsProcessor": "allowed_tokens",
-    "ForcedBOSTokenLogitsProcessor": "forced_bos",
-    "ForcedEOSTokenLogitsProcessor": "forced_eos",
+    "ForcedBOSTokenLogitsProcessor": "forced_bos_id",
+    "ForcedEOSTokenLogitsProcessor": "forced_eos_id",
     "InfNanRemoveLogitsProcessor": "remove_invalid",
     "ExponentialDecayLengthPenalty": "exponential_decay",
     "SuppressTokensLogitsProcessor": "suppress",
@@ -40,12 +41,15 @@ THEIRS = {
     "TopKLogitsWarper": "top_k",
     "TopPLogitsWarper": "top_p",
     "MinPLogitsWarper": "min_p",
-    "TypicalLogitsWarper": "typical",
-    "EpsilonLogitsWarper": "epsilon",
-    "EtaLogitsWarper": "eta",
+    "TypicalLogitsWarper": "typical_p",
+    "EpsilonLogitsWarper": "epsilon_cutoff",
+    "EtaLogitsWarper": "eta_cutoff",
     "WatermarkLogitsProcessor": "watermark",
     "LogitNormalization": "renormalize",
 }
+
+
+CONTROLS, SAMPLERS, LAST = DOCUMENTED = stages(GenerationOptions)
 
 
 @dataclass
@@ -97,7 +101,9 @@ def test_the_reference_librarys_order() -> None:
     )
     names = [THEIRS[type(processor).__name__] for processor in made]
     assert len(names) == len(THEIRS)
-    assert [processor.name for processor in sort_processors([Named(name) for name in sorted(names)])] == names
+    assert [
+        processor.name for processor in sort_processors([Named(name) for name in sorted(names)], None, DOCUMENTED)
+    ] == names
 
 
 def test_every_processor_has_its_place() -> None:
@@ -113,21 +119,21 @@ def test_ones_own_go_right_before_the_samplers() -> None:
     mine, other = Named("mine"), Named("other")
     first, second = Suppress([1]), Suppress([2])
     given = [mine, TopK(3), first, other, Temperature(0.5), second, Named(SAMPLERS[-1]), Named(CONTROLS[-1])]
-    names = [p.name for p in sort_processors(given)]
+    names = [p.name for p in sort_processors(given, None, DOCUMENTED)]
     assert names == ["suppress", "suppress", "forced", "mine", "other", "temperature", "top_k", "mirostat"]
-    assert sort_processors(given)[:2] == [first, second]
-    assert sort_processors([]) == []
+    assert sort_processors(given, None, DOCUMENTED)[:2] == [first, second]
+    assert sort_processors([], None, DOCUMENTED) == []
 
 
 def test_an_order_of_ones_own() -> None:
     given = [Temperature(0.5), TopK(3), Named("mine")]
     own = ["mine", "top_k", "top_p", "temperature"]
-    assert [p.name for p in sort_processors(given, own)] == ["mine", "top_k", "temperature"]
+    assert [p.name for p in sort_processors(given, own, DOCUMENTED)] == ["mine", "top_k", "temperature"]
     with pytest.raises(UsageError, match="where 'top_p' runs"):
-        sort_processors([TopP(0.5)], ["temperature", "top_k"])
+        sort_processors([TopP(0.5)], ["temperature", "top_k"], DOCUMENTED)
     with pytest.raises(UsageError, match=r"where 'top_k' runs\n.*did you mean 'topk'"):
-        sort_processors(given, ["mine", "temperature", "topk"])
+        sort_processors(given, ["mine", "temperature", "topk"], DOCUMENTED)
     with pytest.raises(UsageError, match="names 'top_k' twice"):
-        sort_processors(given, ["mine", "top_k", "temperature", "top_k"])
+        sort_processors(given, ["mine", "top_k", "temperature", "top_k"], DOCUMENTED)
     with pytest.raises(UsageError, match="not a list of names"):
-        sort_processors(given, "top_k")
+        sort_processors(given, "top_k", DOCUMENTED)

@@ -103,7 +103,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (BadWords, dict(words=[5]), "words=5 is not a list"),
     (BadWords, dict(words=[[]]), "words is empty"),
     (BadWords, dict(words="ab"), "words='a'"),
-    (AllowedTokens, dict(allowed=[1]), "is no function"),
+    (AllowedTokens, dict(allowed=[1]), "is not callable"),
     (AllowedTokens, dict(allowed=list, rows_per_prompt=0), "rows_per_prompt=0"),
     (MinLength, dict(min_length=-1, eos_ids=[1]), "min_length=-1"),
     (MinLength, dict(min_length=1, eos_ids=1), r"eos_ids=1 is not a list of token ids\n.*eos_ids=\[...\]"),

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.errors import InputError, UsageError
+from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Encoding, Tokenizer
 from tests.support import ROOT
 from tests.support.sentencepiece import TEXTS
@@ -77,7 +78,7 @@ def test_minilm_roles_and_limits() -> None:
 def test_minilm_built_from_vocab_txt_is_the_same(tmp_path: Path) -> None:
     for name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "config.json"):
         (tmp_path / name).write_bytes((minilm_folder() / name).read_bytes())
-    built = Tokenizer.from_folder(tmp_path)
+    built = Tokenizer.from_folder(tmp_path, None, CONVENTIONS)
     for text in [*TEXTS, "[MASK] is [SEP]"]:
         assert built.encode(text) == minilm().encode(text)
 
@@ -251,8 +252,8 @@ def test_nothing_is_cut_silently() -> None:
     text = "word " * 600
     with pytest.raises(InputError, match="602 tokens; the limit is 512") as caught:
         minilm().encode(text)
-    assert "truncate=True" in caught.value.fix and "stride=N" in caught.value.fix
-    assert len(minilm().encode(text, max_length=1000)) == 602
+    assert "truncate=True" in caught.value.fix and "stride=..." in caught.value.fix
+    assert len(minilm().encode(text, max_length=1000)) == len(minilm().encode(text, max_length=None)) == 602
     cut = minilm().encode(text, truncate=True)
     assert len(cut) == 512 and cut.input_ids[-1] == 102 and cut.overflow == ()
     with pytest.raises(InputError):

@@ -1,13 +1,16 @@
 """Stop strings: texts that end an answer, found wherever tokens happen to be cut.
 
-A stop string may begin inside a token and end inside a later one, so it is looked for in the text, not in the ids. Only
-the last few tokens are decoded again at each step, whatever the length of the answer. Nothing here knows which row of a
-batch is which: what is known about a row hangs on its ids.
+A stop string may begin inside a token and end inside a later one, so it is looked for in the text, not in the ids. `Scan`
+reads a text that grows, `shown` a stream of it, and `StopStrings` rows of tokens, of which only the last few are decoded
+again at each step, whatever the length of the answer. Nothing here knows which row of a batch is which: what is known
+about a row belongs to its ids.
+
+Of several stop strings, the one that ends first counts; of those that end together, the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from plainformer.errors import UsageError
@@ -15,8 +18,8 @@ from plainformer.generation.constraints.row_states import RowStates
 
 Decode = Callable[[Sequence[int]], str]
 
-HALF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-# So many tokens may wait for their characters to become whole before the first of them are taken as they are: more than
+HALF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes whose character is not complete yet
+# This many tokens may wait for their characters to become whole before the first of them are taken as they are: more than
 # bytes of a character, or than characters that byte fallback spells in one go.
 _WAITING = 64
 _UNSURE = 4  # the last tokens, which may yet become a character of four bytes
@@ -24,7 +27,7 @@ _UNSURE = 4  # the last tokens, which may yet become a character of four bytes
 
 @dataclass(frozen=True)
 class StopMatch:
-    """`string` was written, and begins at character `start` of the row's text: cut there."""
+    """`string` was written, and begins at character `start` of the text: cut there."""
 
     string: str
     start: int
@@ -32,16 +35,71 @@ class StopMatch:
 
 @dataclass(frozen=True)
 class Scan:
-    """What is known of a row's text.
+    """A text that grows, read for stop strings so far. `fed` gives the scan of the longer text; this one stays usable.
 
+    Args:
+        strings: the stop strings; there may be none.
+        skip: characters at the beginning in which none is looked for: a prompt's end that the model writes again.
     Attributes:
-        match: the stop string that ends it, or None.
-        safe: how many of its characters may be shown: those behind may begin a stop string, or be half a character. All
-            of the text may be shown when it ends without a match.
+        match: the stop string that ends the text, or None.
+        length: characters read. held: the last of them, which may begin a stop string.
     """
 
-    match: StopMatch | None
-    safe: int
+    strings: tuple[str, ...]
+    skip: int = 0
+    match: StopMatch | None = None
+    length: int = 0
+    held: str = ""
+
+    @property
+    def safe(self) -> int:
+        """How many characters may be shown: all of them once the text ends without a match."""
+        return self.match.start if self.match is not None else self.length - len(self.held)
+
+    def fed(self, piece: str) -> Scan:
+        """The scan of the text with `piece` added to it. Behind a match nothing is read."""
+        if self.match is not None:
+            return self
+        window = self.held + piece[max(0, self.skip - self.length) :]
+        length = self.length + len(piece)
+        found = [(at + len(string), at, string) for string in self.strings if (at := window.find(string)) >= 0]
+        if found:
+            _, at, string = min(found)
+            return replace(self, match=StopMatch(string, length - len(window) + at), length=length, held="")
+        return replace(self, length=length, held=window[len(window) - self._beginning(window) :])
+
+    def _beginning(self, text: str) -> int:
+        """How many characters at the end of a text may be the beginning of a stop string."""
+        longest = max(map(len, self.strings), default=1) - 1
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((n for n in lengths if any(s.startswith(text[len(text) - n :]) for s in self.strings)), 0)
+
+
+def first_stop(text: str, strings: Sequence[str], *, skip: int = 0) -> StopMatch | None:
+    """The stop string that ends a text after its first `skip` characters, or None."""
+    return Scan(tuple(strings), skip).fed(text).match
+
+
+def shown(texts: Iterable[str], strings: Sequence[str], *, skip: int = 0) -> Iterator[str]:
+    """Yield the pieces of a text up to a stop string, without its first `skip` characters.
+
+    What may be the beginning of a stop string is held back until that is known: what is yielded is never taken back. All
+    of `texts` is consumed, so that whatever makes it comes to its end.
+    """
+    scan, waiting, done = (
+        Scan(tuple(strings), skip),
+        "",
+        skip,
+    )  # `waiting` is the text after its first `done` characters
+    for piece in texts:
+        if scan.match is None:
+            waiting += piece[max(0, skip - scan.length) :]
+            scan = scan.fed(piece)
+            if scan.safe > done:
+                yield waiting[: scan.safe - done]
+                waiting, done = waiting[scan.safe - done :], scan.safe
+    if scan.match is None and waiting:
+        yield waiting
 
 
 @dataclass(frozen=True)
@@ -49,112 +107,82 @@ class _Read:
     """How far a row is read.
 
     Attributes:
-        ids: the tokens that are decoded together; the first `shown` of them are settled, and are there because the
-            text of the others depends on them (a space at the beginning is stripped).
+        ids: the tokens that are decoded together; the first `settled` of them are read for good, and are there because
+            the text of the others depends on them (a space at the beginning is stripped).
         known: length of the settled ones' text.
-        settled: characters of the row that are settled. recent: the last of them, where a match may have begun.
+        text: the scan of all settled text. match: the stop string found in it or in the text after it.
     """
 
     ids: tuple[int, ...]
-    shown: int
-    known: int
     settled: int
-    recent: str
-    scan: Scan
+    known: int
+    text: Scan
+    match: StopMatch | None = None
 
 
 class StopStrings:
-    """Looks for the first stop string in rows of tokens.
+    """Finds the first stop string in rows of tokens.
 
-    Of several, the one that ends first counts; of those that end together, the longest. Characters that are not whole
-    yet (a U+FFFD at the end of the text) are no text yet.
+    Characters that are not whole yet (a U+FFFD at the end of the text) are not read yet.
 
     Args:
         strings: the stop strings.
         decode: ids → text, as the caller writes it: with special tokens or without.
-        behind: ids in front of every row, whose text is then what it adds to theirs. A row's first word in a
-            SentencePiece vocabulary has a space in front of it behind any ordinary token, and none behind nothing.
+        behind: ids before every row, whose text is then what it adds to theirs. A row's first word in a SentencePiece
+            vocabulary begins with a space after any ordinary token, and without one where nothing comes before it.
+        skip: characters at the beginning of each row's text in which no stop string is looked for.
 
     Raises:
-        UsageError: there are no strings, or one is empty or no text.
+        UsageError: there are no strings, or one is empty or not a str.
     """
 
-    def __init__(self, strings: Sequence[str], decode: Decode, *, behind: Sequence[int] = ()) -> None:
+    def __init__(self, strings: Sequence[str], decode: Decode, *, behind: Sequence[int] = (), skip: int = 0) -> None:
         if isinstance(strings, str) or not isinstance(strings, Sequence):
             raise UsageError(f"stop strings are a {type(strings).__name__}, not a list", 'give ["\\n\\n"], say')
         for string in strings:
             if not isinstance(string, str) or not string:
-                raise UsageError(f"{string!r} is no stop string", "give texts of at least one character")
+                raise UsageError(f"{string!r} is not a stop string", "give texts of at least one character")
         if not strings:
             raise UsageError("there are no stop strings", "give at least one, or leave them out")
         self.strings = tuple(dict.fromkeys(strings))
+        self.skip = skip
         self._decode = decode
-        self._overlap = max(len(string) for string in self.strings) - 1
         self._behind = tuple(behind)
         self._states: RowStates[None, _Read] = RowStates(self._begin, self._advance, keep=4096)
 
-    def scan(self, rows: Sequence[Sequence[int]]) -> list[Scan]:
-        """What is known of each row, given all its generated ids. Quick for rows that have grown by a token since."""
-        return [state.scan for state in self._states.of(rows, [None] * len(rows))]
-
     def find(self, ids: Sequence[int]) -> StopMatch | None:
-        """The stop string that ends a row, or None."""
-        return self.scan([ids])[0].match
+        """The stop string that ends a row, given all its generated ids; quick for one that has grown by a token since."""
+        return self._states.of([ids], [None])[0].match
 
     def _begin(self, _: None) -> _Read:
         behind = self._behind
-        return _Read(behind, len(behind), len(self._decode(behind)) if behind else 0, 0, "", Scan(None, 0))
+        return _Read(behind, len(behind), len(self._decode(behind)) if behind else 0, Scan(self.strings, self.skip))
 
     def _advance(self, state: _Read, token: int) -> _Read:
-        if state.scan.match is not None:
+        if state.match is not None:
             return state
         ids = (*state.ids, token)
         text = self._decode(ids)
         new = text[state.known :]
-        firm = new.rstrip(HALF_A_CHARACTER)
-        state = replace(state, ids=ids, scan=self._look(state, firm))
-        if new and firm == new:
+        whole = new.rstrip(HALF_A_CHARACTER)
+        state = replace(state, ids=ids, match=state.text.fed(whole).match)
+        if new and whole == new:
             return self._settle(state, len(ids), text)
-        if len(ids) - state.shown > _WAITING:
+        if len(ids) - state.settled > _WAITING:
             return self._give_up_waiting(state, text)
         return state
 
-    def _look(self, state: _Read, firm: str) -> Scan:
-        """Search the characters that a new match can lie in."""
-        window = state.recent + firm
-        base = state.settled - len(state.recent)
-        found = [(at + len(string), at, string) for string in self.strings if (at := window.find(string)) >= 0]
-        if found:
-            _, at, string = min(found)
-            return Scan(StopMatch(string, base + at), base + at)
-        return Scan(None, base + len(window) - self._held(window))
-
-    def _held(self, window: str) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
-        for length in range(min(self._overlap, len(window)), 0, -1):
-            end = window[len(window) - length :]
-            if any(string.startswith(end) for string in self.strings):
-                return length
-        return 0
-
     def _settle(self, state: _Read, count: int, text: str) -> _Read:
-        """The first `count` of the ids are read for good; `text` is theirs."""
-        recent = state.recent + text[state.known :]
-        ids = state.ids[state.shown :]
-        shown = count - state.shown
-        return replace(
-            state,
-            ids=ids,
-            shown=shown,
-            known=len(self._decode(ids[:shown])),
-            settled=state.settled + len(text) - state.known,
-            recent=recent[max(0, len(recent) - self._overlap) :],
-        )
+        """Read the first `count` of the ids, whose text this is, for good."""
+        ids = state.ids[state.settled :]
+        settled = count - state.settled
+        read = state.text.fed(text[state.known :])
+        return replace(state, ids=ids, settled=settled, known=len(self._decode(ids[:settled])), text=read)
 
     def _give_up_waiting(self, state: _Read, text: str) -> _Read:
         """Keep the tokens to decode few where they have no text, or are bytes that never make a character."""
         count = len(state.ids) - _UNSURE
         head = self._decode(state.ids[:count])
         if len(head) == state.known:
-            return replace(state, ids=(*state.ids[: state.shown], *state.ids[count:]))
+            return replace(state, ids=(*state.ids[: state.settled], *state.ids[count:]))
         return self._settle(state, count, head) if text.startswith(head) else state

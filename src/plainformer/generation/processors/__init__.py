@@ -15,7 +15,6 @@ from plainformer.generation.processors.control import (
     Suppress,
     SuppressFirst,
 )
-from plainformer.generation.processors.order import ORDER, sort_processors
 from plainformer.generation.processors.penalties import (
     BadWords,
     Dry,
@@ -44,7 +43,6 @@ from plainformer.generation.processors.timestamps import WhisperTimestamps
 from plainformer.generation.processors.watermark import Watermark, WatermarkDetector, WatermarkResult
 
 __all__ = [
-    "ORDER",
     "AllowedTokens",
     "BadWords",
     "Context",
@@ -83,5 +81,4 @@ __all__ = [
     "WhisperTimestamps",
     "Xtc",
     "as_token_ids",
-    "sort_processors",
 ]

@@ -1,4 +1,4 @@
-"""Controls: processors that decide where tokens may or must stand.
+"""Controls: processors that decide where tokens may or must occur.
 
 Lengths and positions count real tokens, so that a row's padding moves nothing. Tokens that are forced get a logit of 0
 and all others -inf, as in the reference library. `Suppress`, `MinLength` and the like may ban all that was left of a row,
@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
-from plainformer.generation.processors.checks import as_token_ids, check_number, check_whole, shortened
+from plainformer.config.values import check_number, check_whole
+from plainformer.errors import UsageError, opt
+from plainformer.generation.processors.checks import as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import Constant, TokenIds, ban, check_inside, only, row_lengths
 
@@ -43,20 +44,21 @@ class AllowedTokens:
     def __post_init__(self) -> None:
         if not callable(self.allowed):
             raise UsageError(
-                f"allowed={self.allowed!r} is no function", "give one: a row's ids → the ids that may follow"
+                f"{opt('allowed', self.allowed)} is not callable",
+                "give a function: a row's ids → the ids that may follow",
             )
         check_whole("rows_per_prompt", self.rows_per_prompt, 1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if logits_RV.size(0) % self.rows_per_prompt:
             raise UsageError(
-                f"rows_per_prompt={self.rows_per_prompt} does not divide {logits_RV.size(0)} rows",
+                f"{opt('rows_per_prompt', self.rows_per_prompt)} does not divide {logits_RV.size(0)} rows",
                 "give the number of beams",
             )
         allowed_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
         for index, (allowed_V, row) in enumerate(zip(allowed_RV, context.rows, strict=True)):
             if context.ended is not None and context.ended[index]:
-                allowed_V[:] = True  # the function knows nothing of what stands behind an end
+                allowed_V[:] = True  # the function does not expect what follows an end
                 continue
             ids = as_token_ids("allowed(row)", self.allowed(list(row)))
             check_inside("allowed(row)", ids, logits_RV.size(-1))
@@ -115,7 +117,7 @@ class MinNewTokens:
 class ForcedBos:
     """Force `bos_id` after a row's first token: what follows an encoder-decoder's start token (mBART's language)."""
 
-    name: ClassVar[str] = "forced_bos"
+    name: ClassVar[str] = "forced_bos_id"
     bos_id: int
 
     def __post_init__(self) -> None:
@@ -140,7 +142,7 @@ class ForcedEos:
         max_new_tokens: of the generated tokens. Exactly one of the two is given.
     """
 
-    name: ClassVar[str] = "forced_eos"
+    name: ClassVar[str] = "forced_eos_id"
     eos_ids: Sequence[int]
     max_length: int | None = None
     max_new_tokens: int | None = None
@@ -182,13 +184,13 @@ class Forced:
             listed: list[tuple[int, int]] = [(place, token) for place, token in pairs if token is not None]
         except (TypeError, ValueError):
             raise UsageError(
-                f"tokens={shortened(self.tokens)} holds no pairs of position and token", "give {1: 50259}"
+                f"{opt('tokens', self.tokens)} holds no pairs of position and token", "give {1: 50259}"
             ) from None
         for position, token in listed:
             check_whole("position", position, 0)
             check_whole("token", token, 0)
         if len({position for position, _ in listed}) < len(listed):
-            raise UsageError(f"tokens={shortened(self.tokens)} names a position twice", "give each position once")
+            raise UsageError(f"{opt('tokens', self.tokens)} names a position twice", "give each position once")
         object.__setattr__(self, "tokens", tuple(sorted(listed)))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -201,7 +203,7 @@ class Forced:
 
     @cached_property
     def _by_position(self) -> list[int]:
-        """The token forced at each position, -1 where none is: at the last, which stands for all positions after."""
+        """The token forced at each position, -1 where none is: the last entry is that of all positions after."""
         assert isinstance(self.tokens, tuple)
         by_position: dict[int, int] = dict(self.tokens)
         return [by_position.get(position, -1) for position in range(max(by_position, default=-1) + 2)]
@@ -276,7 +278,7 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         check_whole("start", self.start, 0)
-        check_number("factor", self.factor, "(0, inf)", "give more than 1 to end earlier")
+        check_number("factor", self.factor, "(0, inf)", fix="give more than 1 to end earlier")
         object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:

@@ -18,15 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
-from plainformer.generation.processors.checks import (
-    as_sequence,
-    as_token_ids,
-    check_choice,
-    check_number,
-    check_whole,
-    shortened,
-)
+from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.errors import UsageError, opt
+from plainformer.generation.processors.checks import as_sequence, as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import (
     Constant,
@@ -58,7 +52,7 @@ class RepetitionPenalty:
     scope: Literal["all", "new"] = "all"
 
     def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", "give more than 0; 1 changes nothing")
+        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
         check_choice("scope", self.scope, ("all", "new"))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -77,7 +71,7 @@ class EncoderRepetitionPenalty:
     penalty: float
 
     def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", "give more than 0; 1 changes nothing")
+        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return _scaled(logits_RV, seen(source_tokens(context), logits_RV.size(-1)), 1 / self.penalty)
@@ -125,7 +119,7 @@ class NoRepeatNgram:
     Paulus et al. 2017, arXiv 1705.04304, section 2.5. A `size` of 1 bans every token that a row has.
     """
 
-    name: ClassVar[str] = "no_repeat_ngram"
+    name: ClassVar[str] = "no_repeat_ngram_size"
     size: int
 
     def __post_init__(self) -> None:
@@ -140,10 +134,10 @@ class NoRepeatNgram:
 class EncoderNoRepeatNgram:
     """Ban tokens that would complete `size` tokens of the encoder's input, or of the prompt where there is no encoder.
 
-    Source: the reference library (a dialogue that does not echo what it was told).
+    Source: the reference library (a dialogue that does not echo what it was told, as in transformers).
     """
 
-    name: ClassVar[str] = "encoder_no_repeat_ngram"
+    name: ClassVar[str] = "encoder_no_repeat_ngram_size"
     size: int
 
     def __post_init__(self) -> None:
@@ -177,13 +171,11 @@ class SequenceBias:
         except (TypeError, ValueError):  # not iterable, or not of two
             listed = []
         if not listed:
-            raise UsageError(
-                f"biases={shortened(self.biases)} holds no pair of token ids and bias", "give {(5, 8): -1.5}"
-            )
+            raise UsageError(f"{opt('biases', self.biases)} holds no pair of token ids and bias", "give {(5, 8): -1.5}")
         if len({sequence for sequence, _ in listed}) < len(listed):
-            raise UsageError(f"biases={shortened(self.biases)} names a sequence twice", "give each sequence once")
+            raise UsageError(f"{opt('biases', self.biases)} names a sequence twice", "give each sequence once")
         for _, bias in listed:
-            check_number("bias", bias, "(-inf, inf)", "to ban a sequence, use BadWords")
+            check_number("bias", bias, "(-inf, inf)", fix="to ban a sequence, use BadWords")
         object.__setattr__(self, "biases", tuple(listed))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -207,13 +199,13 @@ class BadWords:
         UsageError: an id outside the vocabulary.
     """
 
-    name: ClassVar[str] = "bad_words"
+    name: ClassVar[str] = "bad_words_ids"
     words: Sequence[Sequence[int]]
     eos_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or not (listed := [as_sequence("words", word) for word in self.words]):
-            raise UsageError(f"words={shortened(self.words)} holds no sequence of token ids", "give [[5, 8], [7]]")
+            raise UsageError(f"{opt('words', self.words)} holds no sequence of token ids", "give [[5, 8], [7]]")
         object.__setattr__(self, "words", tuple(dict.fromkeys(listed)))
         object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids, least=0))
 
@@ -230,7 +222,7 @@ class BadWords:
 class Dry:
     """Don't repeat yourself: the longer a repetition that a token would lengthen, the lower its logit.
 
-    Where the row's last n tokens stand earlier in it as well, the token that followed there loses
+    Where the row's last n tokens also occur earlier in it, the token that followed there loses
     multiplier * base ** (n - allowed_length), for its longest n, if that is at least `allowed_length`. Unlike a ban of
     n-grams it never bans, and it can be outvoted. P. E. Weidmann 2024 (text-generation-webui, pull request 5677).
 
@@ -238,7 +230,7 @@ class Dry:
         multiplier: 0.8 if not given. base: 1.75. allowed_length: 2.
         sequence_breakers: tokens that no repetition reaches across, and that are not penalised: newlines, quotes, a chat
             template's marks. None if not given.
-        penalty_range: only the last so many tokens are searched; None (if not given) is all, prompt included.
+        penalty_range: only this many of the last tokens are searched; None (if not given) is all, prompt included.
     """
 
     name: ClassVar[str] = "dry"

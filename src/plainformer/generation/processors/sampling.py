@@ -20,7 +20,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from plainformer.generation.processors.checks import as_token_ids, check_choice, check_number, check_whole
+from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.generation.processors.checks import as_token_ids
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import TokenIds, ban
 
@@ -38,7 +39,7 @@ class Temperature:
 
     def __post_init__(self) -> None:
         check_number(
-            "temperature", self.temperature, "(0, inf)", "give more than 0; greedy decoding is what 0 would be"
+            "temperature", self.temperature, "(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"
         )
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -117,7 +118,7 @@ class Typical:
     Meister et al. 2022, arXiv 2202.00666.
     """
 
-    name: ClassVar[str] = "typical"
+    name: ClassVar[str] = "typical_p"
     mass: float = 0.9
     min_tokens_to_keep: int = 1
 
@@ -143,7 +144,7 @@ class Epsilon:
     `min_tokens_to_keep` (1) of the likeliest, and those as likely as the last of them, stay anyway.
     """
 
-    name: ClassVar[str] = "epsilon"
+    name: ClassVar[str] = "epsilon_cutoff"
     epsilon: float
     min_tokens_to_keep: int = 1
 
@@ -160,7 +161,7 @@ class Epsilon:
 class Eta:
     """As `Epsilon`, with a bound that falls with entropy H: min(epsilon, sqrt(epsilon) * exp(-H)) (Hewitt et al. 2022)."""
 
-    name: ClassVar[str] = "eta"
+    name: ClassVar[str] = "eta_cutoff"
     epsilon: float
     min_tokens_to_keep: int = 1
 

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
-from plainformer.generation.processors.checks import as_sequence, check_choice, check_number, check_whole
+from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.errors import InputError, UsageError, opt
+from plainformer.generation.processors.checks import as_sequence
 from plainformer.generation.processors.context import Context
 
 TABLE_SIZE = 1_000_003  # of the authors' code: a prime
-CANDIDATES = 40  # so many of the likeliest tokens are tried with "selfhash", as in the authors' code
+CANDIDATES = 40  # this many of the likeliest tokens are tried with "selfhash", as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Watermark:
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if logits_RV.size(-1) < self.vocabulary:
             raise UsageError(
-                f"vocabulary={self.vocabulary} is more than the {logits_RV.size(-1)} logits of the model",
+                f"{opt('vocabulary', self.vocabulary)} is more than the {logits_RV.size(-1)} logits of the model",
                 "give the model's own number of tokens",
             )
         result_RV = logits_RV.clone()

@@ -1,0 +1,90 @@
+"""How some options of generation are checked, read from a command line and made into processors: what fits no field's line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.generation.options import GenerationOptions
+    from plainformer.generation.processors.context import Processor
+
+
+def text_stop(name: str, value: object) -> None:
+    """Refuse what does not find stop strings."""
+    if isinstance(value, str) or not callable(getattr(value, "find", None)):  # a str finds characters
+        raise UsageError(f"{opt(name, value)} does not look for stop strings in ids", "give StopStrings([...], decode)")
+
+
+def function(signature: str) -> Callable[[str, object], None]:
+    """Refuse what cannot be called."""
+
+    def check(name: str, value: object) -> None:
+        if not callable(value):
+            raise UsageError(f"{opt(name, value)} is not callable", f"give a function: {signature}")
+
+    return check
+
+
+def early_stopping(name: str, value: object) -> None:
+    """Refuse what is neither True, False nor "never"."""
+    if not isinstance(value, bool) and value != "never":
+        raise UsageError(f"{opt(name, value)} is unknown", "give True, False or 'never'")
+
+
+def read_early_stopping(text: str) -> bool | str:
+    words: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
+    if text not in words:
+        raise UsageError(f"{opt('early_stopping', text)} is unknown", "give true, false or never")
+    return words[text]
+
+
+def read_layers(text: str) -> str | list[int]:
+    if text in ("low", "high"):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{opt('dola_layers', text)} are not layers", "give low, high, or numbers: 1,3,5") from None
+
+
+def keep(options: GenerationOptions, ends: tuple[int, ...]) -> int:
+    """How many candidates each beam needs, so that one is left even where all ends are among them."""
+    return max(2, 1 + len(ends)) if options.num_beams > 1 else 1
+
+
+def dry(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
+    """What `dry_multiplier` asks for."""
+    breakers = frozenset(options.dry_breakers or ())
+    own = _given(base=options.dry_base, allowed_length=options.dry_allowed_length)
+    made: Processor = p.Dry(options.dry_multiplier, sequence_breakers=breakers, **own)
+    return made
+
+
+def xtc(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
+    """What `xtc_probability` asks for."""
+    seed = options.seed if isinstance(options.seed, int) and options.seed >= 0 else 0
+    own = _given(threshold=options.xtc_threshold)
+    made: Processor = p.Xtc(probability=options.xtc_probability, protected_ids=ends, seed=seed, **own)
+    return made
+
+
+def mirostat(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
+    """What `mirostat_tau` asks for."""
+    made: Processor = p.Mirostat(options.mirostat_tau, **_given(eta=options.mirostat_eta))
+    return made
+
+
+def forced_eos(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
+    """What `forced_eos_id` asks for, at the limit that holds."""
+    ids = [options.forced_eos_id] if isinstance(options.forced_eos_id, int) else options.forced_eos_id
+    limit = options.new_token_limit
+    made: Processor = p.ForcedEos(ids, options.max_length if limit is None else None, limit)
+    return made
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Those that are not None: a processor has its own defaults for the others."""
+    return {name: value for name, value in values.items() if value is not None}

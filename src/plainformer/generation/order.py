@@ -1,0 +1,52 @@
+"""In which order processors run. It matters: a penalty before a temperature is scaled by it, one after it is not.
+
+The documented order is that of the fields of `GenerationOptions`: the order of `generate` in transformers 5, with what it
+lacks put in:
+
+  1. what changes the model's own logits: guidance, biases, penalties on repetition (the additive ones and DRY after the
+     multiplicative one, as in vLLM and llama.cpp);
+  2. what bans or forces tokens. A position of `forced` is forced whatever was banned before, so it comes last of these,
+     after the timestamps, which transformers passes as a custom processor;
+  3. custom processors;
+  4. samplers: temperature first; top-n-sigma next, which looks at all logits; those that cut off a tail; then XTC, which
+     cuts off a head, and Mirostat, which steers by what the others left;
+  5. the watermark, after all that decides what may be picked; and last, log-probabilities for beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from plainformer.errors import UsageError, did_you_mean, opt
+
+if TYPE_CHECKING:
+    from plainformer.generation.processors.context import Processor
+
+
+def sort_processors(
+    processors: Iterable[Processor], order: Sequence[str] | None, documented: Sequence[tuple[str, ...]]
+) -> list[Processor]:
+    """Processors in the order they run; those of one name stay as they were given.
+
+    Args:
+        processors: any.
+        order: names: of each processor, and maybe of others; None is the documented order.
+        documented: names of those before custom processors (which it does not name), of the samplers, and of the last.
+    Raises:
+        UsageError: the given order lacks the name of a processor, or has one twice.
+    """
+    listed = list(processors)
+    if order is not None and (isinstance(order, str) or not all(isinstance(name, str) for name in order)):
+        raise UsageError(f"{opt('order', order)} is not a list of names", 'give order=["temperature", "top_p"]')
+    names = [name for stage in documented for name in stage] if order is None else list(order)
+    places: dict[str, float] = {name: place for place, name in enumerate(names)}
+    if len(places) < len(names):
+        twice = next(name for place, name in enumerate(names) if places[name] != place)
+        raise UsageError(f"{opt('order')} names {twice!r} twice", "name each processor once")
+    for processor in listed:
+        if order is not None and processor.name not in places:
+            hint = did_you_mean(processor.name, names) or f"add {processor.name!r} to it"
+            raise UsageError(f"{opt('order')} does not say where {processor.name!r} runs", hint)
+    before_samplers = len(documented[0]) - 0.5
+    return sorted(listed, key=lambda processor: places.get(processor.name, before_samplers))
