@@ -11,8 +11,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
-import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ import pytest
 import plainformer
 from plainformer.families import FAMILIES
 from tests.support import ROOT
+from tests.support.processes import modules_after
 
 SOURCE = Path(plainformer.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -205,13 +204,6 @@ def test_torch_is_imported_late_where_it_may_not_be_needed() -> None:
                 found.line for found in imports_of(path) if found.at_import and found.module.split(".")[0] == "torch"
             ]
             assert not early, f"{name_of(path)}:{early} imports torch when it is imported itself"
-
-
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that are loaded once `code` has run in a fresh interpreter."""
-    shown = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
 
 
 HEAVY = {"torch", "numpy", "tokenizers", "safetensors", "huggingface_hub", "gguf", "jinja2", "rich", "cyclopts"}
