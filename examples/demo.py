@@ -23,9 +23,7 @@ def main() -> None:
     print("\n")
 
     print("2. The most probable next tokens of 'The capital of France is'\n")
-    from plainformer.explain.one_pass import explain
-
-    for token in explain(chat, "The capital of France is", top_k=5).next_tokens:
+    for token in pf.explain(chat, "The capital of France is", top_k=5).next_tokens:
         print(f"   {token.probability:6.1%}  {token.token!r}")
 
     embed = pf.load("all-minilm-l6-v2")

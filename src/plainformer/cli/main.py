@@ -25,6 +25,7 @@ _VERBS = {
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
+    "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
 # The library's messages speak of Python's arguments; here they are options. Those of generation come with `_patterns`.
 _OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token top_k pair chat batch_size"
@@ -146,7 +147,7 @@ def _patterns() -> tuple[tuple[str, Any], ...]:
         return f"--{match[1].replace('_', '-')}"
 
     return (
-        (r", or stride=N for overlapping windows \(or max_length to move the limit\)", ""),
+        (r", or stride=\.\.\. for overlapping windows", ""),
         (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
         (rf"\b({any_of})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", flag),
         (rf"^({any_of})(?= has no effect)", flag),

@@ -11,6 +11,27 @@ Changes, as they are written on the command line:
 from __future__ import annotations
 
 from plainformer.explain.changes import CHANGES, Change, Difference, Likely, Side, parse_change
+from plainformer.explain.one_pass import Explanation, explain
+from plainformer.explain.steps import ExplainedSteps, Request, explain_steps
+from plainformer.explain.trace import ReplayError, record, replay
+from plainformer.explain.trace_format import Trace
 from plainformer.explain.what_if import what_if
 
-__all__ = ["CHANGES", "Change", "Difference", "Likely", "Side", "parse_change", "what_if"]
+__all__ = [
+    "CHANGES",
+    "Change",
+    "Difference",
+    "ExplainedSteps",
+    "Explanation",
+    "Likely",
+    "ReplayError",
+    "Request",
+    "Side",
+    "Trace",
+    "explain",
+    "explain_steps",
+    "parse_change",
+    "record",
+    "replay",
+    "what_if",
+]

@@ -71,7 +71,7 @@ class Session:
 
     def _reused(self) -> int:
         """How many of the prompt's tokens a cache that was handed in holds already; the rest of it is forgotten."""
-        if len(self.prompt) != 1 or self.copies != 1 or self.prompt.memory is not None:
+        if len(self.prompt) != 1 or self.copies != 1 or self.prompt.encoder_output is not None:
             raise UsageError("cache= goes on from one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
         if len(self.cache.layers) != self.model.config.decoder.num_layers:
@@ -122,12 +122,12 @@ class Session:
     ) -> ModelOutput:
         """Run the model on tokens that follow the cached ones, for modes that need more than the last logits."""
         inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
-        if self.prompt.memory is not None:
+        if self.prompt.encoder_output is not None:
             inputs = {f"decoder_{name}": value for name, value in inputs.items()}
         try:
             output = self.model(
                 **inputs,
-                encoder_output=self.prompt.memory,
+                encoder_output=self.prompt.encoder_output,
                 cache=self.cache,
                 logits_to_keep=keep,
                 only_logits=only_logits,
@@ -154,7 +154,7 @@ class Session:
 
     def finished_cache(self) -> KeyValueCache | None:
         """The cache for a next turn, with the ids that it holds; only one row's can be gone on from."""
-        if len(self.ids) != 1 or self.prompt.memory is not None or self.real is not None:
+        if len(self.ids) != 1 or self.prompt.encoder_output is not None or self.real is not None:
             return None
         self.cache.tokens = self.ids[0, : self.cache.length].tolist()
         return self.cache

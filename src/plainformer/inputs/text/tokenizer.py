@@ -12,9 +12,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
+from plainformer.config.values import check_whole
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, opt
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
+    from plainformer.config.tokenizer import Conventions
+
 __all__ = ["Encoding", "Side", "TextBatch", "Tokenizer"]
+
+Limit = int | Literal["own"] | None  # in tokens; "own" is the tokenizer's own limit, None checks no length
 
 # A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
 _PROBE_CHARACTERS_PER_TOKEN = 64
@@ -89,19 +94,22 @@ class Tokenizer:
     # ---- where tokenizers come from -------------------------------------------------------------------------------
 
     @classmethod
-    def from_folder(cls, folder: Path, config: Mapping[str, Any] | None = None) -> Tokenizer:
+    def from_folder(
+        cls, folder: Path, config: Mapping[str, Any] | None = None, conventions: Conventions | None = None
+    ) -> Tokenizer:
         """The tokenizer of a checkpoint folder.
 
         Args:
             folder: holds tokenizer.json, or vocab.txt, vocab.json (+ merges.txt), or a SentencePiece model.
             config: the model's config.json (model_type, max_position_embeddings, ...); by default the folder's own.
+            conventions: what the families say of vocabulary files: `families.CONVENTIONS`, as `load_tokenizer` passes.
 
         Raises:
             CheckpointError: a file is missing, corrupt, or of a kind that needs more information than the folder has.
         """
         from plainformer.inputs.text.tokenizer_files import read_folder
 
-        return cls(**read_folder(Path(folder), config))
+        return cls(**read_folder(Path(folder), config, conventions))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -124,7 +132,7 @@ class Tokenizer:
         *,
         add_special_tokens: bool = True,
         truncate: bool | Side = False,
-        max_length: int | None = None,
+        max_length: Limit = "own",
         stride: int | None = None,
         window: int | None = None,
     ) -> Encoding:
@@ -135,7 +143,7 @@ class Tokenizer:
             add_special_tokens: put the model's special tokens around them.
             truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
                 "left" the beginning.
-            max_length: the limit in tokens; by default the model's own.
+            max_length: the limit in tokens; "own" is the tokenizer's, and None allows any length.
             stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
                 result, the others are its `overflow`. Of a pair, only the second text is split.
             window: the length of a window in tokens; by default the limit.
@@ -160,7 +168,7 @@ class Tokenizer:
         *,
         add_special_tokens: bool = True,
         truncate: bool | Side = False,
-        max_length: int | None = None,
+        max_length: Limit = "own",
         stride: int | None = None,
         window: int | None = None,
     ) -> list[Encoding]:
@@ -179,22 +187,22 @@ class Tokenizer:
             rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [self._fit(self._row(row), limit, truncate, stride) for row in rows]
 
-    def _limit(
-        self, truncate: bool | Side, max_length: int | None, stride: int | None, window: int | None
-    ) -> int | None:
-        """The number of tokens a row may have, from the arguments and the model, after checking that they agree."""
-        for name, value, least in (("max_length", max_length, 1), ("window", window, 1), ("stride", stride, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(f"{name}={value!r} is not a whole number of at least {least}", f"pass {name}=128, say")
+    def _limit(self, truncate: bool | Side, max_length: Limit, stride: int | None, window: int | None) -> int | None:
+        """Check that the arguments agree, and return how many tokens a row may have; None where nothing limits it."""
+        most = self.max_length if max_length == "own" else max_length
+        for name, value, least in (("max_length", most, 1), ("window", window, 1), ("stride", stride, 0)):
+            if value is not None:
+                check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
         if truncate not in (True, False, "left", "right"):
             raise UsageError(
-                f"truncate={truncate!r} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
+                f"{opt('truncate', truncate)} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
             )
         if truncate and stride is not None:
-            raise UsageError("truncate drops what stride would keep", "pass one of the two")
+            raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
         if window is not None and stride is None:
-            raise UsageError("window has no effect without stride", "pass stride=0 for windows that do not overlap")
-        limit = window or max_length or self.max_length
+            fix = f"pass {opt('stride', 0)} for windows that do not overlap"
+            raise UsageError(f"{opt('window')} has no effect without {opt('stride')}", fix)
+        limit = window or most
         if limit is None and (truncate or stride is not None):
             raise UsageError("this model sets no length limit", "pass max_length (or window, with stride)")
         return limit
@@ -253,10 +261,7 @@ class Tokenizer:
 
         side = self.padding_side if side is None else side
         _check_side(side)
-        if isinstance(pad_to_multiple_of, bool) or not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1:
-            raise UsageError(
-                f"pad_to_multiple_of={pad_to_multiple_of!r} is not a whole number of at least 1", "pass 8, say"
-            )
+        check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="pass 8, say")
         each = [encoding.windows() for encoding in encodings]
         rows = tuple(window for windows_of in each for window in windows_of)
         if not rows:
@@ -283,7 +288,7 @@ class Tokenizer:
         pad_to_multiple_of: int = 1,
         add_special_tokens: bool = True,
         truncate: bool | Side = False,
-        max_length: int | None = None,
+        max_length: Limit = "own",
         stride: int | None = None,
         window: int | None = None,
         **unknown: Any,
@@ -441,5 +446,5 @@ def _check_row(item: object, name: str) -> None:
 def _too_long(length: str, limit: int) -> InputError:
     return InputError(
         f"the text has {length}; the limit is {limit}",
-        "pass truncate=True to cut it, or stride=N for overlapping windows (or max_length to move the limit)",
+        f"pass {opt('truncate', True)} to cut it, or {opt('stride', ...)} for overlapping windows",
     )

@@ -27,7 +27,6 @@ TEMPLATES = {
     "chat": "Answer the question from the document alone.\n\nDocument:\n{context}\n\nQuestion: {question}",
     "decoder": "{context}\n\nQuestion: {question}\nAnswer:",
 }
-_NO_LIMIT = 1 << 40
 
 
 class AbstractiveQuestionAnswering(GeneratingTask):
@@ -108,14 +107,14 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         """Tokens that a prompt may have; None where nothing limits it."""
         if self.kind == "encoder-decoder":
             return text_limit(self.config, self.tokenizer)
-        trained = self.config.source.get("max_position_embeddings")
+        trained = self.config.trained_positions
         limits = [text_limit(self.config, self.tokenizer), trained]
         known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
         return min(known) - (options.get("max_new_tokens") or DEFAULT_NEW_TOKENS) if known else None
 
     def _fit(self, form: str, question: str, context: str, room: int) -> Any:
         """The prompt with as much of the context's beginning as there is room for."""
-        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=_NO_LIMIT)
+        row = self.tokenizer.encode(context, add_special_tokens=False, max_length=None)
         kept = len(row)
         while kept > 0:
             prompt = self._laid_out(
@@ -124,7 +123,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
             text, is_chat = (
                 self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
             )
-            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=_NO_LIMIT).input_ids)
+            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=None).input_ids)
             if count <= room:
                 return prompt
             kept -= count - room

@@ -23,7 +23,6 @@ __all__ = ["Answer", "QuestionAnswering", "Questions", "Span"]
 WINDOW, STRIDE = 384, 128  # tokens: the reference's defaults
 MAX_ANSWER_TOKENS = {"probability": 15, "squad": 30}  # of the pipeline, and of run_squad.py
 ALIGN = {"probability": "words", "squad": "tokens"}
-_NO_LIMIT = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class QuestionAnswering(LegacyTask):
         on_left = self.tokenizer.padding_side == "left"
         texts = [(context, question) if on_left else (question, context) for question, context in pairs]
         rows, ranks = [], []
-        for (_, context), row in zip(pairs, self.tokenizer.encode_batch(texts, max_length=_NO_LIMIT), strict=True):
+        for (_, context), row in zip(pairs, self.tokenizer.encode_batch(texts, max_length=None), strict=True):
             spans = zip(row.offsets, row.sequence_ids, strict=True)
             if not any(
                 own == (not on_left) and context[slice(*span)].strip() for span, own in spans if own is not None

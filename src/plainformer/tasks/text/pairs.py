@@ -19,8 +19,6 @@ from plainformer.tasks.options import BATCH_SIZE
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
 
-_NO_LIMIT = 1 << 40
-
 
 def encode_pairs(
     task: Task, pairs: Sequence[tuple[str, str]], *, truncate: bool = False, shortened: int = 0
@@ -34,7 +32,7 @@ def encode_pairs(
         InputError: a pair is too long, or has no tokens.
     """
     limit = text_limit(task.config, task.tokenizer)
-    most = _NO_LIMIT if truncate else limit
+    most = None if truncate else limit
     rows = task.tokenizer.encode_batch(list(pairs), max_length=most)
     for pair, row in zip(pairs, rows, strict=True):
         if not row.input_ids:

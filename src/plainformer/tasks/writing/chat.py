@@ -161,13 +161,13 @@ class ChatSession:
     def _room(self, messages: Messages, options: Mapping[str, Any]) -> int | None:
         """New tokens that fit behind the conversation; None where nothing limits them."""
         tokenizer = self.task.tokenizer
-        trained = self.task.config.source.get("max_position_embeddings")
+        trained = self.task.config.trained_positions
         limits = [self.task.config.main_stack.max_positions, tokenizer.max_length]
         known = [limit for limit in (*limits, trained) if isinstance(limit, int) and limit > 0]
         if not known:
             return None
         text = self.task.prompt_of(messages)[0] + options.get("answer_prefix", "")
-        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=1 << 40).input_ids)
+        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=None).input_ids)
         if options.get("truncate"):
             return max(1, min(known) - count)
         if count >= min(known):

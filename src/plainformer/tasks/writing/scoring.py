@@ -14,8 +14,6 @@ from plainformer.tasks.options import BATCH_SIZE
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
 
-_NO_LIMIT = 1 << 40  # in tokens
-
 
 @dataclass(frozen=True)
 class ScoredToken:
@@ -68,7 +66,7 @@ def _encoded(task: Task, texts: Sequence[str], truncate: bool, limit: int | None
     """Texts of at most so many tokens, padded; None is no limit."""
     rows = []
     for text in texts:
-        row = task.tokenizer.encode(text, truncate=truncate and task.cut, max_length=limit or _NO_LIMIT)
+        row = task.tokenizer.encode(text, truncate=truncate and limit is not None and task.cut, max_length=limit)
         if not row.input_ids:
             raise InputError("an empty text: there is nothing to score", "give at least two tokens")
         rows.append(row)

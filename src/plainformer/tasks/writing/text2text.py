@@ -45,7 +45,7 @@ class Text2TextGeneration(GeneratingTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = read_generation_settings(self.folder, self.config)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
 
     def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> TextBatch:
         return self.encode_texts(inputs, truncate=truncate)

@@ -53,7 +53,7 @@ class TextGeneration(GeneratingTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = read_generation_settings(self.folder, self.config)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
@@ -81,7 +81,10 @@ class TextGeneration(GeneratingTask):
             limit = self.config.main_stack.max_positions
             cut = truncate and self.cut
             row = self.tokenizer.encode(
-                prompt + answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
+                prompt + answer_prefix,
+                add_special_tokens=not is_chat,
+                truncate=cut,
+                max_length="own" if limit is None else limit,
             )
             if not row.input_ids:
                 raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
