@@ -26,6 +26,7 @@ from plainformer.generation.options import (
     GenerationOptions,
     stages,
 )
+from plainformer.generation.order import make_processors
 from plainformer.generation.processors.context import Context
 from plainformer.generation.search import generate, stream
 from plainformer.tasks.writing.checkpoint_defaults import add_defaults, with_checkpoint_defaults
@@ -60,7 +61,7 @@ def test_a_sampler_is_a_class_and_a_line() -> None:
         MoreOptions(only=7)
     assert stages(MoreOptions)[1] == (*stages(GenerationOptions)[1], "only")
     options = MoreOptions(do_sample=True, only=7, temperature=0.5, renormalize=True, repetition_penalty=1.5)
-    names = [processor.name for processor in options.make_processors(model.config)]
+    names = [processor.name for processor in make_processors(options, model.config)]
     assert names == ["repetition_penalty", "temperature", "only", "renormalize"]
     assert generate(model, row, options=options.changed(max_new_tokens=3, eos_ids=())).token_ids == ((7, 7, 7),)
     assert "| `only` |  | Sampling: keep one token. |" in table(MoreOptions)
@@ -86,7 +87,7 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
         if "make" not in spec.more or name == "grammar":
             continue
         options = GenerationOptions(eos_ids=ends, do_sample=name in SAMPLERS, **{name: values.get(name, 0.5)})
-        (made,) = options.make_processors(config)
+        (made,) = make_processors(options, config)
         assert made.name in spec.more.get("runs", (name,)) and made.name in ORDER
         seen.add(made.name)
     assert seen | {"guidance", "token_healing", "grammar", "whisper_timestamps"} == set(ORDER)
@@ -94,12 +95,12 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
 
 def test_what_derives_from_the_fields() -> None:
     assert set(TAKEN_BY) > set(SAMPLERS) and set(NEEDS) | set(NEEDS.values()) < set(OPTIONS)
-    known = {"modes", "needs", "chooses", "make", "runs", "last", "checkpoint", "neutral", "engine"}
+    known = {"modes", "needs", "chooses", "excludes", "make", "runs", "last", "checkpoint", "neutral", "engine"}
     for name, spec in OPTIONS.items():
         assert set(spec.more) <= known, name
         assert spec.group and re.fullmatch(r"[A-Z(].*[.)]", spec.help), name
         assert "neutral" not in spec.more or "checkpoint" in spec.more, name
-        for other in (*spec.more.get("chooses", ()), spec.more.get("needs", name)):
+        for other in (*spec.more.get("chooses", ()), *(spec.more.get(key, name) for key in ("needs", "excludes"))):
             assert other in OPTIONS
     assert {name for name, spec in OPTIONS.items() if spec.typed is NotTyped} >= {"cache", "processors", "stop_when"}
 

@@ -6,6 +6,7 @@ Shapes: B prompts, T positions, S encoder positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,18 @@ from torch import Tensor
 from plainformer.errors import InputError, UsageError
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
+
+X = TypeVar("X", Tensor, Tensor | None)
+
+
+def pick_rows(x: X, index: Any) -> X:
+    """Return rows of a tensor, where there is one: those of a slice, or of a tensor of row numbers."""
+    return x[index] if x is not None else None
+
+
+def pick_encoded(encoded: StackOutput, index: Any) -> StackOutput:
+    """Return rows of an encoder's output."""
+    return StackOutput(encoded.last_hidden_state[index], pick_rows(encoded.real_BT, index))
 
 
 @dataclass(frozen=True)
@@ -35,24 +48,17 @@ class Prompt:
         return len(self.ids)
 
     def lengths(self) -> list[int]:
-        """Real tokens of each prompt."""
+        """Return how many real tokens each prompt has."""
         if self.real is None:
             return [self.ids.size(1)] * len(self.ids)
         return [int(count) for count in self.real.sum(-1).tolist()]
 
     def row(self, index: int) -> Prompt:
-        """One prompt alone, without padding."""
-        ids, encoded = self.ids[index : index + 1], self.encoder_output
-        if self.real is not None:
-            ids = ids[:, self.real[index].bool()]
-        if encoded is not None:
-            real = encoded.real_BT[index : index + 1] if encoded.real_BT is not None else None
-            encoded = StackOutput(encoded.last_hidden_state[index : index + 1], real)
-        one = slice(index, index + 1)
-        encoder_ids = self.encoder_ids[one] if self.encoder_ids is not None else None
-        return Prompt(
-            ids, None, encoded, encoder_ids, self.encoder_real[one] if self.encoder_real is not None else None
-        )
+        """Return one prompt alone, without padding."""
+        one, encoded = slice(index, index + 1), self.encoder_output
+        ids = self.ids[one] if self.real is None else self.ids[one, self.real[index].bool()]
+        encoded = pick_encoded(encoded, one) if encoded is not None else None
+        return Prompt(ids, None, encoded, pick_rows(self.encoder_ids, one), pick_rows(self.encoder_real, one))
 
 
 def make_prompt(
@@ -81,7 +87,7 @@ def make_prompt(
 
 
 def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder_BSD: Tensor) -> Tensor:
-    """What an encoder-decoder's output begins with, (B, T)."""
+    """Return what an encoder-decoder's output begins with, (B, T)."""
     batch, start = len(encoder_BSD), model.config.decoder_start_id
     if decoder_input_ids is None:
         if start is None:
