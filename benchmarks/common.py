@@ -28,6 +28,17 @@ class Row:
         return f"| {self.what} | {values} | {self.note} |"
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A line of the results in place of a peer that cannot be measured here, and why."""
+
+    what: str
+    why: str
+
+    def markdown(self) -> str:
+        return f"| {self.what} | | | | {self.why} |"
+
+
 def paired(what: str, ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int = 5, note: str = "") -> Row:
     """Seconds of each side, alternating A B B A so that drift hits both; the ratio is the median of each pair's."""
     for warm in (ours, theirs):
@@ -96,6 +107,13 @@ def reference_model(name: str, folder: Path, **changes: Any) -> Any:
         "minilm-l6": (
             "BertModel",
             dict(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+        ),
+        "wide-ffn": (
+            "BertModel",
+            dict(
+                vocab_size=100, hidden_size=256, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8192,
+                max_position_embeddings=2048,
+            ),
         ),
     }  # fmt: skip
     class_name, fields = shapes[name]

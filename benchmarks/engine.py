@@ -20,12 +20,26 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
+    """Through public names alone: `compare.py` runs it on older checkouts, too. `job["does"]` is generate if absent."""
     import torch
 
     import plainformer as pf
 
     model, ids = pf.load_model(folder, quantize=job.get("quantize")), torch.tensor(job["ids"])
-    return lambda: pf.generate(model, ids, max_new_tokens=job["new"], eos_ids=(), num_beams=job["beams"])
+    mask = torch.tensor(job["mask"]) if "mask" in job else None
+
+    @torch.inference_mode()
+    def prefill() -> None:
+        model(ids, cache=pf.KeyValueCache(model.config, ids.size(0), ids.size(1)), logits_to_keep=1)
+
+    @torch.inference_mode()
+    def encode() -> None:
+        model(ids, mask)
+
+    def generate() -> None:
+        pf.generate(model, ids, max_new_tokens=job["new"], eos_ids=(), num_beams=job["beams"])
+
+    return {"prefill": prefill, "encode": encode, "generate": generate}[job.get("does", "generate")]
 
 
 def make_transformers(folder: str, job: dict[str, Any]) -> Callable[[], Any]:

@@ -7,39 +7,44 @@ Every engine gets the same weights, the same prompt and the same number of new t
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from common import Row, reference_model
+from common import Missing, Row, reference_model
+from peers import missing
 
 NEW, ROUNDS = 32, 7
-MODULES = {
-    "transformers": "transformers",
-    "CTranslate2": "ctranslate2",
-    "llama.cpp": "llama_cpp",
-    "onnxruntime": "onnxruntime",
-}
 SHAPES = ("smollm2-135m", "gpt2-small")
 
 
-class Engine:
-    """A child process that times a run whenever it is asked."""
+class DidNotStart(RuntimeError):
+    """An engine ended before its first run; the message is the last line that it wrote."""
 
-    def __init__(self, name: str, folder: Path, job: dict[str, Any]) -> None:
+
+class Engine:
+    """A child process that times a run whenever it is asked; `source` puts another checkout's src folder before this one."""
+
+    def __init__(self, name: str, folder: Path, job: dict[str, Any], source: Path | None = None) -> None:
         command = [sys.executable, str(Path(__file__).with_name("engine.py")), name, str(folder), json.dumps(job)]
+        environment = {**os.environ, **({"PYTHONPATH": str(source)} if source is not None else {})}
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `stop`)
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
         )
         while (line := self._read()) != "ready":
             if not line:
-                raise RuntimeError(f"{name} did not start on {folder}: run engine.py by hand to see why")
+                self.process.wait()
+                self.errors.seek(0)
+                said = [line.strip() for line in self.errors if line.strip()] or ["no message"]
+                raise DidNotStart(said[-1][:200])
 
     def _read(self) -> str:
         assert self.process.stdout is not None
@@ -55,6 +60,7 @@ class Engine:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+        self.errors.close()
 
 
 def versus(
@@ -65,28 +71,38 @@ def versus(
     note: str = "",
     own: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     rounds: int = ROUNDS,
-) -> list[Row]:
-    """A row for each peer that is installed; `own` is what an engine's job has besides or instead."""
-    names = ["plainformer", *(name for name in peers if find_spec(MODULES[name]))]
-    engines = {name: Engine(name, folder, {**job, **own.get(name, {})}) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
+) -> list[Row | Missing]:
+    """A row for each peer, which says why where there is nothing to measure; `own` is what a peer's job has besides."""
+    engines = {"plainformer": Engine("plainformer", folder, {**job, **own.get("plainformer", {})})}
+    absent: list[Row | Missing] = []
+    for name in peers:
+        why = missing(name)
+        try:
+            if why is None:
+                engines[name] = Engine(name, folder, {**job, **own.get(name, {})})
+        except DidNotStart as error:
+            why = f"did not start: {error}"
+        if why is not None:
+            absent.append(Missing(f"{what}, {name}", why))
+    times: dict[str, list[float]] = {name: [] for name in engines}
     for index in range(rounds):
-        for name in names if index % 2 == 0 else reversed(names):
+        for name in engines if index % 2 == 0 else reversed(list(engines)):
             times[name].append(engines[name].seconds())
     for engine in engines.values():
         engine.stop()
-    ours = times["plainformer"]
-    return [
+    ours = times.pop("plainformer")
+    rows = [
         Row(
             f"{what}, {name}",
             statistics.median(ours),
-            statistics.median(times[name]),
+            statistics.median(theirs),
             "s",
-            statistics.median(t / o for o, t in zip(ours, times[name], strict=True)),
+            statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
             note,
         )
-        for name in names[1:]
+        for name, theirs in times.items()
     ]
+    return [*rows, *absent]
 
 
 def _ids(rows: int, length: int) -> list[list[int]]:
@@ -95,15 +111,16 @@ def _ids(rows: int, length: int) -> list[list[int]]:
     return torch.randint(5, 40000, (rows, length), generator=torch.Generator().manual_seed(0)).tolist()
 
 
-def bench_greedy(folder: Path) -> list[Row]:
+def bench_greedy(folder: Path) -> list[Row | Missing]:
     """Batch 1, against all three; then what share of the memory bus we use, and where the rest goes."""
-    rows = []
+    rows: list[Row | Missing] = []
     for shape in SHAPES:
         reference_model(shape, folder / shape)
         peers = ("transformers", "CTranslate2", *(("llama.cpp",) if shape.startswith("smollm2") else ()))
         job = {"ids": _ids(1, 16), "new": NEW, "beams": 1}
         found = versus(f"greedy, batch 1, {shape}", folder / shape, job, peers, f"{NEW} tokens after 16")
-        rows += [*found, _share(folder / shape, shape, found[0].ours / NEW)]
+        ours = [row.ours for row in found if isinstance(row, Row)]
+        rows += [*found, *(_share(folder / shape, shape, seconds / NEW) for seconds in ours[:1])]
     return rows
 
 
@@ -145,9 +162,9 @@ def _share(folder: Path, shape: str, seconds: float) -> Row:
     return Row(f"a token against one reading of its weights, {shape}", seconds, fastest, "s", fastest / seconds, rest)
 
 
-def bench_batches(folder: Path) -> list[Row]:
+def bench_batches(folder: Path) -> list[Row | Missing]:
     """Eight prompts at once, and beams."""
-    rows = []
+    rows: list[Row | Missing] = []
     for shape in SHAPES:
         reference_model(shape, folder / shape)
         peers = ("transformers", "CTranslate2")
@@ -157,10 +174,10 @@ def bench_batches(folder: Path) -> list[Row]:
     return rows
 
 
-def bench_seq2seq(folder: Path) -> list[Row]:
+def bench_seq2seq(folder: Path) -> list[Row | Missing]:
     """BART-base shape: 128 tokens in, 32 out."""
     reference_model("bart-base", folder)
-    rows = []
+    rows: list[Row | Missing] = []
     for beams in (1, 4):
         job = {"ids": _ids(1, 128), "new": NEW, "beams": beams, "start": 2}
         what = "greedy" if beams == 1 else f"beam {beams}"
@@ -168,9 +185,9 @@ def bench_seq2seq(folder: Path) -> list[Row]:
     return rows
 
 
-def bench_first_token(folder: Path) -> list[Row]:
+def bench_first_token(folder: Path) -> list[Row | Missing]:
     """The first token after a prompt of 1,000."""
-    rows = []
+    rows: list[Row | Missing] = []
     for shape in SHAPES:
         reference_model(shape, folder / shape)
         job = {"ids": _ids(1, 1000), "new": 1, "beams": 1}
@@ -178,9 +195,9 @@ def bench_first_token(folder: Path) -> list[Row]:
     return rows
 
 
-def bench_int8(folder: Path) -> list[Row]:
+def bench_int8(folder: Path) -> list[Row | Missing]:
     """Ours against ours: `quantize="int8"` and fp32."""
-    rows = []
+    rows: list[Row | Missing] = []
     for shape in SHAPES:
         reference_model(shape, folder / shape)
         job = {"ids": _ids(1, 16), "new": NEW, "beams": 1}

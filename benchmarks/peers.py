@@ -7,10 +7,24 @@ fp32 that we write here with the `gguf` package, for the Llama shape only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 THREADS = 2
+# Engine → the packages it needs, by module; `make bench` installs them. onnxruntime runs what onnxscript helped to export.
+PACKAGES = {
+    "transformers": {"transformers": "transformers"},
+    "CTranslate2": {"ctranslate2": "ctranslate2"},
+    "llama.cpp": {"llama_cpp": "llama-cpp-python"},
+    "onnxruntime": {"onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "onnx": "onnx"},
+}
+
+
+def missing(engine: str) -> str | None:
+    """What to install for an engine, as a sentence; None if it is all there."""
+    absent = [package for module, package in PACKAGES[engine].items() if find_spec(module) is None]
+    return f"not installed (pip install {' '.join(absent)})" if absent else None
 
 
 def dummy_tokenizer(folder: Path, size: int) -> None:

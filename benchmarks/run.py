@@ -1,29 +1,34 @@
-"""Measure Plainformer beside `transformers` (CTranslate2 and llama.cpp too, where installed); write benchmarks/RESULTS.md.
+"""Measure Plainformer beside `transformers`, CTranslate2, llama.cpp and onnxruntime; write benchmarks/RESULTS.md.
 
     python benchmarks/run.py [NAME...]
 
 Names: import load greedy batches seq2seq first-token int8 prefill encode memory tasks stream.
 
-Both sides are measured in the same run, in turn; only the ratios travel to other machines.
+Both sides are measured in the same run, in turn; only the ratios travel to other machines. A peer that is not installed has
+rows that say so. `make bench` installs what it can.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import Row, paired, paired_processes, reference_model
+from common import Missing, Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_seq2seq
+from peers import PACKAGES
 from tasks import bench_stream, bench_tasks
 
+HEADER = "| what | ours | theirs | ratio | note |\n|---|---|---|---|---|"
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 LOAD_OURS = """
@@ -113,14 +118,7 @@ def bench_encode(folder: Path) -> list[Row]:
 MEMORY = r"""
 import re, sys, torch, plainformer as pf
 from pathlib import Path
-from plainformer.config import ModelConfig, StackConfig, TokenFrontend
-from plainformer.model.transformer import Transformer
-from plainformer.model.block import set_ffn_chunk_size
-frontend = TokenFrontend(vocab_size=100, embedding_size=256)
-config = ModelConfig("x", encoder=StackConfig(frontend=frontend, hidden_size=256, num_layers=2, num_heads=4, ffn_size=8192))
-model = Transformer(config).to_empty(device="cpu").eval()
-[p.data.normal_(std=0.02) for p in model.parameters()]
-set_ffn_chunk_size(model, int(sys.argv[1]))
+model = pf.load_model(sys.argv[1], ffn_chunk_size=CHUNK, prepare=False)
 ids = torch.ones(4, 2048, dtype=torch.long)
 def memory(field):
     return int(re.search(field + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
@@ -133,17 +131,18 @@ print((memory("VmHWM") - before) / 1024)
 """
 
 
-def bench_memory(_: Path) -> list[Row]:
+def bench_memory(folder: Path) -> list[Row]:
     """Ours against ours: what `ffn_chunk_size` saves where the feed-forward activations are the largest."""
-    ours = MEMORY.replace("int(sys.argv[1])", "128")
-    theirs = MEMORY.replace("int(sys.argv[1])", "0")
-    rows = paired_processes("ffn_chunk_size=128 against 0: peak memory of a pass", ours, theirs, unit="MB", rounds=3)
+    reference_model("wide-ffn", folder)
+    sides = [MEMORY.replace("CHUNK", size) for size in ("128", "0")]
+    what = "ffn_chunk_size=128 against 0: peak memory of a pass"
+    rows = paired_processes(what, *sides, str(folder), unit="MB", rounds=3)
     return [
         Row(r.what, r.ours, r.theirs, r.unit, r.ratio, "8,192 positions, F = 8,192; both sides are ours") for r in rows
     ]
 
 
-BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
+BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "import": bench_import,
     "load": bench_load,
     "greedy": bench_greedy,
@@ -159,26 +158,48 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
+def instruction_sets() -> str:
+    """Those that decide how fast a processor multiplies matrices."""
+    flags = set(re.findall(r"[\w.]+", next(iter(re.findall(r"^flags.*", _cpuinfo(), re.MULTILINE)), "")))
+    known = {
+        "AVX2": {"avx2"},
+        "AVX-512": {"avx512f"},
+        "VNNI": {"avx512_vnni", "avx_vnni"},
+        "BF16": {"avx512_bf16", "amx_bf16"},
+        "AMX": {"amx_tile"},
+    }
+    return ", ".join(f"{name} {'yes' if flags & any_of else 'no'}" for name, any_of in known.items())
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
+
+
 def machine() -> str:
     import torch
-    import transformers
 
-    import plainformer
-
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    model = next(iter(re.findall(r"model name\s*: (.*)", _cpuinfo())), platform.processor())
+    packages = dict.fromkeys(package for engine in PACKAGES.values() for package in engine.values())
     return (
-        f"{model}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, plainformer {plainformer.__version__}; "
+        f"{model}, {os.cpu_count()} cores, {instruction_sets()} (torch uses {torch.backends.cpu.get_cpu_capability()}), "
+        f"{platform.system()}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{', '.join(f'{package} {_version(package)}' for package in ('plainformer', *packages))}; "
         f"{torch.get_num_threads()} threads, fp32"
     )
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def main() -> None:
     chosen = sys.argv[1:] or list(BENCHMARKS)
-    rows: list[Row] = []
+    print(f"{machine()}\n\n{HEADER}", flush=True)
+    rows: list[Row | Missing] = []
     for name in chosen:
         if name not in BENCHMARKS:
             sys.exit(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
@@ -195,8 +216,7 @@ def main() -> None:
             "Made by `make bench`. Each row is measured in one run, both sides in turn; medians. The ratio is how many",
             "times less time or memory Plainformer needs (or how many times more it gives); above 1 is better.",
             "",
-            "| what | Plainformer | transformers | ratio | note |",
-            "|---|---|---|---|---|",
+            HEADER,
             *(row.markdown() for row in rows),
             "",
         ]

@@ -22,21 +22,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import plainformer as pf
-from plainformer.families import config_from_dict
-from plainformer.model.initial import initialise
-from plainformer.model.transformer import Transformer
 
 NO_LABEL = -100  # what cross_entropy leaves out
 Example = tuple[list[int], list[int], Any]  # ids, token types, labels
 
 
-def with_head(ref: str, architecture: str, labels: Sequence[str]) -> tuple[Transformer, Any]:
+def with_head(ref: str, architecture: str, labels: Sequence[str]) -> tuple[pf.Transformer, Any]:
     """The model of a checkpoint with a new head, and its tokenizer."""
     base = pf.load_model(ref, prepare=False)
     raw = {**base.config.source, "architectures": [architecture]}
     if labels:
         raw["id2label"] = {str(number): label for number, label in enumerate(labels)}
-    model = initialise(Transformer(config_from_dict(raw)))
+    model = pf.initialise(pf.Transformer(pf.config_from_dict(raw)))
     missing = model.load_state_dict(base.state_dict(), strict=False).missing_keys
     print("new:", ", ".join(missing))
     return model, pf.load_tokenizer(ref)
@@ -112,7 +109,7 @@ def tensors(batch: list[Example]) -> dict[str, Tensor]:
     }
 
 
-def loss_of(model: Transformer, batch: list[Example], job: str) -> Tensor:
+def loss_of(model: pf.Transformer, batch: list[Example], job: str) -> Tensor:
     inputs = tensors(batch)
     logits = model(**inputs).logits.float()
     if job == "ner":
@@ -125,7 +122,7 @@ def loss_of(model: Transformer, batch: list[Example], job: str) -> Tensor:
     return sum(cross_entropy(logits[..., i], ends[:, i]) for i in range(2)) / 2  # type: ignore[return-value]
 
 
-def train(model: Transformer, examples: list[Example], job: str, epochs: int, rate: float, size: int) -> None:
+def train(model: pf.Transformer, examples: list[Example], job: str, epochs: int, rate: float, size: int) -> None:
     steps = [batch for epoch in range(epochs) for batch in batches(examples, size, epoch)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min((n + 1) / 100, (len(steps) - n) / len(steps)))
@@ -151,7 +148,7 @@ def main() -> None:
     parser.add_argument("--base", default="all-minilm-l6-v2")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true", help="only measure the checkpoint in FOLDER")
-    parser.add_argument("--limit", type=int, help="the first so many examples")
+    parser.add_argument("--limit", type=int, help="use only this many examples")
     given = parser.parse_args()
     if given.evaluate:
         return evaluate(given.job, given.folder, given.dev)
@@ -173,7 +170,7 @@ def evaluate(job: str, folder: Path, dev: Path) -> None:
     """Entities by exact span and type, or answers by the official SQuAD arithmetic."""
     task = pf.load(str(folder))
     if job == "qa":
-        from plainformer.evaluate.squad import evaluate_squad
+        from plainformer.evaluate import evaluate_squad
 
         asked = list(questions(dev))
         answers = task([(question, context) for question, context, _ in asked])
@@ -194,10 +191,8 @@ def evaluate(job: str, folder: Path, dev: Path) -> None:
 
 def spans(words: list[str], tags: list[str]) -> set[tuple[int, int, str]]:
     """The entities of a tagged sentence as characters of its words with blanks between."""
-    from plainformer.tasks.text.tag_schemes import read_tags
-
     starts = [sum(len(w) + 1 for w in words[:i]) for i in range(len(words))]
-    return {(starts[a], starts[b - 1] + len(words[b - 1]), kind) for a, b, kind in read_tags(tags)}
+    return {(starts[a], starts[b - 1] + len(words[b - 1]), kind) for a, b, kind in pf.read_tags(tags)}
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.cli import Answer, Cli
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """name → folder of the tiny checkpoint of that name (tests/support/tiny.py), written when first asked for."""
-    from tests.support.tiny import save
+    """name → folder of the tiny checkpoint of that name (CHECKPOINTS in tests/support/models.py), written when first asked for."""
+    from tests.support.models import save
 
     made: dict[str, Path] = {}
 
@@ -21,3 +25,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """Run a command line here, in an empty folder, without network; `stdin` is what it reads."""
+    from plainformer.cli.main import run_app
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("PLAINFORMER_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path, stdin: bytes | None = None) -> Answer:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = run_app([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        assert "this is a defect" not in captured.err, captured.err
+        return Answer(code, captured.out, captured.err)
+
+    return call

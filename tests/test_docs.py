@@ -1,16 +1,19 @@
 """The examples in the documentation, executed: what a page says is printed is what is printed.
 
 In each page, in order: a ```python block is executed, and the ```text block that is the next block of the page must be
-its output; all blocks of a page share their variables. In a ```console block the lines behind "$ " are commands, and
+its output; all blocks of a page share their variables. In a ```console block the lines after "$ " are commands, and
 what follows each is its output, stdout and stderr together; a block of commands alone is not executed. Trailing blanks
 do not count, and a line of "[...]" stands for any lines. Nothing else is lenient: examples round their numbers.
 
-`python -m tests.test_docs` writes the outputs anew into the pages of docs/; look at the difference before you keep it.
+`python -m tests.test_docs` (`make docs`) writes the outputs anew into the pages of docs/; look at the difference before
+you keep it.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -24,9 +27,20 @@ from typing import Any
 
 import pytest
 
+import plainformer
 from tests.support import ROOT
 
-PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *([ROOT / "README.md"] if (ROOT / "README.md").is_file() else [])]
+PAGES = [
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "README.md") if page.is_file()),
+]
+# What pages and examples may import: names of the top level, and these packages, which have many names of one subject.
+DOCUMENTED = (
+    "plainformer.explanation",
+    "plainformer.entities",
+    "plainformer.evaluate",
+    "plainformer.tasks.speech.ctc_decoding",
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 ANYTHING = "[...]"
@@ -134,17 +148,74 @@ def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pyt
         )
 
 
+def anchors_of(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them: lower case, blanks to hyphens, no punctuation."""
+    anchors: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", BLOCK.sub("", page), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        anchor = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        repeats = sum(
+            known == anchor or re.fullmatch(re.escape(anchor) + r"-\d+", known) is not None for known in anchors
+        )
+        anchors.append(f"{anchor}-{repeats}" if repeats else anchor)
+    return set(anchors)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
-        if not re.match(r"\w+:", target) and not target.startswith("#"):
-            assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}"
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name) if name else page
+        assert there.exists(), f"{page.name} links to {target}, and there is no {name}"
+        known = anchors_of(there.read_text(encoding="utf-8")) if anchor else {anchor}
+        assert anchor in known, f"{page.name} links to {target}; {there.name} has {sorted(known)}"
+
+
+def imported(code: str) -> Iterator[str]:
+    """What Python code imports from plainformer: "module" of `import module`, "module:name" of each imported name."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "plainformer")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "plainformer":
+            yield from (f"{node.module}:{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "examples").glob("*.py"))], ids=lambda page: page.name)
+def test_only_public_names_are_imported(page: Path) -> None:
+    """CONTRIBUTING.md shows code of the library itself, which imports as the library does."""
+    text = page.read_text(encoding="utf-8")
+    codes = [text] if page.suffix == ".py" else [block.text for block in blocks_of(text) if block.language == "python"]
+    for each in (found for code in codes for found in imported(code)):
+        module, _, name = each.partition(":")
+        if module == "plainformer":
+            assert not name or name in plainformer.__all__, f"{page.name} imports {name}, which is not public"
+        elif page.name != "CONTRIBUTING.md":
+            assert module in DOCUMENTED, f"{page.name} imports from {module}; documented are plainformer, {DOCUMENTED}"
+
+
+@pytest.mark.parametrize("name", [name for name in plainformer.__all__ if name != "__version__"])
+def test_every_public_name_is_there_and_explained(name: str) -> None:
+    value = getattr(plainformer, name)
+    assert name.isupper() or value.__doc__, f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("module", DOCUMENTED)
+def test_documented_packages_say_what_is_public(module: str) -> None:
+    found = importlib.import_module(module)
+    assert all(hasattr(found, name) for name in found.__all__)
 
 
 def test_the_index_has_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     missing = [page.name for page in (ROOT / "docs" / "facts").glob("*.md") if f"facts/{page.name}" not in index]
     assert not missing, f"docs/index.md does not link {missing}"
+
+
+def test_anchors_are_those_of_github() -> None:
+    page = "# A `b`, c\n## [Link](x) & more\n## Twice\n```text\n# not a heading\n```\n## Twice\n"
+    assert anchors_of(page) == {"a-b-c", "link--more", "twice", "twice-1"}
 
 
 def test_the_comparison_can_fail() -> None:

@@ -19,12 +19,20 @@ _NAMES = {
     "load_tokenizer": "plainformer.loading",
     "ModelConfig": "plainformer.config",
     "StackConfig": "plainformer.config",
+    "HeadConfig": "plainformer.config",
+    "TokenFrontend": "plainformer.config",
+    "PatchFrontend": "plainformer.config",
+    "config_from_dict": "plainformer.families",
     "PlainformerError": "plainformer.errors",
     "UsageError": "plainformer.errors",
     "InputError": "plainformer.errors",
     "CheckpointError": "plainformer.errors",
     "HubError": "plainformer.errors",
+    "MissingDependencyError": "plainformer.errors",
     "Transformer": "plainformer.model.transformer",
+    "initialise": "plainformer.model.initial",
+    "set_ffn_chunk_size": "plainformer.model.block",
+    "join_outputs": "plainformer.model.stack",
     "Tokenizer": "plainformer.inputs.text.tokenizer",
     "KeyValueCache": "plainformer.generation.cache.cache",
     "generate": "plainformer.generation.search",
@@ -33,37 +41,48 @@ _NAMES = {
     "ChatSession": "plainformer.tasks.writing.chat",
     "explain": "plainformer.explanation",
     "explain_steps": "plainformer.explanation",
-    "replay_steps": "plainformer.explanation",
     "what_if": "plainformer.explanation",
-    "record": "plainformer.explanation",
-    "replay": "plainformer.explanation",
     "Request": "plainformer.explanation",
     "Trace": "plainformer.explanation",
+    "record": "plainformer.explanation",
+    "replay": "plainformer.explanation",
+    "replay_steps": "plainformer.explanation",
     "ReplayError": "plainformer.explanation",
+    "TASKS": "plainformer.tasks",
+    "read_tags": "plainformer.tasks.text.tag_schemes",
 }
 __all__ = ["__version__", *_NAMES]
 
-if TYPE_CHECKING:
-    from plainformer.config import ModelConfig, StackConfig
-    from plainformer.errors import CheckpointError, HubError, InputError, PlainformerError, UsageError
+# isort: off
+if TYPE_CHECKING:  # "as" tells type checkers that the name is public
+    from plainformer.config import HeadConfig as HeadConfig, ModelConfig as ModelConfig, StackConfig as StackConfig
+    from plainformer.config import PatchFrontend as PatchFrontend, TokenFrontend as TokenFrontend
+    from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
+    from plainformer.errors import MissingDependencyError as MissingDependencyError
+    from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
     from plainformer.explanation import (
-        ReplayError,
-        Request,
-        Trace,
-        explain,
-        explain_steps,
-        record,
-        replay,
-        replay_steps,
-        what_if,
+        ReplayError as ReplayError,
+        Request as Request,
+        Trace as Trace,
+        explain as explain,
     )
-    from plainformer.generation.cache.cache import KeyValueCache
-    from plainformer.generation.options import GenerationOptions
-    from plainformer.generation.search import generate, stream
-    from plainformer.inputs.text.tokenizer import Tokenizer
-    from plainformer.loading import load, load_model, load_tokenizer, pipeline, save
-    from plainformer.model.transformer import Transformer
-    from plainformer.tasks.writing.chat import ChatSession
+    from plainformer.explanation import explain_steps as explain_steps, replay_steps as replay_steps
+    from plainformer.explanation import record as record, replay as replay, what_if as what_if
+    from plainformer.families import config_from_dict as config_from_dict
+    from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
+    from plainformer.generation.options import GenerationOptions as GenerationOptions
+    from plainformer.generation.search import generate as generate, stream as stream
+    from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
+    from plainformer.loading import load as load, load_model as load_model, load_tokenizer as load_tokenizer
+    from plainformer.loading import pipeline as pipeline, save as save
+    from plainformer.model.block import set_ffn_chunk_size as set_ffn_chunk_size
+    from plainformer.model.initial import initialise as initialise
+    from plainformer.model.stack import join_outputs as join_outputs
+    from plainformer.model.transformer import Transformer as Transformer
+    from plainformer.tasks import TASKS as TASKS
+    from plainformer.tasks.text.tag_schemes import read_tags as read_tags
+    from plainformer.tasks.writing.chat import ChatSession as ChatSession
+# isort: on
 
 
 def __getattr__(name: str) -> Any:

@@ -83,6 +83,11 @@ class PlainformerError(Exception):
         what, fix = (_PLACE.sub(lambda found: named or nth(places[int(found[1])]), part) for part in self._parts())  # type: ignore[index]
         return type(self)(what, fix)
 
+    def within(self, where: str) -> PlainformerError:
+        """Return the same error with the name of what it is about before it: a file, a field."""
+        what, fix = self._parts()
+        return type(self)(f"{where}: {what}", fix)
+
     def message(self, spelling: Spelling = in_python) -> str:
         """The whole message, with options as a front end writes them."""
         return spelt(self._message, spelling)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plainformer.checkpoint.formats import find_weights, open_weights
-from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.families import table_for
-from plainformer.loading import load_tokenizer, read_config
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task
 
@@ -66,28 +64,28 @@ class CheckpointInfo:
         return lines
 
 
-def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | None = None) -> CheckpointInfo:
+def inspect_checkpoint(
+    ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+) -> CheckpointInfo:
     """Read a reference's facts.
 
     Raises:
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
-    files = resolve(ref, revision=revision, token=token)
-    config, table, source = _open(files)
-    try:
-        check_depth(config, source)
-        names = source.names()
-        dtypes = Counter(_stored_dtype(source, name) for name in names)
-        known = {name: table.find(name) for name in names}
-        unused = tuple(name for name, found in known.items() if found is None or found[0].kind == "ignore")
-        described = source.describe()
-    finally:
-        source.close()
+    with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
+        return _inspect(checkpoint)
+
+
+def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
+    config, source = checkpoint.config(), checkpoint.tensors()
+    check_depth(config, source)
+    table, names = checkpoint.rows(config), source.names()
+    known = {name: table.find(name) for name in names}
     model = Transformer(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stacks = {"encoder": config.encoder, "decoder": config.decoder}
     return CheckpointInfo(
-        ref=files.ref,
+        ref=checkpoint.ref,
         family=config.family,
         architecture=config.architecture,
         kind=config.kind,
@@ -97,24 +95,14 @@ def inspect_checkpoint(ref: str, *, revision: str | None = None, token: str | No
         stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
         vocabulary=config.vocab_size,
         max_positions=config.main_stack.max_positions,
-        weights=described,
-        stored_dtypes=dict(dtypes),
-        unused_tensors=unused,
-        tokenizer=_describe_tokenizer(files, config),
+        weights=source.describe(),
+        stored_dtypes=dict(Counter(_stored_dtype(source, name) for name in names)),
+        unused_tensors=tuple(name for name, row in known.items() if row is None or row[0].kind == "ignore"),
+        tokenizer=_describe_tokenizer(checkpoint),
         labels=config.labels,
         tied=config.tied,
         shapes=shapes,
     )
-
-
-def _open(files: Files) -> tuple[ModelConfig, Any, Any]:
-    if files.gguf is not None:
-        from plainformer.families.from_gguf import load_gguf_parts
-
-        return load_gguf_parts(files.gguf, None)
-    assert files.folder is not None
-    config = read_config(files.folder)
-    return config, table_for(config), open_weights(find_weights(files.folder))
 
 
 def _plain(value: Any) -> str:
@@ -182,9 +170,9 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
     return {**described, "windows": windows} if windows else described
 
 
-def _describe_tokenizer(files: Files, config: ModelConfig) -> dict[str, Any] | None:
+def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     try:
-        tokenizer = load_tokenizer(files)
+        tokenizer = checkpoint.tokenizer()
     except CheckpointError:
         return None
     special = {

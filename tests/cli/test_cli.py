@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,66 +16,11 @@ import pytest
 
 from plainformer.cli.main import as_options, run_app
 from plainformer.cli.options import shown
-from tests.support.tiny import save, write_png, write_wav
+from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
+from tests.support.media import write_png, write_wav
+from tests.support.models import save
 
-PROGRAM = [sys.executable, "-c", "from plainformer.cli.main import main; main()"]
 VERBS = ("run", "chat", "entities", "explain", "info", "tasks", "models")
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-
-
-@dataclass
-class Answer:
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-    def json(self) -> list[Any]:
-        return [json.loads(line) for line in self.lines]
-
-
-Cli = Callable[..., Answer]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
-    """Run a command line here, in an empty folder, without network; `stdin` is what it reads."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.delenv("PLAINFORMER_DEBUG", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str | Path, stdin: bytes | None = None) -> Answer:
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = run_app([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        assert "this is a defect" not in captured.err, captured.err
-        return Answer(code, captured.out, captured.err)
-
-    return call
-
-
-def refused(answer: Answer, *parts: str, code: int = 2) -> None:
-    """An error on stderr that says all `parts`, nothing on stdout, and the exit code of wrong usage."""
-    assert answer.code == code, answer
-    assert answer.out == ""
-    assert answer.err.startswith("error: ")
-    for part in parts:
-        assert part in answer.err
-
-
-def done(answer: Answer) -> Answer:
-    assert answer.code == 0, answer
-    assert answer.err == ""
-    return answer
-
-
 # ---- run: inputs ------------------------------------------------------------------------------------------------------
 
 
@@ -315,8 +257,8 @@ def test_generation_flags_without_effect(
         ("text-classification", "--pooling cls", "--pooling has no effect in text-classification"),
         ("text-classification", "--language en", "--language has no effect in text-classification"),
         ("text-classification", "--whole", "--whole has no effect: no INPUT is read as a text file"),
-        ("text-classification", "--revision main", "--revision 'main' has no meaning"),
-        ("text-classification", "--token secret", "a Hub token has no use"),
+        ("text-classification", "--revision main", "--revision 'main' does not apply"),
+        ("text-classification", "--token secret", "a Hub token does not apply"),
         ("question-answering", "--question who --truncate", "--truncate has no effect in question-answering"),
         ("question-answering", "", "question-answering needs --question"),
         ("multiple-choice", "", "multiple-choice needs --choice"),
@@ -348,7 +290,7 @@ def test_options_without_effect(
         ("--device tpu", "--device 'tpu' is unknown"),
         ("--device cuda:99", "CUDA devices"),
         ("--backend onednnn", "did you mean 'onednn'?"),
-        ("--ffn-chunk-size -1", "--ffn-chunk-size -1 is not a count"),
+        ("--ffn-chunk-size -1", "--ffn-chunk-size -1 is not a whole number"),
         ("--task text-generatoin", "did you mean 'text-generation'"),
         ("--task ner", "text-generation"),
     ],

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from plainformer.explanation import Trace
-from tests.cli.test_cli import Cli, cli, done, refused  # noqa: F401
-from tests.support.tiny import write_wav
+from tests.support.cli import Cli, done, refused
+from tests.support.media import write_wav
 
 Tiny = Callable[[str], Path]
 
@@ -29,7 +29,7 @@ def column(lines: list[str], name: str) -> list[str]:
     return cells
 
 
-def test_the_ladder(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
+def test_the_ladder(cli: Cli, tiny: Tiny) -> None:
     options = "--steps 2 --do-sample --seed 4 --temperature 2 --top-k 3 --candidates 4"
     found = done(cli("explain", tiny("text-generation"), "the cat", *options.split()))
     (trace,) = done(cli("explain", tiny("text-generation"), "the cat", *options.split(), "--json")).json()
@@ -48,7 +48,7 @@ def test_the_ladder(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
     assert "stopped because of length, after 2 new tokens" in found.lines[-1]
 
 
-def test_steps_agree_with_run(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
+def test_steps_agree_with_run(cli: Cli, tiny: Tiny) -> None:
     for name in ("text-generation", "chat", "text2text"):
         for options in (
             "",
@@ -65,14 +65,14 @@ def test_steps_agree_with_run(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
             assert len(trace["answers"][0]["token_ids"]) == answer["new_tokens"]
 
 
-def test_a_chat(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
+def test_a_chat(cli: Cli, tiny: Tiny) -> None:
     (plain,) = done(cli("explain", tiny("chat"), "hi", "--steps", 2, "--json")).json()
     (chat,) = done(cli("explain", tiny("chat"), "hi", "--chat", "--steps", 2, "--json")).json()
     assert len(chat["prompt_ids"]) > len(plain["prompt_ids"]) == 2
     refused(cli("explain", tiny("text2text"), "hi", "--chat", "--steps", 2), "chat has no effect in text2text")
 
 
-def test_a_beam_search_is_a_tree(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
+def test_a_beam_search_is_a_tree(cli: Cli, tiny: Tiny) -> None:
     found = done(cli("explain", tiny("chat"), "hi", "--steps", 3, "--num-beams", 2))
     (trace,) = done(cli("explain", tiny("chat"), "hi", "--steps", 3, "--num-beams", 2, "--json")).json()
     branches = [b for step in trace["steps"] for group in step["groups"] for b in group["branches"]]
@@ -99,7 +99,7 @@ def test_a_beam_search_is_a_tree(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
         '--chat --do-sample --json-schema \'{"type": "integer"}\'',
     ],
 )
-def test_replay(cli: Cli, tiny: Tiny, tmp_path: Path, options: str) -> None:  # noqa: F811
+def test_replay(cli: Cli, tiny: Tiny, tmp_path: Path, options: str) -> None:
     recorded = done(cli("explain", tiny("chat"), "hi", "--steps", 5, "--json", *shlex.split(options)))
     (tmp_path / "t.json").write_text(recorded.out)
     trace = Trace.from_dict(json.loads(recorded.out))
@@ -109,7 +109,7 @@ def test_replay(cli: Cli, tiny: Tiny, tmp_path: Path, options: str) -> None:  # 
     assert done(cli("explain", tiny("chat"), "--replay", "t.json", "--json")).json()[0]["reproduces"] is True
 
 
-def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     (trace,) = done(cli("explain", tiny("chat"), "hi", "--steps", 3, "--json")).json()
     trace["steps"][1]["picks"][0]["token_id"] = 1
     (tmp_path / "t.json").write_text(json.dumps(trace))
@@ -124,7 +124,7 @@ def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:  # n
     refused(cli("explain", tiny("embedding"), "--replay", "t.json"), "a replay has no effect in feature-extraction")
 
 
-def test_what_if(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
+def test_what_if(cli: Cli, tiny: Tiny) -> None:
     changes: tuple[Any, ...] = (
         "--what-if",
         "no-cache",
@@ -156,9 +156,9 @@ def test_what_if(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
         ("text-classification", "hi --what-if no-cache", "possible: attend-to-padding and mask-head"),
         ("text-classification", "hi --what-if attend-to-padding --steps 3", "--steps has no effect in text-class"),
         ("embedding", "hi --what-if attend-to-padding --temperature 3", "no option 'temperature'"),
-        ("chat", "hi --steps 0", "steps=0 is not a count"),
+        ("chat", "hi --steps 0", "--steps 0 is not a whole number of at least 1"),
         ("chat", "hi --steps 2 --temperature 3", "--temperature 3.0 has no effect in greedy mode"),
-        ("chat", "hi --steps 2 --candidates 0", "width=0 is not a count"),
+        ("chat", "hi --steps 2 --candidates 0", "--candidates 0 is not a whole number of at least 1"),
         ("chat", "hi --steps 2 --shapes", "--shapes has no effect with --steps"),
         ("chat", "hi --steps 2 --pair x", "--pair has no effect with --steps"),
         ("chat", "hi --temperature 3", "--temperature has no effect without --steps or --what-if"),
@@ -172,11 +172,11 @@ def test_what_if(cli: Cli, tiny: Tiny) -> None:  # noqa: F811
         ("chat", "--replay t.json --chat", "--chat has no effect with --replay"),
     ],
 )
-def test_options_without_effect(cli: Cli, tiny: Tiny, name: str, options: str, message: str) -> None:  # noqa: F811
+def test_options_without_effect(cli: Cli, tiny: Tiny, name: str, options: str, message: str) -> None:
     refused(cli("explain", tiny(name), *options.split()), message)
 
 
-def test_sounds_are_refused_where_nothing_is_generated(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+def test_sounds_are_refused_where_nothing_is_generated(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "a.wav")
     refused(cli("explain", tiny("speech"), sound, "--steps", 2), "--steps has no effect in automatic-speech")
     masked = done(cli("explain", tiny("speech"), sound, "--what-if", "mask-head=0.0"))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from plainformer.cli.main import run_app
-from tests.support import tiny
+from tests.support import models as tiny
+from tests.support.media import write_png
 
 NLI = {"id2label": {"0": "contradiction", "1": "neutral", "2": "entailment"}}
 ONE = {"id2label": {"0": "score"}}
@@ -78,7 +79,7 @@ def test_entities_and_batches(run: Any, tmp_path: Path) -> None:
 def test_image_sizes(run: Any, tmp_path: Path) -> None:
     folder = tiny.save("image-classification", tmp_path / "vit")
     picture = tmp_path / "p.png"
-    tiny.write_png(picture)
+    write_png(picture)
     assert run(folder, picture, "--image-size", "48x64")[0] == 0
     for size, message in (("48*64", "is no size"), ("49", "49")):
         code, _, err = run(folder, picture, "--image-size", size)

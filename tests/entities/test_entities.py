@@ -22,7 +22,7 @@ from plainformer.entities import Document, Found, analyse, cut, normal_form, rea
 from plainformer.entities.matching import occurrences
 from plainformer.entities.report import to_html
 from plainformer.errors import InputError, UsageError
-from tests.support import tiny
+from tests.support import models as tiny
 
 
 @dataclass(frozen=True)

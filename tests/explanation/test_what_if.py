@@ -12,7 +12,7 @@ import torch
 import plainformer
 from plainformer.errors import InputError, UsageError
 from plainformer.explanation import Request, explain_steps, parse_change, what_if
-from tests.support import tasks as make
+from tests.support import models as make
 
 GENERATING = ("text-generation", "chat", "text2text")
 
@@ -200,7 +200,7 @@ def test_values_as_they_are_written() -> None:
 
 
 def test_images_have_no_padding(tasks: dict[str, Any], tmp_path: Path) -> None:
-    from tests.support.tiny import write_png
+    from tests.support.media import write_png
 
     picture = str(write_png(tmp_path / "a.png"))
     with pytest.raises(UsageError, match="reads no text"):
@@ -210,7 +210,8 @@ def test_images_have_no_padding(tasks: dict[str, Any], tmp_path: Path) -> None:
 
 def test_speech_that_is_written(tmp_path: Path) -> None:
     from plainformer.explanation import Trace, replay_steps
-    from tests.tasks.test_media import SECONDS, whisper
+    from tests.support.media import SECONDS
+    from tests.support.models import whisper
 
     whisper(tmp_path)
     task = make.load(tmp_path)

@@ -13,8 +13,7 @@ import transformers
 import plainformer as pf
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.score import TokenScores, score_tokens
-from tests.support.parity import randomise
-from tests.support.tiny import GPT2, LLAMA
+from tests.support.models import GPT2, LLAMA, randomise
 
 
 def reference(folder: Path, kind: str) -> tuple[transformers.PreTrainedModel, pf.Transformer]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.search import generate, left_align, stream
 from plainformer.loading import load_model
-from tests.support import tasks as make
+from tests.support import models as make
+from tests.support.ids import pad, prompts
+from tests.support.models import VOCABULARY
 
-VOCABULARY = 61
 SMALL: dict[str, Any] = dict(**make.TINY, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 
 
@@ -31,20 +32,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any
         "t5": make.t5(root / "t5", vocab_size=VOCABULARY),
     }
     return {name: (reference, load_model(root / name, backend="plain")) for name, reference in made.items()}
-
-
-def prompts(lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(5, VOCABULARY, (1, length), generator=generator) for length in lengths]
-
-
-def pad(rows: list[Tensor], side: str, extra: int = 0) -> tuple[Tensor, Tensor]:
-    width = max(row.size(1) for row in rows) + extra
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        place = slice(0, row.size(1)) if side == "right" else slice(width - row.size(1), width)
-        ids[index, place], mask[index, place] = row[0], 1
-    return ids, mask
 
 
 def theirs(reference: Any, row: Tensor, count: int, **inputs: Any) -> tuple[int, ...]:

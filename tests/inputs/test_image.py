@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError
+from plainformer.families.vit import IMAGES
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
 
 SIZES = [(224, 224), (17, 31), (301, 199), (1, 5), (640, 3)]  # height, width
@@ -38,7 +39,7 @@ def encode(image: Image.Image, fmt: str = "PNG", **options: Any) -> bytes:
 def ours(folder: Path, preprocessor: dict[str, Any] | None = None, **config: Any) -> ImageProcessor:
     if preprocessor is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    return ImageProcessor.from_folder(folder, {"model_type": "vit", **config})
+    return ImageProcessor.from_folder(folder, {"model_type": "vit", **config}, IMAGES)
 
 
 def theirs(kind: str, image: Any, **preprocessor: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Feed-forward chunking: the same numbers, and less memory at once, as the arithmetic says."""
+"""Wirings as drawn; feed-forward chunking: the same numbers, and less memory at once, as the arithmetic says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
-from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.attention import Flow, Mask
+from plainformer.model.block import make_block, set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
@@ -77,7 +78,7 @@ def test_a_chunk_as_long_as_the_input_is_no_chunk() -> None:
 
 @pytest.mark.parametrize("chunk", [-1, 1.5, True, None, "4"])
 def test_chunk_sizes_that_are_none(chunk: object) -> None:
-    with pytest.raises(UsageError, match="not a count of positions"):
+    with pytest.raises(UsageError, match="not a whole number of at least 0"):
         set_ffn_chunk_size(model("plain"), chunk)  # type: ignore[arg-type]
 
 
@@ -92,3 +93,52 @@ def test_gradients_are_the_same_in_chunks() -> None:
     for whole, chunked in zip(*gradients, strict=True):
         assert whole is not None and chunked is not None
         assert torch.allclose(whole, chunked, rtol=1e-4, atol=1e-4)
+
+
+def filled(block: torch.nn.Module) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return block
+
+
+def config(**values: object) -> StackConfig:
+    tokens = TokenFrontend(vocab_size=50, embedding_size=WIDTH)
+    given = {"num_layers": 1, "num_heads": 2, "ffn_size": 24, "direction": "causal", **values}
+    return StackConfig(frontend=tokens, hidden_size=WIDTH, **given)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("place", ["pre", "post", "both", "branch"])
+def test_the_four_wirings(place: str, cross: bool) -> None:
+    """As the drawing has them, with each sub-layer called by hand."""
+    block = filled(make_block(config(norm_place=place, cross_attention=cross), 0))
+    x, encoder_BSD = torch.randn(2, 3, 5, WIDTH, generator=torch.Generator().manual_seed(1))[:, :2]
+    flow = Flow(masks=[Mask(causal=True)], rotations=[None], length=5, encoder_BSD=encoder_BSD)
+    sublayers = [(lambda h: block.attention(h, 0, flow)[0], block.attention_norm, block.attention_after_norm)]
+    if cross:
+        sublayers.append((lambda h: block.cross(h, 0, flow)[0], block.cross_norm, block.cross_norm))
+    sublayers.append((block.ffn, block.ffn_norm, block.ffn_after_norm))
+    expected = x
+    for sublayer, norm, after_norm in sublayers:
+        if place == "pre":
+            expected = expected + sublayer(norm(expected))
+        elif place == "post":
+            expected = norm(expected + sublayer(expected))
+        elif place == "both":
+            expected = expected + after_norm(sublayer(norm(expected)))
+        else:
+            expected = expected + norm(sublayer(expected))
+    assert torch.equal(block(x, 0, flow)[0], expected)
+
+
+@torch.no_grad()
+def test_the_parallel_block() -> None:
+    block = filled(make_block(config(residual="parallel"), 0))
+    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
+    flow = Flow(masks=[Mask(causal=True)], rotations=[None], length=5)
+    expected = x + block.attention(block.attention_norm(x), 0, flow)[0] + block.ffn(block.ffn_norm(x))
+    found = block(x, 0, flow)[0]
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))

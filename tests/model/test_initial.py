@@ -11,7 +11,7 @@ from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.families import config_from_dict
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import BART, BERT, CHECKPOINTS
+from tests.support.models import BART, BERT, CHECKPOINTS
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -15,8 +15,9 @@ from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, 
 from plainformer.errors import UsageError
 from plainformer.families import table_for
 from plainformer.model.fast import compiled
-from plainformer.model.fast.prepare import prepare_for_inference
-from plainformer.model.linear import LAYOUTS, CompiledWeight, Int8Weight, Linear, LinearGroup, unprepare
+from plainformer.model.fast.packed import LAYOUTS, CompiledWeight, Int8Weight
+from plainformer.model.fast.prepare import prepare_for_inference, unprepare
+from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.transformer import Transformer
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -12,7 +12,7 @@ from plainformer.families import config_from_dict
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import BART, BERT, GPT2, LABELS, LLAMA, VIT
+from tests.support.models import BART, BERT, GPT2, LABELS, LLAMA, VIT
 
 SIZES = {name: BERT[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
 TEXT = {**SIZES, "vocab_size": 60, "max_position_embeddings": 40, "pad_token_id": 0, **LABELS}
@@ -63,8 +63,8 @@ def ffn_positions(model: Transformer) -> list[int]:
     """Positions that each later call of a feed-forward network runs; seen without a hook, which would be shown all."""
     seen: list[int] = []
     for block in model.main.layers:
-        step = block.ffn.step
-        block.ffn.step = lambda x, step=step: (seen.append(x.size(1)), step(x))[1]
+        network = block.ffn.network
+        block.ffn.network = lambda x, run=network: (seen.append(x.size(1)), run(x))[1]
     return seen
 
 
@@ -149,7 +149,7 @@ def test_who_watches_sees_everything() -> None:
     same(found.attentions[-1], expected.attentions[-1])
     watched: list[tuple[int, ...]] = []
     last: nn.Module = model.main.layers[-1]
-    handle = last.register_forward_hook(lambda module, inputs, output: watched.append(tuple(output.shape)))
+    handle = last.register_forward_hook(lambda module, inputs, output: watched.append(tuple(output[0].shape)))
     same(model(ids, only_logits=True).logits, expected.logits)
     handle.remove()
     assert watched == [(2, 9, 32)]

@@ -1,4 +1,4 @@
-"""Encoder outputs that grow, silenced heads, images of any size: models built from a configuration alone."""
+"""Encoder outputs that grow, masked heads, images of any size: models built from a configuration alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plainformer.errors import InputError, UsageError
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.search import generate
 from plainformer.model.initial import initialise
-from plainformer.model.stack import READS, StackOutput, join_outputs
+from plainformer.model.stack import READS, StackInput, StackOutput, join_outputs
 from plainformer.model.transformer import Transformer
 
 VOCABULARY = 50
@@ -62,7 +62,7 @@ def test_joined_outputs_are_concatenated() -> None:
     assert join_outputs(first, first).real_BT is None
     both = StackOutput(torch.cat((first.last_hidden_state, more.last_hidden_state), dim=1), joined.real_BT)
     decoder_ids = ids(2, 4, seed=2)
-    logits = [model(decoder_input_ids=decoder_ids, encoder_output=memory).logits for memory in (joined, both)]
+    logits = [model(decoder_input_ids=decoder_ids, encoder_output=encoded).logits for encoded in (joined, both)]
     assert torch.equal(*logits)
 
 
@@ -81,15 +81,60 @@ def test_masked_positions_of_a_joined_output_are_not_seen() -> None:
 
 @torch.no_grad()
 def test_positions_may_go_on() -> None:
-    """Parts that attend to themselves alone, at the positions that they have in the whole."""
+    """A part that attends to itself alone, at the positions that it has in the whole: equal to a row padded up to there."""
+    learned = TokenFrontend(vocab_size=VOCABULARY, embedding_size=32, positions="learned", max_positions=16)
+    model = initialise(Transformer(ModelConfig("test", encoder=stack(frontend=learned))), std=0.3).eval()
+    whole = ids(1, 8)
+    continued = model.encode(whole[:, 5:], position_ids=torch.arange(5, 8)[None]).last_hidden_state
+    assert not torch.allclose(continued, model.encode(whole[:, 5:]).last_hidden_state, atol=1e-2)
+    # By hand: a position's vector is added to its token's, so tokens that carry the difference start at position 0.
+    table = model.main.frontend.positions.weight
+    moved = model.embed_tokens(whole[:, 5:]) + table[5:8] - table[:3]
+    expected = model.encode(inputs_embeds=moved).last_hidden_state
+    assert torch.allclose(continued, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_a_decoder_reads_parts_whose_positions_go_on() -> None:
+    """Rope sees distances alone: within a part, the start does not matter."""
     model = seq2seq()
     whole = ids(1, 8)
-    first = model.encode(whole[:, :5])
+    first, again = model.encode(whole[:, :5]), model.encode(whole[:, 5:])
     continued = model.encode(whole[:, 5:], position_ids=torch.arange(5, 8)[None])
-    again = model.encode(whole[:, 5:])
-    # Rope sees distances alone, so within a part the start does not matter.
     assert torch.allclose(continued.last_hidden_state, again.last_hidden_state, atol=1e-5)
-    assert generate(model, encoder_output=join_outputs(first, continued), max_new_tokens=3).token_ids
+    found = [generate(model, encoder_output=join_outputs(first, part), max_new_tokens=3) for part in (continued, again)]
+    assert found[0].token_ids == found[1].token_ids and len(found[0].token_ids[0]) == 3
+
+
+@torch.no_grad()
+def test_layers_run_in_parts_as_in_one_go() -> None:
+    """As the stages of a pipeline would: what the first part gave is all that the second needs."""
+    model = seq2seq(layers=4)
+    inputs = StackInput(input_ids=ids(2, 6))
+    encoded = model.encode(ids(2, 5, seed=1), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]))
+    expected = model.decoder(inputs, encoder_output=encoded, output_attentions=True)
+    x_BTD, flow = model.decoder.begin(inputs, encoder_output=encoded, output_attentions=True)
+    seen = []
+    for first, last in ((0, 1), (1, 3), (3, None)):
+        for x_BTD, attentions in list(model.decoder.run_layers(x_BTD, flow, first, last)):  # noqa: B007, B020
+            seen.append(attentions)
+    assert torch.equal(model.decoder.end(x_BTD, flow).last_hidden_state, expected.last_hidden_state)
+    for layer in range(4):
+        assert torch.equal(seen[layer].own, expected.attentions[layer])
+        assert torch.equal(seen[layer].cross, expected.cross_attentions[layer])
+
+
+@torch.no_grad()
+def test_a_layer_that_runs_twice_gives_the_same() -> None:
+    """As activation checkpointing does it: a layer leaves nothing behind in the flow."""
+    model = seq2seq()
+    decoder, encoded = model.decoder, model.encode(ids(2, 5, seed=1))
+    assert decoder is not None
+    x_BTD, flow = decoder.begin(StackInput(input_ids=ids(2, 6)), encoder_output=encoded, output_attentions=True)
+    before = dict(vars(flow))
+    one, again = (decoder.layers[0](x_BTD, 0, flow) for _ in range(2))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1].own, again[1].own)
+    assert all(vars(flow)[name] is value for name, value in before.items())
 
 
 def test_outputs_that_cannot_be_joined() -> None:
@@ -107,7 +152,7 @@ def test_hidden_states_are_joined_where_both_have_them() -> None:
 
 
 @torch.no_grad()
-def test_a_cache_follows_a_memory_that_grows() -> None:
+def test_a_cache_follows_an_encoder_output_that_grows() -> None:
     """With one layer, what a step sees does not depend on what earlier steps saw, so cached and uncached must agree."""
     model = seq2seq(layers=1)
     first, more = model.encode(ids(1, 5)), model.encode(ids(1, 3, seed=1))
@@ -127,7 +172,7 @@ def test_a_cache_follows_a_memory_that_grows() -> None:
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 3), (1, 2)])
 @torch.no_grad()
-def test_a_silenced_head_is_zeroed_columns(layer: int, head: int) -> None:
+def test_a_masked_head_is_zeroed_columns(layer: int, head: int) -> None:
     model = initialise(Transformer(ModelConfig("test", encoder=stack())), std=0.3).eval()
     mask = torch.ones(2, 4)
     mask[layer, head] = 0

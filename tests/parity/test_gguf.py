@@ -450,8 +450,7 @@ needs_smollm2 = pytest.mark.skipif(
 @needs_smollm2
 @torch.no_grad()
 def test_smollm2() -> None:
-    path = resolve("smollm2-135m-instruct").gguf
-    assert path is not None
+    path = resolve("smollm2-135m-instruct").path
     task = plainformer.load("smollm2-135m-instruct")
     reference = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from plainformer.generation.draw import draw_tokens, draw_without_replacement
 from plainformer.model.transformer import Transformer
-from tests.parity import test_decoders, test_encoder_decoders, test_vision_and_speech
+from tests.support import ids
+from tests.support.cases import decoders, encoder_decoders, vision_and_speech
 from tests.support.parity import PAD, VOCABULARY, Case, build, load_ours
 
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
@@ -25,9 +26,8 @@ VARIANTS = ("qwen2-window", "smollm3-window", "mistral-global", "phi3-long", "ma
 
 
 def _cases() -> dict[str, Case]:
-    decoders = [*test_decoders.LLAMA, *test_decoders.OTHERS]
-    everything = [*decoders, *test_encoder_decoders.ONE_OF_EACH, *test_encoder_decoders.SINUSOIDAL]
-    everything += test_vision_and_speech.MELS
+    everything = [*decoders.LLAMA, *decoders.OTHERS, *encoder_decoders.ONE_OF_EACH, *encoder_decoders.SINUSOIDAL]
+    everything += vision_and_speech.MELS
     made: dict[str, Case] = {}
     for case in everything:
         if case.model_class.endswith(LANGUAGE_MODELS) and ("-" not in case.name or case.name in VARIANTS):
@@ -72,24 +72,19 @@ def pair(name: str, seed: int = 0) -> Pair:
 
 def prompts(pair: Pair, lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     """(1, T) ids each; mel frames (1, C, T) where that is what the model takes."""
-    generator = torch.Generator().manual_seed(seed)
     if pair.case.kind == "mel":
+        generator = torch.Generator().manual_seed(seed)
         shape = pair.case.extra.get("shape", (8, 40))
         return [torch.randn(1, *shape, generator=generator) for _ in lengths]
-    return [torch.randint(5, VOCABULARY, (1, length), generator=generator) for length in lengths]
+    return ids.prompts(lengths, seed, VOCABULARY)
 
 
 def batch(pair: Pair, rows: list[Tensor], side: str = "right", extra: int = 0) -> dict[str, Tensor]:
     """The rows together, padded on one side."""
     if pair.case.kind == "mel":
         return {"input_features": torch.cat(rows)}
-    width = max(row.size(1) for row in rows) + extra
-    ids = torch.full((len(rows), width), PAD)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        place = slice(0, row.size(1)) if side == "right" else slice(width - row.size(1), width)
-        ids[index, place], mask[index, place] = row[0], 1
-    return {"input_ids": ids, "attention_mask": mask}
+    input_ids, mask = ids.pad(rows, side, extra, PAD)
+    return {"input_ids": input_ids, "attention_mask": mask}
 
 
 Streams = list[random.Random]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
@@ -25,8 +24,9 @@ from plainformer.loading import load_model, save_model
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import ModelOutput, Transformer
+from tests.support import models
+from tests.support.close import close
 
-TOLERANCE = 1e-5
 VOCABULARY = 99
 PAD = 1
 
@@ -52,40 +52,14 @@ class Case:
         return f"{self.name}-{self.model_class}"
 
 
-def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Weights large enough that attention is not uniform and norms and biases matter."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() >= 2:
-                fan_in = parameter[0].numel()
-                big = any(word in name for word in ("embed", "shared", "wte", "wpe", "relative", "cls_token"))
-                parameter.copy_(noise * (0.5 if big else 1.2 * fan_in**-0.5))
-            elif name.endswith("weight"):
-                parameter.copy_(1 + 0.2 * noise)
-            else:
-                parameter.copy_(0.2 * noise)
-        for name, buffer in model.named_buffers():
-            if name == "final_logits_bias":
-                buffer.copy_(torch.randn(buffer.shape, generator=generator))
-        for module in model.modules():
-            if hasattr(module, "create_weight"):
-                # A table of sinusoids: a parameter there, but not one that is learned.
-                module.weight.copy_(module.create_weight())
-
-
 def build(case: Case, seed: int = 0) -> Any:
     """The reference model, randomised, with eager attention so that it can return attentions."""
-    torch.manual_seed(seed)
     config = case.config()
     config._attn_implementation = "eager"
-    model = getattr(transformers, case.model_class)(config)
-    randomise(model, seed)
-    model.tie_weights()
+    model = models.reference(case.model_class, config, seed)
     if "change" in case.extra:
         case.extra["change"](model)
-    return model.eval()
+    return model
 
 
 def make_inputs(case: Case, batch: int = 2, length: int | None = None, seed: int = 1) -> dict[str, Tensor]:
@@ -116,15 +90,6 @@ def make_inputs(case: Case, batch: int = 2, length: int | None = None, seed: int
     if case.kind == "seq2seq" and not case.eos_in_input:
         inputs["decoder_input_ids"] = ids(batch, length - 3)
     return inputs
-
-
-def close(ours: Tensor, theirs: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Equal within `tolerance` of the reference's scale."""
-    assert ours.shape == theirs.shape, f"{what}: shape {tuple(ours.shape)} against {tuple(theirs.shape)}"
-    assert torch.isfinite(ours).all(), f"{what}: not finite"
-    scale = theirs.abs().max().clamp_min(1.0)
-    worst = ((ours - theirs).abs().max() / scale).item()
-    assert worst <= tolerance, f"{what}: differs by {worst:.2e} of its scale"
 
 
 def load_ours(reference: Any, folder: Path, **options: Any) -> Transformer:
@@ -320,7 +285,7 @@ def check_saving(reference: Any, ours: Transformer, case: Case, folder: Path) ->
     expected = theirs if theirs is not None else before.last_hidden_state
     found = reference_logits(after) if theirs is not None else after.last_hidden_state
     # Not torch.equal: a file puts tensors at other alignments, and then some kernels sum in another order.
-    close(found, expected, "the reference from what we saved", 1e-6)
+    close(found, expected, "the reference from what we saved", rel=1e-6)
     assert json.loads((folder / "config.json").read_text())["model_type"] == reference.config.model_type
 
 

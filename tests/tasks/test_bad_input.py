@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plainformer.errors import CheckpointError, InputError, PlainformerError, UsageError
-from tests.support import tasks as make
+from tests.support import models as make
 
 ENTAILMENT = ("contradiction", "neutral", "entailment")
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {

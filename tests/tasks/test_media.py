@@ -12,52 +12,26 @@ import pytest
 import soundfile
 import torch
 import transformers
-from PIL import Image
 
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
-from tests.support import tasks as make
-from tests.support.tasks import near
-
-LAYERS: dict[str, Any] = dict(**make.TINY, num_labels=3)
-WAVE: dict[str, Any] = dict(
-    conv_dim=[16, 12, 20],
-    conv_kernel=[10, 8, 4],
-    conv_stride=[5, 4, 4],
-    num_feat_extract_layers=3,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=4,
-    classifier_proj_size=24,
-    mask_time_prob=0.0,
-    mask_feature_prob=0.0,
-)
-STABLE: dict[str, Any] = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
-CTC_TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINHSRDLU'"]
-RATE = 16_000
-
-
-def clip(samples: int, seed: int = 0) -> dict[str, Any]:
-    wave = np.random.default_rng(seed).standard_normal(samples).astype(np.float32) * 0.1
-    return {"array": wave, "sampling_rate": RATE}
-
-
-CLIPS = [clip(3000), clip(4100, 1), clip(1000, 2)]
-
+from tests.support import models as make
+from tests.support.close import close
+from tests.support.media import CLIPS, RATE, SECONDS, clip, pictures
+from tests.support.models import MARKS, STABLE, wav2vec2, whisper
+from tests.support.vocabularies import CTC_TOKENS
 
 # ---- images -------------------------------------------------------------------------------------------------------
-
-
-def pictures() -> list[Image.Image]:
-    generator = np.random.default_rng(0)
-    return [Image.fromarray(generator.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 30), (32, 32))]
 
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("vit")
     for name, model in (("image", "ViTForImageClassification"), ("base", "ViTModel")):
-        make.save_model(root / name, model, transformers.ViTConfig(**LAYERS, image_size=32, patch_size=8))
+        make.save_model(
+            root / name, model, transformers.ViTConfig(**make.TINY, num_labels=3, image_size=32, patch_size=8)
+        )
         transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
     return {name: root / name for name in ("image", "base")}
 
@@ -69,9 +43,9 @@ def test_image_classification(vit: dict[str, Path]) -> None:
     for image, result in zip(images, task(images), strict=True):
         expected = {entry["label"]: entry["score"] for entry in theirs(image, top_k=3)}
         assert {s.label for s in result.scores} == set(expected)
-        near([s.score for s in result.scores], [expected[s.label] for s in result.scores], 2e-3)
+        close([s.score for s in result.scores], [expected[s.label] for s in result.scores], rel=2e-3)
         assert result.label == max(result.scores, key=lambda s: s.score).label
-        near([s.score for s in task(image).scores], [s.score for s in result.scores])
+        close([s.score for s in task(image).scores], [s.score for s in result.scores])
     assert json.dumps(task(images[0]).to_dict())
 
 
@@ -80,7 +54,7 @@ def test_image_logits_on_the_same_pixels(vit: dict[str, Path]) -> None:
     task = make.load(vit["image"])
     theirs = transformers.ViTForImageClassification.from_pretrained(vit["image"]).eval()
     expected = theirs(task.encode(pictures(), task.Options())).logits.softmax(-1)
-    near([[s.score for s in r.scores] for r in task(pictures())], expected)
+    close([[s.score for s in r.scores] for r in task(pictures())], expected)
 
 
 def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
@@ -110,12 +84,12 @@ def test_image_features(vit: dict[str, Path], name: str) -> None:
     theirs = transformers.ViTModel.from_pretrained(vit[name]).eval()
     output = theirs(task.encode(pictures(), task.Options()))
     hidden = output.last_hidden_state
-    near(torch.stack([r.vector for r in task(pictures())]), hidden[:, 0])
-    near(torch.stack([r.vector for r in task(pictures(), pooling="mean")]), hidden[:, 1:].mean(1))
+    close(torch.stack([r.vector for r in task(pictures())]), hidden[:, 0])
+    close(torch.stack([r.vector for r in task(pictures(), pooling="mean")]), hidden[:, 1:].mean(1))
     unit = torch.stack([r.vector for r in task(pictures(), normalize=True)])
-    near(unit, torch.nn.functional.normalize(hidden[:, 0], dim=-1))
+    close(unit, torch.nn.functional.normalize(hidden[:, 0], dim=-1))
     if name == "base":
-        near(torch.stack([r.vector for r in task(pictures(), pooling="pooler")]), output.pooler_output)
+        close(torch.stack([r.vector for r in task(pictures(), pooling="pooler")]), output.pooler_output)
     else:
         with pytest.raises(UsageError, match="no pooler"):
             task(pictures()[0], pooling="pooler")
@@ -125,19 +99,6 @@ def test_image_features(vit: dict[str, Path], name: str) -> None:
 
 
 # ---- waves --------------------------------------------------------------------------------------------------------
-
-
-def wav2vec2(folder: Path, model: str, *, masked: bool = False, **changes: Any) -> Any:
-    """A wav2vec2 or HuBERT with preprocessor and, for CTC, its tokenizer."""
-    family = "Hubert" if model.startswith("Hubert") else "Wav2Vec2"
-    config = getattr(transformers, f"{family}Config")(**{**LAYERS, **WAVE, "vocab_size": len(CTC_TOKENS), **changes})
-    made = make.save_model(folder, model, config)
-    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
-    if model.endswith("CTC"):
-        (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(CTC_TOKENS)}))
-        settings = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "word_delimiter_token": "|", "pad_token": "<pad>"}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return made
 
 
 SPEECH = [("Wav2Vec2", False, {}), ("Hubert", False, {}), ("Wav2Vec2", True, STABLE), ("Wav2Vec2", True, {})]
@@ -164,7 +125,7 @@ def test_speech_recognition_by_ctc(family: str, masked: bool, changes: dict[str,
 
 def test_ctc_text_follows_the_reference_tokenizer(tmp_path: Path) -> None:
     wav2vec2(tmp_path, "Wav2Vec2ForCTC")
-    tokenizer = plainformer.Tokenizer.from_folder(tmp_path)
+    tokenizer = plainformer.load_tokenizer(tmp_path)
     generator = np.random.default_rng(0)
     rows = [generator.integers(0, len(CTC_TOKENS), 40).repeat(2).tolist() for _ in range(20)]
     for settings in (
@@ -175,7 +136,7 @@ def test_ctc_text_follows_the_reference_tokenizer(tmp_path: Path) -> None:
     ):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         theirs = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **settings)
-        ours = CtcVocabulary.from_folder(tmp_path, tokenizer)
+        ours = CtcVocabulary.of(tokenizer, settings)
         for row in [*rows, [], [0, 0], [4, 5, 0, 5, 4, 4]]:
             assert ours.text(row) == theirs.decode(row)
 
@@ -206,8 +167,8 @@ def test_audio_classification(family: str, masked: bool, changes: dict[str, Any]
     task = make.load(tmp_path)
     for sound, result in zip(CLIPS, task(CLIPS), strict=True):
         expected = {e["label"]: e["score"] for e in theirs({"raw": sound["array"], "sampling_rate": RATE}, top_k=3)}
-        near([s.score for s in result.scores], [expected[s.label] for s in result.scores])
-        near([s.score for s in task(sound).scores], [s.score for s in result.scores])
+        close([s.score for s in result.scores], [expected[s.label] for s in result.scores])
+        close([s.score for s in task(sound).scores], [s.score for s in result.scores])
 
 
 @torch.no_grad()
@@ -219,8 +180,8 @@ def test_audio_features(family: str, masked: bool, changes: dict[str, Any], tmp_
     assert task.name == "audio-feature-extraction"
     for sound, result in zip(CLIPS, task(CLIPS), strict=True):
         values = extractor(sound["array"], sampling_rate=RATE, return_tensors="pt").input_values
-        near(result.vector, model(values).last_hidden_state[0].mean(0))
-        near(task(sound, normalize=True).vector.norm(), 1.0)
+        close(result.vector, model(values).last_hidden_state[0].mean(0))
+        close(task(sound, normalize=True).vector.norm(), 1.0)
 
 
 def test_group_norm_models_hear_clips_one_by_one(tmp_path: Path) -> None:
@@ -246,7 +207,7 @@ def test_every_form_of_a_clip(tmp_path: Path) -> None:
     expected = task(sound)
     assert [task(form) for form in forms] == [expected] * 4
     for results in (task(forms), list(task(iter(forms)))):
-        near([[s.score for s in r.scores] for r in results], [[s.score for s in expected.scores]] * 4)
+        close([[s.score for s in r.scores] for r in results], [[s.score for s in expected.scores]] * 4)
     assert task(sound["array"], sampling_rate=RATE) == expected
     with pytest.raises(InputError, match="no sampling rate"):
         task(sound["array"])
@@ -265,48 +226,6 @@ def test_frame_labels_are_no_task(tmp_path: Path) -> None:
 
 
 # ---- mel spectrograms ---------------------------------------------------------------------------------------------
-
-LANGUAGES = ("en", "de", "fr")
-MARKS = ("<|startoftranscript|>", *(f"<|{name}|>" for name in LANGUAGES))
-MARKS = (*MARKS, "<|translate|>", "<|transcribe|>", "<|notimestamps|>", "<|0.00|>", "<|0.02|>")
-
-
-def whisper(folder: Path, *, multilingual: bool = True, model: str = "WhisperForConditionalGeneration") -> Any:
-    """A Whisper that hears a second, with the special tokens behind its vocabulary as in the published ones."""
-    first = make.BYTE_VOCABULARY
-    ids = {mark: first + place for place, mark in enumerate(MARKS)}
-    config = transformers.WhisperConfig(
-        **make.SEQ2SEQ,
-        vocab_size=first + len(MARKS),
-        num_mel_bins=16,
-        max_source_positions=50,
-        max_target_positions=40,
-        num_labels=3,
-        classifier_proj_size=24,
-        pad_token_id=2,
-        bos_token_id=2,
-        eos_token_id=2,
-        decoder_start_token_id=ids[MARKS[0]],
-        begin_suppress_tokens=None,
-        suppress_tokens=None,
-    )
-    generation = dict(
-        is_multilingual=multilingual,
-        no_timestamps_token_id=ids["<|notimestamps|>"],
-        suppress_tokens=[5, 9, 31],
-        begin_suppress_tokens=[2, 36],
-        max_length=40,
-    )
-    if multilingual:
-        generation["lang_to_id"] = {f"<|{name}|>": ids[f"<|{name}|>"] for name in LANGUAGES}
-        generation["task_to_id"] = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}
-    made = make.save_model(folder, model, config, **(generation if model.endswith("Generation") else {}))
-    make.save_bytes(folder, extra=MARKS)
-    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
-    return made
-
-
-SECONDS = [clip(16_000, 3), clip(9_000, 4)]
 
 
 def heard(model: Any, ours: Any, sound: Any, **options: Any) -> tuple[list[int], str]:
@@ -348,7 +267,7 @@ def test_older_files_force_ids(tmp_path: Path) -> None:
     path = tmp_path / "generation_config.json"
     settings = json.loads(path.read_text())
     task = make.load(tmp_path)
-    ids = {mark: task.tokenizer.token_to_id(mark) for mark in MARKS}
+    ids = {mark: task.tokenizer.token_to_id(mark) for mark in (*MARKS, "<|notimestamps|>")}
     settings["forced_decoder_ids"] = [[1, None], [2, ids["<|translate|>"]]]
     path.write_text(json.dumps(settings))
     forced = make.load(tmp_path)
@@ -402,8 +321,8 @@ def test_whisper_features_and_classes(tmp_path: Path) -> None:
     for sound, result in zip(SECONDS, task(SECONDS), strict=True):
         hidden = model.encoder(make.encoded(task, [sound]).input_features).last_hidden_state[0]
         frames = -(-len(sound["array"]) // 320)
-        near(result.vector, hidden[:frames].mean(0))
+        close(result.vector, hidden[:frames].mean(0))
     classifier = whisper(tmp_path / "classes", model="WhisperForAudioClassification")
     task = make.load(tmp_path / "classes")
     expected = classifier(task.encode(SECONDS, task.Options()).input_features).logits.softmax(-1)
-    near([[s.score for s in r.scores] for r in task(SECONDS)], expected)
+    close([[s.score for s in r.scores] for r in task(SECONDS)], expected)

@@ -14,9 +14,10 @@ import transformers
 from PIL import Image
 
 from plainformer.errors import InputError, UsageError
-from tests.support import tasks as make
-from tests.support.tasks import near
-from tests.tasks.test_media import CLIPS, LAYERS, RATE, clip, wav2vec2, whisper
+from tests.support import models as make
+from tests.support.close import close
+from tests.support.media import CLIPS, RATE, clip
+from tests.support.models import wav2vec2, whisper
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -39,10 +40,12 @@ SIZES = [(32, 32), (48, 32), (16, 64), (8, 8), (64, 64), (8, 72)]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sizes")
     for name in ("ViT", "DeiT"):
-        config = getattr(transformers, f"{name}Config")(**LAYERS, image_size=32, patch_size=8)
+        config = getattr(transformers, f"{name}Config")(**make.TINY, num_labels=3, image_size=32, patch_size=8)
         make.save_model(root / name, f"{name}ForImageClassification", config)
         getattr(transformers, f"{name}ImageProcessor")().save_pretrained(root / name)
-    make.save_model(root / "base", "ViTModel", transformers.ViTConfig(**LAYERS, image_size=32, patch_size=8))
+    make.save_model(
+        root / "base", "ViTModel", transformers.ViTConfig(**make.TINY, num_labels=3, image_size=32, patch_size=8)
+    )
     return {name: root / name for name in ("ViT", "DeiT", "base")}
 
 
@@ -56,7 +59,7 @@ def test_any_size_equals_the_reference(folders: dict[str, Path], name: str, size
     pixels = task.encode(images, task.Options(image_size=size))
     assert pixels.shape == (2, 3, *size)
     expected = theirs(pixel_values=pixels, interpolate_pos_encoding=True).logits.softmax(-1)
-    near([[s.score for s in r.scores] for r in task(images, image_size=size)], expected)
+    close([[s.score for s in r.scores] for r in task(images, image_size=size)], expected)
     # Resized to the size itself, and not cropped: what the reference's ViT processor does at that size.
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -65,7 +68,7 @@ def test_any_size_equals_the_reference(folders: dict[str, Path], name: str, size
         size={"height": size[0], "width": size[1]},
         **{key: getattr(task.processor, field) for field, key in settings.items()},
     )
-    near(pixels, processor(images, return_tensors="pt")["pixel_values"])
+    close(pixels, processor(images, return_tensors="pt")["pixel_values"])
 
 
 @torch.no_grad()
@@ -76,16 +79,16 @@ def test_the_rest_of_a_patch_is_not_seen(folders: dict[str, Path], size: tuple[i
     theirs = transformers.ViTModel.from_pretrained(folders["base"]).eval()
     pixels = torch.randn(2, 3, *size)
     found = task.model(pixel_values=pixels).last_hidden_state
-    near(found, theirs(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state)
+    close(found, theirs(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state)
     cut = pixels[..., : size[0] // 8 * 8, : size[1] // 8 * 8]
-    near(task.model(pixel_values=cut).last_hidden_state, found)
+    close(task.model(pixel_values=cut).last_hidden_state, found)
 
 
 def test_sizes_of_features(folders: dict[str, Path]) -> None:
     task = make.load(folders["base"])
     image = picture(50, 70)
-    near(task(image, image_size=32).vector, task(image, image_size=(32, 32)).vector)
-    near(task(image, image_size=(32, 32)).vector, task(image.resize((32, 32), Image.Resampling.BILINEAR)).vector)
+    close(task(image, image_size=32).vector, task(image, image_size=(32, 32)).vector)
+    close(task(image, image_size=(32, 32)).vector, task(image.resize((32, 32), Image.Resampling.BILINEAR)).vector)
     assert not torch.allclose(task(image, image_size=(64, 32)).vector, task(image).vector)
     assert task(image, image_size=[16, 8], pooling="mean", normalize=True).vector.norm() == pytest.approx(1)
 
@@ -177,9 +180,9 @@ def test_formats_rates_and_channels(
     task = ears[name]
     assert task(content) == task(path) == task(str(path))
     own = {"array": tone.astype(np.float32), "sampling_rate": 44_100}
-    near(scores(task({"array": stereo, "sampling_rate": 44_100})), scores(task(own)), 1e-4)
+    close(scores(task({"array": stereo, "sampling_rate": 44_100})), scores(task(own)), rel=1e-4)
     lossless = fmt in ("WAV", "FLAC")
-    near(scores(task(content)), scores(task(own)), 5e-3 if lossless else 0.1)
+    close(scores(task(content)), scores(task(own)), rel=5e-3 if lossless else 0.1)
 
 
 @pytest.mark.parametrize("name", ["wave", "mel"])
@@ -187,7 +190,7 @@ def test_silence_is_an_answer(ears: dict[str, Any], name: str) -> None:
     quiet = {"array": np.zeros(4000, np.float32), "sampling_rate": RATE}
     (result,) = ears[name]([quiet])
     assert sum(scores(result)) == pytest.approx(1) and all(np.isfinite(scores(result)))
-    near(scores(ears[name]([CLIPS[0], quiet])[1]), scores(result))
+    close(scores(ears[name]([CLIPS[0], quiet])[1]), scores(result))
 
 
 @pytest.mark.parametrize("name", ["wave", "mel"])

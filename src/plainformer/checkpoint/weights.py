@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plainformer.checkpoint.rows import Row, WeightTable, _pattern
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, opt
 from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     allow_unused: bool = False,
+    trainable: bool = False,
 ) -> LoadReport:
     """Fill a model on the meta device, straight into place.
 
     Args:
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
-        allow_unused: let tensors that no row knows be, instead of raising.
+        allow_unused: ignore tensors that no row knows, instead of raising.
+        trainable: whether the parameters get gradients.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
@@ -88,6 +90,7 @@ def load_weights(
     zeros = [row for row in table.rows if row.kind == "zeros"]
     _account(model, zeros, report, allow_unused)
     _fill_zeros(model, zeros, dtype, device)
+    model.requires_grad_(trainable)
     return report
 
 
@@ -206,12 +209,16 @@ def _account(model: nn.Module, zeros: list[Row], report: LoadReport, allow_unuse
             else "the file is incomplete, or the configuration is of another model"
         )
         extra = f"; it has {_some(report.unused)} that no row knows" if report.unused else ""
-        fix = "leave out task=..., or choose a task that it was trained for" if head_only else "download it again"
+        fix = (
+            f"leave out {opt('task', ...)}, or choose a task that it was trained for"
+            if head_only
+            else "download it again"
+        )
         raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
     if report.unused and not allow_unused:
         raise CheckpointError(
             f"the checkpoint has {_some(report.unused)} that this model does not use",
-            "allow_unused=True (--allow-unused) loads it without",
+            f"{opt('allow_unused', True)} loads it without",
         )
 
 

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import Json, console, restored, shown, table, write_json
+from plainformer.cli.options import Json, console, flags, restored, shown, table, write_json
+from plainformer.config import loading
+
+
+@flags(loading.LoadOptions, "revision", "token")
+class HubOptions:
+    """Which version of a Hub repository is read, and with what right."""
 
 
 def info(
@@ -14,14 +20,13 @@ def info(
     /,
     *,
     tensors: Annotated[bool, Parameter(negative="", help="List every parameter with its shape.")] = False,
-    revision: Annotated[str | None, Parameter(help="Branch, tag or commit of a Hub repository.")] = None,
-    token: Annotated[str | None, Parameter(help="Hub access token; default: HF_TOKEN.")] = None,
+    hub: HubOptions = HubOptions(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
     from plainformer.info import inspect_checkpoint
 
-    found = inspect_checkpoint(restored(ref), revision=revision, token=token)
+    found = inspect_checkpoint(restored(ref), **vars(hub))
     if json:
         write_json([found.to_dict()])
         return

@@ -24,6 +24,7 @@ _VERBS = {
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
+    "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
 
 

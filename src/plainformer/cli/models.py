@@ -11,7 +11,7 @@ def models(*, json: Json = False) -> None:
     import importlib.util
     from pathlib import Path
 
-    from plainformer.checkpoint.references import BUNDLED
+    from plainformer.checkpoint.bundled import BUNDLED
     from plainformer.families import FAMILIES
 
     def summary(module: str) -> str:

@@ -5,37 +5,54 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
 from cyclopts import Parameter
 
+from plainformer.config import loading
+from plainformer.config.options import NotTyped, OptionSet, specs
+from plainformer.config.values import decode_text
 from plainformer.errors import InputError, PlainformerError, UsageError
 
 STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 Text = TypeVar("Text", str, str | None)
+T = TypeVar("T")
 MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
+def flags(options: type[OptionSet], *only: str) -> Callable[[type[T]], type[T]]:
+    """Give a class the options of a set (or `only` some) as its fields, for a verb to take: their help and defaults."""
+
+    def derive(kind: type[T]) -> type[T]:
+        for name, spec in specs(options).items():  # type: ignore[arg-type]
+            if spec.typed is NotTyped or (only and name not in only):
+                continue
+            default = options.__dataclass_fields__[name].default
+            read = spec.typed or (str if default is None else type(default))
+            kind.__annotations__[name] = Annotated[
+                read | None if default is None else read, Parameter(help=spec.help, negative="")
+            ]
+            setattr(kind, name, default)
+        return Parameter(name="*")(dataclass(frozen=True)(kind))
+
+    return derive
+
+
+@flags(loading.LoadOptions)
 class LoadOptions:
     """How a checkpoint is loaded."""
 
     task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
-    dtype: Annotated[str | None, Parameter(help="fp32, bf16 or fp16; default: fp32 on a CPU.")] = None
-    device: Annotated[str, Parameter(help="cpu, cuda or cuda:N.")] = "cpu"
-    backend: Annotated[str, Parameter(help="CPU linears: auto, plain, fused, onednn or compiled.")] = "auto"
-    ffn_chunk_size: Annotated[int, Parameter(help="Positions a feed-forward network runs at a time; 0 for all.")] = 0
-    allow_unused: Annotated[bool, Parameter(negative="", help="Accept tensors that no weight row knows.")] = False
-    revision: Annotated[str | None, Parameter(help="Branch, tag or commit of a Hub repository.")] = None
-    token: Annotated[str | None, Parameter(help="Hub access token; default: HF_TOKEN.")] = None
+
+    if TYPE_CHECKING:
+        device: str
 
     def load(self, ref: str) -> Any:
-        """The reference as a task, ready to call."""
+        """Return the reference as a task, ready to call."""
         from plainformer.loading import load
 
         return load(restored(ref), **vars(self))
@@ -99,13 +116,13 @@ def is_file(value: str) -> bool:
 def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
     """Inputs as they arrive: an endless stream is answered line by line and never held."""
     if whole and not jsonl:
-        yield _decoded(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
+        yield decode_text(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
         return
     number = 0
     # Only line feeds end a line, so a form feed or U+2028 inside a text stays in it.
     while data := file.readline(MAX_INPUT_BYTES + 1):
         number += 1
-        line = _decoded(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
+        line = decode_text(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
         if line.strip():
             yield _json_input(line, where, number) if jsonl else line
 
@@ -116,13 +133,6 @@ def _bounded(data: bytes, where: str) -> bytes:
             f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "cut it into lines or files"
         )
     return data
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
 
 
 def _json_input(line: str, where: str, number: int) -> Any:

@@ -7,34 +7,12 @@ Differences are *values* (`norm_place="post"`), not switches (`use_post_norm=Tru
 
 from __future__ import annotations
 
-from plainformer.config.checks import (
-    ACTIVATIONS,
-    MAX_CONVOLUTIONS,
-    MAX_LAYERS,
-    MAX_PATCH,
-    MAX_POSITIONS,
-    MAX_VOCABULARY,
-    MAX_WIDTH,
-    is_number,
-    require,
-    require_choice,
-    require_positive,
-    require_size,
-    shown,
-)
 from plainformer.config.frontends import Frontend, MelFrontend, PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.model import HEAD_KINDS, HeadConfig, ModelConfig, StackConfig
 from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig, RopeScaling
 
 __all__ = [
-    "ACTIVATIONS",
     "HEAD_KINDS",
-    "MAX_CONVOLUTIONS",
-    "MAX_LAYERS",
-    "MAX_PATCH",
-    "MAX_POSITIONS",
-    "MAX_VOCABULARY",
-    "MAX_WIDTH",
     "Disentangled",
     "Frontend",
     "HeadConfig",
@@ -48,10 +26,4 @@ __all__ = [
     "StackConfig",
     "TokenFrontend",
     "WaveFrontend",
-    "is_number",
-    "require",
-    "require_choice",
-    "require_positive",
-    "require_size",
-    "shown",
 ]

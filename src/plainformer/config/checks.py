@@ -1,15 +1,20 @@
-"""Checks of configuration values, and the bounds past which a size is a lie or a typing error, not a model."""
+"""Checks of configuration values, and limits beyond which a size is corrupt or malicious.
+
+A check names the field; `reading` puts the name of the file before it.
+"""
 
 from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from plainformer.errors import CheckpointError, did_you_mean
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
 
-# Sizes past these bounds are lies or typing errors, not models; they are refused before anything is allocated.
+# Larger sizes are refused before anything is allocated.
 MAX_WIDTH = 1 << 20
 MAX_LAYERS = 1 << 10
 MAX_VOCABULARY = 1 << 24
@@ -32,10 +37,19 @@ def is_number(value: object) -> bool:
     return whole or (isinstance(value, float) and math.isfinite(value))
 
 
-def require(condition: bool, what: str, fix: str = "check config.json against the model card") -> None:
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Put the name of what is read ("config.json") before the errors of checks, which speak of fields alone."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise error.within(where) from error.__cause__
+
+
+def require(condition: bool, what: str, fix: str = "check it against the model card") -> None:
     """Raise CheckpointError(what, fix) unless `condition` holds."""
     if not condition:
-        raise CheckpointError(f"config.json: {what}", fix)
+        raise CheckpointError(what, fix)
 
 
 def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
@@ -47,7 +61,7 @@ def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
     """One of `options`, or a CheckpointError that offers the closest ones."""
     if value not in options:
-        raise CheckpointError(f"config.json: {name}={shown(value)} is not supported", did_you_mean(str(value), options))
+        raise CheckpointError(f"{name}={shown(value)} is not supported", did_you_mean(str(value), options))
 
 
 def require_positive(name: str, value: object) -> None:

@@ -18,6 +18,7 @@ from plainformer.config.checks import (
 )
 from plainformer.config.frontends import Frontend, MelFrontend, TokenFrontend
 from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig
+from plainformer.config.processors import ImageDefaults
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,11 @@ class ModelConfig:
     """A whole model: an encoder, a decoder, or both, and one head.
 
     `source` is the Hugging Face `config.json` it came from, kept so that saving can write it back; `tied` lists pairs of
-    parameter names that are one tensor. Ids that a tokenizer or generation needs stand here because `config.json` is
-    where checkpoints keep them. `decoder_shift` is what stands before a target when it becomes the decoder's input: the
-    start id, or the target's own last token (mBART's language code).
+    parameter names that are one tensor; `trained_positions` is the longest sequence that the model was trained on, where
+    the checkpoint says, learned positions or not; `image_defaults` are those of the image processors that the family's
+    checkpoints name. Ids that a tokenizer or generation needs are here because `config.json` is where checkpoints keep
+    them. `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
+    target's own last token (mBART's language code).
     """
 
     family: str
@@ -184,6 +187,8 @@ class ModelConfig:
     decoder_start_id: int | None = None
     decoder_shift: Literal["start_id", "last_token"] = "start_id"
     max_length: int | None = None
+    trained_positions: int | None = None
+    image_defaults: tuple[ImageDefaults, ...] = ()
     architecture: str = ""
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -218,12 +223,6 @@ class ModelConfig:
     def input_frontend(self) -> Frontend:
         """What turns an input into vectors: tokens, patches, a waveform, a spectrogram."""
         return self.input_stack.frontend
-
-    @property
-    def trained_positions(self) -> int | None:
-        """The longest sequence that the model was trained on, where config.json says; learned positions or not."""
-        found = self.source.get("max_position_embeddings")
-        return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
 
     @property
     def vocab_size(self) -> int | None:

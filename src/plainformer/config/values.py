@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
-from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 
 def is_whole(value: object, least: int | None = None) -> bool:
@@ -51,3 +51,11 @@ def check_text(name: str, value: object) -> None:
     """Refuse what is not a str."""
     if not isinstance(value, str):
         raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give a text")
+
+
+def decode_text(data: bytes, where: object) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark; refuse others, naming `where` they are from."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from plainformer.config.values import decode_text
 from plainformer.errors import InputError
 
 SUFFIXES = frozenset({".txt", ".text", ".md", ".rst", ".jsonl"})  # what a folder's files are taken for documents by
@@ -91,13 +92,9 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise InputError(f"{path} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB", "cut it into files")
-        data = path.read_bytes()
+        return decode_text(path.read_bytes(), path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
 
 
 def _from_json(line: bytes, where: str) -> Document:

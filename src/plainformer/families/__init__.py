@@ -1,19 +1,32 @@
 """Families as data: which module knows a `model_type`, and which head an architecture's name implies.
 
-A family module has `config(source, head) -> ModelConfig` and `table(config) -> WeightTable`, and nothing else that others need.
+A family module has
+
+- `HEADS`: kind of head → `Head`, its values and its weight rows,
+- `config(source, head) -> ModelConfig`: what its config.json means,
+- `table(config) -> WeightTable`: its weight rows,
+
+and, where it needs them,
+
+- `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
+- `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import ModelConfig, shown
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
-from plainformer.families.hf_config import Source
+from plainformer.config import ModelConfig
+from plainformer.config.checks import reading, shown
+from plainformer.config.tokenizer import TokenizerConvention, kind_of
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.families.heads import Heads
+from plainformer.families.hf_config import HfConfig
 
 # model_type in config.json → module here.
 FAMILIES = {
@@ -54,7 +67,6 @@ FAMILIES = {
 
 # What the class name in `architectures` ends with → head; longest first.
 HEADS_BY_SUFFIX = {
-    "ElectraForPreTraining": "none",  # the discriminator predicts no words: it is a base model
     "ForImageClassificationWithTeacher": "image",
     "ForAudioFrameClassification": "token",
     "ForSequenceClassification": "sequence",
@@ -79,23 +91,52 @@ def family_module(model_type: str) -> ModuleType:
     """The module that knows `model_type`, or an error that offers the closest ones."""
     if model_type not in FAMILIES:
         raise CheckpointError(
-            f"config.json: model_type {shown(model_type)} is not a family that is supported",
+            f"model_type {shown(model_type)} is not a family that is supported",
             did_you_mean(model_type, FAMILIES) or "`plainformer models` lists the families",
         )
     return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
 
 
+class _Conventions:
+    """What the families say of their tokenizers' files; see `config.tokenizer.Conventions`."""
+
+    def of_model(self, model_type: str) -> TokenizerConvention | None:
+        if model_type not in FAMILIES:
+            return None
+        return _tokenizers(FAMILIES[model_type]).get(kind_of(model_type))
+
+    def named(self, kind: str) -> TokenizerConvention:
+        known = {name: found for module in FAMILIES.values() for name, found in _tokenizers(module).items()}
+        if kind not in known:
+            raise CheckpointError(
+                f"a {kind!r} tokenizer is of no family that is supported",
+                did_you_mean(kind, known) or f"supported: {', '.join(sorted(known))}; or provide a tokenizer.json",
+            )
+        return known[kind]
+
+
+CONVENTIONS = _Conventions()
+
+
+def _tokenizers(module: str) -> dict[str, TokenizerConvention]:
+    return getattr(importlib.import_module(f"plainformer.families.{module}"), "TOKENIZERS", {})
+
+
+def heads_of(model_type: str) -> Collection[str]:
+    """Return the kinds of head that a family's models have; none for a family that is not known."""
+    heads: Heads = family_module(model_type).HEADS if model_type in FAMILIES else {}
+    return heads.keys()
+
+
 def head_of(architecture: str, model_type: str) -> str:
-    """The head that a class name implies."""
-    for suffix, head in HEADS_BY_SUFFIX.items():
+    """Return the head that a class name implies: as its family says, or else as all others mean it."""
+    own: Mapping[str, str] = getattr(family_module(model_type), "ARCHITECTURES", {}) if model_type in FAMILIES else {}
+    for suffix, head in {**HEADS_BY_SUFFIX, **own}.items():
         if architecture.endswith(suffix):
-            # One class name for two things: speech models classify whole recordings, and what they are pre-trained with
-            # (a quantizer of sounds) predicts no words, so such a checkpoint is a base model.
-            speech = model_type in ("wav2vec2", "hubert")
-            return {"sequence": "audio", "masked_lm": "none"}.get(head, head) if speech else head
+            return head
     raise CheckpointError(
-        f"config.json: architecture {shown(architecture)} is not supported",
-        did_you_mean(architecture, HEADS_BY_SUFFIX) or "pass task=... to choose a head",
+        f"architecture {shown(architecture)} is not supported",
+        did_you_mean(architecture, HEADS_BY_SUFFIX) or f"pass {opt('task', ...)} to choose a head",
     )
 
 
@@ -115,34 +156,37 @@ def architecture_with_head(config: ModelConfig) -> str:
     return stem + usual.get(config.head.kind, endings[0])
 
 
-def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfig:
+def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = "config.json") -> ModelConfig:
     """A Hugging Face `config.json` as a ModelConfig.
 
     Args:
         raw: the parsed file.
         head: a kind of head (see `config.HEAD_KINDS`); None takes the one of the file's `architectures`.
+        where: the name of what `raw` was read from, for messages.
     Raises:
         CheckpointError: the file does not describe a model that is known. UsageError: the family lacks the head.
     """
+    with reading(where):
+        return _config_from_dict(raw, head)
+
+
+def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
     if not isinstance(raw, dict):
-        raise CheckpointError(f"config.json holds a {type(raw).__name__}, not an object", "it is not a model's config")
+        raise CheckpointError(f"a {type(raw).__name__} is not an object", "it is not a model's config")
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
-        raise CheckpointError(f"config.json: 'model_type' {what}", "is this a Hugging Face model folder?")
-    source = Source(raw)
+        raise CheckpointError(f"'model_type' {what}", "is this a Hugging Face model folder?")
+    source = HfConfig(raw)
     architecture = next(iter(source.texts("architectures")), "")
     module = family_module(model_type)
     wanted = head if head is not None else head_of(architecture, model_type) if architecture else "none"
-    try:
-        config: ModelConfig = module.config(source, wanted)
-    except KeyError as missing:
-        if missing.args != (wanted,):
-            raise
+    if wanted not in module.HEADS:
         what = f"{model_type} models have no {wanted!r} head"
         if head is None:
-            raise CheckpointError(f"config.json: architecture {shown(architecture)}: {what}", "pass task=...") from None
-        raise UsageError(what, "choose another task") from None
+            raise CheckpointError(f"architecture {shown(architecture)}: {what}", f"pass {opt('task', ...)}")
+        raise UsageError(what, "choose another task")
+    config: ModelConfig = module.config(source, wanted)
     return replace(
         config,
         labels=source.labels() if config.head.kind in ("sequence", "token", "image", "audio") else (),
@@ -150,6 +194,7 @@ def config_from_dict(raw: dict[str, Any], head: str | None = None) -> ModelConfi
         bos_id=source.id("bos_token_id"),
         eos_ids=config.eos_ids or source.ids("eos_token_id"),
         decoder_start_id=source.id("decoder_start_token_id", config.decoder_start_id),
+        trained_positions=config.trained_positions or source.trained_positions(),
         architecture=architecture,
         source=raw,
     )

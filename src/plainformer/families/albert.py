@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
-from plainformer.config import MAX_LAYERS, HeadConfig, ModelConfig, require_size
-from plainformer.families.bert import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
-from plainformer.families.hf_config import Source, classifier
+from plainformer.config import ModelConfig
+from plainformer.config.checks import MAX_LAYERS, require_size
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
+from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
+from plainformer.families.hf_config import HfConfig
 
 DEFAULTS = {
     "hidden_size": 4096,
@@ -27,7 +30,7 @@ LAYER = {
 }
 
 
-def sharing(source: Source) -> tuple[int, int, tuple[int, ...]]:
+def sharing(source: HfConfig) -> tuple[int, int, tuple[int, ...]]:
     """Groups of layers, layers in a group, and which set of parameters each layer of the whole stack uses."""
     layers = source.integer("num_hidden_layers", default=12)
     groups, inner = source.integer("num_hidden_groups", default=1), source.integer("inner_group_num", default=1)
@@ -39,40 +42,46 @@ def sharing(source: Source) -> tuple[int, int, tuple[int, ...]]:
     return groups, inner, tuple(group * inner + place for group in group_of_step for place in range(inner))
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def masked_lm_rows(config: ModelConfig) -> list[Row]:
+    """The masked-word head."""
+    names = {"dense": "head.dense", "LayerNorm": "head.norm"}
+    return [*linears(names, "predictions."), *word_rows(config, "predictions", "predictions.decoder")]
+
+
+HEADS = {
+    "none": pooler("albert.pooler"),
+    "masked_lm": Head(lambda source, stack: masked_lm(stack), masked_lm_rows),
+    "sequence": scores("sequence", "first", dense="albert.pooler"),
+    "choice": scores("choice", "first", dense="albert.pooler"),
+    "token": TOKEN,
+    "span": SPAN,
+}
+TOKENIZERS = {
+    "albert": TokenizerConvention(
+        "SentencePiece",
+        "bos_token=[CLS] eos_token=[SEP] cls_token=[CLS] sep_token=[SEP] mask_token=[MASK] unk_token=<unk> pad_token=<pad>",
+        "{cls} $A {sep}",
+        "{cls} $A {sep} $B:1 {sep}:1",
+        pieces="bracketed",
+        strip_accents=True,
+        lowercase=True,
+    )
+}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     filled = source.with_defaults(**DEFAULTS)
     _, _, layer_ids = sharing(source)
     # The projection is there even where both sizes are the same.
     stack = encoder(filled, embedding_size=source.integer("embedding_size", default=128), projection="affine")
     stack = replace(stack, num_layers=len(layer_ids), layer_ids=layer_ids, windows=(), rope=())
-    size = stack.hidden_size
-    heads = {
-        "none": lambda: HeadConfig(pick="first", transform_size=size),
-        "masked_lm": lambda: masked_lm(stack),
-        "sequence": lambda: classifier(source, "sequence", "first", transform_size=size),
-        "choice": lambda: classifier(source, "choice", "first", transform_size=size),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    return ModelConfig("albert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
+    return ModelConfig("albert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
-    pooler = linear("albert.pooler", "head.dense")
-    head: dict[str, list[Row]] = {
-        "none": pooler,
-        "masked_lm": [
-            *linears({"dense": "head.dense", "LayerNorm": "head.norm"}, "predictions."),
-            *word_rows("predictions", "predictions.decoder", bool(config.tied)),
-        ],
-        "sequence": [*pooler, *linear("classifier", "head.out")],
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
-    head["choice"] = head["sequence"]
-    groups, inner, _ = sharing(Source(config.source))
+    groups, inner, _ = sharing(HfConfig(config.source))
     layers = [
         r
         for g in range(groups)
@@ -85,7 +94,7 @@ def table(config: ModelConfig) -> WeightTable:
         *embedding_rows("albert.embeddings"),
         *linear("albert.encoder.embedding_hidden_mapping_in", "encoder.frontend.after_norm"),
         *layers,
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("albert.pooler.*", "predictions.*", "sop_classifier.*"),
         *EXTRAS,
     ]

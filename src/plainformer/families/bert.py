@@ -1,141 +1,55 @@
-"""BERT (Devlin et al. 2019), and what its line shares with it: an encoder, post-norm, learned positions."""
+"""BERT (Devlin et al. 2019): an encoder, post-norm, learned positions, and a first token that sums up the text."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.hf_config import Source, classifier
-
-OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
-# Buffers and heads that published checkpoints carry beside the one in use.
-EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "cls.*", "classifier.*", "qa_outputs.*")
-
-
-def encoder(
-    source: Source, *, embedding_size: int | None = None, max_positions: int | None = None, projection: Any = "none"
-) -> StackConfig:
-    """The stack that the whole BERT line shares."""
-    hidden = source.integer("hidden_size", default=768)
-    norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-12))
-    source.refuse("position_embedding_type", "absolute", why="relative positions were removed from this family")
-    source.refuse("is_decoder", False, why="only encoders of this family are known here")
-    return StackConfig(
-        frontend=TokenFrontend(
-            vocab_size=source.integer("vocab_size"),
-            embedding_size=hidden if embedding_size is None else embedding_size,
-            positions="learned",
-            max_positions=source.integer("max_position_embeddings", default=512)
-            if max_positions is None
-            else max_positions,
-            token_types=source.integer("type_vocab_size", default=2),
-            norm=norm,
-            projection=projection,
-        ),
-        hidden_size=hidden,
-        num_layers=source.integer("num_hidden_layers", default=12),
-        num_heads=source.integer("num_attention_heads", default=12),
-        ffn_size=source.integer("intermediate_size", default=3072),
-        activation=source.activation("hidden_act", default="gelu"),
-        norm=norm,
-    )
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear
+from plainformer.config import ModelConfig
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.encoder_line import (
+    EXTRAS,
+    embedding_rows,
+    encoder,
+    layer_rows,
+    masked_lm,
+    word_rows,
+    word_ties,
+)
+from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
+from plainformer.families.hf_config import HfConfig
 
 
-def masked_lm(stack: StackConfig, activation: str = "") -> HeadConfig:
-    """Score every word: a transform to the width of the word vectors, which are the output's weights too."""
-    frontend = stack.frontend
-    assert isinstance(frontend, TokenFrontend)
-    return HeadConfig(
-        "masked_lm",
-        transform_size=frontend.embedding_size,
-        transform_activation=activation or stack.activation,
-        transform_norm=stack.norm,
-        out_size=frontend.vocab_size,
-    )
-
-
-def word_ties(source: Source, head: str) -> tuple[tuple[str, str], ...]:
-    """Whether the output's weights are the word vectors."""
-    return OUT_TIED if head == "masked_lm" and source.flag("tie_word_embeddings", default=True) else ()
-
-
-def config(source: Source, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    stack = encoder(source)
-    size = stack.hidden_size
-    heads = {
-        "none": lambda: HeadConfig(pick="first", transform_size=size),
-        "masked_lm": lambda: masked_lm(stack),
-        "sequence": lambda: classifier(source, "sequence", "first", transform_size=size),
-        "choice": lambda: classifier(source, "choice", "first", transform_size=size),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    return ModelConfig("bert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
-
-
-def layer_rows(theirs: str) -> list[Row]:
-    """The rows of one layer, named alike in BERT, RoBERTa and ELECTRA."""
-    return linears(
-        {
-            ".attention.self.query": ".attention.qkv.q",
-            ".attention.self.key": ".attention.qkv.k",
-            ".attention.self.value": ".attention.qkv.v",
-            ".attention.output.dense": ".attention.out",
-            ".attention.output.LayerNorm": ".attention_norm",
-            ".intermediate.dense": ".ffn.up",
-            ".output.dense": ".ffn.down",
-            ".output.LayerNorm": ".ffn_norm",
-        },
-        theirs,
-        "encoder.layers.{}",
-    )
-
-
-def embedding_rows(theirs: str, positions: Op = SAME) -> list[Row]:
-    """Token, position and token-type tables and their norm."""
-    return [
-        row(f"{theirs}.word_embeddings.weight", "encoder.frontend.tokens.weight"),
-        row(f"{theirs}.position_embeddings.weight", "encoder.frontend.positions.weight", op=positions),
-        row(f"{theirs}.token_type_embeddings.weight", "encoder.frontend.token_types.weight"),
-        *linear(f"{theirs}.LayerNorm", "encoder.frontend.norm"),
-    ]
-
-
-def word_rows(theirs: str, decoder: str, tied: bool) -> list[Row]:
-    """The output over words, whose bias is stored as `theirs`.bias, as `decoder`.bias or both.
-
-    Where both are stored the decoder's is what the reference computes with, so its row stands first. Tied weights are
-    saved with the other alone; the untied reference has both parameters.
-    """
-    through_decoder = (also if tied else row)(f"{decoder}.bias", "head.out.bias")
-    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{decoder}.weight", "head.out.weight")]
-
-
-def masked_lm_rows(tied: bool) -> list[Row]:
-    """The masked-word head of BERT."""
+def masked_lm_rows(config: ModelConfig) -> list[Row]:
+    """The masked-word head."""
     return [
         *linear("cls.predictions.transform.dense", "head.dense"),
         *linear("cls.predictions.transform.LayerNorm", "head.norm"),
-        *word_rows("cls.predictions", "cls.predictions.decoder", tied),
+        *word_rows(config, "cls.predictions", "cls.predictions.decoder"),
     ]
+
+
+HEADS = {
+    "none": pooler("bert.pooler.dense"),
+    "masked_lm": Head(lambda source, stack: masked_lm(stack), masked_lm_rows),
+    "sequence": scores("sequence", "first", dense="bert.pooler.dense"),
+    "choice": scores("choice", "first", dense="bert.pooler.dense"),
+    "token": TOKEN,
+    "span": SPAN,
+}
+TOKENIZERS = {"bert": TokenizerConvention("wordpiece")}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
+    stack = encoder(source)
+    return ModelConfig("bert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
-    head: dict[str, list[Row]] = {
-        "none": linear("bert.pooler.dense", "head.dense"),
-        "masked_lm": masked_lm_rows(bool(config.tied)),
-        "sequence": [*linear("bert.pooler.dense", "head.dense"), *linear("classifier", "head.out")],
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
-    head["choice"] = head["sequence"]
     rows = [
         *embedding_rows("bert.embeddings"),
         *layer_rows("bert.encoder.layer.{}"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("bert.pooler.*"),
         *EXTRAS,
     ]

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.config import (
-    Disentangled,
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    StackConfig,
-    TokenFrontend,
-    require,
-    shown,
-)
-from plainformer.families.bert import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
-from plainformer.families.hf_config import Source, classifier
+from plainformer.config import Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import require, shown
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.encoder_line import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier
+from plainformer.families.hf_config import HfConfig
 
 LAYER = {
     ".attention.self.query_proj": ".attention.qkv.q",
@@ -32,7 +26,7 @@ LAYER = {
 }
 
 
-def _words(source: Source, name: str) -> tuple[str, ...]:
+def _words(source: HfConfig, name: str) -> tuple[str, ...]:
     """A list of words, or one text with | between them."""
     value = source.get(name, default=[])
     words = value.split("|") if isinstance(value, str) else value
@@ -40,7 +34,7 @@ def _words(source: Source, name: str) -> tuple[str, ...]:
     return tuple(word.strip().lower() for word in words if word.strip())
 
 
-def positions(source: Source, terms: tuple[str, ...]) -> Disentangled | None:
+def positions(source: HfConfig, terms: tuple[str, ...]) -> Disentangled | None:
     """The disentangled attention; None where attention is BERT's."""
     kernel = max(source.integer("conv_kernel_size", default=0), 0)
     require(kernel == 0 or kernel % 2 == 1, f"conv_kernel_size={kernel} is even: its output would lose a position")
@@ -60,7 +54,7 @@ def positions(source: Source, terms: tuple[str, ...]) -> Disentangled | None:
     )
 
 
-def encoder(source: Source) -> StackConfig:
+def encoder(source: HfConfig) -> StackConfig:
     """The stack: BERT's, with relative positions instead of, or beside, absolute ones."""
     hidden, heads = source.integer("hidden_size", default=1536), source.integer("num_attention_heads", default=24)
     require(
@@ -95,32 +89,9 @@ def encoder(source: Source) -> StackConfig:
     )
 
 
-def config(source: Source, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    stack = encoder(source)
-    source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
-    pooler: dict[str, Any] = {
-        "transform_size": stack.hidden_size,
-        "transform_activation": source.activation("pooler_hidden_act", default="gelu"),
-    }
-    heads = {
-        "none": HeadConfig,
-        "masked_lm": lambda: masked_lm(stack),
-        "sequence": lambda: classifier(source, "sequence", "first", **pooler),
-        "choice": lambda: classifier(source, "choice", "first", **pooler),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    # The newer head has no weights of its own to untie.
-    always = head == "masked_lm" and not source.flag("legacy", default=True)
-    return ModelConfig(
-        "deberta", encoder=stack, head=heads[head](), tied=OUT_TIED if always else word_ties(source, head)
-    )
-
-
 def masked_lm_rows(config: ModelConfig) -> list[Row]:
     """Two spellings of one computation: BERT's (`legacy`, which configs without a word mean), and the authors' own."""
-    if not Source(config.source).flag("legacy", default=True):
+    if not HfConfig(config.source).flag("legacy", default=True):
         own = "lm_predictions.lm_head"
         names = {".dense": "head.dense", ".LayerNorm": "head.norm"}
         return [*linears(names, own), row(f"{own}.bias", "head.out.bias"), *ignore("cls.*")]
@@ -132,21 +103,57 @@ def masked_lm_rows(config: ModelConfig) -> list[Row]:
         for part, ours in (("dense", "dense"), ("LayerNorm", "norm"))
         for leaf in ("weight", "bias")
     ]
-    rows = [*linears(names, own), *word_rows(own, f"{own}.decoder", bool(config.tied))]
+    rows = [*linears(names, own), *word_rows(config, own, f"{own}.decoder")]
     return [*rows, *newer, also("lm_predictions.lm_head.bias", "head.out.bias")]
+
+
+def pooled(kind: Literal["sequence", "choice"]) -> Head:
+    """A classifier of the first vector after the pooler."""
+
+    def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
+        activation = source.activation("pooler_hidden_act", default="gelu")
+        transform = {"transform_size": stack.hidden_size, "transform_activation": activation}
+        return classifier(source, kind, "first", **transform)
+
+    return Head(config, linears({"pooler.dense": "head.dense", "classifier": "head.out"}))
+
+
+HEADS = {
+    "none": BASE,
+    "masked_lm": Head(lambda source, stack: masked_lm(stack), masked_lm_rows),
+    "sequence": pooled("sequence"),
+    "choice": pooled("choice"),
+    "token": TOKEN,
+    "span": SPAN,
+}
+TOKENIZERS = {
+    "debertav2": TokenizerConvention(
+        "SentencePiece",
+        "bos_token=[CLS] eos_token=[SEP] cls_token=[CLS] sep_token=[SEP] mask_token=[MASK] unk_token=[UNK] pad_token=[PAD]",
+        "{cls} $A {sep}",
+        "{cls} $A {sep} $B:1 {sep}:1",
+        pieces="bracketed",
+        lowercase=False,
+    )
+}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
+    stack = encoder(source)
+    source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
+    # The newer head has no weights of its own to untie.
+    always = head == "masked_lm" and not source.flag("legacy", default=True)
+    return ModelConfig(
+        "deberta",
+        encoder=stack,
+        head=HEADS[head].config(source, stack),
+        tied=OUT_TIED if always else word_ties(source, head),
+    )
 
 
 def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
-    pooled = linears({"pooler.dense": "head.dense", "classifier": "head.out"})
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "masked_lm": masked_lm_rows(config),
-        "sequence": pooled,
-        "choice": pooled,
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
     embeddings, encoder = "deberta.embeddings", "deberta.encoder"
     frontend = config.main_stack.frontend
     assert isinstance(frontend, TokenFrontend)
@@ -163,7 +170,7 @@ def table(config: ModelConfig) -> WeightTable:
         *linear(f"{encoder}.LayerNorm", "encoder.relative.norm"),
         *linears({".conv.conv": ".local.conv", ".conv.LayerNorm": ".local.norm"}, encoder, "encoder"),
         *linears(LAYER, encoder + ".layer.{}", "encoder.layers.{}"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("lm_predictions.*", "mask_predictions.*", "pooler.*"),
         *EXTRAS,
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.bert import masked_lm, word_ties
-from plainformer.families.hf_config import Source, classifier
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears, row
+from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.encoder_line import masked_lm, word_ties
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores
+from plainformer.families.hf_config import HfConfig
 
 # Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions: nothing of their own is needed.
 LAYER = {
@@ -18,9 +20,21 @@ LAYER = {
     ".ffn.lin2": ".ffn.down",
     ".output_layer_norm": ".ffn_norm",
 }
+WORDS = {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "head.out"}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+HEADS = {
+    "none": BASE,
+    "masked_lm": Head(lambda source, stack: masked_lm(stack), linears(WORDS)),
+    "sequence": scores("sequence", "first", dense="pre_classifier", transform_activation="relu"),
+    "choice": scores("choice", "first", dense="pre_classifier", transform_activation="relu"),
+    "token": TOKEN,
+    "span": SPAN,
+}
+TOKENIZERS = {"distilbert": TokenizerConvention("wordpiece")}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     size = source.integer("dim", "hidden_size", default=768)
     norm = NormConfig(eps=1e-12)
@@ -39,37 +53,20 @@ def config(source: Source, head: str) -> ModelConfig:
         activation=source.activation("activation", default="gelu"),
         norm=norm,
     )
-    transform = {"transform_size": size, "transform_activation": "relu"}
-    heads = {
-        "none": HeadConfig,
-        "masked_lm": lambda: masked_lm(stack),
-        "sequence": lambda: classifier(source, "sequence", "first", **transform),
-        "choice": lambda: classifier(source, "choice", "first", **transform),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    return ModelConfig("distilbert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
+    return ModelConfig(
+        "distilbert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head)
+    )
 
 
 def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "masked_lm": linears(
-            {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "head.out"}
-        ),
-        "sequence": linears({"pre_classifier": "head.dense", "classifier": "head.out"}),
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
-    head["choice"] = head["sequence"]
     embeddings = "distilbert.embeddings"
     rows = [
         row(f"{embeddings}.word_embeddings.weight", "encoder.frontend.tokens.weight"),
         row(f"{embeddings}.position_embeddings.weight", "encoder.frontend.positions.weight"),
         *linear(f"{embeddings}.LayerNorm", "encoder.frontend.norm"),
         *linears(LAYER, "distilbert.transformer.layer.{}", "encoder.layers.{}"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore(f"{embeddings}.position_ids", "vocab_*", "pre_classifier.*", "classifier.*", "qa_outputs.*"),
     ]
     return WeightTable(tuple(rows), prefix="distilbert.", aliases=OLD_NORM_NAMES)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
-from plainformer.config import HeadConfig, ModelConfig, require_choice
-from plainformer.families.bert import EXTRAS, embedding_rows, encoder, layer_rows, masked_lm, word_ties
-from plainformer.families.hf_config import Source, classifier
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears
+from plainformer.config import HeadConfig, ModelConfig, StackConfig
+from plainformer.config.checks import require_choice
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, layer_rows, masked_lm, word_ties
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier, scores
+from plainformer.families.hf_config import HfConfig
 
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 PICKS = {"first": "first", "last": "last", "cls_index": "last", "mean": "mean"}
 
 
-def _summary(source: Source, size: int) -> HeadConfig:
+def _summary(source: HfConfig, stack: StackConfig) -> HeadConfig:
     """The multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
     kind = source.text("summary_type", default="first")
     require_choice("summary_type", kind, tuple(PICKS))
@@ -20,44 +23,49 @@ def _summary(source: Source, size: int) -> HeadConfig:
     named = source.raw.get("summary_activation", "gelu")
     activation = source.activation("summary_activation", default="gelu") if named else "identity"
     if source.flag("summary_use_proj", default=True):
-        return classifier(source, "choice", PICKS[kind], transform_size=size, transform_activation=activation)
+        return classifier(
+            source, "choice", PICKS[kind], transform_size=stack.hidden_size, transform_activation=activation
+        )
     if activation != "identity":
         source.refuse("summary_use_proj", why="an activation without the dense layer before it")
     return classifier(source, "choice", PICKS[kind])
 
 
-def config(source: Source, head: str) -> ModelConfig:
+WORDS = {
+    "generator_predictions.dense": "head.dense",
+    "generator_predictions.LayerNorm": "head.norm",
+    "generator_lm_head": "head.out",
+}
+HEADS = {
+    "none": BASE,
+    "masked_lm": Head(lambda source, stack: masked_lm(stack, "gelu"), linears(WORDS)),  # whatever hidden_act is
+    "sequence": scores(
+        "sequence", "first", "classifier.out_proj", dense="classifier.dense", transform_activation="gelu"
+    ),
+    "choice": Head(_summary, linears({"sequence_summary.summary": "head.dense", "classifier": "head.out"})),
+    "token": TOKEN,
+    "span": SPAN,
+}
+# The discriminator predicts no words: it is a base model.
+ARCHITECTURES = {"ForPreTraining": "none"}
+TOKENIZERS = {"electra": TokenizerConvention("wordpiece")}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     filled = source.with_defaults(**DEFAULTS)
     size, embedding_size = filled.integer("hidden_size"), source.integer("embedding_size", default=128)
     stack = encoder(filled, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine")
-    heads = {
-        "none": HeadConfig,
-        "masked_lm": lambda: masked_lm(stack, "gelu"),  # whatever hidden_act is
-        "sequence": lambda: classifier(source, "sequence", "first", transform_size=size, transform_activation="gelu"),
-        "choice": lambda: _summary(source, size),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    return ModelConfig("electra", encoder=stack, head=heads[head](), tied=word_ties(source, head))
+    return ModelConfig("electra", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
     """The rows for this model's head; other heads' tensors are known extras."""
-    words = {"generator_predictions.dense": "head.dense", "generator_predictions.LayerNorm": "head.norm"}
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "masked_lm": linears({**words, "generator_lm_head": "head.out"}),
-        "sequence": linears({"classifier.dense": "head.dense", "classifier.out_proj": "head.out"}),
-        "choice": linears({"sequence_summary.summary": "head.dense", "classifier": "head.out"}),
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
     rows = [
         *embedding_rows("electra.embeddings"),
         *linear("electra.embeddings_project", "encoder.frontend.after_norm"),
         *layer_rows("electra.encoder.layer.{}"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("discriminator_predictions.*", "generator_predictions.*", "generator_lm_head.*", "sequence_summary.*"),
         *EXTRAS,
     ]

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
-from plainformer.config import MAX_LAYERS, MAX_WIDTH, HeadConfig, ModelConfig, require, require_size, shown
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.config import HeadConfig, ModelConfig
+from plainformer.config.checks import MAX_LAYERS, MAX_WIDTH, reading, require, require_size, shown
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families import config_from_dict
-from plainformer.families.hf_config import Source
+from plainformer.families.hf_config import HfConfig
 
 if TYPE_CHECKING:
     from plainformer.checkpoint.formats.gguf_file import GgufFile
 
+WHERE = "GGUF metadata"  # what messages call it
 OURS = "decoder.layers.{}"
 NORM_PLUS_ONE = Add(-1.0)
 
@@ -42,8 +43,8 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Metadata(Source):
-    """An architecture's fields: `attention.head_count` stands for `llama.attention.head_count`.
+class Metadata(HfConfig):
+    """An architecture's fields: `attention.head_count` is `llama.attention.head_count`.
 
     Attributes:
         all: every field of the file. tensors: the names of its tensors.
@@ -62,7 +63,7 @@ class Metadata(Source):
             return value
         if not value or any(entry != value[0] for entry in value):
             raise CheckpointError(
-                f"GGUF field '{self.architecture}.{names[0]}' differs from layer to layer",
+                f"'{self.architecture}.{names[0]}' differs from layer to layer",
                 "such pruned architectures are not supported",
             )
         return value[0]
@@ -70,7 +71,7 @@ class Metadata(Source):
     def need(self, name: str) -> int:
         """A whole number that the file must state."""
         if self.get(name) is None:
-            raise CheckpointError(f"GGUF field '{self.architecture}.{name}' is missing", "convert the model again")
+            raise CheckpointError(f"'{self.architecture}.{name}' is missing", "convert the model again")
         return self.integer(name)
 
     def size(self, name: str) -> int:
@@ -89,54 +90,47 @@ class Metadata(Source):
         return hidden // heads
 
 
-def load_gguf_parts(path: Path, head: str | None) -> tuple[ModelConfig, WeightTable, GgufFile]:
-    """Configuration, rows and tensors of a GGUF file."""
-    from plainformer.checkpoint.formats import open_gguf
-
-    file = open_gguf(path)
-    try:
-        config, table = parts(file, head)
-    except BaseException:
-        file.close()
-        raise
-    return config, table, file
-
-
-def parts(file: GgufFile, head: str | None) -> tuple[ModelConfig, WeightTable]:
-    """The configuration and rows for an opened file."""
-    try:
-        return _parts(file, Metadata(file), head)
-    except CheckpointError as error:  # families speak of config.json, which this file replaces
-        what, fix = (text.replace("config.json", "GGUF metadata") for text in (error.what, error.fix))
-        raise CheckpointError(what, fix) from None
+def config_json(file: GgufFile) -> dict[str, Any]:
+    """Return what the model's `config.json` would hold, from a file's metadata and the names of its tensors."""
+    with reading(WHERE):
+        meta = Metadata(file)
+        architecture = _architecture(meta.architecture)
+        if not meta.tensors:
+            raise CheckpointError("it holds no tensors, only a vocabulary", "choose the file with the weights")
+        for name, harmless in HARMLESS.items():
+            meta.refuse(name, *harmless, why="this variant of the architecture is not known here")
+        return {**_shared(meta, file), **architecture.describe(meta, file)}
 
 
-def _parts(file: GgufFile, meta: Metadata, head: str | None) -> tuple[ModelConfig, WeightTable]:
-    if meta.architecture not in ARCHITECTURES:
+def model_config(raw: dict[str, Any], name: str, head: str | None) -> ModelConfig:
+    """Return the configuration of an architecture's model, from what `config_json` gave."""
+    usual = _architecture(name).head
+    if head not in (None, "none", usual):
+        raise UsageError(f"a GGUF file has no {head!r} head", f"it holds {usual!r}: leave out {opt('task', ...)}")
+    config = config_from_dict(raw, head or usual, WHERE)
+    return replace(config, head=HeadConfig()) if config.head.kind == "none" else config  # converters drop the pooler
+
+
+def table_for(config: ModelConfig, name: str) -> WeightTable:
+    """Return the weight rows of an architecture's model."""
+    rows = _architecture(name).rows(config)
+    kept = [r for r in rows if config.head.out_size or r.ours != ("head.out.weight",)]
+    return WeightTable((*kept, *ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")))
+
+
+def _architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
         raise CheckpointError(
-            f"GGUF architecture {meta.architecture[:80]!r} is not supported",
-            did_you_mean(meta.architecture[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
+            f"architecture {name[:80]!r} is not supported",
+            did_you_mean(name[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
         )
-    if not meta.tensors:
-        raise CheckpointError("the GGUF file holds no tensors, only a vocabulary", "choose the file with the weights")
-    for name, harmless in HARMLESS.items():
-        meta.refuse(name, *harmless, why="this variant of the architecture is not known here")
-    describe, make_rows, usual_head = ARCHITECTURES[meta.architecture]
-    if head not in (None, "none", usual_head):
-        raise UsageError(f"a GGUF file has no {head!r} head", f"it holds {usual_head!r}: leave out task=...")
-    raw = {**_shared(meta, file), **describe(meta, file)}
-    config = config_from_dict(raw, head or usual_head)
-    if config.head.kind == "none":
-        config = replace(config, head=HeadConfig())  # converters drop the pooler
-    rows = [r for r in make_rows(config) if config.head.out_size or r.ours != ("head.out.weight",)]
-    extras = ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")
-    return config, WeightTable((*rows, *extras))
+    return ARCHITECTURES[name]
 
 
 def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     """What all architectures state alike, under config.json's names."""
     if "token_embd.weight" not in meta.tensors:
-        raise CheckpointError("the GGUF file has no tensor 'token_embd.weight'", "download it again")
+        raise CheckpointError("there is no tensor 'token_embd.weight'", "download the file again")
     shape, hidden = file.shape("token_embd.weight"), meta.size("embedding_length")
     require(
         len(shape) == 2 and shape[1] == hidden,
@@ -301,7 +295,7 @@ def _bert(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     require(len(shape) == 2, f"tensor 'token_types.weight' has shape {shape}, not two axes")
     names = {1: "mean", 2: "cls", 3: "last"}  # llama.cpp's numbers; 0 is none
     kind = meta.integer("pooling_type", default=0)
-    pooling = {"pooling": names[kind]} if kind in names else {}
+    pooling = {"gguf_pooling": names[kind]} if kind in names else {}
     return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": shape[0], **pooling}
 
 
@@ -382,17 +376,23 @@ def _bert_rows(_: ModelConfig) -> list[Row]:
     ]
 
 
-Describe = Callable[[Metadata, "GgufFile"], dict[str, Any]]
-MakeRows = Callable[[ModelConfig], list[Row]]
-# GGUF architecture → (its fields as config.json's, its rows, the head it comes with).
-ARCHITECTURES: dict[str, tuple[Describe, MakeRows, str]] = {
-    "llama": (_llama, _llama_rows, "causal_lm"),
-    "qwen2": (_decoder("qwen2", "Qwen2ForCausalLM"), lambda _: _decoder_rows(), "causal_lm"),
-    "qwen3": (_decoder("qwen3", "Qwen3ForCausalLM"), lambda _: _decoder_rows(), "causal_lm"),
-    "gemma": (_decoder("gemma", "GemmaForCausalLM"), _gemma_rows, "causal_lm"),
-    "gemma2": (_gemma2, _gemma_rows, "causal_lm"),
-    "gemma3": (_gemma3, _gemma_rows, "causal_lm"),
-    "phi3": (_phi3, _phi3_rows, "causal_lm"),
-    "gpt2": (_gpt2, _gpt2_rows, "causal_lm"),
-    "bert": (_bert, _bert_rows, "none"),
+@dataclass(frozen=True)
+class Architecture:
+    """A GGUF architecture: its metadata as config.json's fields, its rows, and the head that it comes with."""
+
+    describe: Callable[[Metadata, GgufFile], dict[str, Any]]
+    rows: Callable[[ModelConfig], list[Row]]
+    head: str = "causal_lm"
+
+
+ARCHITECTURES = {
+    "llama": Architecture(_llama, _llama_rows),
+    "qwen2": Architecture(_decoder("qwen2", "Qwen2ForCausalLM"), lambda _: _decoder_rows()),
+    "qwen3": Architecture(_decoder("qwen3", "Qwen3ForCausalLM"), lambda _: _decoder_rows()),
+    "gemma": Architecture(_decoder("gemma", "GemmaForCausalLM"), _gemma_rows),
+    "gemma2": Architecture(_gemma2, _gemma_rows),
+    "gemma3": Architecture(_gemma3, _gemma_rows),
+    "phi3": Architecture(_phi3, _phi3_rows),
+    "gpt2": Architecture(_gpt2, _gpt2_rows),
+    "bert": Architecture(_bert, _bert_rows, "none"),
 }

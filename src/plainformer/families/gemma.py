@@ -10,35 +10,42 @@ from dataclasses import replace
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable, ignore, linears
-from plainformer.config import (
-    MAX_LAYERS,
-    ModelConfig,
-    NormConfig,
-    RopeConfig,
-    StackConfig,
-    TokenFrontend,
-    require_size,
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import MAX_LAYERS, require_size
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.decoder_line import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
+from plainformer.families.decoder_line import HEADS as LINE_HEADS
+from plainformer.families.decoder_line import table as line_table
+from plainformer.families.hf_config import HfConfig, rope_from
+
+
+def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    """The line's output, with Gemma 2's soft cap."""
+    cap = source.maybe_number("final_logit_softcapping") if source.get("model_type") != "gemma" else None
+    return replace(LINE_HEADS["causal_lm"].config(source, stack), softcap=cap)
+
+
+HEADS = {**LINE_HEADS, "causal_lm": replace(LINE_HEADS["causal_lm"], config=_words)}
+# The multimodal class of Gemma 3 generates as a decoder does.
+ARCHITECTURES = {"ForConditionalGeneration": "causal_lm"}
+ROLES = "bos_token=<bos> eos_token=<eos> unk_token=<unk> pad_token=<pad> mask_token=<mask>"
+TOKENIZERS = dict.fromkeys(
+    ("gemma", "gemma2", "gemma3", "gemma3text"), TokenizerConvention("SentencePiece", ROLES, add_bos=True)
 )
-from plainformer.families.hf_config import Source, rope_from
-from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
-from plainformer.families.llama import table as llama_table
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig, for all model types."""
     kind = source.raw["model_type"]
     if kind == "gemma3":
         inner = source.object("text_config")
-        source = Source({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
-        head = "causal_lm" if head == "seq2seq_lm" else head
+        source = HfConfig({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
     source.refuse("use_bidirectional_attention", False, why="only causal Gemma models are known here")
     stack = _stack(source, kind)
-    cap = source.maybe_number("final_logit_softcapping") if kind != "gemma" else None
-    fields = {"softcap": cap} if cap is not None and head == "causal_lm" else {}
-    return build("gemma", source, head, stack, tie=True, **fields)
+    return build("gemma", source, head, stack, tie=True, heads=HEADS)
 
 
-def _stack(source: Source, kind: str) -> StackConfig:
+def _stack(source: HfConfig, kind: str) -> StackConfig:
     hidden = source.integer("hidden_size", default=2304)
     layers = source.integer("num_hidden_layers", default=26)
     frontend = TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden, scale=hidden**0.5)
@@ -64,10 +71,10 @@ def _stack(source: Source, kind: str) -> StackConfig:
         if kind != "gemma2":
             changes.update(qk_norm="head", rope=_two_ropes(source, sliding, head_dim))
     # Two ropes stand under one name each; the shared reader wants the global one.
-    return decoder(Source(_global_rope(source.raw)), **changes)
+    return decoder(HfConfig(_global_rope(source.raw)), **changes)
 
 
-def _activation(source: Source, kind: str) -> str:
+def _activation(source: HfConfig, kind: str) -> str:
     """The first Gemma's files say "gelu" and mean its tanh form, which the models were trained with."""
     name = "hidden_act" if kind == "gemma" else "hidden_activation"
     found = source.activation(name, default="gelu_pytorch_tanh")
@@ -80,7 +87,7 @@ def _global_rope(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "rope_parameters": given["full_attention"]} if nested and given else raw
 
 
-def _two_ropes(source: Source, sliding: tuple[bool, ...], head_dim: int) -> tuple[RopeConfig, ...]:
+def _two_ropes(source: HfConfig, sliding: tuple[bool, ...], head_dim: int) -> tuple[RopeConfig, ...]:
     """Layers with a window keep the short base; the others have a long one, perhaps scaled."""
     raw, limit = source.raw, source.integer("max_position_embeddings", default=131072)
     given = raw.get("rope_parameters")
@@ -95,9 +102,9 @@ def _two_ropes(source: Source, sliding: tuple[bool, ...], head_dim: int) -> tupl
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """Gemma 1 has Llama's rows; 2 and 3 have four norms a layer; multimodal files put the text model deeper."""
+    """Gemma 1 has the line's rows; 2 and 3 have four norms a layer; multimodal files put the text model deeper."""
     if config.main_stack.norm_place == "pre":
-        return llama_table(config)
+        return line_table(config)
     pairs = {
         **ATTENTION,
         **FEED_FORWARD,

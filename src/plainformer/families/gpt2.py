@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
+from plainformer.checkpoint.rows import Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import build
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.decoder_line import build, decoder_heads
+from plainformer.families.hf_config import HfConfig
+
+HEADS = decoder_heads(token="classifier")
+TOKENIZERS = {"gpt2": TokenizerConvention("byte-level BPE")}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         source.refuse(name, usual, why="only the published GPT-2 models' scaling is known here")
@@ -31,20 +35,13 @@ def config(source: Source, head: str) -> ModelConfig:
         final_norm="norm",
         direction="causal",
     )
-    return build("gpt2", source, head, stack, tie=True)
+    return build("gpt2", source, head, stack, tie=True, heads=HEADS)
 
 
 def table(config: ModelConfig) -> WeightTable:
     """Conv1D weights lie transposed; q, k and v are one of them."""
     size = config.main_stack.hidden_size
     theirs, ours = "transformer.h.{}", "decoder.layers.{}"
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "causal_lm": linear("lm_head", "head.out"),
-        "sequence": linear("score", "head.out"),
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
     rows = [
         row("transformer.wte.weight", "decoder.frontend.tokens.weight"),
         row("transformer.wpe.weight", "decoder.frontend.positions.weight"),
@@ -59,7 +56,7 @@ def table(config: ModelConfig) -> WeightTable:
         *linear(f"{theirs}.mlp.c_fc", f"{ours}.ffn.up", Transpose()),
         *linear(f"{theirs}.mlp.c_proj", f"{ours}.ffn.down", Transpose()),
         *linear("transformer.ln_f", "decoder.norm"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         # The causal mask, stored by older releases; other heads.
         *ignore(f"{theirs}.attn.bias", f"{theirs}.attn.masked_bias", "lm_head.*", "score.*", "classifier.*"),
         *ignore("qa_outputs.*", "multiple_choice_head.*", "v_head.*"),

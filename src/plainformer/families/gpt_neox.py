@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import Row, SplitHeads, WeightTable, fused, ignore, linear, linears, row
+from plainformer.checkpoint.rows import SplitHeads, WeightTable, fused, ignore, linear, linears, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.hf_config import Source, rope_from
-from plainformer.families.llama import build, every_layer
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.decoder_line import build, decoder_heads, every_layer
+from plainformer.families.hf_config import HfConfig, rope_from
+
+HEADS = decoder_heads("embed_out", token="classifier")
+TOKENIZERS = {"gptneox": TokenizerConvention("byte-level BPE")}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. A quarter of each head's channels turn unless the file says other."""
     hidden = source.integer("hidden_size", default=6144)
     heads = source.integer("num_attention_heads", default=64)
@@ -32,7 +36,7 @@ def config(source: Source, head: str) -> ModelConfig:
         out_bias=bias,
         rope=every_layer(rope, layers),
     )
-    return build("gpt_neox", source, head, stack, tie=False)
+    return build("gpt_neox", source, head, stack, tie=False, heads=HEADS)
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -46,19 +50,12 @@ def table(config: ModelConfig) -> WeightTable:
         ".mlp.dense_h_to_4h": ".ffn.up",
         ".mlp.dense_4h_to_h": ".ffn.down",
     }
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "causal_lm": linear("embed_out", "head.out"),
-        "sequence": linear("score", "head.out"),
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
     rows = [
         row("gpt_neox.embed_in.weight", "decoder.frontend.tokens.weight"),
         *fused(f"{theirs}.attention.query_key_value", qkv, SplitHeads(config.main_stack.num_heads)),
         *linears(pairs, theirs, ours),
         *linear("gpt_neox.final_layer_norm", "decoder.norm"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore(f"{theirs}.attention.bias", f"{theirs}.attention.masked_bias"),
         *ignore(f"{theirs}.attention.rotary_emb.inv_freq", "embed_out.*", "score.*", "classifier.*", "qa_outputs.*"),
     ]

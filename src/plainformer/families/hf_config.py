@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from plainformer.config import (
+from plainformer.config import RopeConfig, RopeScaling
+from plainformer.config.checks import (
     ACTIVATIONS,
     MAX_POSITIONS,
-    HeadConfig,
-    RopeConfig,
-    RopeScaling,
     is_number,
     require,
     require_choice,
@@ -51,15 +49,15 @@ PROBLEMS = {
 }
 
 
-class Source:
+class HfConfig:
     """A `config.json` read with care: wrong types and missing fields are errors that name them."""
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
 
-    def with_defaults(self, **defaults: Any) -> Source:
+    def with_defaults(self, **defaults: Any) -> HfConfig:
         """The same file, with these values where it is silent."""
-        return Source({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
+        return HfConfig({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first field that is there and not null."""
@@ -140,7 +138,7 @@ class Source:
         name = self.text(*names, default=default)
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
-                f"config.json: {names[0]}={shown(name)} is not an activation that is supported",
+                f"{names[0]}={shown(name)} is not an activation that is supported",
                 did_you_mean(name, ACTIVATION_NAMES),
             )
         return ACTIVATION_NAMES.get(name, name)
@@ -149,9 +147,7 @@ class Source:
         """A field whose value changes the computation in a way that is not supported is an error, not ignored."""
         value = self.raw.get(name)
         if value is not None and value not in harmless:
-            raise CheckpointError(
-                f"config.json: {name}={shown(value)} is not supported: {why}", "use another checkpoint"
-            )
+            raise CheckpointError(f"{name}={shown(value)} is not supported: {why}", "use another checkpoint")
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A token id or a list of them."""
@@ -168,6 +164,11 @@ class Source:
         """One token id, or None."""
         found = self.ids(name)
         return found[0] if found else default
+
+    def trained_positions(self) -> int | None:
+        """The longest sequence that the model was trained on; None where the file does not say."""
+        stated = self.raw.get("max_position_embeddings")
+        return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
 
     def labels(self) -> tuple[str, ...]:
         """The names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
@@ -186,13 +187,7 @@ class Source:
         return tuple(str(names[number]) for number in numbers)
 
 
-def classifier(source: Source, kind: str, pick: str, **fields: Any) -> HeadConfig:
-    """A head with one output for each label (one for multiple choice)."""
-    count = 1 if kind == "choice" else 2 if kind == "span" else len(source.labels())
-    return HeadConfig(kind=kind, pick=pick, out_size=count, problem=problem(source), **fields)  # type: ignore[arg-type]
-
-
-def problem(source: Source) -> Any:
+def problem(source: HfConfig) -> Any:
     """What kind of answer a classifier gives, in our words."""
     name = source.text("problem_type", default="")
     require_choice("problem_type", name, tuple(PROBLEMS))
@@ -204,9 +199,9 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
 
     `raw` holds those fields; `max_positions` is the published length limit, the original one unless the file says other.
     """
-    whole = Source(raw)
+    whole = HfConfig(raw)
     # The newer spelling wins where a file has both.
-    fields = Source({**whole.object("rope_scaling"), **whole.object("rope_parameters")})
+    fields = HfConfig({**whole.object("rope_scaling"), **whole.object("rope_parameters")})
     base = theta if theta is not None else fields.number("rope_theta", default=raw.get("rope_theta") or 10000.0)
     fraction = fields.positive(
         "partial_rotary_factor", default=raw.get("partial_rotary_factor") or raw.get("rotary_pct") or 1.0
@@ -219,7 +214,7 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
     return RopeConfig(base, int(head_dim * fraction), _scaling(kind, fields, original, max_positions))
 
 
-def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> RopeScaling | None:
+def _scaling(kind: str, fields: HfConfig, original: int, max_positions: int) -> RopeScaling | None:
     if kind in ("default", "none"):
         return None
     for name, length in (("original_max_position_embeddings", original), ("max_position_embeddings", max_positions)):
@@ -237,10 +232,10 @@ def _scaling(kind: str, fields: Source, original: int, max_positions: int) -> Ro
     if kind in ("longrope", "su"):
         return _longrope(fields, original, max_positions)
     options = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-    raise CheckpointError(f"config.json: rope type {shown(kind)} is not supported", did_you_mean(kind, options))
+    raise CheckpointError(f"rope type {shown(kind)} is not supported", did_you_mean(kind, options))
 
 
-def _yarn(fields: Source, original: int, max_positions: int) -> RopeScaling:
+def _yarn(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:
     factor = fields.positive("factor", default=max_positions / original)
     amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:
@@ -263,7 +258,7 @@ def _mscale(factor: float, mscale: float) -> float:
     return value
 
 
-def _longrope(fields: Source, original: int, max_positions: int) -> RopeScaling:
+def _longrope(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:
     factor = fields.positive("factor", default=max_positions / original)
     amplitude = fields.maybe_number("attention_factor")
     if amplitude is None:

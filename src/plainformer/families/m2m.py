@@ -5,12 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 from plainformer.checkpoint.rows import WeightTable, ignore
-from plainformer.config import HeadConfig, ModelConfig, require
-from plainformer.families.bart import rows, stacks, tied, token_rows
-from plainformer.families.hf_config import Source
+from plainformer.config import ModelConfig
+from plainformer.config.checks import require
+from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
+from plainformer.families.heads import BASE, words
+from plainformer.families.hf_config import HfConfig
+from plainformer.families.seq2seq_line import rows, stacks, tied, token_rows, word_rows
+
+HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows, out_bias=False)}
+LANGUAGES = names("""
+    af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht
+    hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl
+    ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
+""")
+TOKENIZERS = {
+    "m2m100": TokenizerConvention(
+        "SentencePiece",
+        "bos_token=<s> eos_token=</s> sep_token=</s> unk_token=<unk> pad_token=<pad>",
+        "{lang} $A {eos}",
+        "{lang} $A $B {eos}",
+        pieces="vocab.json",
+        languages=LANGUAGES,
+        language_sets={"wmt21": ("en", "ha", "is", "ja", "cs", "ru", "zh", "de")},
+        language="en",
+        language_token="__{}__",
+        saved_as="M2M100Tokenizer",
+    ),
+    "nllb": TokenizerConvention(
+        "SentencePiece",
+        FAIRSEQ_ROLES,
+        "{lang} $A {eos}",
+        "{lang} $A $B {eos}",
+        pieces="fairseq",
+        language="eng_Latn",
+    ),
+}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     pad = source.id("pad_token_id", 1)
     require(pad is not None and pad >= 0, "pad_token_id is missing: positions are counted from it")
@@ -20,14 +52,12 @@ def config(source: Source, head: str) -> ModelConfig:
     if source.flag("scale_embedding", default=True):
         frontend["scale"] = source.integer("d_model", default=1024) ** 0.5
     activation = source.activation("activation_function", default="relu")
-    heads = {
-        "none": HeadConfig,
-        "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=source.integer("vocab_size"), out_bias=False),
-    }
+    encoder, decoder = stacks(source, frontend, activation=activation, norm_place="pre", final_norm="norm")
     return ModelConfig(
         "m2m",
-        *stacks(source, frontend, activation=activation, norm_place="pre", final_norm="norm"),
-        head=heads[head](),
+        encoder,
+        decoder,
+        head=HEADS[head].config(source, decoder),
         tied=tied(source, head),
         pad_id=pad,
         eos_ids=source.ids("eos_token_id") or (2,),

@@ -9,41 +9,61 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.config import HeadConfig, ModelConfig, TokenFrontend
-from plainformer.families.bart import DECODER_TOKENS, rows, separate_token_rows, stacks, tied, token_rows
-from plainformer.families.hf_config import Source
-from plainformer.families.pegasus import position_rows
+from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.hf_config import HfConfig
+from plainformer.families.seq2seq_line import (
+    DECODER_TOKENS,
+    HEADS,
+    rows,
+    separate_token_rows,
+    sinusoid_rows,
+    stacks,
+    tied,
+    token_rows,
+)
+
+TOKENIZERS = {
+    "marian": TokenizerConvention(
+        "SentencePiece",
+        "eos_token=</s> unk_token=<unk> pad_token=<pad>",
+        "$A {eos}",
+        "$A $B {eos}",
+        pieces="vocab.json",
+        language_marks=(">>", "<<"),
+        saved_as="MarianTokenizer",
+    )
+}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     encoder, decoder = stacks(source, {"positions": "sinusoidal"})
-    targets = source.integer("vocab_size")
     ties = tied(source, head)
     if not shares(source):
-        targets = source.integer("decoder_vocab_size", default=targets)
         assert isinstance(decoder.frontend, TokenFrontend)
+        targets = source.integer("decoder_vocab_size", default=decoder.frontend.vocab_size)
         decoder = replace(decoder, frontend=replace(decoder.frontend, vocab_size=targets))
         ties = (("head.out.weight", DECODER_TOKENS),) if ties and head == "seq2seq_lm" else ()
-    heads = {"none": HeadConfig, "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=targets)}
     return ModelConfig(
         "marian",
         encoder,
         decoder,
-        head=heads[head](),
+        head=HEADS[head].config(source, decoder),
         tied=ties,
         eos_ids=source.ids("eos_token_id") or (0,),
         decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding
+        trained_positions=source.integer("max_position_embeddings", default=1024),
     )
 
 
-def shares(source: Source) -> bool:
+def shares(source: HfConfig) -> bool:
     """Whether source and target have one vocabulary."""
     return source.flag("share_encoder_decoder_embeddings", default=True)
 
 
 def table(config: ModelConfig) -> WeightTable:
     """BART's rows without norms on the embeddings."""
-    shared = shares(Source(config.source))
+    shared = shares(HfConfig(config.source))
     tokens = token_rows(config, "model.") if shared else separate_token_rows("model.")
-    return rows(config, tokens, position_rows(config))
+    return rows(config, tokens, sinusoid_rows(config))

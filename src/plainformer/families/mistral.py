@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from plainformer.config import ModelConfig
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import build, decoder, every_layer, table
+from plainformer.families.decoder_line import HEADS, SENTENCEPIECE, build, decoder, every_layer, table
+from plainformer.families.hf_config import HfConfig
 
-__all__ = ["config", "table"]
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+TOKENIZERS = {"mistral": SENTENCEPIECE}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     source.refuse("layer_types", why="a model that alternates windows is another family")
     # Absent is the default of the first release, null is the later releases' whole sequence.

@@ -5,26 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, Split, WeightTable, fused, ignore, linear, row
-from plainformer.config import (
-    MAX_LAYERS,
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    RopeConfig,
-    StackConfig,
-    TokenFrontend,
-    require,
-    require_choice,
-    require_size,
-)
-from plainformer.families.bert import word_ties
-from plainformer.families.hf_config import Source, classifier, rope_from
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, Split, WeightTable, fused, ignore, linear, row
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config.checks import MAX_LAYERS, require, require_choice, require_size
+from plainformer.families.encoder_line import word_ties
+from plainformer.families.heads import BASE, Head, Kind, classifier, vocabulary
+from plainformer.families.hf_config import HfConfig, rope_from
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
-def layer_types(source: Source, layers: int) -> list[str]:
+def layer_types(source: HfConfig, layers: int) -> list[str]:
     """Global or local attention for each layer: listed, or every n-th global as older files say."""
     every = source.integer("global_attn_every_n_layers", default=3)
     require(every > 0, f"global_attn_every_n_layers={every} is not positive")
@@ -37,9 +28,9 @@ def layer_types(source: Source, layers: int) -> list[str]:
     return list(types)
 
 
-def rope(source: Source, kind: str, head_dim: int) -> RopeConfig:
+def rope(source: HfConfig, kind: str, head_dim: int) -> RopeConfig:
     """A kind of layer's rotary positions: `rope_parameters` has one entry for each kind, older files two thetas."""
-    parameters = Source(source.object("rope_parameters")).object(kind)
+    parameters = HfConfig(source.object("rope_parameters")).object(kind)
     theta = source.number("global_rope_theta", default=160_000.0)
     if kind == LOCAL and source.raw.get("local_rope_theta", 10_000.0) is not None:  # a null: the global one
         theta = source.number("local_rope_theta", default=10_000.0)
@@ -48,7 +39,7 @@ def rope(source: Source, kind: str, head_dim: int) -> RopeConfig:
     return rope_from({"rope_theta": theta, **raw}, head_dim, length)
 
 
-def encoder(source: Source) -> StackConfig:
+def encoder(source: HfConfig) -> StackConfig:
     """The stack: pre-norm, but the first layer's attention reads the embeddings' norm directly."""
     hidden = source.integer("hidden_size", default=768)
     layers, heads = source.integer("num_hidden_layers", default=22), source.integer("num_attention_heads", default=12)
@@ -82,28 +73,53 @@ def encoder(source: Source) -> StackConfig:
     )
 
 
-def config(source: Source, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    stack = encoder(source)
+def _scores(kind: Kind, pick: str = "") -> Head:
+    """A classifier after the transform; `pick` "" is the file's own choice."""
+
+    def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
+        return classifier(source, kind, pick or _pooling(source), **_transform(source, stack))
+
+    return Head(config, [*TRANSFORM, *linear("classifier", "head.out")])
+
+
+def _pooling(source: HfConfig) -> str:
     pooling = source.text("classifier_pooling", default="cls")
     require_choice("classifier_pooling", pooling, ("cls", "mean"))
-    pick = "mean" if pooling == "mean" else "first"
-    transform: dict[str, Any] = {
+    return "mean" if pooling == "mean" else "first"
+
+
+def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    bias = source.flag("decoder_bias", default=True)
+    return HeadConfig("masked_lm", out_size=vocabulary(stack), out_bias=bias, **_transform(source, stack))
+
+
+def _transform(source: HfConfig, stack: StackConfig) -> dict[str, Any]:
+    return {
         "transform_size": stack.hidden_size,
         "transform_bias": source.flag("classifier_bias", default=False),
         "transform_activation": source.activation("classifier_activation", default="gelu"),
         "transform_norm": stack.norm,
     }
-    words, bias = source.integer("vocab_size"), source.flag("decoder_bias", default=True)
-    heads = {
-        "none": HeadConfig,
-        "masked_lm": lambda: HeadConfig("masked_lm", out_size=words, out_bias=bias, **transform),
-        "sequence": lambda: classifier(source, "sequence", pick, **transform),
-        "choice": lambda: classifier(source, "choice", pick, **transform),
-        "token": lambda: classifier(source, "token", "all", **transform),
-        "span": lambda: classifier(source, "span", "all", **transform),
-    }
-    return ModelConfig("modernbert", encoder=stack, head=heads[head](), tied=word_ties(source, head))
+
+
+TRANSFORM = [*linear("head.dense", "head.dense"), *linear("head.norm", "head.norm")]
+HEADS = {
+    "none": BASE,
+    "masked_lm": Head(_words, [*TRANSFORM, *linear("decoder", "head.out")]),
+    "sequence": _scores("sequence"),
+    "choice": _scores("choice"),
+    "token": _scores("token", "all"),
+    "span": _scores("span", "all"),
+}
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
+    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
+    stack = encoder(source)
+    _pooling(source)  # a value that is not known is refused whatever the head
+    return ModelConfig(
+        "modernbert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head)
+    )
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -111,9 +127,6 @@ def table(config: ModelConfig) -> WeightTable:
     stack = config.main_stack
     theirs, ours = "model.layers.{}", "encoder.layers.{}"
     qkv, gate_up = Split((stack.hidden_size,) * 3), Split((stack.ffn_size,) * 2)
-    out = {"none": "", "masked_lm": "decoder"}.get(config.head.kind, "classifier")
-    transform = [*linear("head.dense", "head.dense"), *linear("head.norm", "head.norm")]
-    head: list[Row] = [*transform, *linear(out, "head.out")] if out else []
     rows = [
         row("model.embeddings.tok_embeddings.weight", "encoder.frontend.tokens.weight"),
         *linear("model.embeddings.norm", "encoder.frontend.norm"),
@@ -124,7 +137,7 @@ def table(config: ModelConfig) -> WeightTable:
         *fused(f"{theirs}.mlp.Wi", [f"{ours}.ffn.gate_up.gate", f"{ours}.ffn.gate_up.up"], gate_up),
         *linear(f"{theirs}.mlp.Wo", f"{ours}.ffn.down"),
         *linear("model.final_norm", "encoder.norm"),
-        *head,
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("head.*", "decoder.*", "classifier.*"),
     ]
     return WeightTable(tuple(rows), prefix="model.", aliases=OLD_NORM_NAMES)

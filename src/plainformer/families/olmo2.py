@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import WeightTable, linears
 from plainformer.config import ModelConfig, NormConfig
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import ATTENTION, FEED_FORWARD, build, decoder, rows
+from plainformer.families.decoder_line import ATTENTION, FEED_FORWARD, HEADS, build, decoder, rows
+from plainformer.families.hf_config import HfConfig
+
+__all__ = ["HEADS", "config", "table"]
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     norm = NormConfig("rms", source.number("rms_norm_eps", default=1e-5), cast="last")
     stack = decoder(source, norm=norm, norm_place="branch", qk_norm="all")

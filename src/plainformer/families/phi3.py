@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Split, WeightTable, fused, linears
 from plainformer.config import ModelConfig
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import ATTENTION, FEED_FORWARD, NORMS, build, decoder, every_layer, rows
+from plainformer.families.decoder_line import (
+    ATTENTION,
+    FEED_FORWARD,
+    HEADS,
+    NORMS,
+    SENTENCEPIECE,
+    build,
+    decoder,
+    every_layer,
+    rows,
+)
+from plainformer.families.hf_config import HfConfig
+
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+TOKENIZERS = {"phi3": SENTENCEPIECE}
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. Early files call longrope "su" or "yarn"."""
     scaling = source.raw.get("rope_scaling")
     if isinstance(scaling, dict) and scaling.get("type", scaling.get("rope_type")) == "yarn":
-        source = Source({**source.raw, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}})
+        source = HfConfig({**source.raw, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}})
     source = source.with_defaults(original_max_position_embeddings=4096)
     layers = source.integer("num_hidden_layers", default=32)
     window = source.integer("sliding_window") if source.get("sliding_window") is not None else None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import build, decoder, sliding_layers, table, windows
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families import decoder_line
+from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
+from plainformer.families.hf_config import HfConfig
 
-__all__ = ["config", "table"]
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+ROLES = "eos_token=<|endoftext|> pad_token=<|endoftext|>"
+TOKENIZERS = dict.fromkeys(
+    ("qwen2", "qwen3"), TokenizerConvention("byte-level BPE", ROLES, unicode="NFC", words="qwen2")
+)
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig, for both model types."""
     layers = source.integer("num_hidden_layers", default=32)
     uses_window = source.flag("use_sliding_window", default=False)
@@ -24,3 +31,8 @@ def config(source: Source, head: str) -> ModelConfig:
     else:
         changes.update(qkv_bias=True, out_bias=False)
     return build("qwen", source, head, decoder(source, **changes), tie=False)
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """The line's rows; the reference calls the base model `transformer` under a question-answering head."""
+    return decoder_line.table(config, span_base="transformer.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from plainformer.config import MAX_LAYERS, ModelConfig, require, require_size
-from plainformer.families.hf_config import Source
-from plainformer.families.llama import build, decoder, sliding_layers, table, windows
+from plainformer.checkpoint.rows import WeightTable
+from plainformer.config import ModelConfig
+from plainformer.config.checks import MAX_LAYERS, require, require_size
+from plainformer.families import decoder_line
+from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
+from plainformer.families.hf_config import HfConfig
 
-__all__ = ["config", "table"]
+__all__ = ["HEADS", "config", "table"]
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `no_rope_layers` is 1 where a layer has rotary positions."""
     layers = source.integer("num_hidden_layers", default=36)
     every = source.integer("no_rope_layer_interval", default=4)
@@ -23,3 +26,8 @@ def config(source: Source, head: str) -> ModelConfig:
     stack = decoder(source, windows=windows(sliding, window))
     rope = tuple(r if keep else None for r, keep in zip(stack.rope, rotated, strict=True))
     return build("smollm3", source, head, decoder(source, windows=stack.windows, rope=rope), tie=True)
+
+
+def table(config: ModelConfig) -> WeightTable:
+    """The line's rows; the reference calls the base model `transformer` under a question-answering head."""
+    return decoder_line.table(config, span_base="transformer.")

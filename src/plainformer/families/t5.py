@@ -10,21 +10,15 @@ from __future__ import annotations
 from typing import Literal
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import (
-    HeadConfig,
-    ModelConfig,
-    NormConfig,
-    RelativeBias,
-    StackConfig,
-    TokenFrontend,
-    require,
-    shown,
-)
-from plainformer.families.bart import TIED_HEAD, TIED_STACKS, token_rows
-from plainformer.families.hf_config import ACTIVATION_NAMES, Source, classifier
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend
+from plainformer.config.checks import require, shown
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores, vocabulary
+from plainformer.families.hf_config import ACTIVATION_NAMES, HfConfig
+from plainformer.families.seq2seq_line import TIED_HEAD, TIED_STACKS, token_rows
 
 
-def feed_forward(source: Source) -> tuple[str, Literal["plain", "gated"]]:
+def feed_forward(source: HfConfig) -> tuple[str, Literal["plain", "gated"]]:
     """The activation and the kind of feed-forward network: "relu", "gated-gelu", "gated-silu", ..."""
     default = "gated-gelu" if is_mt5(source) else "relu"
     kind = source.text("feed_forward_proj", default=default)
@@ -39,12 +33,12 @@ def feed_forward(source: Source) -> tuple[str, Literal["plain", "gated"]]:
     return source.activation("dense_act_fn", default=usual), "gated" if gated else "plain"
 
 
-def is_mt5(source: Source) -> bool:
+def is_mt5(source: HfConfig) -> bool:
     """Whether the file is mT5's, whose defaults differ."""
     return source.text("model_type", default="t5") == "mt5"
 
 
-def stack(source: Source, side: str) -> StackConfig:
+def stack(source: HfConfig, side: str) -> StackConfig:
     """The encoder or the decoder."""
     hidden = source.integer("d_model", default=512)
     layers = source.integer("num_layers", default=6)
@@ -74,27 +68,42 @@ def stack(source: Source, side: str) -> StackConfig:
     )
 
 
-def output_scale(source: Source, hidden: int) -> float:
+def output_scale(source: HfConfig, hidden: int) -> float:
     """Version 1.0 scales; 1.1 does not, and used to say so by untying its head. mT5 never scales."""
     by_tie = source.flag("tie_word_embeddings", default=True)
     scales = source.flag("scale_decoder_outputs", default=by_tie) and not is_mt5(source)
     return hidden**-0.5 if scales else 1.0
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    scale = output_scale(source, stack.hidden_size)
+    return HeadConfig("seq2seq_lm", out_size=vocabulary(stack), out_bias=False, scale=scale)
+
+
+HEADS = {
+    "none": BASE,
+    "seq2seq_lm": Head(_words, linear("lm_head", "head.out")),
+    "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),
+    "token": TOKEN,
+    "span": SPAN,
+}
+TOKENIZERS = dict.fromkeys(
+    ("t5", "mt5"),
+    TokenizerConvention(
+        "SentencePiece",
+        "eos_token=</s> unk_token=<unk> pad_token=<pad>",
+        "$A {eos}",
+        "$A {eos} $B {eos}",
+        pieces="sentinels",
+        # Positions are relative: n_positions is only the length that T5 was trained on.
+        limit_fields=("max_position_embeddings",),
+    ),
+)
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. Taggers, and files of an encoder alone, have no decoder."""
     encoder = stack(source, "encoder")
-    size = encoder.hidden_size
-    heads = {
-        "none": HeadConfig,
-        "seq2seq_lm": lambda: HeadConfig(
-            "seq2seq_lm", out_size=source.integer("vocab_size"), out_bias=False, scale=output_scale(source, size)
-        ),
-        "sequence": lambda: classifier(source, "sequence", "eos", transform_size=size),
-        "token": lambda: classifier(source, "token", "all"),
-        "span": lambda: classifier(source, "span", "all"),
-    }
-    chosen = heads[head]()
     names = source.texts("architectures")
     alone = head == "token" or (head == "none" and any(name.endswith("EncoderModel") for name in names))
     tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
@@ -104,7 +113,7 @@ def config(source: Source, head: str) -> ModelConfig:
         "t5",
         encoder=encoder,
         decoder=None if alone else stack(source, "decoder"),
-        head=chosen,
+        head=HEADS[head].config(source, encoder),
         tied=(*stacks_tied, TIED_HEAD) if tie_head else stacks_tied,
         pad_id=pad,
         eos_ids=source.ids("eos_token_id") or (1,),
@@ -136,13 +145,6 @@ def stack_rows(theirs: str, ours: str) -> list[Row]:
 def table(config: ModelConfig) -> WeightTable:
     """Classifiers keep the base model under `transformer.`; all other models have their stacks at the top."""
     prefix = "transformer." if config.head.kind in ("sequence", "token") else ""
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "seq2seq_lm": linear("lm_head", "head.out"),
-        "sequence": linears({"classification_head.dense": "head.dense", "classification_head.out_proj": "head.out"}),
-        "token": linear("classifier", "head.out"),
-        "span": linear("qa_outputs", "head.out"),
-    }
     # Files of 2019-2020 carry a bias of the cross-attention that was never used.
     unused = f"{prefix}decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     rows = [
@@ -150,7 +152,7 @@ def table(config: ModelConfig) -> WeightTable:
         *token_rows(config, prefix),
         *stack_rows(f"{prefix}encoder", "encoder"),
         *stack_rows(f"{prefix}decoder", "decoder"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("lm_head.*", "classification_head.*", "classifier.*", "qa_outputs.*"),
     ]
     return WeightTable(tuple(rows), prefix=prefix, aliases=() if prefix else ((r"^transformer\.", ""),))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
-from plainformer.families.hf_config import Source, classifier
+from plainformer.config.processors import BICUBIC, ImageDefaults
+from plainformer.families.heads import Head, classifier
+from plainformer.families.hf_config import HfConfig
 
 
-def encoder(source: Source) -> StackConfig:
+def encoder(source: HfConfig) -> StackConfig:
     """Patches and layers. `encoder_stride` belongs to masked image modelling alone."""
     return StackConfig(
         frontend=PatchFrontend(
@@ -32,19 +34,47 @@ def encoder(source: Source) -> StackConfig:
     )
 
 
-def config(source: Source, head: str) -> ModelConfig:
-    """config.json → ModelConfig. Two answers where the architecture is named `...WithTeacher`."""
-    stack = encoder(source)
+def _pooler(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    return HeadConfig(
+        pick="first",
+        transform_size=source.integer("pooler_output_size", default=stack.hidden_size),
+        transform_activation=source.activation("pooler_act", default="tanh"),
+    )
+
+
+def _classes(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    """Two answers where the architecture is named `...WithTeacher`."""
     taught = any(name.endswith("WithTeacher") for name in source.texts("architectures"))
-    heads = {
-        "none": lambda: HeadConfig(
-            pick="first",
-            transform_size=source.integer("pooler_output_size", default=stack.hidden_size),
-            transform_activation=source.activation("pooler_act", default="tanh"),
-        ),
-        "image": lambda: classifier(source, "image", "first_two" if taught else "first"),
-    }
-    return ModelConfig("vit", encoder=stack, head=heads[head]())
+    return classifier(source, "image", "first_two" if taught else "first")
+
+
+def _class_rows(config: ModelConfig) -> list[Row]:
+    if config.head.pick == "first_two":
+        return [*linear("cls_classifier", "head.out"), *linear("distillation_classifier", "head.distilled")]
+    return linear("classifier", "head.out")
+
+
+HEADS = {
+    "none": Head(_pooler, lambda config: linear(f"{base_name(config)}.pooler.dense", "head.dense")),
+    "image": Head(_classes, _class_rows),
+}
+
+
+# ViTImageProcessor and DeiTImageProcessor of transformers 5.23; a checkpoint of either family may name either.
+IMAGES = (ImageDefaults("vit", size=224), ImageDefaults("deit", size=256, crop=224, resample=BICUBIC))
+
+
+def config(source: HfConfig, head: str) -> ModelConfig:
+    """config.json → ModelConfig."""
+    stack = encoder(source)
+    return ModelConfig("vit", encoder=stack, head=HEADS[head].config(source, stack), image_defaults=IMAGES)
+
+
+def base_name(config: ModelConfig) -> str:
+    """What a checkpoint calls the base model."""
+    frontend = config.main_stack.frontend
+    assert isinstance(frontend, PatchFrontend)
+    return "deit" if frontend.class_tokens == 2 else "vit"
 
 
 LAYER = {
@@ -91,20 +121,12 @@ def embedding_rows(theirs: str, stack: StackConfig) -> list[Row]:
 
 def table(config: ModelConfig) -> WeightTable:
     """One row for each tensor; the mask token and decoder of masked image modelling are known extras."""
-    stack = config.main_stack
-    assert isinstance(stack.frontend, PatchFrontend)
-    base = "deit" if stack.frontend.class_tokens == 2 else "vit"
-    if config.head.kind == "none":
-        head = linear(f"{base}.pooler.dense", "head.dense")
-    elif config.head.pick == "first_two":
-        head = [*linear("cls_classifier", "head.out"), *linear("distillation_classifier", "head.distilled")]
-    else:
-        head = linear("classifier", "head.out")
+    stack, base = config.main_stack, base_name(config)
     rows = [
         *embedding_rows(f"{base}.embeddings", stack),
         *linears(LAYER, f"{base}.encoder.layer.{{}}", "encoder.layers.{}"),
         *linear(f"{base}.layernorm", "encoder.norm"),
-        *head,
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("*embeddings.mask_token", f"{base}.pooler.*", "decoder.*"),
         *ignore("classifier.*", "cls_classifier.*", "distillation_classifier.*"),
     ]

@@ -7,13 +7,16 @@ normalise before each sub-layer and once after the last.
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend, require
-from plainformer.families.hf_config import Source, classifier
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
+from plainformer.config.checks import require
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.heads import AUDIO, BASE, FRAME, Head
+from plainformer.families.hf_config import HfConfig
 
 CHANNELS, KERNELS, STRIDES = (512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
-def frontend(source: Source, size: int, norm: NormConfig, stable: bool) -> WaveFrontend:
+def frontend(source: HfConfig, size: int, norm: NormConfig, stable: bool) -> WaveFrontend:
     """Convolutions, projection and convolutional positions; the norm after these is the base layout's."""
     with_norm = source.flag("feat_proj_layer_norm", default=True)
     groups = source.integer("num_conv_pos_embedding_groups", default=16)
@@ -32,7 +35,7 @@ def frontend(source: Source, size: int, norm: NormConfig, stable: bool) -> WaveF
     )
 
 
-def encoder(source: Source) -> StackConfig:
+def encoder(source: HfConfig) -> StackConfig:
     """The stack in either layout."""
     source.refuse("add_adapter", False, why="convolutions behind the encoder are not known here")
     source.refuse("adapter_attn_dim", why="language adapters (MMS) are not known here")
@@ -53,37 +56,20 @@ def encoder(source: Source) -> StackConfig:
     )
 
 
-def mixed(source: Source, layers: int) -> int:
-    """How many hidden states the head mixes. The last one counts after the final norm, where there is one.
-
-    So did the heads' training (s3prl) and transformers 4; transformers 5.23 takes it before the norm in the large
-    layout, and scores published classifiers of that layout (such as hubert-large-superb-er) differently.
-    """
-    return layers + 1 if source.flag("use_weighted_layer_sum", default=False) else 0
+def _letters(source: HfConfig, stack: StackConfig) -> HeadConfig:
+    return HeadConfig("ctc", out_size=source.integer("vocab_size", default=32))
 
 
-def audio_head(source: Source, layers: int) -> HeadConfig:
-    """A projection, the mean over real frames, a classifier. Here the mean stands first: the linear steps commute."""
-    return classifier(
-        source,
-        "audio",
-        "mean",
-        mixed_states=mixed(source, layers),
-        transform_size=source.integer("classifier_proj_size", default=256),
-        transform_activation="identity",
-    )
+HEADS = {"none": BASE, "ctc": Head(_letters, linear("lm_head", "head.out")), "audio": AUDIO, "token": FRAME}
+# Speech models classify whole recordings, and what they are pre-trained with (a quantizer of sounds) predicts no words.
+ARCHITECTURES = {"ForSequenceClassification": "audio", "ForPreTraining": "none", "ForMaskedLM": "none"}
+TOKENIZERS = dict.fromkeys(("wav2vec2", "wav2vec2ctc", "hubert"), TokenizerConvention("characters"))
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. `token` scores every frame."""
     stack = encoder(source)
-    heads = {
-        "none": HeadConfig,
-        "ctc": lambda: HeadConfig("ctc", out_size=source.integer("vocab_size", default=32)),
-        "audio": lambda: audio_head(source, stack.num_layers),
-        "token": lambda: classifier(source, "token", "all", mixed_states=mixed(source, stack.num_layers)),
-    }
-    return ModelConfig("wav2vec2", encoder=stack, head=heads[head]())
+    return ModelConfig("wav2vec2", encoder=stack, head=HEADS[head].config(source, stack))
 
 
 LAYER = {
@@ -101,13 +87,6 @@ NEW_NAMES = (
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
 )
-
-
-AUDIO_HEAD = [
-    *linear("projector", "head.dense"),
-    *linear("classifier", "head.out"),
-    row("layer_weights", "head.layer_weights"),
-]
 
 
 def frontend_rows(base: str, frontend: WaveFrontend) -> list[Row]:
@@ -133,18 +112,12 @@ def table(config: ModelConfig) -> WeightTable:
     stack = config.main_stack
     assert isinstance(stack.frontend, WaveFrontend)
     base = str(config.source.get("model_type", "wav2vec2"))
-    head: dict[str, list[Row]] = {
-        "none": [],
-        "ctc": linear("lm_head", "head.out"),
-        "audio": AUDIO_HEAD,
-        "token": AUDIO_HEAD[2:],
-    }
     norm = "encoder.frontend.norm" if stack.norm_place == "post" else "encoder.norm"
     rows = [
         *frontend_rows(base, stack.frontend),
         *linear(f"{base}.encoder.layer_norm", norm),
         *linears(LAYER, f"{base}.encoder.layers.{{}}", "encoder.layers.{}"),
-        *head[config.head.kind],
+        *HEADS[config.head.kind].rows_of(config),
         *ignore("*masked_spec_embed", "quantizer.*", "project_q.*", "project_hid.*"),
         *ignore("lm_head.*", "projector.*", "classifier.*", "layer_weights"),
     ]

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row, zeros
-from plainformer.config import Frontend, HeadConfig, MelFrontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.hf_config import Source
-from plainformer.families.wav2vec2 import AUDIO_HEAD, audio_head
+from plainformer.config import Frontend, MelFrontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.heads import AUDIO, BASE, words
+from plainformer.families.hf_config import HfConfig
 
+HEADS = {
+    "none": BASE,
+    "seq2seq_lm": words("seq2seq_lm", [row("proj_out.weight", "head.out.weight")], out_bias=False),
+    "audio": AUDIO,
+}
 OUT_TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
+TOKENIZERS = {
+    "whisper": TokenizerConvention(
+        "byte-level BPE",
+        single="<|startoftranscript|> <|notimestamps|> $A {eos}",
+        pair="<|startoftranscript|> <|notimestamps|> $A $B:1 {eos}:1",
+    )
+}
 
 
-def stack(source: Source, side: str, frontend: Frontend) -> StackConfig:
+def stack(source: HfConfig, side: str, frontend: Frontend) -> StackConfig:
     """One side, "encoder" or "decoder". The reference reads no epsilon: 1e-5 is fixed."""
     decodes = side == "decoder"
     return StackConfig(
@@ -28,31 +41,26 @@ def stack(source: Source, side: str, frontend: Frontend) -> StackConfig:
     )
 
 
-def config(source: Source, head: str) -> ModelConfig:
+def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. `scale_embedding` is not read: the reference (transformers 5.23) never applies it."""
-    words = source.integer("vocab_size", default=51865)
-    heads = {
-        "none": HeadConfig,
-        "seq2seq_lm": lambda: HeadConfig("seq2seq_lm", out_size=words, out_bias=False),
-        "audio": lambda: audio_head(source, source.integer("encoder_layers", default=4)),
-    }
-    made = heads[head]()
     sound = MelFrontend(
         mels=source.integer("num_mel_bins", default=80),
         max_positions=source.integer("max_source_positions", default=1500),
     )
     text = TokenFrontend(
-        vocab_size=words,
+        vocab_size=source.integer("vocab_size", default=51865),
         embedding_size=source.integer("d_model", default=384),
         positions="learned",
         max_positions=source.integer("max_target_positions", default=448),
     )
     tied = OUT_TIED if head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True) else ()
+    encoder = stack(source, "encoder", sound)
+    decoder = stack(source, "decoder", text) if head != "audio" else None  # a classifier hears and does not speak
     return ModelConfig(
         "whisper",
-        encoder=stack(source, "encoder", sound),
-        decoder=stack(source, "decoder", text) if head != "audio" else None,  # a classifier hears and does not speak
-        head=made,
+        encoder=encoder,
+        decoder=decoder,
+        head=HEADS[head].config(source, decoder or encoder),
         tied=tied,
         decoder_start_id=50257,
     )
@@ -88,6 +96,7 @@ def side_rows(base: str, side: str) -> list[Row]:
 
 def table(config: ModelConfig) -> WeightTable:
     """One row for each tensor. A classifier's checkpoint puts nothing before the encoder's names."""
+    head = HEADS[config.head.kind].rows_of(config)
     base = "" if config.head.kind == "audio" else "model."
     rows = [
         *linear(f"{base}encoder.conv1", "encoder.frontend.conv1"),
@@ -96,14 +105,14 @@ def table(config: ModelConfig) -> WeightTable:
         *side_rows(base, "encoder"),
     ]
     if config.head.kind == "audio":
-        rows += [*AUDIO_HEAD, *ignore("decoder.*", "proj_out.*")]
+        rows += [*head, *ignore("decoder.*", "proj_out.*")]
         return WeightTable(tuple(rows), aliases=((r"^model\.", ""),))
     rows += [
         row("model.decoder.embed_tokens.weight", "decoder.frontend.tokens.weight"),
         row("model.decoder.embed_positions.weight", "decoder.frontend.positions.weight"),
         *side_rows(base, "decoder"),
         *attention_rows("model.decoder.layers.{}.encoder_attn", "decoder.layers.{}.cross", "q", "kv"),
-        row("proj_out.weight", "head.out.weight"),
+        *head,
         *ignore("proj_out.*", "projector.*", "classifier.*", "layer_weights"),
     ]
     return WeightTable(tuple(rows), prefix="model.")

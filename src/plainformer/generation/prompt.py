@@ -22,12 +22,12 @@ class Prompt:
     Attributes:
         ids: (B, T) what the decoder has before its first new token, padding on the left.
         real: (B, T), 0 for padding; None where nothing is padded.
-        memory: the encoder's output. encoder_ids, encoder_real: what it was made from, where that was tokens; (B, S).
+        encoder_output: the encoder's output. encoder_ids, encoder_real: what it was made from, where that was tokens; (B, S).
     """
 
     ids: Tensor
     real: Tensor | None = None
-    memory: StackOutput | None = None
+    encoder_output: StackOutput | None = None
     encoder_ids: Tensor | None = None
     encoder_real: Tensor | None = None
 
@@ -42,15 +42,17 @@ class Prompt:
 
     def row(self, index: int) -> Prompt:
         """One prompt alone, without padding."""
-        ids, memory = self.ids[index : index + 1], self.memory
+        ids, encoded = self.ids[index : index + 1], self.encoder_output
         if self.real is not None:
             ids = ids[:, self.real[index].bool()]
-        if memory is not None:
-            real = memory.real_BT[index : index + 1] if memory.real_BT is not None else None
-            memory = StackOutput(memory.last_hidden_state[index : index + 1], real)
+        if encoded is not None:
+            real = encoded.real_BT[index : index + 1] if encoded.real_BT is not None else None
+            encoded = StackOutput(encoded.last_hidden_state[index : index + 1], real)
         one = slice(index, index + 1)
         encoder_ids = self.encoder_ids[one] if self.encoder_ids is not None else None
-        return Prompt(ids, None, memory, encoder_ids, self.encoder_real[one] if self.encoder_real is not None else None)
+        return Prompt(
+            ids, None, encoded, encoder_ids, self.encoder_real[one] if self.encoder_real is not None else None
+        )
 
 
 def make_prompt(
@@ -73,18 +75,18 @@ def make_prompt(
         return Prompt(*left_align(input_ids, attention_mask))
     if encoder_output is not None and (input_ids is not None or attention_mask is not None or encoder_inputs):
         raise UsageError("encoder_output and inputs of the encoder exclude each other", "pass one of them")
-    memory = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
-    start = _decoder_start(model, decoder_input_ids, memory.last_hidden_state)
-    return Prompt(start, None, memory, input_ids, attention_mask.bool() if attention_mask is not None else None)
+    encoded = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
+    start = _decoder_start(model, decoder_input_ids, encoded.last_hidden_state)
+    return Prompt(start, None, encoded, input_ids, attention_mask.bool() if attention_mask is not None else None)
 
 
-def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, memory_BSD: Tensor) -> Tensor:
+def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder_BSD: Tensor) -> Tensor:
     """What an encoder-decoder's output begins with, (B, T)."""
-    batch, start = len(memory_BSD), model.config.decoder_start_id
+    batch, start = len(encoder_BSD), model.config.decoder_start_id
     if decoder_input_ids is None:
         if start is None:
             raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
-        return torch.full((batch, 1), start, device=memory_BSD.device)
+        return torch.full((batch, 1), start, device=encoder_BSD.device)
     _check_tensor("decoder_input_ids", decoder_input_ids)
     if decoder_input_ids.dim() != 2 or len(decoder_input_ids) != batch or not decoder_input_ids.numel():
         raise UsageError(

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plainformer.config.processors import BILINEAR, ImageDefaults
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean, nth
 from plainformer.inputs.files import existing_file, read_preprocessor
 
@@ -42,13 +43,7 @@ MAX_PIXELS = 89_478_485
 # Only these decoders are tried: EPS would start an external program, rarer ones are little tested on hostile files.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "QOI")
 
-BILINEAR, BICUBIC = 2, 3  # Pillow's codes; 0..5 are nearest, lanczos, bilinear, bicubic, box, hamming
-
-# ViTImageProcessor and DeiTImageProcessor of transformers 5.23.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "vit": {"size": 224, "resample": BILINEAR, "do_center_crop": False},
-    "deit": {"size": 256, "resample": BICUBIC, "do_center_crop": True, "crop_size": 224},
-}
+# What ViTImageProcessor and DeiTImageProcessor of transformers 5.23 have in common.
 COMMON_DEFAULTS: Mapping[str, Any] = {
     "do_resize": True,
     "do_rescale": True,
@@ -82,25 +77,27 @@ class ImageProcessor:
     channels: int = 3
 
     @classmethod
-    def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> ImageProcessor:
+    def from_folder(cls, folder: Path, config: Mapping[str, Any], known: Sequence[ImageDefaults]) -> ImageProcessor:
         """Read `preprocessor_config.json` (or `processor_config.json`) of a checkpoint folder.
 
-        Absent keys take the defaults of the reference's ViT or DeiT processor. Where there is no such file at all, the
+        Absent keys take the defaults of the kind of processor. Where there is no such file at all, the
         size follows `config["image_size"]`, the only one the model accepts.
 
         Args:
             folder: the checkpoint's folder.
             config: the model's `config.json`; `model_type`, `num_channels` and `image_size` are used.
+            known: the defaults of the kinds of processors that the family's checkpoints name (`ModelConfig.image_defaults`).
 
         Raises:
-            CheckpointError: the file is not valid JSON, names a processor we do not know, or has an impossible value.
+            CheckpointError: the file is not valid JSON, names another kind of processor, or has an impossible value.
         """
         found = read_preprocessor(folder, "image_processor")
         settings = {key: value for key, value in (found or {}).items() if value is not None}
-        kind = _kind(settings, config)
-        defaults = {**COMMON_DEFAULTS, **DEFAULTS[kind]}
+        own = _defaults(settings, config, known)
+        crop = {"do_center_crop": bool(own.crop), "crop_size": own.crop}
+        defaults = {**COMMON_DEFAULTS, "size": own.size, "resample": own.resample, **crop}
         if found is None and "image_size" in config:
-            defaults |= _sizes_from_model(kind, config["image_size"])
+            defaults |= _sizes_from_model(own, config["image_size"])
         _refuse_unknown_steps(settings)
         return _build({**defaults, **settings}, _channels(config))
 
@@ -185,14 +182,16 @@ class ImageProcessor:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def _kind(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _defaults(settings: Mapping[str, Any], config: Mapping[str, Any], known: Sequence[ImageDefaults]) -> ImageDefaults:
+    """The defaults of the kind of processor that the file names, or else of the model's own."""
     named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or config.get("model_type")
     kind = str(named).lower()
     for suffix in ("imageprocessorfast", "imageprocessorpil", "imageprocessor", "featureextractor"):
         kind = kind.removesuffix(suffix)
-    if kind not in DEFAULTS:
-        raise CheckpointError(f"image processor {named!r} is not one we know", did_you_mean(kind, DEFAULTS))
-    return kind
+    by_kind = {defaults.kind: defaults for defaults in known}
+    if kind not in by_kind:
+        raise CheckpointError(f"image processor {named!r} is not supported", did_you_mean(kind, by_kind))
+    return by_kind[kind]
 
 
 def _channels(config: Mapping[str, Any]) -> int:
@@ -202,11 +201,12 @@ def _channels(config: Mapping[str, Any]) -> int:
     return int(channels)
 
 
-def _sizes_from_model(kind: str, image_size: Any) -> dict[str, Any]:
-    height, width = _pair(image_size, "image_size")
-    if kind == "deit":  # DeiT resizes to 8/7 of what it crops: 256 for 224
-        return {"size": [height * 8 // 7, width * 8 // 7], "crop_size": [height, width]}
-    return {"size": [height, width]}
+def _sizes_from_model(defaults: ImageDefaults, image_size: Any) -> dict[str, Any]:
+    """The only size that the model accepts; a processor that crops resizes to as much more as it usually does."""
+    edges = _pair(image_size, "image_size")
+    if defaults.crop:
+        return {"size": [edge * defaults.size // defaults.crop for edge in edges], "crop_size": list(edges)}
+    return {"size": list(edges)}
 
 
 def _refuse_unknown_steps(settings: Mapping[str, Any]) -> None:

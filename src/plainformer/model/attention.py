@@ -1,12 +1,13 @@
 """Attention: queries look at keys and collect values (Vaswani et al. 2017).
 
-Shapes: B batch, T queries, S keys, D width, H heads, K key-value heads (K divides H), E channels of a head.
+Shapes: B batch, T positions (queries), S keys, D hidden size, H heads, K key-value heads (K divides H), E channels of a
+head, L layers, P positions of a shared prefix, N prompts that share one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,9 @@ from plainformer.model.position import Rotation, rotate
 
 
 class Room(NamedTuple):
-    """A layer's buffers (R, K, capacity, E), whose first `held` positions are in use, the newest to be written by the caller.
+    """A layer's buffers, (B, K, capacity, E): the first `held` positions are in use, the caller writes the newest of them.
 
-    `shared`: what neighbouring rows share and have before that, (R / copies, K, P, E).
+    `shared`: the prefix that neighbouring rows share, which comes before, (B / copies, K, P, E).
     """
 
     keys: Tensor
@@ -34,64 +35,86 @@ class Room(NamedTuple):
 
 @runtime_checkable
 class Cache(Protocol):
-    """What attention asks of a key-value cache; `generate/cache.py` has the real one."""
+    """What attention asks of a key-value cache; `generation/cache/cache.py` has the real one."""
 
     length: int
     copies: int
 
     def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this step's keys and values, return the layer's own so far: (B, K, S, E); older ones may be gone."""
+        """Append the keys and values of new positions; return all that the layer holds, (B, K, S, E), the newest last."""
 
     def room(self, layer: int, rows: int, count: int) -> Room | None:
-        """Room for `count` new positions, instead of `update`; None, and nothing changed, where only `update` will do."""
+        """Return room for `count` new positions, for a caller that writes them itself; None, and no change, if `update` must."""
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """What every `copies` rows share and have before their own: (B / copies, K, P, E)."""
+        """Return the keys and values that every `copies` rows share before their own: (B / copies, K, P, E)."""
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """The encoder's keys and values for this layer, if they were stored."""
+        """Return the keys and values of the encoder's output for this layer, if they were stored."""
 
     def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
-        """Keep the encoder's keys and values for the next steps."""
+        """Keep the keys and values of the encoder's output for the next steps."""
 
 
 @dataclass
 class Mask:
-    """Which keys a query may see. `bias` is added to the scores (B or 1, H or 1, T or 1, S); `causal` needs no tensor."""
+    """Which keys a query may see: `bias`, added to the scores, (B or 1, H or 1, T or 1, S); `causal` needs no tensor."""
 
     bias: Tensor | None = None
     causal: bool = False
 
     def of(self, queries: slice) -> Mask:
-        """The mask of some of the queries; of a causal one without a tensor they are the last, which see every key."""
+        """Return the mask of some of the queries. Of a causal one without a tensor, they are the last: these see every key."""
         if self.bias is None or self.bias.size(-2) == 1:
             return Mask(self.bias)
         return Mask(self.bias[..., queries, :])
 
 
+class Attentions(NamedTuple):
+    """One layer's attention probabilities, (B, H, T, S) each: within the sequence, and to the encoder's output.
+
+    None where they were not asked for, or do not exist.
+    """
+
+    own: Tensor | None = None
+    cross: Tensor | None = None
+
+
 @dataclass
 class Flow:
-    """What passes beside the hidden states through one run of a stack; lists have one entry a layer.
+    """What goes along with the hidden states through the layers of a stack; no layer changes it.
 
-    `only`: a layer, and the positions that are wanted of its output; the others it leaves out.
+    Attributes:
+        masks, rotations: one for each layer.
+        length: T, the number of positions of this call.
+        real_BS: True for real positions, False for padding; None if there is no padding.
+        cache: holds earlier positions; None in training, and where nothing is cached.
+        encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
+        relative: the table of relative positions, of models whose scores depend on it.
+        only: a layer (the last), and the positions that are wanted of its output; that layer leaves out the others.
     """
 
     masks: list[Mask]
     rotations: list[Rotation | None]
+    length: int
+    real_BS: Tensor | None = None
     cache: Cache | None = None
-    memory_BSD: Tensor | None = None
-    memory_mask: Mask = field(default_factory=Mask)
+    encoder_BSD: Tensor | None = None
+    encoder_mask: Mask = field(default_factory=Mask)
     head_mask_LH: Tensor | None = None
     cross_head_mask_LH: Tensor | None = None
     relative: Tensor | None = None
-    attentions: list[Tensor] | None = None
-    cross_attentions: list[Tensor] | None = None
+    output_attentions: bool = False
     only: tuple[int, slice] | None = None
-    views: dict[tuple[int, int], Any] = field(default_factory=dict)  # what `step.py` made of masks and rotations
 
     def wanted(self, layer: int) -> slice | None:
-        """The positions that are wanted of a layer's output; None for all."""
+        """Return the positions that are wanted of a layer's output; None for all."""
         return self.only[1] if self.only is not None and self.only[0] == layer else None
+
+    def residual(self, x_BTD: Tensor, layer: int) -> Tensor:
+        """Return those positions of a layer's input that its output is added to: the wanted ones, usually all."""
+        wanted = self.wanted(layer)
+        return x_BTD if wanted is None else x_BTD[:, wanted]
 
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
@@ -109,12 +132,12 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
 
 
 def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float) -> Tensor:
-    """Context vectors (B, H, T, E) through the fused kernel."""
+    """Return context vectors, (B, H, T, E), by torch's fused kernel."""
     heads, kv_heads, queries = q_BHTE.size(1), k_BKSE.size(1), q_BHTE.size(2)
     if heads == kv_heads:
         return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale)
     if queries == 1 and (mask.bias is None or mask.bias.size(1) == 1):
-        # One query: the heads that share keys stand as rows of one product, so the keys are read once and not repeated.
+        # One query: heads that share keys become the rows of one product, so that the keys are read once and not repeated.
         batch, _, _, size = q_BHTE.shape
         grouped = q_BHTE.view(batch, kv_heads, heads // kv_heads, size)
         context = F.scaled_dot_product_attention(grouped, k_BKSE, v_BKSE, mask.bias, scale=scale)
@@ -127,9 +150,9 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: fl
 def attend_shared(
     q_BHTE: Tensor, prefix: tuple[Tensor, Tensor], k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float
 ) -> Tensor:
-    """Context vectors of rows that share a prefix, (N, K, P, E) for N = B / copies: one softmax over both parts.
+    """Return context vectors, (B, H, T, E), of rows that share a prefix, (N, K, P, E), N = B / copies.
 
-    The rows that share it stand as queries of one product, so that the prefix is read once for all of them.
+    One softmax spans both parts. The rows that share a prefix become the queries of one product, so that it is read once.
     """
     batch, heads, queries, size = q_BHTE.shape
     shared, kv_heads = prefix[0].shape[:2]
@@ -151,7 +174,10 @@ def attend_shared(
 def attend_eagerly(
     q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Context vectors and the probabilities (B, H, T, S), step by step; for `output_attentions` and soft-capped scores."""
+    """Return context vectors, (B, H, T, E), and probabilities, (B, H, T, S), computed step by step.
+
+    For `output_attentions`, and for scores with a soft cap, which the fused kernel does not have.
+    """
     repeats = q_BHTE.size(1) // k_BKSE.size(1)
     if repeats > 1:
         k_BKSE, v_BKSE = k_BKSE.repeat_interleave(repeats, 1), v_BKSE.repeat_interleave(repeats, 1)
@@ -168,7 +194,7 @@ def attend_eagerly(
 
 
 class SelfAttention(nn.Module):
-    """Each position of a sequence looks at the positions of the same sequence."""
+    """Each position of a sequence attends to positions of the same sequence."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -184,57 +210,64 @@ class SelfAttention(nn.Module):
         self.k_norm = make_norm(config.head_dim, config.norm) if over_heads else None
         self.scores = DisentangledScores(config) if config.disentangled is not None else None
 
-    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
+    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Tensor | None]:
+        """Return the output, (B, T, D), and the probabilities, (B, H, T, S), if they are asked for."""
+        q_BHTE, k_BKSE, v_BKSE = self._project(x_BTD, flow.rotations[layer])
+        prefix = None
+        if flow.cache is not None:
+            k_BKSE, v_BKSE = flow.cache.update(layer, k_BKSE, v_BKSE)
+            prefix = flow.cache.prefix(layer)
+        mask = flow.masks[layer]
+        held = k_BKSE.size(2) + (prefix[0].size(2) if prefix is not None else 0)
+        if mask.bias is not None and mask.bias.size(-1) > held:  # a windowed layer's cache has dropped the oldest
+            mask = Mask(mask.bias[..., -held:])
+        if self.scores is not None:
+            mask = self._with_positions(mask, q_BHTE, k_BKSE, flow)
+        wanted = flow.wanted(layer)
+        if wanted is not None:
+            q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
+        if flow.output_attentions or self.softcap is not None:
+            context_BHTE, probabilities = self._attend_eagerly(q_BHTE, prefix, k_BKSE, v_BKSE, mask)
+        elif prefix is not None:
+            context_BHTE, probabilities = attend_shared(q_BHTE, prefix, k_BKSE, v_BKSE, mask, self.scale), None
+        else:
+            context_BHTE, probabilities = attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale), None
+        if flow.head_mask_LH is not None:
+            context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
+        return self.out(merge_heads(context_BHTE)), probabilities if flow.output_attentions else None
+
+    def _project(self, x_BTD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, (B, H, T, E), keys and values, (B, K, T, E), normalised and rotated where the model does so."""
         q_BTD, k_BTD, v_BTD = self.qkv(x_BTD)
         if self.q_norm_all is not None and self.k_norm_all is not None:
             q_BTD, k_BTD = self.q_norm_all(q_BTD), self.k_norm_all(k_BTD)
         q_BHTE, k_BKTE = split_heads(q_BTD, self.heads), split_heads(k_BTD, self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
             q_BHTE, k_BKTE = self.q_norm(q_BHTE), self.k_norm(k_BKTE)
-        v_BKTE = split_heads(v_BTD, self.kv_heads)
-        rotation = flow.rotations[layer]
         if rotation is not None:
             q_BHTE, k_BKTE = rotate(q_BHTE, rotation), rotate(k_BKTE, rotation)
-        if flow.cache is not None:
-            k_BKTE, v_BKTE = flow.cache.update(layer, k_BKTE, v_BKTE)
-        mask = flow.masks[layer]
-        prefix = flow.cache.prefix(layer) if flow.cache is not None else None
-        held = k_BKTE.size(2) + (prefix[0].size(2) if prefix is not None else 0)
-        if mask.bias is not None and mask.bias.size(-1) > held:  # a windowed layer's cache has let go of the oldest
-            mask = Mask(mask.bias[..., -held:])
-        if self.scores is not None:
-            mask = self._with_positions(mask, q_BHTE, k_BKTE, flow)
-        wanted = flow.wanted(layer)
-        if wanted is not None:
-            q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
-        plain = flow.attentions is None and self.softcap is None
-        if prefix is not None and not plain:
+        return q_BHTE, k_BKTE, split_heads(v_BTD, self.kv_heads)
+
+    def _attend_eagerly(
+        self, q_BHTE: Tensor, prefix: tuple[Tensor, Tensor] | None, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask
+    ) -> tuple[Tensor, Tensor]:
+        if prefix is not None:
             copies = len(q_BHTE) // len(prefix[0])
-            k_BKTE = torch.cat((prefix[0].repeat_interleave(copies, 0), k_BKTE), dim=2)
-            v_BKTE = torch.cat((prefix[1].repeat_interleave(copies, 0), v_BKTE), dim=2)
-        if plain and prefix is not None:
-            context_BHTE = attend_shared(q_BHTE, prefix, k_BKTE, v_BKTE, mask, self.scale)
-        elif plain:
-            context_BHTE = attend(q_BHTE, k_BKTE, v_BKTE, mask, self.scale)
-        else:
-            context_BHTE, seen = attend_eagerly(q_BHTE, k_BKTE, v_BKTE, mask, self.scale, self.softcap)
-            if flow.attentions is not None:
-                flow.attentions.append(seen)
-        if flow.head_mask_LH is not None:
-            context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
-        return self.out(merge_heads(context_BHTE))
+            k_BKSE = torch.cat((prefix[0].repeat_interleave(copies, 0), k_BKSE), dim=2)
+            v_BKSE = torch.cat((prefix[1].repeat_interleave(copies, 0), v_BKSE), dim=2)
+        return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap)
 
     def _with_positions(self, mask: Mask, q_BHTE: Tensor, k_BHSE: Tensor, flow: Flow) -> Mask:
         assert self.scores is not None and flow.relative is not None
-        q_RD, k_RD, _ = self.qkv(flow.relative)
-        bias = self.scores(q_BHTE, k_BHSE, flow.relative, q_RD, k_RD)
-        if mask.bias is not None:  # -max where hidden; the sum must not fall past it to -inf
+        q_ND, k_ND, _ = self.qkv(flow.relative)
+        bias = self.scores(q_BHTE, k_BHSE, flow.relative, q_ND, k_ND)
+        if mask.bias is not None:  # the lowest number where masked; the sum must not overflow to -inf
             bias = (bias + mask.bias).clamp_min(torch.finfo(bias.dtype).min)
         return Mask(bias)
 
 
 class CrossAttention(nn.Module):
-    """Each position of the decoder looks at all positions of the encoder's output ("memory"), whose keys are made once."""
+    """Each position of the decoder attends to all positions of the encoder's output, whose keys are computed once."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -244,41 +277,41 @@ class CrossAttention(nn.Module):
         self.kv = LinearGroup(config.hidden_size, {"k": size, "v": size}, config.qkv_bias)
         self.out = Linear(size, config.hidden_size, config.out_bias)
 
-    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> Tensor:
-        q_BHTE = split_heads(self.q(x_BTD), self.heads)
-        k_BHSE, v_BHSE = self.memory(layer, flow)
+    def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Tensor | None]:
+        """Return the output, (B, T, D), and the probabilities, (B, H, T, S), if they are asked for."""
+        q_BHTE, probabilities = split_heads(self.q(x_BTD), self.heads), None
+        k_BHSE, v_BHSE = self.keys_and_values(layer, flow)
         copies = flow.cache.copies if flow.cache is not None else 1
-        if copies > 1:  # rows that continue one prompt look at one memory: they stand as its queries
+        if copies > 1:  # rows that continue one prompt attend to the same encoder output: they become its queries
             q_BHTE = q_BHTE.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
-        if flow.cross_attentions is None:
-            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale)
+        if flow.output_attentions:
+            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale, None)
         else:
-            context_BHTE, seen = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.memory_mask, self.scale, None)
-            flow.cross_attentions.append(seen)
+            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale)
         if copies > 1:
             context_BHTE = context_BHTE.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)
         if flow.cross_head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
-        return self.out(merge_heads(context_BHTE))
+        return self.out(merge_heads(context_BHTE)), probabilities
 
-    def memory(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
-        """The memory's keys and values; what the cache holds is not made again, what a memory has grown by is added."""
+    def keys_and_values(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
+        """Return those of the encoder's output, (B, H, S, E): from the cache, computed only for what it does not hold."""
         kept = flow.cache.cross(layer) if flow.cache is not None else None
         held = kept[0].size(2) if kept is not None else 0
-        if kept is not None and (flow.memory_BSD is None or flow.memory_BSD.size(1) == held):
+        if kept is not None and (flow.encoder_BSD is None or flow.encoder_BSD.size(1) == held):
             return kept
-        assert flow.memory_BSD is not None
-        if flow.memory_BSD.size(1) < held:
+        assert flow.encoder_BSD is not None
+        if flow.encoder_BSD.size(1) < held:
             raise UsageError(
-                f"the cache holds {held} positions of the encoder's output, and this one has {flow.memory_BSD.size(1)}",
+                f"the cache holds {held} positions of the encoder's output, and this one has {flow.encoder_BSD.size(1)}",
                 "an encoder's output may only grow (join_outputs); begin with a new cache",
             )
-        k_BSD, v_BSD = self.kv(flow.memory_BSD[:, held:])
+        k_BSD, v_BSD = self.kv(flow.encoder_BSD[:, held:])
         k_BHSE, v_BHSE = split_heads(k_BSD, self.heads), split_heads(v_BSD, self.heads)
         if kept is not None:
             k_BHSE, v_BHSE = torch.cat((kept[0], k_BHSE), dim=2), torch.cat((kept[1], v_BHSE), dim=2)
         if flow.cache is not None:
-            # Contiguous per head: every later step reads them whole.
+            # Contiguous for each head: every later step reads them whole.
             k_BHSE, v_BHSE = k_BHSE.contiguous(), v_BHSE.contiguous()
             flow.cache.store_cross(layer, k_BHSE, v_BHSE)
         return k_BHSE, v_BHSE

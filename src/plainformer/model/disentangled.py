@@ -1,7 +1,7 @@
-"""DeBERTa's position scores: how much a content wants a distance, and a distance a content (He et al. 2021).
+"""DeBERTa's position scores: content-to-position and position-to-content (He et al. 2021). Their sum is an attention bias.
 
-The sum of both is a bias for ordinary attention. Shapes: B batch, H heads, T queries, S keys, E channels of a head,
-R rows of the table of relative positions (2 * span), D width.
+Shapes: B batch, H heads, T positions (queries), S keys, E channels of a head, D hidden size, N relative positions in the
+table (2 * span).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
 
 class RelativeTable(nn.Module):
-    """The vectors of relative positions, (R, D), shared by all layers."""
+    """The vectors of relative positions, (N, D), shared by all layers."""
 
     def __init__(self, config: Disentangled, hidden_size: int, stack: StackConfig) -> None:
         super().__init__()
@@ -28,46 +28,46 @@ class RelativeTable(nn.Module):
 
 
 def log_bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
-    """Distances up to half the buckets stay exact; longer ones are spaced logarithmically, sign kept."""
+    """Return signed buckets: distances up to half the buckets stay exact, longer ones are spaced logarithmically."""
     middle = buckets // 2
     far = torch.where((distance < middle) & (distance > -middle), middle - 1, distance.abs())
-    # In fp32 as the pretrained models had it: a double here moves some distances to the next bucket.
+    # In fp32, as in the pretrained models: a double here moves some distances to the next bucket.
     span = torch.log(torch.tensor((max_distance - 1) / middle, device=distance.device))
     steps = torch.ceil(torch.log(far / middle) / span * (middle - 1)) + middle
     return torch.where(far <= middle, distance.to(steps.dtype), steps * torch.sign(distance)).long()
 
 
 class DisentangledScores(nn.Module):
-    """The position terms of the scores, (B, H, T, S), already scaled."""
+    """The position terms of the attention scores, (B, H, T, S), already scaled."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         assert config.disentangled is not None
         self.config, self.heads, self.scale = config.disentangled, config.num_heads, config.attention_scale
         size = config.num_heads * config.head_dim
-        own = not self.config.shared_projection
-        self.k = Linear(config.hidden_size, size, True) if own and "c2p" in self.config.terms else None
-        self.q = Linear(config.hidden_size, size, True) if own and "p2c" in self.config.terms else None
+        separate = not self.config.shared_projection
+        self.k = Linear(config.hidden_size, size, True) if separate and "c2p" in self.config.terms else None
+        self.q = Linear(config.hidden_size, size, True) if separate and "p2c" in self.config.terms else None
 
-    def forward(self, q_BHTE: Tensor, k_BHSE: Tensor, table_RD: Tensor, q_RD: Tensor, k_RD: Tensor) -> Tensor:
-        """`q_RD`, `k_RD`: the table through the content's projections, used where the layer has none of its own."""
+    def forward(self, q_BHTE: Tensor, k_BHSE: Tensor, table_ND: Tensor, q_ND: Tensor, k_ND: Tensor) -> Tensor:
+        """Return the scores; `q_ND`, `k_ND`: the table through the content's projections, for layers that share them."""
         span = self.config.span
         distance_TS = self._distance(q_BHTE.size(2), k_BHSE.size(2), q_BHTE.device)
         scores = q_BHTE.new_zeros(1, 1, 1, 1)
         if "c2p" in self.config.terms:
-            rows_HER = self._heads(self.k(table_RD) if self.k is not None else k_RD).transpose(-1, -2)
+            table_HEN = self._heads(self.k(table_ND) if self.k is not None else k_ND).transpose(-1, -2)
             index = (distance_TS + span).clamp(0, 2 * span - 1)
-            c2p = q_BHTE @ rows_HER * self.scale
+            c2p = q_BHTE @ table_HEN * self.scale
             scores = scores + c2p.gather(-1, index.expand(*c2p.shape[:3], -1))
         if "p2c" in self.config.terms:
-            rows_HER = self._heads(self.q(table_RD) if self.q is not None else q_RD).transpose(-1, -2)
-            p2c = k_BHSE @ rows_HER * self.scale
+            table_HEN = self._heads(self.q(table_ND) if self.q is not None else q_ND).transpose(-1, -2)
+            p2c = k_BHSE @ table_HEN * self.scale
             index = (distance_TS.T + span).clamp(0, 2 * span - 1)
             scores = scores + p2c.gather(-1, index.expand(*p2c.shape[:3], -1)).transpose(-1, -2)
         return scores
 
-    def _heads(self, rows_RD: Tensor) -> Tensor:
-        return rows_RD.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+    def _heads(self, table_ND: Tensor) -> Tensor:
+        return table_ND.unflatten(-1, (self.heads, -1)).transpose(0, 1)
 
     def _distance(self, queries: int, keys: int, device: torch.device) -> Tensor:
         query_T1 = torch.arange(queries, device=device)[:, None]
@@ -78,7 +78,7 @@ class DisentangledScores(nn.Module):
 
 
 class LocalConvolution(nn.Module):
-    """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))), padding contributing nothing."""
+    """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))); padding contributes nothing."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()

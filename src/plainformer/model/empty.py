@@ -1,4 +1,4 @@
-"""Standard modules that are born empty: loading fills them, so drawing random weights first would be wasted.
+"""Standard modules without initial weights: loading fills them, so drawing random ones first would be wasted.
 
 It would also cost seconds: torch imports its whole symbolic machinery to draw a random number on the meta device.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """A table of vectors, (rows, D), looked up by id: (...,) → (..., D)."""
+    """A table of vectors, (rows, size), looked up by id: (...,) → (..., size)."""
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""From inputs to a sequence of vectors: tokens, image patches, a waveform, or a mel spectrogram → (B, T, D).
+"""The embedding of an input, a sequence of vectors: tokens, image patches, a waveform, or a mel spectrogram → (B, T, D).
 
-Shapes: B batch, T positions, D width, V vocabulary, E embedding width, C channels, N samples.
+Shapes: B batch, T positions, D hidden size, W width of the token vectors, C channels, M mel channels, N samples or frames.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class TokenEmbedding(nn.Module):
         return Linear(self.config.embedding_size, hidden_size, self.config.projection == "affine")
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """The token vectors alone, (B, T, E), scaled: what `inputs_embeds` stands for."""
+        """Return the token vectors alone, (B, T, W), scaled: what `inputs_embeds` replaces."""
         vectors: Tensor = self.tokens(input_ids)
         return vectors * self.config.scale if self.config.scale != 1.0 else vectors
 
     def forward(
-        self, embeds_BTE: Tensor, positions_BT: Tensor, token_type_ids: Tensor | None, real_BT: Tensor | None
+        self, embeds_BTW: Tensor, positions_BT: Tensor, token_type_ids: Tensor | None, real_BT: Tensor | None
     ) -> Tensor:
-        x = embeds_BTE
+        x = embeds_BTW
         if self.token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros_like(positions_BT)
@@ -63,7 +63,7 @@ class TokenEmbedding(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """An image → class tokens and one vector for each patch; positions are stretched for other image sizes."""
+    """An image → class tokens and one vector for each patch (Dosovitskiy et al. 2021); positions stretch to other sizes."""
 
     def __init__(self, config: PatchFrontend, hidden_size: int) -> None:
         super().__init__()
@@ -73,34 +73,35 @@ class PatchEmbedding(nn.Module):
         rows = config.class_tokens + config.grid[0] * config.grid[1]
         self.positions = nn.Parameter(torch.empty(rows, hidden_size))
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        self._check(pixels_BCHW)
-        grid_BDHW = self.patches(pixels_BCHW.to(self.patches.weight.dtype))
-        x_BTD = grid_BDHW.flatten(2).transpose(1, 2)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, C, height, width) → (B, T, D)."""
+        self._check(pixels)
+        grid = self.patches(pixels.to(self.patches.weight.dtype))
+        x_BTD = grid.flatten(2).transpose(1, 2)
         class_tokens = [token.expand(x_BTD.size(0), 1, -1) for token in self.class_tokens]
-        return torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid_BDHW.shape[-2:])
+        return torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid.shape[-2:])
 
-    def _check(self, pixels_BCHW: Tensor) -> None:
-        if pixels_BCHW.dim() != 4 or pixels_BCHW.size(1) != self.config.channels:
+    def _check(self, pixels: Tensor) -> None:
+        if pixels.dim() != 4 or pixels.size(1) != self.config.channels:
             raise InputError(
-                f"pixel_values of shape {tuple(pixels_BCHW.shape)}: not (B, {self.config.channels}, H, W)",
+                f"pixel_values of shape {tuple(pixels.shape)}: not (B, {self.config.channels}, H, W)",
                 "stack images with their channels before height and width",
             )
-        if any(i < p for i, p in zip(pixels_BCHW.shape[-2:], self.config.patch_size, strict=True)):
+        if any(i < p for i, p in zip(pixels.shape[-2:], self.config.patch_size, strict=True)):
             raise InputError(
-                f"an image of {tuple(pixels_BCHW.shape[-2:])} pixels is smaller than a patch {self.config.patch_size}",
+                f"an image of {tuple(pixels.shape[-2:])} pixels is smaller than a patch {self.config.patch_size}",
                 "resize it first",
             )
 
     def _positions_for(self, grid: torch.Size) -> Tensor:
-        """The learned positions, stretched bicubically when the image has another number of patches."""
+        """Return the learned positions, interpolated bicubically if the image has another number of patches."""
         if tuple(grid) == self.config.grid:
             return self.positions
         fixed, patches = self.positions.split(
             [self.config.class_tokens, len(self.positions) - self.config.class_tokens]
         )
-        table_1DHW = patches.unflatten(0, self.config.grid).permute(2, 0, 1)[None]
-        stretched = F.interpolate(table_1DHW.float(), size=tuple(grid), mode="bicubic", align_corners=False)
+        table = patches.unflatten(0, self.config.grid).permute(2, 0, 1)[None]
+        stretched = F.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False)
         return torch.cat((fixed, stretched[0].flatten(1).T.to(fixed.dtype)))
 
 
@@ -128,7 +129,7 @@ class _ConvStep(nn.Module):
 
 
 class ConvPositions(nn.Module):
-    """A grouped convolution over time whose output tells a frame where it is; weight-normalised (Salimans & Kingma 2016)."""
+    """A grouped convolution over time that encodes positions, weight-normalised (Salimans & Kingma 2016)."""
 
     def __init__(self, config: WaveFrontend, size: int) -> None:
         super().__init__()
@@ -159,13 +160,13 @@ class WaveEmbedding(nn.Module):
         self.norm = make_norm(hidden_size, config.norm) if config.norm is not None else nn.Identity()
 
     def frames(self, samples: Tensor) -> Tensor:
-        """How many frames so many samples become."""
+        """Return how many frames that many samples become."""
         for kernel, stride in zip(self.config.kernels, self.config.strides, strict=True):
             samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
         return samples
 
     def forward(self, wave_BN: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Returns the vectors and which frames are real, (B, T) bool; None when all are."""
+        """Return the vectors and which frames are real, (B, T) bool; None if all are."""
         needed = self._samples_for_one_frame()
         if wave_BN.dim() != 2 or wave_BN.size(1) < needed:
             raise InputError(
@@ -185,7 +186,7 @@ class WaveEmbedding(nn.Module):
         return self.norm(x_BTD + self.positions(x_BTD)), real_BT
 
     def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:
-        """How many samples of each row are real, (B,). They must stand first: frames are counted from the start."""
+        """Return how many samples of each row are real, (B,); they come first, since frames are counted from the start."""
         if mask_BN.shape != wave_BN.shape:
             raise UsageError(
                 f"attention_mask of shape {tuple(mask_BN.shape)} does not fit input_values {tuple(wave_BN.shape)}",
@@ -237,7 +238,7 @@ class MelEmbedding(nn.Module):
 
 
 def make_frontend(config: StackConfig) -> nn.Module:
-    """The frontend that the stack's configuration names."""
+    """Return the frontend that the stack's configuration names."""
     frontend = config.frontend
     if isinstance(frontend, TokenFrontend):
         return TokenEmbedding(frontend, config.hidden_size)

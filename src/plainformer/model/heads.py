@@ -1,6 +1,6 @@
-"""hidden states → logits: pick the vectors, transform them, score them.
+"""Hidden states → logits: pick the vectors, transform them, score them.
 
-Shapes: B batch, T positions, D width, O outputs (classes or vocabulary).
+Shapes: B batch, T positions, D hidden size, V vocabulary, C classes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from plainformer.errors import InputError
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
-FIRST, LAST = slice(0, 1), slice(-1, None)  # columns of (B, T, D)
+FIRST, LAST = slice(0, 1), slice(-1, None)  # positions of (B, T, D)
 
 
 class Head(nn.Module):
-    """pick → dense, activation, norm → out. What a model does not have is an identity."""
+    """pick → dense, activation, norm → out. What a model lacks is an identity."""
 
     def __init__(self, config: HeadConfig, hidden_size: int) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class Head(nn.Module):
         self.distilled = Linear(size, config.out_size, config.out_bias) if two else nn.Identity()
 
     def mix(self, states: tuple[Tensor, ...]) -> Tensor:
-        """The sum of all hidden states, each (B, T, D), weighted by a softmax over what was learned for each."""
+        """Return the sum of all hidden states, each (B, T, D), weighted by a softmax over a learned number for each."""
         assert self.layer_weights is not None
         weights = self.layer_weights.softmax(-1)
         return sum((state * weight for state, weight in zip(states, weights, strict=True)), torch.zeros_like(states[0]))
 
     def reads(self, keep: int) -> slice | None:
-        """The only column that the logits come from, where rows have no padding in it; None where it is not one.
+        """Return the only position that the logits come from, if no row has padding there; None if there are several.
 
         `keep`: how many of the last positions are scored, 0 for all.
         """
@@ -51,7 +51,7 @@ class Head(nn.Module):
         return LAST if self.config.pick == "last" or (self.config.pick == "all" and keep == 1) else None
 
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
-        """Logits (B, T, O) where every position is scored, else (B, O)."""
+        """Return logits: (B, T, V) or (B, T, C) if every position is scored, else (B, C)."""
         if self.config.pick == "first_two":
             return (self.out(x_BTD[:, 0]) + self.distilled(x_BTD[:, 1])) / 2
         picked = pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id)
@@ -63,11 +63,11 @@ class Head(nn.Module):
 
 
 def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
-    """The vectors a head reads: all of them (B, T, D), or one for each row (B, D)."""
+    """Return the vectors that a head reads: all of them, (B, T, D), or one for each row, (B, D)."""
     if how == "all":
         return x_BTD
     if how == "first":
-        # The first real token: with padding on the left it does not stand in column 0.
+        # The first real token: with padding on the left, it is not in column 0.
         if real_BT is None:
             return x_BTD[:, 0]
         return _at(x_BTD, real_BT.int().argmax(-1))

@@ -1,4 +1,4 @@
-"""First weights for a model that has none: to train it from scratch, or to look at shapes without any file."""
+"""Initial weights for a model that has none: to train it from scratch, or to look at shapes without any file."""
 
 from __future__ import annotations
 

@@ -5,10 +5,8 @@ Contract: a `Linear` and a `LinearGroup` answer the same whichever backend they 
 
 Backends:
     plain   `F.linear` on an ordinary weight; the only one that trains.
-    fused   a group's weights joined in one, one product for q, k, v or for gate and up.
-    onednn  (fused and) reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
-    compiled  (fused and) few rows multiplied by kernels of our own, that read the weight once with all threads.
-    int8    the same with weights rounded to eight bits, one scale for each output; only when it is asked for.
+    fused   a group's weights joined into one: one product for q, k, v or for gate and up.
+    packed  (fused and) in another layout, with a product of its own: see `model/fast/packed.py`.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
 """
@@ -17,149 +15,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainformer.errors import UsageError
-from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
-
 Product = Callable[[Tensor], Tensor]
 
 
-class OneDnnWeight:
-    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
+class PackedWeight(Protocol):
+    """A weight (O, I) in another layout, with its product. For inference alone; `model/fast/packed.py` has them."""
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-        # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), 1)
-        self.bias_O = None if bias_O is None else bias_O.detach()
+    bias_O: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        _refuse_gradient(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias_O, "none", [], "")
+        """Return x Wᵀ + b, (..., I) → (..., O)."""
 
     def dense(self) -> Tensor:
-        """The weight as an ordinary (O, I) tensor, a copy."""
-        return self.packed.to_dense()
-
-    def __reduce__(self) -> Any:
-        # torch can neither copy nor pickle a blocked tensor. As an array: a tensor sent to a process has to outlive that.
-        return _reordered, (self.dense().numpy(), self.bias_O)
+        """Return the weight as an ordinary (O, I) tensor."""
 
 
-def _reordered(weight_OI: Any, bias_O: Tensor | None) -> OneDnnWeight:
-    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O)
-
-
-class _KernelWeight:
-    """What the kernels read of a weight (O, I), its scales and its bias."""
-
-    def __init__(self, stored_OI: Tensor, scales_O: Tensor | None, bias_O: Tensor | None) -> None:
-        self.stored_OI, self.scales_O = stored_OI, scales_O
-        self.out_size, self.in_size = stored_OI.shape
-        self.bias_O = None if bias_O is None else bias_O.detach()
-        self._matrix: tuple[Any, Any] | None = None
-        self._made_of = (0, 0)
-
-    @property
-    def matrix(self) -> tuple[Any, Any]:
-        """A `kernels.Matrix`, another one after a change.
-
-        torch moves a weight to other memory when another process is sent it, and the old is gone; a bias may be edited.
-        """
-        made_of = self.stored_OI.data_ptr(), version(self.bias_O)
-        if self._matrix is None or self._made_of != made_of:
-            self._matrix = as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
-            self._made_of = made_of
-        return self._matrix
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether the kernels are for this input: few rows, in fp32 (autocast gives others)."""
-        return x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32 and kernels() is not None
-
-    def few_rows(self, x: Tensor) -> Tensor:
-        module = kernels()
-        assert module is not None
-        y = x.new_empty(*x.shape[:-1], self.out_size)
-        follow_torch_threads()
-        module.multiply(*self.matrix, as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size), 0, 0)
-        return y
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_matrix": None}  # else a copy would hold its weight twice
-
-
-class CompiledWeight(_KernelWeight):
-    """Weights (O, I), joined, as they are, with kernels of our own for few rows and torch's product for many.
-
-    torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads, and for
-    up to `FEW_ROWS` rows. Inference only. `dense()` gives back the very same numbers.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
-        super().__init__(weight_OI.contiguous(), None, bias_O)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        _refuse_gradient(x)
-        return self.few_rows(x) if self.takes(x) else F.linear(x, self.stored_OI, self.bias_O)
-
-    def dense(self) -> Tensor:
-        """The weight as an ordinary (O, I) tensor."""
-        return self.stored_OI
-
-
-class Int8Weight(_KernelWeight):
-    """Weights (O, I), joined and rounded to 8 bits with one scale for each output; inputs stay as they are. CPU, inference only.
-
-    A quarter of the memory is what a decoding step then reads. Many rows are multiplied by the weight made wide again, a
-    piece at a time.
-    """
-
-    PIECE = 2**20  # weights that are made wide at a time: they stay in the processor's cache
-
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = torch.cat([weight.detach() for weight in weights])
-        scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        super().__init__((weight_OI / scales_O[:, None]).round_().to(torch.int8), scales_O, bias_O)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        _refuse_gradient(x)
-        if self.takes(x):
-            return self.few_rows(x)
-        assert self.scales_O is not None
-        pieces = self.stored_OI.split(max(self.PIECE // self.in_size, 1))
-        y = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=-1).mul_(self.scales_O)
-        return y if self.bias_O is None else y.add_(self.bias_O)
-
-    def dense(self) -> Tensor:
-        """An error: what the weights were before is lost."""
-        raise UsageError(
-            "this model's weights were rounded to 8 bits when it was loaded with quantize='int8'",
-            "load it without quantize=... to save, move, cast or train it",
-        )
-
-
-def _refuse_gradient(x: Tensor) -> None:
-    if x.requires_grad and torch.is_grad_enabled():
-        raise UsageError(
-            "a gradient was asked of a model that is prepared for inference",
-            "call model.train() or load with prepare=False, which keep plain weights",
-        )
-
-
-def on_cpu_in_fp32(weight: Tensor) -> bool:
-    """Where another layout than the plain one can pay."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-PackedWeight = OneDnnWeight | CompiledWeight | Int8Weight
-# The layouts that give the same numbers, of which one may be chosen without asking.
-LAYOUTS: dict[str, type[PackedWeight]] = {"onednn": OneDnnWeight, "compiled": CompiledWeight}
+# Makes one packed weight of the weights to join, and the bias of all.
+Layout = Callable[[Sequence[Tensor], Tensor | None], PackedWeight]
 
 
 class _Prepared(nn.Module):
@@ -171,7 +49,7 @@ class _Prepared(nn.Module):
         """The plain weights, and one bias for all."""
         raise NotImplementedError
 
-    def pack(self, layout: type[PackedWeight]) -> None:
+    def pack(self, layout: Layout) -> None:
         raise NotImplementedError
 
     def unpack(self) -> None:
@@ -212,7 +90,7 @@ class Linear(_Prepared):
         assert self.weight is not None
         return [self.weight], self.bias
 
-    def pack(self, layout: type[PackedWeight]) -> None:
+    def pack(self, layout: Layout) -> None:
         """Swap the weight for another layout; the plain one is released."""
         self.packed = self.product = layout(*self.unjoined())
         self.weight = None
@@ -264,7 +142,7 @@ class LinearGroup(_Prepared):
         self._share(weight, bias)
         self.product = functools.partial(F.linear, weight=weight, bias=bias)
 
-    def pack(self, layout: type[PackedWeight]) -> None:
+    def pack(self, layout: Layout) -> None:
         """One weight in another layout for all parts; the parts' own weights are released."""
         weights, bias = self.unjoined()
         self.packed = self.product = layout(weights, bias)
@@ -302,9 +180,3 @@ def outermost(model: nn.Module) -> Iterable[Linear | LinearGroup]:
     for module in model.modules():
         if isinstance(module, Linear | LinearGroup) and id(module) not in inside:
             yield module
-
-
-def unprepare(model: nn.Module) -> None:
-    """Give every linear its plain weight back."""
-    for module in outermost(model):
-        module.unpack()

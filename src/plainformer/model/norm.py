@@ -1,4 +1,7 @@
-"""Normalisation and activations. Shapes: (..., D) → (..., D)."""
+"""Normalisation and activations.
+
+Shapes: ... any leading dimensions, D hidden size (or another that is normalised over): (..., D) → (..., D).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(size: int, config: NormConfig) -> nn.Module:
-    """The norm that `config` names."""
+    """Return the norm that `config` names."""
     return LayerNorm(size, config) if config.kind == "layer" else RMSNorm(size, config)
 
 

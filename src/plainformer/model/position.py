@@ -1,6 +1,6 @@
-"""Where a token stands: rotary angles, sinusoids, T5's distance buckets, masks for direction and windows.
+"""Position encodings and masks: rotary angles, sinusoids, T5's distance buckets, masks for direction and windows.
 
-Shapes: B batch, T queries, S keys, H heads, E channels of a head, D width.
+Shapes: B batch, T positions (queries), S keys, H heads, E channels of a head.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def positions_from_mask(attention_mask_BS: Tensor, past: int) -> Tensor:
-    """Each real token's place among the real tokens of its row: cumsum - 1, so padding on either side changes nothing.
+    """Return each real token's index among the real tokens of its row, (B, S - past): padding on either side changes nothing.
 
-    Padding gets the position of the real token before it, or 0. Returns (B, S - past).
+    Padding gets the position of the real token before it, or 0.
     """
     return (attention_mask_BS.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
 
 
 def rope_frequencies(rope: RopeConfig) -> Tensor:
-    """Radians a step for each pair of channels, (dim / 2,), fp32."""
+    """Return radians per position for each pair of channels, (dim / 2,), fp32 (Su et al. 2021)."""
     frequencies = _plain_frequencies(rope.theta, rope.dim)
     scaling = rope.scaling
     if scaling is None or scaling.kind in ("dynamic", "longrope"):
@@ -43,7 +43,7 @@ def _plain_frequencies(theta: float, dim: int) -> Tensor:
 
 
 def _llama3_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Long wavelengths slowed by `factor`, short ones kept, a linear blend between (Llama 3.1)."""
+    """Slow long wavelengths down by `factor`, keep short ones, blend linearly between (Llama 3.1)."""
     length = scaling.original_max_positions
     wavelengths = 2 * math.pi / frequencies
     slowed = torch.where(wavelengths > length / scaling.low_freq_factor, frequencies / scaling.factor, frequencies)
@@ -66,7 +66,7 @@ def _yarn_frequencies(rope: RopeConfig, scaling: RopeScaling) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
     if low == high:
-        high += 0.001  # the ramp of the paper's code has no zero width
+        high += 0.001  # as in the paper's code: a ramp of width zero would divide by it
     ramp = ((torch.arange(rope.dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
     powers = rope.theta ** (torch.arange(0, rope.dim, 2, device="cpu").float() / rope.dim)
     return (1.0 / (scaling.factor * powers)) * ramp + (1.0 / powers) * (1 - ramp)
@@ -92,7 +92,7 @@ class Rotary(nn.Module):
         return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
     def _frequencies_for(self, positions_BT: Tensor) -> Tensor:
-        """The two kinds whose frequencies depend on the length so far."""
+        """Return the frequencies of the two kinds that depend on the length so far, "dynamic" and "longrope"."""
         scaling = self.config.scaling
         assert scaling is not None
         length = positions_BT.max() + 1
@@ -108,7 +108,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the first `dim` channels of each head by their angles, half-split layout; the rest passes unchanged.
+    """Rotate the first `dim` channels of each head by their angles, half-split layout; the rest passes unchanged.
 
     (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): with the halves swapped and the signs in the sines, one fused
     multiply-add instead of four products, which counts when each of 30 layers turns one token.
@@ -116,16 +116,16 @@ def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = rotation
     dim = cos.size(-1)
     if dim == x_BHTE.size(-1):
-        return _turn(x_BHTE, cos, sin)
-    return torch.cat((_turn(x_BHTE[..., :dim], cos, sin), x_BHTE[..., dim:]), dim=-1)
+        return _rotate_all(x_BHTE, cos, sin)
+    return torch.cat((_rotate_all(x_BHTE[..., :dim], cos, sin), x_BHTE[..., dim:]), dim=-1)
 
 
-def _turn(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate_all(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x_BHTE * cos, x_BHTE.roll(cos.size(-1) // 2, -1), sin)
 
 
 def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:
-    """Fixed position vectors, (..., size) fp32: sines in the first half, cosines in the second (Vaswani et al. 2017).
+    """Return fixed position vectors, (..., size) fp32: sines first, then cosines (Vaswani et al. 2017).
 
     "paper" spaces wavelengths by 2i / size; "tensor2tensor" by i / (size / 2 - 1), as fairseq does.
     """
@@ -133,7 +133,7 @@ def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:
     steps = torch.arange(half, device=positions.device, dtype=torch.float64)
     if style == "paper":
         frequencies = 1.0 / 10000 ** (2 * steps / size)
-        half_sin = size - half  # an odd width has one sine more
+        half_sin = size - half  # an odd size has one sine more
         if half_sin != half:
             frequencies = 1.0 / 10000 ** (2 * torch.arange(half_sin, device=positions.device).double() / size)
         angles = positions[..., None].double() * frequencies
@@ -145,7 +145,7 @@ def sinusoid(positions: Tensor, size: int, style: str) -> Tensor:
 
 
 class BucketBias(nn.Module):
-    """T5's bias: a learned number for each head and bucket of distance. T queries, S keys → (1, H, T, S)."""
+    """T5's bias: a learned number for each head and bucket of distance (Raffel et al. 2020). → (1, H, T, S)."""
 
     def __init__(self, config: RelativeBias, heads: int, causal: bool) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class BucketBias(nn.Module):
         return self.weight[self.bucket(key_1S - query_T1)].permute(2, 0, 1)[None]
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Half of the buckets are exact, the other half logarithmic up to `max_distance`; two-sided unless causal."""
+        """Return bucket numbers: half of them exact, the others logarithmic up to `max_distance`; two-sided unless causal."""
         buckets = self.config.buckets
         offset = torch.zeros_like(distance)
         if self.causal:
@@ -175,7 +175,7 @@ class BucketBias(nn.Module):
 
 
 def visible(queries: int, keys: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
-    """Which keys each query may see by direction and window, (T, S) bool; None when it sees all."""
+    """Return which keys each query may see by direction and window, (T, S) bool; None if it sees all."""
     if (not causal or queries == 1) and (window is None or (causal and window >= keys)):
         return None
     query_T1 = torch.arange(keys - queries, keys, device=device)[:, None]

@@ -1,18 +1,22 @@
-"""A stack of layers behind its frontend: inputs → hidden states. An encoder and a decoder are two of the same.
+"""A frontend and a stack of layers: inputs → hidden states. An encoder and a decoder are both one of these.
 
-Shapes: B batch, T positions of this call, S positions in all (cached ones and T), D width, L layers, H heads.
+`begin` (embed the inputs, make masks and rotations) → `run_layers` → `end` (final norm, the cache's new length). The three
+stand by themselves so that a part of the layers can run alone, as a stage of a pipeline.
+
+Shapes: B batch, T positions of this call, S positions in all (cached ones and T), D hidden size, L layers, H heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from plainformer.config import StackConfig, TokenFrontend
-from plainformer.errors import InputError, UsageError
-from plainformer.model.attention import Cache, Flow, Mask
+from plainformer.errors import InputError, UsageError, opt
+from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
 from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend
@@ -20,8 +24,8 @@ from plainformer.model.heads import FIRST
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
 
-ID_TYPES = (torch.int64, torch.int32)  # what an embedding can be asked for
-# What each kind of frontend reads of a `StackInput`; every stack takes a head mask besides.
+ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
+# What each kind of frontend reads of a `StackInput`; every stack takes a head mask as well.
 READS = {
     "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids"),
     "patches": ("pixel_values",),
@@ -61,17 +65,17 @@ class StackOutput:
 
 
 def join_outputs(first: StackOutput, more: StackOutput) -> StackOutput:
-    """One encoder output, `first` and behind it `more`: a decoder then attends to an input that has grown.
+    """Return one encoder output, `first` followed by `more`: a decoder then attends to an input that has grown.
 
-    Each part has seen only itself, as in streaming; pass `position_ids` to `encode` where the second part's positions go
-    on from the first's. Rows are joined, (B, S) and (B, S') → (B, S + S'); a part without a mask counts as all real.
-    Attentions, which are within a part, are left out.
+    Each part has attended only to itself, as in streaming; pass `position_ids` to `encode` if the positions of the second
+    part continue those of the first. Rows are joined, (B, S) and (B, S') → (B, S + S'); a part without a mask counts as
+    all real. Attentions, which are within a part, are left out.
     """
     a, b = first.last_hidden_state, more.last_hidden_state
     if a.shape[::2] != b.shape[::2]:
         raise UsageError(
             f"encoder outputs of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be joined",
-            "they need the same number of rows and the same width",
+            "they need the same number of rows and the same hidden size",
         )
     real_BT = None
     if first.real_BT is not None or more.real_BT is not None:
@@ -110,57 +114,110 @@ class Stack(nn.Module):
         inputs: StackInput,
         *,
         cache: Cache | None = None,
-        memory: StackOutput | None = None,
+        encoder_output: StackOutput | None = None,
         only: slice | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> StackOutput:
-        """Run the stack. `only`: the one column of the output that is wanted, `FIRST` or `LAST`; None for all.
-
-        The last layer is then spared for the other columns; all of them are there if it could not be.
-        """
-        x_BTD, positions_BT, real_BS = self._embed(inputs, cache.length if cache is not None else 0)
-        length = x_BTD.size(1)
-        flow = self._flow(inputs, x_BTD, positions_BT, real_BS, cache, memory, output_attentions)
-        real_BT = real_BS[:, -length:] if real_BS is not None else None
-        if (
-            only is not None
-            and not output_hidden_states
-            and not output_attentions
-            and self._can_spare(only, length, real_BT)
-        ):
-            flow.only = (self.config.num_layers - 1, only)
-        states = [x_BTD]
-        for layer, index in enumerate(self.config.layer_ids):
-            x_BTD = self.layers[index](x_BTD, layer, flow)
-            if layer == 0 and self.local is not None:
-                x_BTD = self.local(states[0], x_BTD, real_BS)
+        """Run the whole stack; `only` as in `begin`."""
+        x_BTD, flow = self.begin(
+            inputs,
+            cache=cache,
+            encoder_output=encoder_output,
+            only=None if output_hidden_states else only,
+            output_attentions=output_attentions,
+        )
+        states: list[Tensor] = []  # stays empty, and nothing else here keeps an earlier layer's output alive
+        attentions: list[Attentions] = []
+        if output_hidden_states:
+            states.append(x_BTD)
+        outputs = self.run_layers(x_BTD, flow)
+        for x_BTD, layer_attentions in outputs:
             if output_hidden_states:
                 states.append(x_BTD)
-        x_BTD = self.norm(x_BTD)
-        if cache is not None:
-            cache.length += length
+            if output_attentions:
+                attentions.append(layer_attentions)
+        output = self.end(x_BTD, flow)
+        if output_hidden_states:
+            output.hidden_states = (*states[:-1], output.last_hidden_state)
+        if output_attentions:
+            output.attentions = tuple(each.own for each in attentions if each.own is not None)
+        if output_attentions and self.config.cross_attention:
+            output.cross_attentions = tuple(each.cross for each in attentions if each.cross is not None)
+        return output
+
+    def begin(
+        self,
+        inputs: StackInput,
+        *,
+        cache: Cache | None = None,
+        encoder_output: StackOutput | None = None,
+        only: slice | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Flow]:
+        """Return the frontend's output, (B, T, D), and what goes along with it through the layers.
+
+        `only`: the one position of the output that is wanted, `FIRST` or `LAST`; None for all. The last layer then leaves
+        out the others where it can, that is, unless a row has padding there or a hook watches the layer.
+        """
+        past = cache.length if cache is not None else 0
+        x_BTD, positions_BT, real_BS = self._embed(inputs, past)
+        rotations = [rotary(positions_BT, x_BTD.dtype) for rotary in self.rotaries]
+        flow = Flow(
+            masks=self._masks(x_BTD, past, real_BS),
+            rotations=[None if index is None else rotations[index] for index in self.rope_of_layer],
+            length=x_BTD.size(1),
+            real_BS=real_BS,
+            cache=cache,
+            head_mask_LH=self._head_mask("head_mask", inputs.head_mask, x_BTD),
+            cross_head_mask_LH=self._head_mask("cross_head_mask", inputs.cross_head_mask, x_BTD),
+            relative=self.relative() if self.relative is not None else None,
+            output_attentions=output_attentions,
+        )
+        if encoder_output is not None:
+            flow.encoder_BSD = encoder_output.last_hidden_state
+            if encoder_output.real_BT is not None:
+                flow.encoder_mask = Mask(_additive(encoder_output.real_BT[:, None, None], x_BTD.dtype))
+        if only is not None and self._can_leave_out(only, flow):
+            flow.only = (self.config.num_layers - 1, only)
+        return x_BTD, flow
+
+    def run_layers(
+        self, x_BTD: Tensor, flow: Flow, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[Tensor, Attentions]]:
+        """Yield the output, (B, T, D), and the attentions of each layer from `first` up to and without `last` (all).
+
+        Layers are pure functions of x, their number and the flow, except that they add to the cache.
+        """
+        layers, before_BTD = list(self.layers), x_BTD if self.local is not None else None
+        for layer, index in enumerate(self.config.layer_ids[first:last], first):
+            x_BTD, attentions = layers[index](x_BTD, layer, flow)
+            if layer == 0 and self.local is not None:
+                x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS), None
+            yield x_BTD, attentions
+
+    def end(self, x_BTD: Tensor, flow: Flow) -> StackOutput:
+        """Return the last layer's output after the final norm, and count this call's positions in the cache."""
+        if flow.cache is not None:
+            flow.cache.length += flow.length
+        real_BT = flow.real_BS[:, -flow.length :] if flow.real_BS is not None else None
         if flow.only is not None and real_BT is not None:
             real_BT = real_BT[:, flow.only[1]]
-        return StackOutput(
-            x_BTD,
-            real_BT,
-            (*states[:-1], x_BTD) if output_hidden_states else None,
-            tuple(flow.attentions) if flow.attentions is not None else None,
-            tuple(flow.cross_attentions) if flow.cross_attentions is not None else None,
-        )
+        return StackOutput(self.norm(x_BTD), real_BT)
 
-    def _can_spare(self, only: slice, length: int, real_BT: Tensor | None) -> bool:
-        """Whether the last layer can run for one column alone, real in all rows, and nobody watches it: hooks see all."""
-        if length == 1 or (self.local is not None and self.config.num_layers == 1) or (self.causal and only == FIRST):
+    def _can_leave_out(self, only: slice, flow: Flow) -> bool:
+        """Whether the last layer can run for one position alone: real in all rows, and nobody watches (hooks see all)."""
+        if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST):
             return False
-        if real_BT is not None and not bool(real_BT[:, only].all()):
+        if self.local is not None and self.config.num_layers == 1:  # the convolution after layer 0 reads all positions
+            return False
+        if flow.real_BS is not None and not bool(flow.real_BS[:, -flow.length :][:, only].all()):
             return False
         last = self.layers[self.config.layer_ids[-1]]
         return not any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
 
     def _embed(self, inputs: StackInput, past: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The frontend's output, each vector's position, and which of all S positions are real (None: all are)."""
+        """Return the frontend's output, each vector's position, and which of all S positions are real (None: all are)."""
         if isinstance(self.frontend, TokenEmbedding):
             return self._embed_tokens(self.frontend, inputs, past)
         real_BT = None
@@ -198,7 +255,7 @@ class Stack(nn.Module):
         if limit is not None and length > limit:
             raise InputError(
                 f"an input of {length} tokens is longer than the {limit} positions this model has learned",
-                "truncate it (truncate=True), or split it into overlapping windows (stride=...)",
+                f"truncate it ({opt('truncate', True)}), or split it into overlapping windows ({opt('stride', ...)})",
             )
 
     def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:
@@ -209,7 +266,7 @@ class Stack(nn.Module):
                 f"attention_mask of shape {tuple(attention_mask.shape)} does not fit a batch of {batch} x {total} positions",
                 "it has one row for each input and one column for each position, cached ones included",
             )
-        # Asking a GPU whether anything is masked would wait for it; on a CPU the answer is free and saves a mask.
+        # Asking a GPU whether anything is masked would wait for it; on a CPU the answer costs nothing and saves a mask.
         if attention_mask.device.type == "cpu" and bool(attention_mask.all()):
             return None
         return attention_mask.bool()
@@ -226,35 +283,8 @@ class Stack(nn.Module):
             return torch.arange(past, past + length, device=device)[None]
         return positions_from_mask(real_BS, past)
 
-    def _flow(
-        self,
-        inputs: StackInput,
-        x_BTD: Tensor,
-        positions_BT: Tensor,
-        real_BS: Tensor | None,
-        cache: Cache | None,
-        memory: StackOutput | None,
-        output_attentions: bool,
-    ) -> Flow:
-        past = cache.length if cache is not None else 0
-        rotations = [rotary(positions_BT, x_BTD.dtype) for rotary in self.rotaries]
-        cross = self.config.cross_attention
-        memory_mask = memory.real_BT if memory is not None else None
-        return Flow(
-            masks=self._masks(x_BTD, past, real_BS),
-            rotations=[None if index is None else rotations[index] for index in self.rope_of_layer],
-            cache=cache,
-            memory_BSD=memory.last_hidden_state if memory is not None else None,
-            memory_mask=Mask(_additive(memory_mask[:, None, None], x_BTD.dtype) if memory_mask is not None else None),
-            head_mask_LH=self._head_mask("head_mask", inputs.head_mask, x_BTD),
-            cross_head_mask_LH=self._head_mask("cross_head_mask", inputs.cross_head_mask, x_BTD),
-            relative=self.relative() if self.relative is not None else None,
-            attentions=[] if output_attentions else None,
-            cross_attentions=[] if output_attentions and cross else None,
-        )
-
     def _masks(self, x_BTD: Tensor, past: int, real_BS: Tensor | None) -> list[Mask]:
-        """One mask for each distinct window, shared by the layers that have it."""
+        """Return each layer's mask; layers with the same window share one."""
         queries, keys = x_BTD.size(1), past + x_BTD.size(1)
         bias = self.bias(queries, keys) if self.bias is not None else None
         made: dict[int | None, Mask] = {}
@@ -276,13 +306,13 @@ class Stack(nn.Module):
         if tuple(head_mask.shape) != expected:
             raise UsageError(
                 f"{name} of shape {tuple(head_mask.shape)} is not (layers, heads) = {expected}",
-                "1 keeps a head, 0 silences it",
+                "1 keeps a head, 0 masks it out",
             )
         return head_mask.to(x_BTD)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
-    """0 (or the bias) where a key is seen, the lowest finite number where not.
+    """Return a mask to add to scores: 0 (or the bias) where a key is seen, the lowest finite number where not.
 
     Not -inf: a row that sees nothing (padding on the left) would become NaN and spread through the values.
     """
@@ -291,7 +321,7 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
 
 
 def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
-    """Ids must be whole numbers in (B, T) inside the vocabulary. Looked at on a CPU, or on a prompt: once, not per token."""
+    """Refuse ids that are not whole numbers, (B, T), within the vocabulary; on a GPU only a prompt's are looked at."""
     assert isinstance(frontend, TokenFrontend)
     if input_ids.dim() != 2 or input_ids.dtype not in ID_TYPES:
         raise InputError(
@@ -312,7 +342,7 @@ def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
 
 
 def _checked_embeds(embeds: Tensor, frontend: TokenEmbedding) -> Tensor:
-    """Vectors in place of ids: (B, T, E) with at least one position, in the model's own dtype."""
+    """Return vectors in place of ids, (B, T, W) with at least one position, in the model's own dtype."""
     size = frontend.config.embedding_size
     if embeds.dim() != 3 or embeds.size(-1) != size or embeds.numel() == 0:
         raise InputError(
@@ -323,7 +353,7 @@ def _checked_embeds(embeds: Tensor, frontend: TokenEmbedding) -> Tensor:
 
 
 def _check_places(name: str, value: Tensor, batch: int, length: int) -> None:
-    """Whole numbers, one for each position: (B, T), or (1, T) where all rows have the same."""
+    """Refuse what is not whole numbers, one for each position: (B, T), or (1, T) if all rows have the same."""
     fits = value.dim() == 2 and value.size(0) in (1, batch) and value.size(1) == length
     if not fits or value.dtype not in ID_TYPES:
         raise UsageError(

@@ -1,6 +1,7 @@
-"""The one transformer: an encoder, a decoder, or both, and a head. What it is, its `ModelConfig` says.
+"""The one transformer: an encoder, a decoder, or both, and a head, as its `ModelConfig` says.
 
-Shapes: B batch, T positions, D width, V vocabulary or classes, L layers, H heads.
+Shapes: B batch, T positions, S positions in all (cached ones and T), D hidden size, W width of the token vectors,
+V vocabulary, C classes or an image's channels, L layers, H heads, M mel channels, N samples.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding
@@ -22,10 +24,10 @@ from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check
 
 @dataclass
 class ModelOutput:
-    """What one forward pass gives; None where it was not asked for or does not exist.
+    """The output of one forward pass; None where it was not asked for, or does not exist.
 
     Attributes:
-        logits: (B, T, V) for language models, tagging, spans (V = 2) and CTC; (B, classes) for classification; (B, choices).
+        logits: (B, T, V) for language models, tagging, spans (V = 2) and CTC; (B, C) for classification; (B, choices).
         last_hidden_state: (B, T, D) of the stack that the head reads, after its final norm.
         pooler_output: (B, D) of a base model that has a pooler.
         hidden_states: L + 1 of (B, T, D): the embeddings, then every layer; the last after the final norm.
@@ -72,7 +74,7 @@ class Transformer(nn.Module):
             setattr(self.get_submodule(module), leaf, self.get_parameter(source))
 
     def train(self, mode: bool = True) -> Transformer:
-        """Training gives every linear its plain weight back, and tied ones are one tensor again."""
+        """Set training or inference mode; training gives every linear its plain weight back, and ties what is tied."""
         super().train(mode)
         if mode:
             self.tie()
@@ -99,7 +101,7 @@ class Transformer(nn.Module):
         return stack
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """The vectors that `inputs_embeds` takes in place of these ids: (B, T) → (B, T, E)."""
+        """Return the vectors that `inputs_embeds` takes in place of these ids: (B, T) → (B, T, W)."""
         stack = self.encoder if self.encoder is not None else self.main
         if not isinstance(stack.frontend, TokenEmbedding):
             raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
@@ -127,12 +129,12 @@ class Transformer(nn.Module):
             attention_mask: (B, S), 1 real and 0 padding, on either side; with a cache it covers what is cached too.
             cache: a key-value cache of the decoder; its length grows by T.
             encoder_output: an earlier `ModelOutput.encoder`, to skip the encoder.
-            logits_to_keep: score only the last so many positions; 0 for all.
-            only_logits: no `last_hidden_state`; where the head reads one position of each row (a classifier's first, a prompt's
+            logits_to_keep: score only this many of the last positions; 0 for all.
+            only_logits: no `last_hidden_state`; if the head reads one position of each row (a classifier's first, a prompt's
                 last), the last layer runs for that one only, which saves most of the layer.
-            output_hidden_states, output_attentions: return them for every layer. Attentions cost the fused kernel.
-            inputs: inputs_embeds, token_type_ids, position_ids, head_mask (L, H), pixel_values (B, C, H, W),
-                input_values (B, samples), input_features (B, mels, frames), and for a decoder behind an encoder
+            output_hidden_states, output_attentions: return them for every layer. With attentions, no fused kernel.
+            inputs: inputs_embeds (B, T, W), token_type_ids, position_ids, head_mask (L, H), pixel_values (B, C, height,
+                width), input_values (B, N), input_features (B, M, frames). For the decoder of an encoder-decoder:
                 decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_position_ids,
                 decoder_head_mask and cross_head_mask.
         Raises:
@@ -156,7 +158,7 @@ class Transformer(nn.Module):
                 encoder_output = self.encoder(main_input, **options)
             decoder_input = self._decoder_input(inputs)
             _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
-            output = self.decoder(decoder_input, cache=cache, memory=encoder_output, only=only, **options)
+            output = self.decoder(decoder_input, cache=cache, encoder_output=encoder_output, only=only, **options)
         result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
         if only_logits:
             result.last_hidden_state = None
@@ -165,7 +167,7 @@ class Transformer(nn.Module):
     def encode(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Tensor
     ) -> StackOutput:
-        """The encoder alone; pass the result on as `encoder_output`."""
+        """Run the encoder alone; pass the result on as `encoder_output`."""
         if self.encoder is None:
             raise UsageError("this model has no encoder", "call it directly")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
@@ -185,12 +187,10 @@ class Transformer(nn.Module):
                 f"encoder_output is a {type(encoder_output).__name__}, not an encoder's output",
                 "pass what encode() gave, or .encoder of an earlier output",
             )
-        if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, int) or logits_to_keep < 0:
-            raise UsageError(f"logits_to_keep={logits_to_keep!r} is not a count of positions", "give 0 (all) or more")
+        check_whole("logits_to_keep", logits_to_keep, 0, fix="give 0 (all positions) or more")
 
     def _check_names(self, inputs: dict[str, Tensor | None], decoder_names: Iterable[str] = ()) -> None:
-        frontend = (self.encoder or self.main).config.frontend
-        known = {*READS[frontend.kind], "head_mask", *decoder_names}
+        known = {*READS[self.config.input_frontend.kind], "head_mask", *decoder_names}
         for name, value in inputs.items():
             if name not in known and (value is not None or name not in _MAIN_NAMES):
                 raise UsageError(f"{name!r} is not an input of this model", "it reads " + ", ".join(sorted(known)))
@@ -200,8 +200,8 @@ class Transformer(nn.Module):
                 inputs[name] = self._token_types(value)
 
     def _token_types(self, token_type_ids: Tensor) -> Tensor | None:
-        """The ids if the model has them; zeros are accepted where it has none, because tokenizers give them."""
-        frontend = (self.encoder or self.main).config.frontend
+        """Return the ids if the model has token types; without, zeros are accepted, because tokenizers give them."""
+        frontend = self.config.input_frontend
         assert isinstance(frontend, TokenFrontend)
         count = frontend.token_types
         low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
@@ -265,10 +265,10 @@ def _check_tensor(name: str, value: object) -> None:
         raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
 
 
-def _check_rows(decoder: StackInput, memory: StackOutput, copies: int) -> None:
-    """As many rows on both sides, or one that serves all, or one for the `copies` of a prompt that a cache has."""
+def _check_rows(decoder: StackInput, encoder_output: StackOutput, copies: int) -> None:
+    """Refuse sides that do not match: equally many rows, one that serves all, or one for the `copies` that a cache has."""
     given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
-    rows, encoded = len(given) if given is not None and given.dim() else 0, len(memory.last_hidden_state)
+    rows, encoded = len(given) if given is not None and given.dim() else 0, len(encoder_output.last_hidden_state)
     if rows != encoded * copies and (encoded != 1 or copies != 1):
         raise UsageError(
             f"the decoder's input has {rows} rows, and the encoder's output {encoded}", "they need the same number"
@@ -276,10 +276,10 @@ def _check_rows(decoder: StackInput, memory: StackOutput, copies: int) -> None:
 
 
 def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = None) -> Tensor:
-    """A target (B, T) as the decoder's input: one place to the right, behind the token that `decoder_shift` names.
+    """Return a target, (B, T), as the decoder's input: one place to the right, after the token that `decoder_shift` names.
 
-    `mask` (B, T) says which ids are real, so that padding may stand on either side; without it, a row starts in its
-    first column, and its last token is the last one that is not padding.
+    `mask`, (B, T), says which ids are real, so that padding may be on either side; without it, a row starts in its first
+    column, and its last token is the last one that is not padding.
     """
     shifted = torch.cat((target_ids[:, :1], target_ids[:, :-1]), dim=1)
     first_B1 = torch.zeros_like(target_ids[:, :1]) if mask is None else mask.int().argmax(-1, keepdim=True)

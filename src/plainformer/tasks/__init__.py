@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
     from plainformer.tasks.base import Task
@@ -183,24 +184,35 @@ ALIASES = {
 }
 
 
-def task_info(name: str) -> TaskInfo:
-    """The task of that name or alias, or an error that offers the closest ones."""
-    known = ALIASES.get(name, name) if isinstance(name, str) else ""
+def task_info(name: str | type[Task]) -> TaskInfo:
+    """Return the task of that name, alias or class; raise UsageError, which offers the closest ones."""
+    known = ALIASES.get(name, name) if isinstance(name, str) else _task_of_class(name)
     if known not in TASKS:
         raise UsageError(
-            f"task {name!r} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
+            f"{opt('task', name)} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
         )
     return TASKS[known]
 
 
-def head_for_task(name: str, model_type: str) -> str | None:
-    """The kind of head that a task needs; speech recognition has two, by family. None: the checkpoint's own will do."""
+def _task_of_class(kind: object) -> str:
+    """Return the name of the task that a class, or one that it derives from, carries out; "" where there is none."""
+    homes = {(info.module, info.class_name): name for name, info in TASKS.items()}
+    homes |= {home: name for (name, _), home in _BY_HEAD.items()}
+    keys = ((base.__module__.removeprefix(f"{__name__}."), base.__name__) for base in getattr(kind, "__mro__", ()))
+    return next((homes[key] for key in keys if key in homes), "")
+
+
+# Heads with which a task is done too, by the families that have no head of its usual kind.
+_OTHER_HEADS = {"automatic-speech-recognition": ("seq2seq_lm",)}
+
+
+def head_for_task(name: str, heads: Collection[str]) -> str | None:
+    """Return the kind of head that a task needs of a model that may have `heads`; None: the checkpoint's own will do."""
     info = task_info(name)
     if info.name in BUILT_ON:
         return None
-    if info.name == "automatic-speech-recognition" and model_type == "whisper":
-        return "seq2seq_lm"
-    return info.head
+    kinds = (info.head, *_OTHER_HEADS.get(info.name, ()))
+    return next((kind for kind in kinds if kind in heads), info.head)
 
 
 def default_task(config: ModelConfig) -> TaskInfo:

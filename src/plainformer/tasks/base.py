@@ -26,6 +26,7 @@ from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from plainformer.checkpoint.opened import Checkpoint
     from plainformer.inputs.text.tokenizer import Side, TextBatch, Tokenizer
 
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
@@ -99,7 +100,8 @@ class Task(ABC):
     """A model ready to call.
 
     Attributes:
-        name: the task. model, tokenizer, config: what it is made of. folder: where the checkpoint's other files are.
+        name: the task. model, tokenizer, config: what it is made of. checkpoint: what it was loaded from, closed; its
+            companion files can still be read.
         Options: the dataclass of its options, given whole to each of the three steps.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
             of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
@@ -111,22 +113,28 @@ class Task(ABC):
     cut: Side = "right"
     companions: tuple[str, ...] = ()
 
-    def __init__(
-        self, name: str, model: Transformer, tokenizer: Tokenizer | None, folder: Path | None, ref: str = ""
-    ) -> None:
-        self.name, self.model, self.folder, self.ref = name, model, folder, ref
+    def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer | None, checkpoint: Checkpoint) -> None:
+        self.name, self.model, self.checkpoint = name, model, checkpoint
         self._tokenizer = tokenizer
         self.config: ModelConfig = model.config
         if self.needs_tokenizer:
             _ = self.tokenizer
 
     @property
+    def ref(self) -> str:
+        """The reference that the checkpoint was loaded by."""
+        return self.checkpoint.ref
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the checkpoint's files; None for a GGUF file."""
+        return self.checkpoint.folder
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer; an error where it has none."""
         if self._tokenizer is None:
-            raise UsageError(
-                f"{self.ref or 'this checkpoint'} has no tokenizer files", "add tokenizer.json to its folder"
-            )
+            raise UsageError(f"{self.ref} has no tokenizer files", "add tokenizer.json to its folder")
         return self._tokenizer
 
     if TYPE_CHECKING:

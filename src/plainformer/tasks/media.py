@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -47,20 +46,15 @@ class MediaTask(Task):
                 return 0
         return super().size(item)
 
-    def _folder(self) -> Path:
-        if self.folder is None:
-            raise UsageError(
-                f"{self.ref or 'this checkpoint'} has no folder with a preprocessor", "load it from a folder"
-            )
-        return self.folder
-
 
 class ImageTask(MediaTask):
     """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.processor = ImageProcessor.from_folder(self._folder(), self.config.source)
+        self.processor = ImageProcessor.from_folder(
+            self.checkpoint.need_folder("preprocessor"), self.config.source, self.config.image_defaults
+        )
 
     def checked(self, inputs: Any, options: ImageOptions) -> Any:
         inputs = super().checked(inputs, options)
@@ -100,7 +94,9 @@ class AudioTask(MediaTask):
         super().__init__(*args, **kwargs)
         frontend = (self.config.encoder or self.config.main_stack).frontend
         maker = WaveProcessor if isinstance(frontend, WaveFrontend) else MelProcessor
-        self.processor: WaveProcessor | MelProcessor = maker.from_folder(self._folder(), self.config.source)
+        self.processor: WaveProcessor | MelProcessor = maker.from_folder(
+            self.checkpoint.need_folder("preprocessor"), self.config.source
+        )
 
     def checked(self, inputs: Any, options: AudioOptions) -> Any:
         if options.truncate and not isinstance(self.processor, MelProcessor):

@@ -115,8 +115,7 @@ def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
 def test_a_real_file() -> None:
     from plainformer.checkpoint.references import resolve
 
-    path = resolve("smollm2-135m-instruct").gguf
-    assert path is not None
+    path = resolve("smollm2-135m-instruct").path
     source = open_gguf(path)
     assert source.metadata["llama.embedding_length"] == 576 and len(source.metadata["tokenizer.ggml.tokens"]) == 49_152
     assert source.shape("token_embd.weight") == (49_152, 576) and source.quantisation("token_embd.weight") == "Q8_0"

@@ -15,7 +15,7 @@ from plainformer.generation.cache.cache import SLACK, KeyValueCache
 from plainformer.generation.search import generate
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
-from tests.support import tasks as make
+from tests.support import models as make
 from tests.support.generation import ENDS, batch, pair, prompts
 
 

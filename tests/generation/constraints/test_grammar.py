@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plainformer.errors import UsageError
+from plainformer.families import CONVENTIONS
 from plainformer.generation.constraints.grammar import Grammar, Vocabulary
 from plainformer.generation.constraints.healing import Heal, TokenIndex, heal
 from plainformer.generation.processors.context import Context
 from plainformer.inputs.text.token_bytes import token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
-from tests.inputs.text.test_token_bytes import smollm2, unigram
-from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
-from tests.support import tiny as tiny_checkpoints
+from tests.support.tokenizers import byte_level, minilm, sentencepiece, smollm2, unigram
+from tests.support.vocabularies import save_bytes
 
 EOS, PAD, CALL = 0, 1, 2
 LETTERS = "abé"
@@ -230,8 +230,8 @@ def tiny_bytes() -> Tokenizer:
     from pathlib import Path
 
     with tempfile.TemporaryDirectory() as folder:
-        tiny_checkpoints._WRITERS["bytes"](Path(folder))
-        return Tokenizer.from_folder(Path(folder), {"model_type": "gpt2"})
+        save_bytes(Path(folder))
+        return Tokenizer.from_folder(Path(folder), {"model_type": "gpt2"}, CONVENTIONS)
 
 
 TOKENIZERS = [byte_level, sentencepiece, unigram, minilm, smollm2, tiny_bytes]

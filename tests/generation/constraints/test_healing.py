@@ -17,8 +17,7 @@ from plainformer.generation.order import sort_processors
 from plainformer.generation.processors.context import Context
 from plainformer.inputs.text.token_bytes import token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
-from tests.inputs.text.test_token_bytes import smollm2
-from tests.inputs.text.test_tokenizer import byte_level, sentencepiece
+from tests.support.tokenizers import byte_level, sentencepiece, smollm2
 
 EOS = 0
 TOKENS = [

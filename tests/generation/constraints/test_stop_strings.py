@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plainformer.errors import UsageError
 from plainformer.generation.constraints.stop_strings import Scan, StopMatch, StopStrings, first_stop, shown
 from plainformer.inputs.text.tokenizer import Tokenizer
-from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
+from tests.support.tokenizers import byte_level, minilm, sentencepiece
 
 ALPHABET = "ab é日本😀👩‍👧ß\n"
 

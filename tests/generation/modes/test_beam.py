@@ -18,7 +18,7 @@ from plainformer.generation.result import Generation
 from plainformer.generation.search import generate, stream
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
-from tests.support import tasks as make
+from tests.support import models as make
 from tests.support.generation import ENDS, batch, pair, prompts
 
 FEW = 6  # tokens of the vocabularies small enough to try everything

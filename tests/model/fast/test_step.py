@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,26 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config import NormConfig, RelativeBias, RopeConfig
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.model import linear
-from plainformer.model.fast import compiled, prepare, step
+from plainformer.model.attention import Attentions
+from plainformer.model.fast import compiled, packed, prepare, step
 from plainformer.model.fast.kernels import ACTIVATION_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
-from plainformer.model.transformer import Transformer
+from plainformer.model.stack import Stack
 from tests.support import ROOT
+from tests.support.step import decode, ids_of, make
 
 RMS = NormConfig(kind="rms", bias=False)
-BASE: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_layers": 2,
-    "num_heads": 4,
-    "ffn_size": 40,
-    "direction": "causal",
-    "norm_place": "pre",
-    "final_norm": "norm",
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "llama": {"norm": RMS, "ffn": "gated", "activation": "silu", "num_kv_heads": 2, "qkv_bias": False, "out_bias": False,
@@ -49,20 +42,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "window": {"windows": (3, 5)},
     "shared weights": {"layer_ids": (0, 0)},
 }  # fmt: skip
-
-
-def make(encoder: bool = False, **changes: Any) -> Transformer:
-    """A random model of the shape that `changes` describe."""
-    frontend = TokenFrontend(vocab_size=50, embedding_size=24)
-    decoder = StackConfig(frontend=frontend, **{**BASE, **changes}, cross_attention=encoder)
-    encoding = StackConfig(frontend=frontend, **{**BASE, "direction": "both"}) if encoder else None
-    head = HeadConfig(kind="seq2seq_lm" if encoder else "causal_lm", out_size=50)
-    model = Transformer(ModelConfig("tiny", encoder=encoding, decoder=decoder, head=head)).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-    return model.eval()
 
 
 @pytest.fixture
@@ -80,26 +59,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(module, "run_layer", counted)
     yield made
-
-
-@torch.no_grad()
-def decode(model: Transformer, ids: Tensor, mask: Tensor | None = None, copies: int = 1, **options: Any) -> Tensor:
-    """Logits of a prompt of six tokens and of each token behind it, for `copies` rows of each prompt."""
-    rows = len(ids) // copies
-    cache = KeyValueCache(model.config, rows, 6, kind=options.pop("kind", "full"))
-    first = model(ids[::copies, :6], None if mask is None else mask[::copies, :6], cache=cache).logits[:, -1:]
-    if copies > 1:
-        cache.share(copies)
-        first = first.repeat_interleave(copies, 0)
-    found = [first]
-    for end in range(7, ids.size(1) + 1):
-        seen = None if mask is None else mask[:, :end]
-        found.append(model(ids[:, end - 1 : end], seen, cache=cache, **options).logits)
-    return torch.cat(found, dim=1)
-
-
-def ids_of(rows: int, length: int = 14) -> Tensor:
-    return torch.randint(50, (rows, length), generator=torch.Generator().manual_seed(rows))
 
 
 def assert_near(found: Tensor, expected: Tensor) -> None:
@@ -149,19 +108,19 @@ def test_a_shared_prompt(name: str, padded: bool, calls: list[int]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("name", ["gpt2", "post", "gemma", "buckets"])
-def test_behind_an_encoder(name: str, rows: int, calls: list[int]) -> None:
+def test_with_an_encoder(name: str, rows: int, calls: list[int]) -> None:
     model, source = make(encoder=True, **VARIANTS[name]), ids_of(2, 9)
     real = torch.ones_like(source)
     real[1, 7:] = 0
     target = ids_of(2 * rows, 5)
 
     def run() -> Tensor:
-        memory = model.encode(source, real)
+        encoded = model.encode(source, real)
         cache = KeyValueCache(model.config, 2, 5)
         if rows > 1:
             cache.share(rows)
         steps = [
-            model(decoder_input_ids=target[:, i : i + 1], encoder_output=memory, cache=cache).logits for i in range(5)
+            model(decoder_input_ids=target[:, i : i + 1], encoder_output=encoded, cache=cache).logits for i in range(5)
         ]
         return torch.cat(steps, dim=1)
 
@@ -183,10 +142,10 @@ def test_every_activation(name: str, calls: list[int]) -> None:
 
 def test_what_is_left_to_the_modules(calls: list[int]) -> None:
     model, ids = make(), ids_of(2)
-    silenced = {"head_mask": torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 1]])}
-    expected = [decode(model, ids, **options) for options in ({"output_attentions": True}, silenced, {"kind": "int8"})]
+    masked = {"head_mask": torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 1]])}
+    expected = [decode(model, ids, **options) for options in ({"output_attentions": True}, masked, {"kind": "int8"})]
     prepare_for_inference(model)
-    found = [decode(model, ids, **options) for options in ({"output_attentions": True}, silenced, {"kind": "int8"})]
+    found = [decode(model, ids, **options) for options in ({"output_attentions": True}, masked, {"kind": "int8"})]
     for ours, theirs in zip(found, expected, strict=True):
         assert_near(ours, theirs)
     decode(model, ids_of(compiled.FEW_ROWS + 1))
@@ -244,11 +203,49 @@ def test_hooks_of_inner_modules_are_called(calls: list[int]) -> None:
     assert len(seen) == 2 * 9 and len(calls) == before
 
 
+def test_hooks_of_layers_are_called(calls: list[int]) -> None:
+    """A layer with a hook of its own goes through its modules, the other one does not."""
+    model, ids = make(), ids_of(1)
+    prepare_for_inference(model)
+    expected, seen = decode(model, ids), []
+    before = len(calls)
+    model.decoder.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    assert_near(decode(model, ids), expected)
+    assert len(seen) == 9 and len(calls) == before + 8
+
+
+def test_layers_that_change_places_or_go(calls: list[int]) -> None:
+    plain, ours, ids = make(), make(), ids_of(1)
+    prepare_for_inference(ours)
+    decode(ours, ids)
+    for model in (plain, ours):
+        model.decoder.layers = nn.ModuleList(reversed(model.decoder.layers))
+    assert_near(decode(ours, ids), decode(plain, ids))
+    assert len(calls) == 2 * 16
+
+
+def test_a_stack_is_plain_again() -> None:
+    """`unprepare` takes away what was installed; a copy, pickled or not, has it as the original does."""
+    model, ids = make(), ids_of(1)
+    expected = decode(model, ids)
+    prepare_for_inference(model, "compiled")
+    if compiled.kernels() is None:
+        pytest.skip("no Numba with OpenMP or TBB here")
+    decode(model, ids)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other.decoder) is step.FastStack
+        assert all(mine is not theirs for mine, theirs in zip(other.decoder.steps, model.decoder.steps, strict=True))
+        assert_near(decode(other, ids), expected)
+    prepare.unprepare(model)
+    assert type(model.decoder) is Stack and not hasattr(model.decoder, "steps")
+    assert_near(decode(model, ids), expected)
+
+
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no kernels, torch does everything, int8 included."""
     model, ids = make(**VARIANTS["llama"]), ids_of(2)
     expected = decode(model, ids)
-    for module in (prepare, step, linear):
+    for module in (prepare, step, packed):
         monkeypatch.setattr(module, "kernels", lambda: None)
     assert "compiled" not in prepare_for_inference(model).values()
     assert_near(decode(model, ids), expected)
@@ -261,15 +258,15 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 24, 25, 90])
-@pytest.mark.parametrize("layout", [linear.CompiledWeight, linear.Int8Weight])
-def test_products(layout: type[linear.CompiledWeight | linear.Int8Weight], rows: int) -> None:
+@pytest.mark.parametrize("layout", [packed.CompiledWeight, packed.Int8Weight])
+def test_products(layout: type[packed.CompiledWeight | packed.Int8Weight], rows: int) -> None:
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(size, 37, generator=generator) for size in (5, 8)]
     bias, x = torch.randn(13, generator=generator), torch.randn(rows, 37, generator=generator)
     x[0, 0] = float("inf")
     x[-1, 1] = float("nan")
     weight = torch.cat(weights)
-    if layout is linear.Int8Weight:
+    if layout is packed.Int8Weight:
         scale = weight.abs().amax(1, keepdim=True) / 127
         weight = (weight / scale).round() * scale
     found, expected = layout(weights, bias)(x), torch.nn.functional.linear(x, weight, bias)
@@ -291,6 +288,11 @@ class Louder(nn.Module):
 
 def _norm_bias(layer: Any) -> None:
     layer.ffn_norm.bias[3] += 2
+
+
+def _another_forward(layer: Any) -> None:
+    plain = type(layer).forward
+    layer.forward = lambda *inputs: (plain(layer, *inputs)[0] * 1.5, Attentions())
 
 
 def _no_norm(layer: Any) -> None:
@@ -316,7 +318,8 @@ def _wrapped_network(layer: Any) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize(
-    "edit", [_norm_bias, _no_norm, _another_norm, _another_attention, _wrapped_linear, _wrapped_network]
+    "edit",
+    [_another_forward, _norm_bias, _no_norm, _another_norm, _another_attention, _wrapped_linear, _wrapped_network],
 )
 def test_changed_modules_are_seen(edit: Callable[[Any], None], warm: bool) -> None:
     """Before the first step, and after."""
@@ -347,7 +350,7 @@ def test_hooks_of_all_modules_are_called(calls: list[int]) -> None:
 
 AFTER_A_FORK = """
 import os, torch
-from tests.model.fast.test_step import decode, ids_of, make
+from tests.support.step import decode, ids_of, make
 from plainformer.model.fast import compiled
 from plainformer.model.fast.prepare import prepare_for_inference
 torch.set_num_threads(1)
@@ -373,7 +376,7 @@ def _run(script: str, **environment: str) -> str:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_goes_on_without_kernels() -> None:
-    """Numba ends a process that is forked behind GNU's OpenMP, and uses it."""
+    """Numba ends a process that is forked after GNU's OpenMP has started, and uses it."""
     if compiled.kernels() is None:
         pytest.skip("no Numba with OpenMP or TBB here")
     assert _run(AFTER_A_FORK).split() == ["0", "True"]
@@ -393,7 +396,7 @@ def full(*_):
     raise OSError(28, "No space left on device")
 
 caching.IndexDataCacheFile.save = full
-from tests.model.fast.test_step import decode, ids_of, make
+from tests.support.step import decode, ids_of, make
 from plainformer.model.fast import compiled
 from plainformer.model.fast.prepare import prepare_for_inference
 model, ids = make(), ids_of(2)

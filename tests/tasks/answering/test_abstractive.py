@@ -10,7 +10,7 @@ import pytest
 
 import plainformer
 from plainformer.errors import InputError, UsageError
-from tests.support import tasks as make
+from tests.support import models as make
 
 TASK = "abstractive-question-answering"
 QUESTION, CONTEXT = "who sat?", "the cat sat on the mat"

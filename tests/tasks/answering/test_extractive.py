@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from plainformer.errors import InputError, UsageError
 from plainformer.tasks.answering.extractive import Answer
 from plainformer.tasks.answering.spans import N_BEST
-from tests.support import tasks as make
+from tests.support import models as make
 from tests.support.record_old_question_answering import (
     LIMIT,
     LONG,

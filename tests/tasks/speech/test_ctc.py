@@ -12,8 +12,10 @@ import torch
 from plainformer.cli.main import run_app
 from plainformer.errors import InputError, UsageError
 from plainformer.tasks.speech.ngram import NgramModel
-from tests.support import tasks as make
-from tests.tasks.test_media import CLIPS, CTC_TOKENS, STABLE, wav2vec2
+from tests.support import models as make
+from tests.support.media import CLIPS
+from tests.support.models import STABLE, wav2vec2
+from tests.support.vocabularies import CTC_TOKENS
 
 ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-2 <unk>\n-99 <s>\n-1 </s>\n-0.1 tea\n\n\\end\\\n"
 WORDS = ["tea", "EAT", "hot", "soul", "I'd"]
@@ -131,7 +133,7 @@ def test_a_vocabulary_without_a_delimiter_has_no_words(tmp_path: Path) -> None:
 
 
 def test_the_command_line(task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.support.tiny import write_wav
+    from tests.support.media import write_wav
 
     path = tmp_path / "clip.wav"
     write_wav(path)

@@ -15,8 +15,11 @@ import transformers
 from plainformer.errors import InputError, UsageError
 from plainformer.tasks.speech.fallback import compression_ratio, seed_of
 from plainformer.tasks.speech.long import LongClip, cut_window
-from tests.support import tasks as make
-from tests.support.whisper import FIRST_TIME, IDS, RATE, long_whisper, noise
+from tests.support import models as make
+from tests.support.close import close
+from tests.support.media import RATE, noise
+from tests.support.models import FIRST_TIME, long_whisper
+from tests.support.models import LONG_IDS as IDS
 
 EXTRACTOR = transformers.WhisperFeatureExtractor(feature_size=16)
 # Weights under which windows end in every way: with one timestamp, with a pair, or cut off.
@@ -191,7 +194,7 @@ def test_the_mean_is_of_temperature_one(whisper: tuple[Any, Any]) -> None:
     found = generate(task.model, encoder_output=memory, decoder_input_ids=start, watcher=watcher, **options)
     ids = torch.tensor([[*start[0].tolist(), *found.token_ids[0]]])
     log_p = task.model(decoder_input_ids=ids, encoder_output=memory).logits.log_softmax(-1)[0, start.size(1) - 1 : -1]
-    make.near(watcher.of_row(0, 9), log_p.gather(-1, ids[0, start.size(1) :, None])[:, 0], 1e-4)
+    close(watcher.of_row(0, 9), log_p.gather(-1, ids[0, start.size(1) :, None])[:, 0], rel=1e-4)
 
 
 def test_checkpoint_says_how(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_about_thirty_seconds(whisper: tuple[Any, Any]) -> None:
         sound = {"array": wave[:samples], "sampling_rate": RATE}
         encoded = make.encoded(task, [sound])
         assert (encoded.whole is not None) is is_long and encoded.input_features.shape == (1, 16, 3000)
-        make.near(encoded.whole[0] if is_long else encoded.input_features[0], features(sound)[0], 1e-6)
+        close(encoded.whole[0] if is_long else encoded.input_features[0], features(sound)[0], rel=1e-6)
         assert ours(task, [sound], language="en", timestamps=True)[0] == theirs(model, sound, language="en")
         assert (
             task(sound, language="en", truncate=True).text

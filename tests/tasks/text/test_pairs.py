@@ -12,8 +12,8 @@ import transformers
 
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
-from tests.support import tasks as make
-from tests.support.tasks import near
+from tests.support import models as make
+from tests.support.close import close
 
 TEXTS = ["the cat sat on the mat.", "paris", "is the dog good, or bad? who is in france!"]
 LABELS = ["dog", "paris, france", "good", "the mat"]
@@ -64,9 +64,9 @@ def test_zero_shot_equals_the_reference(folders: dict[str, Path], order: str) ->
             for text, result in zip(TEXTS, task(TEXTS, labels=labels, **options), strict=True):
                 expected = theirs(text, labels, **renamed)
                 assert [s.label for s in result.scores] == expected["labels"]
-                near([s.score for s in result.scores], expected["scores"])
+                close([s.score for s in result.scores], expected["scores"])
                 assert (result.label, result.score) == (result.scores[0].label, result.scores[0].score)
-                near([s.score for s in task(text, labels=labels, **options).scores], expected["scores"])
+                close([s.score for s in task(text, labels=labels, **options).scores], expected["scores"])
     single = task(TEXTS[0], labels=LABELS)
     assert sum(s.score for s in single.scores) == pytest.approx(1)
     assert list(json.loads(json.dumps(single.to_dict()))) == ["label", "score", "scores"]
@@ -79,7 +79,7 @@ def test_a_named_contradiction_counts_wherever_it_stands(tmp_path: Path) -> None
     tokenizer = make.reference_tokenizer(tmp_path)
     logits = model(**tokenizer("paris", "This example is good.", return_tensors="pt")).logits[0]
     expected = logits[[1, 2]].softmax(-1)[1]
-    near(zero_shot(tmp_path)("paris", labels=["good"]).score, expected)
+    close(zero_shot(tmp_path)("paris", labels=["good"]).score, expected)
 
 
 def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None:
@@ -90,7 +90,7 @@ def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None
     with pytest.raises(InputError, match=r"limit is 40\n  → pass truncate=True"):
         task(long, labels=LABELS)
     result, expected = task(long, labels=LABELS, truncate=True), theirs(long, LABELS)
-    near([s.score for s in result.scores], expected["scores"])
+    close([s.score for s in result.scores], expected["scores"])
     for row in task.encode([long], task.Options(labels=LABELS, truncate=True)).encodings:
         assert len(row) == 40 and row.sequence_ids.count(1) < 20
     with pytest.raises(InputError, match="may not be cut takes"):
@@ -104,7 +104,7 @@ def test_padding_on_the_left_changes_nothing(folders: dict[str, Path]) -> None:
     expected = task(TEXTS, labels=LABELS)
     task.tokenizer.padding_side = "left"
     for before, after in zip(expected, task(TEXTS, labels=LABELS), strict=True):
-        near([s.score for s in after.scores], [s.score for s in before.scores])
+        close([s.score for s in after.scores], [s.score for s in before.scores])
 
 
 @pytest.mark.parametrize("change", ["attend-to-padding", "mask-head=0.1"])
@@ -188,7 +188,7 @@ def test_ranking_by_the_references_logits(folders: dict[str, Path]) -> None:
         ranking = task((QUERY, DOCUMENTS), scores=kind)
         assert [d.index for d in ranking.documents] == order
         assert [d.text for d in ranking.documents] == [DOCUMENTS[i] for i in order]
-        near([d.score for d in ranking.documents], expected[order])
+        close([d.score for d in ranking.documents], expected[order])
     assert task((QUERY, DOCUMENTS)) == task({"query": QUERY, "documents": DOCUMENTS}) == ranking
     assert ranking.query == QUERY and json.loads(json.dumps(ranking.to_dict()))["documents"][0]["index"] == order[0]
     assert [d.index for d in task((QUERY, DOCUMENTS), top_k=2).documents] == order[:2]
@@ -202,7 +202,7 @@ def test_ranking_many_queries(folders: dict[str, Path]) -> None:
     for item, ranking in zip(items, task(items), strict=True):
         alone = task(item)
         assert sorted(d.index for d in ranking.documents) == list(range(len(item[1])))
-        near([d.score for d in ranking.documents], [d.score for d in alone.documents])
+        close([d.score for d in ranking.documents], [d.score for d in alone.documents])
     same = task((QUERY, ["cat"] * 40))
     assert [d.index for d in same.documents] == list(range(40))
 

@@ -16,8 +16,8 @@ import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.tasks.text.options import POOLINGS
 from plainformer.tasks.text.pooling import pool
-from tests.support import tasks as make
-from tests.support.tasks import near
+from tests.support import models as make
+from tests.support.close import close
 
 TEXTS = ["the cat sat on the mat.", "paris", "is the dog good, or bad? who is in france!"]
 PREFIX = "sentence_transformers.models."
@@ -58,12 +58,12 @@ def test_every_pooling_by_hand(folder: Path, side: str) -> None:
         expected = {name: by_hand(name, output.last_hidden_state[0]) for name in POOLINGS if name != "pooler"}
         expected["pooler"] = output.pooler_output[0]
         for name in POOLINGS:
-            near(task(text, pooling=name).vector, expected[name])
-            near(task(TEXTS, pooling=name)[TEXTS.index(text)].vector, expected[name])
+            close(task(text, pooling=name).vector, expected[name])
+            close(task(TEXTS, pooling=name)[TEXTS.index(text)].vector, expected[name])
         for several in ("cls+mean", "mean+cls", "max+pooler+last"):
             result = task(TEXTS, pooling=several, normalize=True)[TEXTS.index(text)]
             joined = torch.cat([expected[name] for name in several.split("+")])
-            near(result.vector, joined / joined.norm())
+            close(result.vector, joined / joined.norm())
             assert result.pooling == several
 
 
@@ -75,7 +75,7 @@ def test_padding_between_does_not_count() -> None:
     hidden_BTD[~real_BT] = 1e6
     for name in ("max", "mean", "mean_sqrt_len", "weightedmean", "cls", "last"):
         found = pool([name], hidden_BTD, real_BT, None)
-        near(found, torch.stack([by_hand(name, row[real]) for row, real in zip(hidden_BTD, real_BT, strict=True)]))
+        close(found, torch.stack([by_hand(name, row[real]) for row, real in zip(hidden_BTD, real_BT, strict=True)]))
 
 
 def test_unknown_poolings(folder: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_checkpoint_says_how_to_pool(tmp_path: Path, settings: dict[str, Any
     write_files(tmp_path, settings, "Pooling")
     task = make.load(tmp_path)
     assert task.pooling == expected
-    near(task("paris").vector, task("paris", pooling=expected).vector)
+    close(task("paris").vector, task("paris", pooling=expected).vector)
 
 
 @pytest.mark.parametrize("wrong", ["no", [], ["mean", "no"], 3, ["mean", 3], {"mean": True}])
@@ -173,8 +173,8 @@ def test_a_dense_layer(tmp_path: Path, fmt: str, activation: str) -> None:
     mean = plain(TEXTS[0], normalize=False).vector
     expected = weights["linear.weight"] @ mean + weights.get("linear.bias", torch.zeros(5))
     expected = expected.tanh() if activation.endswith("Tanh") else expected
-    near(task(TEXTS[0], normalize=False).vector, expected)
-    near(task(TEXTS)[0].vector, expected / expected.norm())
+    close(task(TEXTS[0], normalize=False).vector, expected)
+    close(task(TEXTS)[0].vector, expected / expected.norm())
     with pytest.raises(UsageError, match="gives 64 numbers, and the checkpoint's dense layer takes 32"):
         task("paris", pooling="cls+mean")
     plainformer.save(task, tmp_path / "copy")
@@ -224,9 +224,9 @@ def test_prompts(tmp_path: Path) -> None:
     write_files(tmp_path, MEAN, "Pooling", prompts=prompts, default_prompt_name="query")
     task = make.load(tmp_path)
     bare = task("paris", prompt="").vector
-    near(task("who is: paris", prompt="").vector, task("paris").vector)
-    near(task("paris", prompt="query").vector, task("paris").vector)
-    near(task("paris", prompt="document").vector, bare)
+    close(task("who is: paris", prompt="").vector, task("paris").vector)
+    close(task("paris", prompt="query").vector, task("paris").vector)
+    close(task("paris", prompt="document").vector, bare)
     assert not torch.allclose(task("paris").vector, bare)
     with pytest.raises(UsageError, match="did you mean 'query'"):
         task("paris", prompt="quer")
@@ -249,8 +249,8 @@ def test_prompts_that_are_read_and_not_pooled(tmp_path: Path) -> None:
     before = len(tokenizer("who is: ")["input_ids"]) - 1
     for text, result in zip(TEXTS, task(TEXTS, prompt="query"), strict=True):
         hidden = model(**tokenizer("who is: " + text, return_tensors="pt")).last_hidden_state[0]
-        near(result.vector, hidden[before:].mean(0))
-        near(task(text).vector, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0))
+        close(result.vector, hidden[before:].mean(0))
+        close(task(text).vector, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0))
 
 
 # ---- similarity ---------------------------------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def test_similarity_of_lists(folder: Path) -> None:
             assert found[i, j].item() == pytest.approx(task.similarity(text, other), abs=1e-5)
     own = task.similarity(a)
     assert own.shape == (3, 3)
-    near(own.diagonal(), torch.ones(3))
-    near(own, own.T)
+    close(own.diagonal(), torch.ones(3))
+    close(own, own.T)
     assert task.similarity([], []).shape == (0, 0) and task.similarity(a, []).shape == (3, 0)
     for wrong in (("a", ["b"]), (["a"], "b"), ("a", None), (3, 4)):
         with pytest.raises(UsageError, match="give two texts"):

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from plainformer.errors import CheckpointError, InputError, UsageError
-from tests.support import tasks as make
-from tests.support.tasks import near
+from tests.support import models as make
+from tests.support.close import close
 
 TEXTS = ["the cat sat on the mat.", "paris", "is the dog good, or bad? who is in france!"]
 
@@ -60,7 +60,7 @@ def test_text_classification(bert_folders: dict[str, Path], kind: str) -> None:
         assert {s.label: pytest.approx(s.score, abs=1e-5) for s in result.scores} == expected
         assert result.label == max(expected, key=expected.__getitem__)
         assert result.score == max(s.score for s in result.scores)
-        near([s.score for s in task(text).scores], [s.score for s in result.scores])
+        close([s.score for s in task(text).scores], [s.score for s in result.scores])
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def test_text_pairs(bert_folders: dict[str, Path]) -> None:
     pair = ("the cat sat", "the dog is bad")
     ids = make.reference_tokenizer(bert_folders["single"])(*pair, return_tensors="pt")
     expected = reference(bert_folders["single"])(**ids).logits.softmax(-1)[0]
-    near([s.score for s in task(pair).scores], expected)
+    close([s.score for s in task(pair).scores], expected)
     assert [r.label for r in task([pair, "paris", pair])] == [task(p).label for p in (pair, "paris", pair)]
 
 
@@ -98,7 +98,7 @@ def test_fill_mask(bert_folders: dict[str, Path]) -> None:
         for gap, entries in zip(result, expected, strict=True):
             assert text[gap.start : gap.end] == "[MASK]"
             assert [c.token_id for c in gap.candidates] == [entry["token"] for entry in entries]
-            near([c.score for c in gap.candidates], [entry["score"] for entry in entries])
+            close([c.score for c in gap.candidates], [entry["score"] for entry in entries])
             for candidate in gap.candidates:
                 assert candidate.text == text[: gap.start] + candidate.token + text[gap.end :]
     with pytest.raises(InputError, match="no mask token"):
@@ -114,7 +114,7 @@ def test_padding_on_the_left_fills_the_same_masks(bert_folders: dict[str, Path])
     task.tokenizer.padding_side = "left"
     for before, after in zip(expected, task(texts), strict=True):
         assert [c.token_id for c in before[0].candidates] == [c.token_id for c in after[0].candidates]
-        near([c.score for c in after[0].candidates], [c.score for c in before[0].candidates])
+        close([c.score for c in after[0].candidates], [c.score for c in before[0].candidates])
 
 
 def test_a_mask_that_takes_its_space_along(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_multiple_choice(bert_folders: dict[str, Path]) -> None:
     for (prompt, choices), result in zip(items, task(items), strict=True):
         ids = tokenizer([prompt] * len(choices), choices, padding=True, return_tensors="pt")
         expected = theirs(**{name: value[None] for name, value in ids.items()}).logits[0].softmax(-1)
-        near(result.scores, expected)
+        close(result.scores, expected)
         assert result.index == int(expected.argmax()) and result.text == choices[result.index]
-        near(task((prompt, choices)).scores, expected)
+        close(task((prompt, choices)).scores, expected)
     assert task({"prompt": "the cat", "choices": ["sat.", "good"]}).text in ("sat.", "good")
     for wrong in (("the cat", []), ("the cat", [3]), {"prompt": "x"}, "the cat", 3):
         with pytest.raises(InputError):
@@ -170,10 +170,10 @@ def test_feature_extraction(bert_folders: dict[str, Path], name: str) -> None:
     for text in TEXTS:
         hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         for pooling, expected in (("mean", hidden.mean(0)), ("cls", hidden[0]), ("last", hidden[-1])):
-            near(task(text, pooling=pooling).vector, expected)
-            near(task(TEXTS, pooling=pooling)[TEXTS.index(text)].vector, expected)
+            close(task(text, pooling=pooling).vector, expected)
+            close(task(TEXTS, pooling=pooling)[TEXTS.index(text)].vector, expected)
             unit = task(text, pooling=pooling, normalize=True)
-            near(unit.vector, expected / expected.norm())
+            close(unit.vector, expected / expected.norm())
             assert unit.normalized and unit.pooling == pooling
     assert task("").vector.shape == (32,)
     assert task.similarity("paris", "paris") == pytest.approx(1.0)
@@ -184,7 +184,7 @@ def test_feature_extraction(bert_folders: dict[str, Path], name: str) -> None:
 def test_features_equal_the_reference_pipeline(bert_folders: dict[str, Path]) -> None:
     theirs = pipeline("feature-extraction", bert_folders["base"])
     task = make.load(bert_folders["base"])
-    near(task(TEXTS[0]).vector, torch.tensor(theirs(TEXTS[0]))[0].mean(0))
+    close(task(TEXTS[0]).vector, torch.tensor(theirs(TEXTS[0]))[0].mean(0))
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def test_features_of_a_language_model(tmp_path: Path) -> None:
     texts = ["a cat", "a longer text"]
     for text, result in zip(texts, task(texts, pooling="last"), strict=True):
         ids = torch.tensor([task.tokenizer.encode(text).input_ids])
-        near(result.vector, model.transformer(ids).last_hidden_state[0, -1])
+        close(result.vector, model.transformer(ids).last_hidden_state[0, -1])
     for empty in ("", ["a cat", ""]):
         with pytest.raises(InputError, match="no tokens"):
             task(empty)
@@ -206,7 +206,7 @@ def test_features_of_an_encoder_decoder_are_the_encoders(tmp_path: Path) -> None
     model = make.t5(tmp_path)
     task = make.load(tmp_path, task="feature-extraction")
     ids = torch.tensor([task.tokenizer.encode("a cat").input_ids])
-    near(task("a cat").vector, model.encoder(ids).last_hidden_state[0].mean(0))
+    close(task("a cat").vector, model.encoder(ids).last_hidden_state[0].mean(0))
 
 
 def sentence_files(folder: Path, modules: list[str], pooling: dict[str, Any], **settings: Any) -> None:
@@ -258,7 +258,7 @@ def test_same_kind_of_input_same_type_of_output(bert_folders: dict[str, Path]) -
     results = task(texts)
     assert isinstance(results, list) and len(results) == 37
     for text, result in zip(texts, results, strict=True):
-        near([s.score for s in task(text).scores], [s.score for s in result.scores])
+        close([s.score for s in task(text).scores], [s.score for s in result.scores])
     assert task(tuple(texts[:3])) == task(texts[:3])
     assert task([]) == [] and list(task(iter([]))) == []
 
@@ -271,7 +271,7 @@ def test_same_kind_of_input_same_type_of_output(bert_folders: dict[str, Path]) -
 
     lazy = task(source())
     assert read == [] and not isinstance(lazy, list)
-    near([s.score for s in next(lazy).scores], [s.score for s in results[0].scores])
+    close([s.score for s in next(lazy).scores], [s.score for s in results[0].scores])
     assert len(read) < len(texts)
     assert len([*lazy]) == 36 and read == texts
 

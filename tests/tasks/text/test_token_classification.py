@@ -21,8 +21,9 @@ from tokenizers import Tokenizer
 from plainformer.errors import UsageError
 from plainformer.inputs.text.words import words
 from plainformer.tasks.text.tag_schemes import read_tags
-from tests.support import tasks as make
-from tests.support.tasks import near
+from tests.support import models as make
+from tests.support.close import close
+from tests.support.vocabularies import BYTE_SPECIAL, WORDS
 
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 LABELS = dict(enumerate(NAMES))
@@ -44,9 +45,7 @@ def save_byte_pairs(folder: Path) -> None:
     backend = Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=290, special_tokens=make.BYTE_SPECIAL, initial_alphabet=alphabet
-    )
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=290, special_tokens=BYTE_SPECIAL, initial_alphabet=alphabet)
     backend.train_from_iterator([" ".join(TOWNS)] * 20, trainer)
     backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
     make.save_bytes(folder)
@@ -101,7 +100,7 @@ def compare(task: Any, theirs: Any, texts: list[str], how: str) -> int:
         key = "entity" if how == "none" else "entity_group"
         assert [(e.label, e.start, e.end) for e in result] == [(e[key], e["start"], e["end"]) for e in expected]
         if result:
-            near([e.score for e in result], [float(e["score"]) for e in expected])
+            close([e.score for e in result], [float(e["score"]) for e in expected])
         count += len(result)
     return count
 
@@ -111,7 +110,7 @@ def test_entities_are_the_references(folders: dict[str, Path], how: str) -> None
     task = make.load(folders["bert"])
     theirs = reference(folders["bert"], "BertForTokenClassification", how)
     draw = random.Random(3)
-    pieces = [*make.WORDS[:-1], "catdog", "don't", "q.e.d", "!", "goodparisx"]
+    pieces = [*WORDS[:-1], "catdog", "don't", "q.e.d", "!", "goodparisx"]
     texts = [*TEXTS, *(" ".join(draw.choices(pieces, k=draw.randint(1, 6))) for _ in range(60))]
     assert compare(task, theirs, texts, how) > 60
 
@@ -208,7 +207,7 @@ def test_windows_join_to_the_whole_answer(folders: dict[str, Path]) -> None:
     for window, stride in ((48, 16), (33, 15), (100, 12), (700, 699 // 2), (20, 14)):
         found = task(text, aggregation="none", window=window, stride=stride)
         assert [(t.label, t.start, t.end) for t in found] == [(t.label, t.start, t.end) for t in whole]
-        near([t.score for t in found], [t.score for t in whole])
+        close([t.score for t in found], [t.score for t in whole])
     entities = task(text, window=48, stride=16)
     assert [(e.label, e.start, e.end) for e in entities] == [(e.label, e.start, e.end) for e in task(text)]
 
@@ -271,7 +270,7 @@ def test_order_is_kept_and_batches_change_nothing(
     folders: dict[str, Path], lengths: list[int], batch_size: int
 ) -> None:
     task = make.load(folders["bert"])
-    texts = [" ".join(random.Random(n).choices(make.WORDS[:-1], k=n)) for n in lengths]
+    texts = [" ".join(random.Random(n).choices(WORDS[:-1], k=n)) for n in lengths]
     together = task(texts, batch_size=batch_size)
     streamed = list(task(iter(texts), batch_size=batch_size))
     for found in (together, streamed):

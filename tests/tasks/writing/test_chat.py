@@ -11,8 +11,8 @@ import pytest
 
 from plainformer.errors import InputError, UsageError
 from plainformer.tasks.writing.chat import ChatSession
-from tests.support import tasks as make
-from tests.support.tiny import save
+from tests.support import models as make
+from tests.support.models import save
 
 WORD = {"regex": "[a-z]{8}"}  # an answer that is cut into the same tokens when it is read as when it was written
 

@@ -14,7 +14,7 @@ import transformers
 import plainformer
 from plainformer.errors import InputError, UsageError
 from plainformer.tasks.writing.detokenize import continuation, pieces
-from tests.support import tasks as make
+from tests.support import models as make
 
 PROMPTS = ["the cat", "a", "who is in france? not the dog"]
 

@@ -15,8 +15,8 @@ import transformers
 import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.tasks.speech.long import cut_window
-from tests.support import tasks as make
-from tests.support.tiny import save
+from tests.support import models as make
+from tests.support.models import save
 
 PROMPTS = ["the cat", "a", "who is in france?"]
 EVERY = {"text", "stop_reason", "new_tokens", "score"}
@@ -36,7 +36,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def seq2seq(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return make.load(save("text2text", tmp_path_factory.mktemp("seq2seq")))
+    return make.load(save("text2text", tmp_path_factory.mktemp("seq2seq"), seed=1))
 
 
 @pytest.fixture(params=["decoder", "seq2seq"])
@@ -307,7 +307,7 @@ def test_whisper_timestamps(whisper: tuple[Any, Any, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
-    from tests.tasks.test_media import whisper as build
+    from tests.support.models import whisper as build
 
     folder = tmp_path_factory.mktemp("whisper")
     model = build(folder)

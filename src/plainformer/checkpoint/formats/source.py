@@ -118,7 +118,7 @@ def _nothing_usable(folder: Path) -> tuple[str, str]:
     fix = "needed: one of " + ", ".join(WEIGHT_FILES)
     if reasons:
         return f"{folder}: no usable weights. Found {some(reasons)}", fix
-    return f"{folder}: no weights. The folder holds {some(names) if names else 'nothing'}", fix
+    return f"{folder}: no weights. The folder holds {some(names)}", fix
 
 
 def why_unusable(name: str) -> str:
@@ -158,9 +158,9 @@ def weight_map(path: Path) -> dict[str, str]:
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:
-    """The first few of many names."""
+    """Return the first few of many names, for a message."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    return (", ".join(names[:limit]) or "nothing") + rest
 
 
 # --------------------------------------------------------------------------------------------- reading with suspicion

@@ -57,7 +57,7 @@ class KeyValueCache:
             raise UsageError(f"a cache of kind {kind!r} is unknown", did_you_mean(str(kind), KINDS))
         self.length, self.copies = 0, 1
         self.tokens: list[int] = []
-        self.memory: list[tuple[Tensor, Tensor] | None] = [None for _ in range(stack.num_layers)]
+        self.encoder: list[tuple[Tensor, Tensor] | None] = [None for _ in range(stack.num_layers)]
         make = KINDS[kind]
         self.layers = [
             _Layer(
@@ -101,11 +101,11 @@ class KeyValueCache:
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """The encoder's keys and values for a layer, if they are kept: (B, K, S, E), one row for each prompt."""
-        return self.memory[layer]
+        return self.encoder[layer]
 
     def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
         """Keep the encoder's keys and values: they are the same at every step."""
-        self.memory[layer] = (k_BKSE, v_BKSE)
+        self.encoder[layer] = (k_BKSE, v_BKSE)
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
@@ -123,10 +123,10 @@ class KeyValueCache:
         del self.tokens[length:]
 
     def reset(self) -> None:
-        """Forget everything, and keep the memory."""
+        """Forget everything, and keep the buffers."""
         self.length, self.copies = 0, 1
         self.tokens.clear()
-        self.memory = [None for _ in self.memory]
+        self.encoder = [None for _ in self.encoder]
         for layer in self.layers:
             layer.held, layer.shared = 0, None
 
@@ -136,7 +136,7 @@ class KeyValueCache:
 
     def memory_bytes(self) -> int:
         """Bytes that are allocated, cross-attention included."""
-        kept = [t for pair in self.memory if pair is not None for t in pair]
+        kept = [t for pair in self.encoder if pair is not None for t in pair]
         kept += [t for layer in self.layers if layer.shared is not None for t in layer.shared]
         stores = sum(store.memory_bytes() for layer in self.layers for store in (layer.keys, layer.values))
         return stores + sum(t.numel() * t.element_size() for t in kept)

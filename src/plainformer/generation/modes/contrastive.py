@@ -4,7 +4,7 @@ score = (1 - alpha) * probability - alpha * (the largest cosine between the cand
 the states after the final norm, as the reference had it (transformers 4.49). All k candidates go through the model in one
 step, each as a row of its prompt; what is picked is then the past of all k.
 
-Shapes: B prompts, k candidates each, R = B * k rows, S positions so far, D width, V vocabulary.
+Shapes: B prompts, k candidates each, R = B * k rows, S positions so far, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations

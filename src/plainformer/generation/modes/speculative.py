@@ -303,7 +303,7 @@ def _make_drafter(
         raise UsageError(
             f"draft_model has a vocabulary of {other} tokens, the model one of {own}", "both must have the same"
         )
-    drafts_from = replace(prompt, memory=None)
+    drafts_from = replace(prompt, encoder_output=None)
     if draft.encoder is not None:
         drafts_from = _encoded(draft, prompt)
     return ModelDrafter(draft, drafts_from, stops.limits[0], processors, stops.eos_ids)
@@ -315,11 +315,11 @@ def _encoded(draft: Transformer, prompt: Prompt) -> Prompt:
     Where it is not of tokens, or was encoded before, the draft reads the model's own states, if they are as wide as its
     own: they are the same where the draft was distilled behind the same encoder (distil-whisper).
     """
-    if prompt.memory is None:
+    if prompt.encoder_output is None:
         raise UsageError("draft_model is an encoder-decoder, the model is not", "draft with a decoder")
     if prompt.encoder_ids is not None:
-        return replace(prompt, memory=draft.encode(prompt.encoder_ids, prompt.encoder_real))
-    width, own = prompt.memory.last_hidden_state.size(-1), draft.config.encoder
+        return replace(prompt, encoder_output=draft.encode(prompt.encoder_ids, prompt.encoder_real))
+    width, own = prompt.encoder_output.last_hidden_state.size(-1), draft.config.encoder
     if own is None or own.hidden_size != width:
         raise UsageError(
             f"draft_model cannot read the model's encoder states, which are {width} wide, and there are no input_ids",

@@ -3,7 +3,7 @@
 DoLa (Chuang et al. 2023, arXiv 2309.03883): what the last layer says, less what an earlier layer would have said.
 Guidance (Sanchez et al. 2023, arXiv 2306.17806): what the model says behind the prompt, away from what it says without.
 
-Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D width, V vocabulary.
+Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | No
             places = torch.arange(1, read.size(1) + 1, device=read.device)
             ids = read.gather(1, (prompt.encoder_real * places).argmax(-1, keepdim=True))
     if model.encoder is not None:
-        return replace(prompt, memory=model.encode(ids))
+        return replace(prompt, encoder_output=model.encode(ids))
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is not None and ids.size(1) + budget - 1 > stack.max_positions:

@@ -71,7 +71,7 @@ class Session:
 
     def _reused(self) -> int:
         """How many of the prompt's tokens a cache that was handed in holds already; the rest of it is forgotten."""
-        if len(self.prompt) != 1 or self.copies != 1 or self.prompt.memory is not None:
+        if len(self.prompt) != 1 or self.copies != 1 or self.prompt.encoder_output is not None:
             raise UsageError("cache= goes on from one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
         if len(self.cache.layers) != self.model.config.decoder.num_layers:
@@ -106,7 +106,7 @@ class Session:
         self.ids[:, new] = self.ids[index_R, new]
 
     def run(self, tokens_RT: Tensor, real_RS: Tensor | None) -> Tensor:
-        """The tokens behind the cache; the logits after the last one, (R, V)."""
+        """Run tokens that follow the cached ones; return the last position's logits, (R, V)."""
         logits = self.forward(tokens_RT, real_RS, only_logits=True).logits
         assert logits is not None
         return logits[:, -1]
@@ -120,14 +120,14 @@ class Session:
         states: bool = False,
         only_logits: bool = False,
     ) -> ModelOutput:
-        """The model behind the cache, for modes that need more of it than the last logits."""
+        """Run the model on tokens that follow the cached ones, for modes that need more than the last logits."""
         inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
-        if self.prompt.memory is not None:
+        if self.prompt.encoder_output is not None:
             inputs = {f"decoder_{name}": value for name, value in inputs.items()}
         try:
             output = self.model(
                 **inputs,
-                encoder_output=self.prompt.memory,
+                encoder_output=self.prompt.encoder_output,
                 cache=self.cache,
                 logits_to_keep=keep,
                 only_logits=only_logits,
@@ -154,7 +154,7 @@ class Session:
 
     def finished_cache(self) -> KeyValueCache | None:
         """The cache for a next turn, with the ids that it holds; only one row's can be gone on from."""
-        if len(self.ids) != 1 or self.prompt.memory is not None or self.real is not None:
+        if len(self.ids) != 1 or self.prompt.encoder_output is not None or self.real is not None:
             return None
         self.cache.tokens = self.ids[0, : self.cache.length].tolist()
         return self.cache

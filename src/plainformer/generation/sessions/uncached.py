@@ -38,11 +38,11 @@ class UncachedSession(Session):
     ) -> ModelOutput:
         ids_RS = self.ids[:, : self.length]
         options = {"logits_to_keep": keep, "output_hidden_states": states, "only_logits": only_logits}
-        if self.prompt.memory is None:
+        if self.prompt.encoder_output is None:
             output = self.model(ids_RS, real_RS, **options)
         else:
-            memory = _repeated(self.prompt.memory, len(ids_RS) // len(self.prompt))
-            inputs = {"decoder_input_ids": ids_RS, "decoder_attention_mask": real_RS, "encoder_output": memory}
+            encoded = _repeated(self.prompt.encoder_output, len(ids_RS) // len(self.prompt))
+            inputs = {"decoder_input_ids": ids_RS, "decoder_attention_mask": real_RS, "encoder_output": encoded}
             output = self.model(**inputs, **options)
         assert isinstance(output, ModelOutput)
         return output
@@ -51,8 +51,8 @@ class UncachedSession(Session):
         """There is nothing to go on from."""
 
 
-def _repeated(memory: StackOutput, copies: int) -> StackOutput:
-    """The encoder's output, for each copy of a prompt."""
-    real = memory.real_BT
+def _repeated(encoded: StackOutput, copies: int) -> StackOutput:
+    """Return the encoder's output, repeated for each copy of a prompt."""
+    real = encoded.real_BT
     real = real.repeat_interleave(copies, 0) if real is not None else None
-    return StackOutput(memory.last_hidden_state.repeat_interleave(copies, 0), real)
+    return StackOutput(encoded.last_hidden_state.repeat_interleave(copies, 0), real)

@@ -76,7 +76,7 @@ class WaveProcessor:
         found = read_preprocessor(folder, "feature_extractor")
         settings = _Settings(found, "Wav2Vec2FeatureExtractor")
         if settings.whole("feature_size", 1) != 1:
-            raise CheckpointError("feature_size is not 1: wav2vec2 and HuBERT read plain waves")
+            raise CheckpointError("feature_size is not 1: the model reads plain waves")
         return cls(
             sampling_rate=settings.whole("sampling_rate", 16_000),
             do_normalize=settings.flag("do_normalize", True),
@@ -169,7 +169,7 @@ class MelProcessor:
         if settings.number("dither", 0.0) != 0:
             raise CheckpointError("dither adds random noise to the audio, which we do not do", "set it to 0.0")
         if settings.flag("do_normalize", False):
-            raise CheckpointError("do_normalize is not implemented for Whisper; no published checkpoint uses it")
+            raise CheckpointError("do_normalize is not implemented for spectrograms; no published checkpoint uses it")
         return cls(
             sampling_rate=settings.whole("sampling_rate", 16_000),
             n_mels=n_mels,

@@ -6,14 +6,12 @@ tokenizer_config.json how to write it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError
-from plainformer.inputs.text.tokenizer_settings import read_object
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
@@ -51,8 +49,8 @@ class CtcVocabulary:
     cleanup: bool = False
 
     @classmethod
-    def from_folder(cls, folder: Path | None, tokenizer: Tokenizer) -> CtcVocabulary:
-        """The vocabulary of a checkpoint's tokenizer, written as its tokenizer_config.json says.
+    def of(cls, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> CtcVocabulary:
+        """Return the vocabulary of a tokenizer, written as `settings`, its tokenizer_config.json, say.
 
         Raises:
             CheckpointError: there is no pad token, which is the blank.
@@ -61,7 +59,6 @@ class CtcVocabulary:
             raise CheckpointError(
                 "the tokenizer has no pad token, the blank of CTC", "name it in tokenizer_config.json"
             )
-        settings = read_object(folder / "tokenizer_config.json") if folder is not None else {}
         return cls(
             tokens=tuple(tokenizer.id_to_token(i) or "" for i in range(tokenizer.vocab_size)),
             blank_id=tokenizer.pad_id,

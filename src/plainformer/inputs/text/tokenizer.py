@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
+    from plainformer.config.tokenizer import Conventions
+
 __all__ = ["Encoding", "Side", "TextBatch", "Tokenizer"]
 
 Limit = int | Literal["own"] | None  # in tokens; "own" is the tokenizer's own limit, None checks no length
@@ -93,19 +95,22 @@ class Tokenizer:
     # ---- where tokenizers come from -------------------------------------------------------------------------------
 
     @classmethod
-    def from_folder(cls, folder: Path, config: Mapping[str, Any] | None = None) -> Tokenizer:
+    def from_folder(
+        cls, folder: Path, config: Mapping[str, Any] | None = None, conventions: Conventions | None = None
+    ) -> Tokenizer:
         """The tokenizer of a checkpoint folder.
 
         Args:
             folder: holds tokenizer.json, or vocab.txt, vocab.json (+ merges.txt), or a SentencePiece model.
             config: the model's config.json (model_type, max_position_embeddings, ...); by default the folder's own.
+            conventions: what the families say of vocabulary files: `families.CONVENTIONS`, as `load_tokenizer` passes.
 
         Raises:
             CheckpointError: a file is missing, corrupt, or of a kind that needs more information than the folder has.
         """
         from plainformer.inputs.text.tokenizer_files import read_folder
 
-        return cls(**read_folder(Path(folder), config))
+        return cls(**read_folder(Path(folder), config, conventions))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:

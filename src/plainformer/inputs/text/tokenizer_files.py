@@ -2,9 +2,8 @@
 
 `tokenizer.json` is taken as it is. Without one, the tokenizer that the checkpoint was trained with is rebuilt from its
 vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level BPE), vocab.json alone (characters, for
-speech), or a SentencePiece model (`sentencepiece_file.py`). What the special tokens around a text are is the family's
-convention, which the vocabulary does not say; it comes from tokenizer_config.json's tokenizer_class or config.json's
-model_type.
+speech), or a SentencePiece model (`sentencepiece_file.py`). Which special tokens go around a text the vocabulary does not
+say: it is the family's convention, found by tokenizer_config.json's tokenizer_class or config.json's model_type.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
+from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
 from plainformer.inputs.text.tokenizer_settings import (
     Settings,
@@ -25,6 +26,7 @@ from plainformer.inputs.text.tokenizer_settings import (
 )
 from plainformer.inputs.text.vocabulary import (
     assign_added,
+    fill_template,
     read_merges,
     read_vocabulary,
     register_special,
@@ -35,6 +37,8 @@ from plainformer.inputs.text.vocabulary import (
 if TYPE_CHECKING:
     import tokenizers
 
+    from plainformer.config.tokenizer import Algorithm, Conventions
+
 SENTENCEPIECE_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
@@ -43,60 +47,31 @@ SENTENCEPIECE_FILES = (
     "sentencepiece.model",
     "source.spm",
 )
-# Byte-level BPE with <s> text </s>; every other one has no special tokens unless add_bos_token / add_eos_token say so.
-_ROBERTA_LIKE = frozenset(
-    ["roberta", "bart", "longformer", "led", "mvp", "blenderbot", "ibert", "data2vectext", "markuplm", "deberta"]
-)
-_OTHER_BPE = frozenset(
-    [
-        "clip",
-        "openaigpt",
-        "ctrl",
-        "xlm",
-        "fsmt",
-        "flaubert",
-        "herbert",
-        "phobert",
-        "bertweet",
-        "blenderbotsmall",
-        "biogpt",
-        "layoutxlm",
-    ]
-)
-_OTHER_VOCAB_TXT = frozenset(["bertjapanese", "bertweet", "phobert", "esm", "cpmant", "prophetnet", "tapas", "canine"])
-_CTC = frozenset(
-    [
-        "wav2vec2ctc",
-        "wav2vec2",
-        "wav2vec2conformer",
-        "wav2vec2bert",
-        "hubert",
-        "wavlm",
-        "unispeech",
-        "unispeechsat",
-        "sew",
-        "sewd",
-    ]
-)
+_BRACKETED = "unk_token=[UNK] sep_token=[SEP] pad_token=[PAD] cls_token=[CLS] mask_token=[MASK]"
+_END_OF_TEXT = "bos_token=<|endoftext|> eos_token=<|endoftext|> unk_token=<|endoftext|>"
+_CTC_ROLES = "bos_token=<s> eos_token=</s> unk_token=<unk> pad_token=<pad>"
 
 
-def read_folder(folder: Path, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_folder(
+    folder: Path, model: Mapping[str, Any] | None = None, conventions: Conventions | None = None
+) -> dict[str, Any]:
     """The arguments of `Tokenizer` for a checkpoint folder; see `Tokenizer.from_folder`."""
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
         parts: dict[str, Any] = {"backend": backend, "special_tokens": find_roles(settings, backend)}
     else:
-        parts = _build(settings)
+        parts = _build(settings, conventions)
     side = settings.config.get("padding_side", "right")
     if side not in ("left", "right"):
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
         )
     parts.setdefault("settings", _kept_settings(settings))
+    own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
         "padding_side": side,
-        "max_length": settings.max_length(),
+        "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
         **parts,
     }
@@ -118,24 +93,56 @@ def _kept_settings(settings: Settings) -> dict[str, Any]:
     return {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
 
 
-def _build(settings: Settings) -> dict[str, Any]:
+def _build(settings: Settings, conventions: Conventions | None) -> dict[str, Any]:
     """Rebuild a tokenizer from vocabulary files."""
     folder = settings.folder
+
+    def convention(path: Path, algorithm: Algorithm) -> TokenizerConvention:
+        return _convention(settings, conventions, path, algorithm)
+
     model = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
     if model is not None:
-        return read_sentencepiece(model, settings)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return _byte_level_bpe(settings)
-    if (folder / "vocab.json").is_file() and settings.kind in _CTC:
+        return read_sentencepiece(model, settings, convention(model, "SentencePiece"))
+    vocabulary = folder / "vocab.json"
+    if vocabulary.is_file() and (folder / "merges.txt").is_file():
+        return _byte_level_bpe(settings, convention(vocabulary, "byte-level BPE"))
+    if vocabulary.is_file():
+        convention(vocabulary, "characters")
         return _characters(settings)
     if (folder / "vocab.txt").is_file():
-        return _wordpiece(settings)
+        return _wordpiece(settings, convention(folder / "vocab.txt", "wordpiece"))
     present = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model", ".spm"))
     raise CheckpointError(
         f"{folder} has no tokenizer: no tokenizer.json, vocab.txt, vocab.json + merges.txt or SentencePiece model"
         f" (it has {', '.join(present) or 'no such files'})",
         "download the whole checkpoint, or save the tokenizer as tokenizer.json with the library that it comes from",
     )
+
+
+def _convention(
+    settings: Settings, conventions: Conventions | None, path: Path, algorithm: Algorithm
+) -> TokenizerConvention:
+    """What the checkpoint's family says of the file at `path`, which holds an `algorithm`'s vocabulary."""
+    if not settings.kind and algorithm in ("wordpiece", "byte-level BPE"):
+        return TokenizerConvention(algorithm)
+    if not settings.kind or conventions is None:
+        what = f"is {settings.kind!r}" if settings.kind else "is missing"
+        raise CheckpointError(
+            f"{path} alone does not say which special tokens its model uses, and the family {what}"
+            " (tokenizer_class in tokenizer_config.json, or model_type in config.json)",
+            "load it with load_tokenizer, which knows the families"
+            if settings.kind
+            else "add tokenizer_class, or provide a tokenizer.json",
+        )
+    found = conventions.named(settings.kind)
+    if found.algorithm != algorithm:
+        if not settings.names_class and algorithm in ("wordpiece", "byte-level BPE"):
+            return TokenizerConvention(algorithm)  # a family's model, trained on another vocabulary than the published
+        raise CheckpointError(
+            f"{path} belongs to a {settings.kind!r} tokenizer, whose vocabulary is {found.algorithm}, not {algorithm}",
+            "correct tokenizer_class, or save the tokenizer as tokenizer.json with the library that it comes from",
+        )
+    return found
 
 
 def _roles(settings: Settings, vocabulary: Mapping[str, int], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -147,30 +154,22 @@ def _roles(settings: Settings, vocabulary: Mapping[str, int], defaults: Mapping[
 # ---- WordPiece ----------------------------------------------------------------------------------------------------
 
 
-def _wordpiece(settings: Settings) -> dict[str, Any]:
-    """BERT, DistilBERT, ELECTRA, MPNet…: vocab.txt has a token a line."""
+def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
+    """vocab.txt has a token a line (Schuster and Nakajima 2012; Devlin et al. 2019)."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     path = settings.folder / "vocab.txt"
-    if settings.kind in _OTHER_VOCAB_TXT:
-        raise CheckpointError(
-            f"{path} belongs to a {settings.kind!r} tokenizer, which is not WordPiece",
-            "save the tokenizer as tokenizer.json with the library that it comes from",
-        )
     lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}
     assign_added(vocabulary, settings)
-    bracketed = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
-    angled = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "unk_token": "[UNK]"}
-    mpnet = settings.kind == "mpnet"
-    defaults = {**angled, "pad_token": "<pad>", "mask_token": "<mask>"} if mpnet else bracketed
+    defaults = convention.usual_roles(_BRACKETED)
     roles = _roles(settings, vocabulary, defaults)
     missing = [role for role in ("unk_token", "cls_token", "sep_token") if role not in roles]
     if missing:
         raise CheckpointError(
             f"{path} has no {', '.join(repr(settings.role(r, defaults[r])) for r in missing)}",
-            "if it is a BERT vocabulary, name its special tokens in tokenizer_config.json",
+            "if it is a WordPiece vocabulary, name its special tokens in tokenizer_config.json",
         )
     backend = Backend(models.WordPiece(vocabulary, unk_token=roles["unk_token"], max_input_chars_per_word=100))
     accents = settings.config.get("strip_accents")  # unset: stripped if lower-cased
@@ -182,27 +181,21 @@ def _wordpiece(settings: Settings) -> dict[str, Any]:
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
-    register_special(backend, settings, roles, {"<mask>": SpecialToken("<mask>", lstrip=True)})
+    register_special(backend, settings, roles, {})
     cls, sep = roles["cls_token"], roles["sep_token"]
-    second = [sep, "$B", sep] if mpnet else ["$B:1", f"{sep}:1"]
-    surround(backend, [cls, "$A", sep], [cls, "$A", sep, *second])
+    surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
     return {"backend": backend, "special_tokens": roles}
 
 
 # ---- byte-level BPE -----------------------------------------------------------------------------------------------
 
 
-def _byte_level_bpe(settings: Settings) -> dict[str, Any]:
-    """GPT-2, OPT, Whisper, Qwen2, and RoBERTa, BART, …: vocab.json and merges.txt."""
+def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
+    """vocab.json and merges.txt (Radford et al. 2019)."""
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    folder, kind = settings.folder, settings.kind
-    if kind in _OTHER_BPE:
-        raise CheckpointError(
-            f"{folder / 'vocab.json'} belongs to a {kind!r} tokenizer, which is not byte-level BPE",
-            "save the tokenizer as tokenizer.json with the library that it comes from",
-        )
+    folder = settings.folder
     vocabulary = read_vocabulary(folder / "vocab.json")
     merges = read_merges(folder / "merges.txt")
     assign_added(vocabulary, settings)
@@ -212,61 +205,47 @@ def _byte_level_bpe(settings: Settings) -> dict[str, Any]:
     ):
         backend = Backend(models.BPE(vocabulary, merges))
     prefix_space = bool(settings.config.get("add_prefix_space", False))
-    if kind.startswith("qwen"):
-        from plainformer.inputs.text.pre_tokenizers import patterns_for
-
+    if convention.unicode == "NFC":
         backend.normalizer = normalizers.NFC()
-        split = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns_for("qwen2") or ()]
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [*split, pre_tokenizers.ByteLevel(prefix_space, use_regex=False)]
-        )
-    else:
+    if convention.words == "gpt-2":  # the library's own, faster than its expression
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    else:
+        split = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns_for(convention.words) or ()]
+        to_bytes = pre_tokenizers.ByteLevel(prefix_space, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])
     backend.decoder = decoders.ByteLevel()
-    return _finish_bpe(backend, settings, vocabulary, prefix_space)
+    return _finish_bpe(backend, settings, convention, vocabulary, prefix_space)
 
 
 def _finish_bpe(
-    backend: tokenizers.Tokenizer, settings: Settings, vocabulary: Mapping[str, int], prefix_space: bool
+    backend: tokenizers.Tokenizer,
+    settings: Settings,
+    convention: TokenizerConvention,
+    vocabulary: Mapping[str, int],
+    prefix_space: bool,
 ) -> dict[str, Any]:
-    """The special tokens of a byte-level BPE family."""
+    """The special tokens of a byte-level BPE tokenizer."""
     from tokenizers.processors import RobertaProcessing
 
-    kind = settings.kind
-    if kind in _ROBERTA_LIKE:
-        deberta = kind == "deberta"
-        first, last = ("[CLS]", "[SEP]") if deberta else ("<s>", "</s>")
-        defaults = {"bos_token": first, "eos_token": last, "cls_token": first, "sep_token": last}
-        names = ("[UNK]", "[PAD]", "[MASK]") if deberta else ("<unk>", "<pad>", "<mask>")
-        defaults |= dict(zip(("unk_token", "pad_token", "mask_token"), names, strict=True))
-    else:
-        end = "<|endoftext|>"
-        defaults = {"pad_token": end} if kind.startswith("qwen") else {"bos_token": end, "unk_token": end}
-        defaults |= {"eos_token": end}
-    roles = _roles(settings, vocabulary, defaults)
+    roles = _roles(settings, vocabulary, convention.usual_roles(_END_OF_TEXT))
     mask = roles.get("mask_token", "")
     register_special(backend, settings, roles, {mask: SpecialToken(mask, lstrip=True)})
-    if kind in _ROBERTA_LIKE:
-        missing = [role for role in ("cls_token", "sep_token") if role not in roles]
-        if missing:
-            raise CheckpointError(
-                f"{settings.folder / 'vocab.json'} has no {missing[0]}, which a {kind!r} tokenizer needs",
-                "name its special tokens in tokenizer_config.json",
-            )
+    if not convention.single:
+        surround_bos_eos(backend, settings, roles, add_bos=convention.add_bos, add_eos=False)
+        return {"backend": backend, "special_tokens": roles}
+    single, pair = fill_template(convention, roles, settings)
+    if convention.trim_offsets:
         cls, sep = roles["cls_token"], roles["sep_token"]
-        if kind == "blenderbot":  # a reply is conditioned on text </s>, without a beginning
-            surround(backend, ["$A", sep], ["$A", sep, "$B:1", f"{sep}:1"])
-        elif kind == "deberta":
-            surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
-        else:
-            backend.post_processor = RobertaProcessing(
-                (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=prefix_space
-            )
-    elif kind == "whisper":
-        start = [t for t in ("<|startoftranscript|>", "<|notimestamps|>") if backend.token_to_id(t) is not None]
-        surround(backend, [*start, "$A", roles["eos_token"]], [*start, "$A", "$B:1", f"{roles['eos_token']}:1"])
+        backend.post_processor = RobertaProcessing(
+            (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=prefix_space
+        )
     else:
-        surround_bos_eos(backend, settings, roles, add_bos=False, add_eos=False)
+        known = {
+            word
+            for word in (*single, *pair)
+            if word.startswith("$") or backend.token_to_id(word.removesuffix(":1")) is not None
+        }
+        surround(backend, [w for w in single if w in known], [w for w in pair if w in known])
     return {"backend": backend, "special_tokens": roles}
 
 
@@ -274,7 +253,7 @@ def _finish_bpe(
 
 
 def _characters(settings: Settings) -> dict[str, Any]:
-    """wav2vec 2.0 and its kin, trained with CTC: a token is a character, "|" stands for a space.
+    """Of speech models trained with CTC: a token is a character, "|" means a space.
 
     Decoding joins repeats and drops the blank (the pad token), as CTC output needs (Graves et al. 2006).
     """
@@ -283,8 +262,7 @@ def _characters(settings: Settings) -> dict[str, Any]:
 
     vocabulary = read_vocabulary(settings.folder / "vocab.json")
     assign_added(vocabulary, settings)
-    defaults = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    roles = _roles(settings, vocabulary, defaults)
+    roles = _roles(settings, vocabulary, TokenizerConvention("characters").usual_roles(_CTC_ROLES))
     if "pad_token" not in roles:
         raise CheckpointError(
             f"{settings.folder / 'vocab.json'} has no '<pad>', the blank of CTC",

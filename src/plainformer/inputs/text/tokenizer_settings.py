@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.tokenizer import kind_of
 from plainformer.errors import CheckpointError, PlainformerError
 
 if TYPE_CHECKING:
     import tokenizers
 
+    from plainformer.config.tokenizer import TokenizerConvention
+
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _UNLIMITED = 10**9  # model_max_length of 1e30 stands for "unknown"
-# Their position table has pad_id + 1 rows that no token may use (fairseq's convention).
-_OFFSET_POSITIONS = frozenset(
-    ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "data2vec-text"]
-)
 _WELL_KNOWN = {
     "[CLS]": "cls_token",
     "[SEP]": "sep_token",
@@ -84,17 +83,17 @@ class Settings:
     chat_templates: dict[str, str] = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
-        """The tokenizer's family in one lower-case word: tokenizer_class without its ending, or the model_type."""
+    def names_class(self) -> bool:
+        """Whether tokenizer_class says more than that there is a tokenizer.json."""
+        generic = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
         name = self.config.get("tokenizer_class")
-        if isinstance(name, str) and name not in (
-            "PreTrainedTokenizerFast",
-            "TokenizersBackend",
-            "PreTrainedTokenizer",
-        ):
-            return name.removesuffix("Fast").removesuffix("Tokenizer").lower()
-        model_type = self.model.get("model_type")
-        return model_type.lower().replace("-", "").replace("_", "") if isinstance(model_type, str) else ""
+        return isinstance(name, str) and name not in generic
+
+    @property
+    def kind(self) -> str:
+        """The tokenizer's family as one word (`kind_of`), by tokenizer_class or the model_type; "" where neither is."""
+        name = self.config["tokenizer_class"] if self.names_class else self.model.get("model_type")
+        return kind_of(name) if isinstance(name, str) else ""
 
     def role(self, name: str, default: str | None) -> str | None:
         """The token that plays a role, as the files say, or else `default`."""
@@ -103,21 +102,18 @@ class Settings:
         token = self.roles[name]
         return token.content if token is not None else None
 
-    def max_length(self) -> int | None:
-        """The most tokens that the model takes, or None where nothing says so."""
+    def max_length(self, convention: TokenizerConvention) -> int | None:
+        """The most tokens that a model of that convention takes, or None where nothing says so."""
         stated = self.config.get("model_max_length")
         if isinstance(stated, bool) or not isinstance(stated, int | float | None):
             where = self.folder / "tokenizer_config.json"
             raise CheckpointError(f"{where}: model_max_length is {stated!r}", "it must be a number, without quotes")
         if stated is not None and 0 < stated < _UNLIMITED:
             return int(stated)
-        positions = self.model.get("max_position_embeddings", self.model.get("n_positions"))
-        model_type = str(self.model.get("model_type"))
+        positions = next((self.model[name] for name in convention.limit_fields if name in self.model), None)
         if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
             return None
-        if "max_position_embeddings" not in self.model and model_type in ("t5", "mt5", "umt5", "switch_transformers"):
-            return None  # relative positions: n_positions is only the length that T5 was trained on
-        return max(1, positions - 2) if model_type in _OFFSET_POSITIONS else positions
+        return max(1, positions - convention.unused_positions)
 
 
 @contextmanager

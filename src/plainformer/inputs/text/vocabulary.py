@@ -12,6 +12,8 @@ from plainformer.inputs.text.tokenizer_settings import Settings, SpecialToken, l
 if TYPE_CHECKING:
     import tokenizers
 
+    from plainformer.config.tokenizer import TokenizerConvention
+
 
 def read_vocabulary(path: Path) -> dict[str, int]:
     """A vocab.json: token → id."""
@@ -75,6 +77,22 @@ def register_special(
     known = sorted((i, token) for token, i in order.items() if i is not None)
     tokens = [token for _, token in known] + [token for token, i in order.items() if i is None and token in listed]
     backend.add_tokens([chosen[token].to_added() for token in tokens])
+
+
+def fill_template(
+    convention: TokenizerConvention, roles: Mapping[str, str], settings: Settings
+) -> tuple[list[str], list[str]]:
+    """What goes around a text and around a pair, with the roles' tokens in their places."""
+    words = {role.removesuffix("_token"): token for role, token in roles.items()}
+    language = settings.config.get("src_lang") or convention.language
+    words["lang"] = convention.language_token.format(language)
+    try:
+        return convention.single.format(**words).split(), convention.pair.format(**words).split()
+    except KeyError as error:
+        raise CheckpointError(
+            f"{settings.folder}: the vocabulary lacks the {error.args[0]} token that this family puts around a text",
+            f"name {error.args[0]}_token in tokenizer_config.json",
+        ) from None
 
 
 def surround(

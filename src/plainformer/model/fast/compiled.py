@@ -1,8 +1,8 @@
-"""The way to the compiled kernels: are they to be had here, and how torch's tensors get to them.
+"""Access to the compiled kernels: are they available on this machine, and how torch's tensors get to them.
 
 Numba is imported on first use: it takes 0.3 s. Where it is missing, or finds no way of running threads that two callers may use
-at once (OpenMP or TBB; its own third way ends the process then), everything is computed by torch, more slowly. So it is in
-a process that was forked from one with kernels: GNU's OpenMP does not live on in it, and Numba ends such a process.
+at once (OpenMP or TBB; its own third way ends the process then), torch computes everything, more slowly. The same holds in a
+process that was forked from one with kernels: GNU's OpenMP does not survive the fork, and Numba would end the process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Above so many rows, torch's products of matrices are faster.
+# With more rows than this, torch's matrix products are faster.
 FEW_ROWS = 24
 
 _left_behind = False  # in the process that this one was forked from
 
 
 def kernels() -> ModuleType | None:
-    """The module of kernels, tried out; None where it cannot work."""
+    """Return the module of kernels, tried out; None where it cannot work."""
     return None if _left_behind else _tried_out()
 
 

@@ -7,7 +7,7 @@ the first call of each function does, in seconds, and Numba keeps the result on 
 
 Sums may be taken in any order, and are taken in fp32; infinities and NaN behave as they should.
 
-Shapes: R rows (one new token each), I inputs, O outputs, D width, H query heads, K key-value heads, E channels of a head,
+Shapes: R rows (one new token each), I inputs, O outputs, D hidden size, H query heads, K key-value heads, E channels of a head,
 S positions that a row keeps itself, P positions that it shares with its copies.
 """
 
@@ -69,7 +69,7 @@ class Attention(NamedTuple):
 
 
 class Cross(NamedTuple):
-    """Cross-attention's; the memory's keys and values are made elsewhere, once. `heads` 0: there is none."""
+    """Cross-attention's numbers; the keys and values of the encoder's output are computed elsewhere, once. `heads` 0: none."""
 
     q: Matrix
     out: Matrix
@@ -225,7 +225,7 @@ def _normalize_rows(norm: Norm, x_RD: Array, y_RD: Array) -> None:
 
 @_compiled()
 def rotate(x_RO: Array, first: int, heads: int, size: int, turn_2RE: Array) -> None:
-    """Turn the first channels of each head in place; the heads stand in the columns of `x_RO` from `first` on.
+    """Turn the first channels of each head in place; the heads are in the columns of `x_RO` from `first` on.
 
     `turn_2RE`: cosines, and sines with their signs (`position.Rotation`), of each row, or one for all; empty for none.
     """
@@ -315,7 +315,7 @@ def _wrapped(norms: Norms, x_RD: Array, y_RD: Array) -> None:
 
 @_compiled()
 def _self_attention(a: Attention, turn_2RE: Array, seen: Keys, x_RD: Array, y_RD: Array) -> None:
-    """The keys and values of this step are put into the last of the `held` places."""
+    """Attend; writes this step's key and value at position held - 1."""
     rows, size = len(x_RD), seen.keys.shape[3]
     heads, kv_heads = a.heads, a.kv_heads
     q_size, kv_size = heads * size, kv_heads * size
@@ -343,11 +343,11 @@ def _self_attention(a: Attention, turn_2RE: Array, seen: Keys, x_RD: Array, y_RD
 
 
 @_compiled()
-def _cross_attention(c: Cross, memory: Keys, x_RD: Array, y_RD: Array) -> None:
+def _cross_attention(c: Cross, encoder: Keys, x_RD: Array, y_RD: Array) -> None:
     q_RO = np.empty((len(x_RD), len(c.q.weight_OI)), np.float32)
     multiply(c.q.weight_OI, c.q.affine_2O, x_RD, q_RO, 0, 0)
     context_RO = np.empty_like(q_RO)
-    attend(q_RO, c.heads, c.scale, 0.0, memory, context_RO)
+    attend(q_RO, c.heads, c.scale, 0.0, encoder, context_RO)
     multiply(c.out.weight_OI, c.out.affine_2O, context_RO, y_RD, 0, 0)
 
 
@@ -405,12 +405,14 @@ def _keys(k: Any) -> Keys:
 
 
 @_compiled(inner=False)
-def run_layer(plain_layer: Any, turn_2RE: Array, plain_seen: Any, plain_memory: Any, in_RD: Array, x_RD: Array) -> None:
+def run_layer(
+    plain_layer: Any, turn_2RE: Array, plain_seen: Any, plain_encoder: Any, in_RD: Array, x_RD: Array
+) -> None:
     """One token of each row through a layer, `in_RD` → `x_RD`; its keys and values go to the last of the `held` places.
 
     The layer is a `Layer`, and what is seen `Keys`, as plain tuples.
     """
-    layer, seen, memory = _named(plain_layer), _keys(plain_seen), _keys(plain_memory)
+    layer, seen, encoder = _named(plain_layer), _keys(plain_seen), _keys(plain_encoder)
     h_RD, y_RD = np.empty_like(x_RD), np.empty_like(x_RD)
     for r in range(len(x_RD)):
         for d in range(x_RD.shape[1]):
@@ -426,7 +428,7 @@ def run_layer(plain_layer: Any, turn_2RE: Array, plain_seen: Any, plain_memory: 
     _wrapped(layer.attention_norms, x_RD, y_RD)
     if layer.cross.heads:
         _normalize_rows(layer.cross_norms.before, x_RD, h_RD)
-        _cross_attention(layer.cross, memory, h_RD, y_RD)
+        _cross_attention(layer.cross, encoder, h_RD, y_RD)
         _wrapped(layer.cross_norms, x_RD, y_RD)
     _normalize_rows(layer.ffn_norms.before, x_RD, h_RD)
     _feed_forward(layer.ffn, h_RD, y_RD)

@@ -1,8 +1,8 @@
 """Prepare a model for inference: join what reads the same input, then measure which CPU backend is fastest and keep it.
 
-A decoder, which is used a token at a time, gets kernels of our own wherever they can run: they won every measurement, and
-only with them a whole layer is one call. For many rows, which kernel wins depends on the processor and the shape, so it is
-measured and not guessed: on several weights in turn, once for each shape in a process. `docs/decisions.md` holds the numbers.
+A decoder, which is used a token at a time, gets custom kernels wherever they can run: they won every measurement, and only
+with them a whole layer is one call (`step.py`). For many rows, which kernel wins depends on the processor and the shape, so
+it is measured and not guessed: on several weights in turn, once for each shape in a process. `docs/decisions.md` holds the numbers.
 """
 
 from __future__ import annotations
@@ -17,22 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.config.values import check_choice
+from plainformer.errors import UsageError, opt
+from plainformer.model.fast import step
 from plainformer.model.fast.compiled import kernels
-from plainformer.model.linear import (
-    LAYOUTS,
-    Int8Weight,
-    Linear,
-    LinearGroup,
-    Product,
-    on_cpu_in_fp32,
-    outermost,
-)
+from plainformer.model.fast.packed import LAYOUTS, Int8Weight, on_cpu_in_fp32
+from plainformer.model.linear import Linear, LinearGroup, Product, outermost
 
 BACKENDS = ("auto", "plain", "fused", "int8", *LAYOUTS)
 # A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
 MIN_GAIN = 0.95
-# A measurement streams so many bytes of weights: more than a processor's caches hold.
+# A measurement streams this many bytes of weights: more than a processor's caches hold.
 MEASURED_BYTES = 64 * 2**20
 MOST_WEIGHTS = 32
 MEASURED_SECONDS = 0.1  # for each backend and shape, but two passes at least
@@ -47,7 +42,7 @@ def prepare_for_inference(
 
     Args:
         model: any module made of `Linear` and `LinearGroup`.
-        backend: "auto" takes kernels of our own for a decoder, and measures otherwise. "plain", "fused", "onednn" and
+        backend: "auto" takes custom kernels for a decoder, and measures otherwise. "plain", "fused", "onednn" and
             "compiled" are taken as they are where they can run (fp32 on a CPU), else "fused". "int8" rounds the weights.
         rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
             sentence or two for an encoder.
@@ -55,8 +50,8 @@ def prepare_for_inference(
     Returns:
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"backend={backend!r} is unknown", did_you_mean(str(backend), BACKENDS))
+    check_choice("backend", backend, BACKENDS)
+    unprepare(model)
     model.eval()
     model.requires_grad_(False)
     choices: dict[str, str] = {}
@@ -76,13 +71,21 @@ def prepare_for_inference(
             if release is not None:
                 release()
         choices[f"{out_size}x{in_size}"] = chosen
+    if {"compiled", "int8"} & set(choices.values()):
+        step.install(model)
     return choices
+
+
+def unprepare(model: nn.Module) -> None:
+    """Give every linear its plain weight back, and every stack its plain layers."""
+    step.uninstall(model)
+    for module in outermost(model):
+        module.unpack()
 
 
 def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
     shapes: dict[tuple[int, int], list[Module]] = defaultdict(list)
     for module in outermost(model):
-        module.unpack()
         out_size = sum(module.sizes) if isinstance(module, LinearGroup) else module.out_size
         shapes[out_size, _a_weight(module).size(1)].append(module)
     return shapes
@@ -109,7 +112,7 @@ def _int8(module: Module) -> str:
     if not on_cpu_in_fp32(weight):
         raise UsageError(
             f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
-            "load with device='cpu' and dtype='fp32', or without quantize",
+            f"load with {opt('device', 'cpu')} and {opt('dtype', 'fp32')}, or without {opt('quantize')}",
         )
     return "int8"
 

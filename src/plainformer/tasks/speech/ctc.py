@@ -48,7 +48,7 @@ class CtcSpeechRecognition(AudioTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.vocabulary = CtcVocabulary.from_folder(self.folder, self.tokenizer)
+        self.vocabulary = CtcVocabulary.of(self.tokenizer, self.checkpoint.json("tokenizer_config.json") or {})
         self._kept: dict[tuple[str, str], Any] = {}
 
     def make_options(self, given: Mapping[str, Any]) -> Any:

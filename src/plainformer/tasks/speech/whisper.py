@@ -101,7 +101,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.companions = (*PREPROCESSOR_FILES, FILE)
-        self.settings = read_generation_settings(self.folder, self.config)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
         self.prompt = SpeechPrompt.read(self.settings, self.tokenizer, self.config.head.out_size)
 
     def completed(self, options: W) -> W:

@@ -46,9 +46,9 @@ class FeatureExtraction(Task):
         super().__init__(*args, **kwargs)
         self.files: SentenceFiles = read_sentence_files(self.folder)
         self.companions = self.files.names
-        self.pooling, self.normalized = self.files.pooling, self.files.normalized
-        if self.folder is None:  # a GGUF file says it among its metadata
-            self.pooling = self.config.source.get("pooling", self.pooling)
+        # A GGUF file names its pooling among its metadata.
+        self.pooling = self.config.source.get("gguf_pooling", self.files.pooling)
+        self.normalized = self.files.normalized
         self.max_tokens = self.files.max_tokens
 
     def checked(self, inputs: Any, options: FeatureExtractionOptions) -> Any:

@@ -1,6 +1,6 @@
 """How the vectors of a text's tokens become one: all the ways of sentence-transformers 6.2, and a model's own pooler.
 
-Shapes: B batch, T positions, D width.
+Shapes: B batch, T positions, D hidden size.
 """
 
 from __future__ import annotations

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.checkpoint.formats import read_json_object
 from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
 from plainformer.tasks.base import Result, Task, called_with, text_limit
@@ -65,7 +63,7 @@ class TextRanking(Task):
                 f"{self.ref or 'this checkpoint'} has the labels {', '.join(self.config.labels)}: it gives no single score",
                 "take a cross-encoder for ranking, which has one; or load it for text-classification",
             )
-        self.scores = read_scores(self.config.source, self.folder)
+        self.scores = read_scores(self.config.source, self.checkpoint.json(SENTENCE_FILE) or {})
 
     def is_one(self, inputs: Any) -> bool:
         if isinstance(inputs, Mapping):
@@ -112,14 +110,12 @@ class TextRanking(Task):
         return results
 
 
-def read_scores(source: Mapping[str, Any], folder: Path | None) -> str:
+def read_scores(source: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """What a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
 
     sentence-transformers wrote it into `config_sentence_transformers.json` (version 6), under "sentence_transformers" in
     config.json (4), and as "sbert_ce_default_activation_function" there before. Probabilities where none says it.
     """
-    path = folder / SENTENCE_FILE if folder is not None else None
-    own = read_json_object(path) if path is not None and path.is_file() else {}
     section = source.get("sentence_transformers")
     older = section.get("activation_fn") if isinstance(section, Mapping) else None
     named = (own.get("activation_fn"), older, source.get("sbert_ce_default_activation_function"))

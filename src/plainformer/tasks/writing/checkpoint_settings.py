@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from plainformer.checkpoint.formats import read_json_object
+from plainformer.checkpoint.opened import Checkpoint
 from plainformer.config import ModelConfig
 from plainformer.errors import CheckpointError
 
@@ -40,10 +39,10 @@ class GenerationSettings:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_generation_settings(folder: Path | None, config: ModelConfig) -> GenerationSettings:
-    """Return the settings of a checkpoint folder; those of its model's configuration where it has no file of its own."""
-    path = folder / FILE if folder is not None else None
-    values = read_json_object(path) if path is not None and path.is_file() else config.source
+def read_generation_settings(checkpoint: Checkpoint, config: ModelConfig) -> GenerationSettings:
+    """Return the settings of a checkpoint; those of its model's configuration where it has no file of its own."""
+    stated = checkpoint.json(FILE)
+    values = config.source if stated is None else stated
     start = _ids(values, "decoder_start_token_id")
     forced_bos = _ids(values, "forced_bos_token_id")
     eos_ids = _ids(values, "eos_token_id") or config.eos_ids

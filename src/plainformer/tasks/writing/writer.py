@@ -36,7 +36,7 @@ class WritingTask(GeneratingTask, Generic[A]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = read_generation_settings(self.folder, self.config)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
 
     @abstractmethod
     def beginning(self, row: Encoding, options: Any) -> Beginning:

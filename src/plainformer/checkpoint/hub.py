@@ -1,0 +1,273 @@
+"""Downloads from the Hub: only what a model needs, kept in the usual cache.
+
+The configuration, the tokenizer's or processor's files, and one set of weights (safetensors if there is one, else PyTorch's
+`.bin`) are fetched. `huggingface_hub` does the transfer, so that HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean
+what they mean elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+from fnmatch import fnmatchcase
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from plainformer.checkpoint.bundled import BUNDLED
+from plainformer.checkpoint.formats.source import (
+    INDEX_SUFFIX,
+    WEIGHT_FILES,
+    find_weights,
+    shards_of_index,
+    some,
+    why_unusable,
+)
+from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean, opt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Part = Literal["model", "tokenizer"]
+Found = tuple[Path, str | None]  # a folder or a GGUF file, and the commit that it is of
+
+_log = logging.getLogger(__name__)
+
+# Everything but the weights, as patterns; `*` does not cross a folder here.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "bpe.codes",
+    "normalizer.json",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.*",
+    "modules.json",
+    "[1-9]_[PD]*/*",  # the steps of sentence-transformers: 1_Pooling, 2_Dense with its weights
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+
+REPOSITORY_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?(?:/[\w](?:[\w.-]{0,94}[\w])?)?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EDQUOT}
+
+
+def _parse_hub_name(ref: str) -> tuple[str, str | None]:
+    """Split "owner/name:file.gguf" or "owner/name/file.gguf" into the repository and the file."""
+    name = ref.removeprefix("hf://")
+    repo, colon, file = name.partition(":")
+    if not colon and name.count("/") >= 2 and name.endswith(".gguf"):
+        owner, short, file = name.split("/", 2)
+        repo = f"{owner}/{short}"
+    if not REPOSITORY_NAME.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
+        raise UsageError(
+            f"{ref!r} is neither a local path nor a Hub name",
+            "a Hub name is 'owner/name' or 'name', of letters, digits, '-', '_' and '.'; a local path must exist",
+        )
+    if file or colon:
+        parts = file.split("/")
+        if not file.endswith(".gguf") or any(part in ("", ".", "..") for part in parts) or "\\" in file:
+            raise UsageError(f"{ref!r}: {file!r} is not a .gguf file's name", f"write {repo + ':file.gguf'!r}")
+    return repo, file or None
+
+
+def pick_small_files(names: Iterable[str]) -> list[str]:
+    """Of a repository's files, the configuration, tokenizer and processor files that a model needs."""
+    return [
+        name
+        for name in names
+        if any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in SMALL_FILES)
+    ]
+
+
+class HubRepository:
+    """One Hub repository at one revision; see `references.resolve` for what its arguments are."""
+
+    def __init__(
+        self,
+        ref: str,
+        revision: str | None,
+        token: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+        part: Part,
+    ) -> None:
+        self.ref, self.revision, self.part = ref, revision, part
+        self.repo, self.file = _parse_hub_name(ref)
+        self.where = f"Hub repository {self.repo!r}" + (f" at revision {revision!r}" if revision else "")
+        self.token = token
+        # Passed on explicitly: huggingface_hub reads the environment only once, when it is first imported.
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self.common: dict[str, Any] = {"repo_id": self.repo, "cache_dir": cache_dir}
+
+    def fetch(self) -> Found:
+        """Download what is needed, or find it in the cache; see `references.resolve`."""
+        if _is_offline():
+            return self._from_cache("HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+        # A commit never changes: a complete copy needs no question.
+        if self.revision and _COMMIT.fullmatch(self.revision):
+            with contextlib.suppress(HubError):
+                return self._from_cache("", "")
+        try:
+            return self._download()
+        except (HubError, CheckpointError, UsageError):
+            raise
+        except Exception as error:  # the library's errors come from several packages, depending on its version
+            refused = self._explain(error)
+            if refused is not None:
+                raise refused from error
+            cause = f"{type(error).__name__}: {_first_line(error)}"
+            found = self._from_cache(f"{self.endpoint} cannot be reached ({cause})", "check the network")
+            _log.warning("%s cannot be reached: using the copy of %s in the download cache", self.endpoint, self.repo)
+            return found
+
+    def _download(self) -> Found:
+        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+        info = HfApi(endpoint=self.endpoint, token=self.token).model_info(self.repo, revision=self.revision)
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        remote = {**self.common, "endpoint": self.endpoint, "token": self.token, "revision": self.revision}
+
+        def get(name: str) -> Path:
+            return Path(hf_hub_download(filename=name, **remote))
+
+        file = self.file or self._only_gguf(names)
+        if file is not None:
+            if file not in names:
+                ggufs = [name for name in names if name.endswith(".gguf")]
+                raise HubError(f"{self.where} holds no {file!r}", did_you_mean(file, ggufs) if ggufs else "")
+            return get(file), info.sha
+        wanted = pick_small_files(names) + self._pick_weights(names, get)
+        folder = Path(snapshot_download(allow_patterns=[escape(name) for name in wanted], **remote))
+        if self.part == "model":
+            find_weights(folder)  # says so if anything is still missing
+        return folder, info.sha
+
+    def _only_gguf(self, names: list[str]) -> str | None:
+        """The one GGUF file of a repository that holds nothing else to load; several are an error that lists them."""
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        if not ggufs or ("config.json" in names and set(names).intersection(WEIGHT_FILES)):
+            return None
+        if len(ggufs) == 1:
+            return ggufs[0]
+        raise HubError(f"{self.where} holds several GGUF files: {some(ggufs)}", f"give one: '{self.repo}:{ggufs[0]}'")
+
+    def _pick_weights(self, names: list[str], get: Any) -> list[str]:
+        if "config.json" not in names:
+            hint = "an adapter (LoRA): load its base model" if "adapter_config.json" in names else ""
+            raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
+        if self.part == "tokenizer":
+            return []
+        best = next((name for name in WEIGHT_FILES if name in names), None)
+        if best is None:
+            found = [f"{name} ({why})" for name in names if "/" not in name and (why := why_unusable(name))]
+            raise HubError(
+                f"{self.where} holds no weights that can be loaded: {some(found or names)}",
+                "needed: one of " + ", ".join(WEIGHT_FILES),
+            )
+        if not best.endswith(INDEX_SUFFIX):
+            return [best]
+        shards = shards_of_index(get(best))
+        missing = [shard for shard in shards if shard not in names]
+        if missing:
+            raise HubError(f"{self.where}: {best} lists files that the repository does not hold: {some(missing)}")
+        return [best, *shards]
+
+    def _from_cache(self, cause: str, fix: str) -> Found:
+        """What an earlier download left here, if it is complete; otherwise an error that says what is missing."""
+        from huggingface_hub import hf_hub_download, snapshot_download
+
+        fix = f"{fix}, or download the model on another machine and give its folder"
+        local = {**self.common, "revision": self.revision, "local_files_only": True}
+        try:
+            if self.file:
+                path = Path(hf_hub_download(filename=self.file, **local))
+                return path, _commit(path)
+            # In huggingface_hub's patterns `*` crosses folders: "original/tokenizer.model" is not one of our files.
+            nested = ["*/" + pattern for pattern in SMALL_FILES if "*" in pattern]
+            folder = Path(snapshot_download(allow_patterns=list(SMALL_FILES), ignore_patterns=nested, **local))
+        except (OSError, ValueError) as error:  # LocalEntryNotFoundError; IncompleteSnapshotError says which files
+            missing = f": {_first_line(error)}" if "Incomplete" in type(error).__name__ else ""
+            what = f"{self.file!r} of {self.where}" if self.file else self.where
+            raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
+        ggufs = sorted(folder.rglob("*.gguf"))
+        if len(ggufs) == 1 and not (folder / "config.json").exists():
+            return ggufs[0], folder.name
+        if not (folder / "config.json").exists():
+            raise HubError(f"{self.where}: the download cache lacks config.json, and {cause}", fix)
+        try:
+            if self.part == "model":
+                find_weights(folder)
+        except CheckpointError as error:
+            raise HubError(
+                f"{self.where}: the download cache is incomplete ({error.what}), and {cause}", fix
+            ) from error
+        return folder, folder.name
+
+    def _explain(self, error: Exception) -> HubError | UsageError | None:
+        """What the Hub's refusal means; None when the Hub could not be asked at all."""
+        from huggingface_hub import errors
+
+        page = f"{self.endpoint}/{self.repo}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        login = f"pass {opt('token', ...)}, set HF_TOKEN, or run `hf auth login`"
+        if isinstance(error, errors.HFValidationError):
+            return UsageError(f"{self.ref!r} is not a Hub name: {_first_line(error)}")
+        if isinstance(error, errors.GatedRepoError):
+            return HubError(
+                f"{self.where} is gated: its owner asks to accept terms", f"accept them at {page}, then {login}"
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return HubError(f"Hub repository {self.repo!r} has no revision {self.revision!r}", f"see {page}/branches")
+        if status == 401 and "credentials" in str(error).lower():
+            return HubError(f"{self.where}: the Hub does not accept this token", f"make a new one, then {login}")
+        if isinstance(error, errors.RepositoryNotFoundError):
+            near = did_you_mean(self.repo, BUNDLED) if "/" not in self.repo else ""
+            near = near if near.startswith("did") else ""
+            return HubError(
+                f"{self.repo!r} is not a local path, and there is no such Hub repository (or it is private)",
+                f"{near + ' ' if near else ''}check the spelling; for a private one, {login}",
+            )
+        if isinstance(error, errors.EntryNotFoundError) and status == 404:
+            return HubError(f"{self.where} does not hold a file that it lists: {_first_line(error)}")
+        if status in (401, 403):
+            return HubError(f"{self.where}: access is forbidden ({status})", f"ask its owner for access, then {login}")
+        if status == 429:
+            return HubError(f"{self.where}: too many requests (429)", f"wait a few minutes; {login} for higher limits")
+        if status is not None and status < 500:
+            return HubError(f"{self.where}: the Hub answered {status}: {_first_line(error)}")
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return HubError(
+                f"the download cache cannot be written: {error}", "free space, or set HF_HOME to another folder"
+            )
+        return None
+
+
+def _is_offline() -> bool:
+    import huggingface_hub.constants
+
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE") or bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+
+
+def _commit(path: Path) -> str | None:
+    """The commit in a cache path, .../snapshots/<commit>/file."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -1,0 +1,59 @@
+"""What is asked of loading, said once: Python's keywords, the command line's options and their checks derive from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from plainformer.config.options import NotTyped, OptionSet, flag, one_of, option, text, whole
+from plainformer.errors import UsageError, opt
+
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(OptionSet):
+    """How a checkpoint becomes a model."""
+
+    dtype: str | torch.dtype | None = option(
+        None, help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.", typed=str
+    )
+    device: str | torch.device = option("cpu", help="cpu, cuda or cuda:N.", typed=str)
+    backend: str = option("auto", help="CPU linears: auto, plain, fused, onednn or compiled.", check=one_of(*BACKENDS))
+    quantize: str | None = option(
+        None,
+        help="int8 rounds the weights of all linears to eight bits (fp32 on a CPU): a quarter of the memory.",
+        check=one_of("int8"),
+    )
+    ffn_chunk_size: int = option(
+        0, help="Positions that a feed-forward network runs at a time; 0 for all.", check=whole(0)
+    )
+    allow_unused: bool = option(False, help="Accept tensors that no weight row knows.", check=flag())
+    prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
+    revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
+    token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quantize is not None and (self.backend != "auto" or not self.prepare):
+            raise UsageError(
+                f"{opt('quantize', self.quantize)} chooses the backend itself",
+                f"leave out {opt('backend', ...)} and {opt('prepare', ...)}",
+            )
+
+
+class LoadArgs(TypedDict, total=False):
+    """The same names and types, for editors and type checkers: `**options: Unpack[LoadArgs]`."""
+
+    dtype: str | torch.dtype | None
+    device: str | torch.device
+    backend: str
+    quantize: str | None
+    ffn_chunk_size: int
+    allow_unused: bool
+    prepare: bool
+    revision: str | None
+    token: str | None
