@@ -41,12 +41,12 @@ _NAMES = {
     "ChatSession": "plainformer.tasks.writing.chat",
     "explain": "plainformer.explanation",
     "explain_steps": "plainformer.explanation",
+    "replay_steps": "plainformer.explanation",
     "what_if": "plainformer.explanation",
-    "Request": "plainformer.explanation",
-    "Trace": "plainformer.explanation",
     "record": "plainformer.explanation",
     "replay": "plainformer.explanation",
-    "replay_steps": "plainformer.explanation",
+    "Request": "plainformer.explanation",
+    "Trace": "plainformer.explanation",
     "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
     "read_tags": "plainformer.tasks.text.tag_schemes",
@@ -60,14 +60,9 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
-    from plainformer.explanation import (
-        ReplayError as ReplayError,
-        Request as Request,
-        Trace as Trace,
-        explain as explain,
-    )
-    from plainformer.explanation import explain_steps as explain_steps, replay_steps as replay_steps
-    from plainformer.explanation import record as record, replay as replay, what_if as what_if
+    from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
+    from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
+    from plainformer.explanation import replay as replay, replay_steps as replay_steps, what_if as what_if
     from plainformer.families import config_from_dict as config_from_dict
     from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
     from plainformer.generation.options import GenerationOptions as GenerationOptions

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from plainformer.cli.main import as_options, run_app
+from plainformer.cli.main import as_flag, run_app
 from plainformer.cli.options import shown
+from plainformer.errors import UsageError, opt
 from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
 from tests.support.media import write_png, write_wav
 from tests.support.models import save
@@ -228,7 +229,7 @@ def test_several_answers_are_numbered(cli: Cli, tiny: Callable[[str], Path]) -> 
         ("text-generation", "--num-return-sequences 2", "--num-return-sequences 2 has no effect in greedy mode"),
         ("text-generation", "--num-beams 3 --num-beam-groups 2", "--num-beam-groups 2 does not divide --num-beams 3"),
         ("text-generation", "--early-stopping maybe", "true, false or never"),
-        ("text-generation", "--dola-layers x", "are no layers"),
+        ("text-generation", "--dola-layers x", "are not layers"),
         ("text-generation", "--choices a --regex b", "exclude each other"),
         ("text-generation", "--defaults chekpoint", "did you mean 'checkpoint'"),
         ("text-generation", "--regex (", "cannot be used"),
@@ -283,7 +284,7 @@ def test_options_without_effect(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--max-new-tokens 0", "--max-new-tokens 0 leaves nothing to generate"),
+        ("--max-new-tokens 0", "--max-new-tokens 0 is not a whole number of at least 1\n  → ask for at least 1"),
         ("--max-new-tokens few", '"few" into int'),
         ("--dtype int8", "--dtype 'int8' is not supported"),
         ("--dtype bf17", "did you mean"),
@@ -426,7 +427,7 @@ def test_explain_images_and_sounds(cli: Cli, tiny: Callable[[str], Path], tmp_pa
         ("text-classification", "--chat", "--chat has no effect in text-classification"),
         ("embedding", "--pair x", "--pair has no effect in feature-extraction"),
         ("text-generation", "--pair x", "--pair has no effect in text-generation"),
-        ("text-generation", "--top-k 0", "--top-k 0 is not a count"),
+        ("text-generation", "--top-k 0", "--top-k 0 is not a whole number"),
         ("question-answering", "", "give the context of the question as --pair"),
         ("image-classification", "--truncate", "no effect on images"),
         ("chat", "--truncate", "limit"),
@@ -501,12 +502,10 @@ def test_misspelt_verbs_and_options(cli: Cli, tiny: Callable[[str], Path]) -> No
 # ---- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_messages_speak_of_options() -> None:
-    assert as_options("leave out task=..., or choose that") == "leave out --task, or choose that"
-    assert as_options("allow_unused=True (--allow-unused) loads it") == "--allow-unused loads it"
-    assert as_options("top_k=0 is not a count") == "--top-k 0 is not a count"
-    assert as_options("device='cpu'") == "--device 'cpu'"
-    assert as_options("a token, a task: x=1") == "a token, a task: x=1"
+def test_messages_speak_of_flags(cli: Cli, tiny: Callable[[str], Path]) -> None:
+    error = UsageError(f"{opt('device', 'tpu')}, a token, a task: x=1", f"leave out {opt('task', ...)}")
+    assert error.message(as_flag) == "--device 'tpu', a token, a task: x=1\n  → leave out --task"
+    refused(cli("run", tiny("fill-mask"), "[MASK]", "--top-k", "0"), "error: --top-k 0 is not a whole number")
 
 
 def test_tokens_are_shown_as_they_are() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Parameter
 
@@ -36,6 +36,9 @@ class Flags:
     """Flags as they were typed; one that was not given is None (or False)."""
 
     known: ClassVar[Mapping[str, Flag]] = {}
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def given(self) -> list[str]:
         """Return the names of those that were given."""
@@ -120,7 +123,8 @@ def flags_of(
 def _field(same: list[Flag], group: str) -> tuple[str, Any, Any]:
     """The field of one flag, from all options that it stands for."""
     first = same[0]
-    help = " / ".join(dict.fromkeys(flag.help for flag in same))
+    helps = list(dict.fromkeys(flag.help for flag in same))
+    help = " / ".join(one for one in helps if not any(one != more and more.startswith(one[:-1]) for more in helps))
     parameter = Parameter(help=help, group=first.spec.group or group or None, negative="", show_default=False)
     if first.kind is bool:
         return first.name, Annotated[bool, parameter], field(default=False)

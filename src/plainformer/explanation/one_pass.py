@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.explanation.request import GENERATING
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.tasks.base import Task, check_top_k, text_limit
@@ -128,15 +128,17 @@ def reads_text(task: Task) -> bool:
 def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None, truncate: bool) -> None:
     kind = task.config.head.kind
     if not reads_text(task) and (pair is not None or chat or truncate):
-        raise UsageError("pair, chat and truncate have no effect on images and audio", "leave them out")
+        raise UsageError(
+            f"{opt('pair')}, {opt('chat')} and {opt('truncate')} have no effect on images and audio", "leave them out"
+        )
     if chat and kind != "causal_lm":
-        raise UsageError(f"chat has no effect in {task.name}", "leave it out")
+        raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
     if pair is not None and kind not in PAIRED:
-        raise UsageError(f"pair has no effect in {task.name}, which reads one text", "leave it out")
+        raise UsageError(f"{opt('pair')} has no effect in {task.name}, which reads one text", "leave it out")
     if pair is None and kind in PAIRED and PAIRED[kind]:
-        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as pair=...")
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
     if top_k is not None and kind not in GENERATING and "top_k" not in task.options():
-        raise UsageError(f"top_k has no effect in {task.name}", "leave it out")
+        raise UsageError(f"{opt('top_k')} has no effect in {task.name}", "leave it out")
 
 
 def _start_ids(task: Task) -> list[int]:

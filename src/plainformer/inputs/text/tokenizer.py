@@ -195,9 +195,7 @@ class Tokenizer:
             if value is not None:
                 check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
         if truncate not in (True, False, "left", "right"):
-            raise UsageError(
-                f"{opt('truncate', truncate)} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
-            )
+            raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:
             raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
         if window is not None and stride is None:
