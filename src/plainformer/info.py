@@ -38,11 +38,11 @@ class CheckpointInfo:
     shapes: dict[str, tuple[int, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def summary(self) -> dict[str, str]:
-        """The facts that fit a line each."""
+        """Return the facts that fit a line each."""
         lines = {
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
@@ -67,7 +67,7 @@ class CheckpointInfo:
 def inspect_checkpoint(
     ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> CheckpointInfo:
-    """Read a reference's facts.
+    """Return a reference's facts.
 
     Raises:
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
@@ -106,7 +106,7 @@ def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
 
 
 def _plain(value: Any) -> str:
-    """A fact in a line: yes and no, roles with their tokens."""
+    """Return a fact as a line: yes and no, roles with their tokens."""
     if isinstance(value, dict):
         return " ".join(f"{name}={token}" for name, token in value.items())
     if isinstance(value, bool):
@@ -115,7 +115,7 @@ def _plain(value: Any) -> str:
 
 
 def _task(config: ModelConfig) -> str:
-    """The task that the checkpoint does; there are models without one, and their facts can be read all the same."""
+    """Return the task that the checkpoint does; "none" for models without one."""
     try:
         return default_task(config).name
     except UsageError:
@@ -123,14 +123,14 @@ def _task(config: ModelConfig) -> str:
 
 
 def _stored_dtype(source: Any, name: str) -> str:
-    """The dtype in the file: a GGUF's quantisation where there is one."""
+    """Return the dtype in the file: a GGUF's quantisation where there is one."""
     return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
         "torch."
     )
 
 
 def count_by_part(model: Transformer) -> dict[str, int]:
-    """Numbers in embeddings, attention, feed-forward, norms and head; tied ones where they first stand."""
+    """Return how many parameters are in embeddings, attention, feed-forward, norms and head; tied ones count once."""
     parts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         stack = name.split(".")[0]
@@ -150,7 +150,7 @@ _FRONTEND_POSITIONS = {"patches": "learned", "wave": "convolution", "mel": "tabl
 
 
 def describe_stack(stack: StackConfig) -> dict[str, Any]:
-    """The shape of a stack in a few words."""
+    """Return the shape of a stack in a few words."""
     position = "rope" if any(stack.rope) else "relative" if stack.relative_bias or stack.disentangled else "none"
     frontend = stack.frontend
     own = frontend.positions if isinstance(frontend, TokenFrontend) else _FRONTEND_POSITIONS[frontend.kind]

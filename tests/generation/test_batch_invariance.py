@@ -14,6 +14,7 @@ from plainformer.generation.cache import cache as cache_module
 from plainformer.generation.result import Generation
 from plainformer.generation.search import generate, stream
 from plainformer.generation.sessions.session import Session
+from tests.support.close import close
 from tests.support.generation import ENDS, Pair, batch, pair, prompts
 
 FAMILIES = ("gpt2", "mistral", "gemma2", "bart", "t5")
@@ -115,7 +116,8 @@ def tied(alone: Generation, together: Generation, row: int, first: int, choices:
     mine, theirs = alone.token_ids[row], together.token_ids[first + row]
     if not choices.steps:  # beams
         assert alone.scores is not None and together.scores is not None
-        return alone.scores[row] == pytest.approx(together.scores[first + row], abs=1e-4)
+        scale = max(1.0, abs(together.scores[first + row]))
+        return abs(alone.scores[row] - together.scores[first + row]) <= 2e-5 * scale
     step = next((i for i, (one, other) in enumerate(zip(mine, theirs, strict=False)) if one != other), None)
     return step is not None and choices.tie(row, step, mine[step], theirs[step])
 
@@ -132,9 +134,9 @@ def compare(alone: Generation, together: Generation, first: int, choices: Choice
             return True
         assert alone.stop_reasons[row] == together.stop_reasons[first + row]
         if alone.scores is not None and together.scores is not None:
-            assert alone.scores[row] == pytest.approx(together.scores[first + row], abs=1e-4)
+            close(alone.scores[row], together.scores[first + row], rel=2e-5)
         if alone.log_probabilities is not None and together.log_probabilities is not None:
-            assert alone.log_probabilities[row] == pytest.approx(together.log_probabilities[first + row], abs=1e-4)
+            close(alone.log_probabilities[row], together.log_probabilities[first + row], rel=2e-5)
     return True
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from plainformer.generation.search import generate
+from tests.support.close import close
 from tests.support.generation import CASES, ENDS, batch, our_multinomial, pair, prompts, reference_run
 
 STEPS = 9
@@ -91,7 +92,7 @@ def check(name: str, options: dict[str, Any], seed: int | None = None, monkeypat
             assert reason == ("eos" if ids[-1] in ENDS else "length")
         if expected.scores is not None:
             assert found.scores is not None
-            assert found.scores[place] == pytest.approx(expected.scores[: count - missing], abs=1e-4)
+            close(found.scores[place], expected.scores[: count - missing], rel=2e-5)
             assert missing == 0 or (seed is not None and expected.scores[count - missing] < -1e8)
 
 

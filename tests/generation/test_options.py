@@ -167,7 +167,7 @@ def test_wrong_values_that_the_model_shows() -> None:
         generate(ours, row, suppress_first=range(99))
     with pytest.raises(InputError, match="leaves nothing of max_length=2"):
         generate(ours, row, max_length=2)
-    with pytest.raises(UsageError, match=r"every token is banned after 7 new ones of row 0\n.*loosen"):
+    with pytest.raises(UsageError, match=r"every token is banned after 7 new ones of input 0\n.*loosen"):
         generate(ours, row, no_repeat_ngram_size=1, suppress=range(9, 99), eos_ids=())
 
 
@@ -258,7 +258,7 @@ def test_time_in_the_middle(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("mode", ["greedy", "sample"])
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "bart"])
-def test_looking_late_changes_nothing(mode: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_late_changes_nothing(mode: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the host sees the tokens only now and then; what rows made behind their ends is dropped."""
     both, inputs = three(name)
     options: dict[str, Any] = {**MODES[mode], "eos_ids": ENDS, "max_new_tokens": 21, "output_scores": True}
@@ -266,11 +266,13 @@ def test_looking_late_changes_nothing(mode: str, name: str, monkeypatch: pytest.
     expected = generate(both.ours, **inputs, **options)
     assert "eos" in expected.stop_reasons
     looks: list[int] = []
-    look = tokens_module._look
-    monkeypatch.setattr(tokens_module, "_look", lambda waiting, rows: looks.append(len(waiting)) or look(waiting, rows))
-    monkeypatch.setattr(tokens_module, "looks_at_each", lambda *_: False)
+    look = tokens_module._fetch
+    monkeypatch.setattr(
+        tokens_module, "_fetch", lambda waiting, rows: looks.append(len(waiting)) or look(waiting, rows)
+    )
+    monkeypatch.setattr(tokens_module, "syncs_every_step", lambda *_: False)
     for every in (1, 4, 16, 50):
-        monkeypatch.setattr(tokens_module, "LOOK_EVERY", every)
+        monkeypatch.setattr(tokens_module, "SYNC_EVERY", every)
         looks.clear()
         found = generate(both.ours, **inputs, **options)
         assert found.token_ids == expected.token_ids and found.stop_reasons == expected.stop_reasons
@@ -278,13 +280,13 @@ def test_looking_late_changes_nothing(mode: str, name: str, monkeypatch: pytest.
         assert looks[0] == min(every, 21)
 
 
-def test_one_row_that_looks_late_leaves_a_usable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_row_that_is_fetched_late_leaves_a_usable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cache holds tokens behind the end, and says so: the next turn goes on from what is the same."""
     both = pair("gpt2")
     row = prompts(both, (6,))[0]
     free = generate(both.ours, row, eos_ids=(), max_new_tokens=12)
     end = next(token for token in free.token_ids[0] if token not in free.token_ids[0][:2])
-    monkeypatch.setattr(tokens_module, "looks_at_each", lambda *_: False)
+    monkeypatch.setattr(tokens_module, "syncs_every_step", lambda *_: False)
     first = generate(both.ours, row, eos_ids=[end], max_new_tokens=20)
     assert (
         first.stop_reasons == ("eos",) and first.cache is not None and first.cache.length > 6 + len(first.token_ids[0])

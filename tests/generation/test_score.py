@@ -13,6 +13,7 @@ import transformers
 import plainformer as pf
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.score import TokenScores, score_tokens
+from tests.support.close import close
 from tests.support.models import GPT2, LLAMA, randomise
 
 
@@ -40,7 +41,7 @@ def test_the_sum_is_the_loss(kind: str, tmp_path: Path) -> None:
         assert scores.perplexity == pytest.approx(math.exp(loss), rel=1e-5)
         log_probabilities = theirs(row[None]).logits[0, :-1].log_softmax(-1)
         chosen = log_probabilities.gather(-1, row[1:, None])
-        assert torch.allclose(torch.tensor(scores.log_probabilities), chosen[:, 0], atol=1e-5)
+        close(torch.tensor(scores.log_probabilities), chosen[:, 0])
         assert list(scores.ranks) == ((log_probabilities > chosen).sum(-1) + 1).tolist()
 
 
@@ -57,7 +58,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
             padded[index, place], mask[index, place] = ids[index, :length], 1
         for found, expected in zip(score_tokens(ours, padded, mask), alone, strict=True):
             assert found.ranks == expected.ranks
-            assert found.log_probabilities == pytest.approx(expected.log_probabilities, abs=1e-5)
+            close(found.log_probabilities, expected.log_probabilities)
 
 
 def test_probabilities_of_all_continuations_sum_to_one(tiny: Callable[[str], Path]) -> None:
@@ -65,7 +66,7 @@ def test_probabilities_of_all_continuations_sum_to_one(tiny: Callable[[str], Pat
     vocabulary = torch.arange(model.config.vocab_size or 0)
     rows = torch.stack((torch.full_like(vocabulary, 7), vocabulary), dim=1)
     scores = score_tokens(model, rows)
-    assert math.fsum(math.exp(row.total) for row in scores) == pytest.approx(1, abs=1e-5)
+    close(math.fsum(math.exp(row.total) for row in scores), 1)
     assert sorted(row.ranks[0] for row in scores) == list(range(1, len(vocabulary) + 1))
 
 
@@ -74,7 +75,7 @@ def test_texts(tiny: Callable[[str], Path]) -> None:
     texts = ["hello, world", "né", "the cat sat on the mat"] * 7  # more than one batch
     found = task.score(texts)
     one = task.score(texts[0])
-    assert found[0] == one or found[0].log_probability == pytest.approx(one.log_probability, abs=1e-4)
+    close(found[0].log_probability, one.log_probability, rel=2e-5)
     for text, scored in zip(texts, found, strict=True):
         first, *rest = scored.tokens
         assert first.log_probability is None and first.rank is None
@@ -88,7 +89,7 @@ def test_what_cannot_be_scored(tiny: Callable[[str], Path]) -> None:
     model = pf.load_model(tiny("text-generation"))
     with pytest.raises(InputError, match="one token"):
         score_tokens(model, torch.tensor([[5]]))
-    with pytest.raises(InputError, match="row 1 has one token"):
+    with pytest.raises(InputError, match="input 1 has one token"):
         score_tokens(model, torch.tensor([[5, 6], [5, 0]]), torch.tensor([[1, 1], [1, 0]]))
     with pytest.raises(InputError, match="no real token"):
         score_tokens(model, torch.tensor([[5, 6], [5, 0]]), torch.tensor([[1, 1], [0, 0]]))
@@ -130,7 +131,7 @@ def test_windows_score_each_token_once_after_enough_others(
         context = place - start
         assert context == place if place < length else context >= length - stride
         alone = score_tokens(ours, ids[:, start : place + 1])[0]
-        assert found.log_probabilities[place - 1] == pytest.approx(alone.log_probabilities[-1], abs=1e-4)
+        close(found.log_probabilities[place - 1], alone.log_probabilities[-1], rel=2e-5)
         assert found.ranks[place - 1] == alone.ranks[-1]
 
 
@@ -142,7 +143,7 @@ def test_windows_in_a_batch(tmp_path: Path) -> None:
     found = score_tokens(ours, ids, mask, max_length=10, stride=6)
     for row, own, scores in zip(ids, mask.bool(), found, strict=True):
         alone = score_tokens(ours, row[own][None], max_length=10, stride=6)[0]
-        assert scores.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-5)
+        close(scores.log_probabilities, alone.log_probabilities)
 
 
 def test_long_texts(tiny: Callable[[str], Path]) -> None:
@@ -152,9 +153,7 @@ def test_long_texts(tiny: Callable[[str], Path]) -> None:
     assert len(found.tokens) == len(text) and found.tokens[0].rank is None
     assert all(token.rank is not None for token in found.tokens[1:])
     first = task.score(text[:48])
-    assert [t.log_probability for t in found.tokens[1:48]] == pytest.approx(
-        [t.log_probability for t in first.tokens[1:]], abs=1e-5
-    )
+    close([t.log_probability for t in found.tokens[1:48]], [t.log_probability for t in first.tokens[1:]])
     assert found.perplexity == pytest.approx(math.exp(-found.log_probability / (len(text) - 1)))
     short = task.score([text, "the"], stride=4, max_length=20)
     assert len(short[0].tokens) == len(text) and len(short[1].tokens) == 3
@@ -165,12 +164,12 @@ def test_long_texts(tiny: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": 0}, "not a count"),
+        ({"stride": 0}, "not a whole number"),
         ({"stride": 48}, "give at most 47"),
         ({"stride": 8, "max_length": 8}, "give at most 7"),
         ({"stride": 8, "max_length": 49}, "48 positions"),
         ({"stride": 8, "truncate": True}, "pass one of the two"),
-        ({"stride": True}, "not a count"),
+        ({"stride": True}, "not a whole number"),
     ],
 )
 def test_windows_that_cannot_be(tiny: Callable[[str], Path], options: dict[str, int], message: str) -> None:

@@ -15,6 +15,7 @@ from plainformer.model.block import make_block, set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
+from tests.support.close import close
 
 WIDTH, FFN, POSITIONS, FLOAT = 16, 4096, 256, 4
 # (B, T, F) activations that are alive together: up and its activation; fused gate and up, and the product in place of one.
@@ -60,7 +61,7 @@ def test_peak_memory_falls_as_the_arithmetic_says(ffn: str) -> None:
     for chunk in (0, 64, 16, 1):
         set_ffn_chunk_size(made, chunk)
         peaks[chunk] = peak_bytes(lambda: made(input_ids))
-        assert torch.allclose(made(input_ids).last_hidden_state, expected, atol=1e-5)
+        close(made(input_ids).last_hidden_state, expected)
         activations = ALIVE[ffn] * (chunk or POSITIONS) * FFN * FLOAT
         assert activations <= peaks[chunk] <= activations + rest, (chunk, peaks[chunk], activations)
     assert peaks[16] < peaks[0] / 8
@@ -92,7 +93,7 @@ def test_gradients_are_the_same_in_chunks() -> None:
         gradients.append([parameter.grad for parameter in made.parameters()])
     for whole, chunked in zip(*gradients, strict=True):
         assert whole is not None and chunked is not None
-        assert torch.allclose(whole, chunked, rtol=1e-4, atol=1e-4)
+        close(whole, chunked, rel=2e-5)
 
 
 def filled(block: torch.nn.Module) -> torch.nn.Module:

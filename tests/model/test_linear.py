@@ -19,6 +19,7 @@ from plainformer.model.fast.packed import LAYOUTS, CompiledWeight, Int8Weight
 from plainformer.model.fast.prepare import prepare_for_inference, unprepare
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.transformer import Transformer
+from tests.support.close import close
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -49,7 +50,7 @@ def test_backends_agree_and_keep_the_weights(backend: str) -> None:
     expected = model(IDS).logits.detach()
     choices = prepare_for_inference(model, backend)
     assert set(choices.values()) <= {"plain", "fused", "compiled", "onednn"} and "50x16" in choices
-    assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
+    close(model(IDS).logits, expected)
     after = model.state_dict()
     assert set(after) == set(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -60,7 +61,7 @@ def test_preparing_again_changes_the_backend() -> None:
     expected = model(IDS).logits.detach()
     for backend in ("onednn", "plain", "compiled", "fused", "compiled", "onednn", "auto"):
         prepare_for_inference(model, backend)
-        assert torch.allclose(model(IDS).logits, expected, atol=1e-5)
+        close(model(IDS).logits, expected)
     unprepare(model)
     assert isinstance(model.head.out, Linear) and model.head.out.weight is not None
 
@@ -134,7 +135,7 @@ def test_copies_and_pickles(backend: str) -> None:
     prepare_for_inference(model, backend)
     expected = model(IDS).logits
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.allclose(other(IDS).logits, expected, atol=1e-6)
+        close(other(IDS).logits, expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS.values(), Int8Weight])
@@ -168,7 +169,7 @@ def test_a_bias_edited_in_place_is_seen(backend: str, rows: int) -> None:
     model.last.bias *= 3
     expected[:, 4:7] += 2
     expected[:, 7:] += model.last.bias * 2 / 3
-    assert torch.allclose(model(x), expected, atol=1e-5)
+    close(model(x), expected)
 
 
 @pytest.mark.parametrize("rows", [1, 30])

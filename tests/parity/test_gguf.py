@@ -584,6 +584,16 @@ def test_a_causal_bert(tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_pooling_is_part_of_the_configuration(tmp_path: Path) -> None:
+    """As the model's folder would say it, so that a saved model keeps it."""
+    reference = build(BY_NAME["bert"].case())
+    path = write(reference, tmp_path / "m.gguf", "bert", edit=setting("bert.pooling_type", 2, UINT))
+    model = load_model(path)
+    assert model.config.source["gguf_pooling"] == "cls"
+    save_model(model, tmp_path / "saved")
+    assert load_model(tmp_path / "saved").config.source["gguf_pooling"] == "cls"
+
+
 def test_a_head_that_gguf_files_do_not_have(tmp_path: Path) -> None:
     path = write(build(BY_NAME["llama"].case()), tmp_path / "m.gguf", "llama")
     with pytest.raises(UsageError, match="no 'sequence' head"):

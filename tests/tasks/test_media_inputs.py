@@ -90,7 +90,7 @@ def test_sizes_of_features(folders: dict[str, Path]) -> None:
     close(task(image, image_size=32).vector, task(image, image_size=(32, 32)).vector)
     close(task(image, image_size=(32, 32)).vector, task(image.resize((32, 32), Image.Resampling.BILINEAR)).vector)
     assert not torch.allclose(task(image, image_size=(64, 32)).vector, task(image).vector)
-    assert task(image, image_size=[16, 8], pooling="mean", normalize=True).vector.norm() == pytest.approx(1)
+    close(task(image, image_size=[16, 8], pooling="mean", normalize=True).vector.norm(), 1)
 
 
 def test_sizes_that_cannot_work(folders: dict[str, Path]) -> None:

@@ -86,7 +86,7 @@ def _parse_hub_name(ref: str) -> tuple[str, str | None]:
 
 
 def pick_small_files(names: Iterable[str]) -> list[str]:
-    """Of a repository's files, the configuration, tokenizer and processor files that a model needs."""
+    """Return a repository's configuration, tokenizer and processor files that a model needs."""
     return [
         name
         for name in names
@@ -157,7 +157,7 @@ class HubRepository:
         return folder, info.sha
 
     def _only_gguf(self, names: list[str]) -> str | None:
-        """The one GGUF file of a repository that holds nothing else to load; several are an error that lists them."""
+        """Return the one GGUF file of a repository that holds nothing else to load; several are an error that lists them."""
         ggufs = [name for name in names if name.endswith(".gguf")]
         if not ggufs or ("config.json" in names and set(names).intersection(WEIGHT_FILES)):
             return None
@@ -187,7 +187,7 @@ class HubRepository:
         return [best, *shards]
 
     def _from_cache(self, cause: str, fix: str) -> Found:
-        """What an earlier download left here, if it is complete; otherwise an error that says what is missing."""
+        """Return what an earlier download left, if it is complete; otherwise raise HubError, which says what is missing."""
         from huggingface_hub import hf_hub_download, snapshot_download
 
         fix = f"{fix}, or download the model on another machine and give its folder"
@@ -218,7 +218,7 @@ class HubRepository:
         return folder, folder.name
 
     def _explain(self, error: Exception) -> HubError | UsageError | None:
-        """What the Hub's refusal means; None when the Hub could not be asked at all."""
+        """Return what the Hub's refusal means; None when the Hub could not be asked at all."""
         from huggingface_hub import errors
 
         page = f"{self.endpoint}/{self.repo}"
@@ -264,7 +264,7 @@ def _is_offline() -> bool:
 
 
 def _commit(path: Path) -> str | None:
-    """The commit in a cache path, .../snapshots/<commit>/file."""
+    """Return the commit in a cache path, .../snapshots/<commit>/file."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 

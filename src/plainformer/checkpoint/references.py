@@ -117,7 +117,7 @@ def _looks_like_path(ref: str, path: Path) -> bool:
 
 
 def _near_paths(ref: str, path: Path) -> str:
-    """The siblings with a like name, at the first part of the path that does not exist."""
+    """Return a hint: siblings with a similar name, at the first part of the path that does not exist."""
     parts, parent = list(path.parts), Path()
     while parts and (parent / parts[0]).exists():
         parent /= parts.pop(0)

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors into a model, and a model's back into a checkpoint, by a family's rows.
+"""Load a checkpoint's tensors into a model, and export them again, by a family's weight rows.
 
 Every tensor is accounted for: a parameter left empty is an error, so is a tensor that no row knows, so is a shape that
 does not fit. Nothing is initialised at random.
@@ -81,7 +81,7 @@ def load_weights(
             report.unused.append(name)
             continue
         _place(model, name, _read(source, name, row), ours, expected, copies, dtype, device)
-        source.release()  # of a tensor that was converted, the file's own pages are of no more use
+        source.release()  # of a tensor that was converted, the file's own pages are not needed any more
         filled.update(dict.fromkeys(ours, ranks[row]))
         report.loaded += 1
     _drop_pooler(model)
@@ -157,7 +157,7 @@ def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
 
 
 def _fill_zeros(model: nn.Module, rows: list[Row], dtype: torch.dtype | None, device: torch.device | str) -> None:
-    """Parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
+    """Fill parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
     kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta and _zero(name, rows):
@@ -171,7 +171,7 @@ def _zero(name: str, rows: list[Row]) -> bool:
 
 
 def _drop_pooler(model: Transformer) -> None:
-    """A base model goes without the pooler that its checkpoint lacks: those trained to fill in words never had one."""
+    """Remove the pooler of a base model whose checkpoint has none: masked language models are trained without one."""
     config, parameters = model.config, list(model.head.parameters())
     if config.head.kind == "none" and parameters and all(p.is_meta for p in parameters):
         log.info("the checkpoint has no pooler: pooler_output will be None")
@@ -229,7 +229,7 @@ def _some(names: list[str], limit: int = 4) -> str:
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
-    """The checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
+    """Yield the checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
     state = _tensors(model)
     tied = {name for name, _ in model.config.tied}
     left = {name for name in state if name not in tied}
@@ -255,7 +255,7 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
 
 
 def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
-    """Each parameter by name. A packed one is unpacked when it is called for: all at once would double the memory."""
+    """Return each parameter by name, as a function: unpacking all packed ones at once would double the memory."""
     found: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found[name] = parameter.detach
@@ -269,13 +269,13 @@ def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
 
 
 def _part(group: LinearGroup, index: int) -> Tensor:
-    """One part of a packed group, a copy: a view would keep all of them in memory."""
+    """Return one part of a packed group, copied: a view would keep all of them in memory."""
     assert group.packed is not None
     return group.packed.dense().split(group.sizes)[index].clone()
 
 
 def _numbers(row: Row, names: Collection[str]) -> list[tuple[str, ...]]:
-    """The layer numbers for which the model has the row's parameters, given by their names."""
+    """Return the layer numbers for which the model has the row's parameters, given by their names."""
     if "{}" not in row.ours[0]:
         return [()] if row.ours[0] in names else []
     matches = (_pattern(row.ours[0]).fullmatch(name) for name in names)

@@ -27,12 +27,12 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 def shown(value: object) -> str:
-    """A value for a message: its repr, cut where it is long or deep, since a forged one may be megabytes."""
+    """Return a value for a message: its repr, cut where it is long or deep, since a forged one may be megabytes."""
     return _short.repr(value)
 
 
 def is_number(value: object) -> bool:
-    """A finite number; true and false are none, though Python counts with them."""
+    """Return whether a value is a finite number; True and False are not, though Python counts with them."""
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 1 << 53
     return whole or (isinstance(value, float) and math.isfinite(value))
 
@@ -53,17 +53,17 @@ def require(condition: bool, what: str, fix: str = "check it against the model c
 
 
 def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
-    """A whole number between `lower` and `upper`, or a CheckpointError that names the field."""
+    """Raise CheckpointError unless a field is a whole number from `lower` to `upper`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     require(whole and lower <= value <= upper, f"{name}={shown(value)} is not a whole number from {lower} to {upper}")  # type: ignore[operator]
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """One of `options`, or a CheckpointError that offers the closest ones."""
+    """Raise CheckpointError, which offers the closest ones, unless a field is one of `options`."""
     if value not in options:
         raise CheckpointError(f"{name}={shown(value)} is not supported", did_you_mean(str(value), options))
 
 
 def require_positive(name: str, value: object) -> None:
-    """A finite number above zero, or a CheckpointError that names the field."""
+    """Raise CheckpointError unless a field is a finite number above zero."""
     require(is_number(value) and value > 0, f"{name}={shown(value)} is not a positive number")  # type: ignore[operator]

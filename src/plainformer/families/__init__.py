@@ -3,8 +3,8 @@
 A family module has
 
 - `HEADS`: kind of head → `Head`, its values and its weight rows,
-- `config(source, head) -> ModelConfig`: what its config.json means,
-- `table(config) -> WeightTable`: its weight rows,
+- `config(source, head) -> ModelConfig`: what its config.json means, but for the head, which is put on here,
+- `table(config) -> WeightTable`: its weight rows, but for the head's,
 
 and, where it needs them,
 
@@ -25,7 +25,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
-from plainformer.families.heads import Heads
+from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 
 # model_type in config.json → module here.
@@ -92,7 +92,7 @@ def family_module(model_type: str) -> ModuleType:
     if model_type not in FAMILIES:
         raise CheckpointError(
             f"model_type {shown(model_type)} is not a family that is supported",
-            did_you_mean(model_type, FAMILIES) or "`plainformer models` lists the families",
+            did_you_mean(model_type, FAMILIES) or f"supported: {', '.join(FAMILIES)}",
         )
     return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
 
@@ -124,7 +124,7 @@ def _tokenizers(module: str) -> dict[str, TokenizerConvention]:
 
 def heads_of(model_type: str) -> Collection[str]:
     """Return the kinds of head that a family's models have; none for a family that is not known."""
-    heads: Heads = family_module(model_type).HEADS if model_type in FAMILIES else {}
+    heads: dict[str, Head] = family_module(model_type).HEADS if model_type in FAMILIES else {}
     return heads.keys()
 
 
@@ -187,9 +187,11 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
             raise CheckpointError(f"architecture {shown(architecture)}: {what}", f"pass {opt('task', ...)}")
         raise UsageError(what, "choose another task")
     config: ModelConfig = module.config(source, wanted)
+    head_config = module.HEADS[wanted].config(source, config.main_stack)
     return replace(
         config,
-        labels=source.labels() if config.head.kind in ("sequence", "token", "image", "audio") else (),
+        head=head_config,
+        labels=source.labels() if head_config.kind in ("sequence", "token", "image", "audio") else (),
         pad_id=config.pad_id if config.pad_id is not None else source.id("pad_token_id"),
         bos_id=source.id("bos_token_id"),
         eos_ids=config.eos_ids or source.ids("eos_token_id"),
@@ -201,6 +203,7 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
 
 
 def table_for(config: ModelConfig) -> WeightTable:
-    """The weight rows of a model."""
-    table: WeightTable = importlib.import_module(f"plainformer.families.{config.family}").table(config)
-    return table
+    """Return the weight rows of a model: its head's, then its family's, which know other heads' tensors as extras."""
+    module = importlib.import_module(f"plainformer.families.{config.family}")
+    table: WeightTable = module.table(config)
+    return replace(table, rows=(*module.HEADS[config.head.kind].rows_of(config), *table.rows))

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear, linears
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears
 from plainformer.config import ModelConfig
 from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, masked_lm, word_rows, word_ties
+from plainformer.families.encoder_line import encoder, masked_lm, rows, word_rows, word_ties
 from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
 from plainformer.families.hf_config import HfConfig
 
-DEFAULTS = {
-    "hidden_size": 4096,
-    "num_attention_heads": 64,
-    "intermediate_size": 16384,
-    "hidden_act": "gelu_new",
-}
+DEFAULTS = {"hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new"}
 LAYER = {
     ".attention.query": ".attention.qkv.q",
     ".attention.key": ".attention.qkv.k",
@@ -76,11 +71,11 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     # The projection is there even where both sizes are the same.
     stack = encoder(filled, embedding_size=source.integer("embedding_size", default=128), projection="affine")
     stack = replace(stack, num_layers=len(layer_ids), layer_ids=layer_ids, windows=(), rope=())
-    return ModelConfig("albert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
+    return ModelConfig("albert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
+    """The line's rows; poolers and other heads are known extras."""
     groups, inner, _ = sharing(HfConfig(config.source))
     layers = [
         r
@@ -90,12 +85,9 @@ def table(config: ModelConfig) -> WeightTable:
             LAYER, f"albert.encoder.albert_layer_groups.{g}.albert_layers.{i}", f"encoder.layers.{g * inner + i}"
         )
     ]
-    rows = [
-        *embedding_rows("albert.embeddings"),
+    return rows(
+        "albert",
         *linear("albert.encoder.embedding_hidden_mapping_in", "encoder.frontend.after_norm"),
-        *layers,
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("albert.pooler.*", "predictions.*", "sop_classifier.*"),
-        *EXTRAS,
-    ]
-    return WeightTable(tuple(rows), prefix="albert.", aliases=OLD_NORM_NAMES)
+        layers=layers,
+    )

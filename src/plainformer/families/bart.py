@@ -64,7 +64,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "bart",
         encoder,
         decoder,
-        head=HEADS[head].config(source, decoder),
         tied=tied(source, head),
         pad_id=source.id("pad_token_id", 1),
         eos_ids=source.ids("eos_token_id") or (2,),
@@ -79,4 +78,4 @@ def table(config: ModelConfig) -> WeightTable:
         row(f"model.{side}.embed_positions.weight", f"{side}.frontend.positions.weight", op=DropRows(UNUSED_ROWS))
         for side in ("encoder", "decoder")
     ]
-    return rows(config, token_rows(config, "model."), positions, HEADS)
+    return rows(config, token_rows(config, "model."), positions)

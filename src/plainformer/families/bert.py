@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, ignore, linear
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import (
-    EXTRAS,
-    embedding_rows,
-    encoder,
-    layer_rows,
-    masked_lm,
-    word_rows,
-    word_ties,
-)
+from plainformer.families.encoder_line import encoder, masked_lm, rows, word_rows, word_ties
 from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
 from plainformer.families.hf_config import HfConfig
 
@@ -40,17 +32,9 @@ TOKENIZERS = {"bert": TokenizerConvention("wordpiece")}
 
 def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    stack = encoder(source)
-    return ModelConfig("bert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
+    return ModelConfig("bert", encoder=encoder(source), tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
-    rows = [
-        *embedding_rows("bert.embeddings"),
-        *layer_rows("bert.encoder.layer.{}"),
-        *HEADS[config.head.kind].rows_of(config),
-        *ignore("bert.pooler.*"),
-        *EXTRAS,
-    ]
-    return WeightTable(tuple(rows), prefix="bert.", aliases=OLD_NORM_NAMES)
+    """The line's rows; poolers and other heads are known extras."""
+    return rows("bert", *ignore("bert.pooler.*"))

@@ -144,12 +144,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
     # The newer head has no weights of its own to untie.
     always = head == "masked_lm" and not source.flag("legacy", default=True)
-    return ModelConfig(
-        "deberta",
-        encoder=stack,
-        head=HEADS[head].config(source, stack),
-        tied=OUT_TIED if always else word_ties(source, head),
-    )
+    return ModelConfig("deberta", encoder=stack, tied=OUT_TIED if always else word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -170,7 +165,6 @@ def table(config: ModelConfig) -> WeightTable:
         *linear(f"{encoder}.LayerNorm", "encoder.relative.norm"),
         *linears({".conv.conv": ".local.conv", ".conv.LayerNorm": ".local.norm"}, encoder, "encoder"),
         *linears(LAYER, encoder + ".layer.{}", "encoder.layers.{}"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("lm_predictions.*", "mask_predictions.*", "pooler.*"),
         *EXTRAS,
     ]

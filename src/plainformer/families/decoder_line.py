@@ -15,7 +15,7 @@ from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linear
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import require, require_choice
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.heads import BASE, SPAN, Head, Heads, scores, words
+from plainformer.families.heads import BASE, SPAN, Head, scores, words
 from plainformer.families.hf_config import HfConfig, rope_from
 
 # As Llama 1 and 2 publish it, and others after them.
@@ -93,18 +93,10 @@ def decoder_heads(out: str = "lm_head", token: str = "score") -> dict[str, Head]
 HEADS = decoder_heads()
 
 
-def build(
-    family: str, source: HfConfig, head: str, stack: StackConfig, *, tie: bool, heads: Heads = HEADS
-) -> ModelConfig:
+def build(family: str, source: HfConfig, head: str, stack: StackConfig, *, tie: bool) -> ModelConfig:
     """A causal model of this line."""
     tied = TIED if head == "causal_lm" and source.flag("tie_word_embeddings", default=tie) else ()
-    return ModelConfig(
-        family,
-        decoder=stack,
-        head=heads[head].config(source, stack),
-        tied=tied,
-        trained_positions=source.trained_positions(),
-    )
+    return ModelConfig(family, decoder=stack, tied=tied, trained_positions=source.trained_positions())
 
 
 ATTENTION = {
@@ -115,34 +107,31 @@ ATTENTION = {
     ".self_attn.q_norm": ".attention.q_norm",
     ".self_attn.k_norm": ".attention.k_norm",
 }
-FEED_FORWARD = {
-    ".mlp.gate_proj": ".ffn.gate_up.gate",
-    ".mlp.up_proj": ".ffn.gate_up.up",
-    ".mlp.down_proj": ".ffn.down",
-}
+FEED_FORWARD = {".mlp.gate_proj": ".ffn.gate_up.gate", ".mlp.up_proj": ".ffn.gate_up.up", ".mlp.down_proj": ".ffn.down"}
 NORMS = {".input_layernorm": ".attention_norm", ".post_attention_layernorm": ".ffn_norm"}
 
 
-def rows(config: ModelConfig, layers: list[Row], span_base: str = "model.") -> WeightTable:
-    """Embeddings, final norm and heads around a family's layer rows.
-
-    `span_base` is what the base model is called under a question-answering head; everywhere else it is `model.`.
-    """
+def rows(layers: list[Row]) -> WeightTable:
+    """Embeddings and final norm around a family's layer rows."""
     table = [
         row("model.embed_tokens.weight", "decoder.frontend.tokens.weight"),
         *layers,
         *linear("model.norm", "decoder.norm"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("lm_head.*", "score.*", "qa_outputs.*", "model.layers.{}.self_attn.rotary_emb.inv_freq"),
         *ignore("model.rotary_emb.inv_freq"),
     ]
-    if config.head.kind != "span" or span_base == "model.":
-        return WeightTable(tuple(table), prefix="model.", aliases=((r"^transformer\.", "model."),))
-    renamed = tuple(replace(r, theirs=re.sub(r"^model\.", span_base, r.theirs)) for r in table)
-    return WeightTable(renamed, prefix=span_base, aliases=((r"^model\.", span_base),))
+    return WeightTable(tuple(table), prefix="model.", aliases=((r"^transformer\.", "model."),))
 
 
-def table(config: ModelConfig, span_base: str = "model.") -> WeightTable:
+def table(config: ModelConfig) -> WeightTable:
     """One row for each tensor of a layer."""
-    pairs = {**ATTENTION, **FEED_FORWARD, **NORMS}
-    return rows(config, linears(pairs, "model.layers.{}", "decoder.layers.{}"), span_base)
+    return rows(linears({**ATTENTION, **FEED_FORWARD, **NORMS}, "model.layers.{}", "decoder.layers.{}"))
+
+
+def table_with_spans(config: ModelConfig) -> WeightTable:
+    """The same, where the reference calls the base model `transformer` under a question-answering head."""
+    made = table(config)
+    if config.head.kind != "span":
+        return made
+    renamed = tuple(replace(r, theirs=re.sub(r"^model\.", "transformer.", r.theirs)) for r in made.rows)
+    return WeightTable(renamed, prefix="transformer.", aliases=((r"^model\.", "transformer."),))

@@ -53,9 +53,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         activation=source.activation("activation", default="gelu"),
         norm=norm,
     )
-    return ModelConfig(
-        "distilbert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head)
-    )
+    return ModelConfig("distilbert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -66,7 +64,6 @@ def table(config: ModelConfig) -> WeightTable:
         row(f"{embeddings}.position_embeddings.weight", "encoder.frontend.positions.weight"),
         *linear(f"{embeddings}.LayerNorm", "encoder.frontend.norm"),
         *linears(LAYER, "distilbert.transformer.layer.{}", "encoder.layers.{}"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore(f"{embeddings}.position_ids", "vocab_*", "pre_classifier.*", "classifier.*", "qa_outputs.*"),
     ]
     return WeightTable(tuple(rows), prefix="distilbert.", aliases=OLD_NORM_NAMES)

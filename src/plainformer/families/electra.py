@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears
+from plainformer.checkpoint.rows import WeightTable, ignore, linear, linears
 from plainformer.config import HeadConfig, ModelConfig, StackConfig
 from plainformer.config.checks import require_choice
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import EXTRAS, embedding_rows, encoder, layer_rows, masked_lm, word_ties
+from plainformer.families.encoder_line import encoder, masked_lm, rows, word_ties
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier, scores
 from plainformer.families.hf_config import HfConfig
 
@@ -56,17 +56,13 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     filled = source.with_defaults(**DEFAULTS)
     size, embedding_size = filled.integer("hidden_size"), source.integer("embedding_size", default=128)
     stack = encoder(filled, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine")
-    return ModelConfig("electra", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
+    return ModelConfig("electra", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
-    rows = [
-        *embedding_rows("electra.embeddings"),
+    """The line's rows; poolers and other heads are known extras."""
+    return rows(
+        "electra",
         *linear("electra.embeddings_project", "encoder.frontend.after_norm"),
-        *layer_rows("electra.encoder.layer.{}"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("discriminator_predictions.*", "generator_predictions.*", "generator_lm_head.*", "sequence_summary.*"),
-        *EXTRAS,
-    ]
-    return WeightTable(tuple(rows), prefix="electra.", aliases=OLD_NORM_NAMES)
+    )

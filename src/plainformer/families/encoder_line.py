@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from plainformer.checkpoint.rows import SAME, Op, Row, also, ignore, linear, linears, row
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.hf_config import HfConfig
 
@@ -96,3 +97,10 @@ def word_rows(config: ModelConfig, theirs: str, decoder: str) -> list[Row]:
     """
     through_decoder = (also if config.tied else row)(f"{decoder}.bias", "head.out.bias")
     return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{decoder}.weight", "head.out.weight")]
+
+
+def rows(base: str, *more: Row, positions: Op = SAME, layers: Sequence[Row] = ()) -> WeightTable:
+    """Embeddings and layers under `base`, a family's own rows, and the extras; `layers` where a family names them so."""
+    usual = layers or layer_rows(f"{base}.encoder.layer.{{}}")
+    made = (*embedding_rows(f"{base}.embeddings", positions), *usual, *more, *EXTRAS)
+    return WeightTable(made, prefix=f"{base}.", aliases=OLD_NORM_NAMES)

@@ -57,7 +57,7 @@ class Metadata(HfConfig):
         super().__init__({key.removeprefix(prefix): value for key, value in self.all.items() if key.startswith(prefix)})
 
     def get(self, *names: str, default: Any = None) -> Any:
-        """The first field that is there; a list with one entry for each layer must repeat one value."""
+        """Return the first field that is there; a list with one entry for each layer must repeat one value."""
         value = super().get(*names, default=default)
         if not isinstance(value, list):
             return value
@@ -69,13 +69,13 @@ class Metadata(HfConfig):
         return value[0]
 
     def need(self, name: str) -> int:
-        """A whole number that the file must state."""
+        """Return a whole number that the file must state."""
         if self.get(name) is None:
             raise CheckpointError(f"'{self.architecture}.{name}' is missing", "convert the model again")
         return self.integer(name)
 
     def size(self, name: str) -> int:
-        """A whole number from 1 that the file must state."""
+        """Return a whole number from 1 that the file must state."""
         value = self.need(name)
         require(value > 0, f"{name}={value} is not positive")
         return value
@@ -128,7 +128,7 @@ def _architecture(name: str) -> Architecture:
 
 
 def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    """What all architectures state alike, under config.json's names."""
+    """Return the fields that all architectures share, under config.json's names."""
     if "token_embd.weight" not in meta.tensors:
         raise CheckpointError("there is no tensor 'token_embd.weight'", "download the file again")
     shape, hidden = file.shape("token_embd.weight"), meta.size("embedding_length")
@@ -161,7 +161,7 @@ def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
 
 
 def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
-    """Rotary positions: a base, a scaling, or llama.cpp's tensors with a divisor for each frequency."""
+    """Return the rotary positions: a base, a scaling, or llama.cpp's tensors with a divisor for each frequency."""
     head_dim, length = meta.head_dim, meta.size("context_length")
     base: dict[str, Any] = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base", default=10000.0)}
     turned = meta.integer("rope.dimension_count", default=head_dim)
@@ -181,7 +181,7 @@ def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
         factors = {f"{name}_factor": _factors(file, tensor) for name, tensor in (("short", short), ("long", long))}
         return {**scaled, "rope_type": "longrope", **factors, "attention_factor": amplitude}
     kind = meta.text("rope.scaling.type", default="linear")
-    # An absent factor, or 0, is no scaling. The second name is that of files from before August 2023.
+    # An absent factor, or 0, means that nothing is scaled. The second name is that of files from before August 2023.
     factor = meta.number("rope.scaling.factor", "rope.scale_linear", default=0.0)
     require(kind in ("none", "linear", "yarn", "longrope"), f"rope.scaling.type={shown(kind)} is not supported")
     require(kind != "longrope", "rope.scaling.type is 'longrope', and there are no tensors rope_factors_*.weight")

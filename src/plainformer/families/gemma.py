@@ -9,23 +9,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from plainformer.checkpoint.rows import WeightTable, ignore, linears
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import ATTENTION, FEED_FORWARD, build, decoder, rows, sliding_layers, windows
 from plainformer.families.decoder_line import HEADS as LINE_HEADS
 from plainformer.families.decoder_line import table as line_table
+from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig, rope_from
 
 
 def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
     """The line's output, with Gemma 2's soft cap."""
-    cap = source.maybe_number("final_logit_softcapping") if source.get("model_type") != "gemma" else None
+    text = HfConfig({**source.raw, **source.object("text_config")})
+    cap = text.maybe_number("final_logit_softcapping") if text.get("model_type") != "gemma" else None
     return replace(LINE_HEADS["causal_lm"].config(source, stack), softcap=cap)
 
 
-HEADS = {**LINE_HEADS, "causal_lm": replace(LINE_HEADS["causal_lm"], config=_words)}
+def _word_rows(config: ModelConfig) -> list[Row]:
+    return linear("language_model.lm_head" if config.source.get("model_type") == "gemma3" else "lm_head", "head.out")
+
+
+HEADS = {**LINE_HEADS, "causal_lm": Head(_words, _word_rows)}
 # The multimodal class of Gemma 3 generates as a decoder does.
 ARCHITECTURES = {"ForConditionalGeneration": "causal_lm"}
 ROLES = "bos_token=<bos> eos_token=<eos> unk_token=<unk> pad_token=<pad> mask_token=<mask>"
@@ -42,7 +48,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         source = HfConfig({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
     source.refuse("use_bidirectional_attention", False, why="only causal Gemma models are known here")
     stack = _stack(source, kind)
-    return build("gemma", source, head, stack, tie=True, heads=HEADS)
+    return build("gemma", source, head, stack, tie=True)
 
 
 def _stack(source: HfConfig, kind: str) -> StackConfig:
@@ -113,7 +119,7 @@ def table(config: ModelConfig) -> WeightTable:
         ".pre_feedforward_layernorm": ".ffn_norm",
         ".post_feedforward_layernorm": ".ffn_after_norm",
     }
-    made = rows(config, linears(pairs, "model.layers.{}", "decoder.layers.{}"))
+    made = rows(linears(pairs, "model.layers.{}", "decoder.layers.{}"))
     if config.source.get("model_type") != "gemma3":
         return made
     extras = ignore("*vision_tower.*", "*multi_modal_projector.*")

@@ -35,7 +35,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         final_norm="norm",
         direction="causal",
     )
-    return build("gpt2", source, head, stack, tie=True, heads=HEADS)
+    return build("gpt2", source, head, stack, tie=True)
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -56,7 +56,6 @@ def table(config: ModelConfig) -> WeightTable:
         *linear(f"{theirs}.mlp.c_fc", f"{ours}.ffn.up", Transpose()),
         *linear(f"{theirs}.mlp.c_proj", f"{ours}.ffn.down", Transpose()),
         *linear("transformer.ln_f", "decoder.norm"),
-        *HEADS[config.head.kind].rows_of(config),
         # The causal mask, stored by older releases; other heads.
         *ignore(f"{theirs}.attn.bias", f"{theirs}.attn.masked_bias", "lm_head.*", "score.*", "classifier.*"),
         *ignore("qa_outputs.*", "multiple_choice_head.*", "v_head.*"),

@@ -36,7 +36,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         out_bias=bias,
         rope=every_layer(rope, layers),
     )
-    return build("gpt_neox", source, head, stack, tie=False, heads=HEADS)
+    return build("gpt_neox", source, head, stack, tie=False)
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -55,7 +55,6 @@ def table(config: ModelConfig) -> WeightTable:
         *fused(f"{theirs}.attention.query_key_value", qkv, SplitHeads(config.main_stack.num_heads)),
         *linears(pairs, theirs, ours),
         *linear("gpt_neox.final_layer_norm", "decoder.norm"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore(f"{theirs}.attention.bias", f"{theirs}.attention.masked_bias"),
         *ignore(f"{theirs}.attention.rotary_emb.inv_freq", "embed_out.*", "score.*", "classifier.*", "qa_outputs.*"),
     ]

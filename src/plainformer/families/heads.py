@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,9 +33,6 @@ class Head:
     def rows_of(self, config: ModelConfig) -> Sequence[Row]:
         """Return the weight rows for a model with this head."""
         return self.rows(config) if callable(self.rows) else self.rows
-
-
-Heads = Mapping[str, Head]
 
 
 def classifier(source: HfConfig, kind: Kind, pick: str, **fields: Any) -> HeadConfig:

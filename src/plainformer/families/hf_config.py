@@ -266,11 +266,4 @@ def _longrope(fields: HfConfig, original: int, max_positions: int) -> RopeScalin
         amplitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     short, long = fields.numbers("short_factor"), fields.numbers("long_factor")
     require(all(v > 0 for v in (*short, *long)), "short_factor and long_factor must be positive")
-    return RopeScaling(
-        "longrope",
-        factor,
-        original,
-        attention_factor=amplitude,
-        short_factors=short,
-        long_factors=long,
-    )
+    return RopeScaling("longrope", factor, original, attention_factor=amplitude, short_factors=short, long_factors=long)

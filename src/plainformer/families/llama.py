@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
-from plainformer.families import decoder_line
 from plainformer.families.decoder_line import HEADS, SENTENCEPIECE, build, decoder
+from plainformer.families.decoder_line import table_with_spans as table
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
@@ -17,8 +16,3 @@ TOKENIZERS = dict.fromkeys(("llama", "codellama"), replace(SENTENCEPIECE, legacy
 def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
     return build("llama", source, head, decoder(source), tie=False)
-
-
-def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor of a layer."""
-    return decoder_line.table(config, span_base="transformer.")

@@ -32,12 +32,7 @@ TOKENIZERS = {
         saved_as="M2M100Tokenizer",
     ),
     "nllb": TokenizerConvention(
-        "SentencePiece",
-        FAIRSEQ_ROLES,
-        "{lang} $A {eos}",
-        "{lang} $A $B {eos}",
-        pieces="fairseq",
-        language="eng_Latn",
+        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", "{lang} $A $B {eos}", pieces="fairseq", language="eng_Latn"
     ),
 }
 
@@ -57,7 +52,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "m2m",
         encoder,
         decoder,
-        head=HEADS[head].config(source, decoder),
         tied=tied(source, head),
         pad_id=pad,
         eos_ids=source.ids("eos_token_id") or (2,),

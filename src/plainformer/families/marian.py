@@ -23,6 +23,7 @@ from plainformer.families.seq2seq_line import (
     token_rows,
 )
 
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
 TOKENIZERS = {
     "marian": TokenizerConvention(
         "SentencePiece",
@@ -49,7 +50,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "marian",
         encoder,
         decoder,
-        head=HEADS[head].config(source, decoder),
         tied=ties,
         eos_ids=source.ids("eos_token_id") or (0,),
         decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding

@@ -117,9 +117,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     _pooling(source)  # a value that is not known is refused whatever the head
-    return ModelConfig(
-        "modernbert", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head)
-    )
+    return ModelConfig("modernbert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
@@ -137,7 +135,6 @@ def table(config: ModelConfig) -> WeightTable:
         *fused(f"{theirs}.mlp.Wi", [f"{ours}.ffn.gate_up.gate", f"{ours}.ffn.gate_up.up"], gate_up),
         *linear(f"{theirs}.mlp.Wo", f"{ours}.ffn.down"),
         *linear("model.final_norm", "encoder.norm"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("head.*", "decoder.*", "classifier.*"),
     ]
     return WeightTable(tuple(rows), prefix="model.", aliases=OLD_NORM_NAMES)

@@ -18,7 +18,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """Norms carry other names than in Llama, because they stand elsewhere."""
+    """Norms carry other names than in Llama, because they are in other places."""
     pairs = {
         **ATTENTION,
         **FEED_FORWARD,
@@ -27,4 +27,4 @@ def table(config: ModelConfig) -> WeightTable:
         ".post_attention_layernorm": ".attention_norm",
         ".post_feedforward_layernorm": ".ffn_norm",
     }
-    return rows(config, linears(pairs, "model.layers.{}", "decoder.layers.{}"))
+    return rows(linears(pairs, "model.layers.{}", "decoder.layers.{}"))

@@ -8,6 +8,7 @@ from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import HEADS, rows, sinusoid_rows, stacks, tied, token_rows
 
+__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
 TOKENIZERS = {
     "pegasus": TokenizerConvention(
         "SentencePiece",
@@ -26,7 +27,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "pegasus",
         encoder,
         decoder,
-        head=HEADS[head].config(source, decoder),
         tied=tied(source, head),
         pad_id=source.id("pad_token_id", 0),
         eos_ids=source.ids("eos_token_id") or (1,),

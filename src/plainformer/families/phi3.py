@@ -51,4 +51,4 @@ def table(config: ModelConfig) -> WeightTable:
         *fused(f"{theirs}.mlp.gate_up_proj", gate_up, Split((stack.ffn_size, stack.ffn_size))),
         *linears(pairs, theirs, ours),
     ]
-    return rows(config, layers)
+    return rows(layers)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families import decoder_line
 from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
+from plainformer.families.decoder_line import table_with_spans as table
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
@@ -31,8 +30,3 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     else:
         changes.update(qkv_bias=True, out_bias=False)
     return build("qwen", source, head, decoder(source, **changes), tie=False)
-
-
-def table(config: ModelConfig) -> WeightTable:
-    """The line's rows; the reference calls the base model `transformer` under a question-answering head."""
-    return decoder_line.table(config, span_base="transformer.")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, DropRows, Row, WeightTable, ignore, linears
+from plainformer.checkpoint.rows import DropRows, Row, WeightTable, ignore, linears
 from plainformer.config import ModelConfig
 from plainformer.config.checks import require
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention
-from plainformer.families.encoder_line import embedding_rows, encoder, layer_rows, masked_lm, word_rows, word_ties
+from plainformer.families.encoder_line import encoder, masked_lm, rows, word_rows, word_ties
 from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
 from plainformer.families.hf_config import HfConfig
-
-EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "lm_head.*", "classifier.*", "qa_outputs.*")
 
 
 def unused_positions(source: HfConfig) -> int:
@@ -45,16 +43,13 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     rows = source.integer("max_position_embeddings", default=512)
     require(rows > unused > 0, f"max_position_embeddings={rows} with pad_token_id={unused - 1} leaves no position")
     stack = encoder(source, max_positions=rows - unused)
-    return ModelConfig("roberta", encoder=stack, head=HEADS[head].config(source, stack), tied=word_ties(source, head))
+    return ModelConfig("roberta", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
-    rows = [
-        *embedding_rows("roberta.embeddings", DropRows(unused_positions(HfConfig(config.source)))),
-        *layer_rows("roberta.encoder.layer.{}"),
-        *HEADS[config.head.kind].rows_of(config),
-        *ignore("roberta.pooler.*"),
-        *EXTRAS,
-    ]
-    return WeightTable(tuple(rows), prefix="roberta.", aliases=OLD_NORM_NAMES)
+    """The line's rows; poolers and other heads are known extras."""
+    return rows(
+        "roberta",
+        *ignore("roberta.pooler.*", "lm_head.*"),
+        positions=DropRows(unused_positions(HfConfig(config.source))),
+    )

@@ -19,7 +19,7 @@ from plainformer.checkpoint.rows import (
     zeros,
 )
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.heads import BASE, Heads, words
+from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig
 
 ENCODER_TOKENS, DECODER_TOKENS = "encoder.frontend.tokens.weight", "decoder.frontend.tokens.weight"
@@ -120,14 +120,13 @@ def sinusoid_rows(config: ModelConfig) -> list[Row]:
     return [constant(f"model.{side}.embed_positions.weight", sinusoids) for side in ("encoder", "decoder")]
 
 
-def rows(config: ModelConfig, tokens: list[Row], positions: list[Row], heads: Heads = HEADS) -> WeightTable:
-    """Layers, norms and heads around a family's token and position rows; other heads' tensors are known extras."""
+def rows(config: ModelConfig, tokens: list[Row], positions: list[Row]) -> WeightTable:
+    """Layers, norms and heads around a family's token and position rows; all heads' tensors are known extras."""
     stack_rows = []
     for side, pairs in (("encoder", LAYER), ("decoder", {**LAYER, **CROSS})):
         stack_rows += linears(pairs, f"model.{side}.layers.{{}}", f"{side}.layers.{{}}")
         stack_rows += linear(f"model.{side}.layer_norm", f"{side}.norm")
         stack_rows += linear(f"model.{side}.layernorm_embedding", f"{side}.frontend.norm")
-    head = heads[config.head.kind].rows_of(config)
     others = ignore("lm_head.*", "final_logits_bias", "classification_head.*", "qa_outputs.*")
     versions = ignore("*encoder.version", "*decoder.version")
-    return WeightTable((*tokens, *positions, *stack_rows, *head, *others, *versions), prefix="model.")
+    return WeightTable((*tokens, *positions, *stack_rows, *others, *versions), prefix="model.")

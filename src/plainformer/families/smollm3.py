@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.checks import MAX_LAYERS, require, require_size
-from plainformer.families import decoder_line
 from plainformer.families.decoder_line import HEADS, build, decoder, sliding_layers, windows
+from plainformer.families.decoder_line import table_with_spans as table
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "config", "table"]
@@ -26,8 +25,3 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     stack = decoder(source, windows=windows(sliding, window))
     rope = tuple(r if keep else None for r, keep in zip(stack.rope, rotated, strict=True))
     return build("smollm3", source, head, decoder(source, windows=stack.windows, rope=rope), tie=True)
-
-
-def table(config: ModelConfig) -> WeightTable:
-    """The line's rows; the reference calls the base model `transformer` under a question-answering head."""
-    return decoder_line.table(config, span_base="transformer.")

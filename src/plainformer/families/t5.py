@@ -113,7 +113,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "t5",
         encoder=encoder,
         decoder=None if alone else stack(source, "decoder"),
-        head=HEADS[head].config(source, encoder),
         tied=(*stacks_tied, TIED_HEAD) if tie_head else stacks_tied,
         pad_id=pad,
         eos_ids=source.ids("eos_token_id") or (1,),
@@ -152,7 +151,6 @@ def table(config: ModelConfig) -> WeightTable:
         *token_rows(config, prefix),
         *stack_rows(f"{prefix}encoder", "encoder"),
         *stack_rows(f"{prefix}decoder", "decoder"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("lm_head.*", "classification_head.*", "classifier.*", "qa_outputs.*"),
     ]
     return WeightTable(tuple(rows), prefix=prefix, aliases=() if prefix else ((r"^transformer\.", ""),))

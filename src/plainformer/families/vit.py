@@ -66,8 +66,7 @@ IMAGES = (ImageDefaults("vit", size=224), ImageDefaults("deit", size=256, crop=2
 
 def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig."""
-    stack = encoder(source)
-    return ModelConfig("vit", encoder=stack, head=HEADS[head].config(source, stack), image_defaults=IMAGES)
+    return ModelConfig("vit", encoder=encoder(source), image_defaults=IMAGES)
 
 
 def base_name(config: ModelConfig) -> str:
@@ -126,7 +125,6 @@ def table(config: ModelConfig) -> WeightTable:
         *embedding_rows(f"{base}.embeddings", stack),
         *linears(LAYER, f"{base}.encoder.layer.{{}}", "encoder.layers.{}"),
         *linear(f"{base}.layernorm", "encoder.norm"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("*embeddings.mask_token", f"{base}.pooler.*", "decoder.*"),
         *ignore("classifier.*", "cls_classifier.*", "distillation_classifier.*"),
     ]

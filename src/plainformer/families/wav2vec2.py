@@ -69,7 +69,7 @@ TOKENIZERS = dict.fromkeys(("wav2vec2", "wav2vec2ctc", "hubert"), TokenizerConve
 def config(source: HfConfig, head: str) -> ModelConfig:
     """config.json → ModelConfig. `token` scores every frame."""
     stack = encoder(source)
-    return ModelConfig("wav2vec2", encoder=stack, head=HEADS[head].config(source, stack))
+    return ModelConfig("wav2vec2", encoder=stack)
 
 
 LAYER = {
@@ -117,7 +117,6 @@ def table(config: ModelConfig) -> WeightTable:
         *frontend_rows(base, stack.frontend),
         *linear(f"{base}.encoder.layer_norm", norm),
         *linears(LAYER, f"{base}.encoder.layers.{{}}", "encoder.layers.{}"),
-        *HEADS[config.head.kind].rows_of(config),
         *ignore("*masked_spec_embed", "quantizer.*", "project_q.*", "project_hid.*"),
         *ignore("lm_head.*", "projector.*", "classifier.*", "layer_weights"),
     ]

@@ -56,14 +56,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     tied = OUT_TIED if head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True) else ()
     encoder = stack(source, "encoder", sound)
     decoder = stack(source, "decoder", text) if head != "audio" else None  # a classifier hears and does not speak
-    return ModelConfig(
-        "whisper",
-        encoder=encoder,
-        decoder=decoder,
-        head=HEADS[head].config(source, decoder or encoder),
-        tied=tied,
-        decoder_start_id=50257,
-    )
+    return ModelConfig("whisper", encoder=encoder, decoder=decoder, tied=tied, decoder_start_id=50257)
 
 
 def attention_rows(theirs: str, ours: str, q: str, kv: str) -> list[Row]:
@@ -96,7 +89,6 @@ def side_rows(base: str, side: str) -> list[Row]:
 
 def table(config: ModelConfig) -> WeightTable:
     """One row for each tensor. A classifier's checkpoint puts nothing before the encoder's names."""
-    head = HEADS[config.head.kind].rows_of(config)
     base = "" if config.head.kind == "audio" else "model."
     rows = [
         *linear(f"{base}encoder.conv1", "encoder.frontend.conv1"),
@@ -105,14 +97,13 @@ def table(config: ModelConfig) -> WeightTable:
         *side_rows(base, "encoder"),
     ]
     if config.head.kind == "audio":
-        rows += [*head, *ignore("decoder.*", "proj_out.*")]
+        rows += ignore("decoder.*", "proj_out.*")
         return WeightTable(tuple(rows), aliases=((r"^model\.", ""),))
     rows += [
         row("model.decoder.embed_tokens.weight", "decoder.frontend.tokens.weight"),
         row("model.decoder.embed_positions.weight", "decoder.frontend.positions.weight"),
         *side_rows(base, "decoder"),
         *attention_rows("model.decoder.layers.{}.encoder_attn", "decoder.layers.{}.cross", "q", "kv"),
-        *head,
         *ignore("proj_out.*", "projector.*", "classifier.*", "layer_weights"),
     ]
     return WeightTable(tuple(rows), prefix="model.")

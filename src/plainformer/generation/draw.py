@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 
 
 class Draws:
@@ -40,12 +40,12 @@ def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:
         return [secrets.randbits(63) for _ in range(prompts)]
     seeds = [seed] * prompts if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
     if len(seeds) != prompts or any(isinstance(s, bool) or not isinstance(s, int) for s in seeds):
-        raise UsageError(f"seed={seed!r} for {prompts} prompts", "give one int, or a list of one for each prompt")
+        raise UsageError(f"{opt('seed', seed)} for {prompts} prompts", "give one int, or a list of one for each prompt")
     return seeds
 
 
 def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """The token of each row at which the distribution's cumulative sum passes the row's number: (R,)."""
+    """Return the token of each row at which the distribution's cumulative sum passes the row's number: (R,)."""
     cumulative_RV = logits_RV.double().softmax(-1).cumsum(-1)
     total_R1 = cumulative_RV[:, -1:]
     picked_R1 = torch.searchsorted(cumulative_RV, uniform_R[:, None] * total_R1, right=True)
@@ -54,7 +54,7 @@ def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
 
 
 def draw_without_replacement(log_weights_N: Tensor, count: int, stream: random.Random) -> Tensor:
-    """Indices of `count` different entries, one after the other with probabilities exp(log_weights) of what is left: (count,).
+    """Return indices of `count` different entries, drawn in turn with probabilities exp(log_weights) of what is left: (count,).
 
     Fewer where fewer have any probability.
     """

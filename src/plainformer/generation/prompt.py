@@ -102,7 +102,7 @@ def _check_tensor(name: str, value: object) -> None:
 
 
 def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Move each row's padding to its left, so that new tokens stand right behind the prompt. (B, T) → (B, T' ≤ T).
+    """Move each row's padding to its left, so that new tokens directly follow the prompt. (B, T) → (B, T' ≤ T).
 
     Columns that are padding in every row are dropped.
     """

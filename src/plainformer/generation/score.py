@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
+from plainformer.config.values import check_whole
+from plainformer.errors import InputError, UsageError, nth, opt
 from plainformer.generation.prompt import left_align
 from plainformer.model.transformer import Transformer
 
@@ -39,7 +40,7 @@ class TokenScores:
     def perplexity(self) -> float:
         """exp of the mean loss: among how many equally likely tokens the model would have had to choose, on average."""
         mean_loss = -self.total / len(self.log_probabilities)
-        return math.exp(mean_loss) if mean_loss < 700 else math.inf  # exp(710) is no float any more
+        return math.exp(mean_loss) if mean_loss < 700 else math.inf  # exp(710) overflows a float
 
 
 @torch.inference_mode()
@@ -77,7 +78,7 @@ def score_tokens(
     counts = [ids.size(1)] * len(ids) if mask is None else mask.sum(-1).tolist()
     if min(counts) < 2:
         raise InputError(
-            f"row {counts.index(min(counts))} has one token, and nothing stands before it to predict it from",
+            f"{nth(counts.index(min(counts)))} has one token, and nothing before it to predict it from",
             "give a longer text",
         )
     length = _window(model, max_length, stride)
@@ -91,21 +92,27 @@ def score_tokens(
 def _window(model: Transformer, max_length: int | None, stride: int | None) -> int | None:
     """The length of a window, checked; None where rows are read whole."""
     for name, value in (("stride", stride), ("max_length", max_length)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UsageError(f"{name}={value!r} is not a count of at least 1", f"give {name}=256, say")
+        if value is not None:
+            check_whole(name, value, fix=f"give {opt(name, 256)}, say")
     if stride is None:
         if max_length is not None:
-            raise UsageError(f"max_length={max_length} has no effect without stride", "give stride too")
+            raise UsageError(
+                f"{opt('max_length', max_length)} has no effect without {opt('stride')}", f"give {opt('stride')} too"
+            )
         return None
     most = model.config.main_stack.max_positions
     length = max_length if max_length is not None else most
     if length is None:
-        raise UsageError("stride needs windows of some length, and this model sets no limit", "give max_length too")
+        raise UsageError(
+            f"{opt('stride')} needs a window length, and this model sets no limit", f"give {opt('max_length')} too"
+        )
     if most is not None and length > most:
-        raise UsageError(f"max_length={length} is more than the {most} positions this model has learned", "lower it")
+        raise UsageError(
+            f"{opt('max_length', length)} is more than the {most} positions this model has learned", "lower it"
+        )
     if stride >= length:
         raise UsageError(
-            f"stride={stride} of windows of {length} tokens would leave tokens with nothing before them",
+            f"{opt('stride', stride)} of windows of {length} tokens would leave tokens with nothing before them",
             f"give at most {length - 1}",
         )
     return length

@@ -198,7 +198,7 @@ def _room(model: Transformer, prompt_length: int, *, runs_last: bool) -> int | N
     if room < 1:
         raise InputError(
             f"a prompt of {prompt_length} tokens fills the {stack.max_positions} positions this model has learned",
-            "shorten it, or encode with truncate=True",
+            f"shorten it, or encode with {opt('truncate', True)}",
         )
     return room
 

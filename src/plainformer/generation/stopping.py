@@ -38,7 +38,7 @@ class Stops:
 
     @property
     def needs_every_token(self) -> bool:
-        """Whether the tokens must be looked at as they come, because something beside them and their number decides."""
+        """Whether the host must see each token as it comes, because more than end tokens and limits decides."""
         return self.text is not None or self.callback is not None or self.max_time is not None
 
     def reason(self, new_ids: list[int], prompt: int) -> StopReason | None:

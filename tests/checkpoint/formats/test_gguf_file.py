@@ -12,12 +12,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.checkpoint.formats import open_gguf, open_weights
 from plainformer.checkpoint.formats.gguf_file import QUANTISED
-from plainformer.errors import CheckpointError, PlainformerError, UsageError
+from plainformer.errors import CheckpointError, UsageError
+from tests.support.fuzz import Outcomes
 
 Kind = gguf.GGMLQuantizationType
 rng = np.random.default_rng(0)
@@ -232,20 +233,24 @@ def small_file() -> bytes:
 SMALL = small_file()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(draw=st.data())
-def test_fuzz(tmp_path: Path, draw: st.DataObject) -> None:
-    data = bytearray(SMALL)
-    for _ in range(draw.draw(st.integers(0, 4))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    if draw.draw(st.booleans()):
-        data = data[: draw.draw(st.integers(0, len(data)))]
-    path = tmp_path / "m.gguf"
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
-    try:
-        source = open_weights([path])
-        for name in source.names():
-            assert tuple(source.read(name).shape) == source.shape(name)
-    except PlainformerError:
-        pass
+def test_fuzz(tmp_path: Path) -> None:
+    outcomes = Outcomes()
+
+    @settings(max_examples=400, deadline=None)
+    @given(draw=st.data())
+    def check(draw: st.DataObject) -> None:
+        data = bytearray(SMALL)
+        for _ in range(draw.draw(st.integers(0, 4))):
+            data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+        if draw.draw(st.booleans()):
+            data = data[: draw.draw(st.integers(0, len(data)))]
+        path = tmp_path / "m.gguf"
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        with outcomes.one():
+            source = open_weights([path])
+            for name in source.names():
+                assert tuple(source.read(name).shape) == source.shape(name)
+
+    check()
+    outcomes.check()

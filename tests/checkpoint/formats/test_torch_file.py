@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.checkpoint.formats import TorchFile, open_weights
-from plainformer.errors import CheckpointError, PlainformerError, UsageError
+from plainformer.errors import CheckpointError, UsageError
+from tests.support.fuzz import Outcomes
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)}
 
@@ -154,21 +155,25 @@ def test_forged_archives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(draw=st.data())
-def test_fuzz(tmp_path: Path, zipped: bool, draw: st.DataObject) -> None:
-    data = bytearray(SMALL[zipped])
-    for _ in range(draw.draw(st.integers(0, 4))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    if draw.draw(st.booleans()):
-        data = data[: draw.draw(st.integers(0, len(data)))]
-    path = tmp_path / "pytorch_model.bin"
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
-    try:
-        source = open_weights([path])
-        for name in source.names():
-            tensor = source.read(name).clone()
-            assert tuple(tensor.shape) == source.shape(name)
-    except PlainformerError:
-        pass
+def test_fuzz(tmp_path: Path, zipped: bool) -> None:
+    outcomes = Outcomes()
+
+    @settings(max_examples=250, deadline=None)
+    @given(draw=st.data())
+    def check(draw: st.DataObject) -> None:
+        data = bytearray(SMALL[zipped])
+        for _ in range(draw.draw(st.integers(0, 4))):
+            data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+        if draw.draw(st.booleans()):
+            data = data[: draw.draw(st.integers(0, len(data)))]
+        path = tmp_path / "pytorch_model.bin"
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+        with outcomes.one():
+            source = open_weights([path])
+            for name in source.names():
+                tensor = source.read(name).clone()
+                assert tuple(tensor.shape) == source.shape(name)
+
+    check()
+    outcomes.check()

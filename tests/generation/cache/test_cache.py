@@ -16,6 +16,7 @@ from plainformer.generation.search import generate
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
 from tests.support import models as make
+from tests.support.close import close
 from tests.support.generation import ENDS, batch, pair, prompts
 
 
@@ -54,7 +55,7 @@ def test_any_capacity_gives_the_same_logits(folder: Path) -> None:
     for capacity in (1, 7, 64):
         cache = KeyValueCache(model.config, 1, capacity)
         parts = [model(ids[:, start : start + 3], cache=cache).logits for start in range(0, 20, 3)]
-        assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+        close(torch.cat(parts, dim=1), whole)
         assert cache.length == 20
 
 
@@ -69,7 +70,7 @@ def test_crop_goes_back(folder: Path) -> None:
     cache.crop(7)
     found = model(right, cache=cache).logits
     expected = model(torch.cat((prompt, right), dim=1)).logits[:, -2:]
-    assert torch.allclose(found, expected, atol=1e-5)
+    close(found, expected)
     cache.crop(0)
     assert cache.length == 0
     for length in (-1, 1):
@@ -333,7 +334,7 @@ def test_prefill_in_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for chunk in (1, 2, 5, 20, 21, 100):
             found = generate(both.ours, **inputs, **options, prefill_chunk=chunk)
             assert found.token_ids == expected.token_ids
-            assert found.scores == pytest.approx(expected.scores, abs=1e-4)
+            close(found.scores, expected.scores, rel=2e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])

@@ -19,6 +19,7 @@ from plainformer.generation.search import generate, stream
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
 from tests.support import models as make
+from tests.support.close import close
 from tests.support.generation import ENDS, batch, pair, prompts
 
 FEW = 6  # tokens of the vocabularies small enough to try everything
@@ -80,8 +81,11 @@ def test_the_best_of_all(name: str, seed: int) -> None:
             early_stopping="never",
             max_new_tokens=STEPS,
         )
-        assert found.scores == pytest.approx([score for score, _ in scored[:12]], abs=1e-5)
-        assert list(found.token_ids) == [answer for _, answer in scored[:12]]
+        best, score_of = [score for score, _ in scored[:12]], {answer: score for score, answer in scored}
+        close(found.scores, best)
+        # Each answer has the score of its rank: two whose scores differ by rounding alone may change places.
+        close([score_of[answer] for answer in found.token_ids], best)
+        assert len(set(found.token_ids)) == 12
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -107,7 +111,7 @@ def test_scores_are_log_probabilities(name: str, mode: str, length_penalty: floa
         assert list(scores) == sorted(scores, reverse=True) and len(set(answers)) == 4
         for answer, score in zip(answers, scores, strict=True):
             length = len(answer) ** (1.0 if length_penalty is None else length_penalty)
-            assert score == pytest.approx(log_probability(both.ours, row, answer) / length, abs=1e-4)
+            close(score, log_probability(both.ours, row, answer) / length, rel=2e-5)
 
 
 def answers(name: str = "llama", **options: Any) -> Generation:
@@ -151,7 +155,7 @@ def test_early_stopping_and_patience() -> None:
     hasty = best(early_stopping=True, patience=0.34)
     for worse, better in ((hasty, early), (early, patient), (early, never), (usual, never)):
         assert all(a <= b + 1e-6 for a, b in zip(worse, better, strict=True))
-    assert hasty != early or early != patient
+    assert sum(hasty) < sum(early) < sum(patient)  # with these weights each waits for something better
     many = answers(num_beams=3, num_return_sequences=3, patience=3.0, early_stopping=True, eos_ids=ends)
     assert len(many.token_ids) == 12 and len(set(many.token_ids)) > 8
     wide = answers(num_beams=3, num_return_sequences=3, patience=1.0, early_stopping=True, eos_ids=ends)
@@ -214,7 +218,7 @@ def test_forced_prefixes(name: str, mode: dict[str, Any]) -> None:
             assert alone.scores is not None
             for answer, score in zip(alone.token_ids, alone.scores, strict=True):
                 expected = log_probability(both.ours, row, answer, begin) / len(answer)
-                assert score == pytest.approx(expected, abs=1e-4)
+                close(score, expected, rel=2e-5)
     changed = start.clone()
     changed[:, 1:] = torch.tensor([60, 61])
     assert generate(both.ours, **batch(both, rows), decoder_input_ids=changed, **options).token_ids != found.token_ids

@@ -198,7 +198,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         generate(model, row, draft_model=make("bart"))
     with pytest.raises(UsageError, match="draft_model is a str"):
         generate(model, row, draft_model="gpt2")
-    with pytest.raises(UsageError, match="no more than 64"):
+    with pytest.raises(UsageError, match="at most 64"):
         generate(make("mistral"), row, prompt_lookup=2, num_draft_tokens=65)
     with pytest.raises(UsageError, match="without sampling"):
         generate(model, row, prompt_lookup=2, num_return_sequences=2)

@@ -17,6 +17,7 @@ from plainformer.errors import InputError, UsageError
 from plainformer.tasks.answering.extractive import Answer
 from plainformer.tasks.answering.spans import N_BEST
 from tests.support import models as make
+from tests.support.close import close
 from tests.support.record_old_question_answering import (
     LIMIT,
     LONG,
@@ -85,7 +86,7 @@ def test_the_old_pipeline(tasks: Any, number: int) -> None:
         ]
         found = spans(answer)[: len(known)]
         assert [(s.start, s.end) for s in found] == [(start, end) for start, end, _ in known]
-        assert [s.score for s in found] == pytest.approx([score for _, _, score in known], abs=1e-5)
+        close([s.score for s in found], [score for _, _, score in known])
         assert all(s.text == context[s.start : s.end] for s in spans(answer))
 
 
@@ -112,10 +113,10 @@ def test_run_squad(tasks: Any, number: int) -> None:
     answer = task((case["question"], context), scoring="squad", top_k=100, **options)
     assert answer.text == case["answer"]
     if case["with_null"]:
-        assert answer.no_answer_score == pytest.approx(case["null_odds"], abs=1e-4)
+        close(answer.no_answer_score, case["null_odds"], rel=2e-5)
     found = sorted(((s.text, s.score) for s in spans(answer)), key=lambda item: -item[1])
     expected = [(text, score) for text, score in case["nbest"] if text != "empty"]
-    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+    close([score for _, score in found], [score for _, score in expected])
     # Spans whose scores are equal within rounding may change places.
     assert sorted(text for text, _ in found) == sorted(text for text, _ in expected)
 
@@ -188,7 +189,8 @@ def test_the_context_stands_first_where_padding_is_on_the_left(tmp_path: Path, s
     score, *tokens = max(each for each in every if context[slice(*spans_of[each[1:]])].strip())
     best = spans_of[tuple(tokens)]
     answer = task((question, context), max_answer_tokens=5, align="tokens")
-    assert trim(context, *best) == (answer.start, answer.end) and answer.score == pytest.approx(score, abs=1e-5)
+    assert trim(context, *best) == (answer.start, answer.end)
+    close(answer.score, score)
     long = "the cat sat. " * 20
     encoded = task.encode([(question, long)], task.Options(window=40, stride=8))
     for row, rank in zip(encoded.batch.encodings, encoded.ranks, strict=True):
@@ -209,7 +211,7 @@ def test_the_context_stands_first_where_padding_is_on_the_left(tmp_path: Path, s
 
 def same(first: Answer, second: Answer) -> None:
     assert [(s.text, s.start, s.end) for s in spans(first)] == [(s.text, s.start, s.end) for s in spans(second)]
-    assert [s.score for s in spans(first)] == pytest.approx([s.score for s in spans(second)], abs=1e-5)
+    close([s.score for s in spans(first)], [s.score for s in spans(second)])
 
 
 def test_several_questions_about_one_context(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,9 +315,14 @@ def test_windows(tasks: Any) -> None:
 def test_words_without_spaces_stay_as_they_are(tasks: Any) -> None:
     task = tasks("xlm-roberta", 3)
     item = UNSPACED[0]
-    for s in spans(task(item, top_k=8, max_answer_tokens=2)):
+    offsets = task.tokenizer.encode(item[1], add_special_tokens=False).offsets
+    found = spans(task(item, top_k=8, max_answer_tokens=2))
+    ends = [(start, end) for start, _ in offsets for _, end in offsets]
+    assert any(not s.text.isascii() for s in found)
+    for s in found:
+        assert (s.start, s.end) in ends and item[1][s.start : s.end] == s.text
         assert s.text.isascii() or len(s.text) <= 4, s  # two pieces of at most two characters
-    assert all(s.text in ("the", "cat", "the cat") for s in spans(task(("who?", "the cat"), top_k=5)))
+    assert {s.text for s in spans(task(("who?", "the cat"), top_k=5))} == {"the", "cat", "the cat"}
 
 
 # ---- properties -------------------------------------------------------------------------------------------------------
@@ -373,4 +380,4 @@ def test_spans_are_verbatim(tasks: Any, name: str, contexts: list[str], scoring:
         assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all() and min(scores) >= 0
         alone = task(item, no_answer=True, **options)
         # Random models have near ties, which rounding may decide the other way: compare the scores.
-        assert [s.score for s in spans(alone)] == pytest.approx(scores, abs=1e-5)
+        close([s.score for s in spans(alone)], scores)

@@ -151,7 +151,7 @@ def test_multiple_choice(bert_folders: dict[str, Path]) -> None:
         close(result.scores, expected)
         assert result.index == int(expected.argmax()) and result.text == choices[result.index]
         close(task((prompt, choices)).scores, expected)
-    assert task({"prompt": "the cat", "choices": ["sat.", "good"]}).text in ("sat.", "good")
+    assert task({"prompt": "the cat", "choices": ["sat.", "good"]}) == task(("the cat", ["sat.", "good"]))
     for wrong in (("the cat", []), ("the cat", [3]), {"prompt": "x"}, "the cat", 3):
         with pytest.raises(InputError):
             list(task(wrong))
@@ -176,7 +176,7 @@ def test_feature_extraction(bert_folders: dict[str, Path], name: str) -> None:
             close(unit.vector, expected / expected.norm())
             assert unit.normalized and unit.pooling == pooling
     assert task("").vector.shape == (32,)
-    assert task.similarity("paris", "paris") == pytest.approx(1.0)
+    close(task.similarity("paris", "paris"), 1.0)
     with pytest.raises(UsageError, match="did you mean 'mean'"):
         task("paris", pooling="meen")
 
@@ -233,7 +233,7 @@ def test_sentence_transformers_files(tmp_path: Path) -> None:
     assert result.pooling == "cls" and result.normalized
     with pytest.raises(InputError, match="limit is 12"):
         task("the cat sat on " * 5)
-    assert task("the cat sat on " * 5, truncate=True).vector.norm() == pytest.approx(1.0)
+    close(task("the cat sat on " * 5, truncate=True).vector.norm(), 1.0)
     plainformer.save(task, tmp_path / "copy")
     again = make.load(tmp_path / "copy")
     assert torch.equal(again("the cat").vector, result.vector) and again.max_tokens == 12

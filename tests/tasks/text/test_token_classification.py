@@ -221,7 +221,7 @@ def test_every_token_of_a_long_text_has_its_label(folders: dict[str, Path]) -> N
     mixed = task([text, "paris", text[:200]], aggregation="none")
     assert [len(row) for row in mixed] == [350, 1, len(task(text[:200], aggregation="none"))]
     for options in ({"window": 41}, {"window": 0}, {"window": 8, "stride": 6}, {"stride": 38}, {"stride": -1}):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=r"window|stride"):
             task(text, **options)
 
 
@@ -232,6 +232,7 @@ def test_every_token_of_a_long_text_has_its_label(folders: dict[str, Path]) -> N
 @pytest.mark.parametrize("how", ["simple", "first", "average", "max"])
 def test_spans_are_verbatim_in_any_script(folders: dict[str, Path], name: str, how: str) -> None:
     task = make.load(folders[name])
+    entities: list[str] = []
 
     @settings(max_examples=60, deadline=None)
     @given(st.text(st.sampled_from(SCRIPTS), max_size=40) | st.text(max_size=20))
@@ -244,8 +245,10 @@ def test_spans_are_verbatim_in_any_script(folders: dict[str, Path], name: str, h
             assert reached <= entity.start < entity.end
             assert 0 < entity.score <= 1.0001
             reached = entity.end
+            entities.append(entity.text)
 
     check()
+    assert len(entities) > 20 and any(not text.isascii() for text in entities)
 
 
 def test_words_of_scripts_without_blanks() -> None:

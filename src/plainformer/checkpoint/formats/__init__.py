@@ -1,4 +1,4 @@
-"""Weight files behind one read interface: safetensors, PyTorch `.bin` (data only, no code), GGUF.
+"""Weight files with one interface for reading: safetensors, PyTorch `.bin` (data only, no code), GGUF.
 
 Nothing in here trusts a file: every count, size and offset is checked against the file's real size before memory is
 taken for it, and nothing that a file contains is ever executed. What cannot be read is a `CheckpointError`.

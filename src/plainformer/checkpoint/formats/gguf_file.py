@@ -97,7 +97,7 @@ class GgufFile:
         return self._tensors[require(name, self._tensors, self.path)].shape
 
     def quantisation(self, name: str) -> str:
-        """The type under which a tensor is stored, for example "Q4_K"."""
+        """Return the type that a tensor is stored in, for example "Q4_K"."""
         return self._tensors[require(name, self._tensors, self.path)].type_name
 
     def dtype(self, name: str) -> torch.dtype:
@@ -163,7 +163,7 @@ def _dequantise(data: mmap.mmap, tensor: _Tensor) -> torch.Tensor:
 
 
 class _Header:
-    """Walks the header once, checking every count against the bytes that are left before it is believed."""
+    """Walk the header once, checking every count against the bytes that are left before it is believed."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self._path = path
@@ -256,7 +256,7 @@ class _Header:
         return [self._value(item_kind, key, depth + 1) for _ in range(count)]
 
     def _strings(self, count: int) -> list[str]:
-        """A list of strings; the loop has the checks of `_string` inlined, since vocabularies have 10^5 of them."""
+        """Return a list of strings; the loop has the checks of `_string` inlined, since vocabularies have 10^5 of them."""
         data, at, end, length_of = self._data, self._at, self._end, struct.Struct("<Q").unpack_from
         strings: list[str] = []
         for _ in range(count):

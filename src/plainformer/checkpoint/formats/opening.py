@@ -1,4 +1,4 @@
-"""A checkpoint's weight files as one source of tensors, whatever their format and number."""
+"""Open a checkpoint's weight files as one source of tensors, whatever their format and number."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _open_one(path: Path) -> TensorSource:
     if suffix == ".gguf":
         return open_gguf(path)
     raise CheckpointError(
-        f"{path}: no weight format is known by the ending {path.suffix!r}", "known: .safetensors, .bin, .gguf"
+        f"{path}: {path.suffix!r} is not the ending of a weight format", "known: .safetensors, .bin, .gguf"
     )
 
 

@@ -1,8 +1,8 @@
-"""Safetensors: memory-mapped reading after our own check of the header, and sharded, atomic writing.
+"""Safetensors: memory-mapped reading after a check of the header, and sharded, atomic writing.
 
 Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
 (https://github.com/huggingface/safetensors#format). The library checks a header too; ours comes first because it can
-say which tensor is wrong and why, and what the file is when it is no safetensors file at all.
+say which tensor is wrong and why, and what the file is when it is not a safetensors file at all.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class SafetensorsFile:
 
 
 def _check_with_library(path: Path) -> None:
-    """A second opinion on the header."""
+    """Ask the library for a second opinion on the header."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -136,7 +136,7 @@ def _check_with_library(path: Path) -> None:
 
 
 def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """The checked header, and where the data begins. Allocates no more than the file's size, whatever length the file claims."""
+    """Return the checked header and where the data begins. Allocates no more than the file's size, whatever the file claims."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -186,7 +186,7 @@ def _is_size(value: object) -> bool:
 
 
 def _check_layout(path: Path, entries: Mapping[str, _Entry], data_bytes: int) -> None:
-    """The tensors must cover the data part exactly once: no overlap, no hole, no end beyond the file."""
+    """Check that the tensors cover the data part exactly once: no overlap, no hole, no end beyond the file."""
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.end > data_bytes:
@@ -353,7 +353,7 @@ def _written_files(folder: Path) -> set[str]:
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, copied where two would cover the same memory, which the library refuses to write."""
+    """Yield the same tensors, copied where two would cover the same memory, which the library refuses to write."""
     end_of_last = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
         size = tensor.numel() * tensor.element_size()

@@ -44,24 +44,24 @@ class TensorSource(Protocol):
     """Named tensors in one or more files, read one at a time."""
 
     def names(self) -> list[str]:
-        """Every tensor's name, in the order of the file."""
+        """Return every tensor's name, in the order of the file."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape in torch's order (rows, columns), without reading the data."""
+        """Return the shape in torch's order (rows, columns), without reading the data."""
         ...
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype that `read` returns."""
+        """Return the dtype that `read` gives."""
         ...
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor on the CPU. Where the format allows it this is a private memory-mapped view, not a copy: pages are
+        """Return the tensor on the CPU. Where the format allows it this is a private memory-mapped view, not a copy: pages are
         loaded when they are touched, and writing to it changes neither the file nor another reader."""
         ...
 
     def describe(self) -> dict[str, str]:
-        """What the file is, for people: the format, counts of tensors and of dtypes or quantisation types."""
+        """Return what the file is, for people: the format, counts of tensors and of dtypes or quantisation types."""
         ...
 
     def release(self) -> None:
@@ -86,7 +86,7 @@ def require(name: str, known: dict[str, Any], where: object) -> str:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """The weight files of a folder: `model.safetensors`, its sharded form, then `pytorch_model.bin` likewise.
+    """Return the weight files of a folder: `model.safetensors`, its sharded form, then `pytorch_model.bin` likewise.
 
     Raises:
         CheckpointError: there is none (the message lists what the folder holds and why that cannot be used), the index
@@ -122,12 +122,12 @@ def _nothing_usable(folder: Path) -> tuple[str, str]:
 
 
 def why_unusable(name: str) -> str:
-    """Why a file that looks like weights is not what we read; empty for any other file."""
+    """Return why a file that looks like weights cannot be read; empty for any other file."""
     return next((why for matches, why in _UNUSABLE if matches(name)), "")
 
 
 def shards_of_index(path: Path) -> list[str]:
-    """The shard names that an `*.index.json` lists, in order, each a plain name with the ending that belongs to it.
+    """Return the shard names that an `*.index.json` lists, in order, each a plain name with the ending that belongs to it.
 
     Raises:
         CheckpointError: the file is not such an index, or a name would lead out of the folder.
@@ -136,7 +136,7 @@ def shards_of_index(path: Path) -> list[str]:
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """The table of an `*.index.json`: tensor name → shard, as safe as `shards_of_index` says."""
+    """Return the table of an `*.index.json`: tensor name → shard, as safe as `shards_of_index` says."""
     table = read_json_object(path).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
@@ -180,7 +180,7 @@ def checked_file(path: Path) -> Path:
 
 
 def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file of at most `max_bytes`; duplicate keys are an error, since readers disagree on them.
+    """Return the JSON object in a file of at most `max_bytes`; duplicate keys are an error, since readers disagree on them.
 
     Raises:
         CheckpointError: not a regular file, too big, not UTF-8, not JSON, or not an object.
@@ -213,7 +213,7 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
 
 
 def mapped(path: Path) -> mmap.mmap:
-    """A file's bytes, private and copy-on-write, so that torch may hold writable views which never reach the file.
+    """Map a file's bytes, private and copy-on-write, so that torch may hold writable views which never reach the file.
 
     Mapped here and not by a library, so that pages can be given back while a model is rearranged.
     """
@@ -246,12 +246,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def describe_content(head: bytes, size: int) -> tuple[str, str]:
-    """What a file really is, by its first bytes, and what to do about it; used when it is not what its name says."""
+    """Return what a file really is, by its first bytes, and what to do about it; for one that is not what its name says."""
     text = head.lstrip().lower()
     if size == 0:
         return "an empty file", "download it again"
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (a note that stands for the real file)", "run `git lfs pull` in that folder"
+        return "a Git LFS pointer (a placeholder for the real file)", "run `git lfs pull` in that folder"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "an HTML or XML page", "the download gave an error page: fetch the file again"
     if head.startswith(b"PK\x03\x04"):
@@ -270,11 +270,11 @@ def describe_content(head: bytes, size: int) -> tuple[str, str]:
         return "nothing but zero bytes", "an interrupted download? fetch the file again"
     if text.startswith(b"{"):
         return "JSON text", "this is not the weight file"
-    return "damaged, or no format that we know", "download it again"
+    return "damaged, or of an unknown format", "download it again"
 
 
 def wrong_content(path: Path, expected: str) -> CheckpointError:
-    """The error for a file whose content is not what its name says."""
+    """Return the error for a file whose content is not what its name says."""
     with path.open("rb") as file:
         head = file.read(512)
     seen, fix = describe_content(head, path.stat().st_size)

@@ -66,7 +66,7 @@ class TorchFile:
         return {"format": kind, "files": "1", "tensors": str(len(self._tensors)), "dtypes": dtypes}
 
     def release(self) -> None:
-        """Nothing: torch keeps the mapping to itself."""
+        """Do nothing: torch does not give access to its mapping."""
 
     def close(self) -> None:
         self._closed = True
@@ -149,7 +149,7 @@ def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
 
 
 def _problem(tensor: torch.Tensor, file_bytes: int) -> str:
-    """Why a tensor cannot be taken as it is. A stride of 0 could make petabytes out of four bytes at the first copy."""
+    """Return why a tensor cannot be taken as it is. A stride of 0 could make petabytes out of four bytes at the first copy."""
     import torch
 
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:

@@ -17,7 +17,7 @@ from plainformer.generation.cache.buffers import Int8Store, Store
 from plainformer.model.attention import Room
 
 KINDS: dict[str, type[Store]] = {"full": Store, "int8": Int8Store}
-# A windowed layer keeps so many positions more than its window, so that a few may be taken back (speculative decoding).
+# A windowed layer keeps this many positions more than its window, so that a few may be taken back (speculative decoding).
 SLACK = 64
 
 
@@ -152,7 +152,7 @@ class KeyValueCache:
 
 
 class _Layer:
-    """One layer's keys and values: `held` own positions of each row, behind what is shared."""
+    """One layer's keys and values: `held` own positions of each row, after what is shared."""
 
     def __init__(
         self,

@@ -134,7 +134,7 @@ class _ForLibrary:
 
 @dataclass(frozen=True)
 class _State:
-    """Where a row stands; no matcher when it has ended (or left the language: its score is -inf already)."""
+    """How far a row has got; no matcher when it has ended (or left the language: its score is -inf already)."""
 
     matcher: llguidance.LLMatcher | None
 
@@ -150,8 +150,8 @@ class Grammar:
         definition: an entry of llguidance's list of grammars, {"lark_grammar": text} or {"json_schema": schema}.
         vocabulary: of the model.
         title: the definition, for messages.
-        lead: text in front of the language's, which a row writes first and its decoded text does not show: the space
-            of a first SentencePiece token (`TokenBytes.lead`) where nothing stands before the row.
+        lead: text before the language's, which a row writes first and its decoded text does not show: the space
+            of a first SentencePiece token (`TokenBytes.lead`) where nothing precedes the row.
         healing: what was taken back from prompts is written in front as well.
 
     Raises:
@@ -177,7 +177,7 @@ class Grammar:
         self._starts: dict[str, _State] = {}
         self._states: RowStates[str, _State] = RowStates(self._begin, self._advance)
         start = self._begin(lead)
-        if healing is None:  # else what stands in front differs from prompt to prompt
+        if healing is None:  # else what precedes the language differs from prompt to prompt
             self._allowed(start)
 
     @classmethod
@@ -329,7 +329,7 @@ def _parsed(schema: Mapping[str, Any] | bool | str) -> Any:
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"the {_title('JSON schema', schema)} is no JSON: {error}", "correct it") from None
+        raise UsageError(f"the {_title('JSON schema', schema)} is not JSON: {error}", "correct it") from None
 
 
 def _check_text(what: str, text: object) -> None:

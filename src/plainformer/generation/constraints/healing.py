@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 from plainformer.generation.processors.context import Context
 
@@ -37,11 +38,11 @@ class TokenIndex:
 
     def beginning_with(self, start: bytes) -> list[int]:
         """Ids of the tokens that begin with `start`, it itself included."""
-        return self._ids[self._place(start) : self._place(_behind(start))]
+        return self._ids[self._place(start) : self._place(_successor(start))]
 
     def extends(self, start: bytes) -> bool:
         """Whether a token begins with `start` and is longer."""
-        return self._place(start + b"\0") < self._place(_behind(start))
+        return self._place(start + b"\0") < self._place(_successor(start))
 
     def that_begin(self, text: bytes) -> list[int]:
         """Ids of the tokens that are shorter than a text, and begin it: those that write it in pieces."""
@@ -57,26 +58,25 @@ class TokenIndex:
         return bisect_left(self._texts, text)
 
 
-def _behind(start: bytes) -> bytes:
-    """The first byte string that sorts behind everything that begins with `start`."""
+def _successor(start: bytes) -> bytes:
+    """Return the first byte string that sorts after everything that begins with `start`."""
     kept = start.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\xff" * (1 << 10)
 
 
 def heal(prompt_ids: Sequence[int], index: TokenIndex, *, most: int = 4) -> tuple[list[int], bytes]:
-    """Take back the prompt's last tokens, as many as a longer token could stand for.
+    """Take back the prompt's last tokens, as many as a longer token could replace.
 
     Args:
         prompt_ids: one prompt, special tokens included.
         index: the vocabulary.
-        most: at most so many tokens. The first token and special tokens always stay.
+        most: at most this many tokens. The first token and special tokens always stay.
 
     Returns:
         The shorter prompt, and the bytes that were taken back: whole characters. The prompt itself and b"" where no
         token begins with the text of the last tokens and is longer.
     """
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise UsageError(f"most={most!r} tokens cannot be taken back", "give a whole number of at least 1")
+    check_whole("most", most)
     ids = list(prompt_ids)
     best, text = 0, b""
     for count in range(1, min(most, len(ids) - 1) + 1):

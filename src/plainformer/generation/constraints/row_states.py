@@ -22,7 +22,7 @@ class RowStates(Generic[Start, State]):
 
     Args:
         begin: what a row starts from → the state before its first token.
-        advance: a state and the next token → the state behind that token. The old state must stay usable: two
+        advance: a state and the next token → the state after that token. The old state must stay usable: two
             hypotheses may share it.
         keep: how many states are kept; more where a call asks for many rows, so that four steps of them are.
     """

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from plainformer.errors import UsageError
 from plainformer.generation.modes.token_loop import Watcher, all_banned, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Context, Processor
@@ -67,7 +66,7 @@ class StateSession(Session):
         return row_B
 
     def prompt_context(self) -> Context:
-        """What processors may look at: one row for each prompt, since its k rows are alike between two steps."""
+        """The context of processors: one row for each prompt, since its k rows are alike between two steps."""
         seen, k = super().context(), self.copies
         return Context(
             seen.ids[::k],
@@ -91,9 +90,10 @@ def search_contrastively(
     """Yield steps until every row has ended; the generator's return value is the `Generation`.
 
     Raises:
-        UsageError: penalty_alpha is not from 0 to 1, or top_k is no count.
+        UsageError: every token is banned.
     """
-    alpha, k = _settings(options, model.config.head.out_size)
+    assert options.penalty_alpha is not None
+    alpha, k = options.penalty_alpha, min(options.top_k or CANDIDATES, model.config.head.out_size)
     session = StateSession(model, prompt, copies=k, budget=max(stops.limits))
     logits_BV = session.prefill()[::k]
     tokens: list[list[int]] = [[] for _ in range(len(prompt))]
@@ -123,12 +123,3 @@ def search_contrastively(
         session.ended = [reason is not None for reason in reasons]
         yield step, list(reasons)
     return Generation(tuple(map(tuple, tokens)), tuple(reason or "length" for reason in reasons))
-
-
-def _settings(options: GenerationOptions, vocabulary: int) -> tuple[float, int]:
-    alpha, k = options.penalty_alpha, options.top_k
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise UsageError(f"penalty_alpha={alpha!r} is not a share from 0 to 1", "0.6 is the paper's choice")
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise UsageError(f"top_k={k!r} is not a count of at least 1", "4 to 10 candidates are usual")
-    return float(alpha), min(k or CANDIDATES, vocabulary)

@@ -3,9 +3,9 @@
 What is drafted changes how fast the tokens come, never which: greedy tokens are those of greedy decoding, and sampled ones
 have exactly the model's distribution (Leviathan et al. 2023, Chen et al. 2023): with p what the model would draw from and q
 what the draft drew from, a drafted x stays with probability min(1, p(x) / q(x)); the first that does not is replaced by a
-draw from max(p - q, 0), normalised; behind a draft that stays whole comes one more token of the model's own. Processors
-change p and q alike, each at its own position. Drafts come from a smaller model, or from what stood behind the last few
-tokens where they stood before (prompt lookup: Saxena 2023), for which q is 1.
+draw from max(p - q, 0), normalised; a draft that is accepted whole is followed by one more token of the model's own. Processors
+change p and q alike, each at its own position. Drafts come from a smaller model, or from what followed the last few
+tokens earlier in the text (prompt lookup: Saxena 2023), for which q is 1.
 
 Shapes: one row; N drafted tokens, V vocabulary.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 from plainformer.generation.cache.cache import SLACK
 from plainformer.generation.draw import Draws, draw_tokens
 from plainformer.generation.modes.token_loop import Watcher, all_banned, process
@@ -45,7 +45,7 @@ class Row(Session):
         self.length = end
 
     def catch_up(self, keep: int) -> Tensor:
-        """Run what the cache lacks; the logits behind each of the last `keep` tokens, (keep, V)."""
+        """Run what the cache lacks; return the logits after each of the last `keep` tokens, (keep, V)."""
         logits = self.forward(self.ids[:, self.cache.length : self.length], None, keep).logits
         assert logits is not None
         return logits[0]
@@ -69,7 +69,7 @@ class Drafter(Protocol):
     """Guesses how a row goes on."""
 
     def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
-        """At most `count` tokens behind the row's; drawn from the stream, or the likeliest where there is none."""
+        """Return at most `count` tokens to follow the row's: drawn from the stream, or the likeliest where there is none."""
 
     def restart(self) -> None:
         """Begin with the prompt again."""
@@ -111,7 +111,7 @@ class ModelDrafter:
 
 
 class PromptLookup:
-    """What stood behind the row's last tokens where they stood before: in the row, or in an encoder's input.
+    """Drafts what followed the row's last tokens earlier in the row, or in an encoder's input.
 
     Args:
         size: of the n-gram to look for; shorter ones are tried where it is not found.
@@ -129,14 +129,14 @@ class PromptLookup:
         texts = [own] if self.encoder_row is None else [own, self.encoder_row]
         for size in range(min(self.size, row.length), 0, -1):
             for text in texts:
-                found = _behind(text, own[-size:], count)
+                found = _followers(text, own[-size:], count)
                 if found:
                     return Draft(found)
         return Draft([])
 
 
-def _behind(text_T: Tensor, key_N: Tensor, count: int) -> list[int]:
-    """Up to `count` tokens behind the last place of the key that has so many behind it, else behind its first place."""
+def _followers(text_T: Tensor, key_N: Tensor, count: int) -> list[int]:
+    """Return up to `count` tokens after the last place of the key that this many follow, else after its first place."""
     if len(text_T) <= len(key_N):
         return []
     same_W = (text_T[:-1].unfold(0, len(key_N), 1) == key_N).all(-1)  # without the last token: something must follow
@@ -160,9 +160,9 @@ class _Judge:
     proposed: int = 0
 
     def run(self, draft: Draft) -> list[int]:
-        """The drafted tokens that stay and one of the model's own. The row has them behind it.
+        """Return the accepted draft tokens and one of the model's own, which the row then ends with.
 
-        Position after position, and none behind a token that is refused: what cannot happen is no processor's business.
+        Position by position, and none after a rejected token: processors never see what cannot happen.
         """
         row, start = self.row, self.row.length
         row.append(draft.tokens)
@@ -250,19 +250,19 @@ def search_speculatively(
 
 
 def _tokens(judge: _Judge, drafter: Drafter, count: int, limit: int) -> Iterator[tuple[int, bool]]:
-    """A row's tokens, and whether each was drafted, until whoever takes them has enough."""
-    given = 0
-    while given < limit:
-        most = min(count, limit - given - 1)  # one more comes with them
+    """Yield a row's tokens, and whether each was drafted, until the limit or the caller has enough."""
+    emitted = 0
+    while emitted < limit:
+        most = min(count, limit - emitted - 1)  # one more comes with them
         draft = drafter.propose(judge.row, most, judge.stream) if most > 0 else Draft([])
         run = judge.run(draft)
         for place, token in enumerate(run):
             yield token, place < len(run) - 1
-        given += len(run)
+        emitted += len(run)
 
 
 def _pick(scores_1V: Tensor, stream: random.Random | None) -> Tensor:
-    """The likeliest token, or one that is drawn: (1,)."""
+    """Return the likeliest token, or a drawn one: (1,)."""
     if stream is None:
         return scores_1V.argmax(-1)
     return draw_tokens(scores_1V, torch.tensor([stream.random()], dtype=torch.float64, device=scores_1V.device))
@@ -282,7 +282,7 @@ def _draft_count(model: Transformer, options: GenerationOptions) -> int:
     stacks = [m.config.decoder for m in models]
     if count > SLACK and any(window is not None for stack in stacks if stack is not None for window in stack.windows):
         raise UsageError(
-            f"num_draft_tokens={count}: a cache of sliding windows takes back no more than {SLACK}", "draft fewer"
+            f"{opt('num_draft_tokens', count)}: a cache of sliding windows can take back at most {SLACK}", "draft fewer"
         )
     return count
 
@@ -295,13 +295,14 @@ def _make_drafter(
         assert options.prompt_lookup is not None
         return PromptLookup(options.prompt_lookup, _encoder_row(model, prompt))
     if not isinstance(draft, Transformer):
-        raise UsageError(f"draft_model is a {type(draft).__name__}", "pass a model, as `load_model` gives")
+        raise UsageError(f"{opt('draft_model')} is a {type(draft).__name__}", "pass a model, as `load_model` gives")
     if draft.config.decoder is None or draft.config.head.kind not in ("causal_lm", "seq2seq_lm"):
-        raise UsageError(f"draft_model has a {draft.config.head.kind!r} head and cannot generate")
+        raise UsageError(f"{opt('draft_model')} has a {draft.config.head.kind!r} head and cannot generate")
     own, other = model.config.head.out_size, draft.config.head.out_size
     if own != other:
         raise UsageError(
-            f"draft_model has a vocabulary of {other} tokens, the model one of {own}", "both must have the same"
+            f"{opt('draft_model')} has a vocabulary of {other} tokens, the model one of {own}",
+            "both must have the same",
         )
     drafts_from = replace(prompt, encoder_output=None)
     if draft.encoder is not None:
@@ -310,19 +311,19 @@ def _make_drafter(
 
 
 def _encoded(draft: Transformer, prompt: Prompt) -> Prompt:
-    """The same input behind the draft's own encoder.
+    """Return the same input, read by the draft's own encoder.
 
     Where it is not of tokens, or was encoded before, the draft reads the model's own states, if they are as wide as its
-    own: they are the same where the draft was distilled behind the same encoder (distil-whisper).
+    own: they are the same where the draft was distilled with the same encoder (distil-whisper).
     """
     if prompt.encoder_output is None:
-        raise UsageError("draft_model is an encoder-decoder, the model is not", "draft with a decoder")
+        raise UsageError(f"{opt('draft_model')} is an encoder-decoder, the model is not", "draft with a decoder")
     if prompt.encoder_ids is not None:
         return replace(prompt, encoder_output=draft.encode(prompt.encoder_ids, prompt.encoder_real))
     width, own = prompt.encoder_output.last_hidden_state.size(-1), draft.config.encoder
     if own is None or own.hidden_size != width:
         raise UsageError(
-            f"draft_model cannot read the model's encoder states, which are {width} wide, and there are no input_ids",
+            f"{opt('draft_model')} cannot read encoder states of width {width}, and there are no input_ids",
             "use a draft with the same encoder, or a decoder",
         )
     return prompt

@@ -1,4 +1,4 @@
-"""The loop that goes on a token at a time: process → pick → stop? → decode_step. Greedy and sampling are two ways to pick.
+"""The token loop: process → pick → stop? → decode_step. Greedy search and sampling are two ways to pick.
 
 Shapes: R rows, V vocabulary.
 """
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, nth
 from plainformer.generation.draw import Draws, draw_tokens
 from plainformer.generation.processors.context import Context, Processor
 from plainformer.generation.processors.control import AllowedTokens
@@ -20,13 +20,13 @@ from plainformer.generation.result import Generation, Search, Step
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.stopping import StopReason, Stops
 
-# On a GPU the host looks at the tokens only once in so many steps, where nothing but end tokens and limits can stop a row:
-# looking at each would wait for each.
-LOOK_EVERY = 16
+# On a GPU the host fetches tokens only once in this many steps where nothing but end tokens and limits can end a row:
+# fetching each would wait for each.
+SYNC_EVERY = 16
 
 
-def looks_at_each(device: torch.device, stops: Stops, processors: Sequence[Processor]) -> bool:
-    """Whether the host looks at every token as it is picked: where that is free, or where something needs it to."""
+def syncs_every_step(device: torch.device, stops: Stops, processors: Sequence[Processor]) -> bool:
+    """Whether the host fetches every token as it is picked: where that is free, or where something needs it to."""
     asked = any(isinstance(processor, AllowedTokens) for processor in processors)
     return device.type == "cpu" or stops.needs_every_token or asked
 
@@ -35,16 +35,16 @@ class Watcher(Protocol):
     """Sees every step; `trace.Recorder` is one."""
 
     def processed(self, name: str, before_RV: Tensor, after_RV: Tensor) -> None:
-        """A processor's work; called first with the name "logits" and the model's own for both."""
+        """Called after each processor; and before the first, with the name "logits" and the model's own logits for both."""
 
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
-        """The tokens of a step, the distribution that they are of, and the random numbers that chose them."""
+        """Called with a step's tokens, the logits they were picked from, and the random numbers that chose them."""
 
 
 def process(
     logits_RV: Tensor, context: Callable[[], Context], processors: Sequence[Processor], watcher: Watcher | None = None
 ) -> Tensor:
-    """The logits after all processors, in order."""
+    """Run all processors, in order; return the logits after the last."""
     if watcher is not None:
         watcher.processed("logits", logits_RV, logits_RV)
     if not processors:
@@ -60,7 +60,7 @@ def process(
 
 @dataclass
 class Picker:
-    """Takes a token for each row: the likeliest, or a drawn one; `alternatives` begin with the best of the first step.
+    """Picks a token for each row: the likeliest, or a drawn one.
 
     Attributes:
         draws: streams of random numbers; None picks the likeliest.
@@ -94,7 +94,7 @@ class _Rows:
         return all(reason is not None for reason in self.reasons)
 
     def record(self, picked: list[int], scored: list[float] | None) -> Step:
-        """Take a step's tokens; a row that had ended before gets None."""
+        """Record a step's tokens; a row that had ended before gets None."""
         step: list[int | None] = []
         for row, token in enumerate(picked):
             running = self.reasons[row] is None
@@ -121,8 +121,8 @@ def search_tokens(
     logits_RV = session.prefill()
     count, most = len(logits_RV), max(stops.limits)
     rows = _Rows(stops, session.copies, [[] for _ in range(count)], [None] * count, [[] for _ in range(count)])
-    at_each = streamed or watcher is not None or looks_at_each(logits_RV.device, stops, processors)
-    every = 1 if at_each else LOOK_EVERY
+    every_step = streamed or watcher is not None or syncs_every_step(logits_RV.device, stops, processors)
+    every = 1 if every_step else SYNC_EVERY
     waiting: list[_Picked] = []
     for number in range(1, most + 1):
         logits_RV = process(logits_RV, session.context, processors, watcher)
@@ -132,7 +132,7 @@ def search_tokens(
         banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
         waiting.append(_Picked(picked_R, _scores(logits_RV, picked_R) if output_scores else None, banned_R))
         if number % every == 0 or number == most:
-            yield from _look(waiting, rows)
+            yield from _fetch(waiting, rows)
             if rows.done():
                 break
             session.ended = [reason is not None for reason in rows.reasons]
@@ -159,8 +159,8 @@ class _Picked:
     banned_R: Tensor | None
 
 
-def _look(waiting: list[_Picked], rows: _Rows) -> Iterator[Step]:
-    """Fetch the tokens that are waiting on the device, and record them; what stands behind a row's end is dropped."""
+def _fetch(waiting: list[_Picked], rows: _Rows) -> Iterator[Step]:
+    """Fetch the tokens that are waiting on the device, and record them; what follows a row's end is dropped."""
     tokens = torch.stack([step.tokens_R for step in waiting]).tolist()
     scores = [step.scores_R for step in waiting if step.scores_R is not None]
     scored = torch.stack(scores).tolist() if scores else [None] * len(tokens)
@@ -172,12 +172,12 @@ def _look(waiting: list[_Picked], rows: _Rows) -> Iterator[Step]:
             return
         stuck = [row for row, none_left in enumerate(step_banned) if none_left and rows.reasons[row] is None]
         if stuck:
-            raise all_banned(len(rows.tokens[stuck[0]]), stuck[0])
+            raise all_banned(len(rows.tokens[stuck[0]]), stuck[0] // rows.copies)
         yield rows.record(step_tokens, step_scores)
 
 
-def all_banned(new: int, row: int) -> UsageError:
-    """The error of a row that has nothing left to go on with."""
+def all_banned(new: int, prompt: int) -> UsageError:
+    """Return the error of a prompt that has no token left to continue with."""
     return UsageError(
-        f"every token is banned after {new} new ones of row {row}", "loosen the processors that ban tokens"
+        f"every token is banned after {new} new ones of {nth(prompt)}", "loosen the processors that ban tokens"
     )

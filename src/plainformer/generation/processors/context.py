@@ -25,7 +25,7 @@ class Context:
         prompt_columns: how many of the T columns are prompt (for an encoder-decoder: its start tokens and prefix).
         real: (R, T) bool, False for padding; None where nothing is padded.
         encoder_ids: (R, S) the encoder's input, None for a decoder. encoder_real: (R, S) as `real`.
-        ended: rows that have ended and only keep their place: what they are given is not looked at.
+        ended: rows that have ended and only keep their place: what they are given is ignored.
     """
 
     ids: Tensor

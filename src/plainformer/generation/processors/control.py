@@ -1,4 +1,4 @@
-"""Controls: processors that decide where tokens may or must stand.
+"""Controls: processors that decide where tokens may or must occur.
 
 Lengths and positions count real tokens, so that a row's padding moves nothing. Tokens that are forced get a logit of 0
 and all others -inf, as in the reference library. `Suppress`, `MinLength` and the like may ban all that was left of a row,
@@ -58,7 +58,7 @@ class AllowedTokens:
         allowed_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
         for index, (allowed_V, row) in enumerate(zip(allowed_RV, context.rows, strict=True)):
             if context.ended is not None and context.ended[index]:
-                allowed_V[:] = True  # the function knows nothing of what stands behind an end
+                allowed_V[:] = True  # the function does not expect what follows an end
                 continue
             ids = as_token_ids("allowed(row)", self.allowed(list(row)))
             check_inside("allowed(row)", ids, logits_RV.size(-1))
@@ -203,7 +203,7 @@ class Forced:
 
     @cached_property
     def _by_position(self) -> list[int]:
-        """The token forced at each position, -1 where none is: at the last, which stands for all positions after."""
+        """The token forced at each position, -1 where none is: the last entry is that of all positions after."""
         assert isinstance(self.tokens, tuple)
         by_position: dict[int, int] = dict(self.tokens)
         return [by_position.get(position, -1) for position in range(max(by_position, default=-1) + 2)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from plainformer.errors import UsageError
 from plainformer.generation.processors.context import Context
 
-PADDING = -1  # stands for a padded position: equal to no token
+PADDING = -1  # the id of a padded position: equal to no token
 
 
 class Constant:
@@ -65,7 +65,7 @@ def check_inside(name: str, ids: tuple[int, ...], vocabulary: int) -> None:
 
 
 def marked(ids_RT: Tensor, real_RT: Tensor | None) -> Tensor:
-    """(R, T) the ids, with PADDING where nothing real stands."""
+    """(R, T) the ids, with PADDING at padded positions."""
     return ids_RT if real_RT is None else ids_RT.masked_fill(~real_RT, PADDING)
 
 
@@ -107,10 +107,10 @@ def counts(marked_RT: Tensor, vocabulary: int, dtype: torch.dtype) -> Tensor:
 
 
 def completions(marked_RT: Tensor, source_RS: Tensor, size: int, vocabulary: int) -> Tensor:
-    """(R, V) bool: which next tokens would end an n-gram that stands in `source_RS`; n is `size`.
+    """(R, V) bool: which next tokens would end an n-gram that occurs in `source_RS`; n is `size`.
 
     Each window of n source tokens whose first n - 1 are the row's last n - 1 bans its own last token. A window or a row's
-    end that holds padding is no n-gram.
+    end that holds padding is not an n-gram.
     """
     length = marked_RT.size(1)
     if source_RS.size(1) < size or length < size - 1:

@@ -134,7 +134,7 @@ class NoRepeatNgram:
 class EncoderNoRepeatNgram:
     """Ban tokens that would complete `size` tokens of the encoder's input, or of the prompt where there is no encoder.
 
-    Source: the reference library (a dialogue that does not echo what it was told).
+    Source: the reference library (a dialogue that does not echo what it was told, as in transformers).
     """
 
     name: ClassVar[str] = "encoder_no_repeat_ngram_size"
@@ -222,7 +222,7 @@ class BadWords:
 class Dry:
     """Don't repeat yourself: the longer a repetition that a token would lengthen, the lower its logit.
 
-    Where the row's last n tokens stand earlier in it as well, the token that followed there loses
+    Where the row's last n tokens also occur earlier in it, the token that followed there loses
     multiplier * base ** (n - allowed_length), for its longest n, if that is at least `allowed_length`. Unlike a ban of
     n-grams it never bans, and it can be outvoted. P. E. Weidmann 2024 (text-generation-webui, pull request 5677).
 
@@ -230,7 +230,7 @@ class Dry:
         multiplier: 0.8 if not given. base: 1.75. allowed_length: 2.
         sequence_breakers: tokens that no repetition reaches across, and that are not penalised: newlines, quotes, a chat
             template's marks. None if not given.
-        penalty_range: only the last so many tokens are searched; None (if not given) is all, prompt included.
+        penalty_range: only this many of the last tokens are searched; None (if not given) is all, prompt included.
     """
 
     name: ClassVar[str] = "dry"

@@ -1,4 +1,4 @@
-"""Whisper's timestamps: the rules that make its tokens <|0.00|>, <|0.02|>, … stand around what was said.
+"""Whisper's timestamps: the rules that make its tokens <|0.00|>, <|0.02|>, … enclose what was said.
 
 Shapes: R rows, N generated tokens, V vocabulary.
 """
@@ -28,7 +28,7 @@ class WhisperTimestamps:
 
     Args:
         no_timestamps_id: <|notimestamps|>.
-        eos_id: <|endoftext|>, the first token that is no text.
+        eos_id: <|endoftext|>, the first token that is not text.
         max_initial_timestamp_index: None (if not given) is no limit; OpenAI's code has 50, one second.
         skip: how many generated tokens come before the transcript, where they are forced ones and no prompt; 0 if not given.
     """
@@ -71,7 +71,7 @@ class WhisperTimestamps:
         is_time_RN = new_RN >= begin
         ended_R1 = is_time_RN[:, -1:]
         opened_R1 = is_time_RN[:, -2:-1] if count > 1 else torch.ones_like(ended_R1)
-        # The last timestamp: where it stands, counted from 1; 0 where there is none, and then nothing is too early.
+        # The last timestamp: its place, counted from 1; 0 where there is none, and then nothing is too early.
         last_R1 = (is_time_RN * torch.arange(1, count + 1, device=new_RN.device)).amax(-1, keepdim=True)
         newest_R1 = new_RN.gather(1, (last_R1 - 1).clamp(min=0))
         least_R1 = torch.where(ended_R1 & ~opened_R1, newest_R1, newest_R1 + 1).where(last_R1 > 0, begin)

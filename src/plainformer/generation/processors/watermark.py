@@ -25,7 +25,7 @@ from plainformer.generation.processors.checks import as_sequence
 from plainformer.generation.processors.context import Context
 
 TABLE_SIZE = 1_000_003  # of the authors' code: a prime
-CANDIDATES = 40  # so many of the likeliest tokens are tried with "selfhash", as in the authors' code
+CANDIDATES = 40  # this many of the likeliest tokens are tried with "selfhash", as in the authors' code
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Logits that are a contrast of two: DoLa and classifier-free guidance, as sessions, so that every search can use them.
 
 DoLa (Chuang et al. 2023, arXiv 2309.03883): what the last layer says, less what an earlier layer would have said.
-Guidance (Sanchez et al. 2023, arXiv 2306.17806): what the model says behind the prompt, away from what it says without.
+Guidance (Sanchez et al. 2023, arXiv 2306.17806): what the model says after the prompt, away from what it says without it.
 
 Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D hidden size, V vocabulary.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.prompt import Prompt
 from plainformer.generation.sessions.session import Session
@@ -25,9 +25,9 @@ from plainformer.model.transformer import Transformer
 
 # Tokens below this share of the likeliest one's probability are never picked (the paper's alpha).
 RELATIVE_TOP = 0.1
-# What stands for an earlier layer's log-probability of those tokens: any finite number does.
+# The value put in for an earlier layer's log-probability of those tokens: any finite number does.
 FILTERED = -1e-3
-MANY_LAYERS, OUTER_LAYERS = 40, 20  # of deeper models only so many at either end are candidates
+MANY_LAYERS, OUTER_LAYERS = 40, 20  # of deeper models only this many layers at either end are candidates
 
 
 def make_contrasting_session(
@@ -39,13 +39,14 @@ def make_contrasting_session(
         UsageError: both are asked for, or what they name does not fit the model.
     """
     if options.dola_layers is not None and options.guidance_scale is not None:
-        raise UsageError("dola_layers and guidance_scale exclude each other", "leave one of them out")
+        raise UsageError(
+            f"{opt('dola_layers')} and {opt('guidance_scale')} exclude each other", "leave one of them out"
+        )
     if options.dola_layers is not None:
         layers = candidate_layers(model, options.dola_layers)
         return DolaSession(model, prompt, layers, cache=options.cache, **shared)
     scale = options.guidance_scale
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise UsageError(f"guidance_scale={scale!r} is not a number", "1 leaves the model as it is, more guides")
+    assert scale is not None
     if scale == 1:
         return Session(model, prompt, cache=options.cache, **shared)
     without = Session(model, _unconditional(model, prompt, options.negative_ids, shared["budget"]), **shared)
@@ -105,7 +106,9 @@ def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[in
     count = stack.num_layers
     if isinstance(wanted, str):
         if wanted not in ("low", "high"):
-            raise UsageError(f"dola_layers={wanted!r}", "give 'low', 'high', or a list of layer numbers")
+            raise UsageError(
+                f"{opt('dola_layers', wanted)} is unknown", "give 'low', 'high', or a list of layer numbers"
+            )
         if wanted == "high":
             return list(range(max(count // 2, count - OUTER_LAYERS if count > MANY_LAYERS else 0), count, 2))
         tied = any("head.out.weight" in pair for pair in model.config.tied)
@@ -114,7 +117,7 @@ def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[in
     layers: list[Any] = list(wanted) if isinstance(wanted, Sequence) else []
     if not layers or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < count for n in layers):
         raise UsageError(
-            f"dola_layers={wanted!r} are not layers before the last of {count}",
+            f"{opt('dola_layers', wanted)} is not a list of layers before the last of {count}",
             f"give 'low', 'high', or numbers from 0 (the embeddings) to {count - 1}",
         )
     return layers
@@ -127,7 +130,7 @@ class GuidedSession(Session):
     their second session along when they are reordered, which there they do not.
 
     Args:
-        without: gets the same new tokens behind another prompt.
+        without: gets the same new tokens after another prompt.
     """
 
     def __init__(self, model: Transformer, prompt: Prompt, scale: float, without: Session, **shared: Any) -> None:
@@ -150,16 +153,16 @@ class GuidedSession(Session):
 
 
 def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | None, budget: int) -> Prompt:
-    """What the second session begins with: `negative_ids` in the prompt's place, or the prompt's last token alone.
+    """Return what the second session begins with: `negative_ids` in the prompt's place, or the prompt's last token alone.
 
-    An encoder-decoder's prompt is what its encoder reads; its output begins alike on both sides. The reference gives the
+    An encoder-decoder's prompt is what its encoder reads; its output begins alike on both sides. transformers gives the
     decoder's ids to the encoder instead, which means nothing.
     """
     read = prompt.ids if model.encoder is None else prompt.encoder_ids
     ids = _checked(model, negative_ids, len(prompt))
     if ids is None:
         if read is None:
-            raise UsageError("there are no input_ids to take the last token of", "pass negative_ids")
+            raise UsageError("there are no input_ids to take the last token of", f"pass {opt('negative_ids')}")
         ids = read[:, -1:]
         if model.encoder is not None and prompt.encoder_real is not None:
             places = torch.arange(1, read.size(1) + 1, device=read.device)
@@ -170,9 +173,9 @@ def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | No
     assert stack is not None
     if stack.max_positions is not None and ids.size(1) + budget - 1 > stack.max_positions:
         raise InputError(
-            f"negative_ids of {ids.size(1)} tokens and {budget} new ones are more than the {stack.max_positions} positions "
-            "this model has learned",
-            "shorten them, or give a lower max_new_tokens",
+            f"{opt('negative_ids')} of {ids.size(1)} tokens and {budget} new ones are more than the "
+            f"{stack.max_positions} positions this model has learned",
+            f"shorten them, or give a lower {opt('max_new_tokens')}",
         )
     return Prompt(ids)
 
@@ -181,13 +184,17 @@ def _checked(model: Transformer, negative_ids: Tensor | None, prompts: int) -> T
     if negative_ids is None:
         return None
     if not isinstance(negative_ids, Tensor):
-        raise UsageError(f"negative_ids is a {type(negative_ids).__name__}, not a tensor", "torch.tensor(negative_ids)")
+        raise UsageError(
+            f"{opt('negative_ids')} is a {type(negative_ids).__name__}, not a tensor", "torch.tensor(negative_ids)"
+        )
     if negative_ids.dim() != 2 or len(negative_ids) != prompts or not negative_ids.numel():
         raise UsageError(
-            f"negative_ids of shape {tuple(negative_ids.shape)} for {prompts} prompts",
+            f"{opt('negative_ids')} of shape {tuple(negative_ids.shape)} for {prompts} prompts",
             "give (B, T), one unpadded row for each prompt",
         )
     frontend = model.config.encoder.frontend if model.config.encoder is not None else None
     if frontend is not None and not isinstance(frontend, TokenFrontend):
-        raise UsageError("negative_ids: this model's encoder does not read tokens", "leave guidance_scale out")
+        raise UsageError(
+            f"{opt('negative_ids')}: this model's encoder does not read tokens", f"leave {opt('guidance_scale')} out"
+        )
     return negative_ids

@@ -56,7 +56,7 @@ class Session:
         )
 
     def prefill(self) -> Tensor:
-        """Run the prompts; the logits behind each, (R, V), where the copies of a prompt have the same."""
+        """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
         start = self._reused() if self.given else 0
         chunk = self.chunk or self.length
         for begin in range(start, self.length, chunk):
@@ -140,7 +140,7 @@ class Session:
         return output
 
     def context(self) -> Context:
-        """What processors may look at."""
+        """Return what processors see."""
         copies, prompt = self.copies, self.prompt
         encoder_ids, encoder_real = prompt.encoder_ids, prompt.encoder_real
         return Context(

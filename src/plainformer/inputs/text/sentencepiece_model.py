@@ -171,11 +171,7 @@ def _bpe(model: SpmModel) -> Any:
             if part not in vocabulary:
                 vocabulary[part] = vocabulary[f"<0x{ord(part):02X}>"]
     return BPE(
-        vocabulary,
-        merges,
-        unk_token=model.pieces[model.unknown].text,
-        fuse_unk=True,
-        byte_fallback=model.byte_fallback,
+        vocabulary, merges, unk_token=model.pieces[model.unknown].text, fuse_unk=True, byte_fallback=model.byte_fallback
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,7 @@ class SpecialToken:
         """The same for the `tokenizers` library."""
         from tokenizers import AddedToken
 
-        return AddedToken(
-            self.content,
-            lstrip=self.lstrip,
-            rstrip=self.rstrip,
-            single_word=self.single_word,
-            normalized=self.normalized,
-            special=self.special,
-        )
+        return AddedToken(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -283,14 +276,7 @@ def write_folder(
     if backend is not None:
         (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
         config["added_tokens_decoder"] = {
-            str(index): {
-                "content": token.content,
-                "lstrip": token.lstrip,
-                "normalized": token.normalized,
-                "rstrip": token.rstrip,
-                "single_word": token.single_word,
-                "special": token.special,
-            }
+            str(index): {each.name: getattr(token, each.name) for each in fields(SpecialToken)}
             for index, token in sorted(backend.get_added_tokens_decoder().items())
         }
     if set(chat_templates) == {"default"}:
