@@ -223,6 +223,7 @@ def test_nothing_happens_at_import() -> None:
     families = "; ".join(f"import plainformer.families.{name}" for name in sorted(set(FAMILIES.values())))
     assert not modules_after(f"import plainformer.config, plainformer.tasks\n{families}") & {"torch", "numpy"}
     assert "torch" not in modules_after("import plainformer.checkpoint.opened, plainformer.checkpoint.rows")
+    assert not modules_after("import plainformer.generation.options") & {"torch", "numpy"}
 
 
 def test_the_command_line_starts_without_torch() -> None:
