@@ -11,8 +11,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
-import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ import pytest
 import plainformer
 from plainformer.families import FAMILIES
 from tests.support import ROOT
+from tests.support.processes import modules_after
 
 SOURCE = Path(plainformer.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -207,13 +206,6 @@ def test_torch_is_imported_late_where_it_may_not_be_needed() -> None:
             assert not early, f"{name_of(path)}:{early} imports torch when it is imported itself"
 
 
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that are loaded once `code` has run in a fresh interpreter."""
-    shown = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
-
-
 HEAVY = {"torch", "numpy", "tokenizers", "safetensors", "huggingface_hub", "gguf", "jinja2", "rich", "cyclopts"}
 
 
@@ -324,11 +316,7 @@ UNTIL_MERGED = pytest.mark.xfail(
 
 
 # Files whose letters mean something of their own yet: rename the letters, then take the file out.
-OLD_LEGENDS = {
-    *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
-    *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
-    "tasks/speech/long.py",
-}
+OLD_LEGENDS = {"explain/recorder.py", "explanation/recorder.py", "tasks/answering/spans.py", "tasks/speech/long.py"}
 
 
 def import_table() -> str:

@@ -260,7 +260,7 @@ def test_generation_flags_without_effect(
         ("text-classification", "--language en", "--language has no effect in text-classification"),
         ("text-classification", "--whole", "--whole has no effect: no INPUT is read as a text file"),
         ("text-classification", "--revision main", "--revision 'main' does not apply"),
-        ("text-classification", "--token secret", "a Hub token does not apply"),
+        ("text-classification", "--token secret", "a Hub --token does not apply"),
         ("question-answering", "--question who --truncate", "--truncate has no effect in question-answering"),
         ("question-answering", "", "question-answering needs --question"),
         ("multiple-choice", "", "multiple-choice needs --choice"),
