@@ -29,8 +29,7 @@ from plainformer.generation.options import (
 from plainformer.generation.processors.context import Context
 from plainformer.generation.search import generate, stream
 from plainformer.tasks.writing.checkpoint_defaults import add_defaults, with_checkpoint_defaults
-from tests.support.generation import pair, value_of
-from tests.support.processes import modules_after
+from tests.support.generation import pair
 
 OPTIONS = specs(GenerationOptions)
 
