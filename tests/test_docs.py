@@ -36,7 +36,7 @@ PAGES = [
 ]
 # What pages and examples may import: names of the top level, and these packages, which have many names of one subject.
 DOCUMENTED = (
-    "plainformer.explain",
+    "plainformer.explanation",
     "plainformer.entities",
     "plainformer.evaluate",
     "plainformer.tasks.speech.ctc_decoding",
