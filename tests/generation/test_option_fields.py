@@ -29,7 +29,7 @@ from plainformer.generation.options import (
 from plainformer.generation.order import make_processors
 from plainformer.generation.processors.context import Context
 from plainformer.generation.search import generate, stream
-from plainformer.tasks.writing.checkpoint_defaults import add_defaults, with_checkpoint_defaults
+from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
 from tests.support.generation import pair
 
 OPTIONS = specs(GenerationOptions)
@@ -191,28 +191,35 @@ def test_what_a_task_postpones_the_engine_checks() -> None:
 
 def test_what_was_given_explicitly_overrides_the_checkpoint() -> None:
     in_the_file = {"num_beams": 4, "length_penalty": 2.0, "temperature": 0.6, "max_length": 142}
-    for given in (
-        {},
-        {"num_beams": 1, "max_new_tokens": 20},
-        {"num_beams": 1, "do_sample": True},
-        {"truncate": True, "max_length": None},
-    ):
-        options = Postponed(**given)  # type: ignore[arg-type]
-        merged = with_checkpoint_defaults(in_the_file, options)
-        assert type(merged) is Postponed and merged == Postponed(**add_defaults(in_the_file, given))
-        assert merged.explicit >= options.explicit
-        merged.engine()
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"num_beams": 4, "length_penalty": 2.0, "max_length": 142}),
+        ({"num_beams": 1, "max_new_tokens": 20}, {}),
+        ({"num_beams": 1, "do_sample": True}, {"temperature": 0.6, "max_length": 142, "top_k": 50}),
+        ({"truncate": True, "max_length": None}, {"num_beams": 4, "length_penalty": 2.0}),
+    ]
+    for given, added in cases:
+        assert with_defaults(in_the_file, given) == {**given, **added}
+        with_checkpoint_defaults(in_the_file, Postponed(**given)).engine()
+
+
+def with_defaults(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is explicit once a checkpoint's settings have been added to what was given."""
+    merged = with_checkpoint_defaults(values, Postponed(**given))
+    assert type(merged) is Postponed and merged == Postponed(
+        **{name: getattr(merged, name) for name in merged.explicit}
+    )
+    return {name: getattr(merged, name) for name in merged.explicit}
 
 
 def test_settings_of_other_modes_are_left_out() -> None:
     many = {"num_beams": 4, "diversity_penalty": 0.5, "temperature": 0.7, "penalty_alpha": 0, "top_k": 0}
-    assert add_defaults(many, {}) == {"num_beams": 4}
-    assert add_defaults({**many, "num_beam_groups": 2}, {}) == {
+    assert with_defaults(many, {}) == {"num_beams": 4}
+    assert with_defaults({**many, "num_beam_groups": 2}, {}) == {
         "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5
     }  # fmt: skip
-    assert add_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
+    assert with_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
     speculative = {"prompt_lookup_num_tokens": 3, "temperature": 0.7, "num_return_sequences": 2}
-    assert add_defaults(speculative, {}) == {"prompt_lookup": 3}
+    assert with_defaults(speculative, {}) == {"prompt_lookup": 3}
 
 
 def test_changes_keep_what_was_explicit() -> None:

@@ -398,8 +398,3 @@ SAMPLERS = tuple(name for name, spec in specs(GenerationOptions).items() if spec
 """Options that shape what is drawn from."""
 ORDER: tuple[str, ...] = sum(stages(GenerationOptions), ())
 """Names of processors in the order they run; `order` says why."""
-
-
-def make_options(given: Mapping[str, Any]) -> GenerationOptions:
-    """Return options by name; an unknown name is an error that offers the nearest."""
-    return GenerationOptions.of(given, "generation")

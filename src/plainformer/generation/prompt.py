@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, nth, opt
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
@@ -93,7 +93,7 @@ def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder
         if start is None:
             raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
         return torch.full((batch, 1), start, device=encoder_BSD.device)
-    _check_tensor("decoder_input_ids", decoder_input_ids)
+    check_tensor("decoder_input_ids", decoder_input_ids)
     if decoder_input_ids.dim() != 2 or len(decoder_input_ids) != batch or not decoder_input_ids.numel():
         raise UsageError(
             f"decoder_input_ids of shape {tuple(decoder_input_ids.shape)} for a batch of {batch}",
@@ -102,9 +102,10 @@ def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder
     return decoder_input_ids
 
 
-def _check_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: object) -> None:
+    """Refuse what is neither None nor a tensor."""
     if value is not None and not isinstance(value, Tensor):
-        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+        raise UsageError(f"{opt(name)} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
 
 
 def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -112,8 +113,8 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
 
     Columns that are padding in every row are dropped.
     """
-    _check_tensor("input_ids", input_ids)
-    _check_tensor("attention_mask", attention_mask)
+    check_tensor("input_ids", input_ids)
+    check_tensor("attention_mask", attention_mask)
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise InputError(
             f"input_ids of shape {tuple(input_ids.shape)} are empty or not (B, T)", "give one row of ids for each input"
@@ -128,7 +129,8 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
     if bool(attention_mask.all()):
         return input_ids, None
     if not bool(attention_mask.any(-1).all()):
-        raise InputError("a row of the batch has no real token", "leave empty prompts out")
+        empty = attention_mask.any(-1).tolist().index(False)
+        raise InputError(f"{nth(empty)} has no real token", "leave empty prompts out")
     # Sorting by (is real, place) is stable: padding first, real tokens in their order.
     real = attention_mask.bool().long()
     order = real.argsort(dim=-1, stable=True)[:, -int(real.sum(-1).max()) :]

@@ -17,7 +17,7 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.draw import Draws
 from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
-from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions, make_options
+from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions
 from plainformer.generation.order import end_ids, make_processors
 from plainformer.generation.prompt import Prompt, left_align, make_prompt
 from plainformer.generation.result import Generation, Search, joined
@@ -111,7 +111,7 @@ def _steps(
             f"options were given both made and by name: {opt(next(iter(named)))}",
             "give one of the two, or options.changed(...)",
         )
-    options = options if options is not None else make_options(named)
+    options = options or GenerationOptions.of(named, "generation")
     prompt = make_prompt(model, *inputs, encoder_inputs)
     return search(model, prompt, options, watcher=watcher, streamed=streamed)
 

@@ -450,7 +450,7 @@ def test_definitions_that_refer_to_each_other_do_not_end_the_process() -> None:
 
 def test_a_text_that_the_tokens_cannot_finish() -> None:
     grammar = Grammar.regex("a(xy)", small())
-    with pytest.raises(UsageError, match="no token of this model goes on"):
+    with pytest.raises(UsageError, match="no token of this model continues"):
         step(grammar, [[3]], len(SMALL))
 
 

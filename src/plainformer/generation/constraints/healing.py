@@ -84,18 +84,11 @@ def heal(prompt_ids: Sequence[int], index: TokenIndex, *, most: int = 4) -> tupl
         if not own:
             break
         text = own + text
-        if _is_text(text) and index.extends(text):
+        is_whole_text = text.decode(errors="ignore").encode() == text
+        if is_whole_text and index.extends(text):
             best = count
     kept = len(ids) - best
     return ids[:kept], index.text(ids[kept:])
-
-
-def _is_text(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class Heal:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -74,13 +73,6 @@ class Draft:
     logits_NV: Tensor | None = None
 
 
-class Drafter(Protocol):
-    """Guesses how a row continues."""
-
-    def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
-        """Return at most `count` tokens to follow the row's: drawn from the stream, or the likeliest where there is none."""
-
-
 class ModelDrafter:
     """Drafts with a smaller model of the same vocabulary, under the same processors."""
 
@@ -93,6 +85,7 @@ class ModelDrafter:
         self.max_positions = stack.max_positions
 
     def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
+        """Return at most `count` tokens to follow the row's: drawn from the stream, or the likeliest where there is none."""
         length = row.length
         if self.max_positions is not None:  # the last drafted token is not run
             count = min(count, self.max_positions - length + 1)
@@ -237,7 +230,7 @@ def search_speculatively(
     return replace(whole, accepted=(accepted, judge.proposed))
 
 
-def _tokens(judge: _Judge, drafter: Drafter, count: int, limit: int) -> Iterator[tuple[int, bool]]:
+def _tokens(judge: _Judge, drafter: ModelDrafter | PromptLookup, count: int, limit: int) -> Iterator[tuple[int, bool]]:
     """Yield a row's tokens, and whether each was drafted, until the limit or the caller has enough."""
     emitted = 0
     while emitted < limit:
@@ -269,7 +262,7 @@ def _draft_count(model: Transformer, options: GenerationOptions) -> int:
 
 def _make_drafter(
     model: Transformer, prompt: Prompt, options: GenerationOptions, stops: Stops, processors: Sequence[Processor]
-) -> Drafter:
+) -> ModelDrafter | PromptLookup:
     draft = options.draft_model
     if draft is None:
         assert options.prompt_lookup is not None
@@ -284,9 +277,7 @@ def _make_drafter(
             f"{opt('draft_model')} has a vocabulary of {other} tokens, the model one of {own}",
             "both must have the same",
         )
-    drafts_from = replace(prompt, encoder_output=None)
-    if draft.encoder is not None:
-        drafts_from = _encoded(draft, prompt)
+    drafts_from = replace(prompt, encoder_output=None) if draft.encoder is None else _encoded(draft, prompt)
     return ModelDrafter(draft, drafts_from, stops.limits[0], processors, stops.eos_ids)
 
 

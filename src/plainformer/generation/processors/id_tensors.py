@@ -55,8 +55,10 @@ class TokenIds(tuple[int, ...]):
 
     def checked(self, logits_RV: Tensor) -> Tensor:
         """Return all of them. Raises UsageError where one is outside the vocabulary."""
-        check_inside(self.name, self, logits_RV.size(-1))
-        return self.known(logits_RV)
+        index = self.known(logits_RV)
+        if len(index) < len(self):
+            check_inside(self.name, self, logits_RV.size(-1))
+        return index
 
 
 def check_inside(name: str, ids: tuple[int, ...], vocabulary: int) -> None:

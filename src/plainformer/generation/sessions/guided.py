@@ -20,7 +20,7 @@ from plainformer.config import TokenFrontend
 from plainformer.config.values import is_whole
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.options import GenerationOptions
-from plainformer.generation.prompt import Prompt
+from plainformer.generation.prompt import Prompt, check_tensor
 from plainformer.generation.sessions.session import Session
 from plainformer.model.transformer import Transformer
 
@@ -178,12 +178,9 @@ def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | No
 
 
 def _checked(model: Transformer, negative_ids: Tensor | None, prompts: int) -> Tensor | None:
+    check_tensor("negative_ids", negative_ids)
     if negative_ids is None:
         return None
-    if not isinstance(negative_ids, Tensor):
-        raise UsageError(
-            f"{opt('negative_ids')} is a {type(negative_ids).__name__}, not a tensor", "torch.tensor(negative_ids)"
-        )
     if negative_ids.dim() != 2 or len(negative_ids) != prompts or not negative_ids.numel():
         raise UsageError(
             f"{opt('negative_ids')} of shape {tuple(negative_ids.shape)} for {prompts} prompts",
