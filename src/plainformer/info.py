@@ -96,7 +96,7 @@ def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
         vocabulary=config.vocab_size,
         max_positions=config.main_stack.max_positions,
         weights=source.describe(),
-        stored_dtypes=dict(Counter(_stored_dtype(source, name) for name in names)),
+        stored_dtypes=dict(Counter(source.stored(name) for name in names)),
         unused_tensors=tuple(name for name, row in known.items() if row is None or row[0].kind == "ignore"),
         tokenizer=_describe_tokenizer(checkpoint),
         labels=config.labels,
@@ -120,13 +120,6 @@ def _task(config: ModelConfig) -> str:
         return default_task(config).name
     except UsageError:
         return "none"
-
-
-def _stored_dtype(source: Any, name: str) -> str:
-    """Return the dtype in the file: a GGUF's quantisation where there is one."""
-    return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
-        "torch."
-    )
 
 
 def count_by_part(model: Transformer) -> dict[str, int]:

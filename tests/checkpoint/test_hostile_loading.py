@@ -395,10 +395,10 @@ def test_weights_absent(bert: Path) -> None:
         (lambda data: b"", "empty"),
         (lambda data: b"\xff" * 8 + data[8:], "truncated"),
         (lambda data: data[:8] + b"[" + data[9:], "safetensors"),
-        (lambda data: data + b"x", "belong to no tensor"),
+        (lambda data: data + b"x", "not fully covered"),
         (lambda data: b"<html>" + data, "safetensors"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (lambda data: data.replace(b'"F32"', b'"X32"', 1), "dtype"),
+        (lambda data: data.replace(b'"F32"', b'"X32"', 1), "unknown variant `X32`"),
         (lambda data: data.replace(b'"F32"', b'"I32"'), "not floating-point"),
     ],
 )

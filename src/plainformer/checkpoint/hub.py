@@ -18,14 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plainformer.checkpoint.bundled import BUNDLED
-from plainformer.checkpoint.formats.source import (
-    INDEX_SUFFIX,
-    WEIGHT_FILES,
-    find_weights,
-    shards_of_index,
-    some,
-    why_unusable,
-)
+from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
 from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
@@ -171,20 +164,10 @@ class HubRepository:
             raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
         if self.part == "tokenizer":
             return []
-        best = next((name for name in WEIGHT_FILES if name in names), None)
-        if best is None:
-            found = [f"{name} ({why})" for name in names if "/" not in name and (why := why_unusable(name))]
-            raise HubError(
-                f"{self.where} holds no weights that can be loaded: {some(found or names)}",
-                "needed: one of " + ", ".join(WEIGHT_FILES),
-            )
-        if not best.endswith(INDEX_SUFFIX):
-            return [best]
-        shards = shards_of_index(get(best))
-        missing = [shard for shard in shards if shard not in names]
-        if missing:
-            raise HubError(f"{self.where}: {best} lists files that the repository does not hold: {some(missing)}")
-        return [best, *shards]
+        try:
+            return choose_weights(names, self.where, get, listed=names)
+        except CheckpointError as error:
+            raise HubError(error.what, error.fix) from error
 
     def _from_cache(self, cause: str, fix: str) -> Found:
         """Return what an earlier download left, if it is complete; otherwise raise HubError, which says what is missing."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object
 from plainformer.checkpoint.hub import Part
@@ -30,7 +30,7 @@ from plainformer.families.hf_config import HfConfig
 if TYPE_CHECKING:
     from typing import Self
 
-    from plainformer.checkpoint.formats import GgufFile, TensorSource
+    from plainformer.checkpoint.formats import TensorSource
     from plainformer.checkpoint.rows import WeightTable
     from plainformer.inputs.text.tokenizer import Tokenizer
 
@@ -180,17 +180,14 @@ class GgufCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf(self._file().metadata)
+        return Tokenizer.from_gguf(self.tensors().metadata)
 
     def _read_config(self) -> dict[str, Any]:
-        return from_gguf.config_json(self._file())
+        return from_gguf.config_json(self.tensors())
 
     @cached_property
     def _gguf_architecture(self) -> str:
-        return from_gguf.Metadata(self._file()).architecture
-
-    def _file(self) -> GgufFile:
-        return cast("GgufFile", self.tensors())
+        return from_gguf.Metadata(self.tensors()).architecture
 
     def _open(self) -> TensorSource:
         return open_gguf(self.path)

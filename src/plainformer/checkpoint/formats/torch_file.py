@@ -11,12 +11,11 @@ import re
 import struct
 import warnings
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.formats.source import checked_file, require, wrong_content
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.checkpoint.formats.source import StoredTensor, TensorSource, checked_file, wrong_content
+from plainformer.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -26,51 +25,24 @@ _CONVERT = "convert it to safetensors on a machine where you trust the file, or 
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net")
 
 
-class TorchFile:
-    """One `pytorch_model.bin` as a `TensorSource`; zip files are memory-mapped, older ones are read into memory.
+def open_torch(path: Path) -> TensorSource:
+    """Open one `pytorch_model.bin`; zip files are memory-mapped, older ones are read into memory.
 
     Raises:
         CheckpointError: missing, misnamed, damaged, containing code, or not a flat dictionary of dense tensors.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = checked_file(Path(path))
-        with self.path.open("rb") as file:
-            head = file.read(4)
-        self.zipped = head == b"PK\x03\x04"
-        if self.zipped:
-            _check_archive(self.path)
-        elif head[:1] != b"\x80":  # every torch.save before 1.6 begins with a pickle of protocol 2 or later
-            raise wrong_content(self.path, "PyTorch .bin")
-        self._tensors = _checked_state_dict(self.path, _load(self.path, self.zipped))
-        self._closed = False
-
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[require(name, self._tensors, self.path)].shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._tensors[require(name, self._tensors, self.path)].dtype
-
-    def read(self, name: str) -> torch.Tensor:
-        if self._closed:
-            raise UsageError(f"{self.path}: is closed", "read tensors before close()")
-        return self._tensors[require(name, self._tensors, self.path)]
-
-    def describe(self) -> dict[str, str]:
-        counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors.values())
-        dtypes = ", ".join(f"{dtype} × {count}" for dtype, count in counts.most_common())
-        kind = "pytorch .bin" if self.zipped else "pytorch .bin (before version 1.6)"
-        return {"format": kind, "files": "1", "tensors": str(len(self._tensors)), "dtypes": dtypes}
-
-    def release(self) -> None:
-        """Do nothing: torch does not give access to its mapping."""
-
-    def close(self) -> None:
-        self._closed = True
-        self._tensors = {}
+    with checked_file(path).open("rb") as file:
+        head = file.read(4)
+    zipped = head == b"PK\x03\x04"
+    if zipped:
+        _check_archive(path)
+    elif head[:1] != b"\x80":  # every torch.save before 1.6 begins with a pickle of protocol 2 or later
+        raise wrong_content(path, "PyTorch .bin")
+    tensors = {
+        name: StoredTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.detach)
+        for name, tensor in _checked_state_dict(path, _load(path, zipped)).items()
+    }
+    return TensorSource(path, "pytorch .bin" if zipped else "pytorch .bin (before version 1.6)", tensors)
 
 
 def _check_archive(path: Path) -> None:
@@ -145,7 +117,7 @@ def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
         problem = _problem(value, file_bytes)
         if problem:
             raise CheckpointError(f"{path}: tensor {name!r} {problem}", _CONVERT)
-    return {name: value.detach() for name, value in loaded.items()}
+    return loaded
 
 
 def _problem(tensor: torch.Tensor, file_bytes: int) -> str:
