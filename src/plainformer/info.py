@@ -73,36 +73,32 @@ def inspect_checkpoint(
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
     with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
-        return _inspect(checkpoint)
-
-
-def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
-    config, source = checkpoint.config(), checkpoint.tensors()
-    check_depth(config, source)
-    table, names = checkpoint.rows(config), source.names()
-    known = {name: table.find(name) for name in names}
-    model = Transformer(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    stacks = {"encoder": config.encoder, "decoder": config.decoder}
-    return CheckpointInfo(
-        ref=checkpoint.ref,
-        family=config.family,
-        architecture=config.architecture,
-        kind=config.kind,
-        task=_task(config),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        parameters_by_part=count_by_part(model),
-        stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
-        vocabulary=config.vocab_size,
-        max_positions=config.main_stack.max_positions,
-        weights=source.describe(),
-        stored_dtypes=dict(Counter(source.stored(name) for name in names)),
-        unused_tensors=tuple(name for name, row in known.items() if row is None or row[0].kind == "ignore"),
-        tokenizer=_describe_tokenizer(checkpoint),
-        labels=config.labels,
-        tied=config.tied,
-        shapes=shapes,
-    )
+        config, source = checkpoint.config(), checkpoint.tensors()
+        check_depth(config, source)
+        table = checkpoint.rows(config)
+        model = Transformer(config)
+        stacks = {"encoder": config.encoder, "decoder": config.decoder}
+        return CheckpointInfo(
+            ref=checkpoint.ref,
+            family=config.family,
+            architecture=config.architecture,
+            kind=config.kind,
+            task=_task(config),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters_by_part=count_by_part(model),
+            stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
+            vocabulary=config.vocab_size,
+            max_positions=config.main_stack.max_positions,
+            weights=source.describe(),
+            stored_dtypes=dict(Counter(map(source.stored, source.names()))),
+            unused_tensors=tuple(
+                name for name in source.names() if (row := table.find(name)) is None or row[0].kind == "ignore"
+            ),
+            tokenizer=_describe_tokenizer(checkpoint),
+            labels=config.labels,
+            tied=config.tied,
+            shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        )
 
 
 def _plain(value: Any) -> str:

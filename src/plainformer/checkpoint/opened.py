@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object
@@ -63,9 +62,9 @@ class Checkpoint(ABC):
     # ---- the configuration
 
     @cached_property
+    @abstractmethod
     def raw_config(self) -> dict[str, Any]:
         """`config.json` as it is, or what it would hold."""
-        return self._read_config()
 
     @property
     def model_type(self) -> str:
@@ -81,9 +80,6 @@ class Checkpoint(ABC):
     @abstractmethod
     def config(self, head: str | None = None) -> ModelConfig:
         """Return the model's configuration; `head` as for `config_from_dict`, which also says what it raises."""
-
-    @abstractmethod
-    def _read_config(self) -> dict[str, Any]: ...
 
     # ---- weights
 
@@ -120,7 +116,14 @@ class Checkpoint(ABC):
     def save_companions(self, folder: str | os.PathLike[str], names: Iterable[str]) -> None:
         """Copy those of the named companion files that exist. Raises CheckpointError."""
         for name in names if self.folder is not None else ():
-            _copy(self.path / name, Path(folder) / name)
+            source, target = self.path / name, Path(folder) / name
+            if not source.is_file() or source.resolve() == target.resolve():
+                continue
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+            except OSError as error:
+                raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None
 
     # ---- an open file
 
@@ -133,9 +136,7 @@ class Checkpoint(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -159,7 +160,8 @@ class FolderCheckpoint(Checkpoint):
 
         return Tokenizer.from_folder(self.folder, self.raw_config, CONVENTIONS)
 
-    def _read_config(self) -> dict[str, Any]:
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
         return read_json_object(self.folder / CONFIG)
 
     def _open(self) -> TensorSource:
@@ -182,7 +184,8 @@ class GgufCheckpoint(Checkpoint):
 
         return Tokenizer.from_gguf(self.tensors().metadata)
 
-    def _read_config(self) -> dict[str, Any]:
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
         return from_gguf.config_json(self.tensors())
 
     @cached_property
@@ -191,14 +194,3 @@ class GgufCheckpoint(Checkpoint):
 
     def _open(self) -> TensorSource:
         return open_gguf(self.path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file if it exists, unless it is the same one."""
-    if not source.is_file() or source.resolve() == target.resolve():
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None

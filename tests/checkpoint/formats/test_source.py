@@ -79,8 +79,8 @@ def test_links_as_in_the_download_cache(tmp_path: Path) -> None:
         ("a\0.safetensors", "plain file name"),
         (INDEX, "not a .safetensors file"),
         ("pytorch_model.bin", "not a .safetensors file"),
-        (3, "not a name"),
-        (["a.safetensors"], "not a name"),
+        (3, "plain file name"),
+        (["a.safetensors"], "plain file name"),
         ("gone.safetensors", "are missing"),
     ],
 )

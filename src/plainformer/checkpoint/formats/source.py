@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -195,18 +196,13 @@ def weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
     ending = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[2]
     for tensor, shard in table.items():
-        if not isinstance(shard, str):
-            raise CheckpointError(f"{path}: the file of tensor {tensor!r} is {shard!r}, which is not a name")
-        # Only plain names: a separator, a drive or `..` would let a downloaded index read any file of this machine.
-        if not shard or "/" in shard or "\\" in shard or ":" in shard or "\0" in shard or shard.startswith("."):
-            raise CheckpointError(
-                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a plain file name",
-                "do not use this checkpoint: a shard must lie in the same folder as its index",
-            )
+        said = f"{path}: tensor {tensor!r} is said to be in {shard!r}"
+        # A separator, a drive or `..` would let a downloaded index read any file of this machine.
+        if not isinstance(shard, str) or not re.fullmatch(r"[^./\\:\0][^/\\:\0]*", shard):
+            fix = "do not use this checkpoint: a shard must lie in the same folder as its index"
+            raise CheckpointError(f"{said}, which is not a plain file name", fix)
         if not shard.endswith("." + ending):
-            raise CheckpointError(
-                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a .{ending} file"
-            )
+            raise CheckpointError(f"{said}, which is not a .{ending} file")
     return table
 
 
@@ -282,31 +278,32 @@ def mapped(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+_HTML = (b"<!doctype", b"<html", b"<?xml")
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_RENAME = "if it is a PyTorch file, rename it to pytorch_model.bin"
+# The first bytes of files that do not have the name they should: what they are, and what to do.
+_CONTENTS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull` in that folder"),
+    (_HTML, "an HTML or XML page", "the download gave an error page: fetch the file again"),
+    (b"PK\x03\x04", "a zip archive, as torch.save writes", _RENAME),
+    (_PICKLE, "a Python pickle", _RENAME),
+    (b"GGUF", "a GGUF file", "rename it to end in .gguf"),
+    (b"\x89HDF", "an HDF5 file (TensorFlow, Keras)", "export the model to safetensors"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"{", "JSON text", "this is not the weight file"),
+)
+
+
 def describe_content(head: bytes, size: int) -> tuple[str, str]:
-    """Return what a file really is, by its first bytes, and what to do about it; for one that is not what its name says."""
+    """Return what a file really is, by its first bytes, and what to do about it."""
     text = head.lstrip().lower()
-    if size == 0:
-        return "an empty file", "download it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (a placeholder for the real file)", "run `git lfs pull` in that folder"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "an HTML or XML page", "the download gave an error page: fetch the file again"
-    if head.startswith(b"PK\x03\x04"):
-        return "a zip archive, as torch.save writes", "if it is a PyTorch file, rename it to pytorch_model.bin"
-    if len(head) > 2 and head[0] == 0x80 and head[1] in (2, 3, 4, 5):
-        return "a Python pickle", "if it is a PyTorch file, rename it to pytorch_model.bin"
-    if head.startswith(b"GGUF"):
-        return "a GGUF file", "rename it to end in .gguf"
-    if head.startswith(b"\x89HDF"):
-        return "an HDF5 file (TensorFlow, Keras)", "export the model to safetensors"
-    if head.startswith(b"\x1f\x8b"):
-        return "a gzip archive", "unpack it first"
+    for starts, seen, fix in _CONTENTS:
+        if head.startswith(starts) or text.startswith(starts):
+            return seen, fix
     if len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size:
         return "a safetensors file", "rename it to end in .safetensors"
     if not any(head):
         return "nothing but zero bytes", "an interrupted download? fetch the file again"
-    if text.startswith(b"{"):
-        return "JSON text", "this is not the weight file"
     return "damaged, or of an unknown format", "download it again"
 
 

@@ -45,6 +45,10 @@ def open_torch(path: Path) -> TensorSource:
     return TensorSource(path, "pytorch .bin" if zipped else "pytorch .bin (before version 1.6)", tensors)
 
 
+def _bad(path: Path, what: str, fix: str = _CONVERT) -> CheckpointError:
+    return CheckpointError(f"{path}: {what}", fix)
+
+
 def _check_archive(path: Path) -> None:
     """Refuse what torch.save never writes: compressed records, and records that claim more than the file holds.
 
@@ -54,20 +58,17 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged: its zip directory cannot be read ({error})", "download it again"
-        ) from error
+        what = f"truncated or damaged: its zip directory cannot be read ({error})"
+        raise _bad(path, what, "download it again") from error
     names = [record.filename for record in records]
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise CheckpointError(f"{path}: holds compressed records, which torch.save never writes", _CONVERT)
+        raise _bad(path, "holds compressed records, which torch.save never writes")
     if sum(record.file_size for record in records) > path.stat().st_size or len(set(names)) != len(names):
-        raise CheckpointError(f"{path}: its records overlap or are larger than the file", "the file is forged")
+        raise _bad(path, "its records overlap or are larger than the file", "the file is forged")
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path}: is a TorchScript program, not a file of weights", _CONVERT)
+        raise _bad(path, "is a TorchScript program, not a file of weights")
     if not any(name.endswith("/data.pkl") for name in names):
-        raise CheckpointError(
-            f"{path}: is a zip archive, but not one from torch.save", "it holds " + ", ".join(names[:5])
-        )
+        raise _bad(path, "is a zip archive, but not one from torch.save", "it holds " + ", ".join(names[:5]))
 
 
 def _load(path: Path, zipped: bool) -> Any:
@@ -78,12 +79,10 @@ def _load(path: Path, zipped: bool) -> Any:
             warnings.simplefilter("ignore")  # about torch's own internals (TypedStorage), nothing for the reader
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_refusal(str(error))}; nothing was executed", _CONVERT) from None
+        raise _bad(path, f"{_refusal(str(error))}; nothing was executed") from None
     except Exception as error:  # damaged bytes surface as almost any exception of torch or of the unpickler
         first = (str(error).strip().splitlines() or [""])[0][:200]
-        raise CheckpointError(
-            f"{path}: truncated or damaged: {type(error).__name__}: {first}", "download it again"
-        ) from None
+        raise _bad(path, f"truncated or damaged: {type(error).__name__}: {first}", "download it again") from None
 
 
 def _refusal(message: str) -> str:
@@ -98,25 +97,22 @@ def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors", _CONVERT)
+        raise _bad(path, f"holds a {type(loaded).__name__}, not a dictionary of tensors")
     for key in _NESTED:
         if isinstance(loaded.get(key), dict):
-            raise CheckpointError(
-                f"{path}: is a training checkpoint: its weights are under the key {key!r}, beside "
-                f"{[other for other in list(loaded)[:6] if other != key]}",
-                f"save that part alone: torch.save(torch.load(path, weights_only=True)[{key!r}], path)",
-            )
+            others = [other for other in list(loaded)[:6] if other != key]
+            fix = f"save that part alone: torch.save(torch.load(path, weights_only=True)[{key!r}], path)"
+            raise _bad(path, f"is a training checkpoint: its weights are under the key {key!r}, beside {others}", fix)
     file_bytes = path.stat().st_size
     for name, value in loaded.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: the key {name!r} is not a tensor name", _CONVERT)
+            raise _bad(path, f"the key {name!r} is not a tensor name")
         if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"{path}: {name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
+            raise _bad(
+                path, f"{name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
             )
-        problem = _problem(value, file_bytes)
-        if problem:
-            raise CheckpointError(f"{path}: tensor {name!r} {problem}", _CONVERT)
+        if problem := _problem(value, file_bytes):
+            raise _bad(path, f"tensor {name!r} {problem}")
     return loaded
 
 
