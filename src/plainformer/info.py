@@ -47,14 +47,13 @@ class CheckpointInfo:
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
             "parameters": f"{self.parameters:,} ({self.parameters * 4 / 1e6:,.1f} MB in fp32)",
-            "weights": ", ".join(f"{key} {value}" for key, value in self.weights.items()),
+            "weights": _line(self.weights),
             "stored dtypes": ", ".join(f"{name} x {count}" for name, count in self.stored_dtypes.items()),
             "max positions": str(self.max_positions) if self.max_positions is not None else "no hard limit",
         }
-        for name, stack in self.stacks.items():
-            lines[name] = ", ".join(f"{key} {value}" for key, value in stack.items())
+        lines |= {name: _line(stack) for name, stack in self.stacks.items()}
         if self.tokenizer is not None:
-            lines["tokenizer"] = ", ".join(f"{key} {_plain(value)}" for key, value in self.tokenizer.items())
+            lines["tokenizer"] = _line(self.tokenizer)
         if self.labels:
             lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
         if self.tied:
@@ -99,6 +98,10 @@ def inspect_checkpoint(
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         )
+
+
+def _line(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
 
 
 def _plain(value: Any) -> str:

@@ -192,15 +192,8 @@ def build_model(
     config, source = checkpoint.config(head), checkpoint.tensors()
     check_depth(config, source)
     model = Transformer(config).eval()
-    load_weights(
-        model,
-        source,
-        checkpoint.rows(config),
-        dtype=dtype,
-        device=device,
-        allow_unused=options.allow_unused,
-        trainable=trainable,
-    )
+    table, unused = checkpoint.rows(config), options.allow_unused
+    load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if options.prepare:
         rows = 1 if config.decoder is not None else 128

@@ -52,11 +52,11 @@ class Checkpoint(ABC):
         path: the folder or the GGUF file. folder: the folder, None where there is only one file.
     """
 
-    folder: Path | None = None
     config_name = CONFIG  # what messages call the place that the configuration was read from
 
     def __init__(self, files: Files) -> None:
         self.ref, self.path, self.revision = files.ref, files.path, files.revision
+        self.folder = self.path if self.path.is_dir() else None
         self._source: TensorSource | None = None
 
     # ---- the configuration
@@ -143,12 +143,6 @@ class Checkpoint(ABC):
 class FolderCheckpoint(Checkpoint):
     """A folder as Hugging Face libraries write it."""
 
-    folder: Path
-
-    def __init__(self, files: Files) -> None:
-        super().__init__(files)
-        self.folder = files.path
-
     def config(self, head: str | None = None) -> ModelConfig:
         return config_from_dict(self.raw_config, head, self.config_name)
 
@@ -158,14 +152,14 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self.folder, self.raw_config, CONVENTIONS)
+        return Tokenizer.from_folder(self.path, self.raw_config, CONVENTIONS)
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
-        return read_json_object(self.folder / CONFIG)
+        return read_json_object(self.path / CONFIG)
 
     def _open(self) -> TensorSource:
-        return open_weights(find_weights(self.folder))
+        return open_weights(find_weights(self.path))
 
 
 class GgufCheckpoint(Checkpoint):

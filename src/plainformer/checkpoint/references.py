@@ -66,10 +66,9 @@ def resolve(
             f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
         ) from None
     if local is not None:
-        for name, value in (("revision", revision), ("token", token)):
+        for name, value, said in (("revision", revision, opt("revision", revision)), ("token", token, "a Hub token")):
             if value is not None:
-                what = f"{opt(name)} does not apply to the local path {text!r}"
-                raise UsageError(what, f"leave out {opt(name, ...)}")
+                raise UsageError(f"{said} does not apply to the local path {text!r}", f"leave out {opt(name, ...)}")
         return Files(text, local)
     return Files(text, *HubRepository(text, revision, token, cache_dir, part).fetch())
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError, opt
@@ -171,10 +172,9 @@ def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unus
         )
 
 
-def _some(names: list[str], limit: int = 4) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
+def _some(names: list[str]) -> str:
     noun = "tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return f"{noun} {shown}" + (", ..." if len(names) > limit else "")
+    return f"{noun} {some([repr(name) for name in names], 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:

@@ -41,21 +41,10 @@ DEFAULT_ALIGNMENT = 32
 CHUNK_ELEMENTS = 1 << 17
 
 STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-QUANTISED = (
-    "Q8_0",
-    "Q4_0",
-    "Q4_1",
-    "Q5_0",
-    "Q5_1",
-    "Q2_K",
-    "Q3_K",
-    "Q4_K",
-    "Q5_K",
-    "Q6_K",
-    "IQ4_NL",
-    "IQ4_XS",
-    "MXFP4",
-)
+_BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "MXFP4")
+_K_BLOCKS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+QUANTISED = _BLOCKS + _K_BLOCKS
+_SUPPORTED = "supported: " + ", ".join((*STORED, *QUANTISED))
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -79,8 +68,7 @@ def _read(path: Path, data: mmap.mmap, name: str, kind: str, shape: tuple[int, .
         return mapped_tensor(data, STORED[kind], shape, start)
     if kind in QUANTISED:
         return _dequantise(data, kind, shape, start)
-    known = "supported: " + ", ".join((*STORED, *QUANTISED))
-    raise CheckpointError(f"{path}: tensor {name!r} is stored as {kind}, which is not supported", known)
+    raise CheckpointError(f"{path}: tensor {name!r} is stored as {kind}, which is not supported", _SUPPORTED)
 
 
 def _dequantise(data: mmap.mmap, type_name: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
@@ -245,8 +233,7 @@ class _Header:
             kind = gguf.GGMLQuantizationType(type_number)
             block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError):
-            known = "supported: " + ", ".join((*STORED, *QUANTISED))
-            raise self._fail(f"tensor {name!r} has the unknown type number {type_number}", known) from None
+            raise self._fail(f"tensor {name!r} has the unknown type number {type_number}", _SUPPORTED) from None
         row = shape[-1] if shape else 1
         if row % block_elements:
             raise self._fail(f"tensor {name!r}: rows of {row:,} are not whole {kind.name} blocks of {block_elements}")

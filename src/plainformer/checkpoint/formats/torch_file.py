@@ -79,18 +79,15 @@ def _load(path: Path, zipped: bool) -> Any:
             warnings.simplefilter("ignore")  # about torch's own internals (TypedStorage), nothing for the reader
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise _bad(path, f"{_refusal(str(error))}; nothing was executed") from None
+        # torch's own text advises to load with weights_only=False, which would run the file.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        found = (
+            f"contains code or Python objects ({named[1]}), which are" if named else "is damaged, or holds code, and is"
+        )
+        raise _bad(path, f"{found} refused; nothing was executed") from None
     except Exception as error:  # damaged bytes surface as almost any exception of torch or of the unpickler
         first = (str(error).strip().splitlines() or [""])[0][:200]
         raise _bad(path, f"truncated or damaged: {type(error).__name__}: {first}", "download it again") from None
-
-
-def _refusal(message: str) -> str:
-    """torch's refusal in one line; its own text advises to load with weights_only=False, which would run the file."""
-    named = re.search(r"GLOBAL (\S+)", message)
-    if named:
-        return f"contains code or Python objects ({named[1]}), which are refused"
-    return "is damaged, or holds more than tensors, and is refused"
 
 
 def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
