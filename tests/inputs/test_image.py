@@ -420,8 +420,8 @@ def test_paths_that_are_no_image(tmp_path: Path) -> None:
         ({"image": 1}, "dict"),
         ([], "empty list"),
         (np.zeros((0, 4, 4, 3), np.uint8), "empty list"),
-        ([[np.zeros((4, 4), np.uint8)]], "image 0 of 1"),
-        ([np.zeros((4, 4), np.uint8), b"x"], "image 1 of 2"),
+        ([[np.zeros((4, 4), np.uint8)]], "input 0: "),
+        ([np.zeros((4, 4), np.uint8), b"x"], "input 1: "),
     ],
     ids=lambda value: None if not isinstance(value, str) else value,
 )

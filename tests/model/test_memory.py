@@ -14,7 +14,7 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from tests.support.tiny import BART, BERT, GPT2, LABELS, VIT
+from tests.support.models import BART, BERT, GPT2, LABELS, VIT
 
 LAYERS = 4
 KINDS: dict[str, dict[str, Any]] = {

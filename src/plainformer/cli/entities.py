@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli.flags import Flags, flags_of
 from plainformer.cli.options import Json, LoadOptions, console, restored, table, write_json
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
     from plainformer.entities import Analysis
 
+if TYPE_CHECKING:
+    EntityFlags = Flags
+else:
+    EntityFlags = flags_of("EntityFlags", TokenClassificationOptions, only=("aggregation", "scheme", "batch_size"))
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
 
 
@@ -36,11 +42,11 @@ class Required:
         from plainformer.entities import read_requirements
         from plainformer.entities.matching import THRESHOLD
 
-        for flag, on in (("--similar", self.similar is not None), ("--anywhere", self.anywhere)):
+        for flag, on in (("similar", self.similar is not None), ("anywhere", self.anywhere)):
             if on and self.require is None:
-                raise UsageError(f"{flag} has no effect without --require", "add --require FILE")
+                raise UsageError(f"{opt(flag)} has no effect without {opt('require')}", f"add {opt('require')} FILE")
         if self.threshold is not None and self.similar is None:
-            raise UsageError("--threshold has no effect without --similar", "add --similar REF")
+            raise UsageError(f"{opt('threshold')} has no effect without {opt('similar')}", f"add {opt('similar')} REF")
         return {
             "required": read_requirements(restored(self.require)) if self.require is not None else (),
             "compare": _compare(self.similar, device) if self.similar is not None else None,
@@ -67,9 +73,7 @@ def entities(
     label: Annotated[list[str] | None, Parameter(help="A type of entity that counts; repeat it. Default: all.")] = None,
     min_score: Annotated[float, Parameter(help="Least score of an entity that counts.")] = 0.0,
     within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
-    aggregation: Annotated[str | None, Parameter(help="Words' labels: simple, first, average or max.")] = None,
-    scheme: Annotated[str | None, Parameter(help="How labels are read: IOB1, IOB2, IOBES or BILOU.")] = None,
-    batch_size: Annotated[int, Parameter(help="Documents that run at once.")] = 8,
+    flags: EntityFlags = EntityFlags(),  # noqa: B008
     needs: Required = Required(),
     written: Written = Written(),
     load: LoadOptions = LoadOptions(),  # noqa: B008
@@ -87,14 +91,15 @@ def entities(
     views = _views(written, needs.require, json)
     required = needs.options(load.device)
     task = _finder(load, ref)
-    options = {"aggregation": aggregation or "first", "scheme": scheme, "batch_size": batch_size}
+    given = {"aggregation": "first", **flags.options()}
+    options = task.make_options(given)
     _check_labels(task, label or ())
-    if aggregation == "none":
-        raise UsageError("--aggregation none finds no entities", "give simple, first, average or max")
+    if options.aggregation == "none":
+        raise UsageError(f"{opt('aggregation')} none finds no entities", "give simple, first, average or max")
     skipped: list[Path] = []
     with _progress() as seen:
         analysis = analyse(
-            lambda texts: task(texts, **options),
+            lambda texts: task.answer(texts, options),
             read_documents([restored(path) for path in paths], skipped=skipped.append),
             labels=label or (),
             min_score=min_score,

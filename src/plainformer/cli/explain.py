@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -20,7 +20,11 @@ from plainformer.cli.options import (
     table,
     write_json,
 )
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
+
+if TYPE_CHECKING:
+    from plainformer.explanation import Request
 
 _WHAT_IF = (
     "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
@@ -37,7 +41,7 @@ def explain(
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
-    steps: Annotated[int | None, Parameter(help="Generate so many tokens, and show how each came about.")] = None,
+    steps: Annotated[int | None, Parameter(help="Generate this many tokens, and show how each came about.")] = None,
     candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
     replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
@@ -51,39 +55,34 @@ def explain(
     next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
     """
     asked = [name for name, on in (("--steps", steps), ("--what-if", what_if), ("--replay", replay)) if on is not None]
-    flags = (("--pair", pair is not None and "--steps" in asked), ("--shapes", shapes))
-    _check(asked, [name for name, on in flags if on], generation, candidates, json)
-    if replay is not None:
-        _replay(
-            load.load(ref),
-            replay,
-            item,
-            [name for name, on in (("--chat", chat), ("--truncate", truncate)) if on],
-            json,
-        )
-        return
-    if item is None:
+    _check_asked(asked, generation, candidates)
+    _check_flags(asked, json, pair=pair is not None, shapes=shapes, chat=chat, truncate=truncate)
+    if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
     task = load.load(ref)
-    given = _read(task, item)
-    width = 5 if candidates is None else candidates
-    if not asked:
-        _explain_once(task, given, restored(pair), chat, generation.top_k, truncate, shapes, json)
-    elif what_if:
-        _what_if(task, _paired(task, given, restored(pair)), chat, truncate, steps, generation, what_if, width, json)
+    if replay is not None:
+        _replay(task, replay, item, json)
+    elif not asked:
+        _explain_once(task, _read(task, item), json, shapes, pair=restored(pair), chat=chat, truncate=truncate,
+                      top_k=getattr(generation, "top_k", None))  # fmt: skip
     else:
-        assert steps is not None
-        _steps(task, given, chat, truncate, steps, generation, width, json)
+        from plainformer.explanation import Request
+
+        request = Request(_paired(task, _read(task, item), restored(pair)), chat, truncate, generation.options())
+        width = 5 if candidates is None else candidates
+        if what_if:
+            _what_if(task, request, what_if, steps, width, json)
+        else:
+            assert steps is not None
+            _steps(task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json)
 
 
-def _check(asked: list[str], flags: list[str], generation: GenerationFlags, candidates: int | None, json: bool) -> None:
-    """Which options go together."""
+def _check_asked(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
+    """Refuse options of generation where nothing is generated."""
+    if candidates is not None:
+        check_whole("candidates", candidates)
     if "--replay" in asked and len(asked) > 1:
         raise UsageError(f"{asked[0]} has no effect with --replay", "leave one of them out")
-    if asked and flags:
-        raise UsageError(f"{flags[0]} has no effect with {asked[0]}", "leave one of them out")
-    if flags and json:
-        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
     given = [name for name in generation.given() if asked or name != "top_k"]
     if given and (not asked or "--replay" in asked):
         flag = "--" + given[0].replace("_", "-")
@@ -93,28 +92,55 @@ def _check(asked: list[str], flags: list[str], generation: GenerationFlags, cand
         raise UsageError("--candidates has no effect without --steps or --what-if", "--top-k shows more next tokens")
 
 
-def _read(task: Any, item: str) -> Any:
-    """The text, or stdin's."""
-    from plainformer.explain.one_pass import reads_text
+def _check_flags(asked: list[str], json: bool, **flags: bool) -> None:
+    """Refuse flags that what is asked for does not take."""
+    takes = {
+        "pair": asked in ([], ["--what-if"]),
+        "shapes": not asked,
+        "chat": "--replay" not in asked,
+        "truncate": "--replay" not in asked,
+    }
+    for name, on in flags.items():
+        if on and not takes[name]:
+            raise UsageError(f"--{name} has no effect with {asked[0]}", "leave one of them out")
+    if flags["shapes"] and json:
+        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
+
+
+def _read(task: Any, item: str | None) -> Any:
+    """Return the text, or stdin's."""
+    from plainformer.explanation.one_pass import reads_text
 
     if item == STDIN:
         return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
     return item
 
 
-def _explain_once(
-    task: Any, given: Any, pair: str | None, chat: bool, top_k: int | None, truncate: bool, shapes: bool, json: bool
-) -> None:
-    from plainformer.explain.one_pass import explain as explain_item
+def _paired(task: Any, given: Any, pair: str | None) -> Any:
+    """Return the input as the task takes it."""
+    from plainformer.explanation.one_pass import PAIRED
 
-    found = explain_item(task, given, pair=pair, chat=chat, top_k=top_k, truncate=truncate)
+    kind = task.config.head.kind
+    if pair is None:
+        if PAIRED.get(kind):
+            raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as --pair")
+        return given
+    if kind not in PAIRED:
+        raise UsageError(f"--pair has no effect in {task.name}, which reads one text", "leave it out")
+    return (given, [pair]) if kind == "choice" else (given, pair)
+
+
+def _explain_once(task: Any, given: Any, json: bool, everything: bool, **arguments: Any) -> None:
+    from plainformer.explanation import explain as explain_item
+
+    found = explain_item(task, given, **arguments)
     if json:
         write_json([found.to_dict()])
         return
     out = console()
     out.print(f"{shown(found.ref)}: {found.task}\n")
     _print_pieces(out, found.pieces)
-    _print_steps(out, found.steps, everything=shapes)
+    _print_steps(out, found.steps, everything=everything)
     if found.next_tokens:
         rows = table("next token", "id", "probability", "logit", right=("id", "probability", "logit"))
         for token in found.next_tokens:
@@ -124,16 +150,14 @@ def _explain_once(
         _print_answer(out, found.answer)
 
 
-def _steps(
-    task: Any, given: Any, chat: bool, truncate: bool, steps: int, generation: GenerationFlags, width: int, json: bool
-) -> None:
+def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width: int, json: bool) -> None:
     from plainformer.cli.steps import print_steps
-    from plainformer.explain.steps import Request, check_generates, explain_steps
+    from plainformer.explanation import explain_steps
+    from plainformer.explanation.request import check_generates
 
     check_generates(task, "--steps")
-    request = Request(given, chat, truncate, generation.options())
-    flags = {name: getattr(generation, name) for name in generation.given()}
-    about = {"text": given if isinstance(given, str) else None, "chat": chat, "truncate": truncate, "flags": flags}
+    text = request.item if isinstance(request.item, str) else None
+    about = {"text": text, "chat": request.chat, "truncate": request.truncate, "flags": flags}
     found = explain_steps(task, request, steps=steps, width=width, about=about)
     if json:
         write_json([found.to_dict()])
@@ -141,14 +165,11 @@ def _steps(
         print_steps(console(), found, steps)
 
 
-def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool) -> None:
-    from plainformer.cli.steps import read_trace
-    from plainformer.explain.steps import Request, replay_steps
-    from plainformer.explain.trace import Trace
+def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
+    from plainformer.cli.steps import print_replayed, read_trace
+    from plainformer.explanation import Request, replay_steps
 
-    for flag in flags:
-        raise UsageError(f"{flag} has no effect with --replay: the trace has its options", "leave it out")
-    trace = Trace.from_dict(read_trace(path))
+    trace = read_trace(path)
     about = trace.about
     if item is not None and not trace.needs:
         raise UsageError("TEXT has no effect with --replay: the trace has its own", "leave it out")
@@ -161,54 +182,19 @@ def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool
             raise UsageError(f"the trace is damaged: {error}", "record it again") from None
         options.setdefault("max_new_tokens", trace.options.get("max_new_tokens"))
         request = Request(text, bool(about.get("chat")), bool(about.get("truncate")), options)
-    found = replay_steps(task, trace, request)
-    counts = {
-        "steps": len(trace.steps),
-        "tokens": sum(map(len, found.generation.token_ids)),
-        "draws": sum(pick.draw is not None for step in trace.steps for pick in step.picks),
-    }
-    if json:
-        write_json([{"reproduces": True, **counts, "logit_difference": found.logit_difference}])
-        return
-    same = ", ".join(f"{count} {name}" for name, count in counts.items())
-    console().print(f"reproduces: {same}; logits differ by {found.logit_difference:.2g} at most")
+    print_replayed(trace, replay_steps(task, trace, request), json)
 
 
-def _paired(task: Any, given: Any, pair: str | None) -> Any:
-    """The input as the task takes it."""
-    from plainformer.explain.one_pass import PAIRED
-
-    kind = task.config.head.kind
-    if pair is None:
-        if PAIRED.get(kind):
-            raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as --pair")
-        return given
-    if kind not in PAIRED:
-        raise UsageError(f"--pair has no effect in {task.name}, which reads one text", "leave it out")
-    return (given, [pair]) if kind == "choice" else (given, pair)
-
-
-def _what_if(
-    task: Any,
-    given: Any,
-    chat: bool,
-    truncate: bool,
-    steps: int | None,
-    generation: GenerationFlags,
-    changes: list[str],
-    width: int,
-    json: bool,
-) -> None:
+def _what_if(task: Any, request: Request, changes: list[str], steps: int | None, width: int, json: bool) -> None:
     from plainformer.cli.differences import print_difference
-    from plainformer.explain import parse_change, what_if
-    from plainformer.explain.steps import Request, check_generates
+    from plainformer.explanation import parse_change, what_if
+    from plainformer.explanation.request import check_generates
 
     parsed = [parse_change(restored(change)) for change in changes]
-    options = generation.options()
     if steps is not None:
         check_generates(task, "--steps")
-        options.setdefault("max_new_tokens", steps)
-    request = Request(given, chat, truncate, options)
+        if "max_new_tokens" not in request.options:
+            request = request.with_options(max_new_tokens=steps)
     out = None if json else console()
     for change in parsed:
         found = what_if(task, request, change, width=width)

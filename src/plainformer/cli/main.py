@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,8 +26,6 @@ _VERBS = {
     "models": "List the families that are supported and the bundled models.",
     "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
-# The library's messages speak of Python's arguments; here they are options. Those of generation come with `_patterns`.
-_OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token top_k pair chat batch_size"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +102,7 @@ def _report(error: Exception) -> int:
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
     if isinstance(error, PlainformerError):
-        return _say(f"error: {as_options(str(error))}", error.exit_code)
+        return _say(f"error: {error.message(as_flag)}", error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
     if isinstance(error, OSError):
@@ -125,35 +122,21 @@ def _usage(error: Exception) -> str:
     return " ".join(str(error).replace(STDIN, "-").split())
 
 
-def as_options(message: str) -> str:
-    """A message of the library with its arguments written as options of the command line."""
-    for pattern, option in _patterns():
-        message = re.sub(pattern, option, message)
-    return message
+def as_flag(name: str, value: str | None) -> str:
+    """An option in a message, as it is typed here."""
+    flag = "--" + _flag_names().get(name, name).replace("_", "-")
+    return flag if value in (None, "True", "...") else f"{flag} {value}"
 
 
 @cache
-def _patterns() -> tuple[tuple[str, Any], ...]:
-    from dataclasses import fields
+def _flag_names() -> dict[str, str]:
+    """Options whose flag has another name."""
+    from plainformer.config.options import specs
+    from plainformer.tasks import option_classes
 
-    from plainformer.cli.generation import GenerationFlags
-    from plainformer.cli.task_flags import TaskFlags
-
-    flags = (field.name for kind in (GenerationFlags, TaskFlags) for field in fields(kind))
-    names = sorted({*_OPTIONS.split(), *flags})
-    any_of, of_words = "|".join(names), "|".join(name for name in names if "_" in name)
-
-    def flag(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')}"
-
-    return (
-        (r", or stride=\.\.\. for overlapping windows", ""),
-        (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
-        (rf"\b({any_of})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", flag),
-        (rf"^({any_of})(?= has no effect)", flag),
-        (rf"\b({any_of})=(?=['\w\[-])", lambda m: f"{flag(m)} "),
-        (rf"(?<![\w.'\"/-])({of_words})(?![\w.'\"/=])", flag),
-    )
+    own = {name: spec.flag for kind in option_classes() for name, spec in specs(kind).items() if spec.flag}
+    own.pop("task", None)  # of loading; a task's own option of that name has another flag
+    return own
 
 
 def _say(message: str, code: int) -> int:

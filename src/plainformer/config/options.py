@@ -162,6 +162,11 @@ class OptionSet:
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it takes none"
                 raise UsageError(f"{owner} has no option {name!r}", hint or "options: " + ", ".join(known))
+        for f in fields(cls):
+            if f.init and f.default is MISSING and f.name not in given:
+                raise UsageError(
+                    f"{owner} needs {opt(f.name)}", f"give {opt(f.name, ...)}: {f.metadata['option'].help}"
+                )
         return cls(**given)
 
     def changed(self, **changes: Any) -> Self:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plainformer.entities.documents import Found
 from plainformer.entities.phrases import normal_form
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 
 # The cosine of each phrase of the first list with each of the second.
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
@@ -81,7 +81,7 @@ def rank(
         anywhere: also takes words of the text that are no entity.
     """
     if not -1 <= threshold <= 1:
-        raise UsageError(f"threshold={threshold!r} is not a cosine", "give a number between 0 and 1")
+        raise UsageError(f"{opt('threshold', threshold)} is not a cosine", "give a number between 0 and 1")
     near = _near(found, required, compare, threshold) if compare is not None else {}
     rows = []
     for number, one in enumerate(found):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from plainformer.entities.documents import Found, Mention
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 # Where a text is cut into what counts as "together".
 UNITS = {"document": None, "paragraph": re.compile(r"\n[^\S\n]*\n"), "line": re.compile(r"\n")}
@@ -93,7 +93,7 @@ def _ranked(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
 def pairs(found: Sequence[Found], phrases: dict[str, Phrase], within: str = "paragraph") -> tuple[Pair, ...]:
     """Phrases that occur in one unit, the most frequent pairs first. `within`: document, paragraph or line."""
     if within not in UNITS:
-        raise UsageError(f"within={within!r} is unknown", did_you_mean(str(within), UNITS))
+        raise UsageError(f"{opt('within', within)} is unknown", did_you_mean(str(within), UNITS))
     alone: Counter[str] = Counter()
     together: Counter[tuple[str, str]] = Counter()
     documents: defaultdict[tuple[str, str], set[int]] = defaultdict(set)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -121,7 +121,9 @@ def evaluate_squad(
     scores = no_answer_scores
     if scores is None:
         if threshold != 1.0:
-            raise UsageError("threshold has no effect without no_answer_scores", "give both, or neither")
+            raise UsageError(
+                f"{opt('threshold')} has no effect without {opt('no_answer_scores')}", "give both, or neither"
+            )
         scores = dict.fromkeys(references, 0.0)
         threshold = 0.0
     else:
@@ -150,7 +152,7 @@ def _evaluate_v1(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], no_answer_scores: object
 ) -> SquadScores:
     if no_answer_scores is not None:
-        raise UsageError("no_answer_scores have no effect in version='1.1'", "leave them out")
+        raise UsageError(f"{opt('no_answer_scores')} has no effect in {opt('version', '1.1')}", "leave them out")
     empty = [name for name, gold in references.items() if not gold]
     if empty:
         raise InputError(f"question {empty[0]!r} has no right answer, as none may in SQuAD 1.1", "pass version='2.0'")
@@ -190,7 +192,7 @@ def _best_threshold(
 
 def _check_version(version: str) -> None:
     if version not in VERSIONS:
-        raise UsageError(f"version={version!r} is unknown", did_you_mean(str(version), VERSIONS))
+        raise UsageError(f"{opt('version', version)} is unknown", did_you_mean(str(version), VERSIONS))
 
 
 def _check_ids(what: str, given: Mapping[str, Any], references: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.config.processors import BILINEAR, ImageDefaults
-from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean
+from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean, nth
 from plainformer.inputs.files import existing_file, read_preprocessor
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class ImageProcessor:
             except InputError as error:
                 if single:
                     raise
-                raise InputError(f"image {index} of {len(batch)}: {error.what}", error.fix) from error
+                raise InputError(f"{nth(index)}: {error.what}", error.fix) from error
         if len({plane.shape for plane in planes}) > 1:
             sizes = ", ".join(sorted({f"{plane.shape[1]}x{plane.shape[2]}" for plane in planes}))
             raise InputError(

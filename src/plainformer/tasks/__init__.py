@@ -15,11 +15,17 @@ from plainformer.errors import UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
     from plainformer.tasks.base import Task
+    from plainformer.tasks.options import TaskOptions
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A row of the table of tasks: the field it belongs to, what goes in and out, and where its code is."""
+    """A row of the table of tasks: the field it belongs to, what goes in and out, and where its code is.
+
+    Attributes:
+        flags: of the command line that make an input of a text; where there is a `form`, a text alone is not enough.
+        form: of an input as a line of JSON.
+    """
 
     name: str
     field: str
@@ -28,6 +34,8 @@ class TaskInfo:
     answers: str
     module: str
     class_name: str
+    flags: tuple[str, ...] = ()
+    form: str = ""
 
 
 _ROWS = (
@@ -39,6 +47,7 @@ _ROWS = (
         "the continuation",
         "writing.text_generation",
         "TextGeneration",
+        flags=("chat", "system"),
     ),
     TaskInfo(
         "text2text-generation", "NLG", "seq2seq_lm", "text", "another text", "writing.text2text", "Text2TextGeneration"
@@ -54,6 +63,7 @@ _ROWS = (
         "a label with its probability",
         "text.classification",
         "TextClassification",
+        flags=("pair",),
     ),
     TaskInfo(
         "token-classification",
@@ -72,6 +82,8 @@ _ROWS = (
         "a span of the context",
         "answering.extractive",
         "QuestionAnswering",
+        flags=("question",),
+        form='{"question": ..., "context": ...}',
     ),
     TaskInfo(
         "multiple-choice",
@@ -81,6 +93,8 @@ _ROWS = (
         "the best choice",
         "text.multiple_choice",
         "MultipleChoice",
+        flags=("choice",),
+        form='{"prompt": ..., "choices": [...]}',
     ),
     TaskInfo("feature-extraction", "NLP", "none", "text", "a vector", "text.embedding", "FeatureExtraction"),
     TaskInfo(
@@ -132,6 +146,8 @@ _ROWS = (
         "the documents, best first",
         "text.ranking",
         "TextRanking",
+        flags=("query",),
+        form='{"query": ..., "documents": [...]}',
     ),
     TaskInfo(
         "abstractive-question-answering",
@@ -141,6 +157,8 @@ _ROWS = (
         "an answer in the model's own words",
         "answering.abstractive",
         "AbstractiveQuestionAnswering",
+        flags=("question",),
+        form='{"question": ..., "context": ...}',
     ),
 )
 TASKS = {info.name: info for info in _ROWS}
@@ -242,3 +260,12 @@ def task_class(info: TaskInfo, head: str) -> type[Task]:
     module, name = _BY_HEAD.get((info.name, head), (info.module, info.class_name))
     found: type[Task] = getattr(importlib.import_module(f"plainformer.tasks.{module}"), name)
     return found
+
+
+def option_classes() -> list[type[TaskOptions]]:
+    """The options of all tasks; importing them needs no torch."""
+    from plainformer.tasks.options import TaskOptions
+
+    modules = [f"plainformer.tasks.{room}.options" for room in ("text", "answering", "vision", "speech", "writing")]
+    values = (value for module in modules for value in vars(importlib.import_module(module)).values())
+    return list(dict.fromkeys(v for v in values if isinstance(v, type) and issubclass(v, TaskOptions)))

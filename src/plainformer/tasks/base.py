@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, c
 import torch
 
 from plainformer.config import ModelConfig
-from plainformer.errors import InputError, PlainformerError, UsageError
+from plainformer.config.options import Spec, specs
+from plainformer.config.values import check_whole
+from plainformer.errors import InputError, UsageError, nth, placed
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 
@@ -78,7 +80,7 @@ class _Called:
             return self
 
         def call(inputs: Any, /, **given: Any) -> Any:
-            return task.answer(inputs, self.options.of(given, task.name))
+            return task.answer(inputs, task.make_options(given))
 
         call.__signature__ = _signature(self.options)  # type: ignore[attr-defined]  # what notebooks complete
         return call
@@ -110,7 +112,6 @@ class Task(ABC):
     needs_tokenizer = True
     cut: Side = "right"
     companions: tuple[str, ...] = ()
-    more_options: frozenset[str] = frozenset()
 
     def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer | None, checkpoint: Checkpoint) -> None:
         self.name, self.model, self.checkpoint = name, model, checkpoint
@@ -137,14 +138,28 @@ class Task(ABC):
         return self._tokenizer
 
     if TYPE_CHECKING:
+        __call__ = cast("Call[..., Any]", None)  # inferred, not declared, so that each task's own is seen
 
-        def __call__(self, *args: Any, **options: Any) -> Any: ...
+    @abstractmethod
+    def encode(self, inputs: Sequence[Any], options: Any) -> Any:
+        """Inputs → tensors."""
 
-        def __getattr__(self, name: str) -> Any: ...  # until the last LegacyTask is gone
+    @abstractmethod
+    def predict(self, encoded: Any, options: Any) -> Any:
+        """Tensors → what the model gives."""
 
-        encode: Any
-        predict: Any
-        decode: Any
+    @abstractmethod
+    def decode(self, encoded: Any, predicted: Any, options: Any) -> list[Any]:
+        """What the model gives → an answer for each input."""
+
+    def make_options(self, given: Mapping[str, Any]) -> Any:
+        """Options by name, checked."""
+        return self.Options.of(given, self.name)
+
+    @classmethod
+    def options(cls) -> Mapping[str, Spec]:
+        """The options of the task by name."""
+        return specs(cls.Options)
 
     def answer(self, inputs: Any, options: Any) -> Any:
         """Answer one input, a list or an iterator of them, with options that are made already.
@@ -154,7 +169,8 @@ class Task(ABC):
         """
         inputs = self.checked(inputs, options)
         if self.is_one(inputs):
-            return self.run([inputs], options)[0]
+            with placed(None):
+                return self.run([inputs], options)[0]
         if isinstance(inputs, list | tuple):
             return list(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
@@ -177,6 +193,12 @@ class Task(ABC):
 
         return TASKS[self.name].reads
 
+    def not_an_input(self, item: Any, place: int) -> InputError:
+        """The error for an item of a batch of which the task cannot read the kind."""
+        return InputError(
+            f"{nth(place)}, a {type(item).__name__}, is not an input for {self.name}", f"give {self.reads()}"
+        )
+
     def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
         """Answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
@@ -188,10 +210,8 @@ class Task(ABC):
             for start in range(0, len(order), options.batch_size):
                 places = order[start : start + options.batch_size]
                 own = [before + place for place in places]
-                try:
+                with placed(own):
                     found = self.run([window[place] for place in places], options.of_rows(own))
-                except PlainformerError as error:
-                    raise error.moved(own) from error.__cause__
                 for place, answer in zip(places, found, strict=True):
                     answers[place] = answer
             yield from answers
@@ -232,18 +252,18 @@ class Task(ABC):
             side: of the padding. limit: in tokens, where it is lower than the model's own.
             stride: read over-long texts in windows of the limit that share so many tokens, each a row of its own.
         """
-        for text in texts:
+        for place, text in enumerate(texts):
             pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
             if not isinstance(text, str) and not pair:
-                raise InputError(f"a {type(text).__name__} is not an input for {self.name}", f"give {self.reads()}")
+                raise self.not_an_input(text, place)
         longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
         most = min(longest) if longest else None
         cut = self.cut if truncate and most is not None else False
         overlap = stride if most is not None else None
         rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
-        for text, row in zip(texts, rows, strict=True):
+        for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:
-                raise InputError(f"{text!r} has no tokens: there is nothing to read", "leave empty texts out")
+                raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")
         return self.tokenizer.pad(rows, side=side)
 
     def logits_of(self, batch: TextBatch) -> Tensor:
@@ -284,6 +304,5 @@ def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
 
 def check_top_k(top_k: int, most: int) -> int:
     """At least 1; more than there are means all."""
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise UsageError(f"top_k={top_k!r} is not a count of at least 1", f"give 1 to {most}")
+    check_whole("top_k", top_k, fix=f"give 1 to {most}")
     return min(top_k, most)

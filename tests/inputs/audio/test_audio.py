@@ -110,7 +110,7 @@ def test_clips_too_short_for_the_convolutions() -> None:
     assert processor(noise(400), sampling_rate=RATE).attention_mask.shape == (1, 400)
     with pytest.raises(InputError, match="at least 400"):
         processor(noise(399), sampling_rate=RATE)
-    with pytest.raises(InputError, match="clip 1 of 2: too short"):
+    with pytest.raises(InputError, match="input 1: too short"):
         processor([noise(400), noise(10)], sampling_rate=RATE)
 
 
@@ -384,7 +384,7 @@ def test_impossible_arrays(source: Any, message: str) -> None:
         (lambda: WaveProcessor()(noise(1000), sampling_rate=16000.5), "between 1000 and"),  # type: ignore[arg-type]
         (lambda: WaveProcessor()(encode(noise(1000)), sampling_rate=RATE), "states its own rate"),
         (lambda: WaveProcessor()([]), "empty list"),
-        (lambda: WaveProcessor()([0.1, 0.2], sampling_rate=RATE), "clip 0 of 2"),  # type: ignore[list-item]
+        (lambda: WaveProcessor()([0.1, 0.2], sampling_rate=RATE), "input 0: "),  # type: ignore[list-item]
         (lambda: WaveProcessor()({"array": noise(1000)}), "sampling_rate"),
         (lambda: WaveProcessor()({"array": noise(1000), "sampling_rate": RATE}, sampling_rate=8000), "itself says"),
         (lambda: load_audio(noise(1), 1000, array_rate=1_000_000), "too short"),

@@ -3,7 +3,7 @@
 Padding never counts. `BadWords` and the n-gram processors may ban every token of a row, and then leave it so, as the
 reference library does: the pick says what it makes of that.
 
-Shapes: R rows, T positions, N sequences of equal length, L tokens of their prefix, V vocabulary.
+Shapes: R rows, T positions, N sequences of equal length, M tokens of their prefix, V vocabulary.
 """
 
 from __future__ import annotations
@@ -316,12 +316,12 @@ class _BiasTable:
         tokens_RT, device = marked(context.ids, context.real), logits_RV.device
         bias_RV = torch.zeros_like(logits_RV)
         for prefixes, last, biases in self._groups:
-            prefix_NL = prefixes.on(device)
-            length = prefix_NL.size(1)
+            prefix_NM = prefixes.on(device)
+            length = prefix_NM.size(1)
             if length > tokens_RT.size(1):
                 continue
             end_R1L = tokens_RT[:, None, tokens_RT.size(1) - length :]
-            complete_RN = (end_R1L == prefix_NL).all(-1)  # nothing to compare, as for one token, is equal
+            complete_RN = (end_R1L == prefix_NM).all(-1)  # nothing to compare, as for one token, is equal
             bias_RV.index_add_(1, last.on(device), biases.on(device).where(complete_RN, 0.0).to(bias_RV.dtype))
         return logits_RV + bias_RV
 

@@ -5,7 +5,7 @@ are those of the logits given: what an earlier processor banned has none. Logits
 Where only some of equally likely tokens stay, those of lower ids do, as in a greedy pick; in the reference library's
 `top_p`, `typical` and watermark it depends on how the machine sorts.
 
-Shapes: R rows, V vocabulary, K the likeliest tokens.
+Shapes: R rows, V vocabulary, N the likeliest tokens.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class MinP:
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         p_RV = logits_RV.softmax(-1)
         unlikely_RV = p_RV < self.min_p * p_RV.amax(-1, keepdim=True)
-        safe_RK = p_RV.topk(min(self.min_tokens_to_keep, p_RV.size(-1)), dim=-1).indices
-        return ban(logits_RV, unlikely_RV.scatter_(1, safe_RK, False))
+        safe_RN = p_RV.topk(min(self.min_tokens_to_keep, p_RV.size(-1)), dim=-1).indices
+        return ban(logits_RV, unlikely_RV.scatter_(1, safe_RN, False))
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,11 @@ class TopH:
         check_number("top_h", self.top_h, "(0, 1]")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        top_RK, index_RK = logits_RV.topk(min(TOP_H_CANDIDATES, logits_RV.size(-1)), dim=-1)
-        p_RK = (top_RK - top_RK.logsumexp(-1, keepdim=True)).softmax(-1)
-        kept_RK = (-p_RK * p_RK.log()).cumsum(-1) <= self.top_h * _entropy(top_RK)
-        kept_RK[:, 0] = True
-        return ban(logits_RV, torch.ones_like(logits_RV, dtype=torch.bool).scatter_(1, index_RK, ~kept_RK))
+        top_RN, index_RN = logits_RV.topk(min(TOP_H_CANDIDATES, logits_RV.size(-1)), dim=-1)
+        p_RN = (top_RN - top_RN.logsumexp(-1, keepdim=True)).softmax(-1)
+        kept_RN = (-p_RN * p_RN.log()).cumsum(-1) <= self.top_h * _entropy(top_RN)
+        kept_RN[:, 0] = True
+        return ban(logits_RV, torch.ones_like(logits_RV, dtype=torch.bool).scatter_(1, index_RN, ~kept_RN))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 DoLa (Chuang et al. 2023, arXiv 2309.03883): what the last layer says, less what an earlier layer would have said.
 Guidance (Sanchez et al. 2023, arXiv 2306.17806): what the model says after the prompt, away from what it says without it.
 
-Shapes: B prompts, R = B * copies rows, T positions, L layers, C candidate layers, D hidden size, V vocabulary.
+Shapes: B prompts, R = B * copies rows, T positions, L layers, N candidate layers, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -70,29 +70,29 @@ class DolaSession(Session):
     def run(self, tokens_RT: Tensor, real_RS: Tensor | None) -> Tensor:
         output = self.forward(tokens_RT, real_RS, states=True)
         assert output.logits is not None and output.hidden_states is not None
-        early_CRD = torch.stack([output.hidden_states[layer][:, -1] for layer in self.layers])
+        early_NRD = torch.stack([output.hidden_states[layer][:, -1] for layer in self.layers])
         if self.model.encoder is not None:  # T5 scales states before its tied matrix; the reference had decoders only
-            early_CRD = early_CRD * self.model.config.head.scale
-        return contrast_layers(output.logits[:, -1].float(), self.model.head.out(early_CRD).float())
+            early_NRD = early_NRD * self.model.config.head.scale
+        return contrast_layers(output.logits[:, -1].float(), self.model.head.out(early_NRD).float())
 
 
-def contrast_layers(final_RV: Tensor, early_CRV: Tensor) -> Tensor:
+def contrast_layers(final_RV: Tensor, early_NRV: Tensor) -> Tensor:
     """log p of the last layer less log q of the candidate that differs most from it, (R, V); -inf where p is small."""
-    log_p_RV, log_q_CRV = final_RV.log_softmax(-1), early_CRV.log_softmax(-1)
-    chosen_1R = _difference(log_p_RV, log_q_CRV).argmax(0, keepdim=True)
-    log_q_RV = log_q_CRV.gather(0, chosen_1R[..., None].expand(-1, -1, log_q_CRV.size(-1)))[0]
+    log_p_RV, log_q_NRV = final_RV.log_softmax(-1), early_NRV.log_softmax(-1)
+    chosen_1R = _difference(log_p_RV, log_q_NRV).argmax(0, keepdim=True)
+    log_q_RV = log_q_NRV.gather(0, chosen_1R[..., None].expand(-1, -1, log_q_NRV.size(-1)))[0]
     small_RV = log_p_RV < log_p_RV.amax(-1, keepdim=True) + math.log(RELATIVE_TOP)
     return (log_p_RV - log_q_RV.masked_fill(small_RV, FILTERED)).masked_fill(small_RV, float("-inf"))
 
 
-def _difference(log_p_RV: Tensor, log_q_CRV: Tensor) -> Tensor:
+def _difference(log_p_RV: Tensor, log_q_NRV: Tensor) -> Tensor:
     """(C, R) the sum of both Kullback-Leibler divergences from the mean of p and q.
 
     The reference measures from the mean to p and q, where Jensen and Shannon measure from p and q to it.
     """
-    mean_CRV = (log_p_RV.exp() + log_q_CRV.exp()) / 2
-    both_CRV = 2 * mean_CRV.clamp_min(torch.finfo(mean_CRV.dtype).tiny).log() - log_p_RV - log_q_CRV
-    return torch.where(mean_CRV > 0, mean_CRV * both_CRV, 0.0).sum(-1)
+    mean_NRV = (log_p_RV.exp() + log_q_NRV.exp()) / 2
+    both_NRV = 2 * mean_NRV.clamp_min(torch.finfo(mean_NRV.dtype).tiny).log() - log_p_RV - log_q_NRV
+    return torch.where(mean_NRV > 0, mean_NRV * both_NRV, 0.0).sum(-1)
 
 
 def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plainformer.errors import InputError, MissingDependencyError
+from plainformer.errors import InputError, MissingDependencyError, opt
 from plainformer.inputs.files import existing_file
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def load_audio(source: AudioSource, sampling_rate: int, *, array_rate: int | Non
         source, array_rate = _from_mapping(source, array_rate)
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         if array_rate is not None:
-            raise InputError(f"sampling_rate={array_rate} given with a file, which states its own rate", "leave it out")
+            raise InputError(
+                f"{opt('sampling_rate', array_rate)} given with a file, which states its own rate", "leave it out"
+            )
         wave, rate = _decode(source)
     else:
         wave, rate = _from_array(source), _checked_rate(array_rate)
@@ -80,7 +82,7 @@ def _from_mapping(source: Mapping[str, Any], array_rate: int | None) -> tuple[An
         )
     rate = source["sampling_rate"]
     if array_rate is not None and array_rate != rate:
-        raise InputError(f"sampling_rate={array_rate} given, and the clip itself says {rate}", "leave it out")
+        raise InputError(f"{opt('sampling_rate', array_rate)} given, and the clip itself says {rate}", "leave it out")
     return source["array"], rate
 
 

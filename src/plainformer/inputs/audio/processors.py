@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plainformer.errors import CheckpointError, InputError
+from plainformer.errors import CheckpointError, InputError, nth, opt
 from plainformer.inputs.audio.file import load_audio
 from plainformer.inputs.files import read_preprocessor
 
@@ -230,7 +230,7 @@ class MelProcessor:
         if len(wave) > limit and not truncate:
             raise InputError(
                 f"too long: {len(wave) / self.sampling_rate:.2f} s, the model hears {self.chunk_length} s at a time",
-                f"split the audio, or pass truncate=True to keep only its first {self.chunk_length} s",
+                f"split the audio, or pass {opt('truncate', True)} to keep only its first {self.chunk_length} s",
             )
         return wave[:limit]
 
@@ -286,7 +286,7 @@ def _each(audio: Any, prepare: Callable[[Any], Prepared]) -> list[Prepared]:
         try:
             prepared.append(prepare(clip))
         except InputError as error:
-            raise InputError(f"clip {index} of {len(audio)}: {error.what}", error.fix) from error
+            raise InputError(f"{nth(index)}: {error.what}", error.fix) from error
     return prepared
 
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, PlainformerError, UsageError, did_you_mean
+from plainformer.errors import CheckpointError, PlainformerError, UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -69,7 +69,8 @@ class ChatTemplate:
                 name = next(iter(self.templates))
         if name not in self.templates:
             raise UsageError(
-                f"no chat template is called {name!r}", did_you_mean(name, self.templates) or "pass template=<name>"
+                f"no chat template is called {name!r}",
+                did_you_mean(name, self.templates) or f"pass {opt('template', ...)}",
             )
         return self.templates[name]
 

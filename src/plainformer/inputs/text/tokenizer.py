@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plainformer.config.values import check_whole
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
@@ -152,15 +153,15 @@ class Tokenizer:
             UsageError: an argument of the wrong type, or a combination that cannot work.
             InputError: the text is too long for the limit, or holds half a surrogate pair.
         """
-        inputs = [(text, pair) if pair is not None else text]
-        return self.encode_batch(
-            inputs,
-            add_special_tokens=add_special_tokens,
-            truncate=truncate,
-            max_length=max_length,
-            stride=stride,
-            window=window,
-        )[0]
+        with placed(None):
+            return self.encode_batch(
+                [(text, pair) if pair is not None else text],
+                add_special_tokens=add_special_tokens,
+                truncate=truncate,
+                max_length=max_length,
+                stride=stride,
+                window=window,
+            )[0]
 
     def encode_batch(
         self,
@@ -177,15 +178,15 @@ class Tokenizer:
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         limit = self._limit(truncate, max_length, stride, window)
         for row, item in enumerate(texts):
-            _check_row(item, f"text {row}" if len(texts) > 1 else "text")
+            _check_row(item, nth(row))
             if limit is not None and not truncate and stride is None:
-                self._fail_early(item, limit)
+                self._fail_early(item, limit, nth(row))
         if len(texts) == 1:  # without waking the thread pool, which a later fork would not survive
             text, pair = (texts[0], None) if isinstance(texts[0], str) else texts[0]
             rows = [self.backend.encode(text, pair, add_special_tokens=add_special_tokens)]
         else:
             rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [self._fit(self._row(row), limit, truncate, stride) for row in rows]
+        return [self._fit(self._row(row), limit, truncate, stride, nth(place)) for place, row in enumerate(rows)]
 
     def _limit(self, truncate: bool | Side, max_length: Limit, stride: int | None, window: int | None) -> int | None:
         """Check that the arguments agree, and return how many tokens a row may have; None where nothing limits it."""
@@ -194,9 +195,7 @@ class Tokenizer:
             if value is not None:
                 check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
         if truncate not in (True, False, "left", "right"):
-            raise UsageError(
-                f"{opt('truncate', truncate)} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
-            )
+            raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:
             raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
         if window is not None and stride is None:
@@ -207,7 +206,7 @@ class Tokenizer:
             raise UsageError("this model sets no length limit", "pass max_length (or window, with stride)")
         return limit
 
-    def _fail_early(self, item: str | tuple[str, str], limit: int) -> None:
+    def _fail_early(self, item: str | tuple[str, str], limit: int, name: str) -> None:
         """Raise for a text whose beginning alone is far beyond the limit, before all of it is tokenized."""
         for text in (item,) if isinstance(item, str) else item:
             beginning = text[: _PROBE_CHARACTERS_PER_TOKEN // 2 * limit]
@@ -215,7 +214,7 @@ class Tokenizer:
                 # Twice the limit, so that no merge across the cut could bring the whole text below it.
                 count = len(self.backend.encode(beginning, add_special_tokens=False))
                 if count > 2 * limit + 16:
-                    raise _too_long(f"{len(text)} characters, more than {count} tokens", limit)
+                    raise _too_long(name, f"{len(text)} characters, more than {count} tokens", limit)
 
     def _row(self, row: tokenizers.Encoding) -> Encoding:
         tokens = row.tokens
@@ -233,13 +232,13 @@ class Tokenizer:
             word_ids=row.word_ids,
         )
 
-    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None) -> Encoding:
+    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None, name: str) -> Encoding:
         if limit is None or len(row) <= limit:
             return row
         if truncate:
             return row.select(truncated(row.sequence_ids, limit, "left" if truncate == "left" else "right"))
         if stride is None:
-            raise _too_long(f"{len(row)} tokens", limit)
+            raise _too_long(name, f"{len(row)} tokens", limit)
         first, *rest = [row.select(positions) for positions in windows(row.sequence_ids, limit, stride)]
         return replace(first, overflow=tuple(rest))
 
@@ -298,18 +297,19 @@ class Tokenizer:
             raise UsageError(
                 f"a tokenizer has no option {name!r}", did_you_mean(name, Tokenizer.__call__.__kwdefaults__ or ())
             )
-        if isinstance(text, str):
-            text = [(text, pair) if pair is not None else text]
-        elif pair is not None:
-            raise UsageError("pair goes with a single text", "pass a list of (text, pair) tuples")
-        rows = self.encode_batch(
-            text,
-            add_special_tokens=add_special_tokens,
-            truncate=truncate,
-            max_length=max_length,
-            stride=stride,
-            window=window,
-        )
+        one = isinstance(text, str)
+        if pair is not None and not one:
+            raise UsageError(f"{opt('pair')} goes with a single text", "pass a list of (text, pair) tuples")
+        texts: Any = [text if pair is None else (text, pair)] if one else text
+        with placed(None) if one else nullcontext():
+            rows = self.encode_batch(
+                texts,
+                add_special_tokens=add_special_tokens,
+                truncate=truncate,
+                max_length=max_length,
+                stride=stride,
+                window=window,
+            )
         return self.pad(rows, side=side, pad_to_multiple_of=pad_to_multiple_of)
 
     # ---- ids to text ----------------------------------------------------------------------------------------------
@@ -443,8 +443,8 @@ def _check_row(item: object, name: str) -> None:
             ) from None
 
 
-def _too_long(length: str, limit: int) -> InputError:
+def _too_long(name: str, length: str, limit: int) -> InputError:
     return InputError(
-        f"the text has {length}; the limit is {limit}",
-        f"pass {opt('truncate', True)} to cut it, or {opt('stride', ...)} for overlapping windows",
+        f"{name} has {length}; the limit is {limit}",
+        f"pass {opt('truncate', True)} to cut it, or split it into shorter ones",
     )

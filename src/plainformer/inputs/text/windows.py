@@ -8,9 +8,12 @@ keeps ids, offsets and types exactly as they were, needs no state in the tokeniz
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.encoding import Encoding
 
 Side = Literal["left", "right"]
 
@@ -36,8 +39,8 @@ def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right
     room = limit - (len(sequence_ids) - first - second)
     if room < 0:
         raise UsageError(
-            f"max_length={limit} leaves no room: the special tokens alone are {limit - room}",
-            f"pass max_length of at least {limit - room + 1}",
+            f"{opt('max_length', limit)} leaves no room: the special tokens alone are {limit - room}",
+            f"pass {opt('max_length', limit - room + 1)} or more",
         )
     kept = zip((first, second), kept_lengths(first, second, room), strict=True)
     return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
@@ -75,7 +78,7 @@ def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Ite
         what = "special tokens and the first sequence" if second else "special tokens"
         error = InputError if second else UsageError
         raise error(
-            f"a window of {window} tokens with stride={stride} makes no progress: {what} take {fixed} of them",
+            f"a window of {window} tokens with {opt('stride', stride)} makes no progress: {what} take {fixed} of them",
             f"use a window of more than {fixed + stride} tokens, or a smaller stride",
         )
     start = 0
@@ -99,3 +102,26 @@ def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int
             chosen.append(position)
         rank[sequence] += 1
     return chosen
+
+
+def window_size(window: int | None, limit: int | None, default: int | None = None) -> int | None:
+    """How many tokens to read at once: `window`, else `default`, and never more than the model's limit (None: no limit)."""
+    if window is not None and limit is not None and window > limit:
+        raise UsageError(f"{opt('window', window)} is more than this model's limit of {limit} tokens", "give less")
+    known = [size for size in (default, limit) if size is not None]
+    return window if window is not None else min(known, default=None)
+
+
+def counted(rows: Sequence[Encoding], overlap: int) -> list[list[int]]:
+    """Of each of the windows over a text, the places of the tokens that count there: each once, farthest from an edge.
+
+    Args:
+        rows: all windows over one text, in order. overlap: how many tokens neighbours share.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        own = [place for place, special in enumerate(row.special) if not special]
+        first = overlap // 2 if number > 0 else 0
+        last = len(own) - (overlap - overlap // 2 if number + 1 < len(rows) else 0)
+        found.append(own[first:last])
+    return found

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import regex
 
 from plainformer.inputs.text.words import trimmed
 from plainformer.tasks.base import Result
+from plainformer.tasks.html import marked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,12 +42,15 @@ _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Kh
 
 @dataclass(frozen=True)
 class Span(Result):
-    """`text` is `context[start:end]`, verbatim; "" at 0 to 0 is "no answer". `score`: see `QuestionAnswering.decode`."""
+    """`text` is `context[start:end]`, verbatim; "" at 0 to 0 is "no answer". `score`: see `QuestionAnsweringOptions`."""
 
     text: str
     start: int
     end: int
     score: float
+
+    def lines(self) -> list[str]:
+        return [f"{self.text}  {self.score:.4f}  [{self.start}:{self.end}]"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,23 @@ class Answer(Span):
         no_answer_score: by how much "no answer" outscores the best span: what `no_answer` compares with its threshold, and
             what a threshold is chosen by (`evaluate.squad`). Unit: logits with scoring="squad", else probability. None
             where `no_answer` is off.
+        context: what the spans are of.
     """
 
     alternatives: tuple[Span, ...] = ()
     no_answer_score: float | None = None
+    context: str = field(default="", repr=False, compare=False)
+
+    def lines(self) -> list[str]:
+        return [*super().lines(), *(line for one in self.alternatives for line in one.lines())]
+
+    def _repr_html_(self) -> str:
+        return marked(self.context, [(self.start, self.end, f"{self.score:.2f}")])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without `no_answer_score` where there is none."""
+        """Plain values, without the context, and without `no_answer_score` where there is none."""
         values = super().to_dict()
+        del values["context"]
         return {name: value for name, value in values.items() if name != "no_answer_score" or value is not None}
 
 
@@ -150,7 +163,7 @@ class Ranking:
     null: Span | None
     null_value: float
 
-    def answer(self, top_k: int, threshold: float | None) -> Answer:
+    def answer(self, top_k: int, threshold: float | None, context: str = "") -> Answer:
         """The best `top_k`; "no answer" is one of them, and comes first if it beats all by more than `threshold`."""
         found, margin = list(self.spans), None
         if threshold is not None and self.null is not None:
@@ -159,7 +172,7 @@ class Ranking:
             place = next((i for i, value in enumerate(self.values) if self.null_value - value > threshold), len(found))
             found.insert(place, self.null)
         first, *others = found[:top_k]
-        return Answer(first.text, first.start, first.end, first.score, tuple(others), margin)
+        return Answer(first.text, first.start, first.end, first.score, tuple(others), margin, context)
 
 
 def _span(context: str, start: int, end: int, score: float) -> Span:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, did_you_mean
-from plainformer.tasks.base import Result
-from plainformer.tasks.legacy import LegacyTask
-from plainformer.tasks.text.pooling import pool, read_poolings
+from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.tasks.base import Result, Task, called_with
+from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
+from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
 
 if TYPE_CHECKING:
@@ -30,19 +30,17 @@ class Embedding(Result):
     def to_dict(self) -> dict[str, Any]:
         return {"vector": self.vector.tolist(), "pooling": self.pooling, "normalized": self.normalized}
 
+    def lines(self) -> list[str]:
+        return [" ".join(f"{value:.5f}" for value in self.vector.tolist())]
 
-class FeatureExtraction(LegacyTask):
+
+class FeatureExtraction(Task):
     """A text → its vector. Without sentence-transformers files: the mean over tokens, not normalised.
 
-    Of an encoder-decoder, the encoder's vectors: they are the ones that stand for the text.
-
-    Options; what is not given is as the checkpoint says:
-        pooling: cls, max, mean, mean_sqrt_len, weightedmean, last or pooler; several side by side as "cls+mean". A dense
-            layer of the checkpoint follows in any case.
-        normalize: whether vectors get length 1.
-        prompt: the name of the checkpoint's prompt that each text begins with ("query"); "" for none.
-        truncate: cut the end of a text that is too long.
+    Of an encoder-decoder, the encoder's vectors: they represent the text. See `FeatureExtractionOptions`.
     """
+
+    __call__ = called_with(FeatureExtractionOptions, Embedding)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,34 +51,31 @@ class FeatureExtraction(LegacyTask):
         self.normalized = self.files.normalized
         self.max_tokens = self.files.max_tokens
 
-    def encode(self, inputs: Sequence[str], *, truncate: bool = False, prompt: str | None = None) -> TextBatch:
-        before = self.prompt_text(prompt)
-        texts = [before + text if isinstance(text, str) else text for text in inputs]
-        return self.encode_texts(texts, truncate=truncate, limit=self.max_tokens)
+    def checked(self, inputs: Any, options: FeatureExtractionOptions) -> Any:
+        self.prompt_text(options.prompt)
+        return inputs
 
-    def predict(
-        self,
-        encoded: TextBatch,
-        *,
-        pooling: str | None = None,
-        normalize: bool | None = None,
-        prompt: str | None = None,
-    ) -> Tensor:
+    def encode(self, inputs: Sequence[str], options: FeatureExtractionOptions) -> TextBatch:
+        before = self.prompt_text(options.prompt)
+        texts = [before + text if isinstance(text, str) else text for text in inputs]
+        return self.encode_texts(texts, truncate=options.truncate, limit=self.max_tokens)
+
+    def predict(self, encoded: TextBatch, options: FeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""
-        names = read_poolings(self.pooling if pooling is None else pooling)
+        names = read_poolings(options.pooling or self.pooling)
         inputs = self.model_inputs(encoded)
         states, pooler_BD = self._run_model(inputs, "pooler" in names)
-        real_BT = self._pooled(inputs["attention_mask"].bool(), self.prompt_text(prompt))
+        real_BT = self._pooled(inputs["attention_mask"].bool(), self.prompt_text(options.prompt))
         vectors_BD = pool(names, states.float(), real_BT, pooler_BD)
         for dense in self.files.dense:
             if vectors_BD.size(-1) != dense.weight.size(1):
                 raise UsageError(
-                    f"pooling={'+'.join(names)!r} gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer "
+                    f"{opt('pooling', '+'.join(names))} gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer "
                     f"takes {dense.weight.size(1)}",
-                    f"leave pooling out: the checkpoint's own is {self.pooling!r}",
+                    f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}",
                 )
             vectors_BD = dense(vectors_BD)
-        return torch.nn.functional.normalize(vectors_BD, dim=-1) if self._normalizes(normalize) else vectors_BD
+        return torch.nn.functional.normalize(vectors_BD, dim=-1) if self._normalizes(options) else vectors_BD
 
     def _run_model(self, inputs: dict[str, Tensor], with_pooler: bool) -> tuple[Tensor, Tensor | None]:
         """The last hidden states, (B, T, D), and the pooler's vectors, (B, D), where a model has one."""
@@ -90,19 +85,12 @@ class FeatureExtraction(LegacyTask):
         assert output.last_hidden_state is not None
         return output.last_hidden_state, output.pooler_output
 
-    def decode(
-        self,
-        encoded: TextBatch,
-        predicted: Tensor,
-        *,
-        pooling: str | None = None,
-        normalize: bool | None = None,
-    ) -> list[Embedding]:
-        how = self.pooling if pooling is None else pooling
-        return [Embedding(vector, how, self._normalizes(normalize)) for vector in predicted.cpu()]
+    def decode(self, encoded: TextBatch, predicted: Tensor, options: FeatureExtractionOptions) -> list[Embedding]:
+        pooling, normalized = options.pooling or self.pooling, self._normalizes(options)
+        return [Embedding(vector, pooling, normalized) for vector in predicted.cpu()]
 
-    def _normalizes(self, normalize: bool | None) -> bool:
-        return self.normalized if normalize is None else normalize
+    def _normalizes(self, options: FeatureExtractionOptions) -> bool:
+        return self.normalized if options.normalize is None else options.normalize
 
     def prompt_text(self, prompt: str | None) -> str:
         """What each text begins with: the prompt of that name, by default the checkpoint's default one."""
@@ -113,7 +101,7 @@ class FeatureExtraction(LegacyTask):
             known = (
                 did_you_mean(str(name), self.files.prompts) if self.files.prompts else "this checkpoint has no prompts"
             )
-            raise UsageError(f"prompt={prompt!r} is unknown", known)
+            raise UsageError(f"{opt('prompt', prompt)} is unknown", known)
         return self.files.prompts[name]
 
     def _pooled(self, real_BT: Tensor, before: str) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, opt
 from plainformer.inputs.text.encoding import Encoding
+from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
-from plainformer.tasks.base import Result, text_limit
-from plainformer.tasks.legacy import LegacyTask
+from plainformer.tasks.base import Result, Task, called_with, text_limit
+from plainformer.tasks.html import marked
+from plainformer.tasks.text.options import TokenClassificationOptions
 from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
 
 if TYPE_CHECKING:
@@ -21,12 +23,10 @@ if TYPE_CHECKING:
 
     from plainformer.inputs.text.tokenizer import TextBatch
 
-AGGREGATIONS = ("none", "simple", "first", "average", "max")
-
 
 @dataclass(frozen=True)
-class TokenLabel(Result):
-    """The best label of one token, its probability, and where the token stands: `text` is the input's [start:end]."""
+class LabelledSpan(Result):
+    """A label, its probability, and what it is of: `text` is the input's [start:end]."""
 
     label: str
     score: float
@@ -34,16 +34,34 @@ class TokenLabel(Result):
     start: int
     end: int
 
+    def lines(self) -> list[str]:
+        return [f"{self.label}  {self.score:.4f}  {self.text!r} [{self.start}:{self.end}]"]
+
 
 @dataclass(frozen=True)
-class Entity(Result):
-    """An entity: its type, the mean probability of its words' labels, and its place: `text` is the input's [start:end]."""
+class TokenLabel(LabelledSpan):
+    """The best label of one token."""
 
-    label: str
-    score: float
+
+@dataclass(frozen=True)
+class Entity(LabelledSpan):
+    """An entity: its type, and the mean probability of its words' labels."""
+
+
+class Spans(tuple[LabelledSpan, ...]):
+    """The entities, or the labelled tokens, of one text, in order; a notebook shows them in their text."""
+
     text: str
-    start: int
-    end: int
+
+    @classmethod
+    def of(cls, text: str, spans: Iterable[LabelledSpan]) -> Spans:
+        """The spans of a text."""
+        made = cls(spans)
+        made.text = text
+        return made
+
+    def _repr_html_(self) -> str:
+        return marked(self.text, [(one.start, one.end, one.label) for one in self])
 
 
 @dataclass(frozen=True)
@@ -69,64 +87,49 @@ class Windows:
     overlap: int
 
 
-class TokenClassification(LegacyTask):
+class TokenClassification(Task):
     """A text → a tuple with an `Entity` for each it holds, or with a `TokenLabel` for each of its tokens.
 
     Texts of any length: what does not fit the model is read in overlapping windows, and of two windows that hold a token
-    the one counts that has more of the text around it.
+    the one counts that has more of the text around it. See `TokenClassificationOptions`.
     """
 
-    def encode(self, inputs: Sequence[str], *, window: int | None = None, stride: int | None = None) -> Windows:
-        """
-        Args:
-            window: tokens read at once, special ones included; default: the model's limit.
-            stride: tokens that neighbouring windows share; default: a quarter of the window.
-        """
-        limit = text_limit(self.config, self.tokenizer)
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-            raise UsageError(f"window={window!r} is not a count of tokens", "give window=256, say")
-        if window is not None and limit is not None and window > limit:
-            raise UsageError(f"window={window} is more than this model's limit of {limit} tokens", "give less")
-        size = window or limit
-        if size is None and stride is not None:
-            raise UsageError("stride has no effect: this model sets no limit", "give window too, or leave it out")
-        overlap = size // 4 if stride is None and size is not None else stride
-        return Windows(inputs, self.encode_texts(inputs, limit=window, stride=overlap), overlap or 0)
+    __call__ = called_with(TokenClassificationOptions, Spans)
 
-    def predict(self, encoded: Windows) -> Tensor:
+    def checked(self, inputs: Any, options: TokenClassificationOptions) -> Any:
+        check_scheme(options.scheme, self.config.labels)
+        if options.scheme is not None and self._aggregation(options) == "none":
+            fix = f"leave it out, or give {opt('aggregation', 'simple')}"
+            raise UsageError(f"{opt('scheme')} has no effect: these labels mark no entities", fix)
+        if self._size(options) is None and options.stride is not None:
+            fix = f"give {opt('window')} too, or leave it out"
+            raise UsageError(f"{opt('stride')} has no effect: this model sets no limit", fix)
+        return inputs
+
+    def _size(self, options: TokenClassificationOptions) -> int | None:
+        """Tokens of a window; None where nothing limits it."""
+        return window_size(options.window, text_limit(self.config, self.tokenizer))
+
+    def _aggregation(self, options: TokenClassificationOptions) -> str:
+        return options.aggregation or ("first" if has_scheme(self.config.labels) else "none")
+
+    def encode(self, inputs: Sequence[str], options: TokenClassificationOptions) -> Windows:
+        size = self._size(options)
+        overlap = size // 4 if options.stride is None and size is not None else options.stride
+        return Windows(inputs, self.encode_texts(inputs, limit=size, stride=overlap), overlap or 0)
+
+    def predict(self, encoded: Windows, options: TokenClassificationOptions) -> Tensor:
         """Probabilities of the labels, (B, T, C), a row for each window."""
         return self.logits_of(encoded.batch).softmax(-1)
 
-    def decode(
-        self,
-        encoded: Windows,
-        predicted: Tensor,
-        *,
-        aggregation: str | None = None,
-        scheme: str | None = None,
-    ) -> list[tuple[Any, ...]]:
-        """
-        Args:
-            aggregation: "none" labels each token. The others find entities, by the label of each token ("simple"), or of
-                each word: that of its first token, of the mean over its tokens ("average"), or of the token that is most
-                certain ("max"). Default: "first", as such models are trained; "none" where labels have no B- or I-.
-            scheme: how the labels mark entities, strictly: IOB1, IOB2, IOBES or BILOU. Default: by their prefixes, and
-                whatever has a type is part of an entity.
-        """
-        how = aggregation if aggregation is not None else "first" if has_scheme(self.config.labels) else "none"
-        if how not in AGGREGATIONS:
-            raise UsageError(
-                f"aggregation={how!r} is unknown", did_you_mean(str(how), AGGREGATIONS) or ", ".join(AGGREGATIONS)
-            )
-        if scheme is not None and how == "none":
-            raise UsageError("scheme has no effect with aggregation='none'", "leave one of them out")
-        check_scheme(scheme, self.config.labels)
-        batch = encoded.batch
+    def decode(self, encoded: Windows, predicted: Tensor, options: TokenClassificationOptions) -> list[Spans]:
+        batch, how = encoded.batch, self._aggregation(options)
         rows = iter(zip(batch.encodings, predicted.numpy(), batch.attention_mask.bool().numpy(), strict=True))
         results = []
         for text, count in zip(encoded.texts, batch.counts, strict=True):
             tokens = _joined(text, [next(rows) for _ in range(count)], encoded.overlap)
-            results.append(self._labels(tokens) if how == "none" else self._entities(tokens, how, scheme))
+            found = self._labels(tokens) if how == "none" else self._entities(tokens, how, options.scheme)
+            results.append(Spans.of(text, found))
         return results
 
     def _labels(self, tokens: Tokens) -> tuple[TokenLabel, ...]:
@@ -174,11 +177,8 @@ def _joined(text: str, windows: Sequence[tuple[Encoding, Any, Any]], overlap: in
     spans: list[tuple[int, int]] = []
     word_ids: list[int | None] = []
     scores = []
-    for number, (row, predicted_TC, mask_T) in enumerate(windows):
-        own = [place for place, special in enumerate(row.special) if not special]
-        first = overlap // 2 if number > 0 else 0
-        last = len(own) - (overlap - overlap // 2 if number + 1 < len(windows) else 0)
-        kept = own[first:last]
+    places = counted([row for row, _, _ in windows], overlap)
+    for (row, predicted_TC, mask_T), kept in zip(windows, places, strict=True):
         spans += [row.offsets[place] for place in kept]
         word_ids += [row.word_ids[place] for place in kept]
         scores.append(predicted_TC[mask_T][kept])

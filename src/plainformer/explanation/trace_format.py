@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FinalToken:
     """A token in the end: its logit after all processors, and its probability."""
 
     token_id: int
@@ -31,7 +31,7 @@ class Effect:
 
     Attributes:
         changed: tokens whose logit it changed and which it left possible. banned: those that it made impossible.
-        left: tokens that are possible behind it.
+        left: tokens that are possible after it.
         before, after: the logits of the ladder's `top_ids`. banned_top: which of these it banned.
     """
 
@@ -59,7 +59,7 @@ class Ladder:
     logits: tuple[float | None, ...]
     effects: tuple[Effect, ...]
     probabilities: tuple[float, ...]
-    final: tuple[Candidate, ...]
+    final: tuple[FinalToken, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Branch:
-    """A candidate of beam search: `token_id` behind what row `parent` holds.
+    """A candidate of beam search: `token_id` after what row `parent` holds.
 
     Attributes:
         log_probability: of all its tokens, penalties included.
@@ -100,7 +100,7 @@ class BeamGroup:
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """A step. `picks` where tokens are picked row by row, `groups` in beam search; the cache as it was when they were."""
 
     number: int
@@ -138,7 +138,7 @@ class Trace:
     needs: dict[str, str]
     prompt_ids: tuple[int, ...]
     encoder_ids: tuple[int, ...] | None
-    steps: tuple[Step, ...]
+    steps: tuple[TraceStep, ...]
     answers: tuple[TracedAnswer, ...]
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -151,10 +151,10 @@ class Trace:
         """What `to_dict` gave.
 
         Raises:
-            InputError: this is no trace, or one of another version; the message says where.
+            InputError: this is not a trace, or one of another version; the message says where.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError("this is no trace of a generation", f'its JSON says "format": "{FORMAT}"')
+            raise InputError("this is not a trace of a generation", f'its JSON says "format": "{FORMAT}"')
         if data.get("version") != VERSION:
             raise InputError(f"this trace is of version {data.get('version')!r}", f"this program reads {VERSION}")
         return _read(cls, {k: v for k, v in data.items() if k not in ("format", "version")}, "trace")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plainformer.errors import InputError, UsageError
-from plainformer.explain.trace import Recorder, ReplayError, Trace, record, replay
+from plainformer.explanation import Recorder, ReplayError, Trace, record, replay
 from plainformer.generation.draw import draw_tokens
 from plainformer.generation.search import generate
 from plainformer.generation.stopping import TextStop
@@ -230,7 +230,7 @@ def test_a_tampered_beam_search(models: dict[str, Transformer]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format="x"), "no trace of a generation"),
+        (lambda d: d.update(format="x"), "not a trace of a generation"),
         (lambda d: d.update(version=2), "of version 2"),
         (lambda d: d.pop("mode"), "trace lacks 'mode'"),
         (lambda d: d.update(more=1), "trace has an unknown part 'more'"),
@@ -246,7 +246,7 @@ def test_a_damaged_trace(
     trace = record(models["chat"], IDS, max_new_tokens=2).trace
     with pytest.raises(InputError, match=message):
         tampered(trace, change)
-    with pytest.raises(InputError, match="no trace"):
+    with pytest.raises(InputError, match="not a trace"):
         Trace.from_dict([1])
 
 
@@ -279,7 +279,7 @@ def test_what_the_clock_ended(models: dict[str, Transformer], beams: int) -> Non
 
 def test_batches_are_refused(models: dict[str, Transformer]) -> None:
     two = IDS.expand(2, -1)
-    with pytest.raises(UsageError, match="of one prompt, and here are 2"):
+    with pytest.raises(UsageError, match="records one prompt; got 2"):
         record(models["chat"], two)
     for beams in (1, 2):
         with pytest.raises(UsageError, match="a recorder sees one prompt"):

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
+from plainformer.explanation.request import GENERATING
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.tasks.base import Task, check_top_k, text_limit
-from plainformer.tasks.speech.whisper import SpeechRecognition
-from plainformer.tasks.writing.text2text import Text2TextGeneration
+from plainformer.tasks.writing.base import GeneratingTask
 
-GENERATING = ("causal_lm", "seq2seq_lm")
 # Heads that read two texts, and what the second one is where it must be given.
 PAIRED = {"sequence": "", "span": "the context of the question", "choice": "a choice"}
 
@@ -129,24 +128,23 @@ def reads_text(task: Task) -> bool:
 def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None, truncate: bool) -> None:
     kind = task.config.head.kind
     if not reads_text(task) and (pair is not None or chat or truncate):
-        raise UsageError("pair, chat and truncate have no effect on images and audio", "leave them out")
+        raise UsageError(
+            f"{opt('pair')}, {opt('chat')} and {opt('truncate')} have no effect on images and audio", "leave them out"
+        )
     if chat and kind != "causal_lm":
-        raise UsageError(f"chat has no effect in {task.name}", "leave it out")
+        raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
     if pair is not None and kind not in PAIRED:
-        raise UsageError(f"pair has no effect in {task.name}, which reads one text", "leave it out")
+        raise UsageError(f"{opt('pair')} has no effect in {task.name}, which reads one text", "leave it out")
     if pair is None and kind in PAIRED and PAIRED[kind]:
-        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as pair=...")
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
     if top_k is not None and kind not in GENERATING and "top_k" not in task.options():
-        raise UsageError(f"top_k has no effect in {task.name}", "leave it out")
+        raise UsageError(f"{opt('top_k')} has no effect in {task.name}", "leave it out")
 
 
 def _start_ids(task: Task) -> list[int]:
     """What an encoder-decoder's output begins with: where the task says more than the start token, all of it."""
-    if isinstance(task, Text2TextGeneration):
-        start, prefix = task.start_of()
-        return [*start, *prefix]
-    if isinstance(task, SpeechRecognition):
-        return task.prompt.ids(None, None, None)
+    if isinstance(task, GeneratingTask):
+        return task.start_ids()
     start_id = task.config.decoder_start_id
     return [] if start_id is None else [start_id]
 
@@ -178,7 +176,7 @@ def _text(
 
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
     """The tensors of an image or a recording, through the task's own first step."""
-    encoded = task.encode([item])
+    encoded = task.encode([item], task.Options())
     if getattr(encoded, "whole", None) is not None:
         raise InputError("the recording is longer than one window of the model", "cut it: one window can be explained")
     tensors = encoded if isinstance(encoded, dict) else {}
