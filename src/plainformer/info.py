@@ -74,8 +74,7 @@ def inspect_checkpoint(
     with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
         config, source = checkpoint.config(), checkpoint.tensors()
         check_depth(config, source)
-        table = checkpoint.rows(config)
-        model = Transformer(config)
+        table, model = checkpoint.rows(config), Transformer(config)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
         return CheckpointInfo(
             ref=checkpoint.ref,

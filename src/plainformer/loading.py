@@ -145,7 +145,7 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
 
 @_names_options
 def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task:
-    """`load` with the task first, for those who are used to that order."""
+    """Do as `load`, with the task first, for those who are used to that order."""
     return load(ref, task=task, **options)
 
 

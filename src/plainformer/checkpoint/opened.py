@@ -68,12 +68,12 @@ class Checkpoint(ABC):
 
     @property
     def model_type(self) -> str:
-        """The family's name in `config.json`; "" where there is none."""
+        """Return the family's name in `config.json`; "" where there is none."""
         return str(self.raw_config.get("model_type") or "")
 
     @property
     def architecture(self) -> str:
-        """The class name in `config.json`, which tells the head; "" where there is none."""
+        """Return the class name in `config.json`, which tells the head; "" where there is none."""
         with reading(self.config_name):
             return next(iter(HfConfig(self.raw_config).texts("architectures")), "")
 

@@ -216,7 +216,7 @@ def some(names: Sequence[str], limit: int = 8) -> str:
 
 
 def checked_file(path: Path) -> Path:
-    """`path` if it is a regular file (or a link to one, as the Hub's cache has) with something in it."""
+    """Return `path` if it is a regular file (or a link to one, as the Hub's cache has) with something in it."""
     if not path.exists():
         if path.is_symlink():
             raise CheckpointError(f"{path}: is a link to a file that is gone", "download the checkpoint again")
@@ -245,7 +245,7 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, A
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """Like `read_json_object`, for bytes already in memory; `where` names them in errors."""
+    """Do as `read_json_object` for bytes already in memory; `where` names them in errors."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(table := dict(pairs)) != len(pairs):
