@@ -49,7 +49,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer behind the pooling, weight (O, I) and bias (O,) fp32, and its activation."""
+    """A linear layer after the pooling, weight (O, I) and bias (O,) fp32, and its activation."""
 
     weight: Tensor
     bias: Tensor | None
@@ -64,10 +64,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class SentenceFiles:
-    """The steps behind a model's last hidden states; without files the mean over tokens, not normalised.
+    """The steps after a model's last hidden states; without files the mean over tokens, not normalised.
 
     Attributes:
-        pooling: see `pooling.read_poolings`. dense: layers behind it. normalized: whether vectors get length 1.
+        pooling: see `pooling.read_poolings`. dense: layers after it. normalized: whether vectors get length 1.
         include_prompt: whether a prompt's tokens count in the pooling.
         max_tokens: the longest text that the vectors were made for, None where nothing says.
         prompts: by name. default_prompt: the one that a text gets where nothing else is asked for.
@@ -120,7 +120,7 @@ def _with_step(found: SentenceFiles, folder: Path, kind: str, path: str) -> Sent
         return replace(found, dense=(*found.dense, _dense(folder / path)), names=(*found.names, *names))
     raise CheckpointError(
         f"{MODULES} lists {kind!r}, which changes the vectors and is not supported"
-        + (" behind Normalize" if kind == "Dense" else ""),
+        + (" after Normalize" if kind == "Dense" else ""),
         "supported: Transformer, Pooling, Dense, Normalize, in this order",
     )
 
