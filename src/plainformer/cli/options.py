@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from plainformer.config import loading
 from plainformer.config.options import NotTyped, OptionSet, specs
-from plainformer.config.values import decode_text
+from plainformer.config.values import decode_text, read_json_line
 from plainformer.errors import InputError, PlainformerError, UsageError
 
 STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
@@ -136,15 +136,12 @@ def _bounded(data: bytes, where: str) -> bytes:
 
 
 def _json_input(line: str, where: str, number: int) -> Any:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}, line {number} is not JSON: {error}", "one JSON value a line") from None
+    value = read_json_line(line, f"{where}, line {number}")
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         return (value["text"], value["pair"]) if "pair" in value else value["text"]
     if isinstance(value, str | list | dict):
         return value
-    raise InputError(f"{where}, line {number}: {value!r} is no input", 'give a string, or an object with "text"')
+    raise InputError(f"{where}, line {number}: {value!r} is not an input", 'give a string, or an object with "text"')
 
 
 def write_json(values: Iterable[Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
@@ -59,3 +62,22 @@ def decode_text(data: bytes, where: object) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
+
+
+def read_text(path: str | Path, what: str = "") -> str:
+    """Return the text of a UTF-8 file; refuse one that cannot be read, with `what` it is before its path."""
+    named = f"{what} {str(path)!r}" if what else str(path)
+    try:
+        return decode_text(Path(path).read_bytes(), named)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{named} cannot be read: {getattr(error, 'strerror', error)}", "check the path") from None
+
+
+def read_json_line(line: str | bytes, where: str) -> Any:
+    """Return the value of a line of JSON from `where`."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}", "one JSON value a line") from None

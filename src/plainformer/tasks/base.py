@@ -253,11 +253,10 @@ class Task(ABC):
             stride: read over-long texts in windows of the limit that share so many tokens, each a row of its own.
         """
         for place, text in enumerate(texts):
-            pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-            if not isinstance(text, str) and not pair:
+            if not isinstance(text, str) and not (pairs and is_pair(text)):
                 raise self.not_an_input(text, place)
-        longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
-        most = min(longest) if longest else None
+        limits = (limit, text_limit(self.config, self.tokenizer))
+        most = min((each for each in limits if each is not None), default=None)
         cut = self.cut if truncate and most is not None else False
         overlap = stride if most is not None else None
         rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
@@ -275,17 +274,49 @@ class Task(ABC):
     def model_inputs(self, batch: TextBatch) -> dict[str, Tensor]:
         """The tensors that this model reads."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        frontend = (self.config.encoder or self.config.main_stack).frontend
-        if getattr(frontend, "token_types", 0):
+        if getattr(self.config.input_frontend, "token_types", 0):
             inputs["token_type_ids"] = batch.token_type_ids
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
 
+class TwoPartTask(Task):
+    """A task whose input has two parts: a tuple of them, or a dictionary with their names."""
+
+    parts: tuple[str, str]
+
+    @abstractmethod
+    def fits(self, first: Any, second: Any) -> bool:
+        """Whether the values of a tuple are of the kinds of the two parts."""
+
+    def is_one(self, inputs: Any) -> bool:
+        pair = isinstance(inputs, tuple) and len(inputs) == 2
+        return isinstance(inputs, Mapping) or (pair and self.fits(*inputs))
+
+    def parts_of(self, item: Any, place: int) -> tuple[Any, Any]:
+        """Return the two parts of an item of a batch."""
+        first, second = self.parts
+        if isinstance(item, Mapping) and set(item) == {first, second}:
+            item = (item[first], item[second])
+        if isinstance(item, Mapping) or not self.is_one(item) or not all(map(_is_text, item)):
+            what = f"{nth(place)}, {str(item)[:60]!r}, is not {self.reads()}"
+            raise InputError(what, f'give a ({first}, {second}) tuple, or {{"{first}": ..., "{second}": ...}}')
+        return item[0], item[1]
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part is a text, or a list of texts."""
+    return isinstance(part, str) or all(isinstance(each, str) for each in part)
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an input is a tuple of two texts."""
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+
+
 def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     """The longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
-    stack = config.encoder or config.main_stack
-    limits = [limit for limit in (stack.max_positions, tokenizer.max_length) if limit is not None]
-    return min(limits) if limits else None
+    limits = (config.input_stack.max_positions, tokenizer.max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _is_a_value(inputs: Any) -> bool:

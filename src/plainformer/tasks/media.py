@@ -71,7 +71,7 @@ class ImageTask(MediaTask):
     def _size(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
         """A size in whole patches: the model would not see the rest of an image."""
         edges = (image_size, image_size) if isinstance(image_size, int) else image_size
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, PatchFrontend)
         if any(edge % patch for edge, patch in zip(edges, frontend.patch_size, strict=True)):
             near = tuple(max(1, round(e / p)) * p for e, p in zip(edges, frontend.patch_size, strict=True))
@@ -92,7 +92,7 @@ class AudioTask(MediaTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         maker = WaveProcessor if isinstance(frontend, WaveFrontend) else MelProcessor
         self.processor: WaveProcessor | MelProcessor = maker.from_folder(
             self.checkpoint.need_folder("preprocessor"), self.config.source
@@ -126,7 +126,7 @@ class AudioTask(MediaTask):
         lengths = batch.attention_mask.sum(-1).tolist()
         if len(set(lengths)) == 1:
             return [{"input_values": waves}]
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, WaveFrontend)
         if self.processor.return_attention_mask and frontend.conv_norm == "layer":
             return [{"input_values": waves, "attention_mask": mask}]

@@ -13,7 +13,7 @@ from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.windows import window_size
 from plainformer.tasks.answering.options import QuestionAnsweringOptions
 from plainformer.tasks.answering.spans import Answer, Span, Window, by_probability, by_squad
-from plainformer.tasks.base import Task, called_with, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with, text_limit
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -39,7 +39,7 @@ class Questions:
     batch: TextBatch
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TwoPartTask):
     """A question and its context → an `Answer`; several questions about one context → a tuple of them, in order.
 
     An input is a (question, context) tuple, or {"question": ..., "context": ...}; in place of the question it may have a
@@ -61,17 +61,13 @@ class QuestionAnswering(Task):
       of these makes a span, the scripts answer "empty", we with the best span.
     """
 
+    parts = ("question", "context")
     # For a list of questions: a tuple of answers.
     __call__ = called_with(QuestionAnsweringOptions, Answer)
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        if not isinstance(inputs, tuple) or len(inputs) != 2 or not isinstance(inputs[1], str):
-            return False
-        return isinstance(inputs[0], str) or (
-            isinstance(inputs[0], list) and all(isinstance(q, str) for q in inputs[0])
-        )
+    def fits(self, first: Any, second: Any) -> bool:
+        questions = first if isinstance(first, list) else [first]
+        return all(isinstance(each, str) for each in (*questions, second))
 
     def checked(self, inputs: Any, options: QuestionAnsweringOptions) -> Any:
         self._size(options)
@@ -132,15 +128,9 @@ class QuestionAnswering(Task):
 
     def _questions(self, item: Any, place: int) -> tuple[tuple[str, ...], str, bool]:
         """An input's questions, their context, and whether they came as a list."""
-        if isinstance(item, Mapping) and set(item) == {"question", "context"}:
-            question = item["question"]
-            item = (list(question) if isinstance(question, tuple) else question, item["context"])
-        if isinstance(item, Mapping) or not self.is_one(item):
-            raise InputError(
-                f"{nth(place)}, {str(item)[:60]!r}, is not a question with its context",
-                'give a (question, context) tuple, or {"question": ..., "context": ...}',
-            )
-        question, context = item
+        if isinstance(item, Mapping) and isinstance(item.get("question"), tuple):
+            item = {**item, "question": list(item["question"])}
+        question, context = self.parts_of(item, place)
         questions = tuple(question) if isinstance(question, list) else (question,)
         if not questions:
             raise InputError(f"the list of questions of {nth(place)} is empty", "ask at least one")

@@ -110,7 +110,7 @@ class CtcSpeechRecognition(AudioTask):
         return [own for own in found if own]
 
     def _seconds_a_frame(self) -> float:
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, WaveFrontend)
         return float(np.prod(frontend.strides)) / self.processor.sampling_rate
 

@@ -41,11 +41,6 @@ class AudioOptions(TextOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioClassificationOptions(AudioOptions):
-    """Options of audio classification."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class AudioFeatureExtractionOptions(AudioOptions):
     """Options of audio feature extraction."""
 
