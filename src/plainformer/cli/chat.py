@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.options import STDIN, LoadOptions, open_stdin, read_inputs, restored
 from plainformer.config.options import NotTyped, Spec, specs
-from plainformer.errors import PlainformerError, UsageError, did_you_mean
+from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
 from plainformer.tasks.writing.options import TextGenerationOptions
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ def chat(
             f"{restored(ref)} has no chat template: it was not trained to answer messages",
             "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
         )
-    known = task.options()
-    for name in generation.given():
-        if name not in known or name in ("num_return_sequences", "num_alternatives"):
-            raise UsageError(f"--{name.replace('_', '-')} has no effect in a chat", "leave it out")
-    session = ChatSession(task, system=restored(system), **generation.options())
+    for name in ("num_return_sequences", "num_alternatives"):
+        if name in generation.given():
+            raise UsageError(f"{opt(name)} has no effect in a chat", "leave it out")
+    options = generation.options(TextGenerationOptions, "a chat")
+    session = ChatSession(task, system=restored(system), **options)
     open_stdin()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with _interruptible(session, terminal):

@@ -20,6 +20,7 @@ from plainformer.cli.options import (
     table,
     write_json,
 )
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def explain(
 
 def _check_asked(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
     """Refuse options of generation where nothing is generated."""
+    if candidates is not None:
+        check_whole("candidates", candidates)
     if "--replay" in asked and len(asked) > 1:
         raise UsageError(f"{asked[0]} has no effect with --replay", "leave one of them out")
     given = [name for name in generation.given() if asked or name != "top_k"]

@@ -183,10 +183,10 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def _at_once(self, features_BMF: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
         """Write clips of one window each, in any mode of generation."""
         engine = self._engine(options)
-        memory = self.model.encode(input_features=features_BMF.to(self.model.device))
-        prompts = begin(memory)
+        encoder_output = self.model.encode(input_features=features_BMF.to(self.model.device))
+        prompts = begin(encoder_output)
         start = torch.tensor(prompts, device=self.model.device)
-        found = generate(self.model, encoder_output=memory, decoder_input_ids=start, options=engine)
+        found = generate(self.model, encoder_output=encoder_output, decoder_input_ids=start, options=engine)
         count = len(found.token_ids) // len(prompts)
         rows = []
         for row, ids in enumerate(found.token_ids):
