@@ -302,7 +302,7 @@ def test_the_command(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (["PATH", "--show", "phrase"], "did you mean 'phrases'"),
         (["PATH", "--show", "ranking"], "without --require"),
         (["PATH", "--csv", "--json"], "--json gives everything"),
-        (["PATH", "--label", "XYZ"], "is no type of this checkpoint"),
+        (["PATH", "--label", "XYZ"], "is not a type of this checkpoint"),
         (["PATH", "--within", "lines"], "did you mean 'line'"),
         (["PATH", "--aggregation", "none"], "finds no entities"),
         (["PATH", "--scheme", "BILOU"], "BILOU"),

@@ -56,6 +56,12 @@ def check_text(name: str, value: object) -> None:
         raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give a text")
 
 
+def no_effect(given: bool, name: str, why: str, fix: str = "leave it out") -> None:
+    """Refuse an option that is given where it has no effect; `why` continues that sentence: "in a chat", ": ..."."""
+    if given:
+        raise UsageError(f"{opt(name)} has no effect{why if why.startswith(':') else ' ' + why}", fix)
+
+
 def decode_text(data: bytes, where: object) -> str:
     """Return UTF-8 bytes as text, without a byte order mark; refuse others, naming `where` they are from."""
     try:

@@ -26,7 +26,7 @@ class Analysis:
     ranking: tuple[Ranked, ...] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; each document with its entities and its text cut by them."""
+        """Return plain values; each document with its entities and its text cut by them."""
         documents = [
             {
                 "name": one.document.name,

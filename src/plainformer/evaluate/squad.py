@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plainformer.config.values import check_choice
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config.values import check_choice, no_effect
+from plainformer.errors import InputError, opt
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -121,8 +121,8 @@ def evaluate_squad(
         _check_v1(references, no_answer_scores)
     elif no_answer_scores is not None:
         _check_ids("no_answer_scores", no_answer_scores, references)
-    elif threshold != 1.0:
-        raise UsageError(f"{opt('threshold')} has no effect without {opt('no_answer_scores')}", "give both, or neither")
+    else:
+        no_effect(threshold != 1.0, "threshold", f"without {opt('no_answer_scores')}", "give both, or neither")
     exact, shared = {}, {}
     for name, gold in references.items():
         # An answer of articles and punctuation alone would match every other one, and "": version 2.0 leaves it out.
@@ -150,8 +150,7 @@ def evaluate_squad(
 
 
 def _check_v1(references: Mapping[str, Sequence[str]], no_answer_scores: object) -> None:
-    if no_answer_scores is not None:
-        raise UsageError(f"{opt('no_answer_scores')} has no effect in {opt('version', '1.1')}", "leave them out")
+    no_effect(no_answer_scores is not None, "no_answer_scores", f"in {opt('version', '1.1')}")
     empty = [name for name, gold in references.items() if not gold]
     if empty:
         what = f"question {empty[0]!r} has no right answer, and in SQuAD 1.1 each has one"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "QuestionAnswering", "Questions", "Span"]
 
-WINDOW = 384  # tokens: the reference's default
+WINDOW = 384  # tokens: the default of transformers
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Questions:
     """Encoded questions.
 
     Attributes:
-        contexts: of each question. ranks: of each window, how many of its context's tokens stand before it.
+        contexts: of each question. ranks: of each window, how many of its context's tokens come before it.
         several: of each input, how many questions it asks, or None for the one that is not in a list.
         batch: all windows; its `counts` are those of each question.
     """
@@ -73,17 +73,17 @@ class QuestionAnswering(TwoPartTask):
         self._size(options)
         if options.threshold is not None and self.tokenizer.cls_id is None:
             raise UsageError(
-                "this model's tokenizer has no class token, which stands for 'no answer'",
+                "this model's tokenizer has no class token, which means 'no answer'",
                 f"leave {opt('no_answer')} out",
             )
         return inputs
 
     def _size(self, options: QuestionAnsweringOptions) -> int:
-        """Tokens of a window."""
+        """Return the tokens of a window."""
         return window_size(options.window, text_limit(self.config, self.tokenizer), WINDOW) or WINDOW
 
     def encode(self, inputs: Sequence[Any], options: QuestionAnsweringOptions) -> Questions:
-        """All windows of all questions.
+        """Return all windows of all questions.
 
         Raises:
             InputError: an empty question or context, or a question that leaves no room for the context.
@@ -118,7 +118,7 @@ class QuestionAnswering(TwoPartTask):
         return [next(rest) if n is None else tuple(next(rest) for _ in range(n)) for n in encoded.several]
 
     def _windows(self, encoded: Questions, predicted: Tensor) -> Iterator[Window]:
-        """Every window with its logits."""
+        """Yield every window with its logits."""
         batch = encoded.batch
         contexts = (context for context, n in zip(encoded.contexts, batch.counts, strict=True) for _ in range(n))
         logits = (row[real] for row, real in zip(predicted.double(), batch.attention_mask.bool(), strict=True))
@@ -127,7 +127,7 @@ class QuestionAnswering(TwoPartTask):
             yield Window(context, row, own.numpy(), sequence, class_id, rank)
 
     def _questions(self, item: Any, place: int) -> tuple[tuple[str, ...], str, bool]:
-        """An input's questions, their context, and whether they came as a list."""
+        """Return an input's questions, their context, and whether they came as a list."""
         if isinstance(item, Mapping) and isinstance(item.get("question"), tuple):
             item = {**item, "question": list(item["question"])}
         question, context = self.parts_of(item, place)

@@ -33,7 +33,7 @@ class Classification(Result):
 
 
 def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
-    """Logits → what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
+    """Turn logits into what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
     problem = config.head.problem
     if problem == "regression":
         return logits_BC
@@ -43,7 +43,7 @@ def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
 
 
 def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
-    """One `Classification` for each row."""
+    """Return one `Classification` for each row."""
     results = []
     for row in to_scores(logits_BC.float(), config).tolist():
         scores = tuple(LabelScore(label, score) for label, score in zip(config.labels, row, strict=True))

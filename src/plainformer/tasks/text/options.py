@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plainformer.config.options import MISSING, flag, one_of, opt, option, whole
+from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.tasks.options import TextOptions, WindowOptions
 
@@ -40,9 +41,8 @@ class TokenClassificationOptions(WindowOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scheme is not None and self.aggregation == "none":
-            what = f"{opt('scheme')} has no effect with {opt('aggregation', 'none')}"
-            raise UsageError(what, "leave one of them out")
+        idle = self.scheme is not None and self.aggregation == "none"
+        no_effect(idle, "scheme", f"with {opt('aggregation', 'none')}", "leave one of them out")
 
 
 def read_poolings(pooling: object) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ class TextRanking(TwoPartTask):
 
 
 def read_scores(source: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
+    """Return what a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
 
     sentence-transformers wrote it into `config_sentence_transformers.json` (version 6), under "sentence_transformers" in
     config.json (4), and as "sbert_ce_default_activation_function" there before. Probabilities where none says it.

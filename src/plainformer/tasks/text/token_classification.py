@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.values import no_effect
+from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
@@ -98,12 +99,11 @@ class TokenClassification(Task):
 
     def checked(self, inputs: Any, options: TokenClassificationOptions) -> Any:
         check_scheme(options.scheme, self.config.labels)
-        if options.scheme is not None and self._aggregation(options) == "none":
-            fix = f"leave it out, or give {opt('aggregation', 'simple')}"
-            raise UsageError(f"{opt('scheme')} has no effect: these labels mark no entities", fix)
-        if self._size(options) is None and options.stride is not None:
-            fix = f"give {opt('window')} too, or leave it out"
-            raise UsageError(f"{opt('stride')} has no effect: this model sets no limit", fix)
+        idle = options.scheme is not None and self._aggregation(options) == "none"
+        fix = f"leave it out, or give {opt('aggregation', 'simple')}"
+        no_effect(idle, "scheme", ": these labels mark no entities", fix)
+        idle = options.stride is not None and self._size(options) is None
+        no_effect(idle, "stride", ": this model sets no limit", f"give {opt('window')} too, or leave it out")
         return inputs
 
     def _size(self, options: TokenClassificationOptions) -> int | None:
