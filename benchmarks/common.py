@@ -61,7 +61,15 @@ def in_process(code: str, *arguments: str, env: dict[str, str] | None = None) ->
     return done.stdout.strip().splitlines()[-1]
 
 
-def paired_processes(what: str, ours: str, theirs: str, *arguments: str, rounds: int = 5, unit: str = "s") -> list[Row]:
+def paired_processes(
+    what: str,
+    ours: str,
+    theirs: str,
+    *arguments: str,
+    rounds: int = 5,
+    unit: str = "s",
+    env: dict[str, str] | None = None,
+) -> list[Row]:
     """Code that prints numbers, each side in its own fresh process, alternating; one row for each number printed.
 
     The first run of each side warms the disk cache and does not count.
@@ -71,7 +79,7 @@ def paired_processes(what: str, ours: str, theirs: str, *arguments: str, rounds:
     for index in range(rounds + 1):
         sides = [(ours, a), (theirs, b)] if index % 2 == 0 else [(theirs, b), (ours, a)]
         for code, numbers in sides:
-            numbers.append([float(x) for x in in_process(code, *arguments).split()])
+            numbers.append([float(x) for x in in_process(code, *arguments, env=env).split()])
     rows = []
     for column in range(len(a[0])):
         mine = [values[column] for values in a[1:]]

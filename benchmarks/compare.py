@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from common import reference_model
 from generation import NEW, SHAPES, DidNotStart, Engine, _ids
-from run import LOAD_OURS, MEMORY, machine
+from run import LOAD_OURS, MEMORY, STEADY, machine
 from task_engines import LABELS, make_folder
 from tasks import STREAM
 
@@ -94,7 +94,7 @@ def fresh(what: str, code: str, *arguments: str, unit: str = "s", column: int = 
 
     def start(source: Path) -> Callable[[], float]:
         def once() -> float:
-            environment = {**os.environ, "PYTHONPATH": str(source)}
+            environment = {**os.environ, **(STEADY if unit == "MB" else {}), "PYTHONPATH": str(source)}
             command = [sys.executable, "-c", code, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:

@@ -131,12 +131,16 @@ print((memory("VmHWM") - before) / 1024)
 """
 
 
+# Large tensors are mapped, and given back at once: else the peak depends on how the allocator's heap happens to be cut up.
+STEADY = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+
+
 def bench_memory(folder: Path) -> list[Row]:
     """Ours against ours: what `ffn_chunk_size` saves where the feed-forward activations are the largest."""
     reference_model("wide-ffn", folder)
     sides = [MEMORY.replace("CHUNK", size) for size in ("128", "0")]
     what = "ffn_chunk_size=128 against 0: peak memory of a pass"
-    rows = paired_processes(what, *sides, str(folder), unit="MB", rounds=3)
+    rows = paired_processes(what, *sides, str(folder), unit="MB", rounds=3, env={**os.environ, **STEADY})
     return [
         Row(r.what, r.ours, r.theirs, r.unit, r.ratio, "8,192 positions, F = 8,192; both sides are ours") for r in rows
     ]

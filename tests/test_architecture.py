@@ -11,8 +11,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
-import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ import pytest
 import plainformer
 from plainformer.families import FAMILIES
 from tests.support import ROOT
+from tests.support.processes import modules_after
 
 SOURCE = Path(plainformer.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -45,14 +44,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BASE | {"inputs", "data", "model", "checkpoint", "parallel"},
     "parallel": BASE | {"model"},
     "plan": BASE,
-    "evaluate": {"errors"},
+    "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
     "info": TOP,
-    "explain": TOP,
+    "explanation": TOP,
     "serve": TOP,
-    "cli": TOP | {"info", "explain", "entities", "evaluate", "__init__"},
-    "__init__": TOP | {"explain"},
+    "cli": TOP | {"info", "explanation", "entities", "evaluate", "__init__"},
+    "__init__": TOP | {"explanation"},
 }
 # Single files that need one thing more than their part, and why.
 EXTRA: dict[str, set[str]] = {
@@ -207,13 +206,6 @@ def test_torch_is_imported_late_where_it_may_not_be_needed() -> None:
             assert not early, f"{name_of(path)}:{early} imports torch when it is imported itself"
 
 
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that are loaded once `code` has run in a fresh interpreter."""
-    shown = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
-
-
 HEAVY = {"torch", "numpy", "tokenizers", "safetensors", "huggingface_hub", "gguf", "jinja2", "rich", "cyclopts"}
 
 
@@ -223,6 +215,7 @@ def test_nothing_happens_at_import() -> None:
     families = "; ".join(f"import plainformer.families.{name}" for name in sorted(set(FAMILIES.values())))
     assert not modules_after(f"import plainformer.config, plainformer.tasks\n{families}") & {"torch", "numpy"}
     assert "torch" not in modules_after("import plainformer.checkpoint.opened, plainformer.checkpoint.rows")
+    assert not modules_after("import plainformer.generation.options") & {"torch", "numpy"}
 
 
 def test_the_command_line_starts_without_torch() -> None:
@@ -317,17 +310,10 @@ def test_functions_are_short() -> None:
 
 PAGE = ROOT / "docs" / "architecture.md"
 IMPORTS = re.compile(r"(?<=<!-- imports -->\n).*?(?=<!-- end -->)", re.DOTALL)
-UNTIL_MERGED = pytest.mark.xfail(
-    reason="the page describes the layout that the parts under way will have", strict=False
-)
 
 
 # Files whose letters mean something of their own yet: rename the letters, then take the file out.
-OLD_LEGENDS = {
-    *("explain/recorder.py", "explanation/recorder.py", "generation/processors/penalties.py"),
-    *("generation/processors/sampling.py", "generation/sessions/guided.py", "tasks/answering/spans.py"),
-    "tasks/speech/long.py",
-}
+OLD_LEGENDS = {"explanation/recorder.py", "tasks/answering/spans.py", "tasks/speech/long.py"}
 
 
 def import_table() -> str:
@@ -347,7 +333,6 @@ def test_the_page_has_the_table_of_imports() -> None:
     assert found is not None and found[0] == import_table(), "python -m tests.test_architecture"
 
 
-@UNTIL_MERGED
 def test_the_tree_has_every_part() -> None:
     tree = PAGE.read_text(encoding="utf-8").split("src/plainformer/\n", 1)[1].split("```")[0]
     named = set(re.findall(r"[├└]── ([\w.]+)", tree))
@@ -369,7 +354,6 @@ def _defined(node: ast.AST) -> set[str]:
     return {getattr(node, "name", ""), *(target.id for target in targets if isinstance(target, ast.Name))}
 
 
-@UNTIL_MERGED
 @pytest.mark.parametrize(
     "place", sorted(set(re.findall(r"`([\w/]+\.py(?::[\w.]+)?)`", PAGE.read_text(encoding="utf-8"))))
 )

@@ -36,7 +36,7 @@ PAGES = [
 ]
 # What pages and examples may import: names of the top level, and these packages, which have many names of one subject.
 DOCUMENTED = (
-    "plainformer.explain",
+    "plainformer.explanation",
     "plainformer.entities",
     "plainformer.evaluate",
     "plainformer.tasks.speech.ctc_decoding",
@@ -184,15 +184,39 @@ def imported(code: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "examples").glob("*.py"))], ids=lambda page: page.name)
 def test_only_public_names_are_imported(page: Path) -> None:
-    """CONTRIBUTING.md shows code of the library itself, which imports as the library does."""
+    """Of CONTRIBUTING.md, what is executed: the code of the library that it shows imports as the library does."""
     text = page.read_text(encoding="utf-8")
     codes = [text] if page.suffix == ".py" else [block.text for block in blocks_of(text) if block.language == "python"]
     for each in (found for code in codes for found in imported(code)):
         module, _, name = each.partition(":")
         if module == "plainformer":
             assert not name or name in plainformer.__all__, f"{page.name} imports {name}, which is not public"
-        elif page.name != "CONTRIBUTING.md":
+        else:
             assert module in DOCUMENTED, f"{page.name} imports from {module}; documented are plainformer, {DOCUMENTED}"
+
+
+def definitions(code: str) -> dict[str, str]:
+    """The classes and functions of code, by name, without docstrings and layout."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_the_recipes_show_code_that_exists() -> None:
+    """Whole classes and functions in CONTRIBUTING.md (```py) are those of the library, wherever it has one of that name."""
+    known: dict[str, list[str]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for name, code in definitions(path.read_text(encoding="utf-8")).items():
+            known.setdefault(name, []).append(code)
+    shown = [
+        block for block in blocks_of((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")) if block.language == "py"
+    ]
+    found = {name: code for block in shown for name, code in definitions(block.text).items()}
+    assert {"MinP", "tasks"} <= set(found)
+    for name, code in found.items():
+        assert name not in known or code in known[name], f"CONTRIBUTING.md shows {name} as it is no longer"
 
 
 @pytest.mark.parametrize("name", [name for name in plainformer.__all__ if name != "__version__"])
@@ -211,6 +235,30 @@ def test_the_index_has_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     missing = [page.name for page in (ROOT / "docs" / "facts").glob("*.md") if f"facts/{page.name}" not in index]
     assert not missing, f"docs/index.md does not link {missing}"
+
+
+# What README says can be read in an afternoon: from a text to a task's answer.
+PATH = (
+    *(
+        "inputs/text/tokenizer.py",
+        "inputs/text/encoding.py",
+        "model/frontend.py",
+        "model/stack.py",
+        "model/attention.py",
+    ),
+    *("model/position.py", "model/norm.py", "model/linear.py", "model/block.py", "model/heads.py"),
+    *("model/transformer.py", "tasks/base.py", "tasks/text/classification.py"),
+)
+
+
+def path_length() -> str:
+    source = ROOT / "src" / "plainformer"
+    lines = sum((source / name).read_text(encoding="utf-8").count("\n") for name in PATH)
+    return f"{round(lines, -2):,} lines in {len(PATH)} files"
+
+
+def test_readme_counts_the_path() -> None:
+    assert path_length() in (ROOT / "README.md").read_text(encoding="utf-8"), f"it is {path_length()}"
 
 
 def test_anchors_are_those_of_github() -> None:

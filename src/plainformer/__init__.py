@@ -39,13 +39,15 @@ _NAMES = {
     "stream": "plainformer.generation.search",
     "GenerationOptions": "plainformer.generation.options",
     "ChatSession": "plainformer.tasks.writing.chat",
-    "explain": "plainformer.explain",
-    "explain_steps": "plainformer.explain",
-    "what_if": "plainformer.explain",
-    "Request": "plainformer.explain",
-    "Trace": "plainformer.explain",
-    "replay": "plainformer.explain",
-    "ReplayError": "plainformer.explain",
+    "explain": "plainformer.explanation",
+    "explain_steps": "plainformer.explanation",
+    "replay_steps": "plainformer.explanation",
+    "what_if": "plainformer.explanation",
+    "record": "plainformer.explanation",
+    "replay": "plainformer.explanation",
+    "Request": "plainformer.explanation",
+    "Trace": "plainformer.explanation",
+    "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
     "read_tags": "plainformer.tasks.text.tag_schemes",
 }
@@ -58,8 +60,9 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
-    from plainformer.explain import ReplayError as ReplayError, Request as Request, Trace as Trace, explain as explain
-    from plainformer.explain import explain_steps as explain_steps, replay as replay, what_if as what_if
+    from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
+    from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
+    from plainformer.explanation import replay as replay, replay_steps as replay_steps, what_if as what_if
     from plainformer.families import config_from_dict as config_from_dict
     from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
     from plainformer.generation.options import GenerationOptions as GenerationOptions

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 # An option inside a message: \x02 name \x1f value \x03. No text that is shown by its repr holds these characters.
 _OPTION = re.compile("\x02([^\x1f\x03]*)(?:\x1f([^\x03]*))?\x03")
@@ -74,11 +75,12 @@ class PlainformerError(Exception):
         what, _, fix = self._message.partition("\n  → ")
         return what, fix
 
-    def moved(self, places: Sequence[int]) -> PlainformerError:
-        """The same error for inputs that stood at these places of the caller's list."""
+    def moved(self, places: Sequence[int] | None) -> PlainformerError:
+        """The same error for inputs that stood at these places of the caller's list; None where there is only one."""
         if not _PLACE.search(self._message):
             return self
-        what, fix = (_PLACE.sub(lambda found: nth(places[int(found[1])]), part) for part in self._parts())
+        named = "the input" if places is None else None
+        what, fix = (_PLACE.sub(lambda found: named or nth(places[int(found[1])]), part) for part in self._parts())  # type: ignore[index]
         return type(self)(what, fix)
 
     def within(self, where: str) -> PlainformerError:
@@ -89,6 +91,18 @@ class PlainformerError(Exception):
     def message(self, spelling: Spelling = in_python) -> str:
         """The whole message, with options as a front end writes them."""
         return spelt(self._message, spelling)
+
+
+@contextmanager
+def placed(places: Sequence[int] | None) -> Iterator[None]:
+    """Where an error names an input by its place among some, name it by its place among the caller's (`moved`)."""
+    try:
+        yield
+    except PlainformerError as error:
+        moved = error.moved(places)
+        if moved is error:
+            raise
+        raise moved from error.__cause__
 
 
 class UsageError(PlainformerError, ValueError):

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from plainformer.cli.main import as_options, run_app
+from plainformer.cli.flags import as_flag
+from plainformer.cli.main import run_app
 from plainformer.cli.options import shown
+from plainformer.errors import UsageError, opt
 from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
 from tests.support.close import close
 from tests.support.media import write_png, write_wav
@@ -71,7 +73,7 @@ def test_run_reads_jsonl(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) 
     (tmp_path / "bad.jsonl").write_text('"fine"\n{nope\n')
     refused(cli("run", tiny("text-classification"), "bad.jsonl"), "bad.jsonl, line 2 is not JSON")
     (tmp_path / "number.jsonl").write_text("7\n")
-    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1: 7 is no input")
+    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1: 7 is not an input")
 
 
 def test_jsonl_holds_whole_questions_and_chats(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_several_answers_are_numbered(cli: Cli, tiny: Callable[[str], Path]) -> 
         ("text-generation", "--num-return-sequences 2", "--num-return-sequences 2 has no effect in greedy mode"),
         ("text-generation", "--num-beams 3 --num-beam-groups 2", "--num-beam-groups 2 does not divide --num-beams 3"),
         ("text-generation", "--early-stopping maybe", "true, false or never"),
-        ("text-generation", "--dola-layers x", "are no layers"),
+        ("text-generation", "--dola-layers x", "are not layers"),
         ("text-generation", "--choices a --regex b", "exclude each other"),
         ("text-generation", "--defaults chekpoint", "did you mean 'checkpoint'"),
         ("text-generation", "--regex (", "cannot be used"),
@@ -259,7 +261,7 @@ def test_generation_flags_without_effect(
         ("text-classification", "--language en", "--language has no effect in text-classification"),
         ("text-classification", "--whole", "--whole has no effect: no INPUT is read as a text file"),
         ("text-classification", "--revision main", "--revision 'main' does not apply"),
-        ("text-classification", "--token secret", "a Hub token does not apply"),
+        ("text-classification", "--token secret", "a Hub --token does not apply"),
         ("question-answering", "--question who --truncate", "--truncate has no effect in question-answering"),
         ("question-answering", "", "question-answering needs --question"),
         ("multiple-choice", "", "multiple-choice needs --choice"),
@@ -284,7 +286,7 @@ def test_options_without_effect(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--max-new-tokens 0", "--max-new-tokens 0 leaves nothing to generate"),
+        ("--max-new-tokens 0", "--max-new-tokens 0 is not a whole number of at least 1\n  → ask for at least 1"),
         ("--max-new-tokens few", '"few" into int'),
         ("--dtype int8", "--dtype 'int8' is not supported"),
         ("--dtype bf17", "did you mean"),
@@ -502,12 +504,10 @@ def test_misspelt_verbs_and_options(cli: Cli, tiny: Callable[[str], Path]) -> No
 # ---- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_messages_speak_of_options() -> None:
-    assert as_options("leave out task=..., or choose that") == "leave out --task, or choose that"
-    assert as_options("allow_unused=True (--allow-unused) loads it") == "--allow-unused loads it"
-    assert as_options("top_k=0 is not a count") == "--top-k 0 is not a count"
-    assert as_options("device='cpu'") == "--device 'cpu'"
-    assert as_options("a token, a task: x=1") == "a token, a task: x=1"
+def test_messages_speak_of_flags(cli: Cli, tiny: Callable[[str], Path]) -> None:
+    error = UsageError(f"{opt('device', 'tpu')}, a token, a task: x=1", f"leave out {opt('task', ...)}")
+    assert error.message(as_flag) == "--device 'tpu', a token, a task: x=1\n  → leave out --task"
+    refused(cli("run", tiny("fill-mask"), "[MASK]", "--top-k", "0"), "error: --top-k 0 is not a whole number")
 
 
 def test_tokens_are_shown_as_they_are() -> None:

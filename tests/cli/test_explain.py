@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plainformer.explain.trace import Trace
+from plainformer.explanation import Trace
 from tests.support.cli import Cli, done, refused
 from tests.support.media import write_wav
 
@@ -33,7 +33,7 @@ def test_the_ladder(cli: Cli, tiny: Tiny) -> None:
     options = "--steps 2 --do-sample --seed 4 --temperature 2 --top-k 3 --candidates 4"
     found = done(cli("explain", tiny("text-generation"), "the cat", *options.split()))
     (trace,) = done(cli("explain", tiny("text-generation"), "the cat", *options.split(), "--json")).json()
-    assert "sample, seed 4, 7 tokens in front" in found.lines[0]
+    assert "sample, seed 4, 7 prompt tokens" in found.lines[0]
     assert sum(line.startswith("step ") for line in found.lines) == 2
     assert "step 1   cache: 7 positions" in found.out and "step 2   cache: 8 positions" in found.out
     ladder = trace["steps"][0]["ladders"][0]
@@ -120,7 +120,7 @@ def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     refused(cli("explain", tiny("chat"), "--replay", "x.json"), "is not JSON")
     (tmp_path / "x.json").write_text("[]")
-    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "no trace of a generation")
+    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "not a trace of a generation")
     refused(cli("explain", tiny("embedding"), "--replay", "t.json"), "a replay has no effect in feature-extraction")
 
 
@@ -156,9 +156,9 @@ def test_what_if(cli: Cli, tiny: Tiny) -> None:
         ("text-classification", "hi --what-if no-cache", "possible: attend-to-padding and mask-head"),
         ("text-classification", "hi --what-if attend-to-padding --steps 3", "--steps has no effect in text-class"),
         ("embedding", "hi --what-if attend-to-padding --temperature 3", "no option 'temperature'"),
-        ("chat", "hi --steps 0", "steps=0 is not a count"),
+        ("chat", "hi --steps 0", "--steps 0 is not a whole number of at least 1"),
         ("chat", "hi --steps 2 --temperature 3", "--temperature 3.0 has no effect in greedy mode"),
-        ("chat", "hi --steps 2 --candidates 0", "width=0 is not a count"),
+        ("chat", "hi --steps 2 --candidates 0", "--candidates 0 is not a whole number of at least 1"),
         ("chat", "hi --steps 2 --shapes", "--shapes has no effect with --steps"),
         ("chat", "hi --steps 2 --pair x", "--pair has no effect with --steps"),
         ("chat", "hi --temperature 3", "--temperature has no effect without --steps or --what-if"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,14 +12,13 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
-from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.modes import token_loop as tokens_module
 from plainformer.generation.modes.token_loop import Watcher
-from plainformer.generation.options import TAKEN_BY, GenerationOptions, make_options
+from plainformer.generation.options import TAKEN_BY, GenerationOptions
 from plainformer.generation.result import Generation
 from plainformer.generation.search import generate, stream
 from plainformer.generation.sessions.session import Session
-from tests.support.generation import ENDS, Pair, batch, pair, prompts
+from tests.support.generation import ENDS, Pair, batch, pair, prompts, value_of
 
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -31,25 +31,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
     "speculative": {"prompt_lookup": 3},
 }
+make_options = partial(GenerationOptions.of, owner="generation")
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
-# A value for each option that not every mode takes.
-VALUES: dict[str, Any] = {
-    **dict.fromkeys(("top_k", "num_draft_tokens", "prefill_chunk", "num_return_sequences", "num_alternatives"), 2),
-    "seed": 1,
-    "num_beam_groups": 2,
-    "early_stopping": True,
-    "output_scores": True,
-    "dola_layers": "low",
-    "cache_kind": "int8",
-    "dry_base": 1.5,
-    "dry_breakers": [5],
-}
-
-
-def value_of(name: str) -> Any:
-    if name == "cache":
-        return KeyValueCache(pair("gpt2").ours.config, 1)
-    return VALUES.get(name, 0.5)
 
 
 @pytest.mark.parametrize("mode", [*MODES, *OTHERS])

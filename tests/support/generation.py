@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.draw import draw_tokens, draw_without_replacement
 from plainformer.model.transformer import Transformer
 from tests.support import ids
@@ -135,3 +136,24 @@ def reference_run(pair: Pair, row: Tensor, prefix: Tensor | None = None, **optio
 def ended(ids: tuple[int, ...]) -> tuple[int, ...]:
     """Without the padding behind an end token."""
     return next((ids[: place + 1] for place, token in enumerate(ids) if token in ENDS), ids)
+
+
+# A value that each option takes.
+VALUES: dict[str, Any] = {
+    **dict.fromkeys(("top_k", "num_draft_tokens", "prefill_chunk", "num_return_sequences", "num_alternatives"), 2),
+    "seed": 1,
+    "num_beam_groups": 2,
+    "early_stopping": True,
+    "output_scores": True,
+    "dola_layers": "low",
+    "cache_kind": "int8",
+    "dry_base": 1.5,
+    "dry_breakers": [5],
+}
+
+
+def value_of(name: str) -> Any:
+    """A value that an option of generation takes."""
+    if name == "cache":
+        return KeyValueCache(pair("gpt2").ours.config, 1)
+    return VALUES.get(name, 0.5)

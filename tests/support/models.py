@@ -352,3 +352,14 @@ def like(model: Transformer, noise: float) -> Transformer:
         for (_, mine), (_, theirs) in zip(other.named_parameters(), model.named_parameters(), strict=True):
             mine.copy_(theirs + noise * theirs.std() * torch.randn(theirs.shape, generator=generator))
     return other
+
+
+def encoded(task: Any, inputs: Any, /, **options: Any) -> Any:
+    """What a task's first step makes of a batch."""
+    return task.encode(inputs, task.Options(**options))
+
+
+def predicted(task: Any, inputs: Any, /, **options: Any) -> Any:
+    """What a task's model gives for a batch."""
+    chosen = task.Options(**options)
+    return task.predict(task.encode(inputs, chosen), chosen)

@@ -204,3 +204,26 @@ def test_no_labels_in_the_config(tmp_path: Path) -> None:
         path.write_text(json.dumps({**raw, "id2label": labels}))
         with pytest.raises(CheckpointError, match="id2label"):
             make.load(tmp_path)
+
+
+def test_the_place_of_a_wrong_input_is_the_callers(tiny: Callable[[str], Path]) -> None:
+    """Though inputs of like length run together, and one input makes several rows."""
+    long = "the cat " * 60
+    classify = make.load(tiny("text-classification"))
+    for texts, place in (
+        (["the", "the cat sat", 3, "the cat"], 2),
+        (["a b c d", *["a"] * 9, long, "the cat sat on"], 10),
+        (["a b c d", *["a"] * 9, "\udce9", "the cat sat on"], 10),
+    ):
+        with pytest.raises(InputError, match=f"input {place}[ ,:]"):
+            classify(texts, batch_size=2)
+        with pytest.raises(InputError, match=f"input {place}[ ,:]"):
+            list(classify(iter(texts), batch_size=3))
+    with pytest.raises(InputError, match="the input has 1"):
+        classify(long)
+    choose = make.load(tiny("multiple-choice"))
+    with pytest.raises(InputError, match="input 2 has "):
+        choose([("a", ["b"]), ("the cat", ["sat", "ran", "is"]), ("the", ["cat", long])], batch_size=2)
+    ask = make.load(tiny("question-answering"))
+    with pytest.raises(InputError, match="the question of input 1 is empty"):
+        ask([("who", "the cat sat"), (["who", ""], "the cat sat on the mat")])

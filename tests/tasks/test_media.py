@@ -53,7 +53,7 @@ def test_image_classification(vit: dict[str, Path]) -> None:
 def test_image_logits_on_the_same_pixels(vit: dict[str, Path]) -> None:
     task = make.load(vit["image"])
     theirs = transformers.ViTForImageClassification.from_pretrained(vit["image"]).eval()
-    expected = theirs(task.encode(pictures())).logits.softmax(-1)
+    expected = theirs(task.encode(pictures(), task.Options())).logits.softmax(-1)
     close([[s.score for s in r.scores] for r in task(pictures())], expected)
 
 
@@ -82,7 +82,7 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
 def test_image_features(vit: dict[str, Path], name: str) -> None:
     task = make.load(vit[name], task="image-feature-extraction")
     theirs = transformers.ViTModel.from_pretrained(vit[name]).eval()
-    output = theirs(task.encode(pictures()))
+    output = theirs(task.encode(pictures(), task.Options()))
     hidden = output.last_hidden_state
     close(torch.stack([r.vector for r in task(pictures())]), hidden[:, 0])
     close(torch.stack([r.vector for r in task(pictures(), pooling="mean")]), hidden[:, 1:].mean(1))
@@ -191,9 +191,10 @@ def test_group_norm_models_hear_clips_one_by_one(tmp_path: Path) -> None:
     wav2vec2(tmp_path / "unmasked", "Wav2Vec2Model", masked=False, **STABLE)
     for name, runs in (("group", 3), ("layer", 1), ("unmasked", 3)):
         task = make.load(tmp_path / name)
-        assert len(task.runs(task.encode(CLIPS))) == runs
-        assert len(task.runs(task.encode(CLIPS[:1] * 3))) == 1
-    assert "attention_mask" in make.load(tmp_path / "layer").runs(task.encode(CLIPS))[0]
+        assert len(task.runs(task.encode(CLIPS, task.Options()))) == runs
+        assert len(task.runs(task.encode(CLIPS[:1] * 3, task.Options()))) == 1
+    task = make.load(tmp_path / "layer")
+    assert "attention_mask" in task.runs(task.encode(CLIPS, task.Options()))[0]
 
 
 def test_every_form_of_a_clip(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_every_form_of_a_clip(tmp_path: Path) -> None:
 
 def test_frame_labels_are_no_task(tmp_path: Path) -> None:
     wav2vec2(tmp_path, "Wav2Vec2ForAudioFrameClassification")
-    with pytest.raises(UsageError, match="every frame"):
+    with pytest.raises(UsageError, match="labels audio frames"):
         make.load(tmp_path)
     assert make.load(tmp_path, task="audio-feature-extraction")(CLIPS[0]).vector.shape == (32,)
 
@@ -229,7 +230,7 @@ def test_frame_labels_are_no_task(tmp_path: Path) -> None:
 
 def heard(model: Any, ours: Any, sound: Any, **options: Any) -> tuple[list[int], str]:
     """What the reference writes for a clip: all its new ids, and their text."""
-    features = ours.encode([sound]).input_features
+    features = make.encoded(ours, [sound]).input_features
     found = model.generate(features, do_sample=False, num_beams=1, return_timestamps=False, **options)[0].tolist()
     words = [i for i in found if i <= ours.prompt.no_timestamps_id]
     return found, ours.tokenizer.decode(words, skip_special_tokens=True).strip()
@@ -244,7 +245,7 @@ def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_pat
         ids, text = heard(model, task, sound, max_new_tokens=12, **options)
         assert result.text == text
         assert result.language == options["language"].strip("<|>")
-        found = task.predict(task.encode([sound]), max_new_tokens=12, **options)[0]
+        found = make.predicted(task, [sound], max_new_tokens=12, **options)[0]
         written = [i for i in found.ids if i != task.tokenizer.eos_id]
         assert written and written == [i for i in ids if i != task.tokenizer.eos_id][-len(written) :]
         assert result == task(sound, max_new_tokens=12, **options)
@@ -254,7 +255,7 @@ def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_pat
 def test_whisper_hears_the_language(tmp_path: Path) -> None:
     model = whisper(tmp_path)
     task = make.load(tmp_path)
-    detected = model.detect_language(task.encode(SECONDS).input_features)
+    detected = model.detect_language(make.encoded(task, SECONDS).input_features)
     for sound, result, language in zip(SECONDS, task(SECONDS, max_new_tokens=6), detected.tolist(), strict=True):
         assert task.tokenizer.id_to_token(language) == f"<|{result.language}|>"
         expected = task(sound, language=result.language, max_new_tokens=6)
@@ -270,11 +271,11 @@ def test_older_files_force_ids(tmp_path: Path) -> None:
     settings["forced_decoder_ids"] = [[1, None], [2, ids["<|translate|>"]]]
     path.write_text(json.dumps(settings))
     forced = make.load(tmp_path)
-    assert forced.prompt.task == "translate" and forced.prompt.must_listen(None)
+    assert forced.prompt.task == "translate" and forced.prompt.needs_language_detection(None)
     settings["forced_decoder_ids"] = [[1, ids["<|fr|>"]], [2, ids["<|transcribe|>"]], [3, ids["<|notimestamps|>"]]]
     path.write_text(json.dumps(settings))
     french = make.load(tmp_path)
-    assert not french.prompt.must_listen(None)
+    assert not french.prompt.needs_language_detection(None)
     assert french.prompt.ids(None, None, None) == [
         ids[f"<|{name}|>"] for name in ("startoftranscript", "fr", "transcribe", "notimestamps")
     ]
@@ -307,7 +308,7 @@ def test_what_whisper_refuses(tmp_path: Path) -> None:
         task(SECONDS[0], language="xx")
     with pytest.raises(UsageError, match="did you mean 'translate'"):
         task(SECONDS[0], task="translat")
-    full = task.predict(task.encode(SECONDS[:1]), language="en")[0]
+    full = make.predicted(task, SECONDS[:1], language="en")[0]
     assert full.stop_reason == "eos" or len(full.ids) == 40 - 4 + 1
 
 
@@ -318,10 +319,10 @@ def test_whisper_features_and_classes(tmp_path: Path) -> None:
         (tmp_path / "base" / name).unlink()
     task = make.load(tmp_path / "base")
     for sound, result in zip(SECONDS, task(SECONDS), strict=True):
-        hidden = model.encoder(task.encode([sound]).input_features).last_hidden_state[0]
+        hidden = model.encoder(make.encoded(task, [sound]).input_features).last_hidden_state[0]
         frames = -(-len(sound["array"]) // 320)
         close(result.vector, hidden[:frames].mean(0))
     classifier = whisper(tmp_path / "classes", model="WhisperForAudioClassification")
     task = make.load(tmp_path / "classes")
-    expected = classifier(task.encode(SECONDS).input_features).logits.softmax(-1)
+    expected = classifier(task.encode(SECONDS, task.Options()).input_features).logits.softmax(-1)
     close([[s.score for s in r.scores] for r in task(SECONDS)], expected)

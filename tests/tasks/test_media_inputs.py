@@ -56,7 +56,7 @@ def test_any_size_equals_the_reference(folders: dict[str, Path], name: str, size
     task = make.load(folders[name])
     theirs = getattr(transformers, f"{name}ForImageClassification").from_pretrained(folders[name]).eval()
     images = [picture(40, 30), picture(7, 90, 1)]
-    pixels = task.encode(images, image_size=size)
+    pixels = task.encode(images, task.Options(image_size=size))
     assert pixels.shape == (2, 3, *size)
     expected = theirs(pixel_values=pixels, interpolate_pos_encoding=True).logits.softmax(-1)
     close([[s.score for s in r.scores] for r in task(images, image_size=size)], expected)

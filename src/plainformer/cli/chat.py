@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,14 @@ from unicodedata import category
 
 from cyclopts import Parameter
 
-from plainformer.cli.generation import GenerationFlags, text_or_file
-from plainformer.cli.options import STDIN, LoadOptions, open_stdin, read_inputs, restored
+from plainformer.cli.flags import LoadFlags
+from plainformer.cli.generation import GenerationFlags
+from plainformer.cli.main import STDIN
+from plainformer.cli.options import open_stdin, read_inputs, restored
+from plainformer.config.options import NotTyped, Spec, specs
+from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, did_you_mean
+from plainformer.tasks.writing.options import TextGenerationOptions
 
 if TYPE_CHECKING:
     from plainformer.tasks.writing.chat import ChatSession
@@ -30,7 +34,7 @@ HELP = """\
 /save FILE          messages and settings as JSON
 /help, /exit        //TEXT says /TEXT to the model; Ctrl-C stops an answer"""
 # What a session decides by itself, or what has no meaning in one.
-_NOT_SETTABLE = ("draft_model", "num_return_sequences", "num_alternatives", "decoder_prefix", "timestamps")
+_NOT_SETTABLE = ("draft_model", "num_return_sequences", "num_alternatives", "batch_size")
 
 
 def chat(
@@ -38,7 +42,7 @@ def chat(
     /,
     *,
     system: Annotated[str | None, Parameter(help="System message.")] = None,
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
 ) -> None:
     """Talk to a model, turn by turn; its answers appear as they are written.
@@ -51,16 +55,10 @@ def chat(
     task = load.load(ref)
     if task.name != "text-generation":
         raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
-    if not task.tokenizer.has_chat_template:
-        raise UsageError(
-            f"{restored(ref)} has no chat template: it was not trained to answer messages",
-            "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
-        )
-    known = task.options()
-    for name in generation.given():
-        if name not in known or name in ("num_return_sequences", "num_alternatives"):
-            raise UsageError(f"--{name.replace('_', '-')} has no effect in a chat", "leave it out")
-    session = ChatSession(task, system=restored(system), **generation.options())
+    for name in ("num_return_sequences", "num_alternatives"):
+        no_effect(name in generation.given(), name, "in a chat")
+    options = generation.options(TextGenerationOptions, "a chat")
+    session = ChatSession(task, system=restored(system), **options)
     open_stdin()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with _interruptible(session, terminal):
@@ -83,7 +81,7 @@ def _talk(session: ChatSession, terminal: bool) -> None:
 
 
 def _typed() -> Iterator[str]:
-    """Lines that somebody types, with a prompt in front."""
+    """Yield lines that somebody types at a prompt."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # arrow keys and history
     while True:
@@ -110,7 +108,7 @@ def _handle(session: ChatSession, line: str, terminal: bool) -> None:
     name, _, rest = line[1:].strip().partition(" ")
     if name not in _COMMANDS:
         hint = did_you_mean(name, [*_COMMANDS, "exit"])
-        raise UsageError(f"/{name} is no command", hint or "/help lists them; //TEXT says /TEXT to the model")
+        raise UsageError(f"/{name} is not a command", hint or "/help lists them; //TEXT says /TEXT to the model")
     _COMMANDS[name](session, rest.strip())
 
 
@@ -139,22 +137,21 @@ def _set(session: ChatSession, text: str) -> None:
         return
     name, equals, value = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
-    known = [field.name for field in fields(GenerationFlags) if field.name not in _NOT_SETTABLE]
+    every = specs(TextGenerationOptions).items()
+    known = {name: spec for name, spec in every if spec.typed is not NotTyped and name not in _NOT_SETTABLE}
     if name not in known:
         raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known) or "see `plainformer chat --help`")
     if not equals:
         raise UsageError(f"/set {name} needs a value", f"/set {name}=VALUE, or /set {name}= for its default")
-    session.set(**{name: _value(name, value.strip())})
+    session.set(**{name: _value(known[name], value.strip())})
 
 
-def _value(name: str, text: str) -> Any:
-    """A value as JSON where it is that, else as it stands; None for nothing."""
+def _value(spec: Spec, text: str) -> Any:
+    """Return what was typed for an option; None for nothing."""
     if not text:
         return None
-    if name in ("json_schema", "grammar"):
-        return text_or_file(name, text)
-    if name == "regex":
-        return text
+    if spec.read is not None or spec.typed is str:
+        return text if spec.read is None else spec.read(text)
     try:
         return json.loads(text)
     except ValueError:
@@ -192,7 +189,7 @@ _COMMANDS: dict[str, Callable[[ChatSession, str], None]] = {
 
 
 def _say(text: str) -> None:
-    """What is no answer of the model."""
+    """Print what is not an answer of the model."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from plainformer.cli.options import shown, table
 
 if TYPE_CHECKING:
-    from plainformer.explain import Difference, Side
+    from plainformer.explanation import Difference, Run
 
 
 def print_difference(out: Any, found: Difference) -> None:
-    """One what-if."""
+    """Print one what-if."""
     out.print(f"what if {shown(found.change)}?")
     for name, side in (("baseline", found.baseline), ("changed", found.changed)):
         out.print(f"  {name + ':':<10} {_output(side)}")
@@ -29,7 +29,7 @@ def print_difference(out: Any, found: Difference) -> None:
     out.print("")
 
 
-def _output(side: Side) -> str:
+def _output(side: Run) -> str:
     if side.text is not None:
         return f'"{shown(side.text)}" ({side.stop_reason})'
     answer = side.answer

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
+from plainformer.cli.main import STDIN
 from plainformer.cli.options import (
-    STDIN,
     Json,
-    LoadOptions,
     console,
     read_inputs,
     read_stdin,
@@ -20,7 +20,11 @@ from plainformer.cli.options import (
     table,
     write_json,
 )
-from plainformer.errors import UsageError
+from plainformer.config.values import check_whole, no_effect
+from plainformer.errors import UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.explanation import Request
 
 _WHAT_IF = (
     "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
@@ -37,11 +41,11 @@ def explain(
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
-    steps: Annotated[int | None, Parameter(help="Generate so many tokens, and show how each came about.")] = None,
+    steps: Annotated[int | None, Parameter(help="Generate this many tokens, and show how each came about.")] = None,
     candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
     replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -50,71 +54,84 @@ def explain(
     TEXT is a text, or "-" for stdin; for images and audio it is the file. --top-k is the number of candidates for the
     next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
     """
-    asked = [name for name, on in (("--steps", steps), ("--what-if", what_if), ("--replay", replay)) if on is not None]
-    flags = (("--pair", pair is not None and "--steps" in asked), ("--shapes", shapes))
-    _check(asked, [name for name, on in flags if on], generation, candidates, json)
-    if replay is not None:
-        _replay(
-            load.load(ref),
-            replay,
-            item,
-            [name for name, on in (("--chat", chat), ("--truncate", truncate)) if on],
-            json,
-        )
-        return
-    if item is None:
+    asked = [name for name, on in (("steps", steps), ("what_if", what_if), ("replay", replay)) if on is not None]
+    _check_generation(asked, generation, candidates)
+    _check_flags(asked, json, pair=pair is not None, shapes=shapes, chat=chat, truncate=truncate)
+    if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
     task = load.load(ref)
-    given = _read(task, item)
-    width = 5 if candidates is None else candidates
-    if not asked:
-        _explain_once(task, given, restored(pair), chat, generation.top_k, truncate, shapes, json)
-    elif what_if:
-        _what_if(task, _paired(task, given, restored(pair)), chat, truncate, steps, generation, what_if, width, json)
+    if replay is not None:
+        _replay(task, replay, item, json)
+    elif not asked:
+        _explain_once(task, _read(task, item), json, shapes, pair=restored(pair), chat=chat, truncate=truncate,
+                      top_k=getattr(generation, "top_k", None))  # fmt: skip
     else:
-        assert steps is not None
-        _steps(task, given, chat, truncate, steps, generation, width, json)
+        from plainformer.explanation import Request
+
+        request = Request(_paired(task, _read(task, item), restored(pair)), chat, truncate, generation.options())
+        width = 5 if candidates is None else candidates
+        if what_if:
+            _what_if(task, request, what_if, steps, width, json)
+        else:
+            assert steps is not None
+            _steps(task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json)
 
 
-def _check(asked: list[str], flags: list[str], generation: GenerationFlags, candidates: int | None, json: bool) -> None:
-    """Which options go together."""
-    if "--replay" in asked and len(asked) > 1:
-        raise UsageError(f"{asked[0]} has no effect with --replay", "leave one of them out")
-    if asked and flags:
-        raise UsageError(f"{flags[0]} has no effect with {asked[0]}", "leave one of them out")
-    if flags and json:
-        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
-    given = [name for name in generation.given() if asked or name != "top_k"]
-    if given and (not asked or "--replay" in asked):
-        flag = "--" + given[0].replace("_", "-")
-        why = "with --replay: the trace has its options" if asked else "without --steps or --what-if"
-        raise UsageError(f"{flag} has no effect {why}", "leave it out" if asked else "add --steps 5, say")
-    if candidates is not None and (not asked or "--replay" in asked):
-        raise UsageError("--candidates has no effect without --steps or --what-if", "--top-k shows more next tokens")
+def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
+    """Refuse options of generation where nothing is generated, or a trace has its own."""
+    if candidates is not None:
+        check_whole("candidates", candidates)
+    replays, otherwise = "replay" in asked, f"without {opt('steps')} or {opt('what_if')}"
+    no_effect(replays and len(asked) > 1, asked[0] if asked else "", f"with {opt('replay')}", "leave one of them out")
+    for name in generation.given():
+        no_effect(replays, name, f"with {opt('replay')}: the trace has its options")
+        no_effect(not asked and name != "top_k", name, otherwise, f"add {opt('steps', 5)}, say")
+    idle = candidates is not None and (replays or not asked)
+    no_effect(idle, "candidates", otherwise, f"{opt('top_k')} shows more next tokens")
 
 
-def _read(task: Any, item: str) -> Any:
-    """The text, or stdin's."""
-    from plainformer.explain.one_pass import reads_text
+def _check_flags(asked: list[str], json: bool, **flags: bool) -> None:
+    """Refuse flags that what is asked for does not take."""
+    replays = "replay" in asked
+    taken = {"pair": asked in ([], ["what_if"]), "shapes": not asked, "chat": not replays, "truncate": not replays}
+    for name, on in flags.items():
+        no_effect(on and not taken[name], name, f"with {opt(asked[0])}" if asked else "", "leave one of them out")
+    no_effect(flags["shapes"] and json, "shapes", f"with {opt('json')}, which always has every shape")
+
+
+def _read(task: Any, item: str | None) -> Any:
+    """Return the text, or stdin's."""
+    from plainformer.explanation.one_pass import reads_text
 
     if item == STDIN:
         return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
     return item
 
 
-def _explain_once(
-    task: Any, given: Any, pair: str | None, chat: bool, top_k: int | None, truncate: bool, shapes: bool, json: bool
-) -> None:
-    from plainformer.explain.one_pass import explain as explain_item
+def _paired(task: Any, given: Any, pair: str | None) -> Any:
+    """Return the input as the task takes it."""
+    from plainformer.explanation.one_pass import PAIRED
 
-    found = explain_item(task, given, pair=pair, chat=chat, top_k=top_k, truncate=truncate)
+    kind = task.config.head.kind
+    if pair is None and PAIRED.get(kind):
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
+    if pair is None:
+        return given
+    no_effect(kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
+    return (given, [pair]) if kind == "choice" else (given, pair)
+
+
+def _explain_once(task: Any, given: Any, json: bool, everything: bool, **arguments: Any) -> None:
+    from plainformer.explanation import explain as explain_item
+
+    found = explain_item(task, given, **arguments)
     if json:
         write_json([found.to_dict()])
         return
     out = console()
     out.print(f"{shown(found.ref)}: {found.task}\n")
     _print_pieces(out, found.pieces)
-    _print_steps(out, found.steps, everything=shapes)
+    _print_steps(out, found.steps, everything=everything)
     if found.next_tokens:
         rows = table("next token", "id", "probability", "logit", right=("id", "probability", "logit"))
         for token in found.next_tokens:
@@ -124,16 +141,12 @@ def _explain_once(
         _print_answer(out, found.answer)
 
 
-def _steps(
-    task: Any, given: Any, chat: bool, truncate: bool, steps: int, generation: GenerationFlags, width: int, json: bool
-) -> None:
+def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width: int, json: bool) -> None:
     from plainformer.cli.steps import print_steps
-    from plainformer.explain.steps import Request, check_generates, explain_steps
+    from plainformer.explanation import explain_steps
 
-    check_generates(task, "--steps")
-    request = Request(given, chat, truncate, generation.options())
-    flags = {name: getattr(generation, name) for name in generation.given()}
-    about = {"text": given if isinstance(given, str) else None, "chat": chat, "truncate": truncate, "flags": flags}
+    text = request.item if isinstance(request.item, str) else None
+    about = {"text": text, "chat": request.chat, "truncate": request.truncate, "flags": flags}
     found = explain_steps(task, request, steps=steps, width=width, about=about)
     if json:
         write_json([found.to_dict()])
@@ -141,17 +154,14 @@ def _steps(
         print_steps(console(), found, steps)
 
 
-def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool) -> None:
-    from plainformer.cli.steps import read_trace
-    from plainformer.explain.steps import Request, replay_steps
-    from plainformer.explain.trace import Trace
+def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
+    from plainformer.cli.steps import print_replayed, read_trace
+    from plainformer.explanation import Request, replay_steps
 
-    for flag in flags:
-        raise UsageError(f"{flag} has no effect with --replay: the trace has its options", "leave it out")
-    trace = Trace.from_dict(read_trace(path))
+    trace = read_trace(path)
     about = trace.about
     if item is not None and not trace.needs:
-        raise UsageError("TEXT has no effect with --replay: the trace has its own", "leave it out")
+        raise UsageError(f"TEXT has no effect with {opt('replay')}: the trace has its own", "leave it out")
     request = None
     if trace.needs:
         text = _read(task, item) if item is not None else about.get("text")
@@ -161,61 +171,25 @@ def _replay(task: Any, path: str, item: str | None, flags: list[str], json: bool
             raise UsageError(f"the trace is damaged: {error}", "record it again") from None
         options.setdefault("max_new_tokens", trace.options.get("max_new_tokens"))
         request = Request(text, bool(about.get("chat")), bool(about.get("truncate")), options)
-    found = replay_steps(task, trace, request)
-    counts = {
-        "steps": len(trace.steps),
-        "tokens": sum(map(len, found.generation.token_ids)),
-        "draws": sum(pick.draw is not None for step in trace.steps for pick in step.picks),
-    }
-    if json:
-        write_json([{"reproduces": True, **counts, "logit_difference": found.logit_difference}])
-        return
-    same = ", ".join(f"{count} {name}" for name, count in counts.items())
-    console().print(f"reproduces: {same}; logits differ by {found.logit_difference:.2g} at most")
+    print_replayed(trace, replay_steps(task, trace, request), json)
 
 
-def _paired(task: Any, given: Any, pair: str | None) -> Any:
-    """The input as the task takes it."""
-    from plainformer.explain.one_pass import PAIRED
-
-    kind = task.config.head.kind
-    if pair is None:
-        if PAIRED.get(kind):
-            raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as --pair")
-        return given
-    if kind not in PAIRED:
-        raise UsageError(f"--pair has no effect in {task.name}, which reads one text", "leave it out")
-    return (given, [pair]) if kind == "choice" else (given, pair)
-
-
-def _what_if(
-    task: Any,
-    given: Any,
-    chat: bool,
-    truncate: bool,
-    steps: int | None,
-    generation: GenerationFlags,
-    changes: list[str],
-    width: int,
-    json: bool,
-) -> None:
+def _what_if(task: Any, request: Request, changes: list[str], steps: int | None, width: int, json: bool) -> None:
     from plainformer.cli.differences import print_difference
-    from plainformer.explain import parse_change, what_if
-    from plainformer.explain.steps import Request, check_generates
+    from plainformer.explanation import parse_change, what_if
+    from plainformer.explanation.request import check_generates
 
     parsed = [parse_change(restored(change)) for change in changes]
-    options = generation.options()
     if steps is not None:
-        check_generates(task, "--steps")
-        options.setdefault("max_new_tokens", steps)
-    request = Request(given, chat, truncate, options)
-    out = None if json else console()
+        check_generates(task, opt("steps"))
+        if "max_new_tokens" not in request.options:
+            request = request.with_options(max_new_tokens=steps)
     for change in parsed:
         found = what_if(task, request, change, width=width)
-        if out is None:
+        if json:
             write_json([found.to_dict()])
         else:
-            print_difference(out, found)
+            print_difference(console(), found)
 
 
 def _print_pieces(out: Any, pieces: Any) -> None:
@@ -226,14 +200,14 @@ def _print_pieces(out: Any, pieces: Any) -> None:
     else:
         rows = table("#", "token", "id", "characters", "special", "norm", right=("#", "id", "characters", "norm"))
         for piece in pieces:
-            span = "" if piece.special else f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
-            special = "special" if piece.special else ""
-            rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), span, special, f"{piece.norm:.3f}")
+            span = f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
+            where = ("", "special") if piece.special else (span, "")
+            rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), *where, f"{piece.norm:.3f}")
     out.print(rows)
 
 
 def _print_steps(out: Any, steps: Any, *, everything: bool) -> None:
-    """The first layer in full, the later ones, which have the same shapes, as one line."""
+    """Print the first layer in full, the later ones, which have the same shapes, as one line."""
     rows = table("step", "shape")
     last = None
     for step in steps:
@@ -251,10 +225,9 @@ def _print_answer(out: Any, answer: Any) -> None:
     import json
 
     for part in answer if isinstance(answer, list) else [answer]:
-        if isinstance(part.get("vector"), list):
-            vector = part["vector"]
+        text = json.dumps(part, ensure_ascii=False)
+        if isinstance(vector := part.get("vector"), list):
             length = sum(value * value for value in vector) ** 0.5
             first = ", ".join(f"{value:.4f}" for value in vector[:6])
-            out.print(f"answer: a vector of {len(vector)} numbers and length {length:.4f}: {first}, ...", markup=False)
-        else:
-            out.print("answer: " + json.dumps(part, ensure_ascii=False), markup=False)
+            text = f"a vector of {len(vector)} numbers and length {length:.4f}: {first}, ..."
+        out.print(f"answer: {text}", markup=False)

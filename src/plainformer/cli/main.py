@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cyclopts import App
 
+STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 # Named by path: a verb's file is imported when the verb is used.
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
@@ -27,8 +27,6 @@ _VERBS = {
     "models": "List the families that are supported and the bundled models.",
     "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
-# The library's messages speak of Python's arguments; here they are options. Those of generation come with `_patterns`.
-_OPTIONS = "task dtype device backend ffn_chunk_size allow_unused revision token top_k pair chat batch_size"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +43,7 @@ def _interrupted(number: int, frame: Any) -> None:
 
 @cache
 def app() -> App:
-    """The verbs and their options."""
+    """Return the verbs and their options."""
     from cyclopts import App
 
     import plainformer
@@ -65,7 +63,7 @@ def app() -> App:
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run one command line; returns the exit code."""
+    """Run one command line; return the exit code."""
     if sys.stderr is None:  # closed by the caller; print() would write to stdout instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
@@ -88,8 +86,6 @@ def run_app(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    from plainformer.cli.options import STDIN
-
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
     app()(given, exit_on_error=False, print_error=False)
@@ -105,7 +101,9 @@ def _report(error: Exception) -> int:
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
     if isinstance(error, PlainformerError):
-        return _say(f"error: {as_options(str(error))}", error.exit_code)
+        from plainformer.cli.flags import as_flag
+
+        return _say(f"error: {error.message(as_flag)}", error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
     if isinstance(error, OSError):
@@ -120,40 +118,7 @@ def _usage(error: Exception) -> str:
 
     if isinstance(error, UnusedCliTokensError):
         return "unexpected " + ", ".join(repr(token) for token in error.unused_tokens or ())
-    from plainformer.cli.options import STDIN
-
     return " ".join(str(error).replace(STDIN, "-").split())
-
-
-def as_options(message: str) -> str:
-    """A message of the library with its arguments written as options of the command line."""
-    for pattern, option in _patterns():
-        message = re.sub(pattern, option, message)
-    return message
-
-
-@cache
-def _patterns() -> tuple[tuple[str, Any], ...]:
-    from dataclasses import fields
-
-    from plainformer.cli.generation import GenerationFlags
-    from plainformer.cli.task_flags import TaskFlags
-
-    flags = (field.name for kind in (GenerationFlags, TaskFlags) for field in fields(kind))
-    names = sorted({*_OPTIONS.split(), *flags})
-    any_of, of_words = "|".join(names), "|".join(name for name in names if "_" in name)
-
-    def flag(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')}"
-
-    return (
-        (r", or stride=\.\.\. for overlapping windows", ""),
-        (r" \(truncate=True\), or split it into overlapping windows \(stride=\.\.\.\)", " (--truncate)"),
-        (rf"\b({any_of})=(?:True|\.\.\.)(?: \(--[\w-]+\))?", flag),
-        (rf"^({any_of})(?= has no effect)", flag),
-        (rf"\b({any_of})=(?=['\w\[-])", lambda m: f"{flag(m)} "),
-        (rf"(?<![\w.'\"/-])({of_words})(?![\w.'\"/=])", flag),
-    )
 
 
 def _say(message: str, code: int) -> int:

@@ -6,21 +6,20 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.cli.options import MAX_INPUT_BYTES, shown, table
+from plainformer.cli.options import MAX_INPUT_BYTES, console, shown, table, write_json
 from plainformer.errors import InputError
 
 if TYPE_CHECKING:
-    from plainformer.explain.steps import ExplainedSteps
-    from plainformer.explain.trace import Trace
-    from plainformer.explain.trace_format import Branch, Ladder, Pick
+    from plainformer.explanation import ExplainedSteps, Replayed, Trace
+    from plainformer.explanation.trace_format import Branch, Ladder, Pick
 
 
 def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
-    """The first `most` steps, and how it ended."""
+    """Print the first `most` steps, and how it ended."""
     trace = found.trace
     name = _Names(found.tokens)
     seed = f", seed {trace.options['seed']}" if "seed" in trace.options else ""
-    out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} tokens in front\n")
+    out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} prompt tokens\n")
     several = len(trace.answers) > 1
     for step in trace.steps[:most]:
         cache = f"{step.cache_positions} positions, {_size(step.cache_bytes)}" if step.cache_bytes else "none"
@@ -64,9 +63,9 @@ def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: _Names, uni
     out.print(rows)
     for effect in ladder.effects:
         out.print(f"  {effect.processor}: {_effect(effect)}")
-    behind = [c for c in ladder.final if c.token_id not in ladder.top_ids]
-    if behind:
-        listed = ", ".join(f"{name(c.token_id)} {c.probability:.4f}" for c in behind)
+    others = [c for c in ladder.final if c.token_id not in ladder.top_ids]
+    if others:
+        listed = ", ".join(f"{name(c.token_id)} {c.probability:.4f}" for c in others)
         out.print(f"  also likely in the end: {listed}")
     if pick is not None:
         how = f"the draw {pick.draw:.6f} gives" if pick.draw is not None else "the pick is"
@@ -90,7 +89,7 @@ def _size(count: int) -> str:
 
 
 def _tree(trace: Trace, name: _Names, most: int) -> Any:
-    """The search as a tree: what ran on has branches of its own."""
+    """Return the search as a tree: what ran on has branches of its own."""
     from rich.tree import Tree
 
     root = Tree("the search: log-probability of each beginning, best first")
@@ -111,16 +110,33 @@ def _branch(branch: Branch, name: _Names) -> str:
     return f"{name(branch.token_id)} {branch.log_probability:.4f}  {end}"
 
 
-def read_trace(path: str) -> Any:
-    """The JSON of a trace's file."""
+def print_replayed(trace: Trace, found: Replayed, as_json: bool) -> None:
+    """Print that a replay gave the same."""
+    counts = {
+        "steps": len(trace.steps),
+        "tokens": sum(map(len, found.generation.token_ids)),
+        "draws": sum(pick.draw is not None for step in trace.steps for pick in step.picks),
+    }
+    if as_json:
+        write_json([{"reproduces": True, **counts, "logit_difference": found.logit_difference}])
+        return
+    same = ", ".join(f"{count} {name}" for name, count in counts.items())
+    console().print(f"reproduces: {same}; logits differ by {found.logit_difference:.2g} at most")
+
+
+def read_trace(path: str) -> Trace:
+    """Read a trace's file."""
+    from plainformer.explanation import Trace
+
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_INPUT_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check the path") from None
     if len(data) > MAX_INPUT_BYTES:
-        raise InputError(f"{path} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "it is no trace of one generation")
+        raise InputError(f"{path} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "it is not a trace of one generation")
     try:
-        return json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}", "give what `explain --steps N --json` wrote") from None
+    return Trace.from_dict(content)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from plainformer.config.values import check_choice, check_flag, check_number, check_text, check_whole
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 Check = Callable[[str, Any], None]
 T = TypeVar("T", bound="OptionSet")
@@ -132,9 +132,20 @@ def table(kind: type[OptionSet]) -> str:
     return "\n\n".join(parts)
 
 
+class Checked:
+    """Base of dataclasses whose fields carry checks: each value is checked when it is made."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            spec: Spec | None = f.metadata.get("option")
+            value = getattr(self, f.name)
+            if spec is not None and spec.check is not None and not (value is None and f.default is None):
+                spec.check(f.name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class OptionSet:
-    """Base of all options: checks each field's value when it is made.
+class OptionSet(Checked):
+    """Base of all options.
 
     Attributes:
         explicit: the names that the caller gave, whatever their values.
@@ -147,13 +158,6 @@ class OptionSet:
         object.__setattr__(made, "explicit", frozenset(values))
         return made
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            spec: Spec | None = f.metadata.get("option")
-            value = getattr(self, f.name)
-            if spec is not None and spec.check is not None and not (value is None and f.default is None):
-                spec.check(f.name, value)
-
     @classmethod
     def of(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
         """Options by name; an unknown name is an error that offers the nearest. `owner` is who has them, for messages."""
@@ -162,6 +166,11 @@ class OptionSet:
             if name not in known:
                 hint = did_you_mean(name, known) if known else "it takes none"
                 raise UsageError(f"{owner} has no option {name!r}", hint or "options: " + ", ".join(known))
+        for f in fields(cls):
+            if f.init and f.default is MISSING and f.name not in given:
+                raise UsageError(
+                    f"{owner} needs {opt(f.name)}", f"give {opt(f.name, ...)}: {f.metadata['option'].help}"
+                )
         return cls(**given)
 
     def changed(self, **changes: Any) -> Self:
@@ -183,3 +192,24 @@ def _same(value: Any, default: Any) -> bool:
         and isinstance(value, bool | int | float | str | tuple | frozenset)
         and value == default
     )
+
+
+__all__ = [
+    "MISSING",
+    "Check",
+    "Checked",
+    "NotTyped",
+    "OptionSet",
+    "Spec",
+    "at_file",
+    "cached",
+    "flag",
+    "number",
+    "one_of",
+    "opt",
+    "option",
+    "specs",
+    "table",
+    "text",
+    "whole",
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plainformer.config.checks import reading
 from plainformer.config.fields import Fields
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,7 +66,7 @@ def read_preprocessor(folder: Path, section: str) -> dict[str, Any] | None:
 
 
 def each(what: str, given: Any, prepare: Callable[[Any], Prepared]) -> list[Prepared]:
-    """Apply `prepare` to one input, or to each of a list; an error names the input of a list (`what` is "image")."""
+    """Apply `prepare` to one input, or to each of a list; an error names its place in a list (`what` is "image")."""
     if not isinstance(given, list | tuple):
         return [prepare(given)]
     if not given:
@@ -76,7 +76,7 @@ def each(what: str, given: Any, prepare: Callable[[Any], Prepared]) -> list[Prep
         try:
             prepared.append(prepare(item))
         except InputError as error:
-            raise error.within(f"{what} {index} of {len(given)}") from error
+            raise error.within(nth(index)) from error
     return prepared
 
 

@@ -10,16 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from plainformer.config import PatchFrontend, WaveFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.config.values import no_effect
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor, WaveProcessor
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
 from plainformer.model.frontend import WaveEmbedding
-from plainformer.tasks.legacy import LegacyTask
+from plainformer.tasks.base import Task
+from plainformer.tasks.speech.options import AudioOptions
+from plainformer.tasks.vision.options import ImageOptions
 
 PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-class MediaTask(LegacyTask):
+class MediaTask(Task):
     """Reads files, their bytes, or arrays."""
 
     needs_tokenizer = False
@@ -30,10 +33,10 @@ class MediaTask(LegacyTask):
         known = isinstance(inputs, str | os.PathLike | bytes | bytearray | memoryview | Mapping)
         return known or hasattr(inputs, "ndim") or type(inputs).__module__.startswith("PIL.")
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def checked(self, inputs: Any, options: Any) -> Any:
         if hasattr(inputs, "read"):  # it would be iterated over in lines
             raise InputError(f"an open file is not an input for {self.name}", "give its path or its bytes")
-        return super().__call__(inputs, **options)
+        return super().checked(inputs, options)
 
     def size(self, item: Any) -> int:
         """Of a file its bytes, which say little of different formats and much of one."""
@@ -46,11 +49,7 @@ class MediaTask(LegacyTask):
 
 
 class ImageTask(MediaTask):
-    """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images.
-
-    `image_size`: (height, width) in pixels, or one number for both, that images are resized to in place of the
-    preprocessor's size and crop. The model's positions are interpolated for it (Dosovitskiy et al. 2021, section 3.2).
-    """
+    """Images → `pixel_values` by the checkpoint's preprocessor. An array of four dimensions is a list of images."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,30 +57,29 @@ class ImageTask(MediaTask):
             self.checkpoint.need_folder("preprocessor"), self.config.source, self.config.image_defaults
         )
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
-        return super().__call__(list(inputs) if getattr(inputs, "ndim", 0) == 4 else inputs, **options)
+    def checked(self, inputs: Any, options: ImageOptions) -> Any:
+        inputs = super().checked(inputs, options)
+        self._size(options)
+        return list(inputs) if getattr(inputs, "ndim", 0) == 4 else inputs
 
-    def encode(self, inputs: Sequence[Any], *, image_size: int | tuple[int, int] | None = None) -> Tensor:
-        processor = self.processor
-        if image_size is not None:
-            processor = replace(processor, size=self._checked(image_size), crop=None)
+    def encode(self, inputs: Sequence[Any], options: ImageOptions) -> Tensor:
+        size = self._size(options)
+        processor = self.processor if size is None else replace(self.processor, size=size, crop=None)
         return processor(list(inputs)).to(self.model.device)
 
-    def _checked(self, image_size: Any) -> tuple[int, int]:
-        """A size in whole patches: the model would not see the rest of an image."""
+    def _size(self, options: ImageOptions) -> tuple[int, int] | None:
+        """Return a size in whole patches: the model would not see the rest of an image."""
+        image_size = options.image_size
+        if image_size is None:
+            return None
         edges = (image_size, image_size) if isinstance(image_size, int) else image_size
-        pair = isinstance(edges, tuple | list) and len(edges) == 2
-        if not pair or any(isinstance(edge, bool) or not isinstance(edge, int) or edge < 1 for edge in edges):
-            raise UsageError(
-                f"image_size={image_size!r} is not a size", "give (height, width) in pixels, or one number"
-            )
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, PatchFrontend)
         if any(edge % patch for edge, patch in zip(edges, frontend.patch_size, strict=True)):
             near = tuple(max(1, round(e / p)) * p for e, p in zip(edges, frontend.patch_size, strict=True))
-            raise UsageError(f"image_size={image_size!r} is not a whole number of patches", f"give {near}, say")
+            raise UsageError(f"{opt('image_size', image_size)} is not a whole number of patches", f"give {near}, say")
         if edges[0] * edges[1] > MAX_PIXELS:
-            raise UsageError(f"image_size={image_size!r} is more than {MAX_PIXELS:,} pixels", "give less")
+            raise UsageError(f"{opt('image_size', image_size)} is more than {MAX_PIXELS:,} pixels", "give less")
         return edges[0], edges[1]
 
 
@@ -96,27 +94,29 @@ class AudioTask(MediaTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         maker = WaveProcessor if isinstance(frontend, WaveFrontend) else MelProcessor
         self.processor: WaveProcessor | MelProcessor = maker.from_folder(
             self.checkpoint.need_folder("preprocessor"), self.config.source
         )
 
-    def encode(self, inputs: Sequence[Any], *, sampling_rate: int | None = None, truncate: bool = False) -> AudioBatch:
-        """`sampling_rate`: of plain arrays, in hertz. `truncate`: keep what a model of limited hearing can take."""
-        for clip in inputs:
+    def checked(self, inputs: Any, options: AudioOptions) -> Any:
+        idle = options.truncate and not isinstance(self.processor, MelProcessor)
+        no_effect(idle, "truncate", ": this model hears clips of any length")
+        return super().checked(inputs, options)
+
+    def encode(self, inputs: Sequence[Any], options: AudioOptions) -> AudioBatch:
+        for place, clip in enumerate(inputs):
             if not self.is_one(clip):
-                raise InputError(f"a {type(clip).__name__} is not an input for {self.name}", f"give {self.reads()}")
+                raise self.not_an_input(clip, place)
+        rate = options.sampling_rate
         if isinstance(self.processor, MelProcessor):
-            return self.processor(
-                list(inputs), sampling_rate=sampling_rate, truncate=truncate, keep_long=self.reads_long
-            )
-        if truncate:
-            raise UsageError("truncate has no effect: this model hears clips of any length", "leave it out")
-        return self.processor(list(inputs), sampling_rate=sampling_rate)
+            keeps = self.reads_long
+            return self.processor(list(inputs), sampling_rate=rate, truncate=options.truncate, keep_long=keeps)
+        return self.processor(list(inputs), sampling_rate=rate)
 
     def runs(self, batch: AudioBatch) -> list[dict[str, Tensor]]:
-        """The model's inputs: for all clips at once, or for each by itself where a batch would change its answer.
+        """Return the model's inputs: for all clips at once, or for each by itself where a batch would change its answer.
 
         Models with a group norm over time (wav2vec2-base) were trained without a mask, and count padding as sound.
         """
@@ -128,14 +128,14 @@ class AudioTask(MediaTask):
         lengths = batch.attention_mask.sum(-1).tolist()
         if len(set(lengths)) == 1:
             return [{"input_values": waves}]
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, WaveFrontend)
         if self.processor.return_attention_mask and frontend.conv_norm == "layer":
             return [{"input_values": waves, "attention_mask": mask}]
         return [{"input_values": waves[row : row + 1, :length]} for row, length in enumerate(lengths)]
 
     def frames(self, batch: AudioBatch) -> list[int]:
-        """How many of the encoder's vectors belong to each clip's own sound."""
+        """Return how many of the encoder's vectors belong to each clip's own sound."""
         lengths = batch.attention_mask.sum(-1)
         if batch.input_features is not None:
             return ((lengths + 1) // 2).tolist()  # the second of Whisper's convolutions takes every other mel frame

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from plainformer.config.options import OptionSet, flag, option, whole
+from plainformer.config.options import OptionSet, flag, opt, option, whole
+from plainformer.errors import UsageError
 
 T = TypeVar("T", bound="TaskOptions")
 BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
@@ -16,9 +17,7 @@ BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 class TaskOptions(OptionSet):
     """Options of every task."""
 
-    batch_size: int = option(
-        BATCH_SIZE, help="Inputs that run at once; with 1, each is answered as it is read.", check=whole(1)
-    )
+    batch_size: int = option(BATCH_SIZE, help="Inputs that run at once; 1 answers each as it is read.", check=whole(1))
 
     @property
     def sorts(self) -> bool:
@@ -37,4 +36,23 @@ class TextOptions(TaskOptions):
     truncate: bool = option(False, help="Cut over-long inputs instead of refusing them.", check=flag())
 
 
-__all__ = ["BATCH_SIZE", "TaskOptions", "TextOptions"]
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions(TaskOptions):
+    """Options of tasks that read a text of any length in overlapping windows.
+
+    `window` counts all its tokens, special ones included. Without `stride`, the task chooses the overlap.
+    """
+
+    window: int | None = option(None, help="Tokens of a long text that are read at once.", check=whole(1))
+    stride: int | None = option(None, help="Tokens that neighbouring windows over a text share.", check=whole(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise UsageError(
+                f"windows of {self.window} tokens cannot share {opt('stride', self.stride)} of them",
+                "give a smaller stride, or a longer window",
+            )
+
+
+__all__ = ["BATCH_SIZE", "TaskOptions", "TextOptions", "WindowOptions"]

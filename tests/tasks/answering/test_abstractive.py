@@ -77,7 +77,7 @@ def test_truncation_shortens_the_context_alone(folders: dict[str, Path], name: s
     context = " ".join(f"sentence {i}." for i in range(60))
     with pytest.raises(InputError, match="limit is"):
         task((QUESTION, context), max_new_tokens=4)
-    batch = task.encode([(QUESTION, context), (QUESTION, "short")], truncate=True, max_new_tokens=10)
+    batch = make.encoded(task, [(QUESTION, context), (QUESTION, "short")], truncate=True, max_new_tokens=10)
     long, short = (task.tokenizer.decode(row.input_ids) for row in batch.encodings)
     assert QUESTION in long and "sentence 0." in long and "sentence 59" not in long
     assert "short" in short
@@ -120,11 +120,16 @@ def test_which_checkpoints_can(folders: dict[str, Path], tmp_path: Path) -> None
 
 
 def test_its_steps_are_those_of_the_writing_task(folders: dict[str, Path]) -> None:
-    from plainformer.explain.steps import Request, explain_steps
+    from plainformer.explanation import Request, explain_steps
 
-    for item in ("who sat?", (QUESTION, CONTEXT)):
-        with pytest.raises(UsageError):
-            explain_steps(make.load(folders["t5"], task=TASK), Request(item), steps=2)
+    task = make.load(folders["t5"], task=TASK)
+    with pytest.raises(InputError, match="not a question and a context"):
+        explain_steps(task, Request("who sat?"), steps=2)
+    found = explain_steps(task, Request((QUESTION, CONTEXT)), steps=3)
+    assert found.texts[0] == task((QUESTION, CONTEXT), max_new_tokens=3).text
+    prepared, written = task.prepare((QUESTION, CONTEXT)), make.load(folders["t5"]).prepare(PROMPTS["t5"])
+    assert prepared.before == written.before and prepared.options.eos_ids == written.options.eos_ids
+    assert prepared.inputs["input_ids"].tolist() == written.inputs["input_ids"].tolist()
 
 
 # ---- other names --------------------------------------------------------------------------------------------------

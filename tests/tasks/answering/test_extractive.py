@@ -124,11 +124,13 @@ def test_run_squad(tasks: Any, number: int) -> None:
 def test_run_squad_without_a_good_start(tasks: Any) -> None:
     """Where the best tokens are all the question's, the best span of the context is the answer."""
     task = tasks("bert", 0)
-    encoded = task.encode([("where is the city of paris, the city of france, and who is in it today?", "the cat sat")])
+    asked = ("where is the city of paris, the city of france, and who is in it today?", "the cat sat")
+    options = task.Options(scoring="squad")
+    encoded = task.encode([asked], options)
     logits = torch.zeros(1, encoded.batch.input_ids.size(1), 2)
     logits[0, 1 : N_BEST + 1] = 9.0
     logits[0, -3] = 1.0
-    (answer,) = task.decode(encoded, logits, scoring="squad")
+    (answer,) = task.decode(encoded, logits, options)
     assert (answer.text, answer.start, answer.end) == ("cat", 4, 7)
 
 
@@ -190,7 +192,7 @@ def test_the_context_stands_first_where_padding_is_on_the_left(tmp_path: Path, s
     assert trim(context, *best) == (answer.start, answer.end)
     close(answer.score, score)
     long = "the cat sat. " * 20
-    encoded = task.encode([(question, long)], window=40, stride=8)
+    encoded = task.encode([(question, long)], task.Options(window=40, stride=8))
     for row, rank in zip(encoded.batch.encodings, encoded.ranks, strict=True):
         own = int(side == "right")
         places = [span for span, number in zip(row.offsets, row.sequence_ids, strict=True) if number == own]
@@ -218,7 +220,9 @@ def test_several_questions_about_one_context(tasks: Any, monkeypatch: pytest.Mon
     passes = []
     predict = type(task).predict
     monkeypatch.setattr(
-        type(task), "predict", lambda self, x: (passes.append(len(x.batch.encodings)), predict(self, x))[1]
+        type(task),
+        "predict",
+        lambda self, x, options: (passes.append(len(x.batch.encodings)), predict(self, x, options))[1],
     )
     several = task({"question": questions, "context": context}, top_k=2)
     assert passes == [3] and isinstance(several, tuple)
@@ -295,7 +299,7 @@ def test_long_questions(tasks: Any) -> None:
 def test_windows(tasks: Any) -> None:
     task = tasks("bert", 2)
     question, context = LONG[0]
-    encoded = task.encode([(question, context)], window=40, stride=8)
+    encoded = task.encode([(question, context)], task.Options(window=40, stride=8))
     assert encoded.batch.counts[0] > 5
     read = [
         [span for span, own in zip(row.offsets, row.sequence_ids, strict=True) if own == 1]

@@ -32,13 +32,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_beam_finds_a_text_at_least_as_likely(task: Any) -> None:
     """The score of a search is that of a text, all its alignments; PyTorch's CTC loss says the same."""
     found = task(CLIPS, beam_width=20, num_return_sequences=3, min_token_logprob=-30.0, max_beam_gap=100.0)
-    frames = task._frames(task.encode(CLIPS))
+    frames = task._frames(task.encode(CLIPS, task.Options()))
     for result in found:
         texts = [result, *result.alternatives]
         assert len(texts) == 3 and len({t.text for t in texts}) >= 2
         assert [t.score for t in texts] == sorted((t.score for t in texts), reverse=True)
     for clip, rows in zip(CLIPS, frames, strict=True):
-        best = task.predict(task.encode([clip]), beam_width=300, min_token_logprob=-30.0)[0].hypotheses[0]
+        options = task.Options(beam_width=300, min_token_logprob=-30.0)
+        best = task.predict(task.encode([clip], options), options)[0].hypotheses[0]
         loss = torch.nn.functional.ctc_loss(
             torch.tensor(rows)[:, None],
             torch.tensor([best.ids]),
@@ -108,11 +109,11 @@ def test_silence_has_a_defined_answer(task: Any) -> None:
         ({"beam_width": 4, "num_return_sequences": 5}, "num_return_sequences=5 of 4 beams"),
         ({"words": []}, "words is empty"),
         ({"words": ["tea", "çay"]}, "has no 'ç'"),
-        ({"words": ["tea", 3]}, "is no word"),
+        ({"words": ["tea", 3]}, "is not a word"),
         ({"ngram": 3}, "ngram is a int"),
         ({"ngram_weight": 0.5}, "without ngram"),
         ({"word_bonus": 0.5}, "without words or ngram"),
-        ({"beam_width": 5, "words": ["tea"], "word_bonus": "x"}, "not a number"),
+        ({"beam_width": 5, "words": ["tea"], "word_bonus": "x"}, "word_bonus='x' is not a finite number"),
         ({"timestamps": "word"}, "neither True nor False"),
         ({"language": "en"}, "language has no effect on a CTC model"),
         ({"num_beams": 4}, "num_beams has no effect on a CTC model"),

@@ -53,7 +53,7 @@ def theirs(model: Any, sound: dict[str, Any], **options: Any) -> list[tuple[floa
 def ours(task: Any, sounds: list[Any], **options: Any) -> list[list[tuple[float, float, list[int]]]]:
     return [
         [(one.start / 100, one.end / 100, list(one.ids)) for one in spoken.segments]
-        for spoken in task.predict(task.encode(sounds), **options)
+        for spoken in make.predicted(task, sounds, **options)
     ]
 
 
@@ -188,7 +188,7 @@ def test_the_mean_is_of_temperature_one(whisper: tuple[Any, Any]) -> None:
     from plainformer.tasks.speech.fallback import LogProbabilities
 
     _, task = whisper
-    memory = task.model.encode(input_features=task.encode([noise(5)]).input_features)
+    memory = task.model.encode(input_features=make.encoded(task, [noise(5)]).input_features)
     start = torch.tensor([task.prompt.ids("en", None, None)])
     watcher = LogProbabilities(0.7)
     options: dict[str, Any] = dict(max_new_tokens=9, do_sample=True, temperature=0.7, seed=1, eos_ids=())
@@ -216,7 +216,7 @@ def test_about_thirty_seconds(whisper: tuple[Any, Any]) -> None:
     wave = noise(31, 4)["array"]
     for samples, is_long in ((limit, False), (limit + 1, False), (limit + 159, False), (limit + 160, True)):
         sound = {"array": wave[:samples], "sampling_rate": RATE}
-        encoded = task.encode([sound])
+        encoded = make.encoded(task, [sound])
         assert (encoded.whole is not None) is is_long and encoded.input_features.shape == (1, 16, 3000)
         close(encoded.whole[0] if is_long else encoded.input_features[0], features(sound)[0], rel=1e-6)
         assert ours(task, [sound], language="en", timestamps=True)[0] == theirs(model, sound, language="en")
@@ -266,7 +266,7 @@ def test_files(whisper: tuple[Any, Any], tmp_path: Path) -> None:
     for wrong, match in ((cut, "corrupt|truncated"), (b"RIFF----WAVE", "corrupt"), (empty, "no samples")):
         with pytest.raises(InputError, match=match):
             task(wrong, language="en")
-    with pytest.raises(InputError, match="clip 1 of 2"):
+    with pytest.raises(InputError, match="input 1: "):
         task([path, empty], language="en")
 
 
@@ -274,7 +274,7 @@ def test_other_tasks_hear_one_window(whisper: tuple[Any, Any], tmp_path: Path) -
     long_whisper(tmp_path)
     with pytest.raises(InputError, match="too long"):
         make.load(tmp_path, task="audio-feature-extraction")(CLIPS[1])
-    from plainformer.explain.one_pass import signal_inputs
+    from plainformer.explanation.one_pass import signal_inputs
 
     with pytest.raises(InputError, match="longer than one window"):
         signal_inputs(whisper[1], CLIPS[1])
@@ -288,17 +288,17 @@ def test_other_tasks_hear_one_window(whisper: tuple[Any, Any], tmp_path: Path) -
     [
         ({"stop": "a"}, "stop and timestamps, which a clip of more than one window needs, exclude"),
         ({"regex": "a+"}, "regex and timestamps"),
-        ({"num_return_sequences": 2, "do_sample": True}, "num_return_sequences is of clips that are read at once"),
-        ({"temperature": []}, "are not numbers from 0"),
-        ({"temperature": (0.0, "hot")}, "are not numbers from 0"),
+        ({"num_return_sequences": 2, "do_sample": True}, "num_return_sequences is for clips that are read at once"),
+        ({"temperature": []}, "is an empty list"),
+        ({"temperature": (0.0, "hot")}, "'hot' is not a number in"),
         ({"temperature": (0.0, 1.0), "do_sample": True}, "do_sample has no effect on a list"),
         ({"compression_ratio_threshold": 1.35}, "no effect without temperatures"),
         ({"compression_ratio_threshold": 1.35, "temperature": [0.0]}, "no effect without temperatures"),
         ({"no_speech_threshold": 0.6}, "without logprob_threshold"),
-        ({"logprob_threshold": "low"}, "'low' is not a number"),
+        ({"logprob_threshold": "low"}, "'low' is not a finite number"),
         ({"logprob_threshold": -1.0, "num_beams": 2}, "greedy decoding and sampling"),
         ({"condition_on_previous_text": 1}, "neither True nor False"),
-        ({"seed": ["a"], "temperature": (0.5,)}, "'a' is no int"),
+        ({"seed": ["a"], "temperature": (0.5,)}, "'a' is not an int"),
     ],
     ids=str,
 )

@@ -91,7 +91,7 @@ def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None
         task(long, labels=LABELS)
     result, expected = task(long, labels=LABELS, truncate=True), theirs(long, LABELS)
     close([s.score for s in result.scores], expected["scores"])
-    for row in task.encode([long], labels=LABELS, truncate=True).encodings:
+    for row in task.encode([long], task.Options(labels=LABELS, truncate=True)).encodings:
         assert len(row) == 40 and row.sequence_ids.count(1) < 20
     with pytest.raises(InputError, match="may not be cut takes"):
         task(long, labels=["dog " * 40], truncate=True)
@@ -109,8 +109,7 @@ def test_padding_on_the_left_changes_nothing(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("change", ["attend-to-padding", "mask-head=0.1"])
 def test_what_if_answers_for_pairs(folders: dict[str, Path], change: str) -> None:
-    from plainformer.explain import what_if
-    from plainformer.explain.steps import Request
+    from plainformer.explanation import Request, what_if
 
     for task, request in (
         (zero_shot(folders["usual"]), Request(TEXTS[0], options={"labels": LABELS})),
@@ -128,7 +127,7 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     assert task([], labels=LABELS) == []
     assert task(TEXTS[1], labels=("dog", "good")) == task(TEXTS[1], labels=["dog", "good"])
     for labels, message in (
-        (None, "labels is missing"),
+        (None, "is a NoneType, not a list"),
         ("dog, good", "is a str, not a list"),
         ({"dog"}, "is a set, not a list"),
         ([], "empty list"),
@@ -138,11 +137,13 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             task(TEXTS[0], labels=labels)
+    with pytest.raises(UsageError, match=r"zero-shot-classification needs labels\n  → give labels=..."):
+        task(TEXTS[0])
     for template in ("no place", None, 3):
         with pytest.raises(UsageError, match="has no place for a label"):
             task(TEXTS[0], labels=LABELS, template=template)
     # The label replaces each {} of the template, and braces in a label are its own.
-    rows = task.encode([TEXTS[0]], labels=["{}", "{0}"], template="{{}} of {}").encodings
+    rows = task.encode([TEXTS[0]], task.Options(labels=["{}", "{0}"], template="{{}} of {}")).encodings
     wanted = [task.tokenizer.encode(TEXTS[0], f"{{{label}}} of {label}").input_ids for label in ("{}", "{0}")]
     assert [row.input_ids for row in rows] == wanted
     with pytest.raises(UsageError, match="neither True nor False"):
@@ -217,7 +218,7 @@ def test_ranking_truncates_the_document_alone(folders: dict[str, Path]) -> None:
     long = "the cat sat on the mat. " * 12
     with pytest.raises(InputError, match="limit is 40"):
         task((QUERY, [long]))
-    (row,) = task.encode([(QUERY, [long])], truncate=True).batch.encodings
+    (row,) = task.encode([(QUERY, [long])], task.Options(truncate=True)).batch.encodings
     tokenizer = make.reference_tokenizer(folders["ranker"])
     assert row.input_ids == tokenizer(QUERY, long, truncation="only_second", max_length=40)["input_ids"]
     ranked = task((QUERY, [long, "cat"]), truncate=True).documents

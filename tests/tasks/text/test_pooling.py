@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
-from plainformer.tasks.text.pooling import POOLINGS, pool
+from plainformer.tasks.text.options import POOLINGS
+from plainformer.tasks.text.pooling import pool
 from tests.support import models as make
 from tests.support.close import close
 

@@ -316,9 +316,9 @@ def test_long_inputs_share_batches(folders: dict[str, Path]) -> None:
     padding = []
     predict = task.predict
 
-    def counted(encoded: Any) -> Any:
+    def counted(encoded: Any, options: Any) -> Any:
         padding.append(int((encoded.batch.attention_mask == 0).sum()))
-        return predict(encoded)
+        return predict(encoded, options)
 
     task.predict = counted
     task(["the cat", "the cat sat on the mat"] * 32, batch_size=16)

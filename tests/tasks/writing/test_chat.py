@@ -160,5 +160,5 @@ def test_who_cannot_chat(tiny: Callable[[str], Path]) -> None:
         ChatSession(make.load(tiny("text-generation")))
     with pytest.raises(UsageError, match="cannot chat"):
         ChatSession(make.load(tiny("text2text")))
-    with pytest.raises(InputError, match="no message"):
+    with pytest.raises(InputError, match="not a message"):
         ChatSession(make.load(tiny("chat"))).send(3)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def test_greedy_tokens_equal_the_references(gpt2: tuple[Any, Path]) -> None:
     task = make.load(folder)
     assert task.name == "text-generation"
     results = task(PROMPTS, max_new_tokens=12)
-    found = task.predict(task.encode(PROMPTS), max_new_tokens=12)
+    found = make.predicted(task, PROMPTS, max_new_tokens=12)
     for prompt, result, ids in zip(PROMPTS, results, found.token_ids, strict=True):
         expected = greedy(model, 12, input_ids=ids_of(task, prompt))
         assert list(ids) == expected
@@ -88,7 +88,7 @@ def test_tokens_that_only_the_model_has(tmp_path: Path) -> None:
     """Embeddings that are padded to a round size: what has no token adds no text."""
     make.gpt2(tmp_path, vocab_size=make.BYTE_VOCABULARY + 4000)
     task = make.load(tmp_path)
-    ids = task.predict(task.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    ids = make.predicted(task, ["the cat"], max_new_tokens=8).token_ids[0]
     assert max(ids) >= make.BYTE_VOCABULARY
     text = task("the cat", max_new_tokens=8).text
     assert "".join(task.stream("the cat", max_new_tokens=8)) == text
@@ -118,7 +118,7 @@ def test_generation_config_ends_and_bans(tmp_path: Path) -> None:
     """generation_config.json replaces config.json, as in the reference: further end tokens, banned words."""
     model = make.gpt2(tmp_path)
     task = make.load(tmp_path)
-    first = task.predict(task.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    first = make.predicted(task, ["the cat"], max_new_tokens=8).token_ids[0]
     banned, end = first[0], first[3]
     changes = {"eos_token_id": [2, end], "bad_words_ids": [[banned]], "suppress_tokens": [first[1]]}
     (tmp_path / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "pad_token_id": 0, **changes}))
@@ -126,7 +126,7 @@ def test_generation_config_ends_and_bans(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     assert task.settings.eos_ids == (2, end)
     for prompt in PROMPTS:
-        found = task.predict(task.encode([prompt]), max_new_tokens=20)
+        found = make.predicted(task, [prompt], max_new_tokens=20)
         expected = greedy(model, 20, input_ids=ids_of(task, prompt))
         assert list(found.token_ids[0]) == expected
         assert banned not in expected
@@ -136,7 +136,7 @@ def test_generation_config_ends_and_bans(tmp_path: Path) -> None:
 
 def test_eos_ids_option(gpt2: tuple[Any, Path]) -> None:
     task = make.load(gpt2[1])
-    ids = task.predict(task.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    ids = make.predicted(task, ["the cat"], max_new_tokens=8).token_ids[0]
     stopped = task("the cat", max_new_tokens=8, eos_ids=[ids[4]])
     assert stopped.stop_reason == "eos" and stopped.new_tokens == ids.index(ids[4]) + 1
     assert "".join(task.stream("the cat", max_new_tokens=8, eos_ids=[ids[4]])) == stopped.text
@@ -187,7 +187,7 @@ def test_text_to_text_equals_the_reference(build: Callable[[Path], Any], tmp_pat
     task = make.load(tmp_path)
     assert task.name == "text2text-generation"
     results = task(PROMPTS, max_new_tokens=14)
-    found = task.predict(task.encode(PROMPTS), max_new_tokens=14)
+    found = make.predicted(task, PROMPTS, max_new_tokens=14)
     for prompt, result, ids in zip(PROMPTS, results, found.token_ids, strict=True):
         expected = greedy(model, 14, input_ids=ids_of(task, prompt))[1:]  # behind the start token
         assert list(ids) == expected
@@ -201,7 +201,7 @@ def test_forced_beginnings(tmp_path: Path) -> None:
     model = make.bart(tmp_path, {"forced_bos_token_id": 1})
     task = make.load(tmp_path)
     assert task.start_of("") == ([2, 1], [])
-    found = task.predict(task.encode(["the cat"]), max_new_tokens=9)
+    found = make.predicted(task, ["the cat"], max_new_tokens=9)
     assert [2, 1, *found.token_ids[0]] == greedy(model, 10, input_ids=ids_of(task, "the cat"))
 
     prefix = task.tokenizer.encode("so ", add_special_tokens=False).input_ids
@@ -226,7 +226,7 @@ def test_marian_never_writes_its_padding(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert "bad_words_ids" in json.loads((tmp_path / "generation_config.json").read_text())
     task = make.load(tmp_path)
-    found = task.predict(task.encode(["the cat"]), max_new_tokens=9)
+    found = make.predicted(task, ["the cat"], max_new_tokens=9)
     assert 0 not in found.token_ids[0]
     assert list(found.token_ids[0]) == greedy(model, 9, input_ids=ids_of(task, "the cat"))[1:]
 

@@ -15,7 +15,6 @@ import transformers
 import plainformer as pf
 from plainformer.errors import UsageError
 from plainformer.tasks.speech.long import cut_window
-from plainformer.tasks.writing.answers import behind, cut, until
 from tests.support import models as make
 from tests.support.models import save
 
@@ -259,38 +258,14 @@ def test_checkpoint_defaults_of_a_chat_model_sample(tmp_path: Path) -> None:
 def test_longer_bad_words_are_banned(tmp_path: Path) -> None:
     make.gpt2(tmp_path)
     free = make.load(tmp_path)
-    ids = free.predict(free.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    ids = make.predicted(free, ["the cat"], max_new_tokens=8).token_ids[0]
     (tmp_path / "generation_config.json").write_text(
         json.dumps({"eos_token_id": 2, "bad_words_ids": [list(ids[:2]), [2]]})
     )
     task = make.load(tmp_path)
-    found = task.predict(task.encode(["the cat"]), max_new_tokens=8).token_ids[0]
+    found = make.predicted(task, ["the cat"], max_new_tokens=8).token_ids[0]
     assert found[0] == ids[0] and found[1] != ids[1]
     assert 2 not in task.settings.suppress
-
-
-# ---- pieces of text -------------------------------------------------------------------------------------------------
-
-
-def test_cutting_at_the_stop_string_that_ends_first() -> None:
-    assert cut("abcdef", ["def", "cd"]) == ("ab", "cd")
-    assert cut("abcd", ["cd", "bcd", "d"]) == ("a", "bcd")
-    assert cut("abc", ["x"]) == ("abc", None) and cut("abc", []) == ("abc", None)
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 7, 100])
-def test_pieces_are_held_back_only_while_they_may_be_a_stop_string(width: int) -> None:
-    text = "one stone, stop: STOP\nrest"
-    parts = [text[i : i + width] for i in range(0, len(text), width)]
-    for strings in (["STOP"], ["sto", "x"], ["rest of it"], ["\n\n"], []):
-        expected = cut(text, strings)[0]
-        seen: list[str] = []
-        source = iter(parts)
-        for piece in until(source, strings):
-            seen.append(piece)
-            assert expected.startswith("".join(seen))
-        assert "".join(seen) == expected and next(source, None) is None
-    assert "".join(behind(parts, 5)) == text[5:]
 
 
 # ---- speech ---------------------------------------------------------------------------------------------------------
@@ -298,7 +273,7 @@ def test_pieces_are_held_back_only_while_they_may_be_a_stop_string(width: int) -
 
 def test_whisper_in_every_mode(whisper: tuple[Any, Any, Any]) -> None:
     model, task, clip = whisper
-    features = torch.as_tensor(task.encode([clip]).input_features)
+    features = torch.as_tensor(make.encoded(task, [clip]).input_features)
     start = torch.tensor([task.prompt.ids("en", None, None)])
     for own in ({"num_beams": 3}, {"repetition_penalty": 1.3}, {"num_beams": 2, "length_penalty": 0.3}):
         found = task(clip, language="en", max_new_tokens=9, **own)

@@ -39,7 +39,7 @@ class Encoding:
         return len(self.input_ids)
 
     def windows(self) -> tuple[Encoding, ...]:
-        """This row and its overflow, as rows of their own, in text order."""
+        """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
 
     def select(self, positions: Sequence[int]) -> Encoding:

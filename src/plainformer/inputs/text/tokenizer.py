@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from plainformer.config.values import check_choice, check_whole
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, opt
+from plainformer.config.values import check_whole, is_whole
+from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
@@ -35,8 +36,17 @@ _PROBE_CHARACTERS_PER_TOKEN = 64
 _NAMES_WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
 
 
-class EncodeArgs(TypedDict, total=False):
-    """The options of `Tokenizer.encode_batch`."""
+class EncodeOptions(TypedDict, total=False):
+    """How texts become rows of tokens.
+
+    add_special_tokens: put the model's special tokens around them; default True.
+    truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with "left" the
+        beginning. Default False.
+    max_length: the limit in tokens; "own", the default, is the tokenizer's, and None allows any length.
+    stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the result,
+        the others are its `overflow`. Of a pair, only the second text is split.
+    window: the length of a window in tokens; by default the limit.
+    """
 
     add_special_tokens: bool
     truncate: bool | Side
@@ -73,7 +83,7 @@ class Tokenizer:
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        check_choice("padding_side", padding_side, ("left", "right"))
+        _check_side(padding_side)
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
@@ -84,16 +94,15 @@ class Tokenizer:
         self._source_files = dict(source_files or {})
         self._settings = dict(settings or {})
         self.special_tokens = {role: t for role, t in (special_tokens or {}).items() if self.token_to_id(t) is not None}
-        templates = {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
-        self._chat_templates = templates
+        named = {"default": chat_template} if isinstance(chat_template, str) else chat_template
+        self._chat_templates = dict(named or {})
+        self._set_special_ids()
+
+    def _set_special_ids(self) -> None:
         role_ids = {role: self.token_to_id(token) for role, token in self.special_tokens.items()}
-        self.bos_id = role_ids.get("bos_token")
-        self.eos_id = role_ids.get("eos_token")
-        self.pad_id = role_ids.get("pad_token")
-        self.unk_id = role_ids.get("unk_token")
-        self.mask_id = role_ids.get("mask_token")
-        self.cls_id = role_ids.get("cls_token")
-        self.sep_id = role_ids.get("sep_token")
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id, self.mask_id, self.cls_id, self.sep_id = (
+            role_ids.get(f"{name}_token") for name in ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+        )
         added = self.backend.get_added_tokens_decoder().items()
         marked = {self.token_to_id(token.content) if self._piece_ids else i for i, token in added if token.special}
         self.special_ids: frozenset[int] = frozenset(i for i in {*marked, *role_ids.values()} if i is not None)
@@ -120,8 +129,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """Return the tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), given as plain Python
-        values.
+        """Return the tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), plain Python values.
 
         Raises:
             CheckpointError: an entry is missing, of the wrong type or length, or names an unknown tokenizer.
@@ -132,9 +140,22 @@ class Tokenizer:
 
     # ---- text to ids ----------------------------------------------------------------------------------------------
 
-    def encode(self, text: str, pair: str | None = None, **options: Unpack[EncodeArgs]) -> Encoding:
-        """Return the tokens of a text, or of a pair of texts; see `encode_batch`."""
-        return self.encode_batch([(text, pair) if pair is not None else text], **options)[0]
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> Encoding:
+        """Return the tokens of a text, or of a pair of texts. An empty text gives the special tokens alone.
+
+        Args:
+            text, pair: the texts. options: see `EncodeOptions`.
+        Raises:
+            UsageError: an argument of the wrong type, or a combination that cannot work.
+            InputError: the text is too long for the limit, or holds half a surrogate pair.
+        """
+        with placed(None):
+            return self.encode_batch([(text, pair) if pair is not None else text], **options)[0]
 
     def encode_batch(
         self,
@@ -146,35 +167,20 @@ class Tokenizer:
         stride: int | None = None,
         window: int | None = None,
     ) -> list[Encoding]:
-        """Return the tokens of texts, or of (text, pair) tuples, in parallel; each row is what it is alone.
-
-        Args:
-            texts: the texts; an empty one gives the special tokens alone.
-            add_special_tokens: put the model's special tokens around them.
-            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
-                "left" the beginning.
-            max_length: the limit in tokens; "own" is the tokenizer's, and None allows any length.
-            stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
-                result, the others are its `overflow`. Of a pair, only the second text is split.
-            window: the length of a window in tokens; by default the limit.
-
-        Raises:
-            UsageError: an argument of the wrong type, or a combination that cannot work.
-            InputError: a text is too long for the limit, or holds half a surrogate pair.
-        """
+        """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         limit = self._limit(truncate, max_length, stride, window)
         for row, item in enumerate(texts):
-            _check_row(item, f"text {row}" if len(texts) > 1 else "text")
+            _check_row(item, nth(row))
             if limit is not None and not truncate and stride is None:
-                self._fail_early(item, limit)
+                self._fail_early(item, limit, nth(row))
         if len(texts) == 1:  # without waking the thread pool, which a later fork would not survive
             text, pair = (texts[0], None) if isinstance(texts[0], str) else texts[0]
             rows = [self.backend.encode(text, pair, add_special_tokens=add_special_tokens)]
         else:
             rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [self._fit(self._row(row), limit, truncate, stride) for row in rows]
+        return [self._fit(self._row(row), limit, truncate, stride, nth(place)) for place, row in enumerate(rows)]
 
     def _limit(self, truncate: bool | Side, max_length: Limit, stride: int | None, window: int | None) -> int | None:
         """Check that the arguments agree, and return how many tokens a row may have; None where nothing limits it."""
@@ -183,9 +189,7 @@ class Tokenizer:
             if value is not None:
                 check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
         if truncate not in (True, False, "left", "right"):
-            raise UsageError(
-                f"{opt('truncate', truncate)} is unknown", "pass True, False, or the side to cut: 'left', 'right'"
-            )
+            raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:
             raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
         if window is not None and stride is None:
@@ -193,13 +197,10 @@ class Tokenizer:
             raise UsageError(f"{opt('window')} has no effect without {opt('stride')}", fix)
         limit = window or most
         if limit is None and (truncate or stride is not None):
-            raise UsageError(
-                "this model sets no length limit",
-                f"pass {opt('max_length', ...)}",
-            )
+            raise UsageError("this model sets no length limit", "pass max_length (or window, with stride)")
         return limit
 
-    def _fail_early(self, item: str | tuple[str, str], limit: int) -> None:
+    def _fail_early(self, item: str | tuple[str, str], limit: int, name: str) -> None:
         """Raise for a text whose beginning alone is far beyond the limit, before all of it is tokenized."""
         for text in (item,) if isinstance(item, str) else item:
             beginning = text[: _PROBE_CHARACTERS_PER_TOKEN // 2 * limit]
@@ -207,7 +208,7 @@ class Tokenizer:
                 # Twice the limit, so that no merge across the cut could bring the whole text below it.
                 count = len(self.backend.encode(beginning, add_special_tokens=False))
                 if count > 2 * limit + 16:
-                    raise _too_long(f"{len(text)} characters, more than {count} tokens", limit)
+                    raise _too_long(name, f"{len(text)} characters, more than {count} tokens", limit)
 
     def _row(self, row: tokenizers.Encoding) -> Encoding:
         tokens = row.tokens
@@ -225,13 +226,13 @@ class Tokenizer:
             word_ids=row.word_ids,
         )
 
-    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None) -> Encoding:
+    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None, name: str) -> Encoding:
         if limit is None or len(row) <= limit:
             return row
         if truncate:
             return row.select(truncated(row.sequence_ids, limit, "left" if truncate == "left" else "right"))
         if stride is None:
-            raise _too_long(f"{len(row)} tokens", limit)
+            raise _too_long(name, f"{len(row)} tokens", limit)
         first, *rest = [row.select(positions) for positions in windows(row.sequence_ids, limit, stride)]
         return replace(first, overflow=tuple(rest))
 
@@ -252,7 +253,7 @@ class Tokenizer:
         import torch
 
         side = self.padding_side if side is None else side
-        check_choice("side", side, ("left", "right"))
+        _check_side(side)
         check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="pass 8, say")
         each = [encoding.windows() for encoding in encodings]
         rows = tuple(window for windows_of in each for window in windows_of)
@@ -278,17 +279,18 @@ class Tokenizer:
         *,
         side: Side | None = None,
         pad_to_multiple_of: int = 1,
-        **options: Unpack[EncodeArgs],
+        **options: Unpack[EncodeOptions],
     ) -> TextBatch:
         """`encode` or `encode_batch`, then `pad`: one text (B = 1, more with stride) or a list of texts or pairs."""
-        for name in options.keys() - EncodeArgs.__annotations__.keys():
-            known = [*EncodeArgs.__annotations__, "side", "pad_to_multiple_of"]
+        known = ("side", "pad_to_multiple_of", *EncodeOptions.__annotations__)
+        for name in options.keys() - set(known):
             raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
-        if isinstance(text, str):
-            text = [(text, pair) if pair is not None else text]
-        elif pair is not None:
-            raise UsageError("pair goes with a single text", "pass a list of (text, pair) tuples")
-        rows = self.encode_batch(text, **options)
+        one = isinstance(text, str)
+        if pair is not None and not one:
+            raise UsageError(f"{opt('pair')} goes with a single text", "pass a list of (text, pair) tuples")
+        texts: Any = [text if pair is None else (text, pair)] if one else text
+        with placed(None) if one else nullcontext():
+            rows = self.encode_batch(texts, **options)
         return self.pad(rows, side=side, pad_to_multiple_of=pad_to_multiple_of)
 
     # ---- ids to text ----------------------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ class Tokenizer:
         if not isinstance(plain, Sequence):
             raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
         for position, i in enumerate(plain):
-            if isinstance(i, bool) or not isinstance(i, int):
+            if not is_whole(i):
                 raise UsageError(
                     f"ids[{position}] is a {type(i).__name__}, not an integer", "pass one row of token ids"
                 )
@@ -320,7 +322,7 @@ class Tokenizer:
         return decoder.decode(pieces) if decoder is not None else "".join(pieces)
 
     def known(self, ids: Iterable[int]) -> list[int]:
-        """Those of a model's `ids` that a token has: an embedding that is padded to a round size gives others, too."""
+        """Return those of a model's `ids` that a token has: an embedding that is padded to a round size gives others, too."""
         return [i for i in ids if self.id_to_token(i) is not None]
 
     def id_to_token(self, index: int) -> str | None:
@@ -335,7 +337,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Return how many tokens there are, added ones included."""
+        """How many tokens there are, added ones included."""
         if self._piece_ids is not None:
             return len(self._piece_ids)
         return self.backend.get_vocab_size(with_added_tokens=True)
@@ -344,7 +346,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Return whether the checkpoint says how to lay out a conversation."""
+        """Whether the checkpoint says how to lay out a conversation."""
         return bool(self._chat_templates)
 
     def apply_chat_template(
@@ -376,7 +378,7 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers loads to the same ids.
 
-        Marian and M2M100 tokenizers are saved as the files that they came from, which is what that library reads.
+        Marian and M2M100 tokenizers are saved as the files that they came from, which transformers reads.
         """
         from plainformer.inputs.text.tokenizer_settings import write_folder
 
@@ -402,6 +404,11 @@ class Tokenizer:
             ) from None
 
 
+def _check_side(side: object) -> None:
+    if side not in ("left", "right"):
+        raise UsageError(f"padding side {side!r} is neither 'left' nor 'right'", "pass 'left' or 'right'")
+
+
 def _check_row(item: object, name: str) -> None:
     """A row is a text or a pair of texts; each must be encodable as UTF-8."""
     parts: tuple[object, ...] = item if isinstance(item, tuple) and len(item) == 2 else (item,)
@@ -417,8 +424,8 @@ def _check_row(item: object, name: str) -> None:
             ) from None
 
 
-def _too_long(length: str, limit: int) -> InputError:
+def _too_long(name: str, length: str, limit: int) -> InputError:
     return InputError(
-        f"the text has {length}; the limit is {limit}",
-        f"pass {opt('truncate', True)} to cut it, or {opt('stride', ...)} for overlapping windows",
+        f"{name} has {length}; the limit is {limit}",
+        f"pass {opt('truncate', True)} to cut it, or split it into shorter ones",
     )

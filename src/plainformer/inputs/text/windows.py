@@ -8,9 +8,12 @@ keeps ids, offsets and types exactly as they were, needs no state in the tokeniz
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plainformer.errors import InputError, UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.encoding import Encoding
 
 Side = Literal["left", "right"]
 
@@ -63,7 +66,7 @@ def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: 
 
 
 def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:
-    """Positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
+    """Yield positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
 
     With a pair, the first sequence (a question) is whole in every window and the second one slides.
     """
@@ -99,3 +102,26 @@ def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int
             chosen.append(position)
         rank[sequence] += 1
     return chosen
+
+
+def window_size(window: int | None, limit: int | None, default: int | None = None) -> int | None:
+    """Return how many tokens to read at once: `window`, else `default`, and never more than the model's limit (None: no limit)."""
+    if window is not None and limit is not None and window > limit:
+        raise UsageError(f"{opt('window', window)} is more than this model's limit of {limit} tokens", "give less")
+    known = [size for size in (default, limit) if size is not None]
+    return window if window is not None else min(known, default=None)
+
+
+def counted(rows: Sequence[Encoding], overlap: int) -> list[list[int]]:
+    """Return of each of the windows over a text the places of the tokens that count there: each once, farthest from an edge.
+
+    Args:
+        rows: all windows over one text, in order. overlap: how many tokens neighbours share.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        own = [place for place, special in enumerate(row.special) if not special]
+        first = overlap // 2 if number > 0 else 0
+        last = len(own) - (overlap - overlap // 2 if number + 1 < len(rows) else 0)
+        found.append(own[first:last])
+    return found

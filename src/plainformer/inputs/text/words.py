@@ -16,7 +16,7 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def characters(spans: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Tokens (ranks in `spans`) in groups that share no character: the bytes of an emoji are several tokens."""
+    """Return tokens (ranks in `spans`) in groups that share no character: the bytes of an emoji are several tokens."""
     groups: list[list[int]] = []
     reached = 0
     for rank, (start, end) in enumerate(spans):
@@ -29,7 +29,7 @@ def characters(spans: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def words(text: str, spans: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> list[list[int]]:
-    """Tokens in groups that are words of `text`.
+    """Return tokens in groups that are words of `text`.
 
     A word begins where Unicode has a boundary, or where the tokenizer itself cut the text before it looked for tokens
     (BERT: at every punctuation mark), unless both its neighbours there are letters or digits: some cut numbers up.

@@ -7,15 +7,19 @@ model is asked in a message; another decoder continues the text with its questio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError
+from plainformer.config.values import no_effect
+from plainformer.errors import InputError, nth
+from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.generation.search import DEFAULT_NEW_TOKENS
-from plainformer.tasks.base import text_limit
-from plainformer.tasks.writing.answers import AnswerStream
-from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.base import TwoPartTask, called_with, text_limit
+from plainformer.tasks.writing.answers import Answer, AnswerStream
+from plainformer.tasks.writing.base import GeneratingTask, W
+from plainformer.tasks.writing.options import AbstractiveOptions
+from plainformer.tasks.writing.prepared import Prepared
 from plainformer.tasks.writing.text2text import Text2TextGeneration
 from plainformer.tasks.writing.text_generation import TextGeneration
 
@@ -29,19 +33,18 @@ TEMPLATES = {
 }
 
 
-class AbstractiveQuestionAnswering(GeneratingTask):
+class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
     """A (question, context) tuple, or a dict with these two → an answer, as the task that writes it gives it:
     `TransformedText` of an encoder-decoder, `GeneratedText` of a decoder.
 
-    Options of its own:
-        template: what the model reads, with {question} and {context} in it; of a chat model, the user's message. The
-            default is the one of `TEMPLATES` for the kind of model.
-        truncate: cut the context's end so that a prompt fits, and a decoder's answer (`max_new_tokens`) behind it.
-
-    The others are those of text2text generation, or of text generation.
+    `template` is what the model reads, with {question} and {context} in it; of a chat model, the user's message. The default
+    is the one of `TEMPLATES` for the kind of model. `truncate` cuts the context's end so that a prompt fits, with room for
+    a decoder's answer (`max_new_tokens`) after it. All other options are those of the writing task.
     """
 
+    parts = ("question", "context")
     companions = Text2TextGeneration.companions
+    __call__ = called_with(AbstractiveOptions, Answer)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,65 +55,61 @@ class AbstractiveQuestionAnswering(GeneratingTask):
             self.writer = TextGeneration(*args, **kwargs)
             kind = "chat" if self.tokenizer.has_chat_template else "decoder"
         self.kind, self.settings = kind, self.writer.settings
-        self.more_options = frozenset(self.writer.options()) - {"truncate"}
+        self._taken = {"template", *(f.name for f in fields(self.writer.Options))}
 
-    def is_one(self, inputs: Any) -> bool:
-        pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
-        return isinstance(inputs, Mapping) or pair
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, str)
 
-    def encode(
-        self, inputs: Sequence[Any], *, template: str | None = None, truncate: bool = False, **options: Any
-    ) -> TextBatch:
-        prompts = [self._prompt(item, template, truncate, options) for item in inputs]
-        return self.writer.encode(prompts, **self.writer._for(self.writer.encode, options))
+    def encode(self, inputs: Sequence[Any], options: AbstractiveOptions) -> TextBatch:
+        own = self._written(options)
+        return self.writer.encode([self._prompt(item, place, options) for place, item in enumerate(inputs)], own)
 
-    def predict(self, encoded: TextBatch, **options: Any) -> Generation:
-        return self.writer.predict(encoded, **self.writer._for(self.writer.predict, options))
+    def predict(self, encoded: TextBatch, options: AbstractiveOptions) -> Generation:
+        return self.writer.predict(encoded, self._written(options))
 
-    def decode(self, encoded: TextBatch, predicted: Generation, **options: Any) -> list[Any]:
-        return list(self.writer.decode(encoded, predicted, **self.writer._for(self.writer.decode, options)))
+    def decode(self, encoded: TextBatch, predicted: Generation, options: AbstractiveOptions) -> list[Answer]:
+        return list(self.writer.decode(encoded, predicted, self._written(options)))
 
-    def stream(
-        self, item: Any, *, template: str | None = None, truncate: bool = False, **options: Any
-    ) -> AnswerStream[Any]:
-        """The answer piece by piece; its `.result` is the whole."""
-        return self.writer.stream(self._prompt(item, template, truncate, options), **options)
+    def prepared_item(self, item: Any, options: AbstractiveOptions) -> Prepared:
+        return self.writer.prepared_item(self._prompt(item, 0, options), self._written(options))
 
-    def _prompt(self, item: Any, template: str | None, truncate: bool, options: Mapping[str, Any]) -> Any:
-        """What the writer reads: a text, or the messages of a chat."""
-        question, context = self._question(item)
-        form = TEMPLATES[self.kind] if template is None else template
-        if not isinstance(form, str) or not all(name in form for name in ("{question}", "{context}")):
-            raise UsageError(f"template={template!r} has no place for both", "put {question} and {context} into it")
-        room = self._room(options) if truncate else None
-        return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
+    def stream(self, item: Any, /, **options: Any) -> AnswerStream[Any]:
+        """Return the answer piece by piece; its `.result` is the whole."""
+        chosen: AbstractiveOptions = self.make_options(options)
+        return self.writer.streamed(self._prompt(item, 0, chosen), self._written(chosen))
 
-    def _question(self, item: Any) -> tuple[str, str]:
-        if isinstance(item, Mapping) and set(item) == {"question", "context"}:
-            item = (item["question"], item["context"])
-        if isinstance(item, Mapping) or not self.is_one(item):
-            raise InputError(
-                f"{str(item)[:60]!r} is not a question with its context",
-                'give a (question, context) tuple, or {"question": ..., "context": ...}',
-            )
-        for name, text in zip(("question", "context"), item, strict=True):
+    def completed(self, options: W) -> W:
+        for name in options.explicit:
+            no_effect(name not in self._taken, name, f"on this kind of model ({self.kind})")
+        return super().completed(options)
+
+    def _written(self, options: AbstractiveOptions) -> Any:
+        """Return the options of the task that writes the answer, which gets its prompt cut already."""
+        own = {name: getattr(options, name) for name in options.explicit if name not in ("template", "truncate")}
+        return self.writer.Options(**own)
+
+    def _prompt(self, item: Any, place: int, options: AbstractiveOptions) -> Any:
+        """Return what the writer reads: a text, or the messages of a chat."""
+        question, context = self.parts_of(item, place)
+        for name, text in (("question", question), ("context", context)):
             if not text.strip():
-                raise InputError(f"the {name} is empty", f"give a {name} with words")
-        return item[0], item[1]
+                raise InputError(f"the {name} of {nth(place)} is empty", f"give a {name} with words")
+        form = TEMPLATES[self.kind] if options.template is None else options.template
+        room = self._room(options) if options.truncate else None
+        return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
 
     def _laid_out(self, form: str, question: str, context: str) -> Any:
         texts = {"{question}": question, "{context}": context}
         text = re.sub(r"\{question\}|\{context\}", lambda found: texts[found[0]], form)
         return [{"role": "user", "content": text}] if self.kind == "chat" else text
 
-    def _room(self, options: Mapping[str, Any]) -> int | None:
-        """Tokens that a prompt may have; None where nothing limits it."""
+    def _room(self, options: AbstractiveOptions) -> int | None:
+        """Return how many tokens a prompt may have; None where nothing limits it."""
         if self.kind == "encoder-decoder":
             return text_limit(self.config, self.tokenizer)
-        trained = self.config.trained_positions
-        limits = [text_limit(self.config, self.tokenizer), trained]
-        known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
-        return min(known) - (options.get("max_new_tokens") or DEFAULT_NEW_TOKENS) if known else None
+        limits = (text_limit(self.config, self.tokenizer), self.config.trained_positions)
+        known = [limit for limit in limits if limit is not None]
+        return min(known) - (options.max_new_tokens or DEFAULT_NEW_TOKENS) if known else None
 
     def _fit(self, form: str, question: str, context: str, room: int) -> Any:
         """The prompt with as much of the context's beginning as there is room for."""

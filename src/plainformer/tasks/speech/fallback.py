@@ -1,8 +1,8 @@
 """How Whisper writes a window of sound again where the first text is bad (Radford et al. 2022, section 4.5).
 
 A text that repeats itself, or that the model itself finds unlikely, is thrown away and sampled at the next temperature of a
-list; where the model says that nobody speaks, there is no text. Thresholds and formulas as in the reference (transformers
-5.23, `generation_whisper.py`), whose compression ratio is of token ids, not of characters as in OpenAI's own code.
+list; where the model says that nobody speaks, there is no text. Thresholds and formulas as in transformers 5.23
+(`generation_whisper.py`), whose compression ratio is of token ids, not of characters as in OpenAI's own code.
 
 Shapes: R rows, V vocabulary.
 """
@@ -12,22 +12,19 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
-from plainformer.generation.options import SAMPLERS
+from plainformer.config.values import check_number, is_whole, no_effect
+from plainformer.errors import UsageError, opt
+from plainformer.generation.options import GenerationOptions
 from plainformer.generation.sessions.session import Session
 
 THRESHOLDS = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
 LOW_TEMPERATURE = 0.5  # a text sampled at more is nothing to go on from: openai/whisper, transcribe.py
-_OF_SAMPLING = (*SAMPLERS, "do_sample", "seed")
-_OF_BEAMS = ("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping", "patience")
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,11 @@ class Attempt:
     """A way to write a window: options of `generate`, and the temperature among them, 0 where nothing is drawn."""
 
     temperature: float
-    options: Mapping[str, Any]
+    options: GenerationOptions
 
 
 @dataclass(frozen=True)
-class Written:
+class Attempted:
     """What an attempt wrote.
 
     Attributes:
@@ -70,70 +67,41 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name, value in zip(THRESHOLDS, (self.compression_ratio, self.logprob, self.no_speech), strict=True):
-            if value is not None and not _is_number(value):
-                raise UsageError(f"{name}={value!r} is not a number", "usual ones: 1.35, -1.0, 0.6")
-        if self.no_speech is not None and self.logprob is None:
-            raise UsageError(
-                "no_speech_threshold has no effect without logprob_threshold", "give logprob_threshold=-1.0"
-            )
+            if value is not None:  # a checkpoint's may be anything
+                check_number(name, value, fix="usual ones: 1.35, -1.0, 0.6")
+        idle, fix = self.no_speech is not None and self.logprob is None, f"give {opt('logprob_threshold', -1.0)}"
+        no_effect(idle, "no_speech_threshold", f"without {opt('logprob_threshold')}", fix)
 
     def any(self) -> bool:
         """Whether there is one."""
         return any(value is not None for value in (self.compression_ratio, self.logprob, self.no_speech))
 
-    def is_silence(self, written: Written, no_speech: float) -> bool:
+    def is_silence(self, written: Attempted, no_speech: float) -> bool:
         """Whether an unlikely text is of a window in which nobody speaks."""
         return self.no_speech is not None and self._is_unlikely(written) and no_speech > self.no_speech
 
-    def is_bad(self, written: Written, no_speech: float, vocab_size: int) -> bool:
+    def is_bad(self, written: Attempted, no_speech: float, vocab_size: int) -> bool:
         """Whether a text is to be written again."""
         repeats = self.compression_ratio is not None and (
             compression_ratio(written.ids, vocab_size) > self.compression_ratio
         )
         return (repeats or self._is_unlikely(written)) and not self.is_silence(written, no_speech)
 
-    def _is_unlikely(self, written: Written) -> bool:
+    def _is_unlikely(self, written: Attempted) -> bool:
         return self.logprob is not None and written.mean < self.logprob
 
 
 def compression_ratio(ids: Sequence[int], vocab_size: int) -> float:
-    """How much shorter zlib makes the ids, each written with as many bytes as the vocabulary needs."""
+    """Return how much shorter zlib makes the ids, each written with as many bytes as the vocabulary needs."""
     width = int(math.log2(vocab_size) / 8) + 1
     content = b"".join(i.to_bytes(width, "little") for i in ids)
     return len(content) / len(zlib.compress(content))
 
 
-def temperatures_of(options: Mapping[str, Any]) -> list[float] | None:
-    """The temperatures to try one after the other, None where `temperature` is no list."""
-    found = options.get("temperature")
-    if not isinstance(found, list | tuple):
-        return None
-    if not found or not all(_is_number(one) and one >= 0 for one in found):
-        raise UsageError(f"temperature={found!r} are not numbers from 0 on", "usual: (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)")
-    if options.get("do_sample"):
-        raise UsageError("do_sample has no effect on a list of temperatures", "above 0 they sample: leave it out")
-    return [float(one) for one in found]
-
-
-def options_at(options: Mapping[str, Any], temperature: float) -> dict[str, Any]:
-    """The options of a call for one temperature of its list: those that it takes, without beams where it samples."""
-    dropped = _OF_BEAMS if temperature > 0 else _OF_SAMPLING
-    kept = {name: value for name, value in options.items() if name not in (*dropped, "temperature")}
-    # Both are said even where they are plain, since a checkpoint's own defaults would step in.
-    return (
-        {**kept, "do_sample": True, "num_beams": 1, "temperature": temperature}
-        if temperature > 0
-        else {
-            **kept,
-            "do_sample": False,
-        }
-    )
-
-
 def seed_of(seed: int, window: int, attempt: int) -> int:
-    """A seed for each window and attempt, so that none draws the numbers of another."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UsageError(f"seed={seed!r} is no int", "give one int, or a list of one for each clip")
+    """Return a seed for each window and attempt, so that none draws the numbers of another."""
+    if not is_whole(seed):
+        raise UsageError(f"{opt('seed', seed)} is not an int", "give one int, or a list of one for each clip")
     return random.Random(f"{seed}/{window}/{attempt}").getrandbits(63)
 
 
@@ -145,18 +113,14 @@ class LogProbabilities:
         self.steps: list[Tensor] = []
 
     def processed(self, name: str, before_RV: Tensor, after_RV: Tensor) -> None:
-        """Nothing to see here."""
+        """Ignore processors."""
 
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
-        """The tokens of a step, and the distribution that they are of."""
+        """Keep the tokens of a step, and the distribution that they are of."""
         log_p_RV = (logits_RV.float() * self.temperature).log_softmax(-1)
         self.steps.append(log_p_RV.gather(-1, picked_R[:, None])[:, 0])
 
     def of_row(self, row: int, count: int) -> list[float]:
-        """Those of a row's `count` tokens."""
+        """Return those of a row's `count` tokens."""
         values: list[float] = torch.stack(self.steps[:count])[:, row].tolist()
         return values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))

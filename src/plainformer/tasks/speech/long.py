@@ -1,8 +1,8 @@
 """Speech of any length with Whisper, a window of 30 s at a time: the sequential algorithm of Radford et al. 2022, section 3.8.
 
-The model writes a window with timestamps. What stands in front of the last pair of them is settled, and the next window
-begins there; a window that ends with a single timestamp, or has no pair, is settled whole. Equal to the reference
-(transformers 5.23, `generation_whisper.py`) for a clip alone, and here a clip in a batch gives what it gives alone.
+The model writes a window with timestamps. What comes before the last pair of them is settled, and the next window
+begins there; a window that ends with a single timestamp, or has no pair, is settled whole. Equal to
+transformers (5.23, `generation_whisper.py`) for a clip alone, and here a clip in a batch gives what it gives alone.
 
 Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Shapes: B clips, M mel bands, F frames.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from plainformer.generation.search import generate
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
-from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, LogProbabilities, Thresholds, Written, seed_of
+from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, Attempted, LogProbabilities, Thresholds, seed_of
 
 FRAMES_A_TIMESTAMP = 2  # the second of the encoder's convolutions takes every other frame
 
@@ -40,7 +40,7 @@ class LongClip:
     Attributes:
         spectrogram: (M, F), the whole. start: what its output begins with, in every window; known after the first.
         seek: the frame that the next window begins at. windows: how many have been.
-        conditioned: whether the next window is written behind what came before it.
+        conditioned: whether the next window is written after the text before it.
         segments, log_probabilities, reasons: what is settled, and why each window ended.
     """
 
@@ -65,11 +65,11 @@ class LongClip:
         return next((reason for reason in self.reasons if reason != "eos"), "eos")
 
     def left(self, frames: int) -> int:
-        """How many frames the next window has of its own."""
+        """Return how many frames the next window has of its own."""
         return min(frames, self.spectrogram.size(1) - self.seek)
 
     def window(self, frames: int) -> Tensor:
-        """(M, frames); behind the end come zeros, as in the reference, which are not silence but its mean volume."""
+        """(M, frames); after the end come zeros, as in transformers, which are not silence but its mean volume."""
         own = self.spectrogram[:, self.seek : self.seek + frames]
         return torch.nn.functional.pad(own, (0, frames - own.size(1)))
 
@@ -82,8 +82,8 @@ class LongSpeech:
         model: with its vocabulary's size and the decoder's positions.
         frames: of a window. first_timestamp: the id of <|0.00|>; all from there on are timestamps.
         attempts: ways to write a window, each tried where the one before was bad by the `thresholds`.
-        conditioned: whether a window is written behind the text before it, if that was sampled at less than 0.5.
-        previous_id: <|startofprev|>, in front of such text; None where the vocabulary has no such token.
+        conditioned: whether a window is written after the text before it, if that was sampled at less than 0.5.
+        previous_id: <|startofprev|>, before such text; None where the vocabulary has no such token.
         eos_ids: tokens that end a text.
     """
 
@@ -111,15 +111,15 @@ class LongSpeech:
             clip.conditioned = self.conditioned
         while active := [clip for clip in clips if clip.left(self.frames) > 0]:
             features_BMF = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
-            memory = self.model.encode(input_features=features_BMF)
+            encoder_output = self.model.encode(input_features=features_BMF)
             if not active[0].windows:
-                for clip, start in zip(active, begin(memory), strict=True):
+                for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start
-            silences, texts = self._write(active, memory)
+            silences, texts = self._write(active, encoder_output)
             for clip, silence, written in zip(active, silences, texts, strict=True):
                 self._settle(clip, written, self.thresholds.is_silence(written, silence))
 
-    def _settle(self, clip: LongClip, written: Written, is_silent: bool) -> None:
+    def _settle(self, clip: LongClip, written: Attempted, is_silent: bool) -> None:
         """Take over what is settled, and go to where the next window begins."""
         own = clip.left(self.frames)
         clip.windows += 1
@@ -138,25 +138,25 @@ class LongSpeech:
 
     # ---- one window of each clip ----------------------------------------------------------------------------------
 
-    def _write(self, clips: Sequence[LongClip], memory: StackOutput) -> tuple[list[float], list[Written]]:
-        """For each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
+    def _write(self, clips: Sequence[LongClip], encoder_output: StackOutput) -> tuple[list[float], list[Attempted]]:
+        """Return for each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
         prompts = [self._prompt(clip) for clip in clips]
-        silences = self._silences(clips, prompts, memory)
-        texts: dict[int, Written] = {}
+        silences = self._silences(clips, prompts, encoder_output)
+        texts: dict[int, Attempted] = {}
         left = list(range(len(clips)))
         for number, attempt in enumerate(self.attempts):
-            # The engine takes prompts of one length; those behind earlier text are of many.
+            # The engine takes prompts of one length; those with earlier text are of many.
             for length in sorted({len(prompts[row]) for row in left}):
                 rows = [row for row in left if len(prompts[row]) == length]
                 seeds = [_seed(clips[row], number) for row in rows]
-                written = self._attempt(attempt, [prompts[row] for row in rows], rows_of(memory, rows), seeds)
+                written = self._attempt(attempt, [prompts[row] for row in rows], rows_of(encoder_output, rows), seeds)
                 texts.update(zip(rows, written, strict=True))
             vocabulary = self.model.config.head.out_size
             left = [row for row in left if self.thresholds.is_bad(texts[row], silences[row], vocabulary)]
         return silences, [texts[row] for row in range(len(clips))]
 
     def _prompt(self, clip: LongClip) -> list[int]:
-        """What a window's text is written behind: the last of the text before, where it is conditioned, and the start."""
+        """Return the decoder prompt of a window: previous text, where it is conditioned, then the start tokens."""
         if not clip.conditioned or not clip.segments:
             return clip.start
         before: list[int] = []
@@ -166,51 +166,58 @@ class LongSpeech:
         kept = before[max(0, len(before) - (self.positions // 2 - 1)) :]
         return [*([self.previous_id] if self.previous_id is not None else []), *kept, *clip.start]
 
-    def _silences(self, clips: Sequence[LongClip], prompts: list[list[int]], memory: StackOutput) -> list[float]:
-        """The probability of <|nospeech|>, which stands in front of <|notimestamps|>, behind the start token."""
+    def _silences(
+        self, clips: Sequence[LongClip], prompts: list[list[int]], encoder_output: StackOutput
+    ) -> list[float]:
+        """Return the probability of <|nospeech|>, the token before <|notimestamps|>, after the start token."""
         if self.thresholds.no_speech is None:
             return [0.0] * len(clips)
         found = []
         for row, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
             ids = prompt[: len(prompt) - len(clip.start) + 1]
             ids_1T = torch.tensor([ids], device=self.model.device)
-            output = self.model(decoder_input_ids=ids_1T, encoder_output=rows_of(memory, [row]), logits_to_keep=1)
+            output = self.model(
+                decoder_input_ids=ids_1T, encoder_output=rows_of(encoder_output, [row]), logits_to_keep=1
+            )
             found.append(float(output.logits[0, -1].float().softmax(-1)[self.first_timestamp - 2]))
         return found
 
     def _attempt(
-        self, attempt: Attempt, prompts: list[list[int]], memory: StackOutput, seeds: list[int | None]
-    ) -> list[Written]:
-        """One attempt at windows whose prompts are of one length."""
-        given: dict[str, Any] = dict(attempt.options)
-        asked = bool(given.get("output_scores"))
+        self, attempt: Attempt, prompts: list[list[int]], encoder_output: StackOutput, seeds: list[int | None]
+    ) -> list[Attempted]:
+        """Make one attempt at windows whose prompts are of one length."""
+        options, changes = attempt.options, dict[str, Any]()
+        asked = options.output_scores
         watcher = None
         if self.thresholds.logprob is not None:
             watcher = LogProbabilities(attempt.temperature) if attempt.temperature > 0 else None
-            given["output_scores"] = True
-        if given.get("max_new_tokens") is None and given.get("max_length") is None:
-            given["max_new_tokens"] = self.positions - len(prompts[0])
-        if given.get("seed") is not None:
-            given["seed"] = seeds
+            changes["output_scores"] = True
+        if options.max_new_tokens is None and options.max_length is None:
+            changes["max_new_tokens"] = self.positions - len(prompts[0])
+        if options.seed is not None:
+            changes["seed"] = seeds
+        options = options.changed(**changes)
         start = torch.tensor(prompts, device=self.model.device)
-        found = generate(self.model, encoder_output=memory, decoder_input_ids=start, watcher=watcher, **given)
+        found = generate(
+            self.model, encoder_output=encoder_output, decoder_input_ids=start, watcher=watcher, options=options
+        )
         texts = []
         for row, (ids, reason) in enumerate(zip(found.token_ids, found.stop_reasons, strict=True)):
             scores = found.log_probabilities[row] if found.log_probabilities is not None else None
             values = watcher.of_row(row, len(ids)) if watcher is not None else scores or ()
             mean = sum(values) / max(1, len(values))
-            texts.append(Written(ids, reason, attempt.temperature, scores if asked else None, mean))
+            texts.append(Attempted(ids, reason, attempt.temperature, scores if asked else None, mean))
         return texts
 
 
 def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple[list[TokenSegment], int]:
-    """The segments of a window's text that are settled, and how many frames further the next window begins.
+    """Return the segments of a window's text that are settled, and how many frames further the next window begins.
 
     Args:
         ids: the text, without its end token. frames: that the window has of its own.
 
     Two timestamps side by side end a segment and begin the next. What follows the last pair is thrown away, to be heard
-    again from there, unless it ends with a timestamp: then it is a segment, and nobody speaks behind it. A pair that was
+    again from there, unless it ends with a timestamp: then it is a segment, and nobody speaks after it. A pair that was
     the last stays whole in its segment.
     """
     stamped = [i >= first_timestamp for i in ids]
@@ -229,12 +236,12 @@ def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple
     return segments, frames if is_finished else segments[-1].end or frames
 
 
-def rows_of(memory: StackOutput, rows: Sequence[int]) -> StackOutput:
-    """Some rows of an encoder's output."""
-    if list(rows) == list(range(len(memory.last_hidden_state))):
-        return memory
-    real_BT = memory.real_BT[rows] if memory.real_BT is not None else None
-    return StackOutput(memory.last_hidden_state[rows], real_BT)
+def rows_of(encoder_output: StackOutput, rows: Sequence[int]) -> StackOutput:
+    """Return some rows of an encoder's output."""
+    if list(rows) == list(range(len(encoder_output.last_hidden_state))):
+        return encoder_output
+    real_BT = encoder_output.real_BT[rows] if encoder_output.real_BT is not None else None
+    return StackOutput(encoder_output.last_hidden_state[rows], real_BT)
 
 
 def _seed(clip: LongClip, attempt: int) -> int | None:
@@ -242,5 +249,5 @@ def _seed(clip: LongClip, attempt: int) -> int | None:
 
 
 def frame_seconds(frame: int, hop_length: int, sampling_rate: int) -> float:
-    """The time of a frame, to a hundredth of a second."""
+    """Return the time of a frame, to a hundredth of a second."""
     return round(frame * hop_length / sampling_rate, 2)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.tasks.writing.checkpoint_settings import FILE, GenerationSettings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class SpeechPrompt:
         start_id: the first token. languages, tasks: name ("en", "transcribe") → id; empty for an English-only model.
         language, task: what the checkpoint asks for itself; None is left open.
         no_timestamps_id: None where the vocabulary has no such token. Ids above it are timestamps.
-        previous_id: <|startofprev|>, in front of what was said before; None where the vocabulary has no such token.
+        previous_id: <|startofprev|>, before what was said in earlier windows; None where the vocabulary has no such token.
     """
 
     start_id: int
@@ -39,7 +39,7 @@ class SpeechPrompt:
 
     @classmethod
     def read(cls, settings: GenerationSettings, tokenizer: Tokenizer, vocab_size: int) -> SpeechPrompt:
-        """From generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
+        """Read generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
         values = settings.values
         if settings.decoder_start_id is None:
             raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
@@ -60,34 +60,40 @@ class SpeechPrompt:
             previous_id=previous,
         )
 
-    def ids(self, language: str | None, task: str | None, heard: int | None, *, timestamps: bool = False) -> list[int]:
-        """The prompt of one clip; `heard` is the id of the language that the model hears in it."""
+    def ids(
+        self, language: str | None, task: str | None, detected: int | None, *, timestamps: bool = False
+    ) -> list[int]:
+        """Return the prompt of one clip; `detected` is the id of the language that the model hears in it."""
         if not self.languages:
             if language is not None or task not in (None, "transcribe"):
-                raise UsageError("this model knows English alone: language and task have no effect", "leave them out")
+                raise UsageError(
+                    f"this model knows English alone: {opt('language')} and {opt('task')} have no effect",
+                    "leave them out",
+                )
             return [self.start_id, *self._end(timestamps)]
         wanted = _bare(language) if language is not None else self.language
         if wanted is not None and wanted not in self.languages:
             raise UsageError(
-                f"language {wanted!r} is unknown here", did_you_mean(wanted, self.languages) or "such as 'en'"
+                f"{opt('language', wanted)} is unknown to this model",
+                did_you_mean(wanted, self.languages) or "such as 'en'",
             )
         chosen = task or self.task or "transcribe"
         if chosen not in self.tasks:
-            raise UsageError(f"task {chosen!r} is unknown here", did_you_mean(chosen, self.tasks))
-        spoken = self.languages[wanted] if wanted is not None else heard
+            raise UsageError(f"{opt('task', chosen)} is unknown to this model", did_you_mean(chosen, self.tasks))
+        spoken = self.languages[wanted] if wanted is not None else detected
         return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end(timestamps)]
 
-    def must_listen(self, language: str | None) -> bool:
-        """Whether the language has to be found out from the sound."""
+    def needs_language_detection(self, language: str | None) -> bool:
+        """Whether the language has to be detected in the sound."""
         return bool(self.languages) and language is None and self.language is None
 
     def language_of(self, prompt: list[int]) -> str | None:
-        """The language that a prompt names."""
+        """Return the language that a prompt names."""
         return next((name for name, i in self.languages.items() if i in prompt), None)
 
     def _end(self, timestamps: bool) -> list[int]:
         if timestamps and self.no_timestamps_id is None:
-            raise UsageError("this model's vocabulary has no timestamps", "leave timestamps out")
+            raise UsageError("this model's vocabulary has no timestamps", f"leave {opt('timestamps')} out")
         return [self.no_timestamps_id] if self.no_timestamps_id is not None and not timestamps else []
 
 
@@ -96,11 +102,11 @@ def _bare(name: Any) -> str:
 
 
 def _languages(tokenizer: Tokenizer) -> dict[str, int]:
-    """Special tokens that look like <|en|>."""
+    """Return special tokens that look like <|en|>."""
     tokens = {i: tokenizer.id_to_token(i) or "" for i in tokenizer.special_ids}
     return {token: i for i, token in sorted(tokens.items()) if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
 
 
 def _name_of(forced: Mapping[int, int | None], names: Mapping[str, int]) -> str | None:
-    """The name among `names` that older checkpoints force, as an id at some position."""
+    """Return the name among `names` that older checkpoints force, as an id at some position."""
     return next((name for name, i in names.items() if i in forced.values()), None)

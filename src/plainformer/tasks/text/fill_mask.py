@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
-from plainformer.tasks.base import Result, check_top_k
-from plainformer.tasks.legacy import LegacyTask
+from plainformer.errors import InputError, UsageError, nth
+from plainformer.tasks.base import Result, Task, called_with
+from plainformer.tasks.html import bars
+from plainformer.tasks.text.options import FillMaskOptions
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -34,27 +35,33 @@ class FilledMask(Result):
     end: int
     candidates: tuple[Candidate, ...]
 
+    def lines(self) -> list[str]:
+        return [f"{one.score:.4f}  {one.token}  {one.text}" for one in self.candidates]
 
-class FillMask(LegacyTask):
-    """A text with mask tokens → a list of gaps, each with its candidates."""
+    def _repr_html_(self) -> str:
+        return bars([(one.text, one.score) for one in self.candidates])
 
-    def encode(self, inputs: Sequence[str], *, truncate: bool = False) -> tuple[Sequence[str], TextBatch]:
+
+class FillMask(Task):
+    """A text with mask tokens → a tuple of its gaps, each with its candidates."""
+
+    __call__ = called_with(FillMaskOptions, tuple[FilledMask, ...])
+
+    def encode(self, inputs: Sequence[str], options: FillMaskOptions) -> tuple[Sequence[str], TextBatch]:
         mask_id = self.tokenizer.mask_id
         if mask_id is None:
-            raise UsageError(
-                f"the tokenizer of {self.ref or 'this model'} has no mask token", "load a masked language model"
-            )
+            raise UsageError(f"the tokenizer of {self.ref} has no mask token", "load a masked language model")
         mask = self.tokenizer.id_to_token(mask_id)
-        batch = self.encode_texts(inputs, truncate=truncate)
-        for text, row in zip(inputs, batch.encodings, strict=True):
+        batch = self.encode_texts(inputs, truncate=options.truncate)
+        for place, (text, row) in enumerate(zip(inputs, batch.encodings, strict=True)):
             if mask_id not in row.input_ids:
-                cut = truncate and str(mask) in text
+                cut = options.truncate and str(mask) in text
                 what = "the mask token was cut off" if cut else "no mask token"
                 fix = "shorten the text before it" if cut else f"write {mask} where a word is missing"
-                raise InputError(f"{what} in {text[:60]!r}", fix)
+                raise InputError(f"{what} in {nth(place)}, {text[:60]!r}", fix)
         return inputs, batch
 
-    def predict(self, encoded: tuple[Sequence[str], TextBatch]) -> Tensor:
+    def predict(self, encoded: tuple[Sequence[str], TextBatch], options: FillMaskOptions) -> Tensor:
         """Probabilities for every gap of the batch, (gaps, V), row after row."""
         inputs = self.model_inputs(encoded[1])
         logits_BTV: Tensor = self.model(**inputs).logits
@@ -62,10 +69,10 @@ class FillMask(LegacyTask):
         return logits_BTV[gaps_BT].float().softmax(-1)
 
     def decode(
-        self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor, *, top_k: int = 5
+        self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor, options: FillMaskOptions
     ) -> list[tuple[FilledMask, ...]]:
         texts, batch = encoded
-        best = predicted.topk(check_top_k(top_k, predicted.size(-1)))
+        best = predicted.topk(min(options.top_k, predicted.size(-1)))
         ranked = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
         results = []
         for text, row in zip(texts, batch.encodings, strict=True):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import InputError
-from plainformer.tasks.base import Result
-from plainformer.tasks.legacy import LegacyTask
+from plainformer.errors import InputError, nth, placed
+from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.tasks.options import TextOptions
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -25,31 +25,33 @@ class Choice(Result):
     score: float
     scores: tuple[float, ...]
 
+    def lines(self) -> list[str]:
+        return [f"{self.text}  {self.score:.4f}"]
 
-class MultipleChoice(LegacyTask):
+
+class MultipleChoice(TwoPartTask):
     """A (prompt, [choices]) tuple, or a dict {"prompt", "choices"} → the choice that fits best."""
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        shape = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
-        return shape and isinstance(inputs[1], list | tuple)
+    parts = ("prompt", "choices")
+    __call__ = called_with(TextOptions, Choice)
 
-    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> tuple[list[tuple[str, ...]], TextBatch]:
-        questions = [self._question(item) for item in inputs]
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, list | tuple)
+
+    def encode(self, inputs: Sequence[Any], options: TextOptions) -> tuple[list[tuple[str, ...]], TextBatch]:
+        questions = [self._question(item, place) for place, item in enumerate(inputs)]
         pairs = [(prompt, choice) for prompt, choices in questions for choice in choices]
-        return [choices for _, choices in questions], self.encode_texts(pairs, truncate=truncate, pairs=True)
+        with placed([place for place, (_, choices) in enumerate(questions) for _ in choices]):
+            batch = self.encode_texts(pairs, truncate=options.truncate, pairs=True)
+        return [choices for _, choices in questions], batch
 
-    def _question(self, item: Any) -> tuple[str, tuple[str, ...]]:
-        if isinstance(item, Mapping) and set(item) == {"prompt", "choices"}:
-            item = (item["prompt"], item["choices"])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(isinstance(c, str) for c in item[1]):
-            raise InputError(f"{str(item)[:60]!r} is not a prompt with choices", "give a (prompt, [choice, ...]) tuple")
-        if not item[1]:
-            raise InputError(f"{item[0][:60]!r} has no choices", "give at least one")
-        return item[0], tuple(item[1])
+    def _question(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:
+        prompt, choices = self.parts_of(item, place)
+        if not choices:
+            raise InputError(f"{nth(place)}, {prompt[:60]!r}, has no choices", "give at least one")
+        return prompt, tuple(choices)
 
-    def predict(self, encoded: tuple[list[tuple[str, ...]], TextBatch]) -> Tensor:
+    def predict(self, encoded: tuple[list[tuple[str, ...]], TextBatch], options: TextOptions) -> Tensor:
         """A logit for each choice of each prompt, (choices in all,).
 
         Every choice is scored by itself, so the batch's choices pass as those of one prompt, however many each has.
@@ -58,7 +60,9 @@ class MultipleChoice(LegacyTask):
         logits: Tensor = self.model(**inputs, only_logits=True).logits
         return logits[0].float()
 
-    def decode(self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor) -> list[Choice]:
+    def decode(
+        self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor, options: TextOptions
+    ) -> list[Choice]:
         results = []
         for choices, logits in zip(encoded[0], predicted.split([len(c) for c in encoded[0]]), strict=True):
             scores = logits.softmax(-1).tolist()

@@ -10,25 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, opt
 from plainformer.model.heads import pick
-
-# The order in which older checkpoints, which name theirs by flags, concatenate several.
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last", "pooler")
-
-
-def read_poolings(pooling: object) -> tuple[str, ...]:
-    """The ways that `pooling` names: "mean", or several whose vectors stand side by side, "cls+mean"."""
-    names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
-    unknown = next((name for name in names if name not in POOLINGS), None)
-    if not names or unknown is not None:
-        hint = did_you_mean(unknown or str(pooling), POOLINGS)
-        raise UsageError(f"pooling={pooling!r} is unknown", hint or f"known: {', '.join(POOLINGS)}")
-    return names
 
 
 def pool(names: Sequence[str], hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: Tensor | None) -> Tensor:
-    """The vectors of `names`, side by side, (B, D * len(names)); of real tokens alone, on whichever side padding is.
+    """Return the vectors of `names`, side by side, (B, D * len(names)); of real tokens alone, on whichever side padding is.
 
     "mean_sqrt_len" divides the sum by the square root of the length; "weightedmean" weighs a token by its place, 1 for
     the first (Muennighoff 2022); "cls" is the first token; "pooler" is what the model's own pooler makes of it.
@@ -42,7 +29,7 @@ def pool(names: Sequence[str], hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: T
 def _pool(name: str, hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: Tensor | None) -> Tensor:
     if name == "pooler":
         if pooler_BD is None:
-            raise UsageError("this model has no pooler", "use pooling='mean' or 'cls'")
+            raise UsageError("this model has no pooler", f"give {opt('pooling', 'mean')} or 'cls'")
         return pooler_BD.float()
     if name == "max":
         return hidden_BTD.masked_fill(~real_BT[..., None], float("-inf")).amax(1)

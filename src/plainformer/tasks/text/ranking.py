@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean
-from plainformer.tasks.base import Result, check_top_k
-from plainformer.tasks.legacy import LegacyTask
-from plainformer.tasks.text.pairs import encode_pairs, pair_logits
+from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
+from plainformer.inputs.text.pairs import encode_pairs
+from plainformer.tasks.base import Result, TwoPartTask, called_with, text_limit
+from plainformer.tasks.text.options import TextRankingOptions
+from plainformer.tasks.text.pairs import pair_logits
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
 
-SCORES = ("probabilities", "logits")
 SENTENCE_FILE = "config_sentence_transformers.json"
 _ACTIVATIONS = {"Sigmoid": "probabilities", "Identity": "logits"}
 
@@ -37,6 +37,9 @@ class Ranking(Result):
     query: str
     documents: tuple[RankedDocument, ...]
 
+    def lines(self) -> list[str]:
+        return [f"{one.score:.4f}  [{one.index}]  {one.text}" for one in self.documents]
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -47,75 +50,60 @@ class Queries:
     batch: TextBatch
 
 
-class TextRanking(LegacyTask):
-    """A (query, [documents]) tuple, or a dict with these two → the documents in order.
+class TextRanking(TwoPartTask):
+    """A (query, [documents]) tuple, or a dict with these two → the documents in order; see `TextRankingOptions`."""
 
-    Options:
-        top_k: how many documents to keep; None for all. Of equal ones the first given comes first.
-        scores: "probabilities" (sigmoid) or "logits". None: what the checkpoint says (`read_scores`).
-        truncate: cut the end of a document that is too long; the query stays whole.
-    """
-
+    parts = ("query", "documents")
+    __call__ = called_with(TextRankingOptions, Ranking)
     companions = (SENTENCE_FILE,)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if len(self.config.labels) != 1:
             raise UsageError(
-                f"{self.ref or 'this checkpoint'} has the labels {', '.join(self.config.labels)}: it gives no single score",
+                f"{self.ref} has the labels {', '.join(self.config.labels)}: it gives no single score",
                 "take a cross-encoder for ranking, which has one; or load it for text-classification",
             )
         self.scores = read_scores(self.config.source, self.checkpoint.json(SENTENCE_FILE) or {})
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        shape = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
-        return shape and isinstance(inputs[1], list | tuple)
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, list | tuple)
 
-    def encode(self, inputs: Sequence[Any], *, truncate: bool = False) -> Queries:
-        items = [self._query(item) for item in inputs]
+    def encode(self, inputs: Sequence[Any], options: TextRankingOptions) -> Queries:
+        items = [self._query(item, place) for place, item in enumerate(inputs)]
         pairs = [(query, document) for query, documents in items for document in documents]
-        batch = encode_pairs(self, pairs, truncate=truncate, shortened=1)
-        return Queries(tuple(query for query, _ in items), tuple(documents for _, documents in items), batch)
+        limit = text_limit(self.config, self.tokenizer)
+        with placed([place for place, (_, documents) in enumerate(items) for _ in documents]):
+            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=options.truncate, shortened=1)
+        queries, documents = zip(*items, strict=True)
+        return Queries(queries, documents, self.tokenizer.pad(rows))
 
-    def _query(self, item: Any) -> tuple[str, tuple[str, ...]]:
-        if isinstance(item, Mapping) and set(item) == {"query", "documents"}:
-            item = (item["query"], item["documents"])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(isinstance(d, str) for d in item[1]):
-            raise InputError(
-                f"{str(item)[:60]!r} is not a query with documents",
-                'give a (query, [document, ...]) tuple, or {"query": ..., "documents": [...]}',
-            )
-        if not item[0].strip():
-            raise InputError("the query is empty", "give a query with words")
-        if not item[1]:
-            raise InputError(f"{item[0][:60]!r} has no documents to rank", "give at least one")
-        return item[0], tuple(item[1])
+    def _query(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:
+        query, documents = self.parts_of(item, place)
+        if not query.strip():
+            raise InputError(f"the query of {nth(place)} is empty", "give a query with words")
+        if not documents:
+            raise InputError(f"{nth(place)}, {query[:60]!r}, has no documents to rank", "give at least one")
+        return query, tuple(documents)
 
-    def predict(self, encoded: Queries) -> Tensor:
+    def predict(self, encoded: Queries, options: TextRankingOptions) -> Tensor:
         """A logit for each document of each query, (documents in all,)."""
         return pair_logits(self, encoded.batch)[:, 0]
 
-    def decode(
-        self, encoded: Queries, predicted: Tensor, *, top_k: int | None = None, scores: str | None = None
-    ) -> list[Ranking]:
-        kind = self.scores if scores is None else scores
-        if kind not in SCORES:
-            raise UsageError(f"scores={scores!r} is unknown", did_you_mean(str(scores), SCORES))
+    def decode(self, encoded: Queries, predicted: Tensor, options: TextRankingOptions) -> list[Ranking]:
+        kind = options.scores or self.scores
         results = []
         counts = [len(documents) for documents in encoded.documents]
         for query, documents, logits in zip(encoded.queries, encoded.documents, predicted.split(counts), strict=True):
-            count = len(documents) if top_k is None else check_top_k(top_k, len(documents))
             values = (logits.sigmoid() if kind == "probabilities" else logits).tolist()
             # By logit: the sigmoid of large ones is 1.0 for all.
-            order = logits.argsort(descending=True, stable=True).tolist()[:count]
+            order = logits.argsort(descending=True, stable=True).tolist()[: options.top_k]
             results.append(Ranking(query, tuple(RankedDocument(i, documents[i], values[i]) for i in order)))
         return results
 
 
 def read_scores(source: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
+    """Return what a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
 
     sentence-transformers wrote it into `config_sentence_transformers.json` (version 6), under "sentence_transformers" in
     config.json (4), and as "sbert_ce_default_activation_function" there before. Probabilities where none says it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, opt
 
 OUTSIDE = "O"
 _PREFIXES = frozenset("BIESLU")
@@ -18,7 +18,7 @@ class Scheme:
 
     Attributes:
         prefixes: those that its tags have. begins: those that begin an entity anywhere.
-        splits: those that begin one right behind an entity of the same type, and nowhere else.
+        splits: those that begin one right after an entity of the same type, and nowhere else.
         ends: those that an entity may end with.
     """
 
@@ -34,7 +34,7 @@ SCHEMES = {
     "IOBES": Scheme("BIES", begins="BS", ends="ES"),
     "BILOU": Scheme("BILU", begins="BS", ends="ES"),
 }
-_WITHOUT = "leave scheme out: the tags are then read by their prefixes"
+_WITHOUT = f"leave {opt('scheme')} out: the tags are then read by their prefixes"
 # Any tag but O begins an entity or goes on with one, as in the CoNLL-2000 evaluation script.
 _LENIENT = Scheme("BIESLU", begins="BIES", ends="BIES")
 
@@ -45,27 +45,22 @@ def has_scheme(labels: Sequence[str]) -> bool:
 
 
 def check_scheme(name: str | None, labels: Sequence[str]) -> None:
-    """An error unless the scheme is known and all labels are its own."""
+    """Refuse a scheme that does not have all of the labels."""
     if name is None:
         return
-    if name not in SCHEMES:
-        raise UsageError(f"scheme={name!r} is unknown", did_you_mean(str(name), SCHEMES) or ", ".join(SCHEMES))
     for label in labels:
         if label != OUTSIDE and not (label[1:2] == "-" and label[0] in SCHEMES[name].prefixes):
-            raise UsageError(
-                f"scheme={name!r} has no label {label!r}, which this checkpoint has",
-                _WITHOUT,
-            )
+            raise UsageError(f"{opt('scheme', name)} has no label {label!r}, which this checkpoint has", _WITHOUT)
     if not any(_split(label)[0] in SCHEMES[name].ends for label in labels):
-        raise UsageError(f"no label of this checkpoint ends an entity as scheme={name!r} asks", _WITHOUT)
+        raise UsageError(f"no label of this checkpoint ends an entity as {opt('scheme', name)} asks", _WITHOUT)
 
 
 def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int, int, str]]:
-    """The entities in a row of tags as (first, behind the last, type).
+    """Return the entities in a row of tags as (start, end, type), end exclusive.
 
     Without a scheme, every tag but O belongs to an entity: it goes on with the one before it if that has its type and
     has not ended, and neither begins by its prefix. A tag without prefix is an inside. With a scheme, what breaks its
-    rules is no entity.
+    rules is not an entity.
     """
     rules = SCHEMES[scheme] if scheme is not None else _LENIENT
     found = []
@@ -85,7 +80,7 @@ def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int,
 
 
 def _split(tag: str) -> tuple[str, str]:
-    """A tag's prefix in the letters of IOBES, and its type."""
+    """Return a tag's prefix in the letters of IOBES, and its type."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
     if tag[1:2] == "-" and tag[0] in _PREFIXES:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
-from plainformer.tasks.base import LabelScore
-from plainformer.tasks.legacy import LegacyTask
+from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.inputs.text.pairs import encode_pairs
+from plainformer.tasks.base import LabelScore, Task, called_with, text_limit
 from plainformer.tasks.text.classification import Classification
-from plainformer.tasks.text.pairs import encode_pairs, pair_logits
+from plainformer.tasks.text.options import ZeroShotOptions
+from plainformer.tasks.text.pairs import pair_logits
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
-
-TEMPLATE = "This example is {}."
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,21 @@ class RankedLabels(Classification):
     """The best label with its probability; `scores` has all labels, best first."""
 
 
-class ZeroShotClassification(LegacyTask):
-    """A text → which of the labels given fits it best, by a model with an entailment label.
+class ZeroShotClassification(Task):
+    """A text → which of the labels given fits it best, by a model with an entailment label; see `ZeroShotOptions`.
 
-    Options:
-        labels: what to choose from, a list of texts; required.
-        template: the hypothesis; `{}` in it is where a label goes.
-        multi_label: False: the labels exclude each other, and their probabilities sum to 1 (a softmax over the labels'
-            entailment logits). True: each holds or not by itself (entailment against contradiction); so it is, too,
-            where there is a single label.
-        truncate: cut the end of a text that is too long; the hypothesis stays whole.
     Scores equal those of the reference's pipeline (transformers 5.23) for its label orders; where the checkpoint names its
     contradiction label, that name counts, and not its place.
     """
+
+    __call__ = called_with(ZeroShotOptions, RankedLabels)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.entailment = self._find("entail")
         if self.entailment is None:
             raise UsageError(
-                f"{self.ref or 'this checkpoint'} has no entailment label: it has {', '.join(self.config.labels)}",
+                f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}",
                 "take a checkpoint of natural language inference (MNLI, XNLI)",
             )
         found = self._find("contra")
@@ -58,43 +52,27 @@ class ZeroShotClassification(LegacyTask):
         places = (i for i, label in enumerate(self.config.labels) if label.lower().startswith(beginning))
         return next(places, None)
 
-    def encode(
-        self,
-        inputs: Sequence[Any],
-        *,
-        labels: Sequence[str] | None = None,
-        template: str = TEMPLATE,
-        truncate: bool = False,
-    ) -> TextBatch:
+    def encode(self, inputs: Sequence[Any], options: ZeroShotOptions) -> TextBatch:
         """One row for each label of each text, in order."""
-        names = check_labels(labels)
-        if not isinstance(template, str) or "{}" not in template:
-            raise UsageError(f"template={template!r} has no place for a label", f"put {{}} into it: {TEMPLATE!r}")
-        for text in inputs:
+        for place, text in enumerate(inputs):
             if not isinstance(text, str):
-                raise InputError(f"a {type(text).__name__} is not an input for {self.name}", f"give {self.reads()}")
+                raise self.not_an_input(text, place)
             if not text.strip():
-                raise InputError(f"{text!r} is an empty text: there is nothing to classify", "leave empty texts out")
-        pairs = [(text, template.replace("{}", name)) for text in inputs for name in names]
-        return encode_pairs(self, pairs, truncate=truncate, shortened=0)
+                raise InputError(f"{nth(place)}, {text!r}, is empty: there is nothing to classify", "leave it out")
+        pairs = [(text, options.template.replace("{}", name)) for text in inputs for name in options.labels]
+        limit = text_limit(self.config, self.tokenizer)
+        with placed([place for place in range(len(inputs)) for _ in options.labels]):
+            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=options.truncate, shortened=0)
+        return self.tokenizer.pad(rows)
 
-    def predict(self, encoded: TextBatch) -> Tensor:
+    def predict(self, encoded: TextBatch, options: ZeroShotOptions) -> Tensor:
         """Logits, (texts x labels, C)."""
         return pair_logits(self, encoded)
 
-    def decode(
-        self,
-        encoded: TextBatch,
-        predicted: Tensor,
-        *,
-        labels: Sequence[str] | None = None,
-        multi_label: bool = False,
-    ) -> list[RankedLabels]:
-        names = check_labels(labels)
-        if not isinstance(multi_label, bool):
-            raise UsageError(f"multi_label={multi_label!r} is neither True nor False", "give multi_label=True")
+    def decode(self, encoded: TextBatch, predicted: Tensor, options: ZeroShotOptions) -> list[RankedLabels]:
+        names = options.labels
         logits_BLC = predicted.unflatten(0, (-1, len(names)))
-        if multi_label or len(names) == 1:
+        if options.multi_label or len(names) == 1:
             scores_BL = logits_BLC[..., [self.contradiction, self.entailment]].softmax(-1)[..., 1]
         else:
             scores_BL = logits_BLC[..., self.entailment].softmax(-1)
@@ -104,18 +82,3 @@ class ZeroShotClassification(LegacyTask):
             scores = tuple(LabelScore(name, score) for name, score in pairs)
             results.append(RankedLabels(scores[0].label, scores[0].score, scores))
         return results
-
-
-def check_labels(labels: Any) -> tuple[str, ...]:
-    """Labels to choose from: a list of different texts."""
-    if labels is None or isinstance(labels, str) or not isinstance(labels, Sequence):
-        given = "is missing" if labels is None else f"is a {type(labels).__name__}, not a list"
-        raise UsageError(f"labels {given}: there is nothing to choose from", 'give labels=["politics", "sports"]')
-    if not labels:
-        raise UsageError("labels is an empty list: there is nothing to choose from", "give at least one")
-    for place, label in enumerate(labels):
-        if not isinstance(label, str) or not label.strip():
-            raise UsageError(f"labels[{place}] is {label!r}, not a text with words", "give words for each label")
-        if label in labels[:place]:
-            raise UsageError(f"labels has {label!r} twice", "give each label once")
-    return tuple(labels)

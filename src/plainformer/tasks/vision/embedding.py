@@ -6,36 +6,31 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from plainformer.config import PatchFrontend
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, opt
+from plainformer.tasks.base import called_with
 from plainformer.tasks.media import ImageTask
 from plainformer.tasks.text.embedding import Embedding
-
-POOLINGS = ("cls", "pooler", "mean")
+from plainformer.tasks.vision.options import ImageFeatureExtractionOptions
 
 
 class ImageFeatureExtraction(ImageTask):
-    """An image (path, bytes, PIL image, array) → its vector.
+    """An image (path, bytes, PIL image, array) → its vector."""
 
-    `pooling`: "cls" is the class token's vector after the last norm, "pooler" what the checkpoint's pooler makes of it,
-    "mean" the mean over the patches. `normalize`: to length 1.
-    """
+    __call__ = called_with(ImageFeatureExtractionOptions, Embedding)
 
-    def predict(self, encoded: Tensor, *, pooling: str = "cls", normalize: bool = False) -> Tensor:
+    def predict(self, encoded: Tensor, options: ImageFeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""
-        if pooling not in POOLINGS:
-            raise UsageError(f"pooling={pooling!r} is unknown", did_you_mean(str(pooling), POOLINGS))
         output = self.model(pixel_values=encoded)
         frontend = self.config.main_stack.frontend
         assert isinstance(frontend, PatchFrontend)
         vectors: Tensor | None = output.pooler_output
-        if pooling != "pooler":
+        if options.pooling != "pooler":
             hidden_BTD = output.last_hidden_state.float()
-            vectors = hidden_BTD[:, 0] if pooling == "cls" else hidden_BTD[:, frontend.class_tokens :].mean(1)
+            is_cls = options.pooling == "cls"
+            vectors = hidden_BTD[:, 0] if is_cls else hidden_BTD[:, frontend.class_tokens :].mean(1)
         if vectors is None:
-            raise UsageError(f"{self.ref or 'this checkpoint'} has no pooler", "use pooling='cls' or 'mean'")
-        return unit_length(vectors.float(), dim=-1) if normalize else vectors.float()
+            raise UsageError(f"{self.ref} has no pooler", f"give {opt('pooling', 'cls')} or 'mean'")
+        return unit_length(vectors.float(), dim=-1) if options.normalize else vectors.float()
 
-    def decode(
-        self, encoded: Tensor, predicted: Tensor, *, pooling: str = "cls", normalize: bool = False
-    ) -> list[Embedding]:
-        return [Embedding(vector, pooling, normalize) for vector in predicted.cpu()]
+    def decode(self, encoded: Tensor, predicted: Tensor, options: ImageFeatureExtractionOptions) -> list[Embedding]:
+        return [Embedding(vector, options.pooling, options.normalize) for vector in predicted.cpu()]

@@ -1,18 +1,15 @@
-"""Generated text as an answer: cut at its stop string, whole or piece by piece, with what else is known of it."""
+"""Generated text as an answer: whole or piece by piece, up to its stop string, with its scores and stop reason."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from plainformer.errors import UsageError
+from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.result import Generation, Search
 from plainformer.tasks.base import Result
-from plainformer.tasks.writing.detokenize import HALF_A_CHARACTER, continuation
-
-if TYPE_CHECKING:
-    from plainformer.inputs.text.tokenizer import Tokenizer
 
 R = TypeVar("R")
 OPTIONAL = ("stop_string", "score", "log_probabilities", "segments", "alternatives")
@@ -40,75 +37,56 @@ class Answer(Result):
     log_probabilities: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without what was not asked for or does not apply."""
+        """Return plain values, without what was not asked for or does not apply."""
         return without_missing(super().to_dict())
+
+    def lines(self) -> list[str]:
+        """Return the text; of several answers each, with its number and score."""
+        return answer_lines(self)
+
+
+class HasAlternatives(Protocol):
+    """An answer among others."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def score(self) -> float | None: ...
+
+
+def answer_lines(result: HasAlternatives) -> list[str]:
+    """Return the text of a result; of several answers each, with its number and score."""
+    others = getattr(result, "alternatives", ())
+    if not others:
+        return [result.text]
+    answers = (result, *others)
+    scores = (f" ({answer.score:.4f})" if answer.score is not None else "" for answer in answers)
+    return [f"[{n}]{score} {a.text}" for n, (a, score) in enumerate(zip(answers, scores, strict=True), 1)]
 
 
 def without_missing(values: dict[str, Any]) -> dict[str, Any]:
-    """A result's values without stop string, scores, segments and alternatives where there are none."""
+    """Return a result's values without stop string, scores, segments and alternatives where there are none."""
     found = {name: value for name, value in values.items() if name not in OPTIONAL or value not in (None, ())}
     others = [without_missing(other) for other in found.get("alternatives", ())]
     return {**found, "alternatives": others} if others else found
 
 
-def make_answer(found: Generation, row: int, text: str, free: int, strings: Sequence[str]) -> Answer:
-    """The answer of a row; no stop string is looked for in the first `free` characters of its text."""
-    shown, string = cut(text[free:], strings)
+def make_answer(found: Generation, row: int, lead: str, text: str, strings: Sequence[str]) -> Answer:
+    """Return the answer of a row: the text that it begins with, and the new text up to its first stop string."""
+    match = first_stop(text, strings)
     return Answer(
-        text[:free] + shown,
-        "stop_string" if string is not None else found.stop_reasons[row],
+        lead + (text if match is None else text[: match.start]),
+        found.stop_reasons[row] if match is None else "stop_string",
         len(found.token_ids[row]),
-        string,
+        None if match is None else match.string,
         found.scores[row] if found.scores is not None else None,
         found.log_probabilities[row] if found.log_probabilities is not None else None,
     )
 
 
-def cut(text: str, strings: Sequence[str]) -> tuple[str, str | None]:
-    """The text in front of the stop string that ends first (of several that end together, the longest), and which it is."""
-    found = [(at + len(string), at, string) for string in strings if (at := text.find(string)) >= 0]
-    if not found:
-        return text, None
-    _, at, string = min(found)
-    return text[:at], string
-
-
-def until(texts: Iterable[str], strings: Sequence[str]) -> Iterator[str]:
-    """Pieces of text up to a stop string. What may be the beginning of one is held back until that is known.
-
-    All of `texts` is consumed, so that whatever makes it comes to its end.
-    """
-    held, ended = "", False
-    for piece in texts:
-        if ended:
-            continue
-        shown, string = cut(held + piece, strings)
-        ended = string is not None
-        keep = 0 if ended else _beginning(shown, strings)
-        held = shown[len(shown) - keep :]
-        if shown := shown[: len(shown) - keep]:
-            yield shown
-    if held and not ended:
-        yield held
-
-
-def _beginning(text: str, strings: Sequence[str]) -> int:
-    """How many characters at the end of a text may be the beginning of a stop string."""
-    most = max((len(string) for string in strings), default=1) - 1
-    lengths = range(min(most, len(text)), 0, -1)
-    return next((n for n in lengths if any(s.startswith(text[len(text) - n :]) for s in strings)), 0)
-
-
-def behind(texts: Iterable[str], count: int) -> Iterator[str]:
-    """Pieces of text without the first `count` characters."""
-    for piece in texts:
-        rest, count = piece[count:], max(0, count - len(piece))
-        if rest:
-            yield rest
-
-
 def first_row(steps: Search, ended: list[Generation]) -> Iterator[int | None]:
-    """The first row's tokens as they come; the whole is appended to `ended`."""
+    """Yield the first row's tokens as they come; the whole is appended to `ended`."""
     while True:
         try:
             tokens, _ = next(steps)
@@ -116,26 +94,6 @@ def first_row(steps: Search, ended: list[Generation]) -> Iterator[int | None]:
             ended.append(end.value)
             return
         yield tokens[0]
-
-
-class TextStop:
-    """Looks for stop strings behind what a prompt has left to be written again: `StopStrings` for healed prompts.
-
-    Args:
-        before: ids in front of a row. begun: ids of the row that were there before its new ones.
-        skip: characters of the row that belong to the prompt.
-    """
-
-    def __init__(
-        self, tokenizer: Tokenizer, strings: Sequence[str], before: Sequence[int], begun: Sequence[int], skip: int
-    ) -> None:
-        self.tokenizer, self.strings, self.skip = tokenizer, strings, skip
-        self.before, self.begun = before, begun
-
-    def find(self, ids: Sequence[int]) -> str | None:
-        """The stop string that ends a row, or None."""
-        text = continuation(self.tokenizer, self.before, [*self.begun, *ids])[self.skip :]
-        return cut(text.rstrip(HALF_A_CHARACTER), self.strings)[1]
 
 
 class AnswerStream(Generic[R]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from plainformer.errors import InputError, UsageError, did_you_mean
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.generation.options import TOKENS, make_options
+from plainformer.generation.options import TOKENS
 from plainformer.tasks.writing.answers import AnswerStream
+from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.text_generation import GeneratedText, Messages, TextGeneration
 
 NEW_TOKENS = 512  # at most, in an answer, where nothing else is asked for
@@ -42,15 +44,16 @@ class ChatSession:
     def __init__(self, task: TextGeneration, *, system: str | None = None, **options: Any) -> None:
         if not isinstance(task, TextGeneration):
             name = getattr(task, "name", type(task).__name__)
-            raise UsageError(f"{name} is no text generation: it cannot chat", "load a decoder, such as a chat model")
+            raise UsageError(f"{name} is not text generation: it cannot chat", "load a decoder, such as a chat model")
         if not task.tokenizer.has_chat_template:
             raise UsageError(
                 f"{task.ref or 'this model'} has no chat template: it was not trained to answer messages",
-                "take a model that was ('instruct', 'chat'), or let this one continue a text",
+                "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
             )
         self.task = task
         self.messages: Messages = []
         self.options: dict[str, Any] = {}
+        self._options = TextGenerationOptions()
         self.result: GeneratedText | None = None
         self.answering = False
         self.stopped = False
@@ -62,19 +65,20 @@ class ChatSession:
     # ---- what it is ----------------------------------------------------------------------------------------------
 
     def set(self, **options: Any) -> None:
-        """Change options for the turns to come; None takes one back."""
-        known = [name for name in self.task.options() if name not in _OF_THE_SESSION]
+        """Change options for the turns to come; None removes one."""
+        known = [f.name for f in fields(TextGenerationOptions) if f.name not in _OF_THE_SESSION]
         for name in options:
             if name not in known:
                 raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known))
         changed = {name: value for name, value in {**self.options, **options}.items() if value is not None}
-        self.task.engine_options(_for_engine(changed), bare=False)  # what is wrong is said now
-        if changed.get("cache_kind") != self.options.get("cache_kind"):
+        made: TextGenerationOptions = self.task.make_options(changed)
+        self.task.engine_options(made, bare=False)  # raises what is wrong with a constraint now
+        if made.cache_kind != self._options.cache_kind:
             self._cache = None
-        self.options = changed
+        self.options, self._options = changed, made
 
     def set_system(self, text: str | None) -> None:
-        """Put a system message in front, in place of the one that is there; None takes it away."""
+        """Replace the system message, which comes first; None removes it."""
         turns = [message for message in self.messages if message["role"] != "system"]
         self.messages = turns if text is None else [{"role": "system", "content": text}, *turns]
 
@@ -86,7 +90,7 @@ class ChatSession:
             self._cache.reset()
 
     def to_dict(self) -> dict[str, Any]:
-        """Model, messages and options, for JSON; options that JSON cannot hold are named by their text."""
+        """Return model, messages and options for JSON; options that JSON cannot hold are named by their text."""
         options = {name: value if _is_json(value) else str(value) for name, value in self.options.items()}
         return {"model": self.task.ref, "messages": list(self.messages), "options": options}
 
@@ -102,7 +106,7 @@ class ChatSession:
             InputError: the conversation has become longer than the model can read.
         """
         if not isinstance(text, str):
-            raise InputError(f"a {type(text).__name__} is no message", "give a text")
+            raise InputError(f"a {type(text).__name__} is not a message", "give a text")
         if self.answering:
             raise UsageError("the last answer is still being written", "read it to its end, or stop() it")
         messages = [*self.messages, {"role": "user", "content": text}]
@@ -136,39 +140,38 @@ class ChatSession:
         self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
 
     def _open(self, messages: Messages) -> AnswerStream[GeneratedText]:
-        options = dict(self.options)
-        room = self._room(messages, options)
-        merged = self.task.with_defaults(options)
-        if merged.get("max_length") is None or merged.get("max_new_tokens") is not None:
-            wanted = merged.get("max_new_tokens") or NEW_TOKENS
-            options["max_new_tokens"] = wanted if room is None else min(wanted, room)
-        also = options.get("stop_when")
-        options["stop_when"] = lambda ids: self.stopped or (also is not None and bool(also(ids)))
-        if self._can_keep(options):
-            kind = options.pop("cache_kind", "full")
-            options["cache"] = self._cache = self._cache or self._new_cache(kind)
-        return self.task.stream(messages, **options)
+        options, changes = self._options, dict[str, Any]()
+        room = self._room(messages)
+        if options.max_length is None or options.max_new_tokens is not None:
+            wanted = options.max_new_tokens or NEW_TOKENS
+            changes["max_new_tokens"] = wanted if room is None else min(wanted, room)
+        also = options.stop_when
+        changes["stop_when"] = lambda ids: self.stopped or (also is not None and bool(also(ids)))
+        if self._keeps_cache:
+            self._cache = self._cache or self._new_cache(options.cache_kind)
+            changes.update(cache=self._cache, cache_kind="full")
+        return self.task.streamed(messages, options.changed(**changes))
 
-    def _can_keep(self, options: Mapping[str, Any]) -> bool:
+    @property
+    def _keeps_cache(self) -> bool:
         """Whether a turn can go on from the keys and values of the last."""
-        chosen = make_options(self.task.engine_options(_for_engine(options), bare=False))
+        chosen = self._options
         return chosen.mode in TOKENS and chosen.guidance_scale is None and chosen.dola_layers is None
 
     def _new_cache(self, kind: str) -> KeyValueCache:
         model = self.task.model
         return KeyValueCache(model.config, 1, _FIRST_CAPACITY, kind=kind, dtype=model.dtype, device=model.device)
 
-    def _room(self, messages: Messages, options: Mapping[str, Any]) -> int | None:
-        """New tokens that fit behind the conversation; None where nothing limits them."""
-        tokenizer = self.task.tokenizer
-        trained = self.task.config.trained_positions
-        limits = [self.task.config.main_stack.max_positions, tokenizer.max_length]
-        known = [limit for limit in (*limits, trained) if isinstance(limit, int) and limit > 0]
+    def _room(self, messages: Messages) -> int | None:
+        """Return how many new tokens fit after the conversation; None where nothing limits them."""
+        tokenizer, config = self.task.tokenizer, self.task.config
+        limits = (config.main_stack.max_positions, tokenizer.max_length, config.trained_positions)
+        known = [limit for limit in limits if limit is not None]
         if not known:
             return None
-        text = self.task.prompt_of(messages)[0] + options.get("answer_prefix", "")
+        text = self.task.prompt_of(messages)[0] + self._options.answer_prefix
         count = len(tokenizer.encode(text, add_special_tokens=False, max_length=None).input_ids)
-        if options.get("truncate"):
+        if self._options.truncate:
             return max(1, min(known) - count)
         if count >= min(known):
             raise InputError(
@@ -176,12 +179,6 @@ class ChatSession:
                 "forget it with reset() (/reset in the chat), or say less",
             )
         return min(known) - count
-
-
-def _for_engine(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value for name, value in options.items() if name not in ("truncate", "answer_prefix", "negative_prompt")
-    }
 
 
 def _is_json(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""What a checkpoint asks of its generation: `generation_config.json`, or `config.json` where there is no such file.
+"""Generation settings stored in a checkpoint: `generation_config.json`, or `config.json` where there is no such file.
 
-As in the reference (transformers 5.23), the first file replaces the second one's entries rather than adding to them.
-Read here is what every answer of the checkpoint has; how it is searched for is in `checkpoint_defaults.py`.
+As in transformers (5.23), the first file replaces the second one's entries rather than adding to them.
+Read here is what every answer of the checkpoint has; how answers are searched for is in `checkpoint_defaults.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GenerationSettings:
     """Settings of a checkpoint.
 
     Attributes:
-        eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, behind the start token.
+        eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, after the start token.
         suppress: tokens that are never picked. suppress_first: tokens that are not picked first. bad_words: sequences
             of two and more tokens that are not written.
         forced: position in the answer → token, of Whisper's older checkpoints; a None is left to the caller.
@@ -47,7 +47,7 @@ def read_generation_settings(checkpoint: Checkpoint, config: ModelConfig) -> Gen
     forced_bos = _ids(values, "forced_bos_token_id")
     eos_ids = _ids(values, "eos_token_id") or config.eos_ids
     banned = _bad_words(values)
-    # Marian bans its padding token, which alone is common. The reference never bans the end so.
+    # Marian bans its padding token, which alone is common. transformers never bans the end so.
     single = [word[0] for word in banned if len(word) == 1 and word[0] not in eos_ids]
     # Whisper's older files have -1 for "none" in suppress_tokens.
     return GenerationSettings(

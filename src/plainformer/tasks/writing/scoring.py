@@ -63,7 +63,7 @@ def score_texts(
 
 
 def _encoded(task: Task, texts: Sequence[str], truncate: bool, limit: int | None) -> TextBatch:
-    """Texts of at most so many tokens, padded; None is no limit."""
+    """Encode texts of at most `limit` tokens, padded; None is no limit."""
     rows = []
     for text in texts:
         row = task.tokenizer.encode(text, truncate=truncate and limit is not None and task.cut, max_length=limit)

@@ -11,8 +11,9 @@ import torch
 
 import plainformer
 from plainformer.errors import InputError, UsageError
-from plainformer.explain import parse_change, what_if
-from plainformer.explain.steps import Request, explain_steps
+from plainformer.explanation import Request, explain_steps, parse_change, what_if
+from tests.support import models as make
+from tests.support.close import close
 
 GENERATING = ("text-generation", "chat", "text2text")
 
@@ -36,25 +37,25 @@ def test_no_cache_changes_nothing(tasks: dict[str, Any], name: str, options: dic
     found = what_if(tasks[name], request("the cat", max_new_tokens=8, **options), "no-cache")
     assert found.same and found.first_difference is None
     assert found.baseline.token_ids == found.changed.token_ids and len(found.baseline.token_ids) > 1
-    assert found.logit_change < 1e-4 and found.kl_divergence is not None and found.kl_divergence < 1e-6
+    close((found.logit_change, found.kl_divergence), (0, 0))
 
 
 @pytest.mark.parametrize("name", ["text-generation", "chat"])
 def test_padding_that_a_decoder_sees(tasks: dict[str, Any], name: str) -> None:
     task = tasks[name]
     found = what_if(task, request("the cat", max_new_tokens=5), "attend-to-padding")
-    ids = task.encode(["the cat"]).input_ids
+    ids = make.encoded(task, ["the cat"]).input_ids
     with torch.inference_mode():
         alone = task.model(ids).logits[0, -1]
         seen = task.model(torch.cat((torch.zeros(1, 8, dtype=torch.long), ids), 1)).logits[0, -1]
-    assert found.logit_change == pytest.approx(float((seen - alone).abs().max()), rel=1e-3)
+    close(found.logit_change, (seen - alone).abs().max())
     assert found.logit_change > 0.01
     p, q = alone.double().log_softmax(-1), seen.double().log_softmax(-1)
-    assert found.kl_divergence == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3)
+    close(found.kl_divergence, (p.exp() * (p - q)).sum())
     assert [token.token_id for token in found.changed.next_tokens] == seen.topk(5).indices.tolist()
-    assert found.baseline.next_tokens[0].probability == pytest.approx(float(p.exp().max()), rel=1e-3)
+    close(found.baseline.next_tokens[0].probability, p.exp().max())
     masked = float(found.notes[0].split("logits by ")[1].split()[0])
-    assert masked < 1e-4
+    close(masked, 0)
 
 
 def test_padding_that_an_encoder_sees(tasks: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ def test_a_forced_beginning(tasks: dict[str, Any], name: str) -> None:
     log_p = 0.0
     for count in range(len(prefix)):
         before = torch.tensor([prefix[:count]], dtype=torch.long)
-        ids = task.encode(["the cat"]).input_ids
+        ids = make.encoded(task, ["the cat"]).input_ids
         start = torch.tensor([[2]])
         with torch.inference_mode():
             if name == "text2text":
@@ -153,7 +154,7 @@ def test_answers_in_one_pass(tasks: dict[str, Any], name: str, item: Any) -> Non
             name in ("text-classification", "token-classification", "fill-mask")
         )
         if change == "attend-to-padding":
-            assert float(found.notes[0].split(" by ")[1].split()[0]) < 1e-4
+            close(float(found.notes[0].split(" by ")[1].split()[0]), 0)
     with pytest.raises(UsageError, match="answers in one pass"):
         what_if(task, request(item), "no-cache")
 
@@ -161,13 +162,13 @@ def test_answers_in_one_pass(tasks: dict[str, Any], name: str, item: Any) -> Non
 def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
     task = tasks["text-classification"]
     found = what_if(task, request("the cat"), "attend-to-padding")
-    batch = task.encode(["the cat"])
+    batch = make.encoded(task, ["the cat"])
     ids = torch.cat((batch.input_ids, torch.zeros(1, 8, dtype=torch.long)), 1)
     with torch.inference_mode():
         alone, seen = task.model(batch.input_ids).logits[0], task.model(ids).logits[0]
-    assert found.logit_change == pytest.approx(float((seen - alone).abs().max()), rel=1e-3)
+    close(found.logit_change, (seen - alone).abs().max())
     scores = [part["score"] for part in found.changed.answer["scores"]]
-    assert scores == pytest.approx(seen.softmax(-1).tolist(), rel=1e-3)
+    close(scores, seen.softmax(-1))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_the_numbers_of_a_classification(tasks: dict[str, Any]) -> None:
         ("mask-head", "needs a value"),
         ("mask-head=0", "layers are 0 to 1, heads 0 to 3"),
         ("mask-head=2.0", "no such head"),
-        ("mask-head=a.b", "names no head"),
+        ("mask-head=a.b", "does not name a head"),
         ("mask-head=encoder.0.0", "it has decoder"),
         ("temperature=0.5", "do_sample=True takes it"),
         ("cache-kind=int9", "did you mean 'int8'"),
@@ -209,9 +210,7 @@ def test_images_have_no_padding(tasks: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_speech_that_is_written(tmp_path: Path) -> None:
-    from plainformer.explain.steps import replay_steps
-    from plainformer.explain.trace import Trace
-    from tests.support import models as make
+    from plainformer.explanation import Trace, replay_steps
     from tests.support.media import SECONDS
     from tests.support.models import whisper
 

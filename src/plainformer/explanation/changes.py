@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plainformer.config.options import specs
 from plainformer.errors import InputError, UsageError, did_you_mean
 from plainformer.model.stack import Stack
 from plainformer.tasks.base import Task
-from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.options import PromptOptions
 
 PADDING = 8
 CHANGES = ("attend-to-padding", "decoder-prefix=TEXT", "no-cache", "mask-head=L.H", "OPTION=VALUE")
@@ -34,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Likely:
+class LikelyToken:
     """A token and its probability at the first position."""
 
     token: str
@@ -43,13 +44,13 @@ class Likely:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two runs: `text` and `token_ids` of what was generated (what was forced in front included); else `answer`."""
+class Run:
+    """One of the two runs: `text` and `token_ids` of what was generated (a forced beginning included); else `answer`."""
 
     text: str | None
     token_ids: tuple[int, ...]
     stop_reason: str | None
-    next_tokens: tuple[Likely, ...]
+    next_tokens: tuple[LikelyToken, ...]
     answer: Any = None
 
 
@@ -65,7 +66,7 @@ class Difference:
         probability_change: the largest change of a probability there, after all processors.
         kl_divergence: of the changed from the baseline's distribution, in nats; infinite (None) where the change makes
             impossible what was possible, and None where there is no distribution.
-        notes: what else is to know.
+        notes: remarks.
     """
 
     change: str
@@ -74,17 +75,17 @@ class Difference:
     logit_change: float
     probability_change: float | None
     kl_divergence: float | None
-    baseline: Side
-    changed: Side
+    baseline: Run
+    changed: Run
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def parse_change(text: str) -> Change:
-    """A change as it is written: "mask-head=0.1", "temperature=0.5".
+    """Parse a change as it is written: "mask-head=0.1", "temperature=0.5".
 
     Raises:
         UsageError: an unknown change; a value is missing, or there is one too many.
@@ -95,7 +96,7 @@ def parse_change(text: str) -> Change:
         if equals:
             raise UsageError(f"what-if {name} takes no value", f"write {name}")
         return Change(name)
-    known = {"decoder-prefix", "mask-head", *(option.replace("_", "-") for option in GeneratingTask.more_options)}
+    known = {"decoder-prefix", "mask-head", *(name.replace("_", "-") for name in specs(PromptOptions))}
     name = name.replace("_", "-")
     if name not in known:
         hint = did_you_mean(name, known | set(_PLAIN))
@@ -121,12 +122,12 @@ def _parsed(name: str, value: str) -> Any:
 
 
 def largest(values: Tensor) -> float:
-    """The largest size; infinities of both sides cancel to NaN, which does not count."""
+    """Return the largest size; infinities of both sides cancel to NaN, which does not count."""
     return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
 
 
 def kl_divergence(p_V: Tensor, q_V: Tensor) -> float | None:
-    """Sum of p (log p - log q) over what p holds possible, given log-probabilities; None for infinity."""
+    """Return the sum of p (log p - log q) over what p holds possible, given log-probabilities; None for infinity."""
     possible = p_V > float("-inf")
     value = float((p_V.exp() * (p_V - q_V))[possible].sum())
     return max(value, 0.0) if value < float("inf") else None
@@ -136,12 +137,12 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> float | None:
 
 
 def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
-    """A row, (1, T), with padding, (1, T + PADDING)."""
+    """Return a row, (1, T), with padding, (1, T + PADDING)."""
     return torch.nn.functional.pad(ids, (PADDING, 0) if on_left else (0, PADDING), value=value)
 
 
 def pad_id(task: Task) -> int:
-    """The padding token; where a model has none, its end token, as is the custom."""
+    """Return the padding token; where a model has none, its end token, as is the custom."""
     config = task.config
     found = task.tokenizer.pad_id if task.tokenizer.pad_id is not None else config.pad_id
     return found if found is not None else config.eos_ids[0] if config.eos_ids else 0
@@ -157,12 +158,12 @@ def check_room(task: Task, length: int) -> None:
         )
 
 
-# ---- a head that gives nothing ----------------------------------------------------------------------------------------
+# ---- a masked attention head ------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def masked_head(task: Task, which: str) -> Iterator[None]:
-    """While open, one attention head of the model gives nothing. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
+    """While open, one attention head is masked: its output is zeroed. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
     stack, layer, head = _find_head(task, which)
     mask_LH = torch.ones(stack.config.num_layers, stack.config.num_heads, device=task.model.device)
     mask_LH[layer, head] = 0
@@ -188,7 +189,7 @@ def _find_head(task: Task, which: str) -> tuple[Stack, int, int]:
     layers, heads = stack.config.num_layers, stack.config.num_heads
     fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}: write mask-head={layers - 1}.0, say"
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"mask-head={which} names no head", fix)
+        raise UsageError(f"mask-head={which} does not name a head", fix)
     layer, head = map(int, parts)
     if layer >= layers or head >= heads:
         raise UsageError(f"mask-head={which}: there is no such head", fix)

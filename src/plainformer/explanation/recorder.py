@@ -1,4 +1,4 @@
-"""Sees a generation and keeps of each step what explains it: the likeliest tokens, never a whole row of logits.
+"""Watches a generation and keeps of each step what explains it: the likeliest tokens, never a whole row of logits.
 
 Shapes: R rows, V vocabulary, K tokens that are kept of each row.
 """
@@ -10,8 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
-from plainformer.explain.trace_format import BeamGroup, Branch, Candidate, Effect, Fate, Ladder, Pick, Step
+from plainformer.explanation.trace_format import BeamGroup, Branch, Effect, Fate, FinalToken, Ladder, Pick, TraceStep
 from plainformer.generation.modes.beam import Beam, Hypothesis
 from plainformer.generation.sessions.session import Session
 
@@ -28,10 +29,9 @@ class Recorder:
     """
 
     def __init__(self, width: int = 5) -> None:
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise UsageError(f"width={width!r} is not a count of at least 1", "so many tokens are kept of each row")
+        check_whole("width", width)
         self.width = width
-        self.steps: list[Step] = []
+        self.steps: list[TraceStep] = []
         self._rungs = _Rungs(width)
         self._groups: list[BeamGroup] = []
         self._first_rows: list[int] = []
@@ -93,12 +93,12 @@ class Recorder:
         self, session: Session, ladders: tuple[Ladder, ...], picks: tuple[Pick, ...], groups: tuple[BeamGroup, ...]
     ) -> None:
         cache = session.cache
-        step = Step(len(self.steps) + 1 - self._begun, cache.length, cache.memory_bytes(), ladders, picks, groups)
+        step = TraceStep(len(self.steps) + 1 - self._begun, cache.length, cache.memory_bytes(), ladders, picks, groups)
         self.steps.append(step)
         self.closed(step)
 
-    def closed(self, step: Step) -> None:
-        """A step is complete; for those who follow it."""
+    def closed(self, step: TraceStep) -> None:
+        """Called after each complete step; override to observe."""
 
     def _enter(self, session: Session) -> int:
         """The number of its first row."""
@@ -157,8 +157,8 @@ class _Rungs:
         )
         made = []
         for row, (ids, logits, effects, probabilities, best, scores, shares) in enumerate(rows, first):
-            # What is impossible is no candidate, even where fewer than K tokens are left.
-            final = (Candidate(*values) for values in zip(best, scores, shares, strict=True) if values[1] is not None)
+            # What is impossible is not a candidate, even where fewer than K tokens are left.
+            final = (FinalToken(*values) for values in zip(best, scores, shares, strict=True) if values[1] is not None)
             made.append(Ladder(row, tuple(ids), tuple(logits), tuple(effects), tuple(probabilities), tuple(final)))
         return tuple(made)
 
@@ -170,7 +170,7 @@ def _finite(values_RK: Tensor) -> list[list[float | None]]:
     ]
 
 
-def without_ended(steps: list[Step], lengths: list[int]) -> tuple[Step, ...]:
+def without_ended(steps: list[TraceStep], lengths: list[int]) -> tuple[TraceStep, ...]:
     """Steps without the rows that had ended before them, `lengths` being the answers'."""
     kept = []
     for step in steps:

@@ -7,7 +7,7 @@ any generation of one prompt.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from math import isfinite
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainformer.errors import PlainformerError, UsageError
-from plainformer.explain.recorder import Recorder, without_ended
-from plainformer.explain.trace_format import Step, Trace, TracedAnswer
-from plainformer.generation.options import make_options
+from plainformer.config.options import specs
+from plainformer.config.values import no_effect
+from plainformer.errors import PlainformerError, UsageError, opt
+from plainformer.explanation.recorder import Recorder, without_ended
+from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep
+from plainformer.generation.options import GenerationOptions
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation
 from plainformer.generation.search import ENCODER_INPUTS, generate
@@ -27,7 +29,7 @@ from plainformer.model.transformer import Transformer
 
 __all__ = ["Recorded", "Recorder", "ReplayError", "Replayed", "Trace", "record", "replay"]
 
-# Inputs and objects that are no options of the search.
+# Inputs and objects that are not options of the search.
 _INPUTS = (*ENCODER_INPUTS, "encoder_output")
 # They save work and change no token, so that a replay does without them.
 _NO_EFFECT = ("cache", "prefill_chunk", "output_scores")
@@ -68,32 +70,36 @@ def record(
     encoder_output: StackOutput | None = None,
     width: int = 5,
     about: Mapping[str, Any] | None = None,
-    **options: Any,
+    options: GenerationOptions | None = None,
+    **named: Any,
 ) -> Recorded:
-    """`generate` for one prompt, with a trace of every step.
+    """Run `generate` for one prompt, and trace every step.
 
     Args:
         width: how many tokens of each row and step the trace keeps.
         about: plain values to keep with the trace.
-        options: as of `generate`. Where tokens are drawn and no seed is given, one is made and kept.
+        options, named: as of `generate`. Where tokens are drawn and no seed is given, one is made and kept.
     Raises:
         UsageError: a batch of several prompts; otherwise as `generate`.
     """
-    if options.get("do_sample") and options.get("seed") is None:
-        options["seed"] = secrets.randbits(63)
+    inputs = {name: named.pop(name) for name in ENCODER_INPUTS if name in named}
+    inputs = {**inputs, "decoder_input_ids": decoder_input_ids, "encoder_output": encoder_output}
+    if options is None:
+        options, named = GenerationOptions.of(named, "generation"), {}
+    if options.do_sample and options.seed is None:
+        options = options.changed(seed=secrets.randbits(63))
     recorder = Recorder(width)
-    inputs = {"decoder_input_ids": decoder_input_ids, "encoder_output": encoder_output}
     prompt_ids, encoder_ids = _ids(model, input_ids, attention_mask, decoder_input_ids)
-    generation = generate(model, input_ids, attention_mask, **inputs, watcher=recorder, **options)  # type: ignore[arg-type]
-    named = {name: value for name, value in options.items() if name not in ENCODER_INPUTS}
-    chosen = make_options(named)
-    plain, needs = _plain_options({name: named[name] for name in named if name in chosen.given})
-    given = {**{name: options[name] for name in ENCODER_INPUTS if name in options}, "encoder_output": encoder_output}
+    generation = generate(model, input_ids, attention_mask, **inputs, **named, options=options, watcher=recorder)
+    plain, needs = _plain_options(
+        {name: getattr(options, name) for name in specs(type(options)) if name in options.given}
+    )
+    also = {name: value for name, value in inputs.items() if name != "decoder_input_ids" and value is not None}
     trace = Trace(
-        chosen.mode,
+        options.mode,
         _describe(model),
         plain,
-        {**needs, **{name: _kind(value) for name, value in given.items() if value is not None}},
+        {**needs, **{name: _kind(value) for name, value in also.items()}},
         prompt_ids,
         encoder_ids,
         without_ended(recorder.steps, [len(ids) for ids in generation.token_ids]),
@@ -117,11 +123,10 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
         raise ReplayError("the model", None, trace.model, model_now)
     missing, unknown = sorted(set(trace.needs) - set(given)), sorted(set(given) - set(trace.needs))
     if missing:
-        raise UsageError(
-            f"the trace was made with {missing[0]}={trace.needs[missing[0]]}", f"give {missing[0]}=... again"
-        )
-    if unknown:
-        raise UsageError(f"{unknown[0]} has no effect on this replay", "leave it out: the trace has all other options")
+        what = f"the trace was made with {opt(missing[0])}, {trace.needs[missing[0]]}"
+        raise UsageError(what, f"give {opt(missing[0], ...)} again")
+    for name in unknown:
+        no_effect(True, name, "on this replay", "leave it out: the trace has all other options")
     options = {**_restored(trace.options, model.device), **given}
     if any(answer.stop_reason == "time" for answer in trace.answers):
         _stop_as_the_clock_did(options, trace)
@@ -156,14 +161,14 @@ class _Follower(Recorder):
         self.expected = {self._place(step): step for step in trace.steps}
         self.difference = 0.0
 
-    def _place(self, step: Step) -> tuple[int, int]:
-        """Which step it is; and of which row, where rows come one after the other."""
+    def _place(self, step: TraceStep) -> tuple[int, int]:
+        """Return which step it is; and of which row, where rows come one after the other."""
         return (step.picks[0].row if self.trace.mode == "speculative" else 0), step.number
 
-    def closed(self, step: Step) -> None:
+    def closed(self, step: TraceStep) -> None:
         number, expected = step.number, self.expected.get(self._place(step))
         if expected is None:
-            if self.trace.mode == "speculative":  # tokens behind an answer's end are judged with it
+            if self.trace.mode == "speculative":  # tokens after an answer's end are judged with it
                 return
             raise ReplayError("the number of steps", number, len(self.trace.steps), f"{number} or more")
         got = {pick.row: pick for pick in step.picks}
@@ -175,20 +180,19 @@ class _Follower(Recorder):
                 raise ReplayError(f"the token of row {pick.row}", number, pick.token_id, now.token_id)
         if (was := _fates(expected)) != (is_now := _fates(step)):
             place = next(i for i in range(max(len(was), len(is_now))) if was[i : i + 1] != is_now[i : i + 1])
-            raise ReplayError(
-                f"candidate {place + 1} of the beams", number, *(f[place : place + 1] for f in (was, is_now))
-            )
+            both = (fates[place : place + 1] for fates in (was, is_now))
+            raise ReplayError(f"candidate {place + 1} of the beams", number, *both)
         self.difference = max(self.difference, _difference(expected, step))
-        self.steps[-1] = Step(number, 0, 0, ())  # only its number is needed from here on
+        self.steps[-1] = TraceStep(number, 0, 0, ())  # only its number is needed from here on
 
 
-def _fates(step: Step) -> list[tuple[int, int, int, str]]:
-    """What beam search did in a step: group, source, token, fate."""
+def _fates(step: TraceStep) -> list[tuple[int, int, int, str]]:
+    """Return what beam search did in a step: group, source, token, fate."""
     return [(group.group, b.parent, b.token_id, b.fate) for group in step.groups for b in group.branches]
 
 
-def _difference(expected: Step, got: Step) -> float:
-    """The largest difference between logits of tokens that both steps kept."""
+def _difference(expected: TraceStep, got: TraceStep) -> float:
+    """Return the largest difference between logits of tokens that both steps kept."""
     now = {ladder.row: dict(zip(ladder.top_ids, ladder.logits, strict=True)) for ladder in got.ladders}
     worst = 0.0
     for ladder in expected.ladders:
@@ -225,12 +229,12 @@ def _answers(generation: Generation) -> tuple[TracedAnswer, ...]:
 def _ids(
     model: Transformer, input_ids: Tensor | None, mask: Tensor | None, decoder_input_ids: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """What the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
+    """Return what the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
     encoder_ids = None
     if input_ids is not None:
         ids, real = left_align(input_ids, mask)
         if len(ids) > 1 or real is not None:
-            raise UsageError(f"a trace is of one prompt, and here are {len(ids)}", "record each by itself")
+            raise UsageError(f"a trace records one prompt; got {len(ids)}", "record each by itself")
         encoder_ids = tuple(ids[0].tolist())
     if model.config.encoder is None:
         return encoder_ids or (), None
@@ -247,7 +251,7 @@ def _describe(model: Transformer) -> str:
 
 
 def _plain_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Options as JSON can hold them, and those that it cannot, with what they are."""
+    """Return options as JSON can hold them, and those that it cannot, with what they are."""
     plain: dict[str, Any] = {}
     needs: dict[str, str] = {}
     for name, value in options.items():
@@ -274,20 +278,16 @@ def _plain(value: Any) -> Any:
 
 def _restored(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """`_plain_options` undone."""
-    restored = dict(options)
+    restore: dict[str, Callable[[Any], Any]] = {
+        "sequence_bias": lambda pairs: {tuple(ids): float(bias) for ids, bias in pairs},
+        "forced": dict,
+        "negative_ids": lambda ids: torch.tensor(ids, device=device),
+        "exponential_decay": tuple,
+    }
     try:
-        if "sequence_bias" in options:
-            restored["sequence_bias"] = {tuple(ids): float(bias) for ids, bias in options["sequence_bias"]}
-        if "forced" in options:
-            restored["forced"] = dict(options["forced"])
-        if "negative_ids" in options:
-            restored["negative_ids"] = torch.tensor(options["negative_ids"], device=device)
-        if "exponential_decay" in options:
-            start, factor = options["exponential_decay"]
-            restored["exponential_decay"] = (start, factor)
+        return {name: restore[name](value) if name in restore else value for name, value in options.items()}
     except (TypeError, ValueError) as error:
         raise UsageError(f"the trace is damaged: its options cannot be read: {error}", "record it again") from None
-    return restored
 
 
 def _kind(value: Any) -> str:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FinalToken:
     """A token in the end: its logit after all processors, and its probability."""
 
     token_id: int
@@ -31,7 +31,7 @@ class Effect:
 
     Attributes:
         changed: tokens whose logit it changed and which it left possible. banned: those that it made impossible.
-        left: tokens that are possible behind it.
+        left: tokens that are possible after it.
         before, after: the logits of the ladder's `top_ids`. banned_top: which of these it banned.
     """
 
@@ -59,7 +59,7 @@ class Ladder:
     logits: tuple[float | None, ...]
     effects: tuple[Effect, ...]
     probabilities: tuple[float, ...]
-    final: tuple[Candidate, ...]
+    final: tuple[FinalToken, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Branch:
-    """A candidate of beam search: `token_id` behind what row `parent` holds.
+    """A candidate of beam search: `token_id` after what row `parent` holds.
 
     Attributes:
         log_probability: of all its tokens, penalties included.
@@ -100,7 +100,7 @@ class BeamGroup:
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """A step. `picks` where tokens are picked row by row, `groups` in beam search; the cache as it was when they were."""
 
     number: int
@@ -126,7 +126,7 @@ class Trace:
 
     Attributes:
         mode: what the options chose. model: which model it was, in words.
-        options: those given, as plain values, with the seed. needs: options and inputs that are no plain values, by name,
+        options: those given, as plain values, with the seed. needs: options and inputs that are not plain values, by name,
             with what they were: replaying takes them anew.
         prompt_ids: what the decoder began with. encoder_ids: the encoder's input where it was tokens.
         answers: the result. about: whatever the caller wants to keep with it.
@@ -138,23 +138,23 @@ class Trace:
     needs: dict[str, str]
     prompt_ids: tuple[int, ...]
     encoder_ids: tuple[int, ...] | None
-    steps: tuple[Step, ...]
+    steps: tuple[TraceStep, ...]
     answers: tuple[TracedAnswer, ...]
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"format": FORMAT, "version": VERSION, **_listed(asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Any) -> Trace:
-        """What `to_dict` gave.
+        """Return the trace of what `to_dict` gave.
 
         Raises:
-            InputError: this is no trace, or one of another version; the message says where.
+            InputError: this is not a trace, or one of another version; the message says where.
         """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError("this is no trace of a generation", f'its JSON says "format": "{FORMAT}"')
+            raise InputError("this is not a trace of a generation", f'its JSON says "format": "{FORMAT}"')
         if data.get("version") != VERSION:
             raise InputError(f"this trace is of version {data.get('version')!r}", f"this program reads {VERSION}")
         return _read(cls, {k: v for k, v in data.items() if k not in ("format", "version")}, "trace")
@@ -167,7 +167,7 @@ def _listed(value: Any) -> Any:
 
 
 def _read(kind: type[T], data: Any, where: str) -> T:
-    """A dataclass from plain values, each checked against its field's type."""
+    """Return a dataclass from plain values, each checked against its field's type."""
     if not isinstance(data, dict):
         raise _wrong(where, data, "an object")
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]

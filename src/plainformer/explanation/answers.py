@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from plainformer.config.values import no_effect
 from plainformer.errors import UsageError
-from plainformer.explain.changes import (
+from plainformer.explanation.changes import (
     PADDING,
     Change,
     Difference,
-    Side,
+    Run,
     check_room,
     kl_divergence,
     largest,
@@ -22,9 +23,10 @@ from plainformer.explain.changes import (
     pad_id,
     padded,
 )
-from plainformer.explain.steps import Request
+from plainformer.explanation.request import Request
 from plainformer.inputs.text.encoding import TextBatch
 from plainformer.tasks.base import Task
+from plainformer.tasks.options import TaskOptions
 
 POSSIBLE = "attend-to-padding and mask-head=L.H"
 # Heads whose logits are one distribution for a text, or one for each position.
@@ -32,40 +34,39 @@ DISTRIBUTIONS = ("sequence", "token", "masked_lm")
 
 
 def changed_answer(task: Task, request: Request, change: Change) -> Difference:
-    """The difference that a change makes to a task's answer."""
+    """Return the difference that a change makes to a task's answer."""
     if change.name not in ("attend-to-padding", "mask-head"):
         what = f"what-if {change.name} has no effect in {task.name}: this model answers in one pass"
         raise UsageError(what, f"possible: {POSSIBLE}")
-    if request.chat:
-        raise UsageError(f"chat has no effect in {task.name}", "leave it out")
-    options = {**request.options, **({"truncate": True} if request.truncate else {})}
-    task._check(options)
-    was, before = _answer(task, request.item, options, padding=None)
+    no_effect(request.chat, "chat", f"in {task.name}")
+    own = task.make_options(request.call)
+    task.checked([request.item], own)
+    was, before = _answer(task, request.item, own, padding=None)
     notes: tuple[str, ...] = ()
     if change.name == "mask-head":
         with masked_head(task, str(change.value)):
-            now, after = _answer(task, request.item, options, padding=None)
+            now, after = _answer(task, request.item, own, padding=None)
     else:
-        masked = _cut(_answer(task, request.item, options, padding="masked")[1], before)
-        now, after = _answer(task, request.item, options, padding="seen")
+        masked = _cut(_answer(task, request.item, own, padding="masked")[1], before)
+        now, after = _answer(task, request.item, own, padding="seen")
         after = _cut(after, before)
         rounding = f"{largest(masked - before):.1e}"
-        notes = (f"{PADDING} padding tokens behind the text change the output by {rounding} when they are masked",)
+        notes = (f"{PADDING} padding tokens after the text change the output by {rounding} when they are masked",)
     kl, probability = _distributions(task, before, after)
-    first, second = (Side(None, (), None, (), answer) for answer in (was, now))
+    first, second = (Run(None, (), None, (), answer) for answer in (was, now))
     change_of_logits = largest(after - before)
     return Difference(str(change), was == now, None, change_of_logits, probability, kl, first, second, notes)
 
 
-def _answer(task: Task, item: Any, options: dict[str, Any], *, padding: str | None) -> tuple[Any, Tensor]:
-    """The task's answer as plain values, and what the model gave: logits, or vectors where it has no such head."""
-    encoded = task.encode([item], **task._for(task.encode, options))
+def _answer(task: Task, item: Any, options: TaskOptions, *, padding: str | None) -> tuple[Any, Tensor]:
+    """Return the task's answer as plain values, and what the model gave: logits, or vectors where it has no such head."""
+    encoded = task.encode([item], options)
     # Only the model sees padding as text: the answer is read where the text is.
     read = encoded if padding is None else _padded(task, encoded, visible=False)
     seen = encoded if padding is None else _padded(task, encoded, visible=padding == "seen")
     with _outputs(task) as outputs:
-        predicted = task.predict(seen, **task._for(task.predict, options))
-    (answer,) = task.decode(read, predicted, **task._for(task.decode, options))
+        predicted = task.predict(seen, options)
+    (answer,) = task.decode(read, predicted, options)
     plain = [part.to_dict() for part in answer] if isinstance(answer, tuple | list) else answer.to_dict()
     return plain, outputs[0]
 
@@ -87,7 +88,7 @@ def _outputs(task: Task) -> Iterator[list[Tensor]]:
 
 
 def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
-    """The encoded input with its batch padded, wherever the task keeps it."""
+    """Return the encoded input with its batch padded, wherever the task keeps it."""
     if isinstance(encoded, TextBatch):
         ids = padded(encoded.input_ids, pad_id(task), on_left=False)
         check_room(task, ids.size(1))
@@ -102,12 +103,12 @@ def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
 
 
 def _cut(output: Tensor, like: Tensor) -> Tensor:
-    """The places that both runs have: padding has outputs of its own."""
+    """Return the places that both runs have: padding has outputs of its own."""
     return output[:, : like.size(1)] if output.dim() == 3 else output
 
 
 def _distributions(task: Task, before: Tensor, after: Tensor) -> tuple[float | None, float | None]:
-    """The mean KL divergence of the heads' distributions, and the largest change of a probability."""
+    """Return the mean KL divergence of the heads' distributions, and the largest change of a probability."""
     head = task.config.head
     if head.kind not in DISTRIBUTIONS or before.size(-1) < 2 or head.problem in ("regression", "multi_label"):
         return None, None

@@ -1,0 +1,162 @@
+"""The command line's flags, made of the fields that say what an option is (`config.options`). Importing this needs no torch.
+
+One flag may be an option of several tasks: its help joins what they say of it, and whether the task at hand has it is known
+when the checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from cyclopts import Parameter
+
+from plainformer.cli.options import restored
+from plainformer.config.loading import LoadOptions
+from plainformer.config.options import NotTyped, OptionSet, Spec, specs
+from plainformer.config.values import no_effect
+from plainformer.errors import opt, spelt
+
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of one option; `also` marks the further flag of an option that has two."""
+
+    option: str
+    name: str
+    kind: Any
+    help: str
+    spec: Spec
+    also: bool = False
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags as they were typed; one that was not given is None (or False).
+
+    A subclass names the classes of options that its flags are of; fields that it declares itself are flags, too.
+
+    Args:
+        kinds: of options. group: the heading in --help of options that have none of their own.
+        without: flags to leave out. only: the flags to take, all where it is empty.
+    """
+
+    known: ClassVar[Mapping[str, Flag]] = {}
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init_subclass__(
+        cls,
+        kinds: Iterable[type[OptionSet]],
+        group: str = "",
+        without: Collection[str] = (),
+        only: Collection[str] = (),
+    ) -> None:
+        merged: dict[str, list[Flag]] = {}
+        for flag in (flag for kind in kinds for flag in flags_in(kind).values()):
+            if flag.name not in without and (not only or flag.name in only):
+                merged.setdefault(flag.name, []).append(flag)
+        for name, same in merged.items():
+            cls.__annotations__[name] = _typed(same, group)
+            setattr(cls, name, False if same[0].kind is bool else None)
+        cls.known = {name: same[0] for name, same in merged.items()}
+        Parameter(name="*")(dataclass(frozen=True)(cls))
+
+    def given(self) -> list[str]:
+        """Return the names of those that were given."""
+        values = ((name, getattr(self, name)) for name in self.known)
+        return [name for name, value in values if value is not None and value is not False]
+
+    def options(self, kind: type[OptionSet] | None = None, owner: str = "") -> dict[str, Any]:
+        """Return those that were given as options of `kind`; None: of any of the classes that the flags are made of.
+
+        Raises:
+            UsageError: a flag that `owner`, which has these options, does not take; a value that cannot be read.
+        """
+        known = self.known if kind is None else flags_in(kind)
+        found: dict[str, Any] = {}
+        for name in self.given():
+            no_effect(name not in known, name, f"in {owner}")
+            flag = known[name]
+            no_effect(flag.option in found, flag.option, f"with {opt(name)}")
+            found[flag.option] = _value(flag, getattr(self, name))
+        return found
+
+
+def _value(flag: Flag, typed: Any) -> Any:
+    """An option's value from what was typed, where "-" is a hyphen."""
+    if isinstance(typed, list):
+        typed = [restored(one) for one in typed]
+    elif isinstance(typed, str):
+        typed = restored(typed)
+    if flag.option == "draft_model":
+        from plainformer.loading import load
+
+        return load(typed, task="text-generation")
+    return typed if flag.spec.read is None or flag.also else flag.spec.read(typed)
+
+
+def flags_in(kind: type[OptionSet]) -> dict[str, Flag]:
+    """Return the flags of one class of options by name."""
+    found = {}
+    for f in fields(kind):
+        spec: Spec | None = f.metadata.get("option")
+        if spec is None or spec.typed is NotTyped:
+            continue
+        name = spec.flag or f.name
+        found[name] = Flag(f.name, name, spec.typed or _own_type(f), spec.help, spec)
+        for more, (also, help) in ((spec.more or {}).get("also") or {}).items():
+            found[more] = Flag(f.name, more, also, help, spec, also=True)
+    return found
+
+
+def _own_type(f: Field[Any]) -> Any:
+    """The type that a field is declared with, where it is a plain one."""
+    plain = str(f.type).removesuffix(" | None")
+    if plain not in _TYPES:
+        raise TypeError(f"option {f.name} is declared as {f.type}: say what the command line reads for it (typed=...)")
+    return _TYPES[plain]
+
+
+def _typed(same: list[Flag], group: str) -> Any:
+    """Return the type of one flag with what --help says, from all options that it stands for."""
+    first = same[0]
+    helps = list(dict.fromkeys(flag.help for flag in same))
+    help = " / ".join(one for one in helps if not any(one != more and more.startswith(one[:-1]) for more in helps))
+    kind = bool if first.kind is bool else first.kind | None
+    parameter = Parameter(help=spelt(help, as_flag), negative="", show_default=False)
+    heading = first.spec.group or group  # a group of None would hide the flag
+    return Annotated[(kind, parameter, Parameter(group=heading))] if heading else Annotated[kind, parameter]
+
+
+def as_flag(name: str, value: str | None) -> str:
+    """Return an option in a message as it is typed here."""
+    flag = "--" + _flag_names().get(name, name).replace("_", "-")
+    return flag if value in (None, "True", "...") else f"{flag} {value}"
+
+
+@cache
+def _flag_names() -> dict[str, str]:
+    """Return the options whose flag has another name."""
+    from plainformer.tasks import option_classes
+
+    own = {name: spec.flag for kind in option_classes() for name, spec in specs(kind).items() if spec.flag}
+    own.pop("task", None)  # of loading; a task's own option of that name has another flag
+    return own
+
+
+class LoadFlags(Flags, kinds=[LoadOptions]):
+    """How a checkpoint is loaded."""
+
+    task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
+
+    def load(self, ref: str) -> Any:
+        """Return the reference as a task, ready to call."""
+        from plainformer.loading import load
+
+        return load(restored(ref), task=self.task, **self.options())

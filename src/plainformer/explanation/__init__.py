@@ -1,0 +1,51 @@
+"""How an input becomes an answer: in one pass, step by step, and with one thing changed.
+
+    explain(task, "text")                        tokens, the shape after every step, the answer
+    explain_steps(task, Request("text"), steps=5)    every step of a generation, as a `Trace`; `replay_steps` runs it again
+    what_if(task, Request("text"), "no-cache")   an input is run twice, the second time with one thing changed
+    record(model, input_ids), replay(model, trace)   the same for a model alone; a `Recorder` watches any generation
+
+Changes, as they are written on the command line:
+    attend-to-padding        eight padding tokens before the text (after it, for an encoder), and not masked
+    decoder-prefix=TEXT      what the output is made to begin with
+    no-cache                 every step runs the whole sequence again
+    mask-head=L.H            mask head H of layer L (the decoder's; encoder.L.H: the encoder's)
+    OPTION=VALUE             any other option of generation: temperature=0.5, num_beams=4; none removes it
+"""
+
+from __future__ import annotations
+
+from plainformer.explanation.changes import CHANGES, Change, Difference, LikelyToken, Run, parse_change
+from plainformer.explanation.one_pass import Explanation, NextToken, Piece, StepShape, explain
+from plainformer.explanation.recorder import Recorder
+from plainformer.explanation.request import Request
+from plainformer.explanation.steps import ExplainedSteps, explain_steps, replay_steps
+from plainformer.explanation.trace import Recorded, Replayed, ReplayError, record, replay
+from plainformer.explanation.trace_format import Trace
+from plainformer.explanation.what_if import what_if
+
+__all__ = [
+    "CHANGES",
+    "Change",
+    "Difference",
+    "ExplainedSteps",
+    "Explanation",
+    "LikelyToken",
+    "NextToken",
+    "Piece",
+    "Recorded",
+    "Recorder",
+    "ReplayError",
+    "Replayed",
+    "Request",
+    "Run",
+    "StepShape",
+    "Trace",
+    "explain",
+    "explain_steps",
+    "parse_change",
+    "record",
+    "replay",
+    "replay_steps",
+    "what_if",
+]

@@ -1,0 +1,119 @@
+"""Options of the tasks that write text: those of generation, and those that are said in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from plainformer.config.options import at_file, flag, one_of, option, text
+from plainformer.errors import UsageError, opt
+from plainformer.generation.options import CONTENT, GenerationOptions
+from plainformer.tasks.options import TaskOptions
+
+W = TypeVar("W", bound="WritingOptions")
+CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingOptions(TaskOptions, GenerationOptions):
+    """Options of every task whose answer is generated: those of generation, `stop` and `grammar` as text too, and more."""
+
+    choices: Sequence[str] | None = option(
+        None, help="The answer is one of these texts.", group=CONTENT, typed=list[str]
+    )
+    regex: str | None = option(None, help="The answer matches this regular expression.", group=CONTENT, typed=str)
+    json_schema: Mapping[str, Any] | str | None = option(
+        None, help="The answer is JSON of this schema: text, or @FILE.", group=CONTENT, typed=str, read=at_file
+    )
+    defaults: str = option(
+        "plain",
+        help="Default of all other options: plain (greedy), or checkpoint (its generation_config.json).",
+        check=one_of("plain", "checkpoint"),
+    )
+
+    def validate(self) -> None:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if not isinstance(stop, list | tuple) or not all(isinstance(one, str) and one for one in stop):
+            raise UsageError(
+                f"{opt('stop', self.stop)} is neither a text nor a list of texts", f"give {opt('stop', ['###'])}, say"
+            )
+        asked = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
+        if self.defaults == "plain":  # otherwise the mode is known when the checkpoint's settings have been added
+            self._check_beams()
+            self._check_modes()
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        strings: Any = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        return tuple(dict.fromkeys(strings))
+
+    @property
+    def sorts(self) -> bool:
+        """Not where a caller's function, or a cache, knows inputs by their place in a batch."""
+        functions = any(callable(getattr(self, name)) for name in self.explicit)
+        return not functions and not self.processors and self.cache is None
+
+    def of_rows(self: W, places: Sequence[int]) -> W:
+        """Of a list of seeds, those of these inputs."""
+        if not isinstance(self.seed, list | tuple):
+            return self
+        if places and max(places) >= len(self.seed):
+            raise UsageError(f"{len(self.seed)} seeds for more inputs", "give one int, or a list of one for each")
+        return self.changed(seed=[self.seed[place] for place in places])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(WritingOptions):
+    """Options of the tasks that write after a prompt in words."""
+
+    heal: bool = option(
+        False, help="Let the model rewrite the prompt's last tokens, which may be cut badly.", check=flag()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerationOptions(PromptOptions):
+    """Options of text generation; see also `generation.options.GenerationOptions`."""
+
+    truncate: bool = option(False, help="Cut the beginning of an over-long prompt.", check=flag())
+    answer_prefix: str = option("", help="What the answer begins with (decoders).", check=text())
+    negative_prompt: str | None = option(
+        None, help="Text that guidance leads away from, with guidance_scale.", check=text()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text2TextOptions(PromptOptions):
+    """Options of text to text; see also `generation.options.GenerationOptions`."""
+
+    truncate: bool = option(False, help="Cut the end of an over-long text.", check=flag())
+    decoder_prefix: str = option("", help="What the output begins with (encoder-decoders).", check=text())
+
+
+def _check_template(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not all(part in value for part in ("{question}", "{context}")):
+        raise UsageError(f"{opt(name, value)} has no place for both", "put {question} and {context} into it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
+    """Options of abstractive answers: those of both writers, of which a model takes its own."""
+
+    template: str | None = option(
+        None, help="What the model reads, with {question} and {context} in it.", check=_check_template, typed=str
+    )
+    truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
+
+
+__all__ = [
+    "CONSTRAINTS",
+    "AbstractiveOptions",
+    "PromptOptions",
+    "Text2TextOptions",
+    "TextGenerationOptions",
+    "WritingOptions",
+]

@@ -1,0 +1,147 @@
+"""A generating task that reads and writes words: predict, decode and stream, whatever the model's architecture."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from plainformer.errors import UsageError, opt
+from plainformer.generation.constraints.stop_strings import StopStrings, shown
+from plainformer.generation.options import GenerationOptions
+from plainformer.generation.result import Generation, joined
+from plainformer.generation.search import generate, stream
+from plainformer.tasks.writing.answers import Answer, AnswerStream, first_row, make_answer
+from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
+from plainformer.tasks.writing.detokenize import pieces
+from plainformer.tasks.writing.options import PromptOptions
+from plainformer.tasks.writing.prepared import Beginning, Prepared
+
+if TYPE_CHECKING:
+    from plainformer.generation.constraints.healing import TokenIndex
+    from plainformer.inputs.text.encoding import Encoding, TextBatch
+
+A = TypeVar("A", bound=Answer)
+
+
+class WritingTask(GeneratingTask, Generic[A]):
+    """A task whose answers continue a text, or a decoder's start tokens."""
+
+    companions = (FILE,)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = read_generation_settings(self.checkpoint, self.config)
+
+    @abstractmethod
+    def beginning(self, row: Encoding, options: Any) -> Beginning:
+        """Return what the answer to an input continues, and what it begins with."""
+
+    @abstractmethod
+    def result(self, row: Encoding, answers: Sequence[Answer], options: Any) -> A:
+        """Return the answers to an input as one result."""
+
+    def predict(self, encoded: TextBatch, options: Any) -> Generation:
+        if self._must_be_alone(encoded, options):
+            alone = [self.tokenizer.pad([row], side="left") for row in encoded.encodings]
+            return joined([self.predict(one, options.of_rows([place])) for place, one in enumerate(alone)])
+        prepared = self.prepared(encoded, options)
+        return _without_first(generate(self.model, **prepared.inputs, options=prepared.options), prepared.uncounted)
+
+    def decode(self, encoded: TextBatch, predicted: Generation, options: Any) -> list[A]:
+        count = len(predicted.token_ids) // max(1, len(encoded.encodings))
+        results = []
+        for index, row in enumerate(encoded.encodings):
+            beginning = self.beginning(row, options)
+            places = range(index * count, (index + 1) * count)
+            texts = [beginning.added(self.tokenizer, predicted.token_ids[place]) for place in places]
+            answers = [
+                make_answer(predicted, place, beginning.lead, text, options.stop_strings)
+                for place, text in zip(places, texts, strict=True)
+            ]
+            results.append(self.result(row, answers, options))
+        return results
+
+    def stream(self, item: Any, /, **options: Any) -> AnswerStream[A]:
+        """Return the answer piece by piece, in every mode; beams give what they agree on. Its `.result` is the whole."""
+        return self.streamed(item, self.make_options(options))
+
+    def streamed(self, item: Any, options: Any) -> AnswerStream[A]:
+        """`stream`, with options that are made already."""
+        for name in ("num_return_sequences", "num_alternatives"):
+            if getattr(options, name) != 1:
+                what = f"{opt(name, getattr(options, name))} has no effect in a stream, which is of one answer"
+                raise UsageError(what, "leave it out")
+        with torch.inference_mode():
+            encoded = self.encode([item], options)
+            prepared = self.prepared(encoded, options)
+        return AnswerStream(self._write(encoded, prepared, options))
+
+    def _write(self, encoded: TextBatch, prepared: Prepared, options: Any) -> Generator[str, None, A]:
+        ended: list[Generation] = []
+        if prepared.lead:
+            yield prepared.lead
+        tokens = first_row(stream(self.model, **prepared.inputs, options=prepared.options), ended)
+        for _ in range(prepared.uncounted):
+            next((token for token in tokens if token is not None), None)
+        texts = pieces(self.tokenizer, prepared.before, tokens, begun=prepared.begun)
+        yield from shown(texts, options.stop_strings, skip=prepared.repeated)
+        return self.decode(encoded, _without_first(ended[0], prepared.uncounted), options)[0]
+
+    # ---- prompts --------------------------------------------------------------------------------------------------
+
+    def engine_options_after(
+        self, beginnings: Sequence[Beginning], options: PromptOptions, *, bare: bool, **changes: Any
+    ) -> GenerationOptions:
+        """`engine_options` for answers with these beginnings, which may be healed."""
+        if not options.heal:
+            return self.engine_options(options, bare=bare, **changes)
+        from plainformer.generation.constraints.healing import Heal
+
+        healing = Heal(self._index, [((*one.before, *one.begun), one.taken) for one in beginnings])
+        stop = None
+        if options.stop_strings:
+            first = beginnings[0]
+            there = len(replace(first, repeated=0).added(self.tokenizer, ()))
+            stop = StopStrings(
+                options.stop_strings,
+                self.text_of,
+                behind=(*first.before, *first.begun),
+                skip=first.repeated - there,
+            )
+        return self.engine_options(options, bare=bare, healing=healing, stop=stop, **changes)
+
+    def healed(self, ids: Sequence[int]) -> tuple[tuple[int, ...], bytes]:
+        """Return a prompt's ids without the last ones, which the model writes again, and the bytes of those."""
+        from plainformer.generation.constraints.healing import heal
+
+        kept, taken = heal(ids, self._index)
+        return tuple(kept), taken
+
+    @cached_property
+    def _index(self) -> TokenIndex:
+        from plainformer.generation.constraints.healing import TokenIndex
+
+        return TokenIndex(self._bytes.tokens, self._bytes.special_ids)
+
+    def _must_be_alone(self, encoded: TextBatch, options: PromptOptions) -> bool:
+        """Healed prompts that differ in their ends alone are not told apart in a batch, nor where their texts begin."""
+        if not options.heal or len(encoded.encodings) < 2:
+            return False
+        found = {self.beginning(row, options) for row in encoded.encodings}
+        apart = {(one.before, one.begun) for one in found}
+        return len(found) > 1 and (bool(options.stop_strings) or len(apart) < len(found))
+
+    def is_bare(self, rows: Sequence[Sequence[int]]) -> bool:
+        """Whether rows of ids are special tokens alone."""
+        return all(i in self.tokenizer.special_ids for row in rows for i in row)
+
+
+def _without_first(found: Generation, count: int) -> Generation:
+    """Return a generation without the first tokens of each row."""
+    return replace(found, token_ids=tuple(row[count:] for row in found.token_ids)) if count else found
