@@ -12,8 +12,8 @@ _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 _ANY_CASE = rf"(?i:{_CONTRACTIONS})"
 _SPACES = r"\s+(?!\S)|\s+"
 
-# Radford et al. 2019 (GPT-2)
-GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}"
+# Radford et al. 2019 (GPT-2); what the library's ByteLevel cuts by itself.
+BUILT_IN = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}"
 
 
 def _cl100k(digits: str, contractions: str = _ANY_CASE + "|", punctuation_tail: str = r"[\r\n]*") -> str:
@@ -52,13 +52,13 @@ _CASED_LETTERS = rf"[[\p{{Lu}}\p{{Ll}}\p{{Lt}}]&&[^{_UNLISTED}]]"
 _HAN_HANGUL = r"[\x{0800}-\x{9FA5}\x{AC00}-\x{D7FF}]+"
 
 _PATTERNS: dict[str, tuple[str, ...]] = {
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
-    "gpt-2": (GPT2,),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", BUILT_IN, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "gpt-2": (BUILT_IN,),
     "llama-bpe": (_LLAMA3,),
     "qwen2": (_QWEN2,),
     "qwen35": (_QWEN35,),
-    "smollm": (r"\p{N}", GPT2),
-    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"),
+    "smollm": (r"\p{N}", BUILT_IN),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", BUILT_IN, r"[0-9][0-9][0-9]"),
     "deepseek-llm": (
         r"[\r\n]",
         rf"\s?{_CASED_LETTERS}+",

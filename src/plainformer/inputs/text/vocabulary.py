@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_object, read_text
-from plainformer.inputs.text.pre_tokenizers import GPT2
+from plainformer.inputs.text.pre_tokenizers import BUILT_IN
 from plainformer.inputs.text.tokenizer_settings import Settings, library_errors, special_token
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def cut_to_bytes(backend: tokenizers.Tokenizer, patterns: Sequence[str], prefix_
     """Cut a text into words by regular expressions, and write its bytes as characters (Radford et al. 2019)."""
     from tokenizers import Regex, decoders, pre_tokenizers
 
-    if tuple(patterns) == (GPT2,):  # the library's own, faster than the same expression
+    if tuple(patterns) == (BUILT_IN,):  # the library's own, faster than the same expression
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(prefix_space)
     else:
         split = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
