@@ -173,8 +173,7 @@ def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unus
 
 
 def _some(names: list[str]) -> str:
-    noun = "tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return f"{noun} {some([repr(name) for name in names], 4)}"
+    return f"{'tensor' if len(names) == 1 else f'{len(names)} tensors'} {some(list(map(repr, names)), 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
