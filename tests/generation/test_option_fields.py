@@ -26,9 +26,10 @@ from plainformer.generation.options import (
     GenerationOptions,
     stages,
 )
+from plainformer.generation.order import make_processors
 from plainformer.generation.processors.context import Context
 from plainformer.generation.search import generate, stream
-from plainformer.tasks.writing.checkpoint_defaults import add_defaults, with_checkpoint_defaults
+from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
 from tests.support.generation import pair
 
 OPTIONS = specs(GenerationOptions)
@@ -60,7 +61,7 @@ def test_a_sampler_is_a_class_and_a_line() -> None:
         MoreOptions(only=7)
     assert stages(MoreOptions)[1] == (*stages(GenerationOptions)[1], "only")
     options = MoreOptions(do_sample=True, only=7, temperature=0.5, renormalize=True, repetition_penalty=1.5)
-    names = [processor.name for processor in options.make_processors(model.config)]
+    names = [processor.name for processor in make_processors(options, model.config)]
     assert names == ["repetition_penalty", "temperature", "only", "renormalize"]
     assert generate(model, row, options=options.changed(max_new_tokens=3, eos_ids=())).token_ids == ((7, 7, 7),)
     assert "| `only` |  | Sampling: keep one token. |" in table(MoreOptions)
@@ -86,7 +87,7 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
         if "make" not in spec.more or name == "grammar":
             continue
         options = GenerationOptions(eos_ids=ends, do_sample=name in SAMPLERS, **{name: values.get(name, 0.5)})
-        (made,) = options.make_processors(config)
+        (made,) = make_processors(options, config)
         assert made.name in spec.more.get("runs", (name,)) and made.name in ORDER
         seen.add(made.name)
     assert seen | {"guidance", "token_healing", "grammar", "whisper_timestamps"} == set(ORDER)
@@ -94,12 +95,12 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
 
 def test_what_derives_from_the_fields() -> None:
     assert set(TAKEN_BY) > set(SAMPLERS) and set(NEEDS) | set(NEEDS.values()) < set(OPTIONS)
-    known = {"modes", "needs", "chooses", "make", "runs", "last", "checkpoint", "neutral", "engine"}
+    known = {"modes", "needs", "chooses", "excludes", "make", "runs", "last", "checkpoint", "neutral", "engine"}
     for name, spec in OPTIONS.items():
         assert set(spec.more) <= known, name
         assert spec.group and re.fullmatch(r"[A-Z(].*[.)]", spec.help), name
         assert "neutral" not in spec.more or "checkpoint" in spec.more, name
-        for other in (*spec.more.get("chooses", ()), spec.more.get("needs", name)):
+        for other in (*spec.more.get("chooses", ()), *(spec.more.get(key, name) for key in ("needs", "excludes"))):
             assert other in OPTIONS
     assert {name for name, spec in OPTIONS.items() if spec.typed is NotTyped} >= {"cache", "processors", "stop_when"}
 
@@ -190,28 +191,35 @@ def test_what_a_task_postpones_the_engine_checks() -> None:
 
 def test_what_was_given_explicitly_overrides_the_checkpoint() -> None:
     in_the_file = {"num_beams": 4, "length_penalty": 2.0, "temperature": 0.6, "max_length": 142}
-    for given in (
-        {},
-        {"num_beams": 1, "max_new_tokens": 20},
-        {"num_beams": 1, "do_sample": True},
-        {"truncate": True, "max_length": None},
-    ):
-        options = Postponed(**given)  # type: ignore[arg-type]
-        merged = with_checkpoint_defaults(in_the_file, options)
-        assert type(merged) is Postponed and merged == Postponed(**add_defaults(in_the_file, given))
-        assert merged.explicit >= options.explicit
-        merged.engine()
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"num_beams": 4, "length_penalty": 2.0, "max_length": 142}),
+        ({"num_beams": 1, "max_new_tokens": 20}, {}),
+        ({"num_beams": 1, "do_sample": True}, {"temperature": 0.6, "max_length": 142, "top_k": 50}),
+        ({"truncate": True, "max_length": None}, {"num_beams": 4, "length_penalty": 2.0}),
+    ]
+    for given, added in cases:
+        assert with_defaults(in_the_file, given) == {**given, **added}
+        with_checkpoint_defaults(in_the_file, Postponed(**given)).engine()
+
+
+def with_defaults(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is explicit once a checkpoint's settings have been added to what was given."""
+    merged = with_checkpoint_defaults(values, Postponed(**given))
+    assert type(merged) is Postponed and merged == Postponed(
+        **{name: getattr(merged, name) for name in merged.explicit}
+    )
+    return {name: getattr(merged, name) for name in merged.explicit}
 
 
 def test_settings_of_other_modes_are_left_out() -> None:
     many = {"num_beams": 4, "diversity_penalty": 0.5, "temperature": 0.7, "penalty_alpha": 0, "top_k": 0}
-    assert add_defaults(many, {}) == {"num_beams": 4}
-    assert add_defaults({**many, "num_beam_groups": 2}, {}) == {
+    assert with_defaults(many, {}) == {"num_beams": 4}
+    assert with_defaults({**many, "num_beam_groups": 2}, {}) == {
         "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5
     }  # fmt: skip
-    assert add_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
+    assert with_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
     speculative = {"prompt_lookup_num_tokens": 3, "temperature": 0.7, "num_return_sequences": 2}
-    assert add_defaults(speculative, {}) == {"prompt_lookup": 3}
+    assert with_defaults(speculative, {}) == {"prompt_lookup": 3}
 
 
 def test_changes_keep_what_was_explicit() -> None:

@@ -20,7 +20,7 @@ from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.explanation.recorder import Recorder, without_ended
 from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep
-from plainformer.generation.options import GenerationOptions, make_options
+from plainformer.generation.options import GenerationOptions
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation
 from plainformer.generation.search import ENCODER_INPUTS, generate
@@ -85,7 +85,7 @@ def record(
     inputs = {name: named.pop(name) for name in ENCODER_INPUTS if name in named}
     inputs = {**inputs, "decoder_input_ids": decoder_input_ids, "encoder_output": encoder_output}
     if options is None:
-        options, named = make_options(named), {}
+        options, named = GenerationOptions.of(named, "generation"), {}
     if options.do_sample and options.seed is None:
         options = options.changed(seed=secrets.randbits(63))
     recorder = Recorder(width)

@@ -61,7 +61,7 @@ class TextRanking(TwoPartTask):
         super().__init__(*args, **kwargs)
         if len(self.config.labels) != 1:
             raise UsageError(
-                f"{self.ref or 'this checkpoint'} has the labels {', '.join(self.config.labels)}: it gives no single score",
+                f"{self.ref} has the labels {', '.join(self.config.labels)}: it gives no single score",
                 "take a cross-encoder for ranking, which has one; or load it for text-classification",
             )
         self.scores = read_scores(self.config.source, self.checkpoint.json(SENTENCE_FILE) or {})

@@ -40,7 +40,7 @@ class ZeroShotClassification(Task):
         super().__init__(*args, **kwargs)
         self.entailment = self._find("entail")
         if self.entailment is None:
-            what = f"{self.ref or 'this checkpoint'} has no entailment label: it has {', '.join(self.config.labels)}"
+            what = f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}"
             raise UsageError(what, "take a checkpoint of natural language inference (MNLI, XNLI)")
         found = self._find("contra")
         # As in transformers where it is not named: the first label, or the last where entailment is the first.
