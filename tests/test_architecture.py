@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": BASE | {"inputs", "data", "model", "checkpoint", "parallel"},
     "parallel": BASE | {"model"},
     "plan": BASE,
-    "evaluate": {"errors"},
+    "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
     "info": TOP,

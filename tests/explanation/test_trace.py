@@ -80,16 +80,16 @@ def test_the_numbers_of_a_sample(models: dict[str, Transformer], name: str) -> N
             logits = model(**inputs).logits[0, -1]
         best = logits.topk(12)
         assert list(ladder.top_ids) == best.indices.tolist()
-        torch.testing.assert_close(torch.tensor(ladder.logits), best.values, rtol=1e-4, atol=1e-4)
+        close(ladder.logits, best.values)
         penalty, temperature, top_k = ladder.effects
         seen = sorted(set(ids))
         penalised = logits.clone()
         penalised[seen] = torch.where(logits[seen] < 0, logits[seen] * 1.5, logits[seen] / 1.5)
         assert penalty.processor == "repetition_penalty" and penalty.changed == len(seen) and penalty.banned == 0
         top = list(ladder.top_ids)
-        torch.testing.assert_close(torch.tensor(penalty.after), penalised[top], rtol=1e-4, atol=1e-4)
+        close(penalty.after, penalised[top])
         assert penalty.after == temperature.before and temperature.after == top_k.before
-        torch.testing.assert_close(torch.tensor(temperature.after), penalised[top] / 0.5, rtol=1e-4, atol=1e-4)
+        close(temperature.after, penalised[top] / 0.5)
         kept = penalised.topk(9).indices.tolist()
         assert (top_k.left, top_k.banned, top_k.changed) == (9, len(logits) - 9, 0)
         assert set(top_k.banned_top) == set(top) - set(kept)
@@ -97,12 +97,12 @@ def test_the_numbers_of_a_sample(models: dict[str, Transformer], name: str) -> N
         final = torch.full_like(logits, float("-inf"))
         final[kept] = penalised[kept] / 0.5
         p = final.softmax(-1)
-        torch.testing.assert_close(torch.tensor(ladder.probabilities), p[top], rtol=1e-4, atol=1e-5)
+        close(ladder.probabilities, p[top])
         assert [c.token_id for c in ladder.final] == final.topk(9).indices.tolist()
         close(sum(c.probability for c in ladder.final), 1)
         assert pick.draw == stream.random()
         assert pick.token_id == int(draw_tokens(final[None], torch.tensor([pick.draw], dtype=torch.float64)))
-        assert pick.probability == pytest.approx(float(p[pick.token_id]), rel=1e-3)
+        close(pick.probability, p[pick.token_id])
         assert pick.rank == 1 + int((final > final[pick.token_id]).sum())
         ids.append(pick.token_id)
         assert step.cache_positions == len(ids) - 1  # what was picked is not in it yet

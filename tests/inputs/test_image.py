@@ -21,6 +21,7 @@ from PIL import Image
 from plainformer.errors import CheckpointError, InputError, MissingDependencyError
 from plainformer.families.vit import IMAGES
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
+from tests.support.close import close
 
 SIZES = [(224, 224), (17, 31), (301, 199), (1, 5), (640, 3)]  # height, width
 
@@ -87,7 +88,7 @@ def test_equals_the_reference(tmp_path: Path, kind: str, preprocessor: dict[str,
         image = Image.fromarray(pixels(height, width))
         got = processor(image)
         assert got.dtype == torch.float32
-        torch.testing.assert_close(got, theirs(kind, image, **preprocessor), atol=1e-5, rtol=0)
+        close(got, theirs(kind, image, **preprocessor))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
@@ -98,16 +99,14 @@ def test_modes_equal_the_reference(tmp_path: Path, mode: str) -> None:
         image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
     processor = ours(tmp_path)
     expected = theirs("vit", reference_decode(image.copy()))
-    torch.testing.assert_close(processor(image), expected, atol=1e-5, rtol=0)
+    close(processor(image), expected)
 
 
 def test_grey_models_read_one_channel(tmp_path: Path) -> None:
     image = Image.fromarray(pixels(28, 28, 0))
     processor = ours(tmp_path, {"size": 28, "image_mean": [0.5], "image_std": [0.5]}, num_channels=1)
-    torch.testing.assert_close(
-        processor(image), theirs("vit", image, size=28, image_mean=[0.5], image_std=[0.5]), atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(processor(image.convert("RGB")), processor(image), atol=0, rtol=0)
+    close(processor(image), theirs("vit", image, size=28, image_mean=[0.5], image_std=[0.5]))
+    assert torch.equal(processor(image.convert("RGB")), processor(image))
 
 
 def test_transparent_palette_is_like_its_colours(tmp_path: Path) -> None:
@@ -115,7 +114,7 @@ def test_transparent_palette_is_like_its_colours(tmp_path: Path) -> None:
     plain = encode(image)
     transparent = encode(image, transparency=bytes([0, 128, 255] * 5 + [7]))
     processor = ours(tmp_path)
-    torch.testing.assert_close(processor(transparent), processor(plain), atol=0, rtol=0)
+    assert torch.equal(processor(transparent), processor(plain))
 
 
 def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path: Path) -> None:
@@ -124,7 +123,7 @@ def test_sixteen_bit_grey_keeps_the_high_byte(tmp_path: Path) -> None:
     assert deep.mode == "I;16"
     processor = ours(tmp_path)
     for source in (deep, encode(deep), encode(deep, "TIFF")):
-        torch.testing.assert_close(processor(source), processor(levels), atol=0, rtol=0)
+        assert torch.equal(processor(source), processor(levels))
 
 
 def test_float_picture_and_premultiplied_alpha(tmp_path: Path) -> None:
@@ -132,9 +131,9 @@ def test_float_picture_and_premultiplied_alpha(tmp_path: Path) -> None:
     processor = ours(tmp_path)
     picture = Image.fromarray(levels.astype(np.float32) / 255)
     assert picture.mode == "F"
-    torch.testing.assert_close(processor(picture), processor(levels), atol=0, rtol=0)
+    assert torch.equal(processor(picture), processor(levels))
     opaque = Image.fromarray(pixels(9, 9)).convert("RGBA")
-    torch.testing.assert_close(processor(opaque.convert("RGBa")), processor(opaque), atol=0, rtol=0)
+    assert torch.equal(processor(opaque.convert("RGBa")), processor(opaque))
     assert processor(Image.new("La", (3, 3))).shape == (1, 3, 224, 224)
 
 
@@ -144,7 +143,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
     processor = ours(tmp_path)
     rotated = processor(encode(image, "PNG", exif=exif))
-    torch.testing.assert_close(rotated, processor(image.transpose(Image.Transpose.ROTATE_270)), atol=0, rtol=0)
+    assert torch.equal(rotated, processor(image.transpose(Image.Transpose.ROTATE_270)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -152,14 +151,14 @@ def test_corrupt_exif_is_ignored(tmp_path: Path) -> None:
     image = Image.fromarray(pixels(40, 60))
     data = encode(image, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
     processor = ours(tmp_path)
-    torch.testing.assert_close(processor(data), processor(image), atol=0, rtol=0)
+    assert torch.equal(processor(data), processor(image))
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     processor = ours(tmp_path)
-    torch.testing.assert_close(processor(data), processor(frames[0]), atol=0, rtol=0)
+    assert torch.equal(processor(data), processor(frames[0]))
 
 
 # --- kinds of source --------------------------------------------------------------------------------------------------
@@ -186,10 +185,10 @@ def test_all_sources_agree(tmp_path: Path) -> None:
         levels[::-1][::-1],
     ]
     for source in sources:
-        torch.testing.assert_close(processor(source), expected, atol=0, rtol=0)
+        assert torch.equal(processor(source), expected)
     grey = levels[..., 0]
     for source in (grey[..., None], torch.from_numpy(grey.copy()), torch.from_numpy(grey.copy())[None]):
-        torch.testing.assert_close(processor(source), processor(grey), atol=0, rtol=0)
+        assert torch.equal(processor(source), processor(grey))
     assert processor(torch.rand(3, 8, 8, dtype=torch.bfloat16)).shape == (1, 3, 224, 224)
     assert processor(torch.rand(3, 8, 8, requires_grad=True)).shape == (1, 3, 224, 224)
 
@@ -198,7 +197,7 @@ def test_floats_equal_the_reference(tmp_path: Path) -> None:
     values = np.random.default_rng(3).random((19, 23, 3)).astype(np.float32)
     # The reference rescales floats twice unless told not to.
     expected = theirs("vit", values, do_rescale=False, input_data_format="channels_last")
-    torch.testing.assert_close(ours(tmp_path)(values), expected, atol=1e-5, rtol=0)
+    close(ours(tmp_path)(values), expected)
 
 
 @settings(max_examples=20, deadline=None)

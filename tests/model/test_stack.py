@@ -24,6 +24,7 @@ from plainformer.generation.search import generate
 from plainformer.model.initial import initialise
 from plainformer.model.stack import READS, StackInput, StackOutput, join_outputs
 from plainformer.model.transformer import Transformer
+from tests.support.close import apart, close
 
 VOCABULARY = 50
 
@@ -76,7 +77,7 @@ def test_masked_positions_of_a_joined_output_are_not_seen() -> None:
         model(decoder_input_ids=ids(1, 3, seed=2), encoder_output=join_outputs(part, more)).logits
         for part in (padded, real)
     ]
-    assert torch.allclose(*logits, atol=1e-5)
+    close(*logits)
 
 
 @torch.no_grad()
@@ -86,12 +87,12 @@ def test_positions_may_go_on() -> None:
     model = initialise(Transformer(ModelConfig("test", encoder=stack(frontend=learned))), std=0.3).eval()
     whole = ids(1, 8)
     continued = model.encode(whole[:, 5:], position_ids=torch.arange(5, 8)[None]).last_hidden_state
-    assert not torch.allclose(continued, model.encode(whole[:, 5:]).last_hidden_state, atol=1e-2)
+    assert apart(continued, model.encode(whole[:, 5:]).last_hidden_state) > 1e-2
     # By hand: a position's vector is added to its token's, so tokens that carry the difference start at position 0.
     table = model.main.frontend.positions.weight
     moved = model.embed_tokens(whole[:, 5:]) + table[5:8] - table[:3]
     expected = model.encode(inputs_embeds=moved).last_hidden_state
-    assert torch.allclose(continued, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    close(continued, expected)
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def test_a_decoder_reads_parts_whose_positions_go_on() -> None:
     whole = ids(1, 8)
     first, again = model.encode(whole[:, :5]), model.encode(whole[:, 5:])
     continued = model.encode(whole[:, 5:], position_ids=torch.arange(5, 8)[None])
-    assert torch.allclose(continued.last_hidden_state, again.last_hidden_state, atol=1e-5)
+    close(continued.last_hidden_state, again.last_hidden_state)
     found = [generate(model, encoder_output=join_outputs(first, part), max_new_tokens=3) for part in (continued, again)]
     assert found[0].token_ids == found[1].token_ids and len(found[0].token_ids[0]) == 3
 
@@ -161,11 +162,11 @@ def test_a_cache_follows_an_encoder_output_that_grows() -> None:
     cache = KeyValueCache(model.config, 1)
     before = model(decoder_input_ids=tokens[:, :3], encoder_output=first, cache=cache).logits
     after = model(decoder_input_ids=tokens[:, 3:], encoder_output=grown, cache=cache).logits
-    assert torch.allclose(before, model(decoder_input_ids=tokens[:, :3], encoder_output=first).logits, atol=1e-5)
+    close(before, model(decoder_input_ids=tokens[:, :3], encoder_output=first).logits)
     expected = model(decoder_input_ids=tokens, encoder_output=grown).logits[:, -1:]
-    assert torch.allclose(after, expected, atol=1e-5)
+    close(after, expected)
     stale = model(decoder_input_ids=tokens, encoder_output=first).logits[:, -1:]
-    assert not torch.allclose(after, stale, atol=1e-3)
+    assert apart(after, stale) > 1e-3
     with pytest.raises(UsageError, match="holds 8 positions"):
         model(decoder_input_ids=tokens[:, :1], encoder_output=first, cache=cache)
 
@@ -178,10 +179,10 @@ def test_a_masked_head_is_zeroed_columns(layer: int, head: int) -> None:
     mask[layer, head] = 0
     full = model(ids(2, 6)).last_hidden_state
     masked = model(ids(2, 6), head_mask=mask).last_hidden_state
-    assert not torch.allclose(masked, full, atol=1e-3)
+    assert apart(masked, full) > 1e-3
     out = model.main.layers[layer].attention.out
     out.weight[:, head * 8 : (head + 1) * 8] = 0
-    assert torch.allclose(masked, model(ids(2, 6)).last_hidden_state, atol=1e-6)
+    close(masked, model(ids(2, 6)).last_hidden_state)
     with pytest.raises(UsageError, match=r"not \(layers, heads\)"):
         model(ids(2, 6), head_mask=mask.T)
 

@@ -23,9 +23,14 @@ def close(found: Any, expected: Any, what: str = "", rel: float = 1e-5) -> None:
     known = y.isfinite()
     assert torch.equal(x[~known], y[~known]) and x[known].isfinite().all(), f"{what}: not finite in other places"
     if known.any():
-        scale = max(1.0, y[known].abs().max().item())
-        worst = (x[known] - y[known]).abs().max().item() / scale
-        assert worst <= rel, f"{what}: differs by {worst:.2e} of its scale ({scale:.4g}), more than {rel:.0e}"
+        worst = apart(x[known], y[known])
+        assert worst <= rel, f"{what}: differs by {worst:.2e} of its scale, more than {rel:.0e}"
+
+
+def apart(found: Any, expected: Any) -> float:
+    """Return the largest |found - expected| / max(1, largest |expected|) of finite numbers: what `close` bounds."""
+    x, y = _tensor(found), _tensor(expected)
+    return float((x - y).abs().max() / y.abs().max().clamp(min=1))
 
 
 def _tensor(value: Any) -> Tensor:

@@ -16,7 +16,7 @@ from plainformer.generation.search import generate
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
 from tests.support import models as make
-from tests.support.close import close
+from tests.support.close import apart, close
 from tests.support.generation import ENDS, batch, pair, prompts
 
 
@@ -122,10 +122,6 @@ def text(length: int, seed: int = 0, rows: int = 1) -> Tensor:
     return torch.randint(5, 99, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
-
-
 @WINDOWED
 @pytest.mark.parametrize("slack", [0, 2, SLACK])
 @torch.no_grad()
@@ -144,7 +140,7 @@ def test_windows_let_go(name: str, slack: int, monkeypatch: pytest.MonkeyPatch) 
         for layer in cache.layers:
             assert layer.held <= (cache.length if layer.window is None else 2 * kept)
             assert layer.window is None or layer.keys.capacity <= 2 * kept
-    assert apart(torch.cat(pieces, dim=1), whole) < 1e-5
+    close(torch.cat(pieces, dim=1), whole)
     assert {layer.window for layer in cache.layers} <= {None, WINDOW} and WINDOW in {x.window for x in cache.layers}
 
 
@@ -158,7 +154,7 @@ def test_windows_and_crops(name: str) -> None:
     for step, (more, back) in enumerate([(40, 30), (1, SLACK), (90, 1), (60, SLACK), (3, SLACK), (40, 17)]):
         found = model(ids[:, length : length + more], cache=cache).logits
         length += more
-        assert apart(found, model(ids[:, :length]).logits[:, -more:]) < 1e-5
+        close(found, model(ids[:, :length]).logits[:, -more:])
         for size in (back - back // 2, back // 2):
             model(text(size, step), cache=cache) if size else None
         cache.crop(length)
@@ -199,7 +195,7 @@ def test_sharing_is_expanding(name: str, kind: str, monkeypatch: pytest.MonkeyPa
     run(ids.repeat_interleave(copies, 0), plain, 6, True)
     for step in range(12):
         tokens = torch.randint(5, 99, (6, 2 if step == 4 else 1), generator=generator)
-        assert apart(run(tokens, shared, 6, False), run(tokens, plain, 6, True)) < (1e-5 if kind == "full" else 0.02)
+        close(run(tokens, shared, 6, False), run(tokens, plain, 6, True), rel=1e-5 if kind == "full" else 0.02)
         index = torch.randint(0, copies, (2, copies), generator=generator) + torch.tensor([[0], [copies]])
         shared.reorder(index.flatten())
         plain.reorder(index.flatten())

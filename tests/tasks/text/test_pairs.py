@@ -143,7 +143,7 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
         with pytest.raises(UsageError, match="has no place for a label"):
             task(TEXTS[0], labels=LABELS, template=template)
     # The label replaces each {} of the template, and braces in a label are its own.
-    rows = task.encode([TEXTS[0]], labels=["{}", "{0}"], template="{{}} of {}").encodings
+    rows = task.encode([TEXTS[0]], task.Options(labels=["{}", "{0}"], template="{{}} of {}")).encodings
     wanted = [task.tokenizer.encode(TEXTS[0], f"{{{label}}} of {label}").input_ids for label in ("{}", "{0}")]
     assert [row.input_ids for row in rows] == wanted
     with pytest.raises(UsageError, match="neither True nor False"):

@@ -65,7 +65,7 @@ class LongClip:
         return next((reason for reason in self.reasons if reason != "eos"), "eos")
 
     def left(self, frames: int) -> int:
-        """How many frames the next window has of its own."""
+        """Return how many frames the next window has of its own."""
         return min(frames, self.spectrogram.size(1) - self.seek)
 
     def window(self, frames: int) -> Tensor:
@@ -139,7 +139,7 @@ class LongSpeech:
     # ---- one window of each clip ----------------------------------------------------------------------------------
 
     def _write(self, clips: Sequence[LongClip], encoder_output: StackOutput) -> tuple[list[float], list[Attempted]]:
-        """For each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
+        """Return for each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
         prompts = [self._prompt(clip) for clip in clips]
         silences = self._silences(clips, prompts, encoder_output)
         texts: dict[int, Attempted] = {}
@@ -169,7 +169,7 @@ class LongSpeech:
     def _silences(
         self, clips: Sequence[LongClip], prompts: list[list[int]], encoder_output: StackOutput
     ) -> list[float]:
-        """The probability of <|nospeech|>, the token before <|notimestamps|>, after the start token."""
+        """Return the probability of <|nospeech|>, the token before <|notimestamps|>, after the start token."""
         if self.thresholds.no_speech is None:
             return [0.0] * len(clips)
         found = []
@@ -185,7 +185,7 @@ class LongSpeech:
     def _attempt(
         self, attempt: Attempt, prompts: list[list[int]], encoder_output: StackOutput, seeds: list[int | None]
     ) -> list[Attempted]:
-        """One attempt at windows whose prompts are of one length."""
+        """Make one attempt at windows whose prompts are of one length."""
         options, changes = attempt.options, dict[str, Any]()
         asked = options.output_scores
         watcher = None
@@ -211,7 +211,7 @@ class LongSpeech:
 
 
 def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple[list[TokenSegment], int]:
-    """The segments of a window's text that are settled, and how many frames further the next window begins.
+    """Return the segments of a window's text that are settled, and how many frames further the next window begins.
 
     Args:
         ids: the text, without its end token. frames: that the window has of its own.
@@ -237,7 +237,7 @@ def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple
 
 
 def rows_of(encoder_output: StackOutput, rows: Sequence[int]) -> StackOutput:
-    """Some rows of an encoder's output."""
+    """Return some rows of an encoder's output."""
     if list(rows) == list(range(len(encoder_output.last_hidden_state))):
         return encoder_output
     real_BT = encoder_output.real_BT[rows] if encoder_output.real_BT is not None else None
@@ -249,5 +249,5 @@ def _seed(clip: LongClip, attempt: int) -> int | None:
 
 
 def frame_seconds(frame: int, hop_length: int, sampling_rate: int) -> float:
-    """The time of a frame, to a hundredth of a second."""
+    """Return the time of a frame, to a hundredth of a second."""
     return round(frame * hop_length / sampling_rate, 2)
