@@ -66,7 +66,8 @@ def resolve(
             f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
         ) from None
     if local is not None:
-        for name, value, said in (("revision", revision, opt("revision", revision)), ("token", token, "a Hub token")):
+        given = (("revision", revision, opt("revision", revision)), ("token", token, f"a Hub {opt('token')}"))
+        for name, value, said in given:
             if value is not None:
                 raise UsageError(f"{said} does not apply to the local path {text!r}", f"leave out {opt(name, ...)}")
         return Files(text, local)

@@ -173,8 +173,7 @@ def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unus
 
 
 def _some(names: list[str]) -> str:
-    noun = "tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return f"{noun} {some([repr(name) for name in names], 4)}"
+    return f"{'tensor' if len(names) == 1 else f'{len(names)} tensors'} {some(list(map(repr, names)), 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
@@ -201,15 +200,14 @@ def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
         name: parameter.detach for name, parameter in model.named_parameters(remove_duplicate=False)
     }
     for path, module in model.named_modules():
-        if isinstance(module, Linear) and module.packed is not None:
-            found[f"{path}.weight"] = module.packed.dense
-        if isinstance(module, LinearGroup) and module.packed is not None:
+        if isinstance(module, Linear | LinearGroup) and module.packed is not None:
             for index, name in enumerate(module.names):
-                found[f"{path}.{name}.weight"] = partial(_part, module, index)
+                found[f"{path}.{name}"] = partial(_weight, module, index)
     return found
 
 
-def _part(group: LinearGroup, index: int) -> Tensor:
-    """Return one part of a packed group, copied: a view would keep all of them in memory."""
-    assert group.packed is not None
-    return group.packed.dense().split(group.sizes)[index].clone()
+def _weight(module: Linear | LinearGroup, index: int) -> Tensor:
+    """Return a packed weight; one of a group as a copy, since a view would keep all of them in memory."""
+    assert module.packed is not None
+    weights = module.packed.dense().split(module.sizes)
+    return weights[index].clone() if len(weights) > 1 else weights[index]
