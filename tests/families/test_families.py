@@ -118,7 +118,7 @@ def test_a_kind_of_tokenizer_that_no_family_has() -> None:
     with pytest.raises(CheckpointError, match="'lama' tokenizer is of no family") as caught:
         CONVENTIONS.named("lama")
     assert "llama" in caught.value.fix
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match="'zzz' tokenizer is of no family") as caught:
         CONVENTIONS.named("zzz")
     assert "xlmroberta" in caught.value.fix and "nllb" in caught.value.fix
     assert CONVENTIONS.of_model("zzz") is None

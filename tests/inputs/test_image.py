@@ -294,7 +294,9 @@ def test_shortest_edge_from_a_number(tmp_path: Path) -> None:
     ids=str,
 )
 def test_impossible_configurations(tmp_path: Path, preprocessor: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError):
+    with pytest.raises(
+        CheckpointError, match=next(iter(preprocessor)).replace("image_processor_type", "image processor")
+    ):
         ours(tmp_path, preprocessor)
 
 
@@ -354,7 +356,7 @@ def test_truncated_and_corrupt_files(tmp_path: Path, fmt: str) -> None:
     processor = ours(tmp_path)
     assert processor(data).shape == (1, 3, 224, 224)
     for keep in (1, 8, 20, len(data) // 3, len(data) // 2):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=r"not an image we can read|truncated or corrupt"):
             processor(data[:keep])
     generator = np.random.default_rng(0)
     for _ in range(30):  # either a picture or a clear error, never anything else
