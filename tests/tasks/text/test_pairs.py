@@ -99,14 +99,6 @@ def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None
     assert task(TEXTS[0], labels=LABELS, truncate=True) == short
 
 
-def test_padding_on_the_left_changes_nothing(folders: dict[str, Path]) -> None:
-    task = zero_shot(folders["usual"])
-    expected = task(TEXTS, labels=LABELS)
-    task.tokenizer.padding_side = "left"
-    for before, after in zip(expected, task(TEXTS, labels=LABELS), strict=True):
-        close([s.score for s in after.scores], [s.score for s in before.scores])
-
-
 @pytest.mark.parametrize("change", ["attend-to-padding", "mask-head=0.1"])
 def test_what_if_answers_for_pairs(folders: dict[str, Path], change: str) -> None:
     from plainformer.explanation import Request, what_if
