@@ -13,7 +13,7 @@ from typing import Any, get_overloads
 import pytest
 
 import plainformer as pf
-from plainformer.cli.options import LoadOptions as Flags
+from plainformer.cli.flags import LoadFlags
 from plainformer.config.loading import BACKENDS, LoadArgs, LoadOptions
 from plainformer.config.options import NotTyped, specs
 from plainformer.errors import UsageError
@@ -47,9 +47,9 @@ def test_keywords_options_and_flags_are_one_list() -> None:
     assert {name: kind.__forward_arg__ for name, kind in LoadArgs.__annotations__.items()} == options
     assert list(inspect.signature(load).parameters) == ["ref", "task", *options]
     typed = {name: spec for name, spec in specs(LoadOptions).items() if spec.typed is not NotTyped}
-    flags = {field.name: field for field in fields(Flags)}
+    flags = {field.name: field for field in fields(LoadFlags)}
     assert list(flags) == ["task", *typed]
-    assert all(flags[name].default == getattr(LoadOptions(), name) for name in typed)
+    assert LoadFlags().options() == {}
     assert sorted(BACKENDS) == sorted(prepare.BACKENDS)
 
 

@@ -47,14 +47,13 @@ class CheckpointInfo:
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
             "parameters": f"{self.parameters:,} ({self.parameters * 4 / 1e6:,.1f} MB in fp32)",
-            "weights": ", ".join(f"{key} {value}" for key, value in self.weights.items()),
+            "weights": _line(self.weights),
             "stored dtypes": ", ".join(f"{name} x {count}" for name, count in self.stored_dtypes.items()),
             "max positions": str(self.max_positions) if self.max_positions is not None else "no hard limit",
         }
-        for name, stack in self.stacks.items():
-            lines[name] = ", ".join(f"{key} {value}" for key, value in stack.items())
+        lines |= {name: _line(stack) for name, stack in self.stacks.items()}
         if self.tokenizer is not None:
-            lines["tokenizer"] = ", ".join(f"{key} {_plain(value)}" for key, value in self.tokenizer.items())
+            lines["tokenizer"] = _line(self.tokenizer)
         if self.labels:
             lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
         if self.tied:
@@ -73,36 +72,35 @@ def inspect_checkpoint(
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
     with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
-        return _inspect(checkpoint)
+        config, source = checkpoint.config(), checkpoint.tensors()
+        check_depth(config, source)
+        table, model = checkpoint.rows(config), Transformer(config)
+        stacks = {"encoder": config.encoder, "decoder": config.decoder}
+        return CheckpointInfo(
+            ref=checkpoint.ref,
+            family=config.family,
+            architecture=config.architecture,
+            kind=config.kind,
+            task=_task(config),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters_by_part=count_by_part(model),
+            stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
+            vocabulary=config.vocab_size,
+            max_positions=config.main_stack.max_positions,
+            weights=source.describe(),
+            stored_dtypes=dict(Counter(map(source.stored, source.names()))),
+            unused_tensors=tuple(
+                name for name in source.names() if (row := table.find(name)) is None or row[0].kind == "ignore"
+            ),
+            tokenizer=_describe_tokenizer(checkpoint),
+            labels=config.labels,
+            tied=config.tied,
+            shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        )
 
 
-def _inspect(checkpoint: Checkpoint) -> CheckpointInfo:
-    config, source = checkpoint.config(), checkpoint.tensors()
-    check_depth(config, source)
-    table, names = checkpoint.rows(config), source.names()
-    known = {name: table.find(name) for name in names}
-    model = Transformer(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    stacks = {"encoder": config.encoder, "decoder": config.decoder}
-    return CheckpointInfo(
-        ref=checkpoint.ref,
-        family=config.family,
-        architecture=config.architecture,
-        kind=config.kind,
-        task=_task(config),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        parameters_by_part=count_by_part(model),
-        stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
-        vocabulary=config.vocab_size,
-        max_positions=config.main_stack.max_positions,
-        weights=source.describe(),
-        stored_dtypes=dict(Counter(_stored_dtype(source, name) for name in names)),
-        unused_tensors=tuple(name for name, row in known.items() if row is None or row[0].kind == "ignore"),
-        tokenizer=_describe_tokenizer(checkpoint),
-        labels=config.labels,
-        tied=config.tied,
-        shapes=shapes,
-    )
+def _line(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_plain(value)}" for key, value in facts.items())
 
 
 def _plain(value: Any) -> str:
@@ -120,13 +118,6 @@ def _task(config: ModelConfig) -> str:
         return default_task(config).name
     except UsageError:
         return "none"
-
-
-def _stored_dtype(source: Any, name: str) -> str:
-    """Return the dtype in the file: a GGUF's quantisation where there is one."""
-    return str(source.quantisation(name) if hasattr(source, "quantisation") else source.dtype(name)).removeprefix(
-        "torch."
-    )
 
 
 def count_by_part(model: Transformer) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
@@ -51,14 +51,8 @@ if TYPE_CHECKING:
 Ref = str | os.PathLike[str]
 T = TypeVar("T", bound=Task)
 F = TypeVar("F", bound=Callable[..., Any])
-DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 
 def _names_options(function: F) -> F:
@@ -151,7 +145,7 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
 
 @_names_options
 def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task:
-    """`load` with the task first, for those who are used to that order."""
+    """Do as `load`, with the task first, for those who are used to that order."""
     return load(ref, task=task, **options)
 
 
@@ -198,15 +192,8 @@ def build_model(
     config, source = checkpoint.config(head), checkpoint.tensors()
     check_depth(config, source)
     model = Transformer(config).eval()
-    load_weights(
-        model,
-        source,
-        checkpoint.rows(config),
-        dtype=dtype,
-        device=device,
-        allow_unused=options.allow_unused,
-        trainable=trainable,
-    )
+    table, unused = checkpoint.rows(config), options.allow_unused
+    load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if options.prepare:
         rows = 1 if config.decoder is not None else 128
@@ -218,12 +205,10 @@ def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
     """Return a dtype by name. None: fp32 on a CPU, where half precision is slower; the checkpoint's own elsewhere."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else None
-    if isinstance(dtype, torch.dtype):
-        if dtype in DTYPES.values():
-            return dtype
-    elif isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
-    raise UsageError(f"{opt('dtype', dtype)} is not supported", did_you_mean(str(dtype), DTYPES))
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise UsageError(f"{opt('dtype', dtype)} is not supported", did_you_mean(str(dtype), DTYPES))
+    return found
 
 
 def as_device(device: str | torch.device) -> torch.device:
@@ -231,14 +216,13 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise UsageError(f"{opt('device', device)} is unknown", "use 'cpu' or 'cuda'") from None
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"{opt('device', str(device))} is not supported", "use 'cpu' or 'cuda'")
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise UsageError(f"{opt('device', str(device))} is unknown", "use 'cpu' or 'cuda'")
     count = torch.cuda.device_count()
     if found.type == "cuda" and (found.index or 0) >= count:
-        raise UsageError(
-            f"{opt('device', str(device))}: this machine has {count} CUDA devices", f"use {opt('device', 'cpu')}"
-        )
+        fix = f"use {opt('device', 'cpu')}"
+        raise UsageError(f"{opt('device', str(device))}: this machine has {count} CUDA devices", fix)
     return found
 
 
@@ -262,10 +246,7 @@ def _head_for(checkpoint: Checkpoint, info: TaskInfo | None) -> str | None:
     config = checkpoint.config(stated)
     if default_task(config).name in BUILT_ON.get(info.name, ()):
         return head
-    raise UsageError(
-        f"{checkpoint.ref} cannot do {info.name!r}: its architecture {checkpoint.architecture} does {_listed(tasks_of(config))}",
-        f"leave out {opt('task', ...)}, or choose one of these",
-    )
+    raise _cannot(checkpoint, info, f"its architecture {checkpoint.architecture} does", config)
 
 
 def _task_of(checkpoint: Checkpoint, config: ModelConfig, info: TaskInfo | None) -> TaskInfo:
@@ -274,10 +255,14 @@ def _task_of(checkpoint: Checkpoint, config: ModelConfig, info: TaskInfo | None)
     chosen = info or implied
     if implied.name in (chosen.name, *BUILT_ON.get(chosen.name, ())):
         return chosen
-    raise UsageError(
-        f"{checkpoint.ref} cannot do {chosen.name!r}: as loaded, it does {_listed(tasks_of(config))}",
-        f"leave out {opt('task', ...)}, or choose one of these",
-    )
+    raise _cannot(checkpoint, chosen, "as loaded, it does", config)
+
+
+def _cannot(checkpoint: Checkpoint, info: TaskInfo, does: str, config: ModelConfig) -> UsageError:
+    *first, last = map(repr, tasks_of(config))
+    tasks = f"{', '.join(first)} or {last}" if first else last
+    fix = f"leave out {opt('task', ...)}, or choose one of these"
+    return UsageError(f"{checkpoint.ref} cannot do {info.name!r}: {does} {tasks}", fix)
 
 
 def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> type[Task]:
@@ -287,11 +272,6 @@ def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> ty
     raise UsageError(
         f"{checkpoint.ref} gives a {made.__name__}, not a {asked.__name__}", "pass that class, or the task's name"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    *first, last = map(repr, names)
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 # ------------------------------------------------------------------------------------------------------------------ saving
@@ -321,9 +301,8 @@ def save_model(model: Transformer, folder: Ref) -> None:
         raw["architectures"] = [architecture_with_head(model.config)]
     if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
         raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
+    path = target / "config.json"
     try:
-        (target / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write {target / 'config.json'}: {error.strerror}", "choose another folder"
-        ) from None
+        raise CheckpointError(f"cannot write {path}: {error.strerror}", "choose another folder") from None

@@ -427,7 +427,7 @@ def test_web_address_and_bad_gguf_selectors() -> None:
 def test_bundled_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    for name, (package, inside) in BUNDLED.items():
+    for name, (package, inside, _) in BUNDLED.items():
         if importlib.util.find_spec(package) is None:
             assert "pip install --no-deps" in message(name)
             continue

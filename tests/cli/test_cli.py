@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from plainformer.cli.main import as_flag, run_app
+from plainformer.cli.flags import as_flag
+from plainformer.cli.main import run_app
 from plainformer.cli.options import shown
 from plainformer.errors import UsageError, opt
 from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
@@ -72,7 +73,7 @@ def test_run_reads_jsonl(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) 
     (tmp_path / "bad.jsonl").write_text('"fine"\n{nope\n')
     refused(cli("run", tiny("text-classification"), "bad.jsonl"), "bad.jsonl, line 2 is not JSON")
     (tmp_path / "number.jsonl").write_text("7\n")
-    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1: 7 is no input")
+    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1: 7 is not an input")
 
 
 def test_jsonl_holds_whole_questions_and_chats(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from plainformer.cli.flags import flags_in, flags_of
-from plainformer.cli.main import as_flag
+from plainformer.cli.flags import Flags, as_flag, flags_in
 from plainformer.config.options import NotTyped, OptionSet, option, specs, whole
 from plainformer.errors import UsageError, opt
 from plainformer.tasks import option_classes
@@ -30,8 +29,12 @@ class Second(OptionSet):
     on: bool | float = option(False, help="On.", typed=bool, also={"on_from": (float, "On from here.")})
 
 
+class Both(Flags, kinds=(First, Second)):
+    """Flags of two classes of options."""
+
+
 def test_flags_become_options() -> None:
-    kind = flags_of("Both", First, Second)
+    kind: Any = Both
     assert [f.name for f in fields(kind)] == ["size", "name", "sides", "on", "on_from"]
     flags = kind(name=["a", "\0stdin"], sides="2x3", on_from=0.5)
     assert flags.given() == ["name", "sides", "on_from"]
@@ -43,8 +46,20 @@ def test_flags_become_options() -> None:
 
 
 def test_one_flag_of_several_options_says_what_they_are() -> None:
-    (size,) = (f for f in fields(flags_of("Both", First, Second)) if f.name == "size")
+    (size,) = (f for f in fields(Both) if f.name == "size")
     assert "A size. / Another size." in str(size.type)
+
+
+def test_help_names_other_options_as_flags() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Third(OptionSet):
+        near: bool = option(False, help=f"As with {opt('top_k', 3)}.")
+
+    class ThirdFlags(Flags, kinds=[Third]):
+        """Flags with a help that names an option."""
+
+    (near,) = fields(ThirdFlags)
+    assert "As with --top-k 3." in str(near.type)
 
 
 def test_a_field_of_no_plain_type_must_say_what_is_typed() -> None:

@@ -135,7 +135,7 @@ def test_similar_phrases_match_by_their_cosine() -> None:
     assert (best.kind, best.text, best.score) == ("similar", "Acme", 0.9)
     none = analyse(capitals, DOCUMENTS, required=["Globex"], compare=compare, threshold=0.95)
     assert none.ranking is not None and none.ranking[0].matches[0].kind == "missing"
-    with pytest.raises(UsageError, match="not a cosine"):
+    with pytest.raises(UsageError, match="not a number in"):
         analyse(capitals, DOCUMENTS, required=["x"], compare=compare, threshold=2)
 
 
@@ -302,7 +302,7 @@ def test_the_command(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (["PATH", "--show", "phrase"], "did you mean 'phrases'"),
         (["PATH", "--show", "ranking"], "without --require"),
         (["PATH", "--csv", "--json"], "--json gives everything"),
-        (["PATH", "--label", "XYZ"], "is no type of this checkpoint"),
+        (["PATH", "--label", "XYZ"], "is not a type of this checkpoint"),
         (["PATH", "--within", "lines"], "did you mean 'line'"),
         (["PATH", "--aggregation", "none"], "finds no entities"),
         (["PATH", "--scheme", "BILOU"], "BILOU"),

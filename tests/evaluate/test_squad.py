@@ -55,7 +55,7 @@ def test_by_hand() -> None:
 def test_bad_input() -> None:
     gold: dict[str, list[str]] = {"q": ["cat"], "r": []}
     good = {"q": "cat", "r": ""}
-    for wrong, message in (({"q": "cat"}, "lack 1 of 2"), ({**good, "s": ""}, "none of the questions")):
+    for wrong, message in (({"q": "cat"}, "lack 1 of 2"), ({**good, "s": ""}, "not one of the questions")):
         with pytest.raises(InputError, match=message):
             evaluate_squad(wrong, gold)
     with pytest.raises(InputError, match="no questions"):

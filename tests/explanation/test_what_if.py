@@ -211,7 +211,6 @@ def test_images_have_no_padding(tasks: dict[str, Any], tmp_path: Path) -> None:
 
 def test_speech_that_is_written(tmp_path: Path) -> None:
     from plainformer.explanation import Trace, replay_steps
-    from tests.support import models as make
     from tests.support.media import SECONDS
     from tests.support.models import whisper
 

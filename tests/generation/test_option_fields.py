@@ -26,11 +26,11 @@ from plainformer.generation.options import (
     GenerationOptions,
     stages,
 )
+from plainformer.generation.order import make_processors
 from plainformer.generation.processors.context import Context
 from plainformer.generation.search import generate, stream
-from plainformer.tasks.writing.checkpoint_defaults import add_defaults, with_checkpoint_defaults
-from tests.support.generation import pair, value_of
-from tests.support.processes import modules_after
+from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
+from tests.support.generation import pair
 
 OPTIONS = specs(GenerationOptions)
 
@@ -61,7 +61,7 @@ def test_a_sampler_is_a_class_and_a_line() -> None:
         MoreOptions(only=7)
     assert stages(MoreOptions)[1] == (*stages(GenerationOptions)[1], "only")
     options = MoreOptions(do_sample=True, only=7, temperature=0.5, renormalize=True, repetition_penalty=1.5)
-    names = [processor.name for processor in options.make_processors(model.config)]
+    names = [processor.name for processor in make_processors(options, model.config)]
     assert names == ["repetition_penalty", "temperature", "only", "renormalize"]
     assert generate(model, row, options=options.changed(max_new_tokens=3, eos_ids=())).token_ids == ((7, 7, 7),)
     assert "| `only` |  | Sampling: keep one token. |" in table(MoreOptions)
@@ -87,7 +87,7 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
         if "make" not in spec.more or name == "grammar":
             continue
         options = GenerationOptions(eos_ids=ends, do_sample=name in SAMPLERS, **{name: values.get(name, 0.5)})
-        (made,) = options.make_processors(config)
+        (made,) = make_processors(options, config)
         assert made.name in spec.more.get("runs", (name,)) and made.name in ORDER
         seen.add(made.name)
     assert seen | {"guidance", "token_healing", "grammar", "whisper_timestamps"} == set(ORDER)
@@ -95,12 +95,12 @@ def test_every_processor_that_an_option_makes_has_its_place() -> None:
 
 def test_what_derives_from_the_fields() -> None:
     assert set(TAKEN_BY) > set(SAMPLERS) and set(NEEDS) | set(NEEDS.values()) < set(OPTIONS)
-    known = {"modes", "needs", "chooses", "make", "runs", "last", "checkpoint", "neutral", "engine"}
+    known = {"modes", "needs", "chooses", "excludes", "make", "runs", "last", "checkpoint", "neutral", "engine"}
     for name, spec in OPTIONS.items():
         assert set(spec.more) <= known, name
         assert spec.group and re.fullmatch(r"[A-Z(].*[.)]", spec.help), name
         assert "neutral" not in spec.more or "checkpoint" in spec.more, name
-        for other in (*spec.more.get("chooses", ()), spec.more.get("needs", name)):
+        for other in (*spec.more.get("chooses", ()), *(spec.more.get(key, name) for key in ("needs", "excludes"))):
             assert other in OPTIONS
     assert {name for name, spec in OPTIONS.items() if spec.typed is NotTyped} >= {"cache", "processors", "stop_when"}
 
@@ -118,10 +118,6 @@ def test_the_documentation_has_the_options() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to-generate.md").read_text(encoding="utf-8")
     shown = page.split("<!-- options of generation -->\n")[1].split("\n<!-- end -->")[0]
     assert shown == table(GenerationOptions)
-
-
-def test_no_torch_is_needed_to_know_the_options() -> None:
-    assert not modules_after("import plainformer.generation.options") & {"torch", "numpy"}
 
 
 @pytest.mark.parametrize(
@@ -195,28 +191,35 @@ def test_what_a_task_postpones_the_engine_checks() -> None:
 
 def test_what_was_given_explicitly_overrides_the_checkpoint() -> None:
     in_the_file = {"num_beams": 4, "length_penalty": 2.0, "temperature": 0.6, "max_length": 142}
-    for given in (
-        {},
-        {"num_beams": 1, "max_new_tokens": 20},
-        {"num_beams": 1, "do_sample": True},
-        {"truncate": True, "max_length": None},
-    ):
-        options = Postponed(**given)  # type: ignore[arg-type]
-        merged = with_checkpoint_defaults(in_the_file, options)
-        assert type(merged) is Postponed and merged == Postponed(**add_defaults(in_the_file, given))
-        assert merged.explicit >= options.explicit
-        merged.engine()
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"num_beams": 4, "length_penalty": 2.0, "max_length": 142}),
+        ({"num_beams": 1, "max_new_tokens": 20}, {}),
+        ({"num_beams": 1, "do_sample": True}, {"temperature": 0.6, "max_length": 142, "top_k": 50}),
+        ({"truncate": True, "max_length": None}, {"num_beams": 4, "length_penalty": 2.0}),
+    ]
+    for given, added in cases:
+        assert with_defaults(in_the_file, given) == {**given, **added}
+        with_checkpoint_defaults(in_the_file, Postponed(**given)).engine()
+
+
+def with_defaults(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is explicit once a checkpoint's settings have been added to what was given."""
+    merged = with_checkpoint_defaults(values, Postponed(**given))
+    assert type(merged) is Postponed and merged == Postponed(
+        **{name: getattr(merged, name) for name in merged.explicit}
+    )
+    return {name: getattr(merged, name) for name in merged.explicit}
 
 
 def test_settings_of_other_modes_are_left_out() -> None:
     many = {"num_beams": 4, "diversity_penalty": 0.5, "temperature": 0.7, "penalty_alpha": 0, "top_k": 0}
-    assert add_defaults(many, {}) == {"num_beams": 4}
-    assert add_defaults({**many, "num_beam_groups": 2}, {}) == {
+    assert with_defaults(many, {}) == {"num_beams": 4}
+    assert with_defaults({**many, "num_beam_groups": 2}, {}) == {
         "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5
     }  # fmt: skip
-    assert add_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
+    assert with_defaults({"do_sample": True, "xtc_threshold": 0.2, "top_k": 5}, {}) == {"do_sample": True, "top_k": 5}
     speculative = {"prompt_lookup_num_tokens": 3, "temperature": 0.7, "num_return_sequences": 2}
-    assert add_defaults(speculative, {}) == {"prompt_lookup": 3}
+    assert with_defaults(speculative, {}) == {"prompt_lookup": 3}
 
 
 def test_changes_keep_what_was_explicit() -> None:
@@ -226,8 +229,12 @@ def test_changes_keep_what_was_explicit() -> None:
     assert GenerationOptions.of({"num_beams": 1}, "generation").explicit == {"num_beams"}
 
 
-@pytest.mark.parametrize("name", sorted(TAKEN_BY))
+OTHERS: dict[str, Any] = {"dola_layers": "low", "cache_kind": "int8", "early_stopping": True, "output_scores": True}
+
+
+@pytest.mark.parametrize("name", sorted(set(TAKEN_BY) - {"cache"}))
 def test_takes_is_what_the_check_says(name: str) -> None:
+    value = OTHERS.get(name, 2 if "int" in str(GenerationOptions.__annotations__[name]) else 0.5)
     for chosen in (
         {},
         {"do_sample": True},
@@ -235,7 +242,7 @@ def test_takes_is_what_the_check_says(name: str) -> None:
         {"prompt_lookup": 2},
         {"prompt_lookup": 2, "do_sample": True},
     ):
-        options = Postponed(**chosen, **{name: value_of(name)})  # type: ignore[arg-type]
+        options = Postponed(**chosen, **{name: value})  # type: ignore[arg-type]
         if not options.takes(name):
             with pytest.raises(UsageError, match=name):
                 options.engine()

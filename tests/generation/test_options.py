@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.modes import token_loop as tokens_module
 from plainformer.generation.modes.token_loop import Watcher
-from plainformer.generation.options import TAKEN_BY, GenerationOptions, make_options
+from plainformer.generation.options import TAKEN_BY, GenerationOptions
 from plainformer.generation.result import Generation
 from plainformer.generation.search import generate, stream
 from plainformer.generation.sessions.session import Session
@@ -30,8 +31,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
     "speculative": {"prompt_lookup": 3},
 }
+make_options = partial(GenerationOptions.of, owner="generation")
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
-# A value for each option that not every mode takes.
 
 
 @pytest.mark.parametrize("mode", [*MODES, *OTHERS])

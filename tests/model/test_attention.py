@@ -17,7 +17,6 @@ from plainformer.model.attention import (
     SelfAttention,
     attend,
     attend_eagerly,
-    attend_shared,
     merge_heads,
     split_heads,
 )
@@ -102,7 +101,9 @@ def test_a_shared_prefix_is_as_if_each_row_had_it(kv_heads: int, masked: bool) -
     prefix = random(2, kv_heads, 5, 3, seed=3), random(2, kv_heads, 5, 3, seed=4)
     mask = Mask(hidden(6, 1, 2, 8)) if masked else Mask()
     whole = [torch.cat((part.repeat_interleave(3, 0), own), dim=2) for part, own in zip(prefix, (k, v), strict=True)]
-    near(attend_shared(q, prefix, k, v, mask, SCALE), by_hand(q, *whole, mask)[0])
+    found, seen = attend_eagerly(q, k, v, mask, SCALE, prefix=prefix)
+    near(found, by_hand(q, *whole, mask)[0])
+    near(seen, by_hand(q, *whole, mask)[1])
 
 
 @pytest.mark.parametrize("length", [1, 3])

@@ -77,7 +77,7 @@ def test_a_packed_model_can_be_trained_again() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["onednn", "compiled"])
 def test_saving_unpacks_one_weight_at_a_time(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     table = table_for(model.config)
@@ -138,7 +138,7 @@ def test_copies_and_pickles(backend: str) -> None:
         close(other(IDS).logits, expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS.values(), Int8Weight])
+@pytest.mark.parametrize("layout", LAYOUTS.values())
 def test_a_pickle_holds_a_weight_once(layout: type[CompiledWeight | Int8Weight]) -> None:
     packed = layout([torch.ones(100, 90)], None)
     packed(torch.ones(1, 90))

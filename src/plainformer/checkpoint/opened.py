@@ -15,8 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object
 from plainformer.checkpoint.hub import Part
@@ -30,7 +29,7 @@ from plainformer.families.hf_config import HfConfig
 if TYPE_CHECKING:
     from typing import Self
 
-    from plainformer.checkpoint.formats import GgufFile, TensorSource
+    from plainformer.checkpoint.formats import TensorSource
     from plainformer.checkpoint.rows import WeightTable
     from plainformer.inputs.text.tokenizer import Tokenizer
 
@@ -53,37 +52,34 @@ class Checkpoint(ABC):
         path: the folder or the GGUF file. folder: the folder, None where there is only one file.
     """
 
-    folder: Path | None = None
     config_name = CONFIG  # what messages call the place that the configuration was read from
 
     def __init__(self, files: Files) -> None:
         self.ref, self.path, self.revision = files.ref, files.path, files.revision
+        self.folder = self.path if self.path.is_dir() else None
         self._source: TensorSource | None = None
 
     # ---- the configuration
 
     @cached_property
+    @abstractmethod
     def raw_config(self) -> dict[str, Any]:
         """`config.json` as it is, or what it would hold."""
-        return self._read_config()
 
     @property
     def model_type(self) -> str:
-        """The family's name in `config.json`; "" where there is none."""
+        """Return the family's name in `config.json`; "" where there is none."""
         return str(self.raw_config.get("model_type") or "")
 
     @property
     def architecture(self) -> str:
-        """The class name in `config.json`, which tells the head; "" where there is none."""
+        """Return the class name in `config.json`, which tells the head; "" where there is none."""
         with reading(self.config_name):
             return next(iter(HfConfig(self.raw_config).texts("architectures")), "")
 
     @abstractmethod
     def config(self, head: str | None = None) -> ModelConfig:
         """Return the model's configuration; `head` as for `config_from_dict`, which also says what it raises."""
-
-    @abstractmethod
-    def _read_config(self) -> dict[str, Any]: ...
 
     # ---- weights
 
@@ -120,7 +116,14 @@ class Checkpoint(ABC):
     def save_companions(self, folder: str | os.PathLike[str], names: Iterable[str]) -> None:
         """Copy those of the named companion files that exist. Raises CheckpointError."""
         for name in names if self.folder is not None else ():
-            _copy(self.path / name, Path(folder) / name)
+            source, target = self.path / name, Path(folder) / name
+            if not source.is_file() or source.resolve() == target.resolve():
+                continue
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+            except OSError as error:
+                raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None
 
     # ---- an open file
 
@@ -133,20 +136,12 @@ class Checkpoint(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 class FolderCheckpoint(Checkpoint):
     """A folder as Hugging Face libraries write it."""
-
-    folder: Path
-
-    def __init__(self, files: Files) -> None:
-        super().__init__(files)
-        self.folder = files.path
 
     def config(self, head: str | None = None) -> ModelConfig:
         return config_from_dict(self.raw_config, head, self.config_name)
@@ -157,13 +152,14 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self.folder, self.raw_config, CONVENTIONS)
+        return Tokenizer.from_folder(self.path, self.raw_config, CONVENTIONS)
 
-    def _read_config(self) -> dict[str, Any]:
-        return read_json_object(self.folder / CONFIG)
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        return read_json_object(self.path / CONFIG)
 
     def _open(self) -> TensorSource:
-        return open_weights(find_weights(self.folder))
+        return open_weights(find_weights(self.path))
 
 
 class GgufCheckpoint(Checkpoint):
@@ -180,28 +176,15 @@ class GgufCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_gguf(self._file().metadata)
+        return Tokenizer.from_gguf(self.tensors().metadata)
 
-    def _read_config(self) -> dict[str, Any]:
-        return from_gguf.config_json(self._file())
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        return from_gguf.config_json(self.tensors())
 
     @cached_property
     def _gguf_architecture(self) -> str:
-        return from_gguf.Metadata(self._file()).architecture
-
-    def _file(self) -> GgufFile:
-        return cast("GgufFile", self.tensors())
+        return from_gguf.Metadata(self.tensors()).architecture
 
     def _open(self) -> TensorSource:
         return open_gguf(self.path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file if it exists, unless it is the same one."""
-    if not source.is_file() or source.resolve() == target.resolve():
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror}", "choose another folder") from None

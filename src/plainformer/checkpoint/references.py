@@ -66,15 +66,10 @@ def resolve(
             f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
         ) from None
     if local is not None:
-        if revision is not None:
-            raise UsageError(
-                f"{opt('revision', revision)} does not apply to the local path {text!r}",
-                f"leave out {opt('revision', ...)}",
-            )
-        if token is not None:
-            raise UsageError(
-                f"a Hub {opt('token')} does not apply to the local path {text!r}", f"leave out {opt('token', ...)}"
-            )
+        given = (("revision", revision, opt("revision", revision)), ("token", token, f"a Hub {opt('token')}"))
+        for name, value, said in given:
+            if value is not None:
+                raise UsageError(f"{said} does not apply to the local path {text!r}", f"leave out {opt(name, ...)}")
         return Files(text, local)
     return Files(text, *HubRepository(text, revision, token, cache_dir, part).fetch())
 

@@ -1,8 +1,8 @@
 """Weight rows: how a checkpoint's tensors become a model's parameters, as reversible data.
 
 A `Row` pairs one tensor of the checkpoint ("theirs") with one or more parameters ("ours") through an operation that can be
-undone. Loading applies rows; saving applies them backwards; so the two cannot drift apart. `{}` stands for a layer's
-number, the same on both sides; in an `ignore` row `*` stands for anything.
+undone. Loading applies rows; saving applies them backwards; so the two cannot drift apart. `{}` is a layer's number, the
+same on both sides; in an `ignore` row `*` is anything.
 
 Rows are tried in order and the first that matches counts. Where several tensors of a checkpoint would fill one
 parameter, the one of the earliest row does. A row whose parameters the model does not have is passed over.
@@ -11,7 +11,7 @@ parameter, the one of the earliest row does. A row whose parameters the model do
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -25,11 +25,11 @@ class Op:
     """The tensor as it is."""
 
     def load(self, tensor: Tensor) -> list[Tensor]:
-        """Their tensor → ours, one for each of the row's names."""
+        """Turn their tensor into ours, one for each of the row's names."""
         return [tensor]
 
     def save(self, tensors: list[Tensor]) -> Tensor:
-        """Ours → theirs; the exact inverse."""
+        """Turn ours into theirs: the exact inverse."""
         return tensors[0]
 
 
@@ -59,20 +59,14 @@ class Split(Op):
         return torch.cat(tensors)
 
 
-@dataclass(frozen=True)
-class TransposeSplit(Op):
+class TransposeSplit(Split):
     """GPT-2's fused q, k, v: transposed, then split."""
 
-    sizes: tuple[int, ...]
-
     def load(self, tensor: Tensor) -> list[Tensor]:
-        return list((tensor.t() if tensor.dim() == 2 else tensor).split(self.sizes))
+        return super().load(tensor.t())
 
     def save(self, tensors: list[Tensor]) -> Tensor:
-        import torch
-
-        joined = torch.cat(tensors)
-        return joined.t() if joined.dim() == 2 else joined
+        return super().save(tensors).t()
 
 
 @dataclass(frozen=True)
@@ -190,9 +184,15 @@ class Row:
     kind: Literal["map", "also", "ignore", "zeros", "constant"] = "map"
 
     def match(self, name: str) -> tuple[str, ...] | None:
-        """Our names for their tensor `name`; None when it is another row's."""
+        """Return our names for their tensor `name`; None when it is another row's."""
         found = _pattern(self.theirs).fullmatch(name)
-        return None if found is None else tuple(_fill(ours, found.groups()) for ours in self.ours)
+        return None if found is None else tuple(ours.format(*found.groups()) for ours in self.ours)
+
+    def instances(self, names: Collection[str]) -> list[tuple[str, list[str]]]:
+        """Return their name and ours for each layer that has the row's parameters; `names` are a model's."""
+        matches = (_pattern(self.ours[0]).fullmatch(name) for name in names)
+        layers = {tuple(map(int, match.groups())) for match in matches if match is not None}
+        return [(self.theirs.format(*layer), [ours.format(*layer) for ours in self.ours]) for layer in sorted(layers)]
 
 
 @cache
@@ -200,51 +200,45 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)").replace(r"\*", ".*"))
 
 
-def _fill(template: str, numbers: Sequence[str]) -> str:
-    for number in numbers[: template.count("{}")]:
-        template = template.replace("{}", number, 1)
-    return template
-
-
 def row(theirs: str, *ours: str, op: Op = SAME) -> Row:
-    """Their tensor is ours, through `op`."""
+    """Return a row: their tensor is ours, through `op`."""
     return Row(theirs, ours, op)
 
 
 def also(theirs: str, *ours: str, op: Op = SAME) -> Row:
-    """Another spelling of a tensor that some checkpoints carry."""
+    """Return a row for another spelling of a tensor that some checkpoints carry."""
     return Row(theirs, ours, op, "also")
 
 
 def ignore(*patterns: str) -> list[Row]:
-    """Known extras: buffers and other tasks' heads."""
+    """Return rows for known extras: buffers and other tasks' heads."""
     return [Row(pattern, kind="ignore") for pattern in patterns]
 
 
 def constant(theirs: str, op: Op) -> Row:
-    """A tensor that their model stores and ours computes: `op` makes it when saving."""
+    """Return a row for a tensor that their model stores and ours computes: `op` makes it when saving."""
     return Row(theirs, (), op, "constant")
 
 
 def zeros(*ours: str) -> list[Row]:
-    """Parameters that are zero where no tensor fills them: those that their model never or not always has."""
+    """Return rows for parameters that are zero where no tensor fills them: their model never or not always has them."""
     return [Row("", (name,), kind="zeros") for name in ours]
 
 
 def linear(theirs: str, ours: str, op: Op = SAME) -> list[Row]:
-    """Weight and bias, or a norm's; a row without a parameter in the model is passed over."""
+    """Return rows for weight and bias, a norm's too; a row without a parameter in the model is passed over."""
     return [
         row(f"{theirs}.{leaf}", f"{ours}.{leaf}", op=op if leaf == "weight" else SAME) for leaf in ("weight", "bias")
     ]
 
 
 def linears(pairs: dict[str, str], theirs: str = "", ours: str = "") -> list[Row]:
-    """`linear` for each pair of names, behind common prefixes."""
+    """Return the rows of `linear` for each pair of names, after common prefixes."""
     return [r for left, right in pairs.items() for r in linear(theirs + left, ours + right)]
 
 
 def fused(theirs: str, ours: Sequence[str], op: Op) -> list[Row]:
-    """One tensor of theirs is several linears of ours, weights and biases alike."""
+    """Return rows where one tensor of theirs is several linears of ours, weights and biases alike."""
     return [row(f"{theirs}.{leaf}", *(f"{name}.{leaf}" for name in ours), op=op) for leaf in ("weight", "bias")]
 
 
@@ -253,7 +247,7 @@ class WeightTable:
     """A family's rows, and how its checkpoints may spell names.
 
     Attributes:
-        prefix: what stands before the base model's names in a model with a head; base models leave it out.
+        prefix: what a model with a head puts before the base model's names; base models leave it out.
         aliases: (regular expression, replacement) for old spellings, applied before rows are tried.
     """
 
@@ -261,25 +255,25 @@ class WeightTable:
     prefix: str = ""
     aliases: tuple[tuple[str, str], ...] = ()
 
+    def is_zero(self, name: str) -> bool:
+        """Whether a parameter is zero where no tensor fills it."""
+        return any(row.kind == "zeros" and _pattern(row.ours[0]).fullmatch(name) for row in self.rows)
+
     def spellings(self, name: str) -> list[str]:
-        """`name` as the rows may know it: as it is, in today's spelling, with the base model's prefix added."""
+        """Return `name` as the rows may know it: as it is, in today's spelling, with the base model's prefix added."""
         modern = name
         for pattern, replacement in self.aliases:
             modern = re.sub(pattern, replacement, modern)
         return [name, modern, self.prefix + modern] if self.prefix else [name, modern]
 
     def find(self, name: str) -> tuple[Row, tuple[str, ...]] | None:
-        """The first row that knows the tensor, and our names for it. An extra is what no spelling makes one of ours."""
+        """Return the first row that knows the tensor, and our names for it; an extra only if no spelling is one of ours."""
         found = [match for spelling in self.spellings(name) if (match := self._first(spelling)) is not None]
-        return next((match for match in found if match[0].kind != "ignore"), found[0] if found else None)
+        return min(found, key=lambda match: match[0].kind == "ignore", default=None)
 
     def _first(self, spelling: str) -> tuple[Row, tuple[str, ...]] | None:
-        for candidate in self.rows:
-            if candidate.kind != "zeros":
-                ours = candidate.match(spelling)
-                if ours is not None:
-                    return candidate, ours
-        return None
+        named = (row for row in self.rows if row.kind != "zeros")
+        return next(((row, ours) for row in named if (ours := row.match(spelling)) is not None), None)
 
 
 # TensorFlow's names for a norm's weight and bias, in BERT checkpoints of 2018-2019.

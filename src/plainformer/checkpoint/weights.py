@@ -7,15 +7,16 @@ does not fit. Nothing is initialised at random.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from plainformer.checkpoint.rows import Row, WeightTable, _pattern
+from plainformer.checkpoint.formats.source import some
+from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError, opt
 from plainformer.model.linear import Linear, LinearGroup
@@ -26,15 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MANY_LAYERS = 64
-
-
-@dataclass
-class LoadReport:
-    """What became of a checkpoint's tensors: how many were loaded, and the names of those that were not."""
-
-    loaded: int = 0
-    ignored: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+_OTHER = "the configuration and the weights are not of the same model"
 
 
 def load_weights(
@@ -46,7 +39,7 @@ def load_weights(
     device: torch.device | str = "cpu",
     allow_unused: bool = False,
     trainable: bool = False,
-) -> LoadReport:
+) -> None:
     """Fill a model on the meta device, straight into place.
 
     Args:
@@ -56,42 +49,34 @@ def load_weights(
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
-    report = LoadReport()
     tied = dict(model.config.tied)
-    copies: dict[str, nn.Parameter | None] = dict.fromkeys(tied)  # of tied parameters, where the file has them too
-    expected = dict(model.named_parameters())
+    copies: dict[str, nn.Parameter] = {}  # of tied parameters, where the file has them too
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     ranks = {row: rank for rank, row in enumerate(table.rows)}
     filled: dict[str, int] = {}  # by which row
+    unused: list[str] = []
     for name in source.names():
-        found = table.find(name)
-        if found is None:
-            report.unused.append(name)
+        row, ours = table.find(name) or (None, ())
+        wanted = [n for n in ours if n in parameters and not (row.kind == "also" and n in tied)] if row else []
+        if row is None or (row.kind == "map" and not wanted):
+            unused.append(name)
             continue
-        row, ours = found
-        wanted = [n for n in ours if n in expected or n in tied]
-        by_earlier_row = bool(wanted) and all(filled.get(n, ranks[row]) < ranks[row] for n in wanted)
-        if (
-            row.kind in ("ignore", "constant")
-            or by_earlier_row
-            or (row.kind == "also" and not any(n in expected for n in wanted))
-        ):
-            report.ignored.append(name)
-            continue
-        if not wanted:
-            report.unused.append(name)
-            continue
-        _place(model, name, _read(source, name, row), ours, expected, copies, dtype, device)
+        if all(filled.get(n, ranks[row]) < ranks[row] for n in wanted):
+            continue  # a known extra, or filled by an earlier row
+        for our_name, tensor in zip(ours, _read(source, name, row, ours, parameters), strict=True):
+            value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
+            if our_name in tied:
+                copies[our_name] = value
+            else:
+                _set(model, our_name, value)
         source.release()  # of a tensor that was converted, the file's own pages are not needed any more
         filled.update(dict.fromkeys(ours, ranks[row]))
-        report.loaded += 1
     _drop_pooler(model)
     _untie_or_tie(model, tied, copies)
     # Only now, when the file has shown that it is of this size: a lying configuration must not take memory for zeros.
-    zeros = [row for row in table.rows if row.kind == "zeros"]
-    _account(model, zeros, report, allow_unused)
-    _fill_zeros(model, zeros, dtype, device)
+    _account(model, table, unused, allow_unused)
+    _fill_zeros(model, dtype, device)
     model.requires_grad_(trainable)
-    return report
 
 
 def check_depth(config: ModelConfig, source: TensorSource) -> None:
@@ -104,11 +89,14 @@ def check_depth(config: ModelConfig, source: TensorSource) -> None:
     if layers > max(count, MANY_LAYERS):
         raise CheckpointError(
             f"the configuration asks for {layers} layers, and the weights are only {count} tensors",
-            "the configuration and the weights are not of the same model",
+            _OTHER,
         )
 
 
-def _read(source: TensorSource, name: str, row: Row) -> list[Tensor]:
+def _read(
+    source: TensorSource, name: str, row: Row, ours: Sequence[str], parameters: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Return a tensor of the file as the tensors of ours that it is, of the model's shapes."""
     tensor = source.read(name)
     if not tensor.is_floating_point():
         raise CheckpointError(
@@ -116,39 +104,17 @@ def _read(source: TensorSource, name: str, row: Row) -> list[Tensor]:
             "a quantised checkpoint of another tool? load the original, or a GGUF of it",
         )
     try:
-        return row.op.load(tensor)
+        tensors = row.op.load(tensor)
     except (RuntimeError, IndexError):  # sizes that do not add up, or an axis that is not there
         raise CheckpointError(
-            f"tensor {name!r} has shape {tuple(tensor.shape)}, which is not {row.op}",
-            "the configuration and the weights are not of the same model",
+            f"tensor {name!r} has shape {tuple(tensor.shape)}, which is not {row.op}", _OTHER
         ) from None
-
-
-def _place(
-    model: nn.Module,
-    name: str,
-    tensors: list[Tensor],
-    ours: tuple[str, ...],
-    expected: dict[str, nn.Parameter],
-    copies: dict[str, nn.Parameter | None],
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-) -> None:
-    for our_name, tensor in zip(ours, tensors, strict=False):
-        target = expected.get(our_name)
-        shape = target.shape if target is not None else model.get_parameter(our_name).shape
-        if len(tensors) != len(ours) or tensor.shape != shape:
-            raise CheckpointError(
-                f"tensor {name!r} has shape {tuple(tensor.shape)}, "
-                f"and the configuration asks for {tuple(shape)} ({our_name})",
-                "the configuration and the weights are not of the same model",
-            )
-        value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
-        if our_name in copies:
-            copies[our_name] = value
-            continue
-        _set(model, our_name, value)
-        expected[our_name] = value
+    shapes = [parameters[our_name].shape for our_name in ours]
+    if [part.shape for part in tensors] != shapes:
+        wanted = ", ".join(f"{tuple(shape)} ({our_name})" for shape, our_name in zip(shapes, ours, strict=True))
+        what = " and ".join(str(tuple(part.shape)) for part in tensors)
+        raise CheckpointError(f"tensor {name!r} has shape {what}, and the configuration asks for {wanted}", _OTHER)
+    return tensors
 
 
 def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
@@ -156,18 +122,12 @@ def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
     setattr(model.get_submodule(module), leaf, value)
 
 
-def _fill_zeros(model: nn.Module, rows: list[Row], dtype: torch.dtype | None, device: torch.device | str) -> None:
-    """Fill parameters that the checkpoint's model does not have, all of them in rows of kind "zeros"."""
+def _fill_zeros(model: nn.Module, dtype: torch.dtype | None, device: torch.device | str) -> None:
+    """Fill what is still empty: parameters that the checkpoint's model does not have, all of them in rows of "zeros"."""
     kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
     for name, parameter in list(model.named_parameters()):
-        if parameter.is_meta and _zero(name, rows):
-            _set(
-                model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), requires_grad=False)
-            )
-
-
-def _zero(name: str, rows: list[Row]) -> bool:
-    return any(_pattern(row.ours[0]).fullmatch(name) for row in rows)
+        if parameter.is_meta:
+            _set(model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), False))
 
 
 def _drop_pooler(model: Transformer) -> None:
@@ -179,109 +139,75 @@ def _drop_pooler(model: Transformer) -> None:
         model.head = type(model.head)(model.config.head, config.main_stack.hidden_size)
 
 
-def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn.Parameter | None]) -> None:
+def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn.Parameter]) -> None:
     """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
-    kept = {}
+    kept = []
     for name, source in tied.items():
-        own, shared = copies[name], model.get_parameter(source)
+        own, shared = copies.get(name), model.get_parameter(source)
         if shared.is_meta and own is not None:  # only the tied end was stored, as some savers do
             _set(model, source, own)
         elif own is not None and not torch.equal(own, shared):
             log.warning("%s is tied in config.json but stored with other values: using both as stored", name)
             _set(model, name, own)
             continue
-        kept[name] = source
-    model.config = _with_tied(model, kept)
+        kept.append((name, source))
+    model.config = replace(model.config, tied=tuple(kept))
     model.tie()
 
 
-def _with_tied(model: Transformer, tied: dict[str, str]) -> ModelConfig:
-    return replace(model.config, tied=tuple(tied.items()))
-
-
-def _account(model: nn.Module, zeros: list[Row], report: LoadReport, allow_unused: bool) -> None:
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta and not _zero(name, zeros)]
+def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unused: bool) -> None:
+    """Refuse parameters that no tensor filled, and tensors that filled none."""
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta and not table.is_zero(name)]
     if missing:
-        head_only = all(name.startswith("head.") for name in missing)
-        cause = (
-            "the checkpoint has no weights for this head: it was trained for another task"
-            if head_only
-            else "the file is incomplete, or the configuration is of another model"
-        )
-        extra = f"; it has {_some(report.unused)} that no row knows" if report.unused else ""
-        fix = (
-            f"leave out {opt('task', ...)}, or choose a task that it was trained for"
-            if head_only
-            else "download it again"
-        )
+        cause, fix = "the file is incomplete, or the configuration is of another model", "download it again"
+        if all(name.startswith("head.") for name in missing):
+            cause = "the checkpoint has no weights for this head: it was trained for another task"
+            fix = f"leave out {opt('task', ...)}, or choose a task that it was trained for"
+        extra = f"; it has {_some(unused)} that no row knows" if unused else ""
         raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
-    if report.unused and not allow_unused:
+    if unused and not allow_unused:
         raise CheckpointError(
-            f"the checkpoint has {_some(report.unused)} that this model does not use",
+            f"the checkpoint has {_some(unused)} that this model does not use",
             f"{opt('allow_unused', True)} loads it without",
         )
 
 
-def _some(names: list[str], limit: int = 4) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
-    noun = "tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return f"{noun} {shown}" + (", ..." if len(names) > limit else "")
+def _some(names: list[str]) -> str:
+    return f"{'tensor' if len(names) == 1 else f'{len(names)} tensors'} {some(list(map(repr, names)), 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
-    """Yield the checkpoint's names and tensors, one at a time, by the rows applied backwards. Tied tensors come once."""
+    """Yield the checkpoint's names and tensors, one at a time, by the rows applied in reverse; tied tensors come once."""
     state = _tensors(model)
     tied = {name for name, _ in model.config.tied}
-    left = {name for name in state if name not in tied}
+    left = {name for name in state if name not in tied and not table.is_zero(name)}
     base = table.prefix if model.config.head.kind == "none" else ""
     for row in table.rows:
         if row.kind == "constant":
             yield row.theirs.removeprefix(base), row.op.save([])
-        if row.kind == "zeros":
-            left -= {name for name in left if _pattern(row.ours[0]).fullmatch(name)}
-        if row.kind != "map":
-            continue
-        for numbers in _numbers(row, state):
-            ours = [_filled(template, numbers) for template in row.ours]
-            if any(name in tied for name in ours):
-                continue
-            theirs = _filled(row.theirs, numbers).removeprefix(base)
-            yield theirs, row.op.save([state[name]() for name in ours]).contiguous()
-            left -= set(ours)
+        for theirs, ours in row.instances(state) if row.kind == "map" else ():
+            if not tied.intersection(ours):
+                yield theirs.removeprefix(base), row.op.save([state[name]() for name in ours]).contiguous()
+                left.difference_update(ours)
     if left:
-        raise CheckpointError(
-            f"no row saves {_some(sorted(left))}", "this is a gap in the family's rows: please report it"
-        )
+        fix = "this is a gap in the family's rows: please report it"
+        raise CheckpointError(f"no row saves {_some(sorted(left))}", fix)
 
 
 def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
     """Return each parameter by name, as a function: unpacking all packed ones at once would double the memory."""
-    found: dict[str, Callable[[], Tensor]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        found[name] = parameter.detach
+    found: dict[str, Callable[[], Tensor]] = {
+        name: parameter.detach for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
     for path, module in model.named_modules():
-        if isinstance(module, Linear) and module.packed is not None:
-            found[f"{path}.weight"] = module.packed.dense
-        if isinstance(module, LinearGroup) and module.packed is not None:
+        if isinstance(module, Linear | LinearGroup) and module.packed is not None:
             for index, name in enumerate(module.names):
-                found[f"{path}.{name}.weight"] = partial(_part, module, index)
+                found[f"{path}.{name}"] = partial(_weight, module, index)
     return found
 
 
-def _part(group: LinearGroup, index: int) -> Tensor:
-    """Return one part of a packed group, copied: a view would keep all of them in memory."""
-    assert group.packed is not None
-    return group.packed.dense().split(group.sizes)[index].clone()
-
-
-def _numbers(row: Row, names: Collection[str]) -> list[tuple[str, ...]]:
-    """Return the layer numbers for which the model has the row's parameters, given by their names."""
-    if "{}" not in row.ours[0]:
-        return [()] if row.ours[0] in names else []
-    matches = (_pattern(row.ours[0]).fullmatch(name) for name in names)
-    found = {match.groups() for match in matches if match is not None}
-    return sorted(found, key=lambda numbers: tuple(int(n) for n in numbers))
-
-
-def _filled(template: str, numbers: tuple[str, ...]) -> str:
-    return template.format(*numbers) if numbers else template
+def _weight(module: Linear | LinearGroup, index: int) -> Tensor:
+    """Return a packed weight; one of a group as a copy, since a view would keep all of them in memory."""
+    assert module.packed is not None
+    weights = module.packed.dense().split(module.sizes)
+    return weights[index].clone() if len(weights) > 1 else weights[index]

@@ -15,9 +15,12 @@ from unicodedata import category
 
 from cyclopts import Parameter
 
+from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.options import STDIN, LoadOptions, open_stdin, read_inputs, restored
+from plainformer.cli.main import STDIN
+from plainformer.cli.options import open_stdin, read_inputs, restored
 from plainformer.config.options import NotTyped, Spec, specs
+from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, did_you_mean
 from plainformer.tasks.writing.options import TextGenerationOptions
 
@@ -39,7 +42,7 @@ def chat(
     /,
     *,
     system: Annotated[str | None, Parameter(help="System message.")] = None,
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
 ) -> None:
     """Talk to a model, turn by turn; its answers appear as they are written.
@@ -52,16 +55,10 @@ def chat(
     task = load.load(ref)
     if task.name != "text-generation":
         raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
-    if not task.tokenizer.has_chat_template:
-        raise UsageError(
-            f"{restored(ref)} has no chat template: it was not trained to answer messages",
-            "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
-        )
-    known = task.options()
-    for name in generation.given():
-        if name not in known or name in ("num_return_sequences", "num_alternatives"):
-            raise UsageError(f"--{name.replace('_', '-')} has no effect in a chat", "leave it out")
-    session = ChatSession(task, system=restored(system), **generation.options())
+    for name in ("num_return_sequences", "num_alternatives"):
+        no_effect(name in generation.given(), name, "in a chat")
+    options = generation.options(TextGenerationOptions, "a chat")
+    session = ChatSession(task, system=restored(system), **options)
     open_stdin()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with _interruptible(session, terminal):
@@ -140,11 +137,8 @@ def _set(session: ChatSession, text: str) -> None:
         return
     name, equals, value = text.partition("=")
     name = name.strip().removeprefix("--").replace("-", "_")
-    known = {
-        name: spec
-        for name, spec in specs(TextGenerationOptions).items()
-        if spec.typed is not NotTyped and name not in _NOT_SETTABLE
-    }
+    every = specs(TextGenerationOptions).items()
+    known = {name: spec for name, spec in every if spec.typed is not NotTyped and name not in _NOT_SETTABLE}
     if name not in known:
         raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known) or "see `plainformer chat --help`")
     if not equals:
@@ -156,10 +150,8 @@ def _value(spec: Spec, text: str) -> Any:
     """Return what was typed for an option; None for nothing."""
     if not text:
         return None
-    if spec.read is not None:
-        return spec.read(text)
-    if spec.typed is str:
-        return text
+    if spec.read is not None or spec.typed is str:
+        return text if spec.read is None else spec.read(text)
     try:
         return json.loads(text)
     except ValueError:

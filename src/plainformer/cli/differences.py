@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_difference(out: Any, found: Difference) -> None:
-    """One what-if."""
+    """Print one what-if."""
     out.print(f"what if {shown(found.change)}?")
     for name, side in (("baseline", found.baseline), ("changed", found.changed)):
         out.print(f"  {name + ':':<10} {_output(side)}")

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.flags import Flags, flags_of
-from plainformer.cli.options import Json, LoadOptions, console, restored, table, write_json
+from plainformer.cli.flags import Flags, LoadFlags
+from plainformer.cli.options import Json, console, restored, table, write_json
+from plainformer.config.values import check_choice, no_effect
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
     from plainformer.entities import Analysis
 
-if TYPE_CHECKING:
-    EntityFlags = Flags
-else:
-    EntityFlags = flags_of("EntityFlags", TokenClassificationOptions, only=("aggregation", "scheme", "batch_size"))
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
+
+
+class EntityFlags(Flags, kinds=[TokenClassificationOptions], only=("aggregation", "scheme", "batch_size")):
+    """How entities are found."""
 
 
 @Parameter(name="*", group="What is required")
@@ -37,19 +38,18 @@ class Required:
     threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None
     anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False
 
-    def options(self, device: str) -> dict[str, Any]:
-        """Those of `analyse`."""
+    def options(self, load: LoadFlags) -> dict[str, Any]:
+        """Return those of `analyse`."""
         from plainformer.entities import read_requirements
         from plainformer.entities.matching import THRESHOLD
 
         for flag, on in (("similar", self.similar is not None), ("anywhere", self.anywhere)):
-            if on and self.require is None:
-                raise UsageError(f"{opt(flag)} has no effect without {opt('require')}", f"add {opt('require')} FILE")
-        if self.threshold is not None and self.similar is None:
-            raise UsageError(f"{opt('threshold')} has no effect without {opt('similar')}", f"add {opt('similar')} REF")
+            no_effect(on and self.require is None, flag, f"without {opt('require')}", f"add {opt('require')} FILE")
+        idle = self.threshold is not None and self.similar is None
+        no_effect(idle, "threshold", f"without {opt('similar')}", f"add {opt('similar')} REF")
         return {
             "required": read_requirements(restored(self.require)) if self.require is not None else (),
-            "compare": _compare(self.similar, device) if self.similar is not None else None,
+            "compare": _compare(self.similar, load) if self.similar is not None else None,
             "threshold": THRESHOLD if self.threshold is None else self.threshold,
             "anywhere": self.anywhere,
         }
@@ -76,7 +76,7 @@ def entities(
     flags: EntityFlags = EntityFlags(),  # noqa: B008
     needs: Required = Required(),
     written: Written = Written(),
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Analyse the entities of documents.
@@ -89,13 +89,11 @@ def entities(
     if not paths:
         raise UsageError("entities needs at least one PATH", "give files or folders")
     views = _views(written, needs.require, json)
-    required = needs.options(load.device)
-    task = _finder(load, ref)
-    given = {"aggregation": "first", **flags.options()}
-    options = task.make_options(given)
-    _check_labels(task, label or ())
+    required = needs.options(load)
+    task = _finder(load, ref, label or ())
+    options = task.make_options({"aggregation": "first", **flags.options()})
     if options.aggregation == "none":
-        raise UsageError(f"{opt('aggregation')} none finds no entities", "give simple, first, average or max")
+        raise UsageError(f"{opt('aggregation', 'none')} finds no entities", "give simple, first, average or max")
     skipped: list[Path] = []
     with _progress() as seen:
         analysis = analyse(
@@ -120,42 +118,40 @@ def entities(
 
 
 def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
-    """The tables to print."""
-    show, as_csv = written.show, written.as_csv
+    """Return the tables to print."""
+    show, as_csv = written.show or (), written.as_csv
     if json and (as_csv or show):
-        raise UsageError("--json gives everything: --csv and --show have no effect", "leave them out")
-    for name in show or ():
-        if name not in VIEWS:
-            raise UsageError(f"--show {name} is unknown", did_you_mean(name, VIEWS))
+        what = f"{opt('json')} gives everything: {opt('csv')} and {opt('show')} have no effect"
+        raise UsageError(what, "leave them out")
+    for name in show:
+        check_choice("show", name, VIEWS)
         if name in ("matches", "ranking") and require is None:
-            raise UsageError(f"--show {name} has no effect without --require", "add --require FILE")
-    if as_csv and len(show or ()) > 1:
-        raise UsageError("--csv writes one table", "give --show once")
-    default = ["ranking"] if require is not None else ["phrases"] if as_csv else ["phrases", "pairs"]
-    return show or default
+            what = f"{opt('show', name)} has no effect without {opt('require')}"
+            raise UsageError(what, f"add {opt('require')} FILE")
+    if as_csv and len(show) > 1:
+        raise UsageError(f"{opt('csv')} writes one table", f"give {opt('show')} once")
+    return show or (["ranking"] if require is not None else ["phrases"] if as_csv else ["phrases", "pairs"])
 
 
-def _finder(load: LoadOptions, ref: str) -> Any:
+def _finder(load: LoadFlags, ref: str, labels: Sequence[str]) -> Any:
+    """Return the task, which has these types of entities."""
     task = load.load(ref)
     if task.name != "token-classification":
-        raise UsageError(
-            f"{restored(ref)} does {task.name}, which finds no entities", "give a token classification checkpoint"
-        )
-    return task
-
-
-def _check_labels(task: Any, labels: Sequence[str]) -> None:
+        what = f"{restored(ref)} does {task.name}, which finds no entities"
+        raise UsageError(what, "give a token classification checkpoint")
     known = sorted({name[2:] if name[1:2] == "-" else name for name in task.config.labels} - {"O"})
     for name in labels:
         if name not in known:
-            raise UsageError(f"--label {name} is no type of this checkpoint", did_you_mean(name, known))
+            raise UsageError(f"{opt('label', name)} is not a type of this checkpoint", did_you_mean(name, known))
+    return task
 
 
-def _compare(ref: str, device: str) -> Any:
-    """The cosines between phrases, by an embedding model."""
-    from plainformer.loading import load as load_task
+def _compare(ref: str, flags: LoadFlags) -> Any:
+    """Return a function that gives the cosines between phrases, by an embedding model."""
+    from plainformer.loading import load
 
-    embed = load_task(restored(ref), task="feature-extraction", device=device)
+    device = {} if flags.device is None else {"device": flags.device}
+    embed = load(restored(ref), task="feature-extraction", **device)
 
     def cosines(first: Sequence[str], second: Sequence[str]) -> list[list[float]]:
         import torch
@@ -169,7 +165,7 @@ def _compare(ref: str, device: str) -> Any:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """Tells a terminal how many documents are done."""
+    """Tell a terminal how many documents are done."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -181,7 +177,7 @@ def _progress() -> Iterator[Any]:
 
 
 def _say(analysis: Analysis, skipped: Sequence[Path]) -> None:
-    """What was read, on stderr."""
+    """Say what was read, on stderr."""
     count = sum(len(one.mentions) for one in analysis.found)
     left = f", {len(skipped)} files skipped (not text: {skipped[0].name}, ...)" if skipped else ""
     print(f"{len(analysis.found)} documents, {count} entities{left}", file=sys.stderr)
@@ -193,7 +189,7 @@ def _write_page(analysis: Analysis, path: Path) -> None:
     try:
         path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", "give another --html") from error
+        raise InputError(f"{path} cannot be written: {error.strerror}", f"give another {opt('html')}") from error
 
 
 def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:
@@ -213,7 +209,7 @@ def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:
 
 
 def _rows(analysis: Analysis, view: str) -> tuple[list[str], list[list[Any]]]:
-    """A table: its columns, its rows."""
+    """Return a table: its columns, its rows."""
     if view == "phrases":
         columns = ["phrase", "count", "documents", "types", "spellings"]
         return columns, [

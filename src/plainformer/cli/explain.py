@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
+from plainformer.cli.main import STDIN
 from plainformer.cli.options import (
-    STDIN,
     Json,
-    LoadOptions,
     console,
     read_inputs,
     read_stdin,
@@ -20,7 +20,8 @@ from plainformer.cli.options import (
     table,
     write_json,
 )
-from plainformer.errors import UsageError
+from plainformer.config.values import check_whole, no_effect
+from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
     from plainformer.explanation import Request
@@ -44,7 +45,7 @@ def explain(
     candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
     replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -53,8 +54,8 @@ def explain(
     TEXT is a text, or "-" for stdin; for images and audio it is the file. --top-k is the number of candidates for the
     next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
     """
-    asked = [name for name, on in (("--steps", steps), ("--what-if", what_if), ("--replay", replay)) if on is not None]
-    _check_asked(asked, generation, candidates)
+    asked = [name for name, on in (("steps", steps), ("what_if", what_if), ("replay", replay)) if on is not None]
+    _check_generation(asked, generation, candidates)
     _check_flags(asked, json, pair=pair is not None, shapes=shapes, chat=chat, truncate=truncate)
     if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
@@ -76,32 +77,26 @@ def explain(
             _steps(task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json)
 
 
-def _check_asked(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
-    """Refuse options of generation where nothing is generated."""
-    if "--replay" in asked and len(asked) > 1:
-        raise UsageError(f"{asked[0]} has no effect with --replay", "leave one of them out")
-    given = [name for name in generation.given() if asked or name != "top_k"]
-    if given and (not asked or "--replay" in asked):
-        flag = "--" + given[0].replace("_", "-")
-        why = "with --replay: the trace has its options" if asked else "without --steps or --what-if"
-        raise UsageError(f"{flag} has no effect {why}", "leave it out" if asked else "add --steps 5, say")
-    if candidates is not None and (not asked or "--replay" in asked):
-        raise UsageError("--candidates has no effect without --steps or --what-if", "--top-k shows more next tokens")
+def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
+    """Refuse options of generation where nothing is generated, or a trace has its own."""
+    if candidates is not None:
+        check_whole("candidates", candidates)
+    replays, otherwise = "replay" in asked, f"without {opt('steps')} or {opt('what_if')}"
+    no_effect(replays and len(asked) > 1, asked[0] if asked else "", f"with {opt('replay')}", "leave one of them out")
+    for name in generation.given():
+        no_effect(replays, name, f"with {opt('replay')}: the trace has its options")
+        no_effect(not asked and name != "top_k", name, otherwise, f"add {opt('steps', 5)}, say")
+    idle = candidates is not None and (replays or not asked)
+    no_effect(idle, "candidates", otherwise, f"{opt('top_k')} shows more next tokens")
 
 
 def _check_flags(asked: list[str], json: bool, **flags: bool) -> None:
     """Refuse flags that what is asked for does not take."""
-    takes = {
-        "pair": asked in ([], ["--what-if"]),
-        "shapes": not asked,
-        "chat": "--replay" not in asked,
-        "truncate": "--replay" not in asked,
-    }
+    replays = "replay" in asked
+    taken = {"pair": asked in ([], ["what_if"]), "shapes": not asked, "chat": not replays, "truncate": not replays}
     for name, on in flags.items():
-        if on and not takes[name]:
-            raise UsageError(f"--{name} has no effect with {asked[0]}", "leave one of them out")
-    if flags["shapes"] and json:
-        raise UsageError("--shapes has no effect with --json, which always has every shape", "leave it out")
+        no_effect(on and not taken[name], name, f"with {opt(asked[0])}" if asked else "", "leave one of them out")
+    no_effect(flags["shapes"] and json, "shapes", f"with {opt('json')}, which always has every shape")
 
 
 def _read(task: Any, item: str | None) -> Any:
@@ -118,12 +113,11 @@ def _paired(task: Any, given: Any, pair: str | None) -> Any:
     from plainformer.explanation.one_pass import PAIRED
 
     kind = task.config.head.kind
+    if pair is None and PAIRED.get(kind):
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
     if pair is None:
-        if PAIRED.get(kind):
-            raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as --pair")
         return given
-    if kind not in PAIRED:
-        raise UsageError(f"--pair has no effect in {task.name}, which reads one text", "leave it out")
+    no_effect(kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
     return (given, [pair]) if kind == "choice" else (given, pair)
 
 
@@ -150,9 +144,7 @@ def _explain_once(task: Any, given: Any, json: bool, everything: bool, **argumen
 def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width: int, json: bool) -> None:
     from plainformer.cli.steps import print_steps
     from plainformer.explanation import explain_steps
-    from plainformer.explanation.request import check_generates
 
-    check_generates(task, "--steps")
     text = request.item if isinstance(request.item, str) else None
     about = {"text": text, "chat": request.chat, "truncate": request.truncate, "flags": flags}
     found = explain_steps(task, request, steps=steps, width=width, about=about)
@@ -169,7 +161,7 @@ def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
     trace = read_trace(path)
     about = trace.about
     if item is not None and not trace.needs:
-        raise UsageError("TEXT has no effect with --replay: the trace has its own", "leave it out")
+        raise UsageError(f"TEXT has no effect with {opt('replay')}: the trace has its own", "leave it out")
     request = None
     if trace.needs:
         text = _read(task, item) if item is not None else about.get("text")
@@ -189,16 +181,15 @@ def _what_if(task: Any, request: Request, changes: list[str], steps: int | None,
 
     parsed = [parse_change(restored(change)) for change in changes]
     if steps is not None:
-        check_generates(task, "--steps")
+        check_generates(task, opt("steps"))
         if "max_new_tokens" not in request.options:
             request = request.with_options(max_new_tokens=steps)
-    out = None if json else console()
     for change in parsed:
         found = what_if(task, request, change, width=width)
-        if out is None:
+        if json:
             write_json([found.to_dict()])
         else:
-            print_difference(out, found)
+            print_difference(console(), found)
 
 
 def _print_pieces(out: Any, pieces: Any) -> None:
@@ -209,14 +200,14 @@ def _print_pieces(out: Any, pieces: Any) -> None:
     else:
         rows = table("#", "token", "id", "characters", "special", "norm", right=("#", "id", "characters", "norm"))
         for piece in pieces:
-            span = "" if piece.special else f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
-            special = "special" if piece.special else ""
-            rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), span, special, f"{piece.norm:.3f}")
+            span = f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
+            where = ("", "special") if piece.special else (span, "")
+            rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), *where, f"{piece.norm:.3f}")
     out.print(rows)
 
 
 def _print_steps(out: Any, steps: Any, *, everything: bool) -> None:
-    """The first layer in full, the later ones, which have the same shapes, as one line."""
+    """Print the first layer in full, the later ones, which have the same shapes, as one line."""
     rows = table("step", "shape")
     last = None
     for step in steps:
@@ -234,10 +225,9 @@ def _print_answer(out: Any, answer: Any) -> None:
     import json
 
     for part in answer if isinstance(answer, list) else [answer]:
-        if isinstance(part.get("vector"), list):
-            vector = part["vector"]
+        text = json.dumps(part, ensure_ascii=False)
+        if isinstance(vector := part.get("vector"), list):
             length = sum(value * value for value in vector) ** 0.5
             first = ", ".join(f"{value:.4f}" for value in vector[:6])
-            out.print(f"answer: a vector of {len(vector)} numbers and length {length:.4f}: {first}, ...", markup=False)
-        else:
-            out.print("answer: " + json.dumps(part, ensure_ascii=False), markup=False)
+            text = f"a vector of {len(vector)} numbers and length {length:.4f}: {first}, ..."
+        out.print(f"answer: {text}", markup=False)

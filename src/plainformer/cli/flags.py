@@ -6,15 +6,18 @@ when the checkpoint is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import Field, dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Parameter
 
 from plainformer.cli.options import restored
-from plainformer.config.options import NotTyped, OptionSet, Spec
-from plainformer.errors import UsageError, opt
+from plainformer.config.loading import LoadOptions
+from plainformer.config.options import NotTyped, OptionSet, Spec, specs
+from plainformer.config.values import no_effect
+from plainformer.errors import opt, spelt
 
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
@@ -33,16 +36,40 @@ class Flag:
 
 @dataclass(frozen=True)
 class Flags:
-    """Flags as they were typed; one that was not given is None (or False)."""
+    """Flags as they were typed; one that was not given is None (or False).
+
+    A subclass names the classes of options that its flags are of; fields that it declares itself are flags, too.
+
+    Args:
+        kinds: of options. group: the heading in --help of options that have none of their own.
+        without: flags to leave out. only: the flags to take, all where it is empty.
+    """
 
     known: ClassVar[Mapping[str, Flag]] = {}
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
+    def __init_subclass__(
+        cls,
+        kinds: Iterable[type[OptionSet]],
+        group: str = "",
+        without: Collection[str] = (),
+        only: Collection[str] = (),
+    ) -> None:
+        merged: dict[str, list[Flag]] = {}
+        for flag in (flag for kind in kinds for flag in flags_in(kind).values()):
+            if flag.name not in without and (not only or flag.name in only):
+                merged.setdefault(flag.name, []).append(flag)
+        for name, same in merged.items():
+            cls.__annotations__[name] = _typed(same, group)
+            setattr(cls, name, False if same[0].kind is bool else None)
+        cls.known = {name: same[0] for name, same in merged.items()}
+        Parameter(name="*")(dataclass(frozen=True)(cls))
+
     def given(self) -> list[str]:
         """Return the names of those that were given."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        values = ((name, getattr(self, name)) for name in self.known)
         return [name for name, value in values if value is not None and value is not False]
 
     def options(self, kind: type[OptionSet] | None = None, owner: str = "") -> dict[str, Any]:
@@ -54,11 +81,9 @@ class Flags:
         known = self.known if kind is None else flags_in(kind)
         found: dict[str, Any] = {}
         for name in self.given():
-            if name not in known:
-                raise UsageError(f"{opt(name)} has no effect in {owner}", "leave it out")
+            no_effect(name not in known, name, f"in {owner}")
             flag = known[name]
-            if flag.option in found:
-                raise UsageError(f"{opt(flag.option)} has no effect with {opt(name)}", "leave it out")
+            no_effect(flag.option in found, flag.option, f"with {opt(name)}")
             found[flag.option] = _value(flag, getattr(self, name))
         return found
 
@@ -98,34 +123,40 @@ def _own_type(f: Field[Any]) -> Any:
     return _TYPES[plain]
 
 
-def flags_of(
-    name: str, *kinds: type[OptionSet], group: str = "", without: Collection[str] = (), only: Collection[str] = ()
-) -> type[Flags]:
-    """Return a dataclass of flags for the options of some classes, as a verb's function takes it.
-
-    Args:
-        name: of the dataclass. group: the heading in --help of options that have none of their own.
-        without: flags to leave out. only: the flags to take, all where it is empty.
-    """
-    merged: dict[str, list[Flag]] = {}
-    for kind in kinds:
-        for flag in flags_in(kind).values():
-            if flag.name not in without and (not only or flag.name in only):
-                merged.setdefault(flag.name, []).append(flag)
-    made: Any = make_dataclass(
-        name, [_field(same, group) for same in merged.values()], bases=(Flags,), frozen=True, kw_only=True
-    )
-    made.known = {flag: same[0] for flag, same in merged.items()}
-    made.__module__ = __name__  # the parser takes a class of module "types", where it was made, for a builtin one
-    return Parameter(name="*")(made)
-
-
-def _field(same: list[Flag], group: str) -> tuple[str, Any, Any]:
-    """The field of one flag, from all options that it stands for."""
+def _typed(same: list[Flag], group: str) -> Any:
+    """Return the type of one flag with what --help says, from all options that it stands for."""
     first = same[0]
     helps = list(dict.fromkeys(flag.help for flag in same))
     help = " / ".join(one for one in helps if not any(one != more and more.startswith(one[:-1]) for more in helps))
-    parameter = Parameter(help=help, group=first.spec.group or group or None, negative="", show_default=False)
-    if first.kind is bool:
-        return first.name, Annotated[bool, parameter], field(default=False)
-    return first.name, Annotated[first.kind | None, parameter], field(default=None)
+    kind = bool if first.kind is bool else first.kind | None
+    parameter = Parameter(help=spelt(help, as_flag), negative="", show_default=False)
+    heading = first.spec.group or group  # a group of None would hide the flag
+    return Annotated[(kind, parameter, Parameter(group=heading))] if heading else Annotated[kind, parameter]
+
+
+def as_flag(name: str, value: str | None) -> str:
+    """Return an option in a message as it is typed here."""
+    flag = "--" + _flag_names().get(name, name).replace("_", "-")
+    return flag if value in (None, "True", "...") else f"{flag} {value}"
+
+
+@cache
+def _flag_names() -> dict[str, str]:
+    """Return the options whose flag has another name."""
+    from plainformer.tasks import option_classes
+
+    own = {name: spec.flag for kind in option_classes() for name, spec in specs(kind).items() if spec.flag}
+    own.pop("task", None)  # of loading; a task's own option of that name has another flag
+    return own
+
+
+class LoadFlags(Flags, kinds=[LoadOptions]):
+    """How a checkpoint is loaded."""
+
+    task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
+
+    def load(self, ref: str) -> Any:
+        """Return the reference as a task, ready to call."""
+        from plainformer.loading import load
+
+        return load(restored(ref), task=self.task, **self.options())

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import Json, console, flags, restored, shown, table, write_json
-from plainformer.config import loading
+from plainformer.cli.flags import Flags
+from plainformer.cli.options import Json, console, restored, shown, table, write_json
+from plainformer.config.loading import LoadOptions
 
 
-@flags(loading.LoadOptions, "revision", "token")
-class HubOptions:
+class HubFlags(Flags, kinds=[LoadOptions], only=("revision", "token")):
     """Which version of a Hub repository is read, and with what right."""
 
 
@@ -20,13 +20,13 @@ def info(
     /,
     *,
     tensors: Annotated[bool, Parameter(negative="", help="List every parameter with its shape.")] = False,
-    hub: HubOptions = HubOptions(),  # noqa: B008
+    hub: HubFlags = HubFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
     """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
     from plainformer.info import inspect_checkpoint
 
-    found = inspect_checkpoint(restored(ref), **vars(hub))
+    found = inspect_checkpoint(restored(ref), **hub.options())
     if json:
         write_json([found.to_dict()])
         return

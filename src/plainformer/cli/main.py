@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cyclopts import App
 
+STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 # Named by path: a verb's file is imported when the verb is used.
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
@@ -42,7 +43,7 @@ def _interrupted(number: int, frame: Any) -> None:
 
 @cache
 def app() -> App:
-    """The verbs and their options."""
+    """Return the verbs and their options."""
     from cyclopts import App
 
     import plainformer
@@ -62,7 +63,7 @@ def app() -> App:
 
 
 def run_app(arguments: list[str]) -> int:
-    """Run one command line; returns the exit code."""
+    """Run one command line; return the exit code."""
     if sys.stderr is None:  # closed by the caller; print() would write to stdout instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
@@ -85,8 +86,6 @@ def run_app(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    from plainformer.cli.options import STDIN
-
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
     app()(given, exit_on_error=False, print_error=False)
@@ -102,6 +101,8 @@ def _report(error: Exception) -> int:
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
     if isinstance(error, PlainformerError):
+        from plainformer.cli.flags import as_flag
+
         return _say(f"error: {error.message(as_flag)}", error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
@@ -117,26 +118,7 @@ def _usage(error: Exception) -> str:
 
     if isinstance(error, UnusedCliTokensError):
         return "unexpected " + ", ".join(repr(token) for token in error.unused_tokens or ())
-    from plainformer.cli.options import STDIN
-
     return " ".join(str(error).replace(STDIN, "-").split())
-
-
-def as_flag(name: str, value: str | None) -> str:
-    """An option in a message, as it is typed here."""
-    flag = "--" + _flag_names().get(name, name).replace("_", "-")
-    return flag if value in (None, "True", "...") else f"{flag} {value}"
-
-
-@cache
-def _flag_names() -> dict[str, str]:
-    """Options whose flag has another name."""
-    from plainformer.config.options import specs
-    from plainformer.tasks import option_classes
-
-    own = {name: spec.flag for kind in option_classes() for name, spec in specs(kind).items() if spec.flag}
-    own.pop("task", None)  # of loading; a task's own option of that name has another flag
-    return own
 
 
 def _say(message: str, code: int) -> int:

@@ -5,78 +5,40 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from cyclopts import Parameter
 
-from plainformer.config import loading
-from plainformer.config.options import NotTyped, OptionSet, specs
-from plainformer.config.values import decode_text
-from plainformer.errors import InputError, PlainformerError, UsageError
+from plainformer.cli.main import STDIN
+from plainformer.config.values import decode_text, no_effect, read_json_line
+from plainformer.errors import InputError, PlainformerError, opt
 
-STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 Text = TypeVar("Text", str, str | None)
-T = TypeVar("T")
 MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
-def flags(options: type[OptionSet], *only: str) -> Callable[[type[T]], type[T]]:
-    """Give a class the options of a set (or `only` some) as its fields, for a verb to take: their help and defaults."""
-
-    def derive(kind: type[T]) -> type[T]:
-        for name, spec in specs(options).items():  # type: ignore[arg-type]
-            if spec.typed is NotTyped or (only and name not in only):
-                continue
-            default = options.__dataclass_fields__[name].default
-            read = spec.typed or (str if default is None else type(default))
-            kind.__annotations__[name] = Annotated[
-                read | None if default is None else read, Parameter(help=spec.help, negative="")
-            ]
-            setattr(kind, name, default)
-        return Parameter(name="*")(dataclass(frozen=True)(kind))
-
-    return derive
-
-
-@flags(loading.LoadOptions)
-class LoadOptions:
-    """How a checkpoint is loaded."""
-
-    task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
-
-    if TYPE_CHECKING:
-        device: str
-
-    def load(self, ref: str) -> Any:
-        """Return the reference as a task, ready to call."""
-        from plainformer.loading import load
-
-        return load(restored(ref), **vars(self))
-
-
 def restored(text: Text) -> Text:
-    """A reference or an option's value: a hyphen there is a hyphen."""
+    """Return a reference or an option's value: a hyphen there is a hyphen."""
     return "-" if text == STDIN else text
 
 
 def open_stdin() -> BinaryIO:
-    """Stdin as bytes, if there is one."""
+    """Return stdin as bytes, if there is one."""
     if sys.stdin is None:
         raise InputError("stdin is closed", 'give it something to read, or leave "-" out')
     return sys.stdin.buffer
 
 
 def read_stdin() -> bytes:
-    """All of stdin, up to the bound of one input."""
+    """Return all of stdin, up to the bound of one input."""
     return _bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
 
 
 def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterator[Any]:
-    """Texts from the command line, from files, and from stdin ("-").
+    """Yield texts from the command line, from files, and from stdin ("-").
 
     A file gives one input a line; a `.jsonl` file one JSON value a line: a string, an object with "text" (and "pair"),
     or what else the task takes. `whole` makes each text file one input; `literal` takes every value as text even if a
@@ -97,12 +59,11 @@ def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterato
 
 def _check(values: Sequence[str], *, whole: bool, literal: bool) -> None:
     texts = [value for value in values if value == STDIN or (is_file(value) and not value.endswith(".jsonl"))]
-    if whole and (literal or not texts):
-        raise UsageError("--whole has no effect: no INPUT is read as a text file", "leave it out")
+    no_effect(whole and (literal or not texts), "whole", ": no INPUT is read as a text file")
     for value in values:
         # A misspelt file would otherwise be read as a text of one word.
         if not literal and re.fullmatch(r"\S+\.(txt|jsonl)", value) and not is_file(value):
-            raise InputError(f"there is no file {value!r}", "check the path; --literal takes it as text")
+            raise InputError(f"there is no file {value!r}", f"check the path; {opt('literal')} takes it as text")
 
 
 def is_file(value: str) -> bool:
@@ -114,7 +75,7 @@ def is_file(value: str) -> bool:
 
 
 def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
-    """Inputs as they arrive: an endless stream is answered line by line and never held."""
+    """Yield inputs as they arrive: an endless stream is answered line by line and never held."""
     if whole and not jsonl:
         yield decode_text(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
         return
@@ -136,29 +97,28 @@ def _bounded(data: bytes, where: str) -> bytes:
 
 
 def _json_input(line: str, where: str, number: int) -> Any:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}, line {number} is not JSON: {error}", "one JSON value a line") from None
+    value = read_json_line(line, f"{where}, line {number}")
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         return (value["text"], value["pair"]) if "pair" in value else value["text"]
     if isinstance(value, str | list | dict):
         return value
-    raise InputError(f"{where}, line {number}: {value!r} is no input", 'give a string, or an object with "text"')
+    raise InputError(f"{where}, line {number}: {value!r} is not an input", 'give a string, or an object with "text"')
 
 
 def write_json(values: Iterable[Any]) -> None:
-    """One JSON value a line, at once."""
+    """Print one JSON value a line, at once."""
     for value in values:
         try:
             line = json.dumps(value, ensure_ascii=False, allow_nan=False)
         except ValueError:
-            raise PlainformerError("the answer holds NaN or infinity, which JSON cannot", "try --dtype fp32") from None
+            raise PlainformerError(
+                "the answer holds NaN or infinity, which JSON cannot", f"try {opt('dtype', 'fp32')}"
+            ) from None
         print(line, flush=True)
 
 
 def console() -> Any:
-    """A rich console on stdout that neither wraps nor colours when piped."""
+    """Return a rich console on stdout that neither wraps nor colours when piped."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -176,7 +136,7 @@ def console() -> Any:
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Any:
-    """A plain table; the columns in `right` are aligned to the right."""
+    """Return a plain table; the columns in `right` are aligned to the right."""
     from rich import box
     from rich.table import Table
 
@@ -189,7 +149,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Any:
 
 
 def shown(text: str) -> str:
-    """A token's text with its blanks visible, safe from rich's markup."""
+    """Return a token's text with its blanks visible, safe from rich's markup."""
     from rich.markup import escape
 
     return escape(json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"'))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.flags import Flags, flags_of
-from plainformer.cli.options import STDIN, Json, LoadOptions, read_inputs, read_stdin, restored, write_json
+from plainformer.cli.flags import Flags, LoadFlags
+from plainformer.cli.main import STDIN
+from plainformer.cli.options import Json, read_inputs, read_stdin, restored, write_json
+from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 from plainformer.tasks import TASKS, option_classes
 
-if TYPE_CHECKING:
-    TaskFlags = Flags
-else:
-    TaskFlags = flags_of("TaskFlags", *option_classes(), group="What a task does")
+
+class TaskFlags(Flags, kinds=option_classes(), group="What a task does"):
+    """The options of every task."""
 
 
 def run(
@@ -30,7 +31,7 @@ def run(
     query: Annotated[str | None, Parameter(help="Query; the inputs are the documents to rank.")] = None,
     whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
-    load: LoadOptions = LoadOptions(),  # noqa: B008
+    load: LoadFlags = LoadFlags(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
@@ -44,18 +45,11 @@ def run(
     task = load.load(ref)
     options = task.make_options(flags.options(task.Options, task.name))
     items = _items(task, inputs, whole=whole, literal=literal)
-    choices = [restored(one) for one in choice] if choice else None
-    wrapped = _wrap(
-        task.name,
-        items,
-        chat=chat or None,
-        system=restored(system),
-        pair=restored(pair),
-        question=restored(question),
-        choice=choices,
-        query=restored(query),
-    )
-    results = task.answer(wrapped, options)
+    texts = {"system": system, "pair": pair, "question": question, "query": query}
+    forms: dict[str, Any] = {name: restored(value) for name, value in texts.items() if value is not None}
+    forms |= {"chat": True} if chat else {}
+    forms |= {"choice": [restored(one) for one in choice]} if choice else {}
+    results = task.answer(_wrap(task.name, items, forms), options)
     if json:
         write_json(as_plain(result) for result in results)
         return
@@ -66,22 +60,18 @@ def run(
 def _items(task: Any, inputs: tuple[str, ...], *, whole: bool, literal: bool) -> Iterator[Any]:
     if task.name.startswith(("image", "audio", "automatic")):
         for flag, on in (("whole", whole), ("literal", literal)):
-            if on:
-                raise UsageError(f"{opt(flag)} has no effect in {task.name}: an INPUT is a file there", "leave it out")
+            no_effect(on, flag, f"in {task.name}: an INPUT is a file there")
         return (read_stdin() if value == STDIN else value for value in inputs)
     return read_inputs(inputs, whole=whole, literal=literal)
 
 
-def _wrap(name: str, items: Iterator[Any], **flags: Any) -> Iterator[Any]:
-    """Each input in the form that the task takes; a flag of another task is an error."""
-    given = {flag: value for flag, value in flags.items() if value is not None}
+def _wrap(name: str, items: Iterator[Any], given: dict[str, Any]) -> Iterator[Any]:
+    """Return each input in the form that the task takes; a flag of another task is an error."""
     info = TASKS[name]
     for flag in given:
-        if flag not in info.flags:
-            owners = [task.name for task in TASKS.values() if flag in task.flags]
-            raise UsageError(f"{opt(flag)} has no effect in {name}", f"it belongs to {' and '.join(owners)}")
-    if "system" in given and "chat" not in given:
-        raise UsageError(f"{opt('system')} has no effect without {opt('chat')}", f"add {opt('chat')}")
+        owners = " and ".join(task.name for task in TASKS.values() if flag in task.flags)
+        no_effect(flag not in info.flags, flag, f"in {name}", f"it belongs to {owners}")
+    no_effect("system" in given and "chat" not in given, "system", f"without {opt('chat')}", f"add {opt('chat')}")
     if "chat" in given:
         first = [{"role": "system", "content": given["system"]}] if "system" in given else []
         return ([*first, {"role": "user", "content": text}] for text in _texts(items, "chat"))
@@ -97,16 +87,14 @@ def _wrap(name: str, items: Iterator[Any], **flags: Any) -> Iterator[Any]:
 
 
 def _texts(items: Iterator[Any], flag: str) -> Iterator[str]:
-    """Inputs that a flag completes: each must be a text alone."""
+    """Yield inputs that a flag completes: each must be a text alone."""
     for item in items:
-        if not isinstance(item, str):
-            what = f"{opt(flag)} has no effect on {str(item)[:60]!r}, which is more than a text"
-            raise UsageError(what, "leave it out")
+        no_effect(not isinstance(item, str), flag, f"on {str(item)[:60]!r}, which is more than a text")
         yield item
 
 
 def _complete(items: Iterator[Any], name: str) -> Iterator[Any]:
-    """Inputs of a task that takes more than a text, when no flag completes them."""
+    """Yield inputs of a task that takes more than a text, when no flag completes them."""
     for item in items:
         if isinstance(item, str):
             info = TASKS[name]
@@ -115,14 +103,14 @@ def _complete(items: Iterator[Any], name: str) -> Iterator[Any]:
 
 
 def as_plain(result: Any) -> Any:
-    """A result for JSON."""
+    """Return a result for JSON."""
     if isinstance(result, tuple | list):
         return [as_plain(part) for part in result]
     return result.to_dict() if hasattr(result, "to_dict") else result
 
 
 def _lines(result: Any) -> list[str]:
-    """A result for people: the answer first."""
+    """Return a result for people: the answer first."""
     if isinstance(result, tuple | list):
         return [line for part in result for line in _lines(part)]
     return list(result.lines())

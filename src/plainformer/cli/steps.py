@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
-    """The first `most` steps, and how it ended."""
+    """Print the first `most` steps, and how it ended."""
     trace = found.trace
     name = _Names(found.tokens)
     seed = f", seed {trace.options['seed']}" if "seed" in trace.options else ""
@@ -89,7 +89,7 @@ def _size(count: int) -> str:
 
 
 def _tree(trace: Trace, name: _Names, most: int) -> Any:
-    """The search as a tree: what ran on has branches of its own."""
+    """Return the search as a tree: what ran on has branches of its own."""
     from rich.tree import Tree
 
     root = Tree("the search: log-probability of each beginning, best first")

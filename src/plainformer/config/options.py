@@ -132,9 +132,20 @@ def table(kind: type[OptionSet]) -> str:
     return "\n\n".join(parts)
 
 
+class Checked:
+    """Base of dataclasses whose fields carry checks: each value is checked when it is made."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            spec: Spec | None = f.metadata.get("option")
+            value = getattr(self, f.name)
+            if spec is not None and spec.check is not None and not (value is None and f.default is None):
+                spec.check(f.name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
-class OptionSet:
-    """Base of all options: checks each field's value when it is made.
+class OptionSet(Checked):
+    """Base of all options.
 
     Attributes:
         explicit: the names that the caller gave, whatever their values.
@@ -146,13 +157,6 @@ class OptionSet:
         made = super().__new__(cls)
         object.__setattr__(made, "explicit", frozenset(values))
         return made
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            spec: Spec | None = f.metadata.get("option")
-            value = getattr(self, f.name)
-            if spec is not None and spec.check is not None and not (value is None and f.default is None):
-                spec.check(f.name, value)
 
     @classmethod
     def of(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
@@ -193,6 +197,7 @@ def _same(value: Any, default: Any) -> bool:
 __all__ = [
     "MISSING",
     "Check",
+    "Checked",
     "NotTyped",
     "OptionSet",
     "Spec",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
@@ -53,9 +56,34 @@ def check_text(name: str, value: object) -> None:
         raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give a text")
 
 
+def no_effect(given: bool, name: str, why: str, fix: str = "leave it out") -> None:
+    """Refuse an option that is given where it has no effect; `why` continues that sentence: "in a chat", ": ..."."""
+    if given:
+        raise UsageError(f"{opt(name)} has no effect{why if why.startswith(':') else ' ' + why}", fix)
+
+
 def decode_text(data: bytes, where: object) -> str:
     """Return UTF-8 bytes as text, without a byte order mark; refuse others, naming `where` they are from."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
+
+
+def read_text(path: str | Path, what: str = "") -> str:
+    """Return the text of a UTF-8 file; refuse one that cannot be read, with `what` it is before its path."""
+    named = f"{what} {str(path)!r}" if what else str(path)
+    try:
+        return decode_text(Path(path).read_bytes(), named)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{named} cannot be read: {getattr(error, 'strerror', error)}", "check the path") from None
+
+
+def read_json_line(line: str | bytes, where: str) -> Any:
+    """Return the value of a line of JSON from `where`."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}", "one JSON value a line") from None

@@ -26,7 +26,7 @@ class Analysis:
     ranking: tuple[Ranked, ...] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; each document with its entities and its text cut by them."""
+        """Return plain values; each document with its entities and its text cut by them."""
         documents = [
             {
                 "name": one.document.name,
@@ -40,10 +40,7 @@ class Analysis:
         ]
         made: dict[str, Any] = {
             "documents": documents,
-            "phrases": [
-                {**asdict(phrase), "labels": dict(phrase.labels), "variants": dict(phrase.variants)}
-                for phrase in self.phrases
-            ],
+            "phrases": [{**asdict(p), "labels": dict(p.labels), "variants": dict(p.variants)} for p in self.phrases],
             "pairs": [asdict(pair) for pair in self.pairs],
         }
         return made if self.ranking is None else {**made, "ranking": [asdict(one) for one in self.ranking]}
@@ -62,7 +59,8 @@ def analyse(
     anywhere: bool = False,
     seen: Callable[[Found], None] = lambda found: None,
 ) -> Analysis:
-    """
+    """Analyse documents.
+
     Args:
         find: gives the entities of texts.
         labels: the types that count; default all. min_score: the least score that counts.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from plainformer.config.values import decode_text
+from plainformer.config.values import decode_text, read_json_line
 from plainformer.errors import InputError
 
 SUFFIXES = frozenset({".txt", ".text", ".md", ".rst", ".jsonl"})  # what a folder's files are taken for documents by
@@ -49,7 +48,7 @@ class Found:
 def read_documents(
     paths: Sequence[str | Path], *, skipped: Callable[[Path], None] = lambda path: None
 ) -> Iterator[Document]:
-    """The documents at these paths, one at a time.
+    """Yield the documents at these paths, one at a time.
 
     A file is a document; a `.jsonl` file one a line, a text or an object with "text" and perhaps "id"; a folder all
     that its files of known suffixes hold, by name; `skipped` is told of its others.
@@ -76,32 +75,21 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _documents_of(path: Path) -> Iterator[Document]:
-    if path.suffix.lower() != ".jsonl":
-        yield Document(str(path), _read(path))
-        return
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _from_json(line, f"{path}:{number}")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        if path.suffix.lower() == ".jsonl":
+            with path.open("rb") as file:
+                lines = ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.strip())
+                yield from (_from_json(line, where) for where, line in lines)
+        elif path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise InputError(f"{path} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB", "cut it into files")
-        return decode_text(path.read_bytes(), path)
+        else:
+            yield Document(str(path), decode_text(path.read_bytes(), path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
 
 
 def _from_json(line: bytes, where: str) -> Document:
-    try:
-        value: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}", "one JSON value a line") from None
+    value = read_json_line(line, where)
     if isinstance(value, str):
         return Document(where, value)
     if isinstance(value, dict) and isinstance(value.get("text"), str):

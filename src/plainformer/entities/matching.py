@@ -6,11 +6,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from plainformer.config.values import check_number, read_text
 from plainformer.entities.documents import Found
 from plainformer.entities.phrases import normal_form
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.errors import InputError
 
 # The cosine of each phrase of the first list with each of the second.
 Compare = Callable[[Sequence[str], Sequence[str]], Sequence[Sequence[float]]]
@@ -24,7 +26,7 @@ class Match:
     Attributes:
         required: the phrase as the list has it.
         kind: "exact" (an entity spelt so), "normalised" (but for case and white space), "similar" (an entity that means
-            nearly the same), "text" (the words stand in the text, where the model saw no entity), or "missing".
+            nearly the same), "text" (the words are in the text, where the model saw no entity), or "missing".
         text, start, end: where, first; `text` is the document's [start:end]. None if missing.
         score: 1, of "similar" the cosine, of "missing" 0.
     """
@@ -50,14 +52,9 @@ class Ranked:
 
 
 def read_requirements(path: str | Path) -> tuple[str, ...]:
-    """Required phrases, one a line; empty lines and those that begin with "# " do not count, nor does a phrase again."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
-        raise InputError(f"the list {str(path)!r} {reason}", "give a text file with a phrase a line") from error
+    """Return required phrases, one a line, each once; empty lines and those that begin with "# " do not count."""
     phrases: dict[str, str] = {}
-    for line in lines:
+    for line in read_text(path, "the list").splitlines():
         phrase = line.strip()
         if phrase and phrase != "#" and not phrase.startswith("# "):
             phrases.setdefault(normal_form(phrase), phrase)
@@ -74,14 +71,13 @@ def rank(
     threshold: float = THRESHOLD,
     anywhere: bool = False,
 ) -> tuple[Ranked, ...]:
-    """Documents, those with most of what is required first; then by the sum of scores, then in their own order.
+    """Return documents, those with most of what is required first; then by the sum of scores, then in their own order.
 
     Args:
         compare: also takes for a match the likeliest entity whose cosine is at least `threshold`.
-        anywhere: also takes words of the text that are no entity.
+        anywhere: also takes words of the text outside entities.
     """
-    if not -1 <= threshold <= 1:
-        raise UsageError(f"{opt('threshold', threshold)} is not a cosine", "give a number between 0 and 1")
+    check_number("threshold", threshold, "[-1, 1]", fix="give a cosine, from 0 to 1")
     near = _near(found, required, compare, threshold) if compare is not None else {}
     rows = []
     for number, one in enumerate(found):
@@ -110,9 +106,8 @@ def _match(one: Found, phrase: str, near: dict[tuple[str, str], float], anywhere
         if kind not in by_kind or score > by_kind[kind][0]:
             by_kind[kind] = (score, mention.text, mention.start, mention.end)
     if anywhere and not by_kind.keys() & {"exact", "normalised"}:
-        for start, end in occurrences(one.document.text, phrase):
+        for start, end in islice(occurrences(one.document.text, phrase), 1):
             by_kind["text"] = (1.0, one.document.text[start:end], start, end)
-            break
     for kind in ("exact", "normalised", "text", "similar"):
         if kind in by_kind:
             score, text, start, end = by_kind[kind]
@@ -121,7 +116,7 @@ def _match(one: Found, phrase: str, near: dict[tuple[str, str], float], anywhere
 
 
 def occurrences(text: str, phrase: str) -> Iterator[tuple[int, int]]:
-    """Where a phrase stands in a text as whole words, whatever its case, white space and composition of accents."""
+    """Yield where a phrase is in a text as whole words, whatever its case, white space and composition of accents."""
     forms = dict.fromkeys(unicodedata.normalize(form, phrase.strip()) for form in ("NFC", "NFD"))
     either = "|".join(r"\s+".join(map(re.escape, form.split())) for form in forms)
     # Not \b: "C++" ends with no letter. A letter or digit next to it would be part of another word.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, groupby
 
+from plainformer.config.values import check_choice
 from plainformer.entities.documents import Found, Mention
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.errors import InputError
 
 # Where a text is cut into what counts as "together".
 UNITS = {"document": None, "paragraph": re.compile(r"\n[^\S\n]*\n"), "line": re.compile(r"\n")}
@@ -48,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a text, an entity (with its label) or what stands between two: `text` is the text's [start:end]."""
+    """A stretch of a text, an entity (with its label) or what is between two: `text` is the text's [start:end]."""
 
     text: str
     start: int
@@ -57,7 +59,7 @@ class Piece:
 
 
 def normal_form(text: str) -> str:
-    """What spellings have in common that differ in case, white space and how accents are composed."""
+    """Return what spellings have in common that differ in case, white space and how accents are composed."""
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
@@ -70,7 +72,7 @@ class _Tally:
 
 
 def phrase_table(found: Sequence[Found]) -> dict[str, Phrase]:
-    """Normal form → phrase, the most frequent first."""
+    """Return the phrases by their normal form, the most frequent first."""
     tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
     for number, one in enumerate(found):
         for mention in one.mentions:
@@ -91,9 +93,8 @@ def _ranked(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
 
 
 def pairs(found: Sequence[Found], phrases: dict[str, Phrase], within: str = "paragraph") -> tuple[Pair, ...]:
-    """Phrases that occur in one unit, the most frequent pairs first. `within`: document, paragraph or line."""
-    if within not in UNITS:
-        raise UsageError(f"{opt('within', within)} is unknown", did_you_mean(str(within), UNITS))
+    """Return phrases that occur in one unit, the most frequent pairs first. `within`: document, paragraph or line."""
+    check_choice("within", within, UNITS)
     alone: Counter[str] = Counter()
     together: Counter[tuple[str, str]] = Counter()
     documents: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
@@ -121,22 +122,12 @@ def _units(one: Found, within: str) -> Iterator[set[str]]:
     """The phrases of each unit that has any; an entity belongs to the unit in which it begins."""
     breaks = UNITS[within]
     ends = [match.end() for match in breaks.finditer(one.document.text)] if breaks is not None else []
-    keys: set[str] = set()
-    unit = 0
-    for mention in one.mentions:
-        if unit < len(ends) and mention.start >= ends[unit]:
-            if keys:
-                yield keys
-            keys = set()
-            while unit < len(ends) and mention.start >= ends[unit]:
-                unit += 1
-        keys.add(normal_form(mention.text))
-    if keys:
-        yield keys
+    for _, mentions in groupby(one.mentions, key=lambda mention: bisect_right(ends, mention.start)):
+        yield {normal_form(mention.text) for mention in mentions}
 
 
 def cut(text: str, mentions: Iterable[Mention]) -> tuple[Piece, ...]:
-    """The text in pieces, entities and what stands between them; together they are the text."""
+    """Return the text in pieces, entities and what is between them; together they are the text."""
     pieces = []
     reached = 0
     for mention in mentions:

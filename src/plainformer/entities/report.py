@@ -11,7 +11,7 @@ TOP = 200  # rows of a table
 
 
 def to_html(analysis: Analysis, *, top: int = TOP) -> str:
-    """The page; every text of the documents is escaped. `top`: the most rows of a table."""
+    """Return the page; every text of the documents is escaped. `top`: the most rows of a table."""
     from jinja2 import Environment
 
     source = files("plainformer.entities").joinpath("report.html").read_text(encoding="utf-8")

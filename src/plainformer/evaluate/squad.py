@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.config.values import check_choice, no_effect
+from plainformer.errors import InputError, opt
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -51,21 +52,21 @@ class SquadScores(Scores):
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation and English articles, with single spaces."""
+    """Return a text in lower case, without ASCII punctuation and English articles, with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1 where the normalised answers are equal, else 0."""
+    """Return 1 where the normalised answers are equal, else 0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def f1(prediction: str, gold: str, *, version: str = "2.0") -> float:
-    """The harmonic mean of precision and recall over the words of the normalised answers.
+    """Return the harmonic mean of precision and recall over the words of the normalised answers.
 
     Where one of them has no words: 1 if both have none, else 0; in version "1.1" always 0.
     """
-    _check_version(version)
+    check_choice("version", version, VERSIONS)
     ours, theirs = normalize_answer(prediction).split(), normalize_answer(gold).split()
     if not ours or not theirs:
         return float(version == "2.0" and ours == theirs)
@@ -77,7 +78,7 @@ def f1(prediction: str, gold: str, *, version: str = "2.0") -> float:
 
 
 def read_references(data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The right answers of each question's id, from the JSON of a SQuAD file (either version)."""
+    """Return the right answers of each question's id, from the JSON of a SQuAD file (either version)."""
     found: dict[str, tuple[str, ...]] = {}
     try:
         for article in data["data"]:
@@ -99,7 +100,7 @@ def evaluate_squad(
     no_answer_scores: Mapping[str, float] | None = None,
     threshold: float = 1.0,
 ) -> SquadScores:
-    """The scores of answers.
+    """Return the scores of answers.
 
     Args:
         predictions: of each question's id, the answer; "" for none.
@@ -114,31 +115,31 @@ def evaluate_squad(
         UsageError: an unknown version, or an option that has no effect.
         InputError: ids that do not agree. (The script for 1.1 gives 0 for a missing answer: so does ""; others fail.)
     """
-    _check_version(version)
+    check_choice("version", version, VERSIONS)
     _check_ids("predictions", predictions, references)
     if version == "1.1":
-        return _evaluate_v1(predictions, references, no_answer_scores)
-    scores = no_answer_scores
-    if scores is None:
-        if threshold != 1.0:
-            raise UsageError(
-                f"{opt('threshold')} has no effect without {opt('no_answer_scores')}", "give both, or neither"
-            )
-        scores = dict.fromkeys(references, 0.0)
-        threshold = 0.0
+        _check_v1(references, no_answer_scores)
+    elif no_answer_scores is not None:
+        _check_ids("no_answer_scores", no_answer_scores, references)
     else:
-        _check_ids("no_answer_scores", scores, references)
+        no_effect(threshold != 1.0, "threshold", f"without {opt('no_answer_scores')}", "give both, or neither")
     exact, shared = {}, {}
     for name, gold in references.items():
-        # An answer of articles and punctuation alone would match every other one, and "".
-        golds = [text for text in gold if normalize_answer(text)] or [""]
+        # An answer of articles and punctuation alone would match every other one, and "": version 2.0 leaves it out.
+        golds = [text for text in gold if version == "1.1" or normalize_answer(text)] or [""]
         exact[name] = max(exact_match(predictions[name], text) for text in golds)
-        shared[name] = max(f1(predictions[name], text) for text in golds)
+        shared[name] = max(f1(predictions[name], text, version=version) for text in golds)
+    scores = no_answer_scores or {}
     exact_cut, shared_cut = (
-        {name: float(not references[name]) if scores[name] > threshold else value for name, value in each.items()}
+        {
+            name: float(not references[name]) if name in scores and scores[name] > threshold else value
+            for name, value in each.items()
+        }
         for each in (exact, shared)
     )
     whole = _means(exact_cut, shared_cut, references)
+    if version == "1.1":
+        return SquadScores(whole.exact, whole.f1, whole.total)
     answered = _means(exact_cut, shared_cut, [name for name, gold in references.items() if gold])
     others = _means(exact_cut, shared_cut, [name for name, gold in references.items() if not gold])
     found = (whole.exact, whole.f1, whole.total, answered if answered.total else None, others if others.total else None)
@@ -148,26 +149,17 @@ def evaluate_squad(
     return SquadScores(*found, *(value for pair in best for value in pair))
 
 
-def _evaluate_v1(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], no_answer_scores: object
-) -> SquadScores:
-    if no_answer_scores is not None:
-        raise UsageError(f"{opt('no_answer_scores')} has no effect in {opt('version', '1.1')}", "leave them out")
+def _check_v1(references: Mapping[str, Sequence[str]], no_answer_scores: object) -> None:
+    no_effect(no_answer_scores is not None, "no_answer_scores", f"in {opt('version', '1.1')}")
     empty = [name for name, gold in references.items() if not gold]
     if empty:
-        raise InputError(f"question {empty[0]!r} has no right answer, as none may in SQuAD 1.1", "pass version='2.0'")
-    every = {name: (predictions[name], gold) for name, gold in references.items()}
-    exact = {name: max(exact_match(own, text) for text in gold) for name, (own, gold) in every.items()}
-    shared = {name: max(f1(own, text, version="1.1") for text in gold) for name, (own, gold) in every.items()}
-    means = _means(exact, shared, references)
-    return SquadScores(means.exact, means.f1, means.total)
+        what = f"question {empty[0]!r} has no right answer, and in SQuAD 1.1 each has one"
+        raise InputError(what, f"pass {opt('version', '2.0')}")
 
 
 def _means(exact: Mapping[str, float], shared: Mapping[str, float], names: Iterable[str]) -> Scores:
     own = list(names)
-    if not own:
-        return Scores(0.0, 0.0, 0)
-    percent = 100.0 / len(own)
+    percent = 100.0 / max(len(own), 1)
     return Scores(percent * sum(exact[i] for i in own), percent * sum(shared[i] for i in own), len(own))
 
 
@@ -177,7 +169,7 @@ def _best_threshold(
     scores: Mapping[str, float],
     references: Mapping[str, Sequence[str]],
 ) -> tuple[float, float]:
-    """The best score that a threshold gives, in percent, and the threshold; as the script, of ties the first.
+    """Return the best score that a threshold gives, in percent, and the threshold; as the script, of ties the first.
 
     From a threshold below all scores, where every question counts as having no answer, questions are answered one by one.
     """
@@ -188,11 +180,6 @@ def _best_threshold(
         if current > best:
             best, threshold = current, scores[name]
     return 100.0 * best / len(values), threshold
-
-
-def _check_version(version: str) -> None:
-    if version not in VERSIONS:
-        raise UsageError(f"{opt('version', version)} is unknown", did_you_mean(str(version), VERSIONS))
 
 
 def _check_ids(what: str, given: Mapping[str, Any], references: Mapping[str, Any]) -> None:
@@ -206,4 +193,6 @@ def _check_ids(what: str, given: Mapping[str, Any], references: Mapping[str, Any
         )
     unknown = [name for name in given if name not in references]
     if unknown:
-        raise InputError(f"{what} have {unknown[0]!r}, which is none of the questions", "are they another data set's?")
+        raise InputError(
+            f"{what} have {unknown[0]!r}, which is not one of the questions", "are they another data set's?"
+        )

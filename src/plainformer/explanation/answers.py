@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError
 from plainformer.explanation.changes import (
     PADDING,
     Change,
@@ -37,8 +38,7 @@ def changed_answer(task: Task, request: Request, change: Change) -> Difference:
     if change.name not in ("attend-to-padding", "mask-head"):
         what = f"what-if {change.name} has no effect in {task.name}: this model answers in one pass"
         raise UsageError(what, f"possible: {POSSIBLE}")
-    if request.chat:
-        raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
+    no_effect(request.chat, "chat", f"in {task.name}")
     own = task.make_options(request.call)
     task.checked([request.item], own)
     was, before = _answer(task, request.item, own, padding=None)
@@ -103,12 +103,12 @@ def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
 
 
 def _cut(output: Tensor, like: Tensor) -> Tensor:
-    """The places that both runs have: padding has outputs of its own."""
+    """Return the places that both runs have: padding has outputs of its own."""
     return output[:, : like.size(1)] if output.dim() == 3 else output
 
 
 def _distributions(task: Task, before: Tensor, after: Tensor) -> tuple[float | None, float | None]:
-    """The mean KL divergence of the heads' distributions, and the largest change of a probability."""
+    """Return the mean KL divergence of the heads' distributions, and the largest change of a probability."""
     head = task.config.head
     if head.kind not in DISTRIBUTIONS or before.size(-1) < 2 or head.problem in ("regression", "multi_label"):
         return None, None

@@ -80,7 +80,7 @@ class Difference:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
@@ -122,7 +122,7 @@ def _parsed(name: str, value: str) -> Any:
 
 
 def largest(values: Tensor) -> float:
-    """The largest size; infinities of both sides cancel to NaN, which does not count."""
+    """Return the largest size; infinities of both sides cancel to NaN, which does not count."""
     return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
 
 

@@ -5,6 +5,7 @@ The shapes are seen by hooks on the model's own modules while it runs, so they a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
+from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.explanation.request import GENERATING
 from plainformer.model.frontend import TokenEmbedding
@@ -73,7 +75,7 @@ class Explanation:
     answer: Any
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
@@ -122,27 +124,23 @@ def explain(
 
 def reads_text(task: Task) -> bool:
     """Whether the task's input is text, and not an image or a recording."""
-    return isinstance((task.config.encoder or task.config.main_stack).frontend, TokenFrontend)
+    return isinstance(task.config.input_frontend, TokenFrontend)
 
 
 def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None, truncate: bool) -> None:
     kind = task.config.head.kind
-    if not reads_text(task) and (pair is not None or chat or truncate):
-        raise UsageError(
-            f"{opt('pair')}, {opt('chat')} and {opt('truncate')} have no effect on images and audio", "leave them out"
-        )
-    if chat and kind != "causal_lm":
-        raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
-    if pair is not None and kind not in PAIRED:
-        raise UsageError(f"{opt('pair')} has no effect in {task.name}, which reads one text", "leave it out")
+    for name, on in (("pair", pair is not None), ("chat", chat), ("truncate", truncate)):
+        no_effect(on and not reads_text(task), name, "on images and audio")
+    no_effect(chat and kind != "causal_lm", "chat", f"in {task.name}")
+    no_effect(pair is not None and kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
     if pair is None and kind in PAIRED and PAIRED[kind]:
         raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
-    if top_k is not None and kind not in GENERATING and "top_k" not in task.options():
-        raise UsageError(f"{opt('top_k')} has no effect in {task.name}", "leave it out")
+    idle = top_k is not None and kind not in GENERATING and "top_k" not in task.options()
+    no_effect(idle, "top_k", f"in {task.name}")
 
 
 def _start_ids(task: Task) -> list[int]:
-    """What an encoder-decoder's output begins with: where the task says more than the start token, all of it."""
+    """Return what an encoder-decoder's output begins with: where the task says more than the start token, all of it."""
     if isinstance(task, GeneratingTask):
         return task.start_ids()
     start_id = task.config.decoder_start_id
@@ -175,7 +173,7 @@ def _text(
 
 
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
-    """The tensors of an image or a recording, through the task's own first step."""
+    """Return the tensors of an image or a recording, through the task's own first step."""
     encoded = task.encode([item], task.Options())
     if getattr(encoded, "whole", None) is not None:
         raise InputError("the recording is longer than one window of the model", "cut it: one window can be explained")
@@ -190,7 +188,7 @@ def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
 
 
 def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
-    """Patches with their pixels, or frames with their times."""
+    """Return patches with their pixels, or frames with their times."""
     stack = task.model.encoder if task.model.encoder is not None else task.model.main
     config = stack.config.frontend
     if isinstance(config, PatchFrontend):
@@ -198,9 +196,7 @@ def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
         places = _patch_places(config, inputs["pixel_values"].shape[-2:])
     elif isinstance(config, WaveFrontend):
         vectors = stack.frontend(inputs["input_values"], None)[0][0]
-        hop = 1
-        for stride in config.strides:
-            hop *= stride
+        hop = math.prod(config.strides)
         places = [f"samples from {index * hop}" for index in range(len(vectors))]
     else:
         vectors = stack.frontend(inputs["input_features"])[0]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.prepared import Prepared
@@ -45,8 +46,7 @@ class Request:
             UsageError: the task does not generate, or an option is not one of its own.
         """
         generating = check_generates(task, "an option of generation")
-        if self.chat and task.config.head.kind != "causal_lm":
-            raise UsageError(f"{opt('chat')} has no effect in {task.name}", "leave it out")
+        no_effect(self.chat and task.config.head.kind != "causal_lm", "chat", f"in {task.name}")
         item = [{"role": "user", "content": self.item}] if self.chat else self.item
         return generating.prepare(item, **self.call)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from plainformer.config.values import check_whole
+from plainformer.errors import opt
 from plainformer.explanation.request import Request, check_generates
 from plainformer.explanation.trace import Replayed, Trace, record, replay
 from plainformer.generation.result import Generation
@@ -43,7 +44,7 @@ def explain_steps(
         steps: how many tokens are generated, unless an option says.
         width: how many tokens of each step are kept. about: plain values to keep with the trace.
     """
-    check_generates(task, "steps")
+    check_generates(task, opt("steps"))
     check_whole("steps", steps)
     if not {"max_new_tokens", "max_length"} & set(request.options):
         request = request.with_options(max_new_tokens=steps)

@@ -7,7 +7,7 @@ any generation of one prompt.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from math import isfinite
 from typing import Any
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from plainformer.config.options import specs
+from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.explanation.recorder import Recorder, without_ended
 from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep
-from plainformer.generation.options import GenerationOptions, make_options
+from plainformer.generation.options import GenerationOptions
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation
 from plainformer.generation.search import ENCODER_INPUTS, generate
@@ -28,7 +29,7 @@ from plainformer.model.transformer import Transformer
 
 __all__ = ["Recorded", "Recorder", "ReplayError", "Replayed", "Trace", "record", "replay"]
 
-# Inputs and objects that are no options of the search.
+# Inputs and objects that are not options of the search.
 _INPUTS = (*ENCODER_INPUTS, "encoder_output")
 # They save work and change no token, so that a replay does without them.
 _NO_EFFECT = ("cache", "prefill_chunk", "output_scores")
@@ -84,7 +85,7 @@ def record(
     inputs = {name: named.pop(name) for name in ENCODER_INPUTS if name in named}
     inputs = {**inputs, "decoder_input_ids": decoder_input_ids, "encoder_output": encoder_output}
     if options is None:
-        options, named = make_options(named), {}
+        options, named = GenerationOptions.of(named, "generation"), {}
     if options.do_sample and options.seed is None:
         options = options.changed(seed=secrets.randbits(63))
     recorder = Recorder(width)
@@ -122,13 +123,10 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
         raise ReplayError("the model", None, trace.model, model_now)
     missing, unknown = sorted(set(trace.needs) - set(given)), sorted(set(given) - set(trace.needs))
     if missing:
-        raise UsageError(
-            f"the trace was made with {missing[0]}={trace.needs[missing[0]]}", f"give {opt(missing[0], ...)} again"
-        )
-    if unknown:
-        raise UsageError(
-            f"{opt(unknown[0])} has no effect on this replay", "leave it out: the trace has all other options"
-        )
+        what = f"the trace was made with {opt(missing[0])}, {trace.needs[missing[0]]}"
+        raise UsageError(what, f"give {opt(missing[0], ...)} again")
+    for name in unknown:
+        no_effect(True, name, "on this replay", "leave it out: the trace has all other options")
     options = {**_restored(trace.options, model.device), **given}
     if any(answer.stop_reason == "time" for answer in trace.answers):
         _stop_as_the_clock_did(options, trace)
@@ -164,7 +162,7 @@ class _Follower(Recorder):
         self.difference = 0.0
 
     def _place(self, step: TraceStep) -> tuple[int, int]:
-        """Which step it is; and of which row, where rows come one after the other."""
+        """Return which step it is; and of which row, where rows come one after the other."""
         return (step.picks[0].row if self.trace.mode == "speculative" else 0), step.number
 
     def closed(self, step: TraceStep) -> None:
@@ -182,20 +180,19 @@ class _Follower(Recorder):
                 raise ReplayError(f"the token of row {pick.row}", number, pick.token_id, now.token_id)
         if (was := _fates(expected)) != (is_now := _fates(step)):
             place = next(i for i in range(max(len(was), len(is_now))) if was[i : i + 1] != is_now[i : i + 1])
-            raise ReplayError(
-                f"candidate {place + 1} of the beams", number, *(f[place : place + 1] for f in (was, is_now))
-            )
+            both = (fates[place : place + 1] for fates in (was, is_now))
+            raise ReplayError(f"candidate {place + 1} of the beams", number, *both)
         self.difference = max(self.difference, _difference(expected, step))
         self.steps[-1] = TraceStep(number, 0, 0, ())  # only its number is needed from here on
 
 
 def _fates(step: TraceStep) -> list[tuple[int, int, int, str]]:
-    """What beam search did in a step: group, source, token, fate."""
+    """Return what beam search did in a step: group, source, token, fate."""
     return [(group.group, b.parent, b.token_id, b.fate) for group in step.groups for b in group.branches]
 
 
 def _difference(expected: TraceStep, got: TraceStep) -> float:
-    """The largest difference between logits of tokens that both steps kept."""
+    """Return the largest difference between logits of tokens that both steps kept."""
     now = {ladder.row: dict(zip(ladder.top_ids, ladder.logits, strict=True)) for ladder in got.ladders}
     worst = 0.0
     for ladder in expected.ladders:
@@ -232,7 +229,7 @@ def _answers(generation: Generation) -> tuple[TracedAnswer, ...]:
 def _ids(
     model: Transformer, input_ids: Tensor | None, mask: Tensor | None, decoder_input_ids: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """What the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
+    """Return what the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
     encoder_ids = None
     if input_ids is not None:
         ids, real = left_align(input_ids, mask)
@@ -254,7 +251,7 @@ def _describe(model: Transformer) -> str:
 
 
 def _plain_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Options as JSON can hold them, and those that it cannot, with what they are."""
+    """Return options as JSON can hold them, and those that it cannot, with what they are."""
     plain: dict[str, Any] = {}
     needs: dict[str, str] = {}
     for name, value in options.items():
@@ -281,20 +278,16 @@ def _plain(value: Any) -> Any:
 
 def _restored(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """`_plain_options` undone."""
-    restored = dict(options)
+    restore: dict[str, Callable[[Any], Any]] = {
+        "sequence_bias": lambda pairs: {tuple(ids): float(bias) for ids, bias in pairs},
+        "forced": dict,
+        "negative_ids": lambda ids: torch.tensor(ids, device=device),
+        "exponential_decay": tuple,
+    }
     try:
-        if "sequence_bias" in options:
-            restored["sequence_bias"] = {tuple(ids): float(bias) for ids, bias in options["sequence_bias"]}
-        if "forced" in options:
-            restored["forced"] = dict(options["forced"])
-        if "negative_ids" in options:
-            restored["negative_ids"] = torch.tensor(options["negative_ids"], device=device)
-        if "exponential_decay" in options:
-            start, factor = options["exponential_decay"]
-            restored["exponential_decay"] = (start, factor)
+        return {name: restore[name](value) if name in restore else value for name, value in options.items()}
     except (TypeError, ValueError) as error:
         raise UsageError(f"the trace is damaged: its options cannot be read: {error}", "record it again") from None
-    return restored
 
 
 def _kind(value: Any) -> str:

@@ -126,7 +126,7 @@ class Trace:
 
     Attributes:
         mode: what the options chose. model: which model it was, in words.
-        options: those given, as plain values, with the seed. needs: options and inputs that are no plain values, by name,
+        options: those given, as plain values, with the seed. needs: options and inputs that are not plain values, by name,
             with what they were: replaying takes them anew.
         prompt_ids: what the decoder began with. encoder_ids: the encoder's input where it was tokens.
         answers: the result. about: whatever the caller wants to keep with it.
@@ -143,12 +143,12 @@ class Trace:
     about: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"format": FORMAT, "version": VERSION, **_listed(asdict(self))}
 
     @classmethod
     def from_dict(cls, data: Any) -> Trace:
-        """What `to_dict` gave.
+        """Return the trace of what `to_dict` gave.
 
         Raises:
             InputError: this is not a trace, or one of another version; the message says where.
@@ -167,7 +167,7 @@ def _listed(value: Any) -> Any:
 
 
 def _read(kind: type[T], data: Any, where: str) -> T:
-    """A dataclass from plain values, each checked against its field's type."""
+    """Return a dataclass from plain values, each checked against its field's type."""
     if not isinstance(data, dict):
         raise _wrong(where, data, "an object")
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]

@@ -160,10 +160,7 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
         ids.expand(2, -1), torch.cat((real, torch.ones_like(real))), **both_inputs, logits_to_keep=1
     ).logits
     alone = task.model(**{name: prepared.inputs[name] for name in ("input_ids", "attention_mask", *first)}).logits
-    if not on_left:
-        note = "an encoder's padding comes after the text"
-    else:
-        note = "a decoder's padding comes before the text"
+    note = "a decoder's padding comes before the text" if on_left else "an encoder's padding comes after the text"
     masked, seen = ((row[-1] - alone[0, -1]).abs().max().item() for row in both)
     text = f"{PADDING} padding tokens change the next token's logits by {masked:.1e} masked, by {seen:.1e} attended to"
     return replace(prepared, inputs=inputs), (text, note)
@@ -173,7 +170,7 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
 
 
 def _likelihood(task: GeneratingTask, prepared: Prepared) -> str:
-    """How likely the model finds the beginning that it is made to take."""
+    """Say how likely the model finds the beginning that it is made to take."""
     name = "input_ids" if task.config.encoder is None else "decoder_input_ids"
     ids = torch.tensor([[*prepared.before, *prepared.begun]], device=task.model.device)
     inputs = {key: prepared.inputs[key] for key in ("input_ids", "attention_mask") if name != "input_ids"}

@@ -19,7 +19,7 @@ from plainformer.families import config_from_dict
 from plainformer.families.hf_config import HfConfig
 
 if TYPE_CHECKING:
-    from plainformer.checkpoint.formats.gguf_file import GgufFile
+    from plainformer.checkpoint.formats.source import TensorSource
 
 WHERE = "GGUF metadata"  # what messages call it
 OURS = "decoder.layers.{}"
@@ -50,7 +50,7 @@ class Metadata(HfConfig):
         all: every field of the file. tensors: the names of its tensors.
     """
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: TensorSource) -> None:
         self.all, self.tensors = file.metadata, set(file.names())
         self.architecture = str(self.all.get("general.architecture", ""))
         prefix = f"{self.architecture}."
@@ -90,7 +90,7 @@ class Metadata(HfConfig):
         return hidden // heads
 
 
-def config_json(file: GgufFile) -> dict[str, Any]:
+def config_json(file: TensorSource) -> dict[str, Any]:
     """Return what the model's `config.json` would hold, from a file's metadata and the names of its tensors."""
     with reading(WHERE):
         meta = Metadata(file)
@@ -127,7 +127,7 @@ def _architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _shared(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     """Return the fields that all architectures share, under config.json's names."""
     if "token_embd.weight" not in meta.tensors:
         raise CheckpointError("there is no tensor 'token_embd.weight'", "download the file again")
@@ -160,7 +160,7 @@ def _shared(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _rope(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     """Return the rotary positions: a base, a scaling, or llama.cpp's tensors with a divisor for each frequency."""
     head_dim, length = meta.head_dim, meta.size("context_length")
     base: dict[str, Any] = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base", default=10000.0)}
@@ -191,7 +191,7 @@ def _rope(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     return {**base, "rope_type": "linear", "factor": factor} if kind == "linear" and factor else base
 
 
-def _factors(file: GgufFile, name: str) -> list[float]:
+def _factors(file: TensorSource, name: str) -> list[float]:
     shape = file.shape(name)
     require(len(shape) == 1 and shape[0] <= MAX_WIDTH, f"tensor {name!r} has shape {shape}, not one axis")
     return [float(value) for value in file.read(name).float().tolist()]
@@ -207,8 +207,8 @@ def _yarn(meta: Metadata, factor: float, amplitude: float) -> dict[str, Any]:
     }
 
 
-def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Metadata, GgufFile], dict[str, Any]]:
-    def describe(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Metadata, TensorSource], dict[str, Any]]:
+    def describe(meta: Metadata, file: TensorSource) -> dict[str, Any]:
         return {
             "model_type": model_type,
             "architectures": [architecture],
@@ -219,13 +219,13 @@ def _decoder(model_type: str, architecture: str, **fields: Any) -> Callable[[Met
     return describe
 
 
-def _llama(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _llama(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_down.bias"}
     found = {name: tensor in meta.tensors for name, tensor in biases.items()}
     return {**_decoder("llama", "LlamaForCausalLM")(meta, file), **found}
 
 
-def _phi3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _phi3(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     window = meta.integer("attention.sliding_window", default=0) or None
     made = _decoder("phi3", "Phi3ForCausalLM")(meta, file)
     # This family keeps the length beside the rope's own fields too, and reads it there first.
@@ -233,7 +233,7 @@ def _phi3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     return {**made, "sliding_window": window, "original_max_position_embeddings": original}
 
 
-def _gemma2(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _gemma2(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     return {
         **_decoder("gemma2", "Gemma2ForCausalLM")(meta, file),
         **_sliding(meta, 4096, every=2),
@@ -243,7 +243,7 @@ def _gemma2(meta: Metadata, file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _gemma3(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _gemma3(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     wide = {**_rope(meta, file), "rope_theta": meta.number("rope.freq_base", default=1_000_000.0)}
     near = {"rope_type": "default", "rope_theta": meta.number("rope.freq_base_swa", default=10_000.0)}
     cap = meta.get("final_logit_softcapping")
@@ -276,7 +276,7 @@ def _query_scalar(meta: Metadata, big: int) -> int:
     return max(width, 1) if meta.need("block_count") == big else meta.head_dim
 
 
-def _gpt2(meta: Metadata, _: GgufFile) -> dict[str, Any]:
+def _gpt2(meta: Metadata, _: TensorSource) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -289,7 +289,7 @@ def _gpt2(meta: Metadata, _: GgufFile) -> dict[str, Any]:
     }
 
 
-def _bert(meta: Metadata, file: GgufFile) -> dict[str, Any]:
+def _bert(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     meta.refuse("attention.causal", False, why="an encoder sees both directions")
     shape = file.shape("token_types.weight") if "token_types.weight" in meta.tensors else (0, 0)
     require(len(shape) == 2, f"tensor 'token_types.weight' has shape {shape}, not two axes")
@@ -380,7 +380,7 @@ def _bert_rows(_: ModelConfig) -> list[Row]:
 class Architecture:
     """A GGUF architecture: its metadata as config.json's fields, its rows, and the head that it comes with."""
 
-    describe: Callable[[Metadata, GgufFile], dict[str, Any]]
+    describe: Callable[[Metadata, TensorSource], dict[str, Any]]
     rows: Callable[[ModelConfig], list[Row]]
     head: str = "causal_lm"
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plainformer.config.values import is_whole
 from plainformer.errors import UsageError, opt
 
 
@@ -31,7 +32,7 @@ class Draws:
         self.streams = [random.Random(f"{seed}/{copy}") for seed in seeds for copy in range(copies)]
 
     def next(self, device: torch.device) -> Tensor:
-        """One number for each row, (R,) fp64."""
+        """Return one number for each row, (R,) fp64."""
         return torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64, device=device)
 
 
@@ -39,7 +40,7 @@ def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:
     if seed is None:
         return [secrets.randbits(63) for _ in range(prompts)]
     seeds = [seed] * prompts if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
-    if len(seeds) != prompts or any(isinstance(s, bool) or not isinstance(s, int) for s in seeds):
+    if len(seeds) != prompts or not all(map(is_whole, seeds)):
         raise UsageError(f"{opt('seed', seed)} for {prompts} prompts", "give one int, or a list of one for each prompt")
     return seeds
 

@@ -1,4 +1,4 @@
-"""How some options of generation are checked, read from a command line and made into processors: what fits no field's line."""
+"""Checks of some options of generation, how the command line reads them, and what makes their processors."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
     from plainformer.generation.options import GenerationOptions
-    from plainformer.generation.processors.context import Processor
 
 
 def text_stop(name: str, value: object) -> None:
     """Refuse what does not find stop strings."""
     if isinstance(value, str) or not callable(getattr(value, "find", None)):  # a str finds characters
         raise UsageError(f"{opt(name, value)} does not look for stop strings in ids", "give StopStrings([...], decode)")
+
+
+def reusable_cache(name: str, value: object) -> None:
+    """Refuse what is not a cache."""
+    from plainformer.generation.cache.cache import KeyValueCache
+
+    if not isinstance(value, KeyValueCache):
+        raise UsageError(f"{opt(name)} is a {type(value).__name__}", f"pass the .{name} of an earlier result")
 
 
 def function(signature: str) -> Callable[[str, object], None]:
@@ -47,44 +54,39 @@ def read_layers(text: str) -> str | list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{opt('dola_layers', text)} are not layers", "give low, high, or numbers: 1,3,5") from None
+        raise UsageError(f"{opt('dola_layers', text)} is not a list of layer numbers", "low, high, or 1,3,5") from None
 
 
 def keep(options: GenerationOptions, ends: tuple[int, ...]) -> int:
-    """How many candidates each beam needs, so that one is left even where all ends are among them."""
+    """Return how many candidates each beam needs, so that one is left even where all ends are among them."""
     return max(2, 1 + len(ends)) if options.num_beams > 1 else 1
 
 
-def dry(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
-    """What `dry_multiplier` asks for."""
-    breakers = frozenset(options.dry_breakers or ())
+def dry(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+    """Return what `dry_multiplier` asks for."""
     own = _given(base=options.dry_base, allowed_length=options.dry_allowed_length)
-    made: Processor = p.Dry(options.dry_multiplier, sequence_breakers=breakers, **own)
-    return made
+    return p.Dry(options.dry_multiplier, sequence_breakers=options.dry_breakers or (), **own)
 
 
-def xtc(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
-    """What `xtc_probability` asks for."""
+def xtc(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+    """Return what `xtc_probability` asks for."""
     seed = options.seed if isinstance(options.seed, int) and options.seed >= 0 else 0
     own = _given(threshold=options.xtc_threshold)
-    made: Processor = p.Xtc(probability=options.xtc_probability, protected_ids=ends, seed=seed, **own)
-    return made
+    return p.Xtc(probability=options.xtc_probability, protected_ids=ends, seed=seed, **own)
 
 
-def mirostat(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
-    """What `mirostat_tau` asks for."""
-    made: Processor = p.Mirostat(options.mirostat_tau, **_given(eta=options.mirostat_eta))
-    return made
+def mirostat(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+    """Return what `mirostat_tau` asks for."""
+    return p.Mirostat(options.mirostat_tau, **_given(eta=options.mirostat_eta))
 
 
-def forced_eos(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Processor:
-    """What `forced_eos_id` asks for, at the limit that holds."""
+def forced_eos(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+    """Return what `forced_eos_id` asks for, at the limit that holds."""
     ids = [options.forced_eos_id] if isinstance(options.forced_eos_id, int) else options.forced_eos_id
     limit = options.new_token_limit
-    made: Processor = p.ForcedEos(ids, options.max_length if limit is None else None, limit)
-    return made
+    return p.ForcedEos(ids, options.max_length if limit is None else None, limit)
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    """Those that are not None: a processor has its own defaults for the others."""
+    """Return those that are not None: a processor has its own defaults for the others."""
     return {name: value for name, value in values.items() if value is not None}

@@ -22,15 +22,14 @@ from plainformer.generation.option_values import (
     mirostat,
     read_early_stopping,
     read_layers,
+    reusable_cache,
     text_stop,
     xtc,
 )
-from plainformer.generation.order import sort_processors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plainformer.config import ModelConfig
     from plainformer.generation.cache.cache import KeyValueCache
     from plainformer.generation.processors.context import Processor
     from plainformer.generation.processors.watermark import Watermark
@@ -58,10 +57,11 @@ class GenerationOptions(OptionSet):
 
     Besides what every option has (`config.options.option`), a field may say:
         modes: in which modes the option has an effect; all where it does not say. needs: the option that it changes.
-        chooses: it chooses a mode, together with no other option that does so but these.
-        make: (processors, options, end ids) → the processor that it asks for. Fields that make processors stand in the
-            order in which these run, see `ORDER`. runs: the processors' names, where they are not the option's own.
-            last: it runs after the samplers.
+        chooses: it chooses a mode, together with no other option that does so but these. excludes: an option that cannot
+            be given with it.
+        make: the processor that it asks for: a class that is given the option's value, or a function of the processors'
+            package, the options and the end ids. These fields are in the order in which processors run, see `ORDER`.
+            runs: the processors' names, where they are not the option's own. last: it runs after the samplers.
         checkpoint: its name in generation_config.json. neutral: what says "as if it were not there" in that file.
         engine: a check of what the engine takes, where tasks take more: stop strings and grammars as text.
 
@@ -99,11 +99,12 @@ class GenerationOptions(OptionSet):
         check=whole(1), modes=("sample", *BEAMS, "speculative"), checkpoint="num_return_sequences", neutral=1)
     num_alternatives: int = option(1,
         help="Answers for each prompt that begin with the likeliest, the second likeliest, ... token.", group=SEARCH,
-        check=whole(1), modes=TOKENS)
+        check=whole(1), modes=TOKENS, excludes="num_return_sequences")
     num_beams: int = option(1, help="Beam search with this many beams.", group=SEARCH, check=whole(1),
         chooses=("do_sample",), checkpoint="num_beams", neutral=1)
     num_beam_groups: int = option(1, help="Diverse beam search: groups that the beams are divided into.", group=SEARCH,
-        check=whole(1), modes=("diverse beam",), needs="diversity_penalty", checkpoint="num_beam_groups", neutral=1)
+        check=whole(1), modes=("diverse beam",), needs="diversity_penalty", excludes="do_sample",
+        checkpoint="num_beam_groups", neutral=1)
     diversity_penalty: float | None = option(
         help="Diverse beam search: what a token loses for each earlier group that has just chosen it.", group=SEARCH,
         check=number(), modes=("diverse beam",), checkpoint="diversity_penalty", neutral=0)
@@ -118,9 +119,8 @@ class GenerationOptions(OptionSet):
         help="Beam search: wait for this times the number of beams of finished answers. Default: 1.", group=SEARCH,
         check=number("(0, inf)"), modes=BEAMS)
     penalty_alpha: float | None = option(
-        help="Contrastive search: weight of the penalty on resembling the text so far.",
-        group=SEARCH, check=number("[0, 1]", fix="0.6 is the paper's choice"), chooses=(), checkpoint="penalty_alpha",
-        neutral=0)
+        help="Contrastive search: weight of the penalty on resembling the text so far.", group=SEARCH,
+        check=number("[0, 1]", fix="0.6 is the paper's choice"), chooses=(), checkpoint="penalty_alpha", neutral=0)
     draft_model: Any = option(help="Speculative decoding: a smaller model that drafts tokens.", group=SEARCH, typed=str,
         chooses=("do_sample",))
     prompt_lookup: int | None = option(
@@ -130,7 +130,8 @@ class GenerationOptions(OptionSet):
         check=whole(1), modes=("speculative",), checkpoint="num_assistant_tokens")
     dola_layers: str | Sequence[int] | None = option(
         help="DoLa: contrast the last layer with earlier ones: low, high, or layer numbers such as 1,3,5.",
-        group=SEARCH, typed=str, read=read_layers, modes=(*TOKENS, *BEAMS), checkpoint="dola_layers")
+        group=SEARCH, typed=str, read=read_layers, modes=(*TOKENS, *BEAMS), excludes="guidance_scale",
+        checkpoint="dola_layers")
     guidance_scale: float | None = option(help="Classifier-free guidance: above 1 follows the prompt more closely.",
         group=SEARCH, check=number(), modes=(*TOKENS, *BEAMS), runs=("guidance",), checkpoint="guidance_scale",
         neutral=1)
@@ -140,22 +141,20 @@ class GenerationOptions(OptionSet):
     # From here on in the order in which processors run.
     sequence_bias: Mapping[tuple[int, ...], float] | None = option(
         help="Add to the logits of the last token of each sequence of ids: {(5, 8): -1.5}.", group=CONTENT,
-        typed=NotTyped, make=lambda p, o, ends: p.SequenceBias(o.sequence_bias), checkpoint="sequence_bias")
+        typed=NotTyped, make="SequenceBias", checkpoint="sequence_bias")
     encoder_repetition_penalty: float | None = option(help="Above 1: tokens of the input are likelier.",
-        group=REPETITION, check=number("(0, inf)"),
-        make=lambda p, o, ends: p.EncoderRepetitionPenalty(o.encoder_repetition_penalty),
+        group=REPETITION, check=number("(0, inf)"), make="EncoderRepetitionPenalty",
         checkpoint="encoder_repetition_penalty", neutral=1)
     repetition_penalty: float | None = option(help="Above 1: tokens that have occurred are less likely.",
-        group=REPETITION, check=number("(0, inf)", fix="give more than 0; 1 changes nothing"),
-        make=lambda p, o, ends: p.RepetitionPenalty(o.repetition_penalty), checkpoint="repetition_penalty", neutral=1)
+        group=REPETITION, check=number("(0, inf)", fix="give more than 0; 1 changes nothing"), make="RepetitionPenalty",
+        checkpoint="repetition_penalty", neutral=1)
     presence_penalty: float | None = option(help="Subtract this from the logits of generated tokens.", group=REPETITION,
-        check=number(), make=lambda p, o, ends: p.PresencePenalty(o.presence_penalty))
+        check=number(), make="PresencePenalty")
     frequency_penalty: float | None = option(
         help="Subtract this from the logits of generated tokens for each time they occurred.", group=REPETITION,
-        check=number(), make=lambda p, o, ends: p.FrequencyPenalty(o.frequency_penalty))
+        check=number(), make="FrequencyPenalty")
     dry_multiplier: float | None = option(help="DRY: penalty on continuing a repetition of earlier text.",
-        group=REPETITION, check=number("(0, inf)"), runs=("dry",),
-        make=dry)
+        group=REPETITION, check=number("(0, inf)"), runs=("dry",), make=dry)
     dry_base: float | None = option(
         help="DRY: factor by which the penalty grows with each repeated token. Default: 1.75.", group=REPETITION,
         check=number("[1, inf)"), needs="dry_multiplier")
@@ -164,12 +163,10 @@ class GenerationOptions(OptionSet):
     dry_breakers: Sequence[int] | None = option(help="DRY: token ids that a repetition does not extend across.",
         group=REPETITION, typed=NotTyped, needs="dry_multiplier")
     no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens occurs twice.", group=REPETITION,
-        check=whole(1), make=lambda p, o, ends: p.NoRepeatNgram(o.no_repeat_ngram_size),
-        checkpoint="no_repeat_ngram_size", neutral=0)
+        check=whole(1), make="NoRepeatNgram", checkpoint="no_repeat_ngram_size", neutral=0)
     encoder_no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens of the input occurs.",
-        group=REPETITION, check=whole(1),
-        make=lambda p, o, ends: p.EncoderNoRepeatNgram(o.encoder_no_repeat_ngram_size),
-        checkpoint="encoder_no_repeat_ngram_size", neutral=0)
+        group=REPETITION, check=whole(1), make="EncoderNoRepeatNgram", checkpoint="encoder_no_repeat_ngram_size",
+        neutral=0)
     bad_words_ids: Sequence[Sequence[int]] | None = option(help="Sequences of token ids that may not occur.",
         group=CONTENT, typed=NotTyped, make=lambda p, o, ends: p.BadWords(o.bad_words_ids, ends))
     min_length: int | None = option(help="No end before this many tokens including the prompt.", group=LENGTH,
@@ -185,11 +182,10 @@ class GenerationOptions(OptionSet):
         make=lambda p, o, ends: o.grammar)
     forced_bos_id: int | None = option(
         help="Token id forced after an encoder-decoder's start token, such as mBART's language.", group=CONTENT,
-        check=whole(0), make=lambda p, o, ends: p.ForcedBos(o.forced_bos_id))
+        check=whole(0), make="ForcedBos")
     forced_eos_id: int | Sequence[int] | None = option(
         help="Token id (in Python also several) forced where the length limit is reached.", group=CONTENT, typed=int,
-        make=forced_eos,
-        checkpoint="forced_eos_token_id")
+        make=forced_eos, checkpoint="forced_eos_token_id")
     remove_invalid: bool = option(False, help="Replace logits that are not finite.", group=RUNNING, check=flag(),
         make=lambda p, o, ends: p.RemoveInvalid(), checkpoint="remove_invalid_values", neutral=False)
     exponential_decay: tuple[int, float] | None = option(
@@ -197,20 +193,19 @@ class GenerationOptions(OptionSet):
         typed=NotTyped, make=lambda p, o, ends: p.ExponentialDecay(*o.exponential_decay, ends),
         checkpoint="exponential_decay_length_penalty")
     suppress: Sequence[int] = option((), help="Token ids that are never generated.", group=CONTENT, typed=NotTyped,
-        make=lambda p, o, ends: p.Suppress(o.suppress))
+        make="Suppress")
     suppress_first: Sequence[int] = option((), help="Token ids that are not generated first.", group=CONTENT,
-        typed=NotTyped, make=lambda p, o, ends: p.SuppressFirst(o.suppress_first))
+        typed=NotTyped, make="SuppressFirst")
     forced: Mapping[int, int | None] | None = option(help="Token ids forced at positions of a row: {1: 50259}.",
-        group=CONTENT, typed=NotTyped, runs=("whisper_timestamps", "forced"),
-        make=lambda p, o, ends: p.Forced(o.forced))
+        group=CONTENT, typed=NotTyped, runs=("whisper_timestamps", "forced"), make="Forced")
 
     temperature: float | Sequence[float] | None = _sampler("below 1 sharpens the distribution, above 1 flattens it.",
         typed=float, engine=number("(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"),
-        make=lambda p, o, ends: p.Temperature(o.temperature), checkpoint="temperature", neutral=1)
+        make="Temperature", checkpoint="temperature", neutral=1)
     top_n_sigma: float | None = _sampler("keep tokens whose logit is within n standard deviations of the highest.",
-        check=number("(0, inf)"), make=lambda p, o, ends: p.TopNSigma(o.top_n_sigma), checkpoint="top_n_sigma")
+        check=number("(0, inf)"), make="TopNSigma", checkpoint="top_n_sigma")
     top_h: float | None = _sampler("keep the likeliest tokens up to this share of the distribution's entropy.",
-        check=number("(0, 1]"), make=lambda p, o, ends: p.TopH(o.top_h), checkpoint="top_h")
+        check=number("(0, 1]"), make="TopH", checkpoint="top_h")
     top_k: int | None = _sampler("keep the k likeliest tokens. Contrastive search: candidates.", check=whole(1),
         modes=(*SAMPLING, "contrastive"), make=lambda p, o, ends: p.TopK(o.top_k, keep(o, ends)), checkpoint="top_k",
         neutral=0)
@@ -228,14 +223,11 @@ class GenerationOptions(OptionSet):
         neutral=0)
     xtc_probability: float | None = _sampler(
         "XTC: how often the top choices but the least likely of them are excluded.", check=number("[0, 1]"),
-        runs=("xtc",),
-        make=xtc,
-        checkpoint="xtc_probability")
+        runs=("xtc",), make=xtc, checkpoint="xtc_probability")
     xtc_threshold: float | None = _sampler("XTC: from which probability on a token is a top choice. Default: 0.1.",
         check=number("[0, 1]"), needs="xtc_probability", checkpoint="xtc_threshold")
     mirostat_tau: float | None = _sampler("Mirostat: the surprise to aim for, in bits.", check=number("(0, inf)"),
-        modes=("sample",), runs=("mirostat",),
-        make=mirostat, checkpoint="mirostat_tau")
+        modes=("sample",), runs=("mirostat",), make=mirostat, checkpoint="mirostat_tau")
     mirostat_eta: float | None = _sampler("Mirostat: how fast it adapts. Default: 0.1.", check=number("(0, inf)"),
         modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
 
@@ -252,7 +244,7 @@ class GenerationOptions(OptionSet):
         typed=NotTyped)
     cache: KeyValueCache | None = option(
         help="The cache of an earlier result to continue from: only new tokens are run.", group=RUNNING, typed=NotTyped,
-        modes=TOKENS)
+        engine=reusable_cache, modes=TOKENS, excludes="cache_kind")
     cache_kind: str = option("full",
         help="How keys and values are kept: full, int8 (a quarter of the memory), or none (computed again).",
         group=RUNNING, check=one_of("full", "int8", "none"), modes=(*TOKENS, *BEAMS))
@@ -301,7 +293,7 @@ class GenerationOptions(OptionSet):
 
     def takes(self, name: str) -> bool:
         """Whether an option has an effect in the mode that these options choose."""
-        modes = _said(type(self), "modes").get(name)
+        modes = said(type(self), "modes").get(name)
         if modes is None:
             return True
         only_drawn = "sample" in modes and "greedy" not in modes
@@ -310,25 +302,9 @@ class GenerationOptions(OptionSet):
     # ---- for the engine -------------------------------------------------------------------------------------------
 
     def engine(self, **changes: Any) -> GenerationOptions:
-        """Plain options of generation, as `generate` takes them: these, with changes."""
+        """Return plain options of generation, as `generate` takes them: these, with changes."""
         values = {f.name: getattr(self, f.name) for f in fields(GenerationOptions)}
         return GenerationOptions(**{**values, **changes})
-
-    def ends(self, config: ModelConfig) -> tuple[int, ...]:
-        """The tokens that end a row."""
-        from plainformer.generation.processors import as_token_ids
-
-        return as_token_ids("eos_ids", config.eos_ids if self.eos_ids is None else self.eos_ids, least=0)
-
-    def make_processors(self, config: ModelConfig) -> list[Processor]:
-        """The processors that were asked for, in order."""
-        from plainformer.generation import processors
-
-        ends, given = self.ends(config), self.given
-        if self.mode == "contrastive":
-            given -= {"top_k"}  # there it is not a sampler
-        made = [make(processors, self, ends) for name, make in _said(type(self), "make").items() if name in given]
-        return sort_processors([*made, *self.processors], self.order, stages(type(self)))
 
     # ---- checks ---------------------------------------------------------------------------------------------------
 
@@ -338,29 +314,16 @@ class GenerationOptions(OptionSet):
         Called when the options are made; a subclass whose mode is not known by then overrides this, and the options that
         its `engine()` returns are checked.
         """
-        for name, check in _said(type(self), "engine").items():
+        for name, check in said(type(self), "engine").items():
             if getattr(self, name) is not None:
                 check(name, getattr(self, name))
-        self._check_cache()
         self._check_beams()
         self._check_modes()
-
-    def _check_cache(self) -> None:
-        if self.cache is None:
-            return
-        from plainformer.generation.cache.cache import KeyValueCache
-
-        if not isinstance(self.cache, KeyValueCache):
-            raise UsageError(f"{opt('cache')} is a {type(self.cache).__name__}", "pass the .cache of an earlier result")
-        if "cache_kind" in self.given:
-            raise _exclusive("cache", "cache_kind")
 
     def _check_beams(self) -> None:
         groups, beams = opt("num_beam_groups", self.num_beam_groups), opt("num_beams", self.num_beams)
         if self.num_beams % self.num_beam_groups:
             raise UsageError(f"{groups} does not divide {beams}", "give each group the same number of beams")
-        if self.num_beam_groups > 1 and self.do_sample:
-            raise _exclusive("num_beam_groups", "do_sample")
         if self.num_beams > 1 and self.num_return_sequences > min(
             self.num_beam_groups * self.answers_kept, self.num_beams
         ):
@@ -372,33 +335,30 @@ class GenerationOptions(OptionSet):
 
     def _check_modes(self) -> None:
         kind, given = type(self), self.given
-        chooses = {name: others for name, others in _said(kind, "chooses").items() if name in given}
+        for name, other in said(kind, "excludes").items():
+            if name in given and other in given:
+                raise UsageError(f"{opt(name)} and {opt(other)} exclude each other", "leave one of them out")
+        chooses = {name: others for name, others in said(kind, "chooses").items() if name in given}
         for first, second in combinations(chooses, 2):
             if second not in chooses[first] and first not in chooses[second]:
                 raise UsageError(f"{opt(first)} and {opt(second)} choose different modes", "leave one of them out")
         for name in sorted(given):
             if not self.takes(name):
-                modes = _said(kind, "modes")[name]
+                modes = said(kind, "modes")[name]
                 drawn = self.mode in modes
                 raise UsageError(
                     f"{opt(name, getattr(self, name))} has no effect in {self.mode} mode"
                     + (" without sampling" if drawn else ""),
                     f"{opt('do_sample', True) if drawn else _how(modes)} takes it",
                 )
-        if self.num_alternatives > 1 and self.num_return_sequences > 1:
-            raise _exclusive("num_alternatives", "num_return_sequences")
-        for name, needed in _said(kind, "needs").items():
+        for name, needed in said(kind, "needs").items():
             if name in given and needed not in given:
                 value = opt(name, getattr(self, name))
                 raise UsageError(f"{value} has no effect without {opt(needed)}", f"give {opt(needed)} too")
 
 
-def _exclusive(first: str, second: str) -> UsageError:
-    return UsageError(f"{opt(first)} and {opt(second)} exclude each other", "leave one of them out")
-
-
 def _how(modes: Sequence[str]) -> str:
-    """What chooses one of the modes that take an option."""
+    """Return what chooses one of the modes that take an option."""
     ways = {
         "sample": opt("do_sample", True),
         "beam": f"{opt('num_beams', 2)} or more",
@@ -414,14 +374,14 @@ def _how(modes: Sequence[str]) -> str:
 
 
 @cached
-def _said(kind: type[OptionSet], what: str) -> dict[str, Any]:
-    """What the fields say of one thing, by option."""
+def said(kind: type[OptionSet], what: str) -> dict[str, Any]:
+    """Return what the fields say of one thing, by option."""
     return {name: spec.more[what] for name, spec in specs(kind).items() if what in spec.more}
 
 
 @cached
 def stages(kind: type[OptionSet]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Names of processors in the order they run: before custom ones, samplers, and last."""
+    """Return names of processors in the order they run: before custom ones, samplers, and last."""
     names: tuple[list[str], list[str], list[str]] = ([], [], [])
     for name, spec in specs(kind).items():
         if "make" in spec.more or "runs" in spec.more:
@@ -430,16 +390,11 @@ def stages(kind: type[OptionSet]) -> tuple[tuple[str, ...], tuple[str, ...], tup
     return tuple(names[0]), tuple(names[1]), tuple(names[2])
 
 
-TAKEN_BY: dict[str, tuple[str, ...]] = _said(GenerationOptions, "modes")
+TAKEN_BY: dict[str, tuple[str, ...]] = said(GenerationOptions, "modes")
 """The modes in which an option has an effect; one that is not here has it in all."""
-NEEDS: dict[str, str] = _said(GenerationOptions, "needs")
+NEEDS: dict[str, str] = said(GenerationOptions, "needs")
 """The option that an option changes."""
 SAMPLERS = tuple(name for name, spec in specs(GenerationOptions).items() if spec.group == SHAPING)
 """Options that shape what is drawn from."""
 ORDER: tuple[str, ...] = sum(stages(GenerationOptions), ())
 """Names of processors in the order they run; `order` says why."""
-
-
-def make_options(given: Mapping[str, Any]) -> GenerationOptions:
-    """Options by name; an unknown name is an error that offers the nearest."""
-    return GenerationOptions.of(given, "generation")

@@ -16,18 +16,36 @@ lacks put in:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from plainformer.config import ModelConfig
 from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.generation import processors
+from plainformer.generation.options import GenerationOptions, said, stages
+from plainformer.generation.processors import Processor, as_token_ids
 
-if TYPE_CHECKING:
-    from plainformer.generation.processors.context import Processor
+
+def end_ids(options: GenerationOptions, config: ModelConfig) -> tuple[int, ...]:
+    """Return the tokens that end a row."""
+    return as_token_ids("eos_ids", config.eos_ids if options.eos_ids is None else options.eos_ids, least=0)
+
+
+def make_processors(options: GenerationOptions, config: ModelConfig) -> list[Processor]:
+    """Return the processors that the options ask for, in the order they run."""
+    ends, given = end_ids(options, config), options.given
+    if options.mode == "contrastive":
+        given -= {"top_k"}  # there it is not a sampler
+    asked = [(name, make) for name, make in said(type(options), "make").items() if name in given]
+    made = [
+        getattr(processors, make)(getattr(options, name)) if isinstance(make, str) else make(processors, options, ends)
+        for name, make in asked
+    ]
+    return sort_processors([*made, *options.processors], options.order, stages(type(options)))
 
 
 def sort_processors(
     processors: Iterable[Processor], order: Sequence[str] | None, documented: Sequence[tuple[str, ...]]
 ) -> list[Processor]:
-    """Processors in the order they run; those of one name stay as they were given.
+    """Return processors in the order they run; those of one name stay as they were given.
 
     Args:
         processors: any.

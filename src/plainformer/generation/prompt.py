@@ -6,13 +6,26 @@ Shapes: B prompts, T positions, S encoder positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, nth, opt
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
+
+X = TypeVar("X", Tensor, Tensor | None)
+
+
+def pick_rows(x: X, index: Any) -> X:
+    """Return rows of a tensor, where there is one: those of a slice, or of a tensor of row numbers."""
+    return x[index] if x is not None else None
+
+
+def pick_encoded(encoded: StackOutput, index: Any) -> StackOutput:
+    """Return rows of an encoder's output."""
+    return StackOutput(encoded.last_hidden_state[index], pick_rows(encoded.real_BT, index))
 
 
 @dataclass(frozen=True)
@@ -35,24 +48,17 @@ class Prompt:
         return len(self.ids)
 
     def lengths(self) -> list[int]:
-        """Real tokens of each prompt."""
+        """Return how many real tokens each prompt has."""
         if self.real is None:
             return [self.ids.size(1)] * len(self.ids)
         return [int(count) for count in self.real.sum(-1).tolist()]
 
     def row(self, index: int) -> Prompt:
-        """One prompt alone, without padding."""
-        ids, encoded = self.ids[index : index + 1], self.encoder_output
-        if self.real is not None:
-            ids = ids[:, self.real[index].bool()]
-        if encoded is not None:
-            real = encoded.real_BT[index : index + 1] if encoded.real_BT is not None else None
-            encoded = StackOutput(encoded.last_hidden_state[index : index + 1], real)
-        one = slice(index, index + 1)
-        encoder_ids = self.encoder_ids[one] if self.encoder_ids is not None else None
-        return Prompt(
-            ids, None, encoded, encoder_ids, self.encoder_real[one] if self.encoder_real is not None else None
-        )
+        """Return one prompt alone, without padding."""
+        one, encoded = slice(index, index + 1), self.encoder_output
+        ids = self.ids[one] if self.real is None else self.ids[one, self.real[index].bool()]
+        encoded = pick_encoded(encoded, one) if encoded is not None else None
+        return Prompt(ids, None, encoded, pick_rows(self.encoder_ids, one), pick_rows(self.encoder_real, one))
 
 
 def make_prompt(
@@ -81,13 +87,13 @@ def make_prompt(
 
 
 def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder_BSD: Tensor) -> Tensor:
-    """What an encoder-decoder's output begins with, (B, T)."""
+    """Return what an encoder-decoder's output begins with, (B, T)."""
     batch, start = len(encoder_BSD), model.config.decoder_start_id
     if decoder_input_ids is None:
         if start is None:
             raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
         return torch.full((batch, 1), start, device=encoder_BSD.device)
-    _check_tensor("decoder_input_ids", decoder_input_ids)
+    check_tensor("decoder_input_ids", decoder_input_ids)
     if decoder_input_ids.dim() != 2 or len(decoder_input_ids) != batch or not decoder_input_ids.numel():
         raise UsageError(
             f"decoder_input_ids of shape {tuple(decoder_input_ids.shape)} for a batch of {batch}",
@@ -96,9 +102,10 @@ def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder
     return decoder_input_ids
 
 
-def _check_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: object) -> None:
+    """Refuse what is neither None nor a tensor."""
     if value is not None and not isinstance(value, Tensor):
-        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+        raise UsageError(f"{opt(name)} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
 
 
 def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -106,8 +113,8 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
 
     Columns that are padding in every row are dropped.
     """
-    _check_tensor("input_ids", input_ids)
-    _check_tensor("attention_mask", attention_mask)
+    check_tensor("input_ids", input_ids)
+    check_tensor("attention_mask", attention_mask)
     if input_ids.dim() != 2 or input_ids.numel() == 0:
         raise InputError(
             f"input_ids of shape {tuple(input_ids.shape)} are empty or not (B, T)", "give one row of ids for each input"
@@ -122,7 +129,8 @@ def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor
     if bool(attention_mask.all()):
         return input_ids, None
     if not bool(attention_mask.any(-1).all()):
-        raise InputError("a row of the batch has no real token", "leave empty prompts out")
+        empty = attention_mask.any(-1).tolist().index(False)
+        raise InputError(f"{nth(empty)} has no real token", "leave empty prompts out")
     # Sorting by (is real, place) is stable: padding first, real tokens in their order.
     real = attention_mask.bool().long()
     order = real.argsort(dim=-1, stable=True)[:, -int(real.sum(-1).max()) :]

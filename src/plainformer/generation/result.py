@@ -24,7 +24,7 @@ class Generation:
         scores: of beams, the sum of log-probabilities over length ** length_penalty; of other modes with
             `output_scores=True`, the sum of log-probabilities of what was picked, after all processors. None otherwise.
         log_probabilities: with `output_scores=True`, of each new token. None otherwise, and for beams.
-        cache: keys and values of all tokens but the last, to go on from with the next turn; for one prompt with one row.
+        cache: keys and values of all tokens but the last, to continue from with the next turn; for one prompt with one row.
         accepted: of speculative decoding, how many drafted tokens stayed, and how many were drafted. None otherwise.
     """
 
@@ -37,7 +37,7 @@ class Generation:
 
 
 def joined(parts: list[Generation]) -> Generation:
-    """Generations of single prompts as one of all of them."""
+    """Join generations of single prompts into one of all of them."""
     drafted = [part.accepted for part in parts if part.accepted is not None]
     return Generation(
         tuple(row for part in parts for row in part.token_ids),

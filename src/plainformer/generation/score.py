@@ -90,7 +90,7 @@ def score_tokens(
 
 
 def _window(model: Transformer, max_length: int | None, stride: int | None) -> int | None:
-    """The length of a window, checked; None where rows are read whole."""
+    """Return the length of a window, checked; None where rows are read whole."""
     for name, value in (("stride", stride), ("max_length", max_length)):
         if value is not None:
             check_whole(name, value, fix=f"give {opt(name, 256)}, say")
@@ -101,7 +101,7 @@ def _window(model: Transformer, max_length: int | None, stride: int | None) -> i
             )
         return None
     most = model.config.main_stack.max_positions
-    length = max_length if max_length is not None else most
+    length = max_length or most
     if length is None:
         raise UsageError(
             f"{opt('stride')} needs a window length, and this model sets no limit", f"give {opt('max_length')} too"
@@ -119,7 +119,7 @@ def _window(model: Transformer, max_length: int | None, stride: int | None) -> i
 
 
 def _slide(model: Transformer, ids_T: Tensor, length: int, stride: int) -> TokenScores:
-    """The scores of one row, window by window."""
+    """Return the scores of one row, window by window."""
     chances: list[float] = []
     ranks: list[int] = []
     scored = 1  # the first token has no score

@@ -17,7 +17,8 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.draw import Draws
 from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
-from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions, make_options
+from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions
+from plainformer.generation.order import end_ids, make_processors
 from plainformer.generation.prompt import Prompt, left_align, make_prompt
 from plainformer.generation.result import Generation, Search, joined
 from plainformer.generation.sessions.session import Session
@@ -79,7 +80,7 @@ def stream(
     options: GenerationOptions | None = None,
     **named: Any,
 ) -> Search:
-    """`generate`, as it goes: yields (tokens, reasons), one of each for each row, or for each prompt in beam search.
+    """Yield the steps of `generate`: (tokens, reasons), one of each for each row, or for each prompt in beam search.
 
     A token is None where the row has ended, or where beams do not agree on it yet. The iterator's return value is the
     whole `Generation`.
@@ -110,7 +111,7 @@ def _steps(
             f"options were given both made and by name: {opt(next(iter(named)))}",
             "give one of the two, or options.changed(...)",
         )
-    options = options if options is not None else make_options(named)
+    options = options or GenerationOptions.of(named, "generation")
     prompt = make_prompt(model, *inputs, encoder_inputs)
     return search(model, prompt, options, watcher=watcher, streamed=streamed)
 
@@ -127,7 +128,7 @@ def search(
     if room is not None:
         limits = [min(limit, room) for limit in limits]
     stops = Stops(
-        frozenset(options.ends(model.config)),
+        frozenset(end_ids(options, model.config)),
         tuple(limits),
         cast("TextStop | None", options.stop),
         options.stop_when,
@@ -139,7 +140,7 @@ def search(
 def _dispatch(
     model: Transformer, prompt: Prompt, options: GenerationOptions, stops: Stops, watcher: Any, streamed: bool
 ) -> Search:
-    processors = options.make_processors(model.config)
+    processors = make_processors(options, model.config)
     if options.mode == "speculative":
         from plainformer.generation.modes.speculative import search_speculatively
 
@@ -159,7 +160,7 @@ def _dispatch(
 
 
 def make_session(model: Transformer, prompt: Prompt, options: GenerationOptions, budget: int) -> Session:
-    """A session of the kind that the options ask for: where its logits come from."""
+    """Return a session of the kind that the options ask for: where its logits come from."""
     shared: dict[str, Any] = {
         "copies": options.copies,
         "budget": budget,
@@ -176,7 +177,7 @@ def make_session(model: Transformer, prompt: Prompt, options: GenerationOptions,
 
 
 def _limit(options: GenerationOptions, prompt_length: int) -> int:
-    """How many new tokens a prompt of this length may get."""
+    """Return how many new tokens a prompt of this length may get."""
     if options.new_token_limit is not None:
         return options.new_token_limit
     assert options.max_length is not None
@@ -189,7 +190,7 @@ def _limit(options: GenerationOptions, prompt_length: int) -> int:
 
 
 def _room(model: Transformer, prompt_length: int, *, runs_last: bool) -> int | None:
-    """How many new tokens fit the learned positions; None without them. A last token that is not run needs no position."""
+    """Return how many new tokens fit the learned positions, if any. A last token that is not run needs no position."""
     stack = model.config.decoder
     assert stack is not None
     if stack.max_positions is None:

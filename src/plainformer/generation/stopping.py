@@ -14,7 +14,7 @@ class TextStop(Protocol):
     """Looks for stop strings in the text of generated ids; `stop_strings.StopStrings` does."""
 
     def find(self, ids: Sequence[int]) -> Any | None:
-        """What was found, or None."""
+        """Return what was found, or None."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Stops:
         return self.text is not None or self.callback is not None or self.max_time is not None
 
     def reason(self, new_ids: list[int], prompt: int) -> StopReason | None:
-        """Why a row that has just got its last id ends, None where it goes on."""
+        """Return why a row that has just got its last id ends, None where it continues."""
         if new_ids[-1] in self.eos_ids:
             return "eos"
         if self.text is not None and self.text.find(new_ids) is not None:

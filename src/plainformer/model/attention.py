@@ -147,50 +147,53 @@ def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: fl
     )
 
 
-def attend_shared(
-    q_BHTE: Tensor, prefix: tuple[Tensor, Tensor], k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float
-) -> Tensor:
-    """Return context vectors, (B, H, T, E), of rows that share a prefix, (N, K, P, E), N = B / copies.
+def attend_eagerly(
+    q_BHTE: Tensor,
+    k_BKSE: Tensor,
+    v_BKSE: Tensor,
+    mask: Mask,
+    scale: float,
+    softcap: float | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return context vectors, (B, H, T, E), and probabilities, (B, H, T, P + S), computed step by step.
 
-    One softmax spans both parts. The rows that share a prefix become the queries of one product, so that it is read once.
+    For what the fused kernel does not have: `output_attentions`, scores with a soft cap, and a prefix, (N, K, P, E), that
+    neighbouring rows share, which comes before the keys. All queries that look at the same keys - those of the heads that
+    share them, and of a prefix those of the rows that share it - are rows of one product, so that keys are read once.
     """
     batch, heads, queries, size = q_BHTE.shape
-    shared, kv_heads = prefix[0].shape[:2]
-    copies, group = batch // shared, heads // kv_heads
-    q_own = q_BHTE.reshape(batch, kv_heads, group * queries, size) * scale
-    q_all = q_own.view(shared, copies, kv_heads, -1, size).transpose(1, 2).reshape(shared, kv_heads, -1, size)
-    scores_all = (q_all @ prefix[0].transpose(-1, -2)).view(shared, kv_heads, copies, group * queries, -1)
-    scores_own = q_own @ k_BKSE.transpose(-1, -2)
-    scores = torch.cat((scores_all.transpose(1, 2).reshape(batch, kv_heads, group * queries, -1), scores_own), dim=-1)
-    if mask.bias is not None:
-        scores = (scores.view(batch, heads, queries, -1) + mask.bias).clamp_min(torch.finfo(scores.dtype).min)
-    probabilities = scores.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype).view(batch, kv_heads, group * queries, -1)
-    p_all, p_own = probabilities.split((prefix[0].size(2), k_BKSE.size(2)), dim=-1)
-    p_all = p_all.reshape(shared, copies, kv_heads, group * queries, -1).transpose(1, 2).flatten(2, 3)
-    context = (p_all @ prefix[1]).view(shared, kv_heads, copies, group * queries, size).transpose(1, 2)
-    return (context.reshape(batch, kv_heads, group * queries, size) + p_own @ v_BKSE).reshape(q_BHTE.shape)
-
-
-def attend_eagerly(
-    q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return context vectors, (B, H, T, E), and probabilities, (B, H, T, S), computed step by step.
-
-    For `output_attentions`, and for scores with a soft cap, which the fused kernel does not have.
-    """
-    repeats = q_BHTE.size(1) // k_BKSE.size(1)
-    if repeats > 1:
-        k_BKSE, v_BKSE = k_BKSE.repeat_interleave(repeats, 1), v_BKSE.repeat_interleave(repeats, 1)
-    scores_BHTS = q_BHTE @ k_BKSE.transpose(-1, -2) * scale
+    kv_heads, lowest = k_BKSE.size(1), torch.finfo(q_BHTE.dtype).min
+    q_BKGE = (q_BHTE * scale).reshape(batch, kv_heads, -1, size)  # G: the queries of all heads that share keys
+    scores_BKGS = q_BKGE @ k_BKSE.transpose(-1, -2)
+    if prefix is not None:
+        of_prefix = _beside(_stacked(q_BKGE, len(prefix[0])) @ prefix[0].transpose(-1, -2), batch)
+        scores_BKGS = torch.cat((of_prefix, scores_BKGS), dim=-1)
+    scores_BHTS = scores_BKGS.view(batch, heads, queries, -1)
     if softcap is not None:
         scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
     if mask.causal:
         hidden = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).triu(1)
-        scores_BHTS = scores_BHTS.masked_fill(hidden, torch.finfo(scores_BHTS.dtype).min)
+        scores_BHTS = scores_BHTS.masked_fill(hidden, lowest)
     elif mask.bias is not None:
-        scores_BHTS = (scores_BHTS + mask.bias).clamp_min(torch.finfo(scores_BHTS.dtype).min)
-    probabilities = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
-    return probabilities @ v_BKSE, probabilities
+        scores_BHTS = (scores_BHTS + mask.bias).clamp_min(lowest)
+    probabilities_BHTS = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
+    p_BKGS = probabilities_BHTS.view(batch, kv_heads, q_BKGE.size(2), -1)
+    context_BKGE = p_BKGS[..., -k_BKSE.size(2) :] @ v_BKSE
+    if prefix is not None:
+        p_prefix = p_BKGS[..., : prefix[1].size(2)]
+        context_BKGE = context_BKGE + _beside(_stacked(p_prefix, len(prefix[1])) @ prefix[1], batch)
+    return context_BKGE.reshape(q_BHTE.shape), probabilities_BHTS
+
+
+def _stacked(x_BKGE: Tensor, prompts: int) -> Tensor:
+    """(N * copies, K, G, E) → (N, K, copies * G, E): rows that share a prompt become the rows of one product."""
+    return x_BKGE.unflatten(0, (prompts, -1)).transpose(1, 2).flatten(2, 3)
+
+
+def _beside(x_NKGE: Tensor, batch: int) -> Tensor:
+    """Undo `_stacked`: (N, K, copies * G, E) → (N * copies, K, G, E)."""
+    return x_NKGE.unflatten(2, (batch // len(x_NKGE), -1)).transpose(1, 2).flatten(0, 1)
 
 
 class SelfAttention(nn.Module):
@@ -226,10 +229,8 @@ class SelfAttention(nn.Module):
         wanted = flow.wanted(layer)
         if wanted is not None:
             q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
-        if flow.output_attentions or self.softcap is not None:
-            context_BHTE, probabilities = self._attend_eagerly(q_BHTE, prefix, k_BKSE, v_BKSE, mask)
-        elif prefix is not None:
-            context_BHTE, probabilities = attend_shared(q_BHTE, prefix, k_BKSE, v_BKSE, mask, self.scale), None
+        if flow.output_attentions or self.softcap is not None or prefix is not None:
+            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix)
         else:
             context_BHTE, probabilities = attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale), None
         if flow.head_mask_LH is not None:
@@ -247,15 +248,6 @@ class SelfAttention(nn.Module):
         if rotation is not None:
             q_BHTE, k_BKTE = rotate(q_BHTE, rotation), rotate(k_BKTE, rotation)
         return q_BHTE, k_BKTE, split_heads(v_BTD, self.kv_heads)
-
-    def _attend_eagerly(
-        self, q_BHTE: Tensor, prefix: tuple[Tensor, Tensor] | None, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask
-    ) -> tuple[Tensor, Tensor]:
-        if prefix is not None:
-            copies = len(q_BHTE) // len(prefix[0])
-            k_BKSE = torch.cat((prefix[0].repeat_interleave(copies, 0), k_BKSE), dim=2)
-            v_BKSE = torch.cat((prefix[1].repeat_interleave(copies, 0), v_BKSE), dim=2)
-        return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap)
 
     def _with_positions(self, mask: Mask, q_BHTE: Tensor, k_BHSE: Tensor, flow: Flow) -> Mask:
         assert self.scores is not None and flow.relative is not None
@@ -283,13 +275,13 @@ class CrossAttention(nn.Module):
         k_BHSE, v_BHSE = self.keys_and_values(layer, flow)
         copies = flow.cache.copies if flow.cache is not None else 1
         if copies > 1:  # rows that continue one prompt attend to the same encoder output: they become its queries
-            q_BHTE = q_BHTE.unflatten(0, (-1, copies)).transpose(1, 2).flatten(2, 3)
+            q_BHTE = _stacked(q_BHTE, len(x_BTD) // copies)
         if flow.output_attentions:
-            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale, None)
+            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale)
         else:
             context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale)
         if copies > 1:
-            context_BHTE = context_BHTE.unflatten(2, (copies, -1)).transpose(1, 2).flatten(0, 1)
+            context_BHTE = _beside(context_BHTE, len(x_BTD))
         if flow.cross_head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
         return self.out(merge_heads(context_BHTE)), probabilities

@@ -74,13 +74,19 @@ class FeedForward(nn.Module):
 
 
 Norm = Callable[[Tensor], Tensor]
-# For each `norm_place`: what a sub-layer reads of x, and how its output y is added to x.
-WIRINGS: dict[str, tuple[Callable[[Tensor, Norm], Tensor], Callable[[Tensor, Tensor, Norm, Norm], Tensor]]] = {
-    "pre": (lambda x, norm: norm(x), lambda x, y, norm, after_norm: x + y),
-    "post": (lambda x, norm: x, lambda x, y, norm, after_norm: norm(x + y)),
-    "both": (lambda x, norm: norm(x), lambda x, y, norm, after_norm: x + after_norm(y)),
-    "branch": (lambda x, norm: x, lambda x, y, norm, after_norm: x + norm(y)),
-}
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def norms_around(place: str, norm: Norm, after_norm: Norm) -> tuple[Norm, Norm, Norm]:
+    """Return `before`, `after` and `outer` of a sub-layer f, which becomes outer(x + after(f(before(x))))."""
+    if place == "pre":
+        return norm, _same, _same
+    if place == "post":
+        return _same, _same, norm
+    return (norm, after_norm, _same) if place == "both" else (_same, norm, _same)
 
 
 class Block(nn.Module):
@@ -89,29 +95,30 @@ class Block(nn.Module):
     def __init__(self, config: StackConfig, index: int) -> None:
         super().__init__()
         size, norm = config.hidden_size, config.norm
+        after = norm if config.norm_place == "both" else None
         self.norm_place = config.norm_place
         self.attention = SelfAttention(config)
-        has_norm = index > 0 or config.first_norm == "norm"
-        self.attention_norm = make_norm(size, norm) if has_norm else nn.Identity()
+        self.attention_norm = make_norm(size, norm if index > 0 or config.first_norm == "norm" else None)
+        self.attention_after_norm = make_norm(size, after)
+        self.cross = CrossAttention(config) if config.cross_attention else None
+        self.cross_norm = make_norm(size, norm if config.cross_attention else None)
         self.ffn = FeedForward(config)
         self.ffn_norm = make_norm(size, norm)
-        twice = config.norm_place == "both"
-        self.attention_after_norm = make_norm(size, norm) if twice else nn.Identity()
-        self.ffn_after_norm = make_norm(size, norm) if twice else nn.Identity()
-        self.cross = CrossAttention(config) if config.cross_attention else None
-        self.cross_norm = make_norm(size, norm) if config.cross_attention else nn.Identity()
+        self.ffn_after_norm = make_norm(size, after)
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
         """Return the layer's output, (B, T, D), and its attentions, if they are asked for."""
-        read, add = WIRINGS[self.norm_place]
-        h_BTD, own = self.attention(read(x_BTD, self.attention_norm), layer, flow)
-        h_BTD = add(flow.residual(x_BTD, layer), h_BTD, self.attention_norm, self.attention_after_norm)
+        before, after, outer = norms_around(self.norm_place, self.attention_norm, self.attention_after_norm)
+        y_BTD, own = self.attention(before(x_BTD), layer, flow)
+        x_BTD = outer(flow.residual(x_BTD, layer) + after(y_BTD))
         cross = None
         if self.cross is not None:
-            y_BTD, cross = self.cross(read(h_BTD, self.cross_norm), layer, flow)
-            h_BTD = add(h_BTD, y_BTD, self.cross_norm, self.cross_norm)
-        y_BTD = self.ffn(read(h_BTD, self.ffn_norm))
-        return add(h_BTD, y_BTD, self.ffn_norm, self.ffn_after_norm), Attentions(own, cross)
+            before, after, outer = norms_around(self.norm_place, self.cross_norm, self.cross_norm)
+            y_BTD, cross = self.cross(before(x_BTD), layer, flow)
+            x_BTD = outer(x_BTD + after(y_BTD))
+        before, after, outer = norms_around(self.norm_place, self.ffn_norm, self.ffn_after_norm)
+        x_BTD = outer(x_BTD + after(self.ffn(before(x_BTD))))
+        return x_BTD, Attentions(own, cross)
 
 
 class ParallelBlock(nn.Module):

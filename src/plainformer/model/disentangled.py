@@ -13,6 +13,7 @@ from plainformer.config import Disentangled, StackConfig
 from plainformer.model.empty import Conv1d
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
+from plainformer.model.position import distances
 
 
 class RelativeTable(nn.Module):
@@ -21,7 +22,7 @@ class RelativeTable(nn.Module):
     def __init__(self, config: Disentangled, hidden_size: int, stack: StackConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(2 * config.span, hidden_size))
-        self.norm = make_norm(hidden_size, stack.norm) if config.norm else nn.Identity()
+        self.norm = make_norm(hidden_size, stack.norm if config.norm else None)
 
     def forward(self) -> Tensor:
         return self.norm(self.weight)
@@ -52,7 +53,9 @@ class DisentangledScores(nn.Module):
     def forward(self, q_BHTE: Tensor, k_BHSE: Tensor, table_ND: Tensor, q_ND: Tensor, k_ND: Tensor) -> Tensor:
         """Return the scores; `q_ND`, `k_ND`: the table through the content's projections, for layers that share them."""
         span = self.config.span
-        distance_TS = self._distance(q_BHTE.size(2), k_BHSE.size(2), q_BHTE.device)
+        distance_TS = distances(q_BHTE.size(2), k_BHSE.size(2), q_BHTE.device)
+        if self.config.buckets > 0:
+            distance_TS = log_bucket(distance_TS, self.config.buckets, self.config.max_distance)
         scores = q_BHTE.new_zeros(1, 1, 1, 1)
         if "c2p" in self.config.terms:
             table_HEN = self._heads(self.k(table_ND) if self.k is not None else k_ND).transpose(-1, -2)
@@ -69,13 +72,6 @@ class DisentangledScores(nn.Module):
     def _heads(self, table_ND: Tensor) -> Tensor:
         return table_ND.unflatten(-1, (self.heads, -1)).transpose(0, 1)
 
-    def _distance(self, queries: int, keys: int, device: torch.device) -> Tensor:
-        query_T1 = torch.arange(queries, device=device)[:, None]
-        distance_TS = query_T1 - torch.arange(keys, device=device)[None, :]
-        if self.config.buckets > 0:
-            return log_bucket(distance_TS, self.config.buckets, self.config.max_distance)
-        return distance_TS
-
 
 class LocalConvolution(nn.Module):
     """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))); padding contributes nothing."""
@@ -83,14 +79,8 @@ class LocalConvolution(nn.Module):
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         assert config.disentangled is not None
-        kernel = config.disentangled.conv_kernel
-        self.conv = Conv1d(
-            config.hidden_size,
-            config.hidden_size,
-            kernel,
-            padding=(kernel - 1) // 2,
-            groups=config.disentangled.conv_groups,
-        )
+        size, kernel, groups = config.hidden_size, config.disentangled.conv_kernel, config.disentangled.conv_groups
+        self.conv = Conv1d(size, size, kernel, padding=(kernel - 1) // 2, groups=groups)
         self.norm = make_norm(config.hidden_size, config.norm)
         self.activation = ACTIVATION_FUNCTIONS[config.disentangled.conv_activation]
 

@@ -21,29 +21,22 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.weight)
 
 
-class Conv1d(nn.Conv1d):
+class _Unfilled:
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
+class Conv1d(_Unfilled, nn.Conv1d):
     """`nn.Conv1d` without initial weights."""
 
-    def reset_parameters(self) -> None:
-        pass
 
-
-class Conv2d(nn.Conv2d):
+class Conv2d(_Unfilled, nn.Conv2d):
     """`nn.Conv2d` without initial weights."""
 
-    def reset_parameters(self) -> None:
-        pass
 
-
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(_Unfilled, nn.LayerNorm):
     """`nn.LayerNorm` without initial weights."""
 
-    def reset_parameters(self) -> None:
-        pass
 
-
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(_Unfilled, nn.GroupNorm):
     """`nn.GroupNorm` without initial weights."""
-
-    def reset_parameters(self) -> None:
-        pass

@@ -9,12 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainformer.config import MelFrontend, NormConfig, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
-from plainformer.errors import InputError, UsageError
+from plainformer.config import MelFrontend, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
+from plainformer.errors import InputError
 from plainformer.model.empty import Conv1d, Conv2d, Embedding, GroupNorm, LayerNorm
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 from plainformer.model.position import sinusoid
+
+
+def require(fits: bool, name: str, x: Tensor, wanted: str, fix: str) -> None:
+    """Refuse an input of another shape or type than the one that is `wanted`."""
+    if not fits:
+        raise InputError(f"{name} of shape {tuple(x.shape)} and type {x.dtype}: not {wanted}", fix)
 
 
 class TokenEmbedding(nn.Module):
@@ -25,12 +31,11 @@ class TokenEmbedding(nn.Module):
         self.config = config
         size = config.embedding_size
         self.tokens = Embedding(config.vocab_size, size)
-        learned = config.positions == "learned"
-        self.positions = Embedding(config.max_positions, size) if learned else None
+        self.positions = Embedding(config.max_positions, size) if config.positions == "learned" else None
         self.token_types = Embedding(config.token_types, size) if config.token_types else None
         self.before_norm = nn.Identity() if config.projection_place == "after_norm" else self._project(hidden_size)
         norm_size = size if config.projection_place == "after_norm" else hidden_size
-        self.norm = make_norm(norm_size, config.norm) if config.norm is not None else nn.Identity()
+        self.norm = make_norm(norm_size, config.norm)
         self.after_norm = self._project(hidden_size) if config.projection_place == "after_norm" else nn.Identity()
 
     def _project(self, hidden_size: int) -> nn.Module:
@@ -82,11 +87,9 @@ class PatchEmbedding(nn.Module):
         return torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid.shape[-2:])
 
     def _check(self, pixels: Tensor) -> None:
-        if pixels.dim() != 4 or pixels.size(1) != self.config.channels:
-            raise InputError(
-                f"pixel_values of shape {tuple(pixels.shape)}: not (B, {self.config.channels}, H, W)",
-                "stack images with their channels before height and width",
-            )
+        channels, fix = self.config.channels, "stack images with their channels before height and width"
+        fits = pixels.dim() == 4 and pixels.size(1) == channels
+        require(fits, "pixel_values", pixels, f"(B, {channels}, H, W)", fix)
         if any(i < p for i, p in zip(pixels.shape[-2:], self.config.patch_size, strict=True)):
             raise InputError(
                 f"an image of {tuple(pixels.shape[-2:])} pixels is smaller than a patch {self.config.patch_size}",
@@ -113,10 +116,8 @@ class _ConvStep(nn.Module):
         before = config.channels[index - 1] if index else 1
         channels = config.channels[index]
         self.conv = Conv1d(before, channels, config.kernels[index], config.strides[index], bias=config.conv_bias)
-        over_channels = config.conv_norm == "layer"
-        over_time = config.conv_norm == "group" and index == 0
-        self.norm = LayerNorm(channels) if over_channels else None
-        self.time_norm = GroupNorm(channels, channels) if over_time else None
+        self.norm = LayerNorm(channels) if config.conv_norm == "layer" else None
+        self.time_norm = GroupNorm(channels, channels) if config.conv_norm == "group" and index == 0 else None
         self.activation = ACTIVATION_FUNCTIONS[config.conv_activation]
 
     def forward(self, x_BCN: Tensor) -> Tensor:
@@ -153,11 +154,10 @@ class WaveEmbedding(nn.Module):
         self.config = config
         self.steps = nn.ModuleList(_ConvStep(config, index) for index in range(len(config.channels)))
         last = config.channels[-1]
-        with_norm = config.projection_norm is not None
-        self.projection_norm = make_norm(last, config.projection_norm or NormConfig()) if with_norm else nn.Identity()
+        self.projection_norm = make_norm(last, config.projection_norm)
         self.project = Linear(last, hidden_size)
         self.positions = ConvPositions(config, hidden_size)
-        self.norm = make_norm(hidden_size, config.norm) if config.norm is not None else nn.Identity()
+        self.norm = make_norm(hidden_size, config.norm)
 
     def frames(self, samples: Tensor) -> Tensor:
         """Return how many frames that many samples become."""
@@ -168,12 +168,11 @@ class WaveEmbedding(nn.Module):
     def forward(self, wave_BN: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the vectors and which frames are real, (B, T) bool; None if all are."""
         needed = self._samples_for_one_frame()
-        if wave_BN.dim() != 2 or wave_BN.size(1) < needed:
-            raise InputError(
-                f"input_values of shape {tuple(wave_BN.shape)}: not (B, N) with at least N = {needed} samples",
-                "give longer audio, or pad it",
-            )
-        x_BCN = wave_BN[:, None].to(self.project_dtype())
+        fits = wave_BN.dim() == 2 and wave_BN.size(1) >= needed
+        require(
+            fits, "input_values", wave_BN, f"(B, N) with at least N = {needed} samples", "give longer audio, or pad it"
+        )
+        x_BCN = wave_BN[:, None].to(self.positions.direction.dtype)
         for step in self.steps:
             x_BCN = step(x_BCN)
         x_BTD = self.project(self.projection_norm(x_BCN.transpose(1, 2)))
@@ -187,11 +186,8 @@ class WaveEmbedding(nn.Module):
 
     def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:
         """Return how many samples of each row are real, (B,); they come first, since frames are counted from the start."""
-        if mask_BN.shape != wave_BN.shape:
-            raise UsageError(
-                f"attention_mask of shape {tuple(mask_BN.shape)} does not fit input_values {tuple(wave_BN.shape)}",
-                "it has one column for each sample",
-            )
+        fits, wanted = mask_BN.shape == wave_BN.shape, f"{tuple(wave_BN.shape)}"
+        require(fits, "attention_mask", mask_BN, wanted, "it has one column for each sample")
         real_BN = mask_BN.bool()
         if bool((real_BN[:, 1:] & ~real_BN[:, :-1]).any()):
             raise InputError("attention_mask hides samples before real ones", "pad audio at its end")
@@ -202,9 +198,6 @@ class WaveEmbedding(nn.Module):
                 "leave it out, or pad it with silence that counts as real",
             )
         return lengths
-
-    def project_dtype(self) -> torch.dtype:
-        return self.positions.direction.dtype
 
     def _samples_for_one_frame(self) -> int:
         needed = 1
@@ -227,11 +220,8 @@ class MelEmbedding(nn.Module):
     def forward(self, mels_BMN: Tensor) -> Tensor:
         expected = 2 * self.config.max_positions
         fits = mels_BMN.dim() == 3 and mels_BMN.size(1) == self.config.mels and 0 < mels_BMN.size(2) <= expected
-        if not fits:
-            raise InputError(
-                f"input_features of shape {tuple(mels_BMN.shape)}: not (B, {self.config.mels}, 1 to {expected})",
-                "make them with the checkpoint's own feature extractor, which pads and cuts to its length",
-            )
+        fix = "make them with the checkpoint's own feature extractor, which pads and cuts to its length"
+        require(fits, "input_features", mels_BMN, f"(B, {self.config.mels}, 1 to {expected})", fix)
         x_BDT = self.activation(self.conv1(mels_BMN.to(self.conv1.weight.dtype)))
         x_BTD = self.activation(self.conv2(x_BDT)).transpose(1, 2)
         return x_BTD + self.positions[: x_BTD.size(1)]

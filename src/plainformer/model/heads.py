@@ -26,12 +26,11 @@ class Head(nn.Module):
         has_transform = config.transform_size > 0
         self.dense = Linear(hidden_size, size, config.transform_bias) if has_transform else nn.Identity()
         self.activation = ACTIVATION_FUNCTIONS[config.transform_activation if has_transform else "identity"]
-        self.norm = make_norm(size, config.transform_norm) if config.transform_norm is not None else nn.Identity()
+        self.norm = make_norm(size, config.transform_norm)
         self.out = Linear(size, config.out_size, config.out_bias) if config.out_size else nn.Identity()
-        mixes = config.mixed_states > 0
-        self.layer_weights = nn.Parameter(torch.empty(config.mixed_states)) if mixes else None
-        two = config.pick == "first_two"
-        self.distilled = Linear(size, config.out_size, config.out_bias) if two else nn.Identity()
+        self.layer_weights = nn.Parameter(torch.empty(config.mixed_states)) if config.mixed_states else None
+        second = config.pick == "first_two"
+        self.distilled = Linear(size, config.out_size, config.out_bias) if second else nn.Identity()
 
     def mix(self, states: tuple[Tensor, ...]) -> Tensor:
         """Return the sum of all hidden states, each (B, T, D), weighted by a softmax over a learned number for each."""
@@ -66,21 +65,15 @@ def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | No
     """Return the vectors that a head reads: all of them, (B, T, D), or one for each row, (B, D)."""
     if how == "all":
         return x_BTD
-    if how == "first":
-        # The first real token: with padding on the left, it is not in column 0.
-        if real_BT is None:
-            return x_BTD[:, 0]
-        return _at(x_BTD, real_BT.int().argmax(-1))
+    if how == "first":  # the first real token: with padding on the left, it is not in column 0
+        return x_BTD[:, 0] if real_BT is None else _at(x_BTD, real_BT.int().argmax(-1))
     if how == "mean":
         if real_BT is None:
             return x_BTD.mean(1)
         weights_BT1 = real_BT[..., None].to(x_BTD.dtype)
         return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp_min(1)
     if how == "last":
-        if real_BT is None:
-            return x_BTD[:, -1]
-        steps = torch.arange(1, x_BTD.size(1) + 1, device=x_BTD.device)
-        return _at(x_BTD, (real_BT.long() * steps).argmax(-1))
+        return x_BTD[:, -1] if real_BT is None else _at(x_BTD, last_true(real_BT))
     return _at(x_BTD, _last_eos(input_ids, eos_id))
 
 
@@ -96,8 +89,12 @@ def _last_eos(input_ids: Tensor | None, eos_id: int | None) -> Tensor:
             f"a row has no end-of-sequence token (id {eos_id}), whose hidden state this head reads",
             "encode with special tokens, or append the token",
         )
-    steps = torch.arange(1, input_ids.size(1) + 1, device=input_ids.device)
-    return (is_eos.long() * steps).argmax(-1)
+    return last_true(is_eos)
+
+
+def last_true(mask_BT: Tensor) -> Tensor:
+    """Return the last column in which each row is true, (B,)."""
+    return (mask_BT.long() * torch.arange(1, mask_BT.size(1) + 1, device=mask_BT.device)).argmax(-1)
 
 
 def _at(x_BTD: Tensor, index_B: Tensor) -> Tensor:

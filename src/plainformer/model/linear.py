@@ -14,7 +14,7 @@ Shapes: ... any leading dimensions, I inputs, O outputs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -41,19 +41,45 @@ Layout = Callable[[Sequence[Tensor], Tensor | None], PackedWeight]
 
 
 class _Prepared(nn.Module):
-    """What `Linear` and `LinearGroup` share: plain parameters that may have been swapped for a packed weight."""
+    """What `Linear` and `LinearGroup` share: one product, of all their weights joined, may compute for them.
 
+    `names`, `sizes`: each weight's name in this module, and its number of outputs. `product` None is the plain path.
+    """
+
+    names: list[str]
+    sizes: list[int]
     packed: PackedWeight | None = None
+    product: Product | None = None
+
+    def parts(self) -> list[Linear]:
+        raise NotImplementedError
 
     def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
-        """The plain weights, and one bias for all."""
-        raise NotImplementedError
+        """Return the plain weights, and one bias for all."""
+        biases: list[Tensor] = [part.bias for part in self.parts() if part.bias is not None]
+        bias_O = torch.cat(biases) if len(biases) > 1 else biases[0] if biases else None
+        return [part.weight for part in self.parts()], bias_O
 
     def pack(self, layout: Layout) -> None:
-        raise NotImplementedError
+        """Compute with another layout of the weights; the plain ones are released."""
+        weights, bias_O = self.unjoined()
+        self.packed = self.product = layout(weights, bias_O)
+        for part in self.parts():
+            part.weight = None  # type: ignore[assignment]
+        self._share("bias", bias_O)
 
     def unpack(self) -> None:
-        raise NotImplementedError
+        """Compute with plain weights again; does nothing where they are plain."""
+        if self.packed is not None:
+            self._share("weight", self.packed.dense())
+            self._share("bias", self.packed.bias_O)
+        self.packed = self.product = None
+
+    def _share(self, name: str, joined: Tensor | None) -> None:
+        """Make the parts' parameters views of a joined one: no memory is added, and an edit of theirs is one of it."""
+        if joined is not None:
+            for part, rows in zip(self.parts(), joined.detach().split(self.sizes), strict=True):
+                setattr(part, name, nn.Parameter(rows, requires_grad=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.unpack()  # moving or casting a blocked layout would leave it where it is
@@ -68,43 +94,29 @@ class _Prepared(nn.Module):
         self.unpack()
         super()._load_from_state_dict(*args, **kwargs)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.packed is not None:
+            for name, rows in zip(self.names, self.packed.dense().split(self.sizes), strict=True):
+                destination[prefix + name] = rows
+
 
 class Linear(_Prepared):
     """y = x Wᵀ + b: (..., I) → (..., O)."""
 
+    weight: Tensor  # None while packed
+
     def __init__(self, in_size: int, out_size: int, bias: bool = True) -> None:
         super().__init__()
-        self.in_size, self.out_size = in_size, out_size
-        self.weight: Tensor | None = nn.Parameter(torch.empty(out_size, in_size))
+        self.in_size, self.names, self.sizes = in_size, ["weight"], [out_size]
+        self.weight = nn.Parameter(torch.empty(out_size, in_size))
         self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
-        self.product: Product = self._plain
+
+    def parts(self) -> list[Linear]:
+        return [self]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x)
-
-    def _plain(self, x: Tensor) -> Tensor:
-        assert self.weight is not None
-        return F.linear(x, self.weight, self.bias)
-
-    def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
-        assert self.weight is not None
-        return [self.weight], self.bias
-
-    def pack(self, layout: Layout) -> None:
-        """Swap the weight for another layout; the plain one is released."""
-        self.packed = self.product = layout(*self.unjoined())
-        self.weight = None
-
-    def unpack(self) -> None:
-        """Back to a plain weight; does nothing on a plain linear."""
-        if self.packed is not None:
-            self.weight = nn.Parameter(self.packed.dense(), requires_grad=False)
-        self.packed, self.product = None, self._plain
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.packed is not None:
-            destination[prefix + "weight"] = self.packed.dense()
+        return F.linear(x, self.weight, self.bias) if self.product is None else self.product(x)
 
 
 class LinearGroup(_Prepared):
@@ -115,68 +127,29 @@ class LinearGroup(_Prepared):
 
     def __init__(self, in_size: int, sizes: dict[str, int], bias: bool) -> None:
         super().__init__()
-        self.sizes = list(sizes.values())
-        self.names = list(sizes)
+        self.in_size, self.names, self.sizes = in_size, [f"{name}.weight" for name in sizes], list(sizes.values())
         for name, size in sizes.items():
             self.add_module(name, Linear(in_size, size, bias))
-        self.product: Product | None = None
 
     def parts(self) -> list[Linear]:
-        return [getattr(self, name) for name in self.names]
+        return list(self._modules.values())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if self.product is None:
-            return tuple(part(x) for part in self.parts())
+            return tuple([part(x) for part in self.parts()])
         return torch.split_with_sizes(self.product(x), self.sizes, dim=-1)
 
-    def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
-        weights = [part.weight for part in self.parts()]
-        biases = [part.bias for part in self.parts()]
-        bias = None if biases[0] is None else torch.cat([b for b in biases if b is not None])
-        return [w for w in weights if w is not None], bias
-
     def fuse(self) -> None:
-        """One plain weight for all parts; each part's parameters become views of it, so no memory is added."""
-        weights, bias = self.unjoined()
-        weight = torch.cat(weights)
-        self._share(weight, bias)
-        self.product = functools.partial(F.linear, weight=weight, bias=bias)
-
-    def pack(self, layout: Layout) -> None:
-        """One weight in another layout for all parts; the parts' own weights are released."""
-        weights, bias = self.unjoined()
-        self.packed = self.product = layout(weights, bias)
-        self._share_bias(bias)
-        for part in self.parts():
-            part.weight = None
-
-    def unpack(self) -> None:
-        """Back to separate plain parts."""
-        if self.packed is not None:
-            self._share(self.packed.dense(), self.packed.bias_O)
-        self.packed = self.product = None
-
-    def _share(self, weight: Tensor, bias: Tensor | None) -> None:
-        for part, rows in zip(self.parts(), weight.detach().split(self.sizes), strict=True):
-            part.weight = nn.Parameter(rows, requires_grad=False)
-        self._share_bias(bias)
-
-    def _share_bias(self, bias: Tensor | None) -> None:
-        """The parts' biases become views of the one for all, so that an edit of theirs is one of it."""
-        if bias is not None:
-            for part, values in zip(self.parts(), bias.detach().split(self.sizes), strict=True):
-                part.bias = nn.Parameter(values, requires_grad=False)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.packed is not None:
-            for name, rows in zip(self.names, self.packed.dense().split(self.sizes), strict=True):
-                destination[f"{prefix}{name}.weight"] = rows
+        """Compute with one plain weight for all parts."""
+        weights, bias_O = self.unjoined()
+        weight_OI = torch.cat(weights)
+        self._share("weight", weight_OI)
+        self._share("bias", bias_O)
+        self.product = functools.partial(F.linear, weight=weight_OI, bias=bias_O)
 
 
-def outermost(model: nn.Module) -> Iterable[Linear | LinearGroup]:
-    """Every group, and every linear that is not part of a group."""
-    inside = {id(part) for module in model.modules() if isinstance(module, LinearGroup) for part in module.parts()}
-    for module in model.modules():
-        if isinstance(module, Linear | LinearGroup) and id(module) not in inside:
-            yield module
+def outermost(model: nn.Module) -> list[Linear | LinearGroup]:
+    """Return every group, and every linear that is not part of a group."""
+    found = [module for module in model.modules() if isinstance(module, Linear | LinearGroup)]
+    inside = {id(part) for module in found if isinstance(module, LinearGroup) for part in module.parts()}
+    return [module for module in found if id(module) not in inside]

@@ -6,6 +6,7 @@ Shapes: ... any leading dimensions, D hidden size (or another that is normalised
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,13 +52,11 @@ class RMSNorm(nn.Module):
         return wide.to(x.dtype) * (self.weight + self.offset)
 
 
-def make_norm(size: int, config: NormConfig) -> nn.Module:
-    """Return the norm that `config` names."""
+def make_norm(size: int, config: NormConfig | None) -> nn.Module:
+    """Return the norm that `config` names; an identity for None."""
+    if config is None:
+        return nn.Identity()
     return LayerNorm(size, config) if config.kind == "layer" else RMSNorm(size, config)
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ def _identity(x: Tensor) -> Tensor:
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": _gelu_tanh,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": _quick_gelu,
     "relu": F.relu,
     "relu2": _relu2,

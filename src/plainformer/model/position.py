@@ -95,13 +95,11 @@ class Rotary(nn.Module):
         """Return the frequencies of the two kinds that depend on the length so far, "dynamic" and "longrope"."""
         scaling = self.config.scaling
         assert scaling is not None
-        length = positions_BT.max() + 1
+        length, limit = positions_BT.max() + 1, scaling.original_max_positions
         if scaling.kind == "longrope":
-            plain = _plain_frequencies(self.config.theta, self.config.dim).to(positions_BT.device)
-            is_long = length > scaling.original_max_positions
-            short, long = plain.new_tensor(scaling.short_factors), plain.new_tensor(scaling.long_factors)
-            return plain / torch.where(is_long, long, short)
-        dim, limit = self.config.dim, scaling.original_max_positions
+            short, long = (self.frequencies.new_tensor(f) for f in (scaling.short_factors, scaling.long_factors))
+            return self.frequencies / torch.where(length > limit, long, short)
+        dim = self.config.dim
         stretched = scaling.factor * length.clamp_min(limit).double() / limit - (scaling.factor - 1)
         base = (self.config.theta * stretched ** (dim / (dim - 2))).float()
         return 1.0 / base ** (torch.arange(0, dim, 2, device=positions_BT.device).float() / dim)
@@ -153,10 +151,7 @@ class BucketBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.buckets, heads))
 
     def forward(self, queries: int, keys: int) -> Tensor:
-        device = self.weight.device
-        query_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
-        key_1S = torch.arange(keys, device=device)[None, :]
-        return self.weight[self.bucket(key_1S - query_T1)].permute(2, 0, 1)[None]
+        return self.weight[self.bucket(-distances(queries, keys, self.weight.device))].permute(2, 0, 1)[None]
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Return bucket numbers: half of them exact, the others logarithmic up to `max_distance`; two-sided unless causal."""
@@ -174,12 +169,16 @@ class BucketBias(nn.Module):
         return offset + torch.where(distance < exact, distance, logarithmic)
 
 
+def distances(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Return how far each key is before each query, (T, S); the queries are the last of the positions."""
+    return torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+
+
 def visible(queries: int, keys: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """Return which keys each query may see by direction and window, (T, S) bool; None if it sees all."""
     if (not causal or queries == 1) and (window is None or (causal and window >= keys)):
         return None
-    query_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
-    distance_TS = query_T1 - torch.arange(keys, device=device)[None, :]
+    distance_TS = distances(queries, keys, device)
     seen = distance_TS >= 0 if causal else torch.ones_like(distance_TS, dtype=torch.bool)
     if window is not None:
         seen = seen & (distance_TS.abs() < window)

@@ -1,7 +1,7 @@
 """A frontend and a stack of layers: inputs → hidden states. An encoder and a decoder are both one of these.
 
 `begin` (embed the inputs, make masks and rotations) → `run_layers` → `end` (final norm, the cache's new length). The three
-stand by themselves so that a part of the layers can run alone, as a stage of a pipeline.
+are separate so that a part of the layers can run alone, as a stage of a pipeline.
 
 Shapes: B batch, T positions of this call, S positions in all (cached ones and T), D hidden size, L layers, H heads.
 """
@@ -19,7 +19,7 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
-from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend
+from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend, require
 from plainformer.model.heads import FIRST
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
@@ -98,16 +98,14 @@ class Stack(nn.Module):
         self.frontend = make_frontend(config)
         distinct = len(set(config.layer_ids))
         self.layers = nn.ModuleList(make_block(config, index) for index in range(distinct))
-        final = config.final_norm == "norm"
-        self.norm = make_norm(config.hidden_size, config.norm) if final else nn.Identity()
+        self.norm = make_norm(config.hidden_size, config.norm if config.final_norm == "norm" else None)
         ropes = list(dict.fromkeys(rope for rope in config.rope if rope is not None))
         self.rotaries = nn.ModuleList(Rotary(rope) for rope in ropes)
         self.rope_of_layer = [ropes.index(rope) if rope is not None else None for rope in config.rope]
         bias, table = config.relative_bias, config.disentangled
         self.bias = BucketBias(bias, config.num_heads, self.causal) if bias is not None else None
         self.relative = RelativeTable(table, config.hidden_size, config) if table is not None else None
-        local = table is not None and table.conv_kernel > 0
-        self.local = LocalConvolution(config) if local else None
+        self.local = LocalConvolution(config) if table is not None and table.conv_kernel > 0 else None
 
     def forward(
         self,
@@ -261,11 +259,8 @@ class Stack(nn.Module):
     def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:
         if attention_mask is None:
             return None
-        if attention_mask.shape != (batch, total):
-            raise UsageError(
-                f"attention_mask of shape {tuple(attention_mask.shape)} does not fit a batch of {batch} x {total} positions",
-                "it has one row for each input and one column for each position, cached ones included",
-            )
+        fix = "it has one row for each input and one column for each position, cached ones included"
+        require(attention_mask.shape == (batch, total), "attention_mask", attention_mask, f"({batch}, {total})", fix)
         # Asking a GPU whether anything is masked would wait for it; on a CPU the answer costs nothing and saves a mask.
         if attention_mask.device.type == "cpu" and bool(attention_mask.all()):
             return None
@@ -303,11 +298,8 @@ class Stack(nn.Module):
         if head_mask is None:
             return None
         expected = (self.config.num_layers, self.config.num_heads)
-        if tuple(head_mask.shape) != expected:
-            raise UsageError(
-                f"{name} of shape {tuple(head_mask.shape)} is not (layers, heads) = {expected}",
-                "1 keeps a head, 0 masks it out",
-            )
+        wanted = f"(layers, heads) = {expected}"
+        require(tuple(head_mask.shape) == expected, name, head_mask, wanted, "1 keeps a head, 0 masks it out")
         return head_mask.to(x_BTD)
 
 
@@ -323,11 +315,11 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
 def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
     """Refuse ids that are not whole numbers, (B, T), within the vocabulary; on a GPU only a prompt's are looked at."""
     assert isinstance(frontend, TokenFrontend)
-    if input_ids.dim() != 2 or input_ids.dtype not in ID_TYPES:
-        raise InputError(
-            f"input_ids of shape {tuple(input_ids.shape)} and type {input_ids.dtype}: not whole numbers in (B, T)",
-            "give one row of token ids for each input, of type torch.long",
-        )
+    fits, fix = (
+        input_ids.dim() == 2 and input_ids.dtype in ID_TYPES,
+        "give one row of token ids for each input, as torch.long",
+    )
+    require(fits, "input_ids", input_ids, "whole numbers in (B, T)", fix)
     if input_ids.numel() == 0:
         raise InputError(f"input_ids of shape {tuple(input_ids.shape)} are empty", "give at least one token")
     if past > 0 and input_ids.device.type != "cpu":
@@ -344,22 +336,16 @@ def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
 def _checked_embeds(embeds: Tensor, frontend: TokenEmbedding) -> Tensor:
     """Return vectors in place of ids, (B, T, W) with at least one position, in the model's own dtype."""
     size = frontend.config.embedding_size
-    if embeds.dim() != 3 or embeds.size(-1) != size or embeds.numel() == 0:
-        raise InputError(
-            f"inputs_embeds of shape {tuple(embeds.shape)}: not (B, T, {size}) with B and T at least 1",
-            "give one vector for each token, as embed_tokens does",
-        )
+    fits, fix = embeds.dim() == 3 and embeds.size(-1) == size, "give one vector for each token, as embed_tokens does"
+    require(fits and embeds.numel() > 0, "inputs_embeds", embeds, f"(B, T, {size}) with B and T at least 1", fix)
     return embeds.to(frontend.tokens.weight.dtype)
 
 
 def _check_places(name: str, value: Tensor, batch: int, length: int) -> None:
     """Refuse what is not whole numbers, one for each position: (B, T), or (1, T) if all rows have the same."""
-    fits = value.dim() == 2 and value.size(0) in (1, batch) and value.size(1) == length
-    if not fits or value.dtype not in ID_TYPES:
-        raise UsageError(
-            f"{name} of shape {tuple(value.shape)} and type {value.dtype}: not whole numbers in ({batch}, {length})",
-            "it has one entry for each token, of type torch.long",
-        )
+    fits = value.dim() == 2 and value.size(0) in (1, batch) and value.size(1) == length and value.dtype in ID_TYPES
+    wanted = f"whole numbers in ({batch}, {length})"
+    require(fits, name, value, wanted, "it has one entry for each token, of type torch.long")
 
 
 def _given(name: str, value: Tensor | None) -> Tensor:

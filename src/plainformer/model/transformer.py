@@ -18,7 +18,7 @@ from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding
-from plainformer.model.heads import Head
+from plainformer.model.heads import Head, last_true
 from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
 
 
@@ -289,6 +289,4 @@ def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = N
         return shifted.scatter(1, first_B1, config.decoder_start_id)
     pad_id = config.pad_id if config.pad_id is not None else -1
     real_BT = mask if mask is not None else target_ids != pad_id
-    steps = torch.arange(1, target_ids.size(1) + 1, device=target_ids.device)
-    last_B1 = (real_BT.long() * steps).argmax(-1, keepdim=True)
-    return shifted.scatter(1, first_B1, target_ids.gather(1, last_B1))
+    return shifted.scatter(1, first_B1, target_ids.gather(1, last_true(real_BT)[:, None]))

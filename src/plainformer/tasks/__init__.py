@@ -38,131 +38,47 @@ class TaskInfo:
     form: str = ""
 
 
+_QUESTION = '{"question": ..., "context": ...}'
+# fmt: off
 _ROWS = (
-    TaskInfo(
-        "text-generation",
-        "NLG",
-        "causal_lm",
-        "text or chat messages",
-        "the continuation",
-        "writing.text_generation",
-        "TextGeneration",
-        flags=("chat", "system"),
-    ),
-    TaskInfo(
-        "text2text-generation", "NLG", "seq2seq_lm", "text", "another text", "writing.text2text", "Text2TextGeneration"
-    ),
-    TaskInfo(
-        "fill-mask", "NLU", "masked_lm", "text with a mask token", "words for each mask", "text.fill_mask", "FillMask"
-    ),
-    TaskInfo(
-        "text-classification",
-        "NLU",
-        "sequence",
-        "text or a pair",
-        "a label with its probability",
-        "text.classification",
-        "TextClassification",
-        flags=("pair",),
-    ),
-    TaskInfo(
-        "token-classification",
-        "NLU",
-        "token",
-        "text",
-        "a label for each token, with its span",
-        "text.token_classification",
-        "TokenClassification",
-    ),
-    TaskInfo(
-        "question-answering",
-        "NLU",
-        "span",
-        "a question and a context",
-        "a span of the context",
-        "answering.extractive",
-        "QuestionAnswering",
-        flags=("question",),
-        form='{"question": ..., "context": ...}',
-    ),
-    TaskInfo(
-        "multiple-choice",
-        "NLU",
-        "choice",
-        "a prompt and choices",
-        "the best choice",
-        "text.multiple_choice",
-        "MultipleChoice",
-        flags=("choice",),
-        form='{"prompt": ..., "choices": [...]}',
-    ),
-    TaskInfo("feature-extraction", "NLP", "none", "text", "a vector", "text.embedding", "FeatureExtraction"),
-    TaskInfo(
-        "image-feature-extraction", "vision", "none", "image", "a vector", "vision.embedding", "ImageFeatureExtraction"
-    ),
-    TaskInfo(
-        "image-classification",
-        "vision",
-        "image",
-        "image",
-        "a label with its probability",
-        "vision.classification",
-        "ImageClassification",
-    ),
-    TaskInfo(
-        "audio-feature-extraction",
-        "speech",
-        "none",
-        "audio",
-        "a vector",
-        "speech.audio_embedding",
-        "AudioFeatureExtraction",
-    ),
-    TaskInfo(
-        "audio-classification",
-        "speech",
-        "audio",
-        "audio",
-        "a label with its probability",
-        "speech.audio_classification",
-        "AudioClassification",
-    ),
-    TaskInfo("automatic-speech-recognition", "speech", "ctc", "audio", "text", "speech.whisper", "SpeechRecognition"),
-    # Further tasks of the models above (see BUILT_ON). They stand last: none is what a head implies.
-    TaskInfo(
-        "zero-shot-classification",
-        "NLU",
-        "sequence",
-        "text",
-        "the labels given, best first",
-        "text.zero_shot",
-        "ZeroShotClassification",
-    ),
-    TaskInfo(
-        "text-ranking",
-        "NLU",
-        "sequence",
-        "a query and documents",
-        "the documents, best first",
-        "text.ranking",
-        "TextRanking",
-        flags=("query",),
-        form='{"query": ..., "documents": [...]}',
-    ),
-    TaskInfo(
-        "abstractive-question-answering",
-        "NLG",
-        "seq2seq_lm",
-        "a question and a context",
-        "an answer in the model's own words",
-        "answering.abstractive",
-        "AbstractiveQuestionAnswering",
-        flags=("question",),
-        form='{"question": ..., "context": ...}',
-    ),
+    TaskInfo("text-generation", "NLG", "causal_lm", "text or chat messages", "the continuation",
+             "writing.text_generation", "TextGeneration", flags=("chat", "system")),
+    TaskInfo("text2text-generation", "NLG", "seq2seq_lm", "text", "another text",
+             "writing.text2text", "Text2TextGeneration"),
+    TaskInfo("fill-mask", "NLU", "masked_lm", "text with a mask token", "words for each mask",
+             "text.fill_mask", "FillMask"),
+    TaskInfo("text-classification", "NLU", "sequence", "text or a pair", "a label with its probability",
+             "text.classification", "TextClassification", flags=("pair",)),
+    TaskInfo("token-classification", "NLU", "token", "text", "a label for each token, with its span",
+             "text.token_classification", "TokenClassification"),
+    TaskInfo("question-answering", "NLU", "span", "a question and a context", "a span of the context",
+             "answering.extractive", "QuestionAnswering", flags=("question",), form=_QUESTION),
+    TaskInfo("multiple-choice", "NLU", "choice", "a prompt and choices", "the best choice",
+             "text.multiple_choice", "MultipleChoice", flags=("choice",), form='{"prompt": ..., "choices": [...]}'),
+    TaskInfo("feature-extraction", "NLP", "none", "text", "a vector",
+             "text.embedding", "FeatureExtraction"),
+    TaskInfo("image-feature-extraction", "vision", "none", "image", "a vector",
+             "vision.embedding", "ImageFeatureExtraction"),
+    TaskInfo("image-classification", "vision", "image", "image", "a label with its probability",
+             "vision.classification", "ImageClassification"),
+    TaskInfo("audio-feature-extraction", "speech", "none", "audio", "a vector",
+             "speech.audio_embedding", "AudioFeatureExtraction"),
+    TaskInfo("audio-classification", "speech", "audio", "audio", "a label with its probability",
+             "speech.audio_classification", "AudioClassification"),
+    TaskInfo("automatic-speech-recognition", "speech", "ctc", "audio", "text",
+             "speech.whisper", "SpeechRecognition"),
+    # Further tasks of the models above (see BUILT_ON). They come last: none is what a head implies.
+    TaskInfo("zero-shot-classification", "NLU", "sequence", "text", "the labels given, best first",
+             "text.zero_shot", "ZeroShotClassification"),
+    TaskInfo("text-ranking", "NLU", "sequence", "a query and documents", "the documents, best first",
+             "text.ranking", "TextRanking", flags=("query",), form='{"query": ..., "documents": [...]}'),
+    TaskInfo("abstractive-question-answering", "NLG", "seq2seq_lm", "a question and a context",
+             "an answer in the model's own words",
+             "answering.abstractive", "AbstractiveQuestionAnswering", flags=("question",), form=_QUESTION),
 )
+# fmt: on
 TASKS = {info.name: info for info in _ROWS}
-# Tasks that are done with the model of another one, whose head they use as it is.
+# Tasks that use the model of another task, with its head as it is.
 BUILT_ON = {
     "zero-shot-classification": ("text-classification",),
     "text-ranking": ("text-classification",),
@@ -216,34 +132,29 @@ def head_for_task(name: str, heads: Collection[str]) -> str | None:
 
 
 def default_task(config: ModelConfig) -> TaskInfo:
-    """The task that a model's head and inputs imply."""
-    first = _first_frontend(config)
-    kind = config.head.kind
+    """Return the task that a model's head and inputs imply."""
+    first, kind = config.input_frontend, config.head.kind
     if kind == "none":
         return TASKS[_features(first)]
     if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
         return TASKS["automatic-speech-recognition"]
     if kind == "token" and not isinstance(first, TokenFrontend):
         raise UsageError(
-            "this model labels every frame of a sound, which is no task here",
+            "this model labels audio frames; no task does that yet",
             "call the model itself (load_model), or load it with task='audio-feature-extraction'",
         )
     return next(info for info in TASKS.values() if info.head == kind)
 
 
 def tasks_of(config: ModelConfig) -> list[str]:
-    """All tasks that a model can do: the one that its head implies, those built on that, and its vectors."""
+    """Return all tasks that a model can do: the one that its head implies, those built on that, and its vectors."""
     implied = default_task(config).name
     fits = {
         "zero-shot-classification": any(label.lower().startswith("entail") for label in config.labels),
         "text-ranking": len(config.labels) == 1,
     }
     built = [name for name, models in BUILT_ON.items() if implied in models and fits.get(name, True)]
-    return list(dict.fromkeys([implied, *built, _features(_first_frontend(config))]))
-
-
-def _first_frontend(config: ModelConfig) -> Any:
-    return config.encoder.frontend if config.encoder is not None else config.main_stack.frontend
+    return list(dict.fromkeys([implied, *built, _features(config.input_frontend)]))
 
 
 def _features(frontend: Any) -> str:
@@ -256,14 +167,14 @@ _BY_HEAD = {("automatic-speech-recognition", "ctc"): ("speech.ctc", "CtcSpeechRe
 
 
 def task_class(info: TaskInfo, head: str) -> type[Task]:
-    """The class that carries a task out with a head of that kind."""
+    """Return the class that carries a task out with a head of that kind."""
     module, name = _BY_HEAD.get((info.name, head), (info.module, info.class_name))
     found: type[Task] = getattr(importlib.import_module(f"plainformer.tasks.{module}"), name)
     return found
 
 
 def option_classes() -> list[type[TaskOptions]]:
-    """The options of all tasks; importing them needs no torch."""
+    """Return the options of all tasks; importing them needs no torch."""
     from plainformer.tasks.options import TaskOptions
 
     modules = [f"plainformer.tasks.{room}.options" for room in ("text", "answering", "vision", "speech", "writing")]

@@ -142,23 +142,23 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, inputs: Sequence[Any], options: Any) -> Any:
-        """Inputs → tensors."""
+        """Turn inputs into tensors."""
 
     @abstractmethod
     def predict(self, encoded: Any, options: Any) -> Any:
-        """Tensors → what the model gives."""
+        """Run the model."""
 
     @abstractmethod
     def decode(self, encoded: Any, predicted: Any, options: Any) -> list[Any]:
-        """What the model gives → an answer for each input."""
+        """Turn what the model gives into an answer for each input."""
 
     def make_options(self, given: Mapping[str, Any]) -> Any:
-        """Options by name, checked."""
+        """Return options by name, checked."""
         return self.Options.of(given, self.name)
 
     @classmethod
     def options(cls) -> Mapping[str, Spec]:
-        """The options of the task by name."""
+        """Return the options of the task by name."""
         return specs(cls.Options)
 
     def answer(self, inputs: Any, options: Any) -> Any:
@@ -180,7 +180,7 @@ class Task(ABC):
         )
 
     def checked(self, inputs: Any, options: Any) -> Any:
-        """The inputs of a call, checked against its options before anything runs."""
+        """Return the inputs of a call, checked against its options before anything runs."""
         return inputs
 
     def is_one(self, inputs: Any) -> bool:
@@ -188,19 +188,19 @@ class Task(ABC):
         return isinstance(inputs, str)
 
     def reads(self) -> str:
-        """The kind of input, for messages."""
+        """Return the kind of input, for messages."""
         from plainformer.tasks import TASKS
 
         return TASKS[self.name].reads
 
     def not_an_input(self, item: Any, place: int) -> InputError:
-        """The error for an item of a batch of which the task cannot read the kind."""
+        """Return the error for an item of a batch of which the task cannot read the kind."""
         return InputError(
             f"{nth(place)}, a {type(item).__name__}, is not an input for {self.name}", f"give {self.reads()}"
         )
 
     def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
-        """Answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
+        """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
         for window in windows:
             order = list(range(len(window)))
@@ -218,7 +218,7 @@ class Task(ABC):
             before += len(window)
 
     def size(self, item: Any) -> int:
-        """How long an input is beside others: characters, however they are nested, or an array's last dimension."""
+        """Return how long an input is beside others: characters, however they are nested, or an array's last dimension."""
         if isinstance(item, Mapping):
             return sum(map(self.size, item.values()))
         if isinstance(item, list | tuple):
@@ -230,7 +230,7 @@ class Task(ABC):
 
     @torch.inference_mode()
     def run(self, inputs: Sequence[Any], options: Any) -> list[Any]:
-        """encode → predict → decode, for one batch."""
+        """Run encode → predict → decode for one batch."""
         encoded = self.encode(inputs, options)
         predicted = self.predict(encoded, options)
         return self.decode(encoded, predicted, options)
@@ -245,19 +245,18 @@ class Task(ABC):
         limit: int | None = None,
         stride: int | None = None,
     ) -> TextBatch:
-        """Texts (or `pairs`) → padded tensors.
+        """Return texts (or `pairs`) as padded tensors.
 
         Args:
             truncate: cut over-long texts; otherwise they are an error.
             side: of the padding. limit: in tokens, where it is lower than the model's own.
-            stride: read over-long texts in windows of the limit that share so many tokens, each a row of its own.
+            stride: read over-long texts in windows of the limit that share this many tokens, each a row of its own.
         """
         for place, text in enumerate(texts):
-            pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-            if not isinstance(text, str) and not pair:
+            if not isinstance(text, str) and not (pairs and is_pair(text)):
                 raise self.not_an_input(text, place)
-        longest = [most for most in (limit, text_limit(self.config, self.tokenizer)) if most is not None]
-        most = min(longest) if longest else None
+        limits = (limit, text_limit(self.config, self.tokenizer))
+        most = min((each for each in limits if each is not None), default=None)
         cut = self.cut if truncate and most is not None else False
         overlap = stride if most is not None else None
         rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
@@ -267,25 +266,57 @@ class Task(ABC):
         return self.tokenizer.pad(rows, side=side)
 
     def logits_of(self, batch: TextBatch) -> Tensor:
-        """The logits of all rows, (B, ...), on the CPU; the windows of long texts are many, so not all at once."""
+        """Return the logits of all rows, (B, ...), on the CPU; the windows of long texts are many, so not all at once."""
         inputs = self.model_inputs(batch)
         parts = zip(*(value.split(BATCH_SIZE) for value in inputs.values()), strict=True)
         return torch.cat([self.model(**dict(zip(inputs, part, strict=True))).logits.float().cpu() for part in parts])
 
     def model_inputs(self, batch: TextBatch) -> dict[str, Tensor]:
-        """The tensors that this model reads."""
+        """Return the tensors that this model reads."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        frontend = (self.config.encoder or self.config.main_stack).frontend
-        if getattr(frontend, "token_types", 0):
+        if getattr(self.config.input_frontend, "token_types", 0):
             inputs["token_type_ids"] = batch.token_type_ids
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
 
+class TwoPartTask(Task):
+    """A task whose input has two parts: a tuple of them, or a dictionary with their names."""
+
+    parts: tuple[str, str]
+
+    @abstractmethod
+    def fits(self, first: Any, second: Any) -> bool:
+        """Whether the values of a tuple are of the kinds of the two parts."""
+
+    def is_one(self, inputs: Any) -> bool:
+        pair = isinstance(inputs, tuple) and len(inputs) == 2
+        return isinstance(inputs, Mapping) or (pair and self.fits(*inputs))
+
+    def parts_of(self, item: Any, place: int) -> tuple[Any, Any]:
+        """Return the two parts of an item of a batch."""
+        first, second = self.parts
+        if isinstance(item, Mapping) and set(item) == {first, second}:
+            item = (item[first], item[second])
+        if isinstance(item, Mapping) or not self.is_one(item) or not all(map(_is_text, item)):
+            what = f"{nth(place)}, {str(item)[:60]!r}, is not {self.reads()}"
+            raise InputError(what, f'give a ({first}, {second}) tuple, or {{"{first}": ..., "{second}": ...}}')
+        return item[0], item[1]
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part is a text, or a list of texts."""
+    return isinstance(part, str) or all(isinstance(each, str) for each in part)
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an input is a tuple of two texts."""
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+
+
 def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
-    """The longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
-    stack = config.encoder or config.main_stack
-    limits = [limit for limit in (stack.max_positions, tokenizer.max_length) if limit is not None]
-    return min(limits) if limits else None
+    """Return the longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
+    limits = (config.input_stack.max_positions, tokenizer.max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _is_a_value(inputs: Any) -> bool:
@@ -294,7 +325,7 @@ def _is_a_value(inputs: Any) -> bool:
 
 
 def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
-    """What is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
+    """Yield what is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
     iterator = iter(inputs)
     ahead = 1
     while window := list(islice(iterator, ahead * batch_size)):
@@ -303,6 +334,6 @@ def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
 
 
 def check_top_k(top_k: int, most: int) -> int:
-    """At least 1; more than there are means all."""
+    """Return a checked `top_k`: at least 1; more than there are means all."""
     check_whole("top_k", top_k, fix=f"give 1 to {most}")
     return min(top_k, most)

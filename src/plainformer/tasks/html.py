@@ -10,7 +10,7 @@ _MARK = "background:#fff3bf;color:#222;padding:0 2px;border-radius:3px"
 
 
 def bars(scores: Sequence[tuple[str, float]]) -> str:
-    """A table of names with their scores, each with a bar as long as the score is beside the largest."""
+    """Return a table of names with their scores, each with a bar as long as the score is beside the largest."""
     most = max((abs(score) for _, score in scores), default=0.0) or 1.0
     rows = (
         f"<tr><td style='text-align:left'>{escape(name)}</td><td>{score:.4f}</td>"
@@ -21,7 +21,7 @@ def bars(scores: Sequence[tuple[str, float]]) -> str:
 
 
 def marked(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
-    """A text with spans (start, end, note) highlighted, each followed by its note; those that overlap others are left out."""
+    """Return a text with spans (start, end, note) highlighted, each with its note; those that overlap others are left out."""
     parts, reached = [], 0
     for start, end, note in sorted(spans):
         if start < reached or start >= end:

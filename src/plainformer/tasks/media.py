@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from plainformer.config import PatchFrontend, WaveFrontend
+from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor, WaveProcessor
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
@@ -58,20 +59,21 @@ class ImageTask(MediaTask):
 
     def checked(self, inputs: Any, options: ImageOptions) -> Any:
         inputs = super().checked(inputs, options)
-        if options.image_size is not None:
-            self._size(options.image_size)
+        self._size(options)
         return list(inputs) if getattr(inputs, "ndim", 0) == 4 else inputs
 
     def encode(self, inputs: Sequence[Any], options: ImageOptions) -> Tensor:
-        processor = self.processor
-        if options.image_size is not None:
-            processor = replace(processor, size=self._size(options.image_size), crop=None)
+        size = self._size(options)
+        processor = self.processor if size is None else replace(self.processor, size=size, crop=None)
         return processor(list(inputs)).to(self.model.device)
 
-    def _size(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
-        """A size in whole patches: the model would not see the rest of an image."""
+    def _size(self, options: ImageOptions) -> tuple[int, int] | None:
+        """Return a size in whole patches: the model would not see the rest of an image."""
+        image_size = options.image_size
+        if image_size is None:
+            return None
         edges = (image_size, image_size) if isinstance(image_size, int) else image_size
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, PatchFrontend)
         if any(edge % patch for edge, patch in zip(edges, frontend.patch_size, strict=True)):
             near = tuple(max(1, round(e / p)) * p for e, p in zip(edges, frontend.patch_size, strict=True))
@@ -92,15 +94,15 @@ class AudioTask(MediaTask):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         maker = WaveProcessor if isinstance(frontend, WaveFrontend) else MelProcessor
         self.processor: WaveProcessor | MelProcessor = maker.from_folder(
             self.checkpoint.need_folder("preprocessor"), self.config.source
         )
 
     def checked(self, inputs: Any, options: AudioOptions) -> Any:
-        if options.truncate and not isinstance(self.processor, MelProcessor):
-            raise UsageError(f"{opt('truncate')} has no effect: this model hears clips of any length", "leave it out")
+        idle = options.truncate and not isinstance(self.processor, MelProcessor)
+        no_effect(idle, "truncate", ": this model hears clips of any length")
         return super().checked(inputs, options)
 
     def encode(self, inputs: Sequence[Any], options: AudioOptions) -> AudioBatch:
@@ -114,7 +116,7 @@ class AudioTask(MediaTask):
         return self.processor(list(inputs), sampling_rate=rate)
 
     def runs(self, batch: AudioBatch) -> list[dict[str, Tensor]]:
-        """The model's inputs: for all clips at once, or for each by itself where a batch would change its answer.
+        """Return the model's inputs: for all clips at once, or for each by itself where a batch would change its answer.
 
         Models with a group norm over time (wav2vec2-base) were trained without a mask, and count padding as sound.
         """
@@ -126,14 +128,14 @@ class AudioTask(MediaTask):
         lengths = batch.attention_mask.sum(-1).tolist()
         if len(set(lengths)) == 1:
             return [{"input_values": waves}]
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, WaveFrontend)
         if self.processor.return_attention_mask and frontend.conv_norm == "layer":
             return [{"input_values": waves, "attention_mask": mask}]
         return [{"input_values": waves[row : row + 1, :length]} for row, length in enumerate(lengths)]
 
     def frames(self, batch: AudioBatch) -> list[int]:
-        """How many of the encoder's vectors belong to each clip's own sound."""
+        """Return how many of the encoder's vectors belong to each clip's own sound."""
         lengths = batch.attention_mask.sum(-1)
         if batch.input_features is not None:
             return ((lengths + 1) // 2).tolist()  # the second of Whisper's convolutions takes every other mel frame

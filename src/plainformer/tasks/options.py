@@ -17,9 +17,7 @@ BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 class TaskOptions(OptionSet):
     """Options of every task."""
 
-    batch_size: int = option(
-        BATCH_SIZE, help="Inputs that run at once; with 1, each is answered as it is read.", check=whole(1)
-    )
+    batch_size: int = option(BATCH_SIZE, help="Inputs that run at once; 1 answers each as it is read.", check=whole(1))
 
     @property
     def sorts(self) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from plainformer.checkpoint.formats import SafetensorsFile, find_weights, open_weights, write_safetensors
+from plainformer.checkpoint.formats import find_weights, open_safetensors, open_weights, write_safetensors
 from plainformer.errors import CheckpointError, UsageError
 from tests.support import ROOT
 from tests.support.fuzz import Outcomes
@@ -55,10 +55,10 @@ def test_every_dtype_shape_and_metadata(tmp_path: Path) -> None:
     tensors = {str(dtype): torch.arange(6).view(2, 3).to(dtype) for dtype in DTYPES}
     tensors |= {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 4)}
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt", "more": "é"})
-    source = SafetensorsFile(tmp_path / "model.safetensors")
+    source = open_safetensors(tmp_path / "model.safetensors")
     assert set(source.names()) == set(tensors) and source.metadata == {"format": "pt", "more": "é"}
     for name, tensor in tensors.items():
-        assert source.shape(name) == tuple(tensor.shape) and source.dtype(name) == tensor.dtype
+        assert source.shape(name) == tuple(tensor.shape) and source.stored(name) == str(tensor.dtype)[6:]
         read = source.read(name)
         assert read.dtype == tensor.dtype
         assert torch.equal(read.view(-1).view(torch.uint8), tensor.view(-1).view(torch.uint8))
@@ -71,7 +71,7 @@ def test_data_that_is_not_aligned(tmp_path: Path) -> None:
     header = json.dumps({"a": entry("F32", [2], 0, 8)}).encode()
     for padding in range(8):
         path = tmp_path / f"{padding}.safetensors"
-        source = SafetensorsFile(forge(path, header + b" " * padding, b"\0\0\x80\x3f\0\0\0\x40"))
+        source = open_safetensors(forge(path, header + b" " * padding, b"\0\0\x80\x3f\0\0\0\x40"))
         assert (source.read("a") + 1).tolist() == [2.0, 3.0]
 
 
@@ -79,7 +79,7 @@ def test_reading_maps_the_file_and_writing_to_a_tensor_stays_private(tmp_path: P
     path = tmp_path / "model.safetensors"
     save_file({"w": torch.zeros(1000)}, path)
     before = path.read_bytes()
-    source = SafetensorsFile(path)
+    source = open_safetensors(path)
     tensor = source.read("w")
     source.close()
     tensor[0] = 7.0
@@ -92,11 +92,11 @@ def test_reading_maps_the_file_and_writing_to_a_tensor_stays_private(tmp_path: P
 def test_peak_memory_is_the_pages_touched(tmp_path: Path) -> None:
     save_file({f"w{i}": torch.zeros(4 * 2**20) for i in range(8)}, tmp_path / "model.safetensors")  # 128 MB
     code = (
-        "import sys, torch, pathlib; from plainformer.checkpoint.formats import SafetensorsFile\n"
+        "import sys, torch, pathlib; from plainformer.checkpoint.formats import open_safetensors\n"
         "def anonymous():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return {l.split(':')[0]: int(l.split()[1]) for l in lines if l.startswith(('RssAnon', 'VmRSS'))}\n"
-        "s = SafetensorsFile(pathlib.Path(sys.argv[1])); s.read('w0')[:1].sum(); before = anonymous()\n"
+        "s = open_safetensors(pathlib.Path(sys.argv[1])); s.read('w0')[:1].sum(); before = anonymous()\n"
         "ts = [s.read(n) for n in s.names()]; lazy = anonymous()\n"
         "total = sum(float(t.sum()) for t in ts); full = anonymous()\n"
         "print((lazy['VmRSS'] - before['VmRSS']) // 1024, (full['RssAnon'] - before['RssAnon']) // 1024)"
@@ -109,23 +109,24 @@ def test_peak_memory_is_the_pages_touched(tmp_path: Path) -> None:
 
 BAD_HEADERS: list[tuple[str, Any, bytes, str]] = [
     ("out of bounds", {"a": entry("F32", [4], 0, 16)}, b"1234", "truncated"),
-    ("overlap", {"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)}, b"123456", "overlaps"),
-    ("hole", {"a": entry("U8", [1], 0, 1), "b": entry("U8", [1], 2, 3)}, b"123", "hole"),
-    ("unclaimed data", {"a": entry("U8", [1], 0, 1)}, b"123", "belong to no tensor"),
-    ("shape and span differ", {"a": entry("F32", [3], 0, 4)}, b"1234", "takes 12 bytes"),
-    ("backwards", {"a": entry("U8", [1], 4, 3)}, b"1234", "do not span"),
-    ("negative offset", {"a": entry("U8", [1], -1, 0)}, b"1234", "data_offsets"),
-    ("negative size", {"a": entry("U8", [-1], 0, 1)}, b"1", "shape"),
-    ("size overflow", {"a": entry("F32", [2**62, 2**62, 4], 0, 0)}, b"", "takes"),
-    ("beyond int64", {"a": entry("U8", [2**64], 0, 0)}, b"", "shape"),
+    ("overlap", {"a": entry("U8", [4], 0, 4), "b": entry("U8", [4], 2, 6)}, b"123456", "invalid offset"),
+    ("hole", {"a": entry("U8", [1], 0, 1), "b": entry("U8", [1], 2, 3)}, b"123", "invalid offset"),
+    ("unclaimed data", {"a": entry("U8", [1], 0, 1)}, b"123", "not fully covered"),
+    ("shape and span differ", {"a": entry("F32", [3], 0, 4)}, b"1234", "invalid shape"),
+    ("backwards", {"a": entry("U8", [1], 4, 3)}, b"1234", "invalid offset"),
+    ("negative offset", {"a": entry("U8", [1], -1, 0)}, b"1234", "integer `-1`"),
+    ("negative size", {"a": entry("U8", [-1], 0, 1)}, b"1", "integer `-1`"),
+    ("size overflow", {"a": entry("F32", [2**62, 2**62, 4], 0, 0)}, b"", "overflow"),
+    ("beyond int64", {"a": entry("U8", [2**64], 0, 0)}, b"", "expected usize"),
     ("too many sizes", {"a": entry("U8", [1] * 100_000, 0, 1)}, b"1", "at most 64"),
-    ("boolean size", {"a": entry("U8", [True], 0, 1)}, b"1", "shape"),
-    ("float offset", {"a": entry("U8", [1], 0.0, 1.0)}, b"1", "data_offsets"),
-    ("unknown dtype", {"a": entry("F5_X", [1], 0, 1)}, b"1", "'F5_X' is not supported"),
-    ("no dtype", {"a": {"shape": [], "data_offsets": [0, 1]}}, b"1", "exactly dtype"),
-    ("entry is a list", {"a": [1]}, b"", "exactly dtype"),
-    ("metadata is a list", {"__metadata__": []}, b"", "__metadata__"),
-    ("metadata holds numbers", {"__metadata__": {"a": 1}}, b"", "__metadata__"),
+    ("boolean size", {"a": entry("U8", [True], 0, 1)}, b"1", "boolean `true`"),
+    ("float offset", {"a": entry("U8", [1], 0.0, 1.0)}, b"1", "floating point"),
+    ("unknown dtype", {"a": entry("F5_X", [1], 0, 1)}, b"1", "unknown variant `F5_X`"),
+    ("dtype without a torch equivalent", {"a": entry("F8_E8M0", [1], 0, 1)}, b"1", "'F8_E8M0' is not supported"),
+    ("no dtype", {"a": {"shape": [], "data_offsets": [0, 1]}}, b"1", "missing field `dtype`"),
+    ("entry is a list", {"a": [1]}, b"", "expected string or map"),
+    ("metadata is a list", {"__metadata__": []}, b"", "sequence, expected a map"),
+    ("metadata holds numbers", {"__metadata__": {"a": 1}}, b"", "expected a string"),
     ("duplicate name", b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{}}', b"1", "'a' occurs twice"),
     ("deep nesting", b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", b"", "nested too deeply"),
     ("huge number", b'{"a":' + b"9" * 10_000 + b"}", b"", "not valid JSON"),
@@ -137,14 +138,14 @@ BAD_HEADERS: list[tuple[str, Any, bytes, str]] = [
 @pytest.mark.parametrize("header, data, cause", [bad[1:] for bad in BAD_HEADERS], ids=[bad[0] for bad in BAD_HEADERS])
 def test_forged_headers(tmp_path: Path, header: Any, data: bytes, cause: str) -> None:
     with pytest.raises(CheckpointError, match=cause) as caught:
-        SafetensorsFile(forge(tmp_path / "model.safetensors", header, data))
+        open_safetensors(forge(tmp_path / "model.safetensors", header, data))
     assert str(tmp_path / "model.safetensors") in str(caught.value)
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**12, 3000])
 def test_lying_header_length_allocates_nothing(tmp_path: Path, length: int) -> None:
     with pytest.raises(CheckpointError, match="truncated"):
-        SafetensorsFile(forge(tmp_path / "model.safetensors", {"a": 1}, length=length))
+        open_safetensors(forge(tmp_path / "model.safetensors", {"a": 1}, length=length))
 
 
 @pytest.mark.parametrize(
@@ -171,13 +172,13 @@ def test_misnamed_files(tmp_path: Path, content: bytes, cause: str) -> None:
 
 def test_missing_files_folders_and_pipes(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
-        SafetensorsFile(tmp_path / "model.safetensors")
+        open_safetensors(tmp_path / "model.safetensors")
     (tmp_path / "d.safetensors").mkdir()
     os.mkfifo(tmp_path / "p.safetensors")
     (tmp_path / "l.safetensors").symlink_to(tmp_path / "gone")
     for name, cause in (("d", "not a regular file"), ("p", "not a regular file"), ("l", "link to a file that is gone")):
         with pytest.raises(CheckpointError, match=cause):
-            SafetensorsFile(tmp_path / f"{name}.safetensors")
+            open_safetensors(tmp_path / f"{name}.safetensors")
 
 
 def test_fuzz(tmp_path: Path) -> None:
@@ -216,9 +217,9 @@ def test_write_one_file(tmp_path: Path) -> None:
     ]
     source = open_weights(find_weights(tmp_path / "new" / "folder"))
     assert all(torch.equal(source.read(name), tensor) for name, tensor in tensors.items())
-    assert isinstance(source, SafetensorsFile) and source.metadata == {"format": "pt"}
+    assert source.metadata == {"format": "pt"}
     assert write_safetensors([], tmp_path / "none")[0].is_file()
-    assert SafetensorsFile(tmp_path / "none" / "model.safetensors").names() == []
+    assert open_safetensors(tmp_path / "none" / "model.safetensors").names() == []
 
 
 def test_write_shards_and_replace_what_was_there(tmp_path: Path) -> None:

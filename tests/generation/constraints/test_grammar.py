@@ -418,7 +418,7 @@ def test_a_healed_prompt_is_completed_first() -> None:
         (lambda v: Grammar.regex(r"[^\s\S]", v), "no token"),
         (lambda v: Grammar.regex("x", v), "no token"),
         (lambda v: Grammar.regex("a" * 300_000, v), "300000 characters"),
-        (lambda v: Grammar.json_schema("{", v), "no JSON"),
+        (lambda v: Grammar.json_schema("{", v), "not JSON"),
         (lambda v: Grammar.json_schema("[]", v), "is an object"),
         (lambda v: Grammar.json_schema(False, v), "allows nothing"),
         (lambda v: Grammar.json_schema({"a": object}, v), "JSON"),
@@ -450,7 +450,7 @@ def test_definitions_that_refer_to_each_other_do_not_end_the_process() -> None:
 
 def test_a_text_that_the_tokens_cannot_finish() -> None:
     grammar = Grammar.regex("a(xy)", small())
-    with pytest.raises(UsageError, match="no token of this model goes on"):
+    with pytest.raises(UsageError, match="no token of this model continues"):
         step(grammar, [[3]], len(SMALL))
 
 

@@ -123,7 +123,7 @@ def test_its_steps_are_those_of_the_writing_task(folders: dict[str, Path]) -> No
     from plainformer.explanation import Request, explain_steps
 
     task = make.load(folders["t5"], task=TASK)
-    with pytest.raises(InputError, match="not a question with its context"):
+    with pytest.raises(InputError, match="not a question and a context"):
         explain_steps(task, Request("who sat?"), steps=2)
     found = explain_steps(task, Request((QUESTION, CONTEXT)), steps=3)
     assert found.texts[0] == task((QUESTION, CONTEXT), max_new_tokens=3).text

@@ -12,8 +12,8 @@ from plainformer.errors import InputError, UsageError
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.search import generate
 from tests.support import models as make
+from tests.support.media import RATE
 from tests.support.models import save
-from tests.support.whisper import RATE
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -69,9 +69,7 @@ def test_wrong_options_are_refused_before_anything_runs(task: Any, monkeypatch: 
 
 
 def test_speech_by_hand(tmp_path: Path) -> None:
-    from tests.tasks.test_media import whisper
-
-    whisper(tmp_path)
+    make.whisper(tmp_path)
     task = make.load(tmp_path)
     clip = {"array": torch.randn(8000, generator=torch.Generator().manual_seed(3)).numpy(), "sampling_rate": RATE}
     for options in ({}, {"language": "en", "task": "translate"}, {"num_beams": 2}):

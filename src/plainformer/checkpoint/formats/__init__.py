@@ -7,21 +7,19 @@ Importing this package imports neither torch nor any of the format libraries.
 
 from __future__ import annotations
 
-from plainformer.checkpoint.formats.gguf_file import GgufFile, open_gguf
+from plainformer.checkpoint.formats.gguf_file import open_gguf
 from plainformer.checkpoint.formats.opening import open_weights
-from plainformer.checkpoint.formats.safetensors_file import SafetensorsFile, write_safetensors
-from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object, shards_of_index
-from plainformer.checkpoint.formats.torch_file import TorchFile
+from plainformer.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
+from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object
+from plainformer.checkpoint.formats.torch_file import open_torch
 
 __all__ = [
-    "GgufFile",
-    "SafetensorsFile",
     "TensorSource",
-    "TorchFile",
     "find_weights",
     "open_gguf",
+    "open_safetensors",
+    "open_torch",
     "open_weights",
     "read_json_object",
-    "shards_of_index",
     "write_safetensors",
 ]

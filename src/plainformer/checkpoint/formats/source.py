@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -40,46 +44,93 @@ _UNUSABLE: tuple[tuple[Callable[[str], bool], str], ...] = (
 )
 
 
-class TensorSource(Protocol):
-    """Named tensors in one or more files, read one at a time."""
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file: its shape in torch's order (rows, columns), the type it is stored in, and how to read it."""
+
+    shape: tuple[int, ...]
+    stored: str  # torch's name of the dtype, or the quantisation type: "float32", "Q4_K"
+    read: Callable[[], torch.Tensor]
+
+
+class TensorSource:
+    """Named tensors in one or more files, read one at a time.
+
+    Attributes:
+        where: the file or folder, for messages.
+        metadata: what the file says of itself, such as a GGUF's key-value pairs.
+    """
+
+    def __init__(
+        self,
+        where: Path,
+        kind: str,
+        tensors: dict[str, StoredTensor],
+        maps: Sequence[mmap.mmap] = (),
+        metadata: dict[str, Any] | None = None,
+        files: int = 1,
+    ) -> None:
+        self.where, self.kind, self.files = where, kind, files
+        self.metadata: dict[str, Any] = metadata or {}
+        self.tensors, self.maps = tensors, tuple(maps)
+        self._closed = False
 
     def names(self) -> list[str]:
         """Return every tensor's name, in the order of the file."""
-        ...
+        return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape in torch's order (rows, columns), without reading the data."""
-        ...
+        """Return the shape without reading the data."""
+        return self._find(name).shape
 
-    def dtype(self, name: str) -> torch.dtype:
-        """Return the dtype that `read` gives."""
-        ...
+    def stored(self, name: str) -> str:
+        """Return the type that a tensor is stored in: torch's name of a dtype, or a quantisation type."""
+        return self._find(name).stored
 
     def read(self, name: str) -> torch.Tensor:
-        """Return the tensor on the CPU. Where the format allows it this is a private memory-mapped view, not a copy: pages are
-        loaded when they are touched, and writing to it changes neither the file nor another reader."""
-        ...
+        """Return the tensor on the CPU.
+
+        Where the format allows it this is a private memory-mapped view, not a copy: pages are loaded when they are
+        touched, and writing to it changes neither the file nor another reader.
+        """
+        return self._find(name).read()
 
     def describe(self) -> dict[str, str]:
-        """Return what the file is, for people: the format, counts of tensors and of dtypes or quantisation types."""
-        ...
+        """Return what the source is, for people."""
+        return {"format": self.kind, "files": str(self.files), "tensors": str(len(self.tensors))}
 
     def release(self) -> None:
-        """Give memory-mapped pages back to the system; they are read anew when touched. For unchanged tensors only."""
-        ...
+        """Give memory-mapped pages back to the system where it can take them (Linux); they are read anew when touched.
+
+        A private mapping's *changed* pages are lost: this is for the time before a tensor is given away.
+        """
+        if sys.platform == "linux":
+            for data in self.maps:
+                data.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Let go of the file. Tensors that were read stay valid."""
-        ...
+        """Let go of the files. Tensors that were read stay valid: they keep their mapping alive themselves."""
+        self.tensors, self.maps, self._closed = {}, (), True
+
+    def _find(self, name: str) -> StoredTensor:
+        if self._closed:
+            raise UsageError(f"{self.where}: is closed", "read tensors before close()")
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.where}: holds no tensor {name!r}", did_you_mean(name, self.tensors))
+        return self.tensors[name]
 
 
-def require(name: str, known: dict[str, Any], where: object) -> str:
-    """`name` if the source holds it; otherwise a CheckpointError that says which names are near."""
-    if name not in known:
-        from plainformer.errors import did_you_mean
+def mapped_tensor(data: mmap.mmap, dtype: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
+    """Return a view of mapped bytes, or a copy where they are not aligned: torch's kernels may want that."""
+    import torch
 
-        raise CheckpointError(f"{where}: holds no tensor {name!r}", did_you_mean(name, known))
-    return name
+    kind, count = getattr(torch, dtype), math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=kind)
+    if start % kind.itemsize:
+        size = count * kind.itemsize
+        return torch.frombuffer(data, dtype=torch.uint8, count=size, offset=start).clone().view(kind).view(shape)
+    return torch.frombuffer(data, dtype=kind, count=count, offset=start).view(shape)
 
 
 # ---------------------------------------------------------------------------------------------------- finding files
@@ -95,30 +146,38 @@ def find_weights(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is not a folder", "pass the folder that holds config.json and the weights")
-    for name in WEIGHT_FILES:
-        path = folder / name
-        if not path.exists() and not path.is_symlink():
-            continue
-        if not name.endswith(INDEX_SUFFIX):
-            return [checked_file(path)]
-        shards = [folder / shard for shard in shards_of_index(checked_file(path))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{path}: lists {len(shards)} shards, and these are not in the folder: {some(missing)}",
-                "download the missing files into the same folder, or pass the Hub name to fetch them all",
-            )
-        return shards
-    raise CheckpointError(*_nothing_usable(folder))
+    entries = {entry.name: entry for entry in folder.iterdir()}
+    usable = [name for name, entry in entries.items() if entry.is_file() or name in WEIGHT_FILES]
+    names = choose_weights(usable, folder, lambda name: folder / name, listed=sorted(entries))
+    return [checked_file(folder / name) for name in names if not name.endswith(INDEX_SUFFIX)]
 
 
-def _nothing_usable(folder: Path) -> tuple[str, str]:
-    names = sorted(entry.name for entry in folder.iterdir())
-    reasons = [f"{name} ({why})" for name in names if (why := why_unusable(name))]
-    fix = "needed: one of " + ", ".join(WEIGHT_FILES)
-    if reasons:
-        return f"{folder}: no usable weights. Found {some(reasons)}", fix
-    return f"{folder}: no weights. The folder holds {some(names)}", fix
+def choose_weights(
+    names: Collection[str], where: object, get: Callable[[str], Path], listed: Sequence[str] = ()
+) -> list[str]:
+    """Return which of a folder's or repository's files to load: one, or an index and its shards; errors as `find_weights`.
+
+    Args:
+        get: gives the path of a file by its name.
+        listed: what a message shows of a place without weights.
+    """
+    best = next((name for name in WEIGHT_FILES if name in names), None)
+    if best is None:
+        found = [f"{name} ({why})" for name in listed if "/" not in name and (why := why_unusable(name))]
+        raise CheckpointError(
+            f"{where} holds no weights that can be loaded: {some(found or listed)}",
+            "needed: one of " + ", ".join(WEIGHT_FILES),
+        )
+    if not best.endswith(INDEX_SUFFIX):
+        return [best]
+    shards = list(dict.fromkeys(weight_map(get(best)).values()))
+    missing = [shard for shard in shards if shard not in names]
+    if missing:
+        raise CheckpointError(
+            f"{where}: {best} lists {len(shards)} shards, and these are missing: {some(missing)}",
+            "download the missing files into the same folder, or pass the Hub name to fetch them all",
+        )
+    return [best, *shards]
 
 
 def why_unusable(name: str) -> str:
@@ -126,34 +185,24 @@ def why_unusable(name: str) -> str:
     return next((why for matches, why in _UNUSABLE if matches(name)), "")
 
 
-def shards_of_index(path: Path) -> list[str]:
-    """Return the shard names that an `*.index.json` lists, in order, each a plain name with the ending that belongs to it.
+def weight_map(path: Path) -> dict[str, str]:
+    """Return the table of an `*.index.json`: tensor name → shard, a plain name with the ending that belongs to it.
 
     Raises:
         CheckpointError: the file is not such an index, or a name would lead out of the folder.
     """
-    return list(dict.fromkeys(weight_map(path).values()))
-
-
-def weight_map(path: Path) -> dict[str, str]:
-    """Return the table of an `*.index.json`: tensor name → shard, as safe as `shards_of_index` says."""
     table = read_json_object(path).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
     ending = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[2]
     for tensor, shard in table.items():
-        if not isinstance(shard, str):
-            raise CheckpointError(f"{path}: the file of tensor {tensor!r} is {shard!r}, which is not a name")
-        # Only plain names: a separator, a drive or `..` would let a downloaded index read any file of this machine.
-        if not shard or "/" in shard or "\\" in shard or ":" in shard or "\0" in shard or shard.startswith("."):
-            raise CheckpointError(
-                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a plain file name",
-                "do not use this checkpoint: a shard must lie in the same folder as its index",
-            )
+        said = f"{path}: tensor {tensor!r} is said to be in {shard!r}"
+        # A separator, a drive or `..` would let a downloaded index read any file of this machine.
+        if not isinstance(shard, str) or not re.fullmatch(r"[^./\\:\0][^/\\:\0]*", shard):
+            fix = "do not use this checkpoint: a shard must lie in the same folder as its index"
+            raise CheckpointError(f"{said}, which is not a plain file name", fix)
         if not shard.endswith("." + ending):
-            raise CheckpointError(
-                f"{path}: tensor {tensor!r} is said to be in {shard!r}, which is not a .{ending} file"
-            )
+            raise CheckpointError(f"{said}, which is not a .{ending} file")
     return table
 
 
@@ -167,7 +216,7 @@ def some(names: Sequence[str], limit: int = 8) -> str:
 
 
 def checked_file(path: Path) -> Path:
-    """`path` if it is a regular file (or a link to one, as the Hub's cache has) with something in it."""
+    """Return `path` if it is a regular file (or a link to one, as the Hub's cache has) with something in it."""
     if not path.exists():
         if path.is_symlink():
             raise CheckpointError(f"{path}: is a link to a file that is gone", "download the checkpoint again")
@@ -196,16 +245,21 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, A
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """Like `read_json_object`, for bytes already in memory; `where` names them in errors."""
+    """Do as `read_json_object` for bytes already in memory; `where` names them in errors."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(table := dict(pairs)) != len(pairs):
+            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise CheckpointError(f"{where}: key {key!r} occurs twice", "the file is damaged or forged")
+        return table
+
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except _DuplicateKey as error:
-        raise CheckpointError(f"{where}: key {error.args[0]!r} occurs twice", "the file is damaged or forged") from None
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
-        seen = describe_content(data[:512], len(data))
-        hint = f"it looks like {seen[0]}; {seen[1]}" if seen[1] else "the file is damaged: download it again"
+        seen, fix = describe_content(data[:512], len(data))
+        hint = f"it looks like {seen}; {fix}"
         raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
@@ -224,52 +278,32 @@ def mapped(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def release_pages(data: mmap.mmap | None) -> None:
-    """Take a mapping's pages out of this process's memory, where the system can (Linux); its content stays as it is.
-
-    A private mapping's *changed* pages would be lost: this is for the time before a tensor is given away.
-    """
-    if data is not None and sys.platform == "linux":
-        data.madvise(mmap.MADV_DONTNEED)
-
-
-class _DuplicateKey(Exception):
-    pass
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        seen: set[str] = set()
-        raise _DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return table
+_HTML = (b"<!doctype", b"<html", b"<?xml")
+_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_RENAME = "if it is a PyTorch file, rename it to pytorch_model.bin"
+# The first bytes of files that do not have the name they should: what they are, and what to do.
+_CONTENTS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull` in that folder"),
+    (_HTML, "an HTML or XML page", "the download gave an error page: fetch the file again"),
+    (b"PK\x03\x04", "a zip archive, as torch.save writes", _RENAME),
+    (_PICKLE, "a Python pickle", _RENAME),
+    (b"GGUF", "a GGUF file", "rename it to end in .gguf"),
+    (b"\x89HDF", "an HDF5 file (TensorFlow, Keras)", "export the model to safetensors"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"{", "JSON text", "this is not the weight file"),
+)
 
 
 def describe_content(head: bytes, size: int) -> tuple[str, str]:
-    """Return what a file really is, by its first bytes, and what to do about it; for one that is not what its name says."""
+    """Return what a file really is, by its first bytes, and what to do about it."""
     text = head.lstrip().lower()
-    if size == 0:
-        return "an empty file", "download it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (a placeholder for the real file)", "run `git lfs pull` in that folder"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "an HTML or XML page", "the download gave an error page: fetch the file again"
-    if head.startswith(b"PK\x03\x04"):
-        return "a zip archive, as torch.save writes", "if it is a PyTorch file, rename it to pytorch_model.bin"
-    if len(head) > 2 and head[0] == 0x80 and head[1] in (2, 3, 4, 5):
-        return "a Python pickle", "if it is a PyTorch file, rename it to pytorch_model.bin"
-    if head.startswith(b"GGUF"):
-        return "a GGUF file", "rename it to end in .gguf"
-    if head.startswith(b"\x89HDF"):
-        return "an HDF5 file (TensorFlow, Keras)", "export the model to safetensors"
-    if head.startswith(b"\x1f\x8b"):
-        return "a gzip archive", "unpack it first"
+    for starts, seen, fix in _CONTENTS:
+        if head.startswith(starts) or text.startswith(starts):
+            return seen, fix
     if len(head) > 9 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size:
         return "a safetensors file", "rename it to end in .safetensors"
     if not any(head):
         return "nothing but zero bytes", "an interrupted download? fetch the file again"
-    if text.startswith(b"{"):
-        return "JSON text", "this is not the weight file"
     return "damaged, or of an unknown format", "download it again"
 
 

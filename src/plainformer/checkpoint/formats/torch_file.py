@@ -11,12 +11,11 @@ import re
 import struct
 import warnings
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.formats.source import checked_file, require, wrong_content
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.checkpoint.formats.source import StoredTensor, TensorSource, checked_file, wrong_content
+from plainformer.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -26,51 +25,28 @@ _CONVERT = "convert it to safetensors on a machine where you trust the file, or 
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net")
 
 
-class TorchFile:
-    """One `pytorch_model.bin` as a `TensorSource`; zip files are memory-mapped, older ones are read into memory.
+def open_torch(path: Path) -> TensorSource:
+    """Open one `pytorch_model.bin`; zip files are memory-mapped, older ones are read into memory.
 
     Raises:
         CheckpointError: missing, misnamed, damaged, containing code, or not a flat dictionary of dense tensors.
     """
+    with checked_file(path).open("rb") as file:
+        head = file.read(4)
+    zipped = head == b"PK\x03\x04"
+    if zipped:
+        _check_archive(path)
+    elif head[:1] != b"\x80":  # every torch.save before 1.6 begins with a pickle of protocol 2 or later
+        raise wrong_content(path, "PyTorch .bin")
+    tensors = {
+        name: StoredTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.detach)
+        for name, tensor in _checked_state_dict(path, _load(path, zipped)).items()
+    }
+    return TensorSource(path, "pytorch .bin" if zipped else "pytorch .bin (before version 1.6)", tensors)
 
-    def __init__(self, path: Path) -> None:
-        self.path = checked_file(Path(path))
-        with self.path.open("rb") as file:
-            head = file.read(4)
-        self.zipped = head == b"PK\x03\x04"
-        if self.zipped:
-            _check_archive(self.path)
-        elif head[:1] != b"\x80":  # every torch.save before 1.6 begins with a pickle of protocol 2 or later
-            raise wrong_content(self.path, "PyTorch .bin")
-        self._tensors = _checked_state_dict(self.path, _load(self.path, self.zipped))
-        self._closed = False
 
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[require(name, self._tensors, self.path)].shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._tensors[require(name, self._tensors, self.path)].dtype
-
-    def read(self, name: str) -> torch.Tensor:
-        if self._closed:
-            raise UsageError(f"{self.path}: is closed", "read tensors before close()")
-        return self._tensors[require(name, self._tensors, self.path)]
-
-    def describe(self) -> dict[str, str]:
-        counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors.values())
-        dtypes = ", ".join(f"{dtype} × {count}" for dtype, count in counts.most_common())
-        kind = "pytorch .bin" if self.zipped else "pytorch .bin (before version 1.6)"
-        return {"format": kind, "files": "1", "tensors": str(len(self._tensors)), "dtypes": dtypes}
-
-    def release(self) -> None:
-        """Do nothing: torch does not give access to its mapping."""
-
-    def close(self) -> None:
-        self._closed = True
-        self._tensors = {}
+def _bad(path: Path, what: str, fix: str = _CONVERT) -> CheckpointError:
+    return CheckpointError(f"{path}: {what}", fix)
 
 
 def _check_archive(path: Path) -> None:
@@ -82,20 +58,17 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or damaged: its zip directory cannot be read ({error})", "download it again"
-        ) from error
+        what = f"truncated or damaged: its zip directory cannot be read ({error})"
+        raise _bad(path, what, "download it again") from error
     names = [record.filename for record in records]
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise CheckpointError(f"{path}: holds compressed records, which torch.save never writes", _CONVERT)
+        raise _bad(path, "holds compressed records, which torch.save never writes")
     if sum(record.file_size for record in records) > path.stat().st_size or len(set(names)) != len(names):
-        raise CheckpointError(f"{path}: its records overlap or are larger than the file", "the file is forged")
+        raise _bad(path, "its records overlap or are larger than the file", "the file is forged")
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path}: is a TorchScript program, not a file of weights", _CONVERT)
+        raise _bad(path, "is a TorchScript program, not a file of weights")
     if not any(name.endswith("/data.pkl") for name in names):
-        raise CheckpointError(
-            f"{path}: is a zip archive, but not one from torch.save", "it holds " + ", ".join(names[:5])
-        )
+        raise _bad(path, "is a zip archive, but not one from torch.save", "it holds " + ", ".join(names[:5]))
 
 
 def _load(path: Path, zipped: bool) -> Any:
@@ -106,46 +79,38 @@ def _load(path: Path, zipped: bool) -> Any:
             warnings.simplefilter("ignore")  # about torch's own internals (TypedStorage), nothing for the reader
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_refusal(str(error))}; nothing was executed", _CONVERT) from None
+        # torch's own text advises to load with weights_only=False, which would run the file.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        found = (
+            f"contains code or Python objects ({named[1]}), which are" if named else "is damaged, or holds code, and is"
+        )
+        raise _bad(path, f"{found} refused; nothing was executed") from None
     except Exception as error:  # damaged bytes surface as almost any exception of torch or of the unpickler
         first = (str(error).strip().splitlines() or [""])[0][:200]
-        raise CheckpointError(
-            f"{path}: truncated or damaged: {type(error).__name__}: {first}", "download it again"
-        ) from None
-
-
-def _refusal(message: str) -> str:
-    """torch's refusal in one line; its own text advises to load with weights_only=False, which would run the file."""
-    named = re.search(r"GLOBAL (\S+)", message)
-    if named:
-        return f"contains code or Python objects ({named[1]}), which are refused"
-    return "is damaged, or holds more than tensors, and is refused"
+        raise _bad(path, f"truncated or damaged: {type(error).__name__}: {first}", "download it again") from None
 
 
 def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors", _CONVERT)
+        raise _bad(path, f"holds a {type(loaded).__name__}, not a dictionary of tensors")
     for key in _NESTED:
         if isinstance(loaded.get(key), dict):
-            raise CheckpointError(
-                f"{path}: is a training checkpoint: its weights are under the key {key!r}, beside "
-                f"{[other for other in list(loaded)[:6] if other != key]}",
-                f"save that part alone: torch.save(torch.load(path, weights_only=True)[{key!r}], path)",
-            )
+            others = [other for other in list(loaded)[:6] if other != key]
+            fix = f"save that part alone: torch.save(torch.load(path, weights_only=True)[{key!r}], path)"
+            raise _bad(path, f"is a training checkpoint: its weights are under the key {key!r}, beside {others}", fix)
     file_bytes = path.stat().st_size
     for name, value in loaded.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: the key {name!r} is not a tensor name", _CONVERT)
+            raise _bad(path, f"the key {name!r} is not a tensor name")
         if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"{path}: {name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
+            raise _bad(
+                path, f"{name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
             )
-        problem = _problem(value, file_bytes)
-        if problem:
-            raise CheckpointError(f"{path}: tensor {name!r} {problem}", _CONVERT)
-    return {name: value.detach() for name, value in loaded.items()}
+        if problem := _problem(value, file_bytes):
+            raise _bad(path, f"tensor {name!r} {problem}")
+    return loaded
 
 
 def _problem(tensor: torch.Tensor, file_bytes: int) -> str:

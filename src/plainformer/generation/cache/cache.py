@@ -8,12 +8,15 @@ Shapes: B prompts, R = B * copies rows, K key-value heads, T new positions, S po
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from plainformer.config import ModelConfig
-from plainformer.errors import UsageError, did_you_mean
-from plainformer.generation.cache.buffers import Int8Store, Store
+from plainformer.config.values import check_choice, check_whole
+from plainformer.errors import UsageError
+from plainformer.generation.cache.buffers import Device, Int8Store, Shape, Store
 from plainformer.model.attention import Room
 
 KINDS: dict[str, type[Store]] = {"full": Store, "int8": Int8Store}
@@ -46,23 +49,20 @@ class KeyValueCache:
         *,
         kind: str = "full",
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
         stack = config.decoder
         if stack is None:
             raise UsageError(f"{config.family} has no decoder, so there is nothing to cache", "call the model directly")
-        if batch_size < 1 or capacity < 1:
-            raise UsageError(f"batch_size={batch_size}, capacity={capacity}: both are at least 1")
-        if kind not in KINDS:
-            raise UsageError(f"a cache of kind {kind!r} is unknown", did_you_mean(str(kind), KINDS))
+        check_whole("batch_size", batch_size)
+        check_whole("capacity", capacity)
+        check_choice("kind", kind, KINDS)
         self.length, self.copies = 0, 1
         self.tokens: list[int] = []
         self.encoder: list[tuple[Tensor, Tensor] | None] = [None for _ in range(stack.num_layers)]
-        make = KINDS[kind]
+        shape = (batch_size, stack.num_kv_heads, stack.head_dim)
         self.layers = [
-            _Layer(
-                make, (batch_size, stack.num_kv_heads, stack.head_dim), capacity, window, dtype, torch.device(device)
-            )
+            _Layer(partial(KINDS[kind], dtype=dtype, device=device), shape, capacity, window)
             for window in stack.windows
         ]
 
@@ -77,17 +77,17 @@ class KeyValueCache:
         return self.layers[layer].update(k_RKTE, v_RKTE)
 
     def room(self, layer: int, rows: int, count: int) -> Room | None:
-        """Room for `count` new positions of each row, which the caller writes; None where only `update` will do."""
+        """Return room for `count` new positions of each row, which the caller writes; None where only `update` will do."""
         if layer == 0:
             self._check_fit(rows, self.layers[0].shape[1], self.layers[0].shape[2])
         return self.layers[layer].room(count)
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """What all rows of a prompt share, (B, K, P, E), standing before their own; None before `share`."""
+        """Return what all rows of a prompt share, (B, K, P, E), which comes before their own; None before `share`."""
         return self.layers[layer].shared
 
     def share(self, copies: int) -> None:
-        """From here on each row is continued by `copies` rows, which share what it holds now."""
+        """Let each row be continued by `copies` rows from here on, which share what it holds now."""
         if self.copies != 1:
             raise UsageError("this cache's rows share a prompt already", "make a new cache")
         self.copies = copies
@@ -95,12 +95,12 @@ class KeyValueCache:
             layer.share(copies)
 
     def reorder(self, index_R: Tensor) -> None:
-        """Row r becomes a copy of row index_R[r], which continues the same prompt. What is shared stays where it is."""
+        """Make row r a copy of row index_R[r], which continues the same prompt. What is shared stays where it is."""
         for layer in self.layers:
             layer.reorder(index_R)
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """The encoder's keys and values for a layer, if they are kept: (B, K, S, E), one row for each prompt."""
+        """Return the encoder's keys and values for a layer, if they are kept: (B, K, S, E), one row for each prompt."""
         return self.encoder[layer]
 
     def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
@@ -109,8 +109,7 @@ class KeyValueCache:
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
-        if not 0 <= length <= self.length:
-            raise UsageError(f"cannot crop a cache of {self.length} positions to {length}")
+        check_whole("length", length, 0, self.length)
         if not self.can_crop(length):
             raise UsageError(
                 f"cannot crop a cache of {self.length} positions to {length}: what its windows or its rows' shared prompt "
@@ -135,7 +134,7 @@ class KeyValueCache:
         return all(layer.can_drop(self.length - length, self.length) for layer in self.layers)
 
     def memory_bytes(self) -> int:
-        """Bytes that are allocated, cross-attention included."""
+        """Return how many bytes are allocated, cross-attention included."""
         kept = [t for pair in self.encoder if pair is not None for t in pair]
         kept += [t for layer in self.layers if layer.shared is not None for t in layer.shared]
         stores = sum(store.memory_bytes() for layer in self.layers for store in (layer.keys, layer.values))
@@ -154,29 +153,17 @@ class KeyValueCache:
 class _Layer:
     """One layer's keys and values: `held` own positions of each row, after what is shared."""
 
-    def __init__(
-        self,
-        make: type[Store],
-        shape: tuple[int, int, int],
-        capacity: int,
-        window: int | None,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.make, self.shape, self.dtype, self.device = make, shape, dtype, device
-        self.window = window
+    def __init__(self, make: partial[Store], shape: Shape, capacity: int, window: int | None) -> None:
+        self.make, self.window = make, window
         self.kept = None if window is None else window - 1 + SLACK
-        self.capacity = capacity if self.kept is None else min(capacity, 2 * self.kept)
+        self.most = None if self.kept is None else 2 * self.kept
+        self.capacity = capacity if self.most is None else min(capacity, self.most)
         self.shared: tuple[Tensor, Tensor] | None = None
-        self.held = 0
-        self._allocate()
+        self._allocate(shape)
 
-    def _allocate(self) -> None:
-        rows, heads, size = self.shape
-        self.keys, self.values = (
-            self.make(rows, heads, self.capacity, size, self.dtype, self.device) for _ in range(2)
-        )
-        self.keys.most = self.values.most = None if self.kept is None else 2 * self.kept
+    def _allocate(self, shape: Shape) -> None:
+        self.shape, self.held = shape, 0
+        self.keys, self.values = (self.make(shape, self.capacity, most=self.most) for _ in range(2))
 
     def update(self, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
         end = self.held + k_RKTE.size(2)
@@ -189,15 +176,15 @@ class _Layer:
 
     def room(self, count: int) -> Room | None:
         end = self.held + count
-        slides = self.kept is not None and end > 2 * self.kept
+        slides = self.most is not None and end > self.most
         holes = self.shared is not None and not (self.shared[0].is_contiguous() and self.shared[1].is_contiguous())
-        if self.make is not Store or slides or holes:
+        if type(self.keys) is not Store or slides or holes:
             return None
         for store in (self.keys, self.values):
             if end > store.capacity:
                 store.grow(self.held, end)
         self.held = end
-        return Room(self.keys.data, self.values.data, end, self.shared)
+        return Room(self.keys.parts[0], self.values.parts[0], end, self.shared)
 
     def _slide(self, k_RKTE: Tensor, v_RKTE: Tensor, kept: int) -> tuple[Tensor, Tensor]:
         """Move what the window may still see to the front: once in `kept` positions, not at each."""
@@ -213,8 +200,7 @@ class _Layer:
     def share(self, copies: int) -> None:
         self.shared = self.keys.read(0, self.held), self.values.read(0, self.held)
         rows, heads, size = self.shape
-        self.shape, self.held = (rows * copies, heads, size), 0
-        self._allocate()
+        self._allocate((rows * copies, heads, size))
 
     def reorder(self, index_R: Tensor) -> None:
         if self.held:

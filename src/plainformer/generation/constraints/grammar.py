@@ -2,10 +2,10 @@
 what a grammar describes.
 
 The work is done by the llguidance library (1.9): it walks the tokens' bytes through an Earley parser over a lexer of
-regular-expression derivatives, and tells which tokens some text of the language goes on with. A token is allowed if and
+regular-expression derivatives, and tells which tokens continue some text of the language. A token is allowed if and
 only if there is such a text: no way of cutting it into tokens is preferred to another.
 
-A row's parser state hangs on the row's generated tokens, so that rows may be reordered, shared and dropped.
+A row's parser state belongs to the row's generated tokens, so that rows may be reordered, shared and dropped.
 
 Shapes: R rows, V vocabulary of the model's head, N vocabulary of the tokenizer.
 """
@@ -16,15 +16,15 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 from plainformer.generation.constraints.healing import Heal
 from plainformer.generation.constraints.row_states import RowStates
 from plainformer.generation.processors.context import Context
@@ -64,7 +64,9 @@ class Vocabulary:
     def __init__(self, tokens: Sequence[bytes], eos_ids: Sequence[int], special_ids: Iterable[int] = ()) -> None:
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
         if not self.eos_ids or min(self.eos_ids) < 0:
-            raise UsageError(f"eos_ids={list(eos_ids)} end no text", "a grammar needs the ids of the end tokens")
+            raise UsageError(
+                f"{opt('eos_ids', list(eos_ids))} end no text", "a grammar needs the ids of the end tokens"
+            )
         self.size = max(len(tokens), 1 + max(self.eos_ids))
         self.special_ids = frozenset([*special_ids, *self.eos_ids])
         missing = [b""] * (self.size - len(tokens))
@@ -97,7 +99,7 @@ class Vocabulary:
         return torch.tensor(self.same_as)
 
     def mask(self, bits: bytes) -> Tensor:
-        """llguidance's bits as (N,) bool, of tokens that write the same all or none."""
+        """Return llguidance's bits as (N,) bool, of tokens that write the same all or none."""
         mask_N = torch.from_numpy(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: self.size]).bool()
         return mask_N[self._same_as]
 
@@ -128,31 +130,35 @@ class _ForLibrary:
         self.special_token_ids = sorted(i for i in vocabulary.special_ids if vocabulary.tokens[i])
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Asked for in order to force tokens where the text is certain, which our grammars switch off."""
+        """Return nothing: llguidance would force tokens where the text is certain, which `no_forcing` switches off."""
         return []
 
 
-@dataclass(frozen=True)
-class _State:
-    """How far a row has got; no matcher when it has ended (or left the language: its score is -inf already)."""
+class Place(TypedDict, total=False):
+    """What comes before a grammar's text in a row.
 
-    matcher: llguidance.LLMatcher | None
+    Keys:
+        lead: text that a row writes first and its decoded text does not show: the space of a first SentencePiece token
+            (`TokenBytes.lead`) where nothing precedes the row; "" if not given.
+        healing: what was taken back from prompts is written before the text as well; None if not given.
+    """
+
+    lead: str
+    healing: Heal | None
 
 
 class Grammar:
-    """A processor that bans the tokens with which no text of the language goes on. Make it by one of the functions below.
+    """A processor that bans the tokens that continue no text of the language. Make it by one of the functions below.
 
     The end tokens are allowed exactly where the text may end, and nothing else is where it must (a language of the
-    empty text alone thus gives an empty answer). Special tokens that other processors force are no part of the text. A
+    empty text alone thus gives an empty answer). Special tokens that other processors force are not part of the text. A
     row that has left the language (in a beam search with fewer texts than beams) may only end.
 
     Args:
         definition: an entry of llguidance's list of grammars, {"lark_grammar": text} or {"json_schema": schema}.
         vocabulary: of the model.
         title: the definition, for messages.
-        lead: text before the language's, which a row writes first and its decoded text does not show: the space
-            of a first SentencePiece token (`TokenBytes.lead`) where nothing precedes the row.
-        healing: what was taken back from prompts is written in front as well.
+        lead, healing: see `Place`.
 
     Raises:
         UsageError: the definition is wrong or too complex, or there is no text that it allows and the tokens can write.
@@ -169,50 +175,40 @@ class Grammar:
         lead: str = "",
         healing: Heal | None = None,
     ) -> None:
-        self._definition = dict(definition)
-        self._vocabulary = vocabulary
-        self._title = title
-        self._lead = lead
-        self._healing = healing
-        self._starts: dict[str, _State] = {}
-        self._states: RowStates[str, _State] = RowStates(self._begin, self._advance)
+        self._definition, self._vocabulary, self._title = dict(definition), vocabulary, title
+        self._lead, self._healing = lead, healing
+        self._starts: dict[str, llguidance.LLMatcher] = {}
+        # A row that has ended has no matcher, nor has one that left the language: its score is -inf already.
+        self._states: RowStates[str, llguidance.LLMatcher | None] = RowStates(self._begin, self._advance)
         start = self._begin(lead)
         if healing is None:  # else what precedes the language differs from prompt to prompt
             self._allowed(start)
 
     @classmethod
-    def choices(
-        cls, texts: Sequence[str], vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None
-    ) -> Grammar:
-        """One of the texts, exactly. `lead`, `healing`: see the class; also below."""
+    def choices(cls, texts: Sequence[str], vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
+        """Allow one of the texts, exactly."""
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
-            raise UsageError(f"choices={texts!r} is not a list of texts", 'give ["yes", "no"], say')
+            raise UsageError(f"{opt('choices', texts)} is not a list of texts", 'give ["yes", "no"], say')
         for text in texts:
             if not isinstance(text, str):
                 raise UsageError(f"the choice {text!r} is a {type(text).__name__}", "choices are texts")
-            if not vocabulary.spells(_encoded(lead + text)) and healing is None:
+            if not vocabulary.spells(_encoded(place.get("lead", "") + text)) and place.get("healing") is None:
                 raise UsageError(f"the tokens of this model cannot write the choice {text!r}", "leave it out")
         pattern = "|".join(map(_escaped, dict.fromkeys(texts)))
         _check_size("choices", pattern, _MOST_CHOICE_CHARACTERS)
-        return cls(_regex(pattern), vocabulary, title=_title("choices", list(texts)), lead=lead, healing=healing)
+        return cls(_regex(pattern), vocabulary, title=_title("choices", list(texts)), **place)
 
     @classmethod
-    def regex(cls, pattern: str, vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None) -> Grammar:
-        """The whole text matches the expression (syntax of Rust's regex crate: no look-around, no back-references)."""
+    def regex(cls, pattern: str, vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
+        """Allow texts that match the whole expression (syntax of Rust's regex crate: no look-around, no back-references)."""
         _check_text("regular expression", pattern)
-        title = _title("regular expression", pattern)
-        return cls(_regex(pattern), vocabulary, title=title, lead=lead, healing=healing)
+        return cls(_regex(pattern), vocabulary, title=_title("regular expression", pattern), **place)
 
     @classmethod
     def json_schema(
-        cls,
-        schema: Mapping[str, Any] | bool | str,
-        vocabulary: Vocabulary,
-        *,
-        lead: str = "",
-        healing: Heal | None = None,
+        cls, schema: Mapping[str, Any] | bool | str, vocabulary: Vocabulary, **place: Unpack[Place]
     ) -> Grammar:
-        """JSON that fits the schema, with its properties in the schema's order.
+        """Allow JSON that fits the schema, with its properties in the schema's order.
 
         Args:
             schema: the schema, or its JSON text. Keywords that llguidance cannot enforce are errors. Spaces between the
@@ -225,35 +221,33 @@ class Grammar:
         if not isinstance(value, dict):
             raise UsageError(f"a JSON schema is an object, not {value!r}", 'give {"type": "object", ...}, say')
         value = {"x-guidance": {"whitespace_pattern": _JSON_SPACE}, **value}
-        title = _title("JSON schema", schema)
-        return cls({"json_schema": value}, vocabulary, title=title, lead=lead, healing=healing)
+        return cls({"json_schema": value}, vocabulary, title=_title("JSON schema", schema), **place)
 
     @classmethod
-    def lark(cls, text: str, vocabulary: Vocabulary, *, lead: str = "", healing: Heal | None = None) -> Grammar:
-        """A grammar in llguidance's dialect of Lark (its docs/syntax.md); the rule `start` is the text."""
+    def lark(cls, text: str, vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
+        """Allow what a grammar in llguidance's dialect of Lark (its docs/syntax.md) describes; its rule `start` is the text."""
         _check_text("grammar", text)
-        title = _title("grammar", text)
-        return cls({"lark_grammar": text}, vocabulary, title=title, lead=lead, healing=healing)
+        return cls({"lark_grammar": text}, vocabulary, title=_title("grammar", text), **place)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         leads = [self._lead] * len(context.ids)
         if self._healing is not None:
             leads = [lead + taken.decode() for lead, taken in zip(leads, self._healing.taken(context), strict=True)]
-        states = self._states.of(context.new_rows, leads)
-        masks = {id(state): self._allowed(state) for state in {id(state): state for state in states}.values()}
+        matchers = self._states.of(context.new_rows, leads)
+        masks = {id(m): self._allowed(m) for m in {id(m): m for m in matchers}.values()}
         size = min(logits_RV.size(-1), self._vocabulary.size)
         allowed_RV = torch.zeros(logits_RV.shape, dtype=torch.bool)
-        for row, state in enumerate(states):
-            allowed_RV[row, :size] = masks[id(state)][:size]
+        for row, matcher in enumerate(matchers):
+            allowed_RV[row, :size] = masks[id(matcher)][:size]
         return logits_RV.masked_fill(~allowed_RV.to(logits_RV.device), float("-inf"))
 
     # ---- states ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, lead: str) -> _State:
+    def _begin(self, lead: str) -> llguidance.LLMatcher:
         if lead not in self._starts:
             if len(self._starts) >= 64:  # healed prompts of earlier calls
                 self._starts.clear()
-            self._starts[lead] = _State(_roomy(lambda: self._compiled(lead)))
+            self._starts[lead] = _with_deep_stack(lambda: self._compiled(lead))
         return self._starts[lead]
 
     def _compiled(self, lead: str) -> llguidance.LLMatcher:
@@ -270,30 +264,30 @@ class Grammar:
             logger.warning("the %s: %s", self._title, warning)
         return matcher
 
-    def _advance(self, state: _State, token: int) -> _State:
+    def _advance(self, before: llguidance.LLMatcher | None, token: int) -> llguidance.LLMatcher | None:
         vocabulary = self._vocabulary
-        if state.matcher is None or token in vocabulary.eos_ids or not 0 <= token < vocabulary.size:
-            return _State(None)
-        matcher = state.matcher.deep_copy()
+        if before is None or token in vocabulary.eos_ids or not 0 <= token < vocabulary.size:
+            return None
+        matcher = before.deep_copy()
         if matcher.try_consume_tokens([vocabulary.same_as[token]]) == 1:
-            return _State(matcher)
+            return matcher
         if matcher.is_error():
             raise self._too_complex(matcher)
-        return state if token in vocabulary.special_ids else _State(None)
+        return before if token in vocabulary.special_ids else None
 
-    def _allowed(self, state: _State) -> Tensor:
-        """(N,) bool: what may follow."""
-        if state.matcher is None:
+    def _allowed(self, matcher: llguidance.LLMatcher | None) -> Tensor:
+        """Return what may follow, (N,) bool."""
+        if matcher is None:
             return self._vocabulary.ends
-        mask_N = self._vocabulary.mask(state.matcher.compute_bitmask())
-        if not state.matcher.is_error():
+        mask_N = self._vocabulary.mask(matcher.compute_bitmask())
+        if not matcher.is_error():
             return mask_N
-        if _reason(state.matcher).startswith("NoExtensionBias"):
+        if _reason(matcher).startswith("NoExtensionBias"):
             raise UsageError(
-                f"no token of this model goes on as the {self._title} asks",
+                f"no token of this model continues as the {self._title} asks",
                 "it allows nothing, or characters that the vocabulary lacks",
             )
-        raise self._too_complex(state.matcher)
+        raise self._too_complex(matcher)
 
     def _too_complex(self, matcher: llguidance.LLMatcher) -> UsageError:
         return UsageError(f"the {self._title} cannot be followed: {_reason(matcher)}", "simplify it")
@@ -310,18 +304,18 @@ def _regex(pattern: str) -> dict[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """The text as a regular expression."""
+    """Return the text as a regular expression."""
     return "".join(f"\\x{{{ord(c):x}}}" if c in _REGEX_SPECIAL or not c.isprintable() else c for c in text)
 
 
 def _lark_string(text: str) -> str:
-    """The text as a literal; nothing for the empty text."""
+    """Return the text as a literal; nothing for the empty text."""
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(text, ensure_ascii=False)[1:-1])
     return f'"{shown}"' if text else ""
 
 
 def _parsed(schema: Mapping[str, Any] | bool | str) -> Any:
-    """The schema as JSON values, whichever way it was given."""
+    """Return the schema as JSON values, whichever way it was given."""
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False, default=dict)
         _check_text("JSON schema", text)
@@ -357,30 +351,18 @@ def _title(what: str, definition: object) -> str:
 
 
 def _reason(matcher: llguidance.LLMatcher) -> str:
-    """llguidance's message without its dump of the grammar and the parser."""
+    """Return llguidance's message without its dump of the grammar and the parser."""
     lines = matcher.get_error().split("<non-verbose/>")[0].splitlines()
     return " ".join(line.strip() for line in lines if line.strip())[:300]
 
 
-def _roomy(compute: Callable[[], T]) -> T:
-    """`compute()` in a thread with a deep stack."""
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(compute())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="grammar")
-    with _stack_size:
-        usual = threading.stack_size(_STACK_BYTES)
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(usual)
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+def _with_deep_stack(compute: Callable[[], T]) -> T:
+    """Return `compute()`, run in a thread with a deep stack."""
+    with ThreadPoolExecutor(1, "grammar") as threads:
+        with _stack_size:
+            usual = threading.stack_size(_STACK_BYTES)
+            try:
+                done = threads.submit(compute)  # starts the thread
+            finally:
+                threading.stack_size(usual)
+        return done.result()

@@ -37,7 +37,7 @@ class TokenIndex:
         self._ids = [i for _, i in texts]
 
     def beginning_with(self, start: bytes) -> list[int]:
-        """Ids of the tokens that begin with `start`, it itself included."""
+        """Return ids of the tokens that begin with `start`, itself included."""
         return self._ids[self._place(start) : self._place(_successor(start))]
 
     def extends(self, start: bytes) -> bool:
@@ -45,12 +45,12 @@ class TokenIndex:
         return self._place(start + b"\0") < self._place(_successor(start))
 
     def that_begin(self, text: bytes) -> list[int]:
-        """Ids of the tokens that are shorter than a text, and begin it: those that write it in pieces."""
+        """Return ids of the tokens that are shorter than a text and begin it: those that write it in pieces."""
         parts = (text[:length] for length in range(1, len(text)))
         return [i for part in parts for i in self._ids[self._place(part) : self._place(part + b"\0")]]
 
     def text(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids write; special tokens write none."""
+        """Return the bytes that ids write; special tokens write none."""
         known = range(len(self.tokens))
         return b"".join(self.tokens[i] for i in ids if i in known and i not in self.special_ids)
 
@@ -84,18 +84,11 @@ def heal(prompt_ids: Sequence[int], index: TokenIndex, *, most: int = 4) -> tupl
         if not own:
             break
         text = own + text
-        if _is_text(text) and index.extends(text):
+        is_whole_text = text.decode(errors="ignore").encode() == text
+        if is_whole_text and index.extends(text):
             best = count
     kept = len(ids) - best
     return ids[:kept], index.text(ids[kept:])
-
-
-def _is_text(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class Heal:
@@ -127,7 +120,7 @@ class Heal:
         self._longest = max((len(taken) for taken in self._taken.values()), default=0)
 
     def taken(self, context: Context) -> list[bytes]:
-        """What was taken back from the prompt of each row."""
+        """Return what was taken back from the prompt of each row."""
         values = set(self._taken.values())
         if len(values) == 1 and not any(values):
             return [b""] * len(context.ids)
@@ -149,6 +142,6 @@ class Heal:
         return logits_RV.masked_fill(banned_RV.to(logits_RV.device), float("-inf"))
 
     def _rest(self, taken: bytes, new: Sequence[int]) -> bytes:
-        """What is still to be written; b"" for a row that went another way: its score is -inf already."""
+        """Return what is still to be written; b"" for a row that deviated from it: its score is -inf already."""
         text = self.index.text(new) if taken else b""
         return taken[len(text) :] if taken.startswith(text) else b""

@@ -37,7 +37,7 @@ class RowStates(Generic[Start, State]):
         self._size = 0
 
     def of(self, rows: Sequence[Sequence[int]], starts: Sequence[Start]) -> list[State]:
-        """The state of each row, given its tokens and what it started from."""
+        """Return the state of each row, given its tokens and what it started from."""
         states = []
         for row, start in zip(rows, starts, strict=True):
             key = (start, array("q", row).tobytes())
@@ -52,7 +52,7 @@ class RowStates(Generic[Start, State]):
         return states
 
     def __len__(self) -> int:
-        """How many states are kept."""
+        """Return how many states are kept."""
         return len(self._known)
 
     def _forget(self, most: int, size: int) -> None:

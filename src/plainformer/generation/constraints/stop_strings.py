@@ -57,7 +57,7 @@ class Scan:
         return self.match.start if self.match is not None else self.length - len(self.held)
 
     def fed(self, piece: str) -> Scan:
-        """The scan of the text with `piece` added to it. Behind a match nothing is read."""
+        """Return the scan of the text with `piece` added to it. After a match nothing is read."""
         if self.match is not None:
             return self
         window = self.held + piece[max(0, self.skip - self.length) :]
@@ -69,14 +69,14 @@ class Scan:
         return replace(self, length=length, held=window[len(window) - self._beginning(window) :])
 
     def _beginning(self, text: str) -> int:
-        """How many characters at the end of a text may be the beginning of a stop string."""
+        """Return how many characters at the end of a text may be the beginning of a stop string."""
         longest = max(map(len, self.strings), default=1) - 1
         lengths = range(min(longest, len(text)), 0, -1)
         return next((n for n in lengths if any(s.startswith(text[len(text) - n :]) for s in self.strings)), 0)
 
 
 def first_stop(text: str, strings: Sequence[str], *, skip: int = 0) -> StopMatch | None:
-    """The stop string that ends a text after its first `skip` characters, or None."""
+    """Return the stop string that ends a text after its first `skip` characters, or None."""
     return Scan(tuple(strings), skip).fed(text).match
 
 
@@ -86,11 +86,7 @@ def shown(texts: Iterable[str], strings: Sequence[str], *, skip: int = 0) -> Ite
     What may be the beginning of a stop string is held back until that is known: what is yielded is never taken back. All
     of `texts` is consumed, so that whatever makes it comes to its end.
     """
-    scan, waiting, done = (
-        Scan(tuple(strings), skip),
-        "",
-        skip,
-    )  # `waiting` is the text after its first `done` characters
+    scan, waiting, done = Scan(tuple(strings), skip), "", skip  # `waiting`: the text after its first `done` characters
     for piece in texts:
         if scan.match is None:
             waiting += piece[max(0, skip - scan.length) :]
@@ -151,7 +147,7 @@ class StopStrings:
         self._states: RowStates[None, _Read] = RowStates(self._begin, self._advance, keep=4096)
 
     def find(self, ids: Sequence[int]) -> StopMatch | None:
-        """The stop string that ends a row, given all its generated ids; quick for one that has grown by a token since."""
+        """Return the stop string that ends a row of generated ids, or None; quick for one that has grown by a token since."""
         return self._states.of([ids], [None])[0].match
 
     def _begin(self, _: None) -> _Read:

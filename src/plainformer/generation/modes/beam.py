@@ -111,12 +111,12 @@ class _Group:
         return self.improvable and not (self._is_full() and self.early_stopping is True)
 
     def best(self) -> list[Hypothesis]:
-        """The answers, best first; where time ran out before enough had finished, the running beams follow them."""
+        """Return the answers, best first; where time ran out before enough had finished, the running beams follow them."""
         unfinished = [Hypothesis(b.tokens, b.log_probability, self._score(b), "time") for b in self.running]
         return self.finished + unfinished[: self.capacity - len(self.finished)]
 
     def common_prefix(self) -> tuple[int, ...]:
-        """What every answer that can still win begins with."""
+        """Return what every answer that can still win begins with."""
         if self.done:
             return self.best()[0].tokens if self.best() else ()
         possible = [beam.tokens for beam in self.running] + [hypothesis.tokens for hypothesis in self.finished]
@@ -250,6 +250,4 @@ class _BeamStreamer:
             answers.append((found + [none] * returned)[:returned])
         yield from self._emit([found[0].tokens for found in answers], [found[0].reason for found in answers])
         flat = [hypothesis for found in answers for hypothesis in found]
-        return Generation(
-            tuple(h.tokens for h in flat), tuple(h.reason for h in flat), tuple(h.score for h in flat), None, None
-        )
+        return Generation(tuple(h.tokens for h in flat), tuple(h.reason for h in flat), tuple(h.score for h in flat))

@@ -1,7 +1,7 @@
 """Contrastive search: of the k likeliest tokens, the one that is likely and says something new (Su et al. 2022).
 
 score = (1 - alpha) * probability - alpha * (the largest cosine between the candidate's hidden state and any before it),
-the states after the final norm, as the reference had it (transformers 4.49). All k candidates go through the model in one
+the states after the final norm, as in transformers 4.49. All k candidates go through the model in one
 step, each as a row of its prompt; what is picked is then the past of all k.
 
 Shapes: B prompts, k candidates each, R = B * k rows, S positions so far, D hidden size, V vocabulary.
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from plainformer.generation.modes.token_loop import Watcher, all_banned, process
+from plainformer.generation.modes.token_loop import Rows, Watcher, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Context, Processor
-from plainformer.generation.prompt import Prompt
-from plainformer.generation.result import Generation, Search
+from plainformer.generation.prompt import Prompt, pick_rows
+from plainformer.generation.result import Search
 from plainformer.generation.sessions.session import Session
-from plainformer.generation.stopping import StopReason, Stops
+from plainformer.generation.stopping import Stops
 from plainformer.model.transformer import Transformer
 
 CANDIDATES = 4  # where top_k is not given
@@ -50,7 +50,7 @@ class StateSession(Session):
         return logits_RV
 
     def penalties(self) -> Tensor:
-        """How much each candidate that was just run is like what was there before it: (B, k) cosines."""
+        """Return how much each candidate that was just run is like what came before it: (B, k) cosines."""
         latest_BkD = self.latest_RTD[:, -1].unflatten(0, (-1, self.copies))
         cosines_BkS = latest_BkD @ self.seen_BSD.transpose(1, 2)
         if self.real is not None:
@@ -59,23 +59,18 @@ class StateSession(Session):
         return cosines_BkS.amax(-1)
 
     def keep(self, chosen_B: Tensor) -> Tensor:
-        """Make the chosen candidate of each prompt the past of all its rows; which row it was, (B,)."""
+        """Make the chosen candidate of each prompt the past of all its rows; return which row it was, (B,)."""
         row_B = torch.arange(len(chosen_B), device=chosen_B.device) * self.copies + chosen_B
         self.seen_BSD = torch.cat((self.seen_BSD, self.latest_RTD[row_B]), dim=1)
         self.reorder(row_B.repeat_interleave(self.copies))
         return row_B
 
     def prompt_context(self) -> Context:
-        """The context of processors: one row for each prompt, since its k rows are alike between two steps."""
-        seen, k = super().context(), self.copies
-        return Context(
-            seen.ids[::k],
-            seen.prompt_columns,
-            seen.real[::k] if seen.real is not None else None,
-            seen.encoder_ids[::k] if seen.encoder_ids is not None else None,
-            seen.encoder_real[::k] if seen.encoder_real is not None else None,
-            self.ended,
-        )
+        """Return the context of processors: one row for each prompt, since its k rows are alike between two steps."""
+        ids_BS, real_RS = self.ids[:: self.copies, : self.length], self._real(self.length)
+        real_BS = pick_rows(real_RS, slice(None, None, self.copies))
+        encoder_ids, encoder_real = self.prompt.encoder_ids, self.prompt.encoder_real
+        return Context(ids_BS, self.prompt_columns, real_BS, encoder_ids, encoder_real, self.ended)
 
 
 def search_contrastively(
@@ -96,30 +91,22 @@ def search_contrastively(
     alpha, k = options.penalty_alpha, min(options.top_k or CANDIDATES, model.config.head.out_size)
     session = StateSession(model, prompt, copies=k, budget=max(stops.limits))
     logits_BV = session.prefill()[::k]
-    tokens: list[list[int]] = [[] for _ in range(len(prompt))]
-    reasons: list[StopReason | None] = [None] * len(prompt)
-    while not all(reasons):
+    rows = Rows(stops, len(prompt))
+    while not all(rows.reasons):
         logits_BV = process(logits_BV, session.prompt_context, processors, watcher)
         likely_Bk = logits_BV.float().softmax(-1).topk(k, dim=-1)
         logits_RV = session.decode_step(likely_Bk.indices.flatten())
         scores_Bk = (1 - alpha) * likely_Bk.values - alpha * session.penalties()
-        # Where fewer than k are left, banned tokens are among the k; the reference could pick one.
+        # Where fewer than k are left, banned tokens are among the k; transformers could pick one.
         banned_Bk = logits_BV.gather(1, likely_Bk.indices).isneginf()
         chosen_B = scores_Bk.masked_fill(banned_Bk, -torch.inf).argmax(-1)
         picked_B = likely_Bk.indices.gather(1, chosen_B[:, None])[:, 0]
         if watcher is not None:
-            session.length -= 1  # it is shown the step's beginning
+            session.length -= 1  # the watcher sees the step's beginning
             watcher.picked(logits_BV, picked_B, None, session)
             session.length += 1
         logits_BV = logits_RV[session.keep(chosen_B)]
-        step: list[int | None] = [None] * len(prompt)
-        for row, (token, banned) in enumerate(zip(picked_B.tolist(), banned_Bk.all(-1).tolist(), strict=True)):
-            if reasons[row] is None:
-                if banned:
-                    raise all_banned(len(tokens[row]), row)
-                step[row] = token
-                tokens[row].append(token)
-                reasons[row] = stops.reason(tokens[row], row)
-        session.ended = [reason is not None for reason in reasons]
-        yield step, list(reasons)
-    return Generation(tuple(map(tuple, tokens)), tuple(reason or "length" for reason in reasons))
+        step = rows.record(picked_B.tolist(), banned_Bk.all(-1).tolist())
+        session.ended = rows.ended
+        yield step
+    return rows.generation()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,20 +23,20 @@ from plainformer.config import TokenFrontend
 from plainformer.errors import UsageError, opt
 from plainformer.generation.cache.cache import SLACK
 from plainformer.generation.draw import Draws, draw_tokens
-from plainformer.generation.modes.token_loop import Watcher, all_banned, process
+from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Processor
 from plainformer.generation.prompt import Prompt
-from plainformer.generation.result import Generation, Search
+from plainformer.generation.result import Search
 from plainformer.generation.sessions.session import Session
-from plainformer.generation.stopping import StopReason, Stops
+from plainformer.generation.stopping import Stops
 from plainformer.model.transformer import Transformer
 
-DRAFTED, LOOKED_UP = 5, 10  # tokens a round, where num_draft_tokens is not given: as the reference, and as Saxena's
+DRAFTED, LOOKED_UP = 5, 10  # tokens a round, where num_draft_tokens is not given: as in transformers, and Saxena's
 
 
 class Row(Session):
-    """A session of one row, which can take tokens back; the cache may lag behind `length`."""
+    """A session of one row, which can take tokens back; the cache may hold fewer than `length`."""
 
     def append(self, tokens: Sequence[int]) -> None:
         end = self.length + len(tokens)
@@ -50,11 +49,20 @@ class Row(Session):
         assert logits is not None
         return logits[0]
 
-    def cut(self, length: int) -> None:
-        """Forget the tokens from `length` on; the last one left is to be run (again): its logits are what is wanted."""
-        self.length = length
+    def back_to(self, length: int) -> Row:
+        """Return the row without its tokens from `length` on; the last one left is run again: its logits are wanted.
+
+        Where a window has moved past it, that is a new row whose cache is empty.
+        """
+        row = self
         if self.cache.length >= length:
-            self.cache.crop(length - 1)
+            if self.cache.can_crop(length - 1):
+                self.cache.crop(length - 1)
+            else:
+                row = Row(self.model, self.prompt, budget=self.ids.size(1) - self.prompt_columns)
+                row.ids[:, :length] = self.ids[:, :length]
+        row.length = length
+        return row
 
 
 @dataclass(frozen=True)
@@ -65,39 +73,26 @@ class Draft:
     logits_NV: Tensor | None = None
 
 
-class Drafter(Protocol):
-    """Guesses how a row goes on."""
-
-    def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
-        """Return at most `count` tokens to follow the row's: drawn from the stream, or the likeliest where there is none."""
-
-    def restart(self) -> None:
-        """Begin with the prompt again."""
-
-
 class ModelDrafter:
-    """A smaller model of the same vocabulary goes on by itself, under the same processors."""
+    """Drafts with a smaller model of the same vocabulary, under the same processors."""
 
     def __init__(
         self, model: Transformer, prompt: Prompt, budget: int, processors: Sequence[Processor], ends: frozenset[int]
     ) -> None:
-        self.model, self.prompt, self.budget, self.processors, self.ends = model, prompt, budget, processors, ends
-        self.row = Row(model, prompt, budget=budget)
+        self.row, self.processors, self.ends = Row(model, prompt, budget=budget), processors, ends
         stack = model.config.decoder
         assert stack is not None
         self.max_positions = stack.max_positions
 
-    def restart(self) -> None:
-        self.row = _restarted(self.row, self.model, self.prompt, self.budget)
-
     def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
-        own, length = self.row, row.length
+        """Return at most `count` tokens to follow the row's: drawn from the stream, or the likeliest where there is none."""
+        length = row.length
         if self.max_positions is not None:  # the last drafted token is not run
             count = min(count, self.max_positions - length + 1)
         if count < 1:
             return Draft([])
-        own.ids[:, :length] = row.ids[:, :length]
-        own.cut(length)  # of what it drafted, its cache keeps what stayed
+        self.row = own = self.row.back_to(length)  # of what it drafted, its cache keeps what stayed
+        own.ids[:, :length], own.length = row.ids[:, :length], length
         logits_1V = own.catch_up(1)
         picked, scores = [], []
         for number in range(count):
@@ -120,9 +115,6 @@ class PromptLookup:
 
     def __init__(self, size: int, encoder_row: Tensor | None) -> None:
         self.size, self.encoder_row = size, encoder_row
-
-    def restart(self) -> None:
-        """It remembers nothing."""
 
     def propose(self, row: Row, count: int, stream: random.Random | None) -> Draft:
         own = row.ids[0, : row.length]
@@ -151,7 +143,7 @@ def _followers(text_T: Tensor, key_N: Tensor, count: int) -> list[int]:
 
 @dataclass
 class _Judge:
-    """What the model makes of a draft; how many drafted tokens were proposed, and how many stayed."""
+    """Judges drafts by the model; counts how many tokens were proposed."""
 
     row: Row
     processors: Sequence[Processor]
@@ -182,11 +174,11 @@ class _Judge:
                 break
         row.length = start
         row.append(tokens)
-        row.cut(row.length)
+        self.row = row.back_to(row.length)
         return tokens
 
     def _judge(self, scores_1V: Tensor, draft: Draft, place: int) -> tuple[Tensor, bool]:
-        """The token of one position, and whether it is the drafted one."""
+        """Return the token of one position, and whether it is the drafted one."""
         drafted = draft.tokens[place] if place < len(draft.tokens) else None
         if drafted is None or self.stream is None:
             token_1 = _pick(scores_1V, self.stream)
@@ -222,34 +214,23 @@ def search_speculatively(
     assert len(prompt) == 1 and prompt.real is None  # `search` runs a batch one by one
     drafter = _make_drafter(model, prompt, options, stops, processors)
     count, rows = _draft_count(model, options), options.num_return_sequences
-    row = Row(model, prompt, budget=stops.limits[0])
-    judge = _Judge(row, processors, watcher)
+    judge = _Judge(Row(model, prompt, budget=stops.limits[0]), processors, watcher)
     streams = Draws(options.seed, 1, rows).streams if options.do_sample else [None] * rows
-    tokens: list[list[int]] = [[] for _ in range(rows)]
-    reasons: list[StopReason | None] = [None] * rows
-    accepted = 0
+    found, accepted = Rows(stops, 1, rows), 0
     for index, stream in enumerate(streams):
-        judge.stream = stream
-        if index:
-            judge.row = row = _restarted(row, model, prompt, stops.limits[0])
-            drafter.restart()
+        judge.stream, judge.row = stream, judge.row.back_to(prompt.ids.size(1))
         for token, stayed in _tokens(judge, drafter, count, stops.limits[0]):
-            tokens[index].append(token)
             accepted += stayed
-            reasons[index] = stops.reason(tokens[index], 0)
-            yield [token if i == index else None for i in range(rows)], list(reasons)
-            if reasons[index] is not None:
+            found.add(index, token)
+            yield [token if i == index else None for i in range(rows)], list(found.reasons)
+            if found.reasons[index] is not None:
                 break
-    row.cut(row.prompt_columns + len(tokens[-1]))
-    return Generation(
-        tuple(map(tuple, tokens)),
-        tuple(reason or "length" for reason in reasons),
-        cache=row.finished_cache() if rows == 1 else None,
-        accepted=(accepted, judge.proposed),
-    )
+    row = judge.row.back_to(prompt.ids.size(1) + len(found.tokens[-1]))
+    whole = found.generation(row.finished_cache() if rows == 1 else None)
+    return replace(whole, accepted=(accepted, judge.proposed))
 
 
-def _tokens(judge: _Judge, drafter: Drafter, count: int, limit: int) -> Iterator[tuple[int, bool]]:
+def _tokens(judge: _Judge, drafter: ModelDrafter | PromptLookup, count: int, limit: int) -> Iterator[tuple[int, bool]]:
     """Yield a row's tokens, and whether each was drafted, until the limit or the caller has enough."""
     emitted = 0
     while emitted < limit:
@@ -268,14 +249,6 @@ def _pick(scores_1V: Tensor, stream: random.Random | None) -> Tensor:
     return draw_tokens(scores_1V, torch.tensor([stream.random()], dtype=torch.float64, device=scores_1V.device))
 
 
-def _restarted(row: Row, model: Transformer, prompt: Prompt, budget: int) -> Row:
-    """The row at its prompt's end again; a new one where a window has moved past it."""
-    if row.cache.length >= row.prompt_columns and not row.cache.can_crop(row.prompt_columns - 1):
-        return Row(model, prompt, budget=budget)
-    row.cut(row.prompt_columns)
-    return row
-
-
 def _draft_count(model: Transformer, options: GenerationOptions) -> int:
     count = options.num_draft_tokens or (DRAFTED if options.prompt_lookup is None else LOOKED_UP)
     models = [model] if options.draft_model is None else [model, options.draft_model]
@@ -289,7 +262,7 @@ def _draft_count(model: Transformer, options: GenerationOptions) -> int:
 
 def _make_drafter(
     model: Transformer, prompt: Prompt, options: GenerationOptions, stops: Stops, processors: Sequence[Processor]
-) -> Drafter:
+) -> ModelDrafter | PromptLookup:
     draft = options.draft_model
     if draft is None:
         assert options.prompt_lookup is not None
@@ -304,9 +277,7 @@ def _make_drafter(
             f"{opt('draft_model')} has a vocabulary of {other} tokens, the model one of {own}",
             "both must have the same",
         )
-    drafts_from = replace(prompt, encoder_output=None)
-    if draft.encoder is not None:
-        drafts_from = _encoded(draft, prompt)
+    drafts_from = replace(prompt, encoder_output=None) if draft.encoder is None else _encoded(draft, prompt)
     return ModelDrafter(draft, drafts_from, stops.limits[0], processors, stops.eos_ids)
 
 
@@ -330,7 +301,7 @@ def _encoded(draft: Transformer, prompt: Prompt) -> Prompt:
 
 
 def _encoder_row(model: Transformer, prompt: Prompt) -> Tensor | None:
-    """The encoder's real tokens, (S,), where they mean the same as the decoder's."""
+    """Return the encoder's real tokens, (S,), where they mean the same as the decoder's."""
     if prompt.encoder_ids is None or model.config.encoder is None:
         return None
     frontend = model.config.encoder.frontend

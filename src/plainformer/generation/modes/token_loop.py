@@ -6,13 +6,14 @@ Shapes: R rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError, nth
+from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.draw import Draws, draw_tokens
 from plainformer.generation.processors.context import Context, Processor
 from plainformer.generation.processors.control import AllowedTokens
@@ -80,31 +81,49 @@ class Picker:
         return draw_tokens(logits_RV, uniform_R), uniform_R
 
 
-@dataclass
-class _Rows:
-    """Tokens of each row as the host knows them, and which rows have ended."""
+class Rows:
+    """Tokens of each row as the host knows them, and why rows have ended."""
 
-    stops: Stops
-    copies: int
-    tokens: list[list[int]]
-    reasons: list[StopReason | None]
-    log_probabilities: list[list[float]] = field(default_factory=list)
+    def __init__(self, stops: Stops, prompts: int, copies: int = 1) -> None:
+        self.stops, self.copies = stops, copies
+        self.tokens: list[list[int]] = [[] for _ in range(prompts * copies)]
+        self.reasons: list[StopReason | None] = [None for _ in self.tokens]
+        self.log_probabilities: list[list[float]] = [[] for _ in self.tokens]
 
-    def done(self) -> bool:
-        return all(reason is not None for reason in self.reasons)
+    @property
+    def ended(self) -> list[bool]:
+        return [reason is not None for reason in self.reasons]
 
-    def record(self, picked: list[int], scored: list[float] | None) -> Step:
-        """Record a step's tokens; a row that had ended before gets None."""
-        step: list[int | None] = []
+    def record(self, picked: list[int], banned: list[bool] | None, scored: list[float] | None = None) -> Step:
+        """Record a step's tokens; a row that had ended before gets None.
+
+        Args:
+            banned: rows of which nothing but banned tokens was left.
+        Raises:
+            UsageError: such a row has not ended.
+        """
+        step: list[int | None] = [None for _ in picked]
         for row, token in enumerate(picked):
-            running = self.reasons[row] is None
-            step.append(token if running else None)
-            if running:
-                self.tokens[row].append(token)
+            if self.reasons[row] is None:
+                if banned is not None and banned[row]:
+                    raise all_banned(len(self.tokens[row]), row // self.copies)
+                step[row] = token
                 if scored is not None:
                     self.log_probabilities[row].append(scored[row])
-                self.reasons[row] = self.stops.reason(self.tokens[row], row // self.copies)
+                self.add(row, token)
         return step, list(self.reasons)
+
+    def add(self, row: int, token: int) -> None:
+        """Record a token of one row that has not ended."""
+        self.tokens[row].append(token)
+        self.reasons[row] = self.stops.reason(self.tokens[row], row // self.copies)
+
+    def generation(self, cache: KeyValueCache | None = None, *, output_scores: bool = False) -> Generation:
+        """Return what was generated."""
+        chances = tuple(map(tuple, self.log_probabilities)) if output_scores else None
+        scores = tuple(map(sum, self.log_probabilities)) if output_scores else None
+        reasons = tuple(reason or "length" for reason in self.reasons)
+        return Generation(tuple(map(tuple, self.tokens)), reasons, scores, chances, cache)
 
 
 def search_tokens(
@@ -119,61 +138,41 @@ def search_tokens(
 ) -> Search:
     """Yield steps until every row has ended; the generator's return value is the `Generation`."""
     logits_RV = session.prefill()
-    count, most = len(logits_RV), max(stops.limits)
-    rows = _Rows(stops, session.copies, [[] for _ in range(count)], [None] * count, [[] for _ in range(count)])
+    most, rows = max(stops.limits), Rows(stops, len(session.prompt), session.copies)
     every_step = streamed or watcher is not None or syncs_every_step(logits_RV.device, stops, processors)
     every = 1 if every_step else SYNC_EVERY
-    waiting: list[_Picked] = []
+    waiting: list[tuple[Tensor | None, ...]] = []  # of each step on the device: tokens, whether all were banned, scores
     for number in range(1, most + 1):
         logits_RV = process(logits_RV, session.context, processors, watcher)
         picked_R, draws_R = picker(logits_RV, session)
         if watcher is not None:
             watcher.picked(logits_RV, picked_R, draws_R, session)
         banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
-        waiting.append(_Picked(picked_R, _scores(logits_RV, picked_R) if output_scores else None, banned_R))
+        waiting.append((picked_R, banned_R, _scores(logits_RV, picked_R) if output_scores else None))
         if number % every == 0 or number == most:
             yield from _fetch(waiting, rows)
-            if rows.done():
+            if all(rows.reasons):
                 break
-            session.ended = [reason is not None for reason in rows.reasons]
+            session.ended = rows.ended
         logits_RV = session.decode_step(picked_R)
-    return Generation(
-        tuple(tuple(row) for row in rows.tokens),
-        tuple(reason or "length" for reason in rows.reasons),
-        tuple(sum(row) for row in rows.log_probabilities) if output_scores else None,
-        tuple(tuple(row) for row in rows.log_probabilities) if output_scores else None,
-        session.finished_cache(),
-    )
+    return rows.generation(session.finished_cache(), output_scores=output_scores)
 
 
 def _scores(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
     return logits_RV.float().log_softmax(-1).gather(-1, picked_R[:, None])[:, 0]
 
 
-@dataclass(frozen=True)
-class _Picked:
-    """A step's tokens on the device; their log-probabilities; and whether nothing but banned ones was left."""
-
-    tokens_R: Tensor
-    scores_R: Tensor | None
-    banned_R: Tensor | None
-
-
-def _fetch(waiting: list[_Picked], rows: _Rows) -> Iterator[Step]:
-    """Fetch the tokens that are waiting on the device, and record them; what follows a row's end is dropped."""
-    tokens = torch.stack([step.tokens_R for step in waiting]).tolist()
-    scores = [step.scores_R for step in waiting if step.scores_R is not None]
-    scored = torch.stack(scores).tolist() if scores else [None] * len(tokens)
-    flags = [step.banned_R for step in waiting if step.banned_R is not None]
-    banned = torch.stack(flags).tolist() if flags else [[]] * len(tokens)
+def _fetch(waiting: list[tuple[Tensor | None, ...]], rows: Rows) -> Iterator[Step]:
+    """Fetch the steps that are waiting on the device, and record them; what follows a row's end is dropped."""
+    columns = [
+        torch.stack([x for x in column if x is not None]).tolist() if column[0] is not None else [None] * len(column)
+        for column in zip(*waiting, strict=True)
+    ]
     waiting.clear()
-    for step_tokens, step_scores, step_banned in zip(tokens, scored, banned, strict=True):
-        if rows.done():
+    for step in zip(*columns, strict=True):
+        if all(rows.reasons):
             return
-        stuck = [row for row, none_left in enumerate(step_banned) if none_left and rows.reasons[row] is None]
-        if stuck:
-            raise all_banned(len(rows.tokens[stuck[0]]), stuck[0] // rows.copies)
-        yield rows.record(step_tokens, step_scores)
+        yield rows.record(*step)
 
 
 def all_banned(new: int, prompt: int) -> UsageError:

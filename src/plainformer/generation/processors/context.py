@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Protocol
 
 from torch import Tensor
@@ -48,7 +49,7 @@ class Context:
     @cached_property
     def new_rows(self) -> list[list[int]]:
         """Each row's generated tokens."""
-        return [[int(token) for token in row] for row in self.ids[:, self.prompt_columns :].tolist()]
+        return _real_rows(self.ids[:, self.prompt_columns :], None)
 
     @cached_property
     def encoder_rows(self) -> list[list[int]]:
@@ -59,12 +60,10 @@ class Context:
 
 
 def _real_rows(ids: Tensor, real: Tensor | None) -> list[list[int]]:
+    rows: list[list[int]] = ids.tolist()
     if real is None:
-        return [list(row) for row in ids.tolist()]
-    return [
-        [token for token, kept in zip(row, mask, strict=True) if kept]
-        for row, mask in zip(ids.tolist(), real.tolist(), strict=True)
-    ]
+        return rows
+    return [list(compress(row, kept)) for row, kept in zip(rows, real.tolist(), strict=True)]
 
 
 class Processor(Protocol):
@@ -72,7 +71,7 @@ class Processor(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is called in options and traces: "top_k"."""
+        """What options and traces call it: "top_k"."""
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        """The logits after this processor; -inf bans a token."""
+        """Return the logits after this processor; -inf bans a token."""

@@ -1,8 +1,8 @@
 """Controls: processors that decide where tokens may or must occur.
 
 Lengths and positions count real tokens, so that a row's padding moves nothing. Tokens that are forced get a logit of 0
-and all others -inf, as in the reference library. `Suppress`, `MinLength` and the like may ban all that was left of a row,
-and then leave it so: the pick says what it makes of that; `AllowedTokens` forces what it allows.
+and all others -inf, as in transformers. `Suppress`, `MinLength` and the like may ban all that was left of a row, and leave it
+banned: the search decides what that means; `AllowedTokens` forces what it allows.
 
 Shapes: R rows, P positions, V vocabulary.
 """
@@ -10,23 +10,21 @@ Shapes: R rows, P positions, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_number, check_whole
+from plainformer.config.options import number, whole
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, opt
-from plainformer.generation.processors.checks import as_token_ids
+from plainformer.generation.processors.base import Configured, Ids, as_option, as_token_ids, parameter
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import Constant, TokenIds, ban, check_inside, only, row_lengths
 
 
-@dataclass(frozen=True)
-class AllowedTokens:
+class AllowedTokens(Configured, name="allowed_tokens"):
     """Ban all tokens but those that a function allows after a row so far (De Cao et al. 2021, arXiv 2010.00904).
 
     Args:
@@ -37,17 +35,8 @@ class AllowedTokens:
         UsageError: nothing is allowed, or an id outside the vocabulary.
     """
 
-    name: ClassVar[str] = "allowed_tokens"
-    allowed: Callable[[list[int]], Iterable[int]]
-    rows_per_prompt: int = 1
-
-    def __post_init__(self) -> None:
-        if not callable(self.allowed):
-            raise UsageError(
-                f"{opt('allowed', self.allowed)} is not callable",
-                "give a function: a row's ids → the ids that may follow",
-            )
-        check_whole("rows_per_prompt", self.rows_per_prompt, 1)
+    allowed: Callable[[list[int]], Iterable[int]] = as_option("allowed_tokens")
+    rows_per_prompt: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if logits_RV.size(0) % self.rows_per_prompt:
@@ -69,71 +58,43 @@ class AllowedTokens:
         return kept_RV.masked_fill(allowed_RV & dead_R[:, None], 0.0)
 
 
-@dataclass(frozen=True)
-class MinLength:
+class MinLength(Configured, name="min_length"):
     """Ban the end-of-sequence tokens `eos_ids` while a row, prompt included, has fewer than `min_length` tokens."""
 
-    name: ClassVar[str] = "min_length"
-    min_length: int
-    eos_ids: Sequence[int]
-
-    def __post_init__(self) -> None:
-        check_whole("min_length", self.min_length, 0)
-        object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
+    min_length: int = as_option("min_length")
+    eos_ids: Ids = Ids()
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         short_R1 = (row_lengths(context) < self.min_length)[:, None]
-        without_RV = logits_RV.index_fill(1, self._ends.known(logits_RV), -math.inf)
+        without_RV = logits_RV.index_fill(1, self.eos_ids.known(logits_RV), -math.inf)
         return torch.where(short_R1, without_RV, logits_RV)
 
-    @cached_property
-    def _ends(self) -> TokenIds:
-        return TokenIds("eos_ids", tuple(self.eos_ids))
 
-
-@dataclass(frozen=True)
-class MinNewTokens:
+class MinNewTokens(Configured, name="min_new_tokens"):
     """Ban the end-of-sequence tokens `eos_ids` until `min_new_tokens` have been generated."""
 
-    name: ClassVar[str] = "min_new_tokens"
-    min_new_tokens: int
-    eos_ids: Sequence[int]
-
-    def __post_init__(self) -> None:
-        check_whole("min_new_tokens", self.min_new_tokens, 0)
-        object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
+    min_new_tokens: int = as_option("min_new_tokens")
+    eos_ids: Ids = Ids()
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if context.step >= self.min_new_tokens:
             return logits_RV.clone()
-        return logits_RV.index_fill(1, self._ends.known(logits_RV), -math.inf)
-
-    @cached_property
-    def _ends(self) -> TokenIds:
-        return TokenIds("eos_ids", tuple(self.eos_ids))
+        return logits_RV.index_fill(1, self.eos_ids.known(logits_RV), -math.inf)
 
 
-@dataclass(frozen=True)
-class ForcedBos:
+class ForcedBos(Configured, name="forced_bos_id"):
     """Force `bos_id` after a row's first token: what follows an encoder-decoder's start token (mBART's language)."""
 
-    name: ClassVar[str] = "forced_bos_id"
-    bos_id: int
-
-    def __post_init__(self) -> None:
-        check_whole("bos_id", self.bos_id, 0)
+    bos_id: int = as_option("forced_bos_id")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        forced_RV = only(logits_RV, self._first.checked(logits_RV))
+        check_inside("bos_id", (self.bos_id,), logits_RV.size(-1))
+        forced_RV = torch.full_like(logits_RV, -math.inf)
+        forced_RV[:, self.bos_id] = 0.0
         return torch.where((row_lengths(context) == 1)[:, None], forced_RV, logits_RV)
 
-    @cached_property
-    def _first(self) -> TokenIds:
-        return TokenIds("bos_id", (self.bos_id,))
 
-
-@dataclass(frozen=True)
-class ForcedEos:
+class ForcedEos(Configured, name="forced_eos_id"):
     """Force one of `eos_ids` as the last token that there is room for.
 
     Args:
@@ -142,40 +103,33 @@ class ForcedEos:
         max_new_tokens: of the generated tokens. Exactly one of the two is given.
     """
 
-    name: ClassVar[str] = "forced_eos_id"
-    eos_ids: Sequence[int]
-    max_length: int | None = None
-    max_new_tokens: int | None = None
+    eos_ids: Ids = Ids()
+    max_length: int | None = as_option("max_length", default=None)
+    max_new_tokens: int | None = as_option("max_new_tokens", default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
-        limits = {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens}
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        if len(given) != 1:
-            raise UsageError(f"{len(given)} limits tell where the end is forced", "give max_length or max_new_tokens")
-        for name, limit in given.items():
-            check_whole(name, limit, 1)
+        super().__post_init__()
+        limits = [limit for limit in (self.max_length, self.max_new_tokens) if limit is not None]
+        if len(limits) != 1:
+            raise UsageError(
+                f"{len(limits)} limits say where the end is forced",
+                f"give {opt('max_length')} or {opt('max_new_tokens')}",
+            )
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        forced_RV = only(logits_RV, self._ends.checked(logits_RV))
+        forced_RV = only(logits_RV, self.eos_ids.checked(logits_RV))
         if self.max_length is not None:
             return torch.where((row_lengths(context) == self.max_length - 1)[:, None], forced_RV, logits_RV)
         return forced_RV if context.step + 1 == self.max_new_tokens else logits_RV.clone()
 
-    @cached_property
-    def _ends(self) -> TokenIds:
-        return TokenIds("eos_ids", tuple(self.eos_ids))
 
-
-@dataclass(frozen=True)
-class Forced:
+class Forced(Configured, name="forced"):
     """Force tokens at positions of a row: {1: 50259} makes 50259 the row's second token, prompt included.
 
     Args:
         tokens: position → token id, or pairs of the two as in Whisper's forced_decoder_ids; None leaves a position free.
     """
 
-    name: ClassVar[str] = "forced"
     tokens: Mapping[int, int | None] | Iterable[tuple[int, int | None]]
 
     def __post_init__(self) -> None:
@@ -213,79 +167,52 @@ class Forced:
         return Constant(self._by_position)
 
 
-@dataclass(frozen=True)
-class Suppress:
+class Suppress(Configured, name="suppress"):
     """Ban tokens, always. Raises UsageError, when called, for an id outside the vocabulary, and where none is left."""
 
-    name: ClassVar[str] = "suppress"
-    ids: Sequence[int]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", as_token_ids("ids", self.ids))
+    ids: Ids = Ids()
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        index = _some_left(self._ids.checked(logits_RV), logits_RV)
-        return logits_RV.index_fill(1, index, -math.inf)
-
-    @cached_property
-    def _ids(self) -> TokenIds:
-        return TokenIds("ids", tuple(self.ids))
+        return _suppressed(logits_RV, self.ids)
 
 
-def _some_left(banned: Tensor, logits_RV: Tensor) -> Tensor:
-    """Distinct ids, refused where they are the whole vocabulary."""
-    if len(banned) == logits_RV.size(-1):
-        raise UsageError("ids: every token of the vocabulary is suppressed", "leave at least one")
-    return banned
+def _suppressed(logits_RV: Tensor, ids: TokenIds) -> Tensor:
+    index = ids.checked(logits_RV)
+    if len(ids) == logits_RV.size(-1):
+        raise UsageError(f"{opt('ids')}: every token of the vocabulary is suppressed", "leave at least one")
+    return logits_RV.index_fill(1, index, -math.inf)
 
 
-@dataclass(frozen=True)
-class SuppressFirst:
+class SuppressFirst(Configured, name="suppress_first"):
     """Ban tokens at one step: the first, or where a token is forced there the second, `step` 1.
 
     Raises UsageError, when called, for an id outside the vocabulary, and where none is left.
     """
 
-    name: ClassVar[str] = "suppress_first"
-    ids: Sequence[int]
-    step: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", as_token_ids("ids", self.ids))
-        check_whole("step", self.step, 0)
+    ids: Ids = Ids()
+    step: int = parameter(whole(0), default=0)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        index = _some_left(self._ids.checked(logits_RV), logits_RV)
-        return logits_RV.index_fill(1, index, -math.inf) if context.step == self.step else logits_RV.clone()
-
-    @cached_property
-    def _ids(self) -> TokenIds:
-        return TokenIds("ids", tuple(self.ids))
+        banned_RV = _suppressed(logits_RV, self.ids)
+        return banned_RV if context.step == self.step else logits_RV.clone()
 
 
-@dataclass(frozen=True)
-class ExponentialDecay:
+class ExponentialDecay(Configured, name="exponential_decay"):
     """Raise the logits of `eos_ids`, more and more after `start` generated tokens, so that rows come to an end.
 
-    After n more tokens each gains |logit| * (factor ** n - 1); a banned one stays banned. Source: the reference library's
-    exponential_decay_length_penalty, the pair (start, factor).
+    After n more tokens each gains |logit| * (factor ** n - 1); a banned one stays banned. Source: the pair (start,
+    factor) of exponential_decay_length_penalty in transformers.
     """
 
-    name: ClassVar[str] = "exponential_decay"
-    start: int
-    factor: float
-    eos_ids: Sequence[int]
-
-    def __post_init__(self) -> None:
-        check_whole("start", self.start, 0)
-        check_number("factor", self.factor, "(0, inf)", fix="give more than 1 to end earlier")
-        object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids))
+    start: int = parameter(whole(0))
+    factor: float = parameter(number("(0, inf)", fix="give more than 1 to end earlier"))
+    eos_ids: Ids = Ids()
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         after = context.step - self.start
         if after <= 0:
             return logits_RV.clone()
-        index, largest = self._ends.known(logits_RV), torch.finfo(logits_RV.dtype).max
+        index, largest = self.eos_ids.known(logits_RV), torch.finfo(logits_RV.dtype).max
         ends_RE = logits_RV[:, index]
         gain_RE = (ends_RE.abs() * (self._growth(after) - 1)).clamp(max=largest / 2)  # inf would be NaN in a softmax
         return logits_RV.index_add(1, index, gain_RE.where(ends_RE.isfinite(), 0.0))
@@ -296,26 +223,16 @@ class ExponentialDecay:
         except OverflowError:
             return torch.finfo(torch.float32).max
 
-    @cached_property
-    def _ends(self) -> TokenIds:
-        return TokenIds("eos_ids", tuple(self.eos_ids))
 
-
-@dataclass(frozen=True)
-class RemoveInvalid:
+class RemoveInvalid(Configured, name="remove_invalid"):
     """Put 0 for NaN, and the largest and least finite numbers for inf and -inf: what was banned can then be picked."""
-
-    name: ClassVar[str] = "remove_invalid"
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return logits_RV.nan_to_num()
 
 
-@dataclass(frozen=True)
-class Renormalize:
+class Renormalize(Configured, name="renormalize"):
     """Log-probabilities in place of logits: beams compare sums of them, and earlier processors took some away."""
-
-    name: ClassVar[str] = "renormalize"
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return logits_RV.log_softmax(-1)

@@ -1,7 +1,7 @@
 """Penalties: processors that look at the tokens a row has, and make some next tokens less likely, or impossible.
 
-Padding never counts. `BadWords` and the n-gram processors may ban every token of a row, and then leave it so, as the
-reference library does: the pick says what it makes of that.
+Padding never counts. `BadWords` and the n-gram processors may ban every token of a row, and leave it banned, as in
+transformers: the search decides what that means.
 
 Shapes: R rows, T positions, N sequences of equal length, M tokens of their prefix, V vocabulary.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.config.options import one_of, whole
+from plainformer.config.values import check_number
 from plainformer.errors import UsageError, opt
-from plainformer.generation.processors.checks import as_sequence, as_token_ids
+from plainformer.generation.processors.base import Configured, Ids, as_option, as_sequence, as_token_ids, parameter
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import (
     Constant,
@@ -35,8 +35,7 @@ from plainformer.generation.processors.id_tensors import (
 )
 
 
-@dataclass(frozen=True)
-class RepetitionPenalty:
+class RepetitionPenalty(Configured, name="repetition_penalty"):
     """Divide positive logits of tokens that a row has by `penalty`, and multiply negative ones (Keskar et al. 2019).
 
     However often a token occurs, it is penalised once. Above 1 discourages repetition, below 1 encourages it.
@@ -47,109 +46,78 @@ class RepetitionPenalty:
         scope: "all" (if not given), prompt included; or "new", generated tokens only.
     """
 
-    name: ClassVar[str] = "repetition_penalty"
-    penalty: float
-    scope: Literal["all", "new"] = "all"
-
-    def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
-        check_choice("scope", self.scope, ("all", "new"))
+    penalty: float = as_option("repetition_penalty")
+    scope: Literal["all", "new"] = parameter(one_of("all", "new"), default="all")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         tokens_RT = marked(context.ids, context.real) if self.scope == "all" else new_tokens(context)
         return _scaled(logits_RV, seen(tokens_RT, logits_RV.size(-1)), self.penalty)
 
 
-@dataclass(frozen=True)
-class EncoderRepetitionPenalty:
-    """The inverse for tokens of the encoder's input, of the prompt where there is no encoder: above 1 encourages them.
+class EncoderRepetitionPenalty(Configured, name="encoder_repetition_penalty"):
+    """The inverse for tokens of the encoder's input, or of the prompt of a decoder: above 1 encourages them.
 
-    Against invention where an output should keep to its source. Source: the reference library.
+    Against invention where an output should keep to its source. Source: transformers.
     """
 
-    name: ClassVar[str] = "encoder_repetition_penalty"
-    penalty: float
-
-    def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(0, inf)", fix="give more than 0; 1 changes nothing")
+    penalty: float = as_option("encoder_repetition_penalty")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return _scaled(logits_RV, seen(source_tokens(context), logits_RV.size(-1)), 1 / self.penalty)
 
 
-@dataclass(frozen=True)
-class PresencePenalty:
+class PresencePenalty(Configured, name="presence_penalty"):
     """Subtract `penalty` from logits of tokens generated before, once; negative encourages (OpenAI's API, vLLM).
 
     Generated tokens only: the prompt does not count. OpenAI takes -2 to 2.
     """
 
-    name: ClassVar[str] = "presence_penalty"
-    penalty: float
-
-    def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(-inf, inf)")
+    penalty: float = as_option("presence_penalty")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         present_RV = seen(new_tokens(context), logits_RV.size(-1))
         return logits_RV - self.penalty * present_RV.to(logits_RV.dtype)
 
 
-@dataclass(frozen=True)
-class FrequencyPenalty:
+class FrequencyPenalty(Configured, name="frequency_penalty"):
     """Subtract `penalty` from a token's logit for each time it was generated before (OpenAI's API, vLLM).
 
     Generated tokens only: the prompt does not count. OpenAI takes -2 to 2.
     """
 
-    name: ClassVar[str] = "frequency_penalty"
-    penalty: float
-
-    def __post_init__(self) -> None:
-        check_number("penalty", self.penalty, "(-inf, inf)")
+    penalty: float = as_option("frequency_penalty")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return logits_RV - self.penalty * counts(new_tokens(context), logits_RV.size(-1), logits_RV.dtype)
 
 
-@dataclass(frozen=True)
-class NoRepeatNgram:
+class NoRepeatNgram(Configured, name="no_repeat_ngram_size"):
     """Ban tokens that would complete a second occurrence of `size` tokens in a row, prompt included.
 
     Paulus et al. 2017, arXiv 1705.04304, section 2.5. A `size` of 1 bans every token that a row has.
     """
 
-    name: ClassVar[str] = "no_repeat_ngram_size"
-    size: int
-
-    def __post_init__(self) -> None:
-        check_whole("size", self.size, 1)
+    size: int = as_option("no_repeat_ngram_size")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         tokens_RT = marked(context.ids, context.real)
         return ban(logits_RV, completions(tokens_RT, tokens_RT, self.size, logits_RV.size(-1)))
 
 
-@dataclass(frozen=True)
-class EncoderNoRepeatNgram:
-    """Ban tokens that would complete `size` tokens of the encoder's input, or of the prompt where there is no encoder.
+class EncoderNoRepeatNgram(Configured, name="encoder_no_repeat_ngram_size"):
+    """Ban tokens that would complete `size` tokens of the encoder's input, or of a decoder's prompt.
 
-    Source: the reference library (a dialogue that does not echo what it was told, as in transformers).
+    Source: transformers (so that a dialogue does not echo its input).
     """
 
-    name: ClassVar[str] = "encoder_no_repeat_ngram_size"
-    size: int
-
-    def __post_init__(self) -> None:
-        check_whole("size", self.size, 1)
+    size: int = as_option("encoder_no_repeat_ngram_size")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         tokens_RT = marked(context.ids, context.real)
         return ban(logits_RV, completions(tokens_RT, source_tokens(context), self.size, logits_RV.size(-1)))
 
 
-@dataclass(frozen=True)
-class SequenceBias:
+class SequenceBias(Configured, name="sequence_bias"):
     """Add a bias to the token that would complete a sequence; to a sequence of one token, always.
 
     Args:
@@ -159,7 +127,6 @@ class SequenceBias:
         UsageError: an id outside the vocabulary.
     """
 
-    name: ClassVar[str] = "sequence_bias"
     biases: Mapping[Any, float] | Iterable[tuple[Sequence[int], float]]
 
     def __post_init__(self) -> None:
@@ -187,27 +154,24 @@ class SequenceBias:
         return _BiasTable("biases", dict(self.biases))
 
 
-@dataclass(frozen=True)
-class BadWords:
+class BadWords(Configured, name="bad_words_ids"):
     """Ban the token that would complete any of these sequences.
 
     Args:
-        words: sequences of token ids. One that is nothing but an end-of-sequence token is left out, as in the reference
-            library: a row could not end.
+        words: sequences of token ids. One that is nothing but an end-of-sequence token is left out, as in
+            transformers: a row could not end.
         eos_ids: those tokens; none if not given.
     Raises (when called):
         UsageError: an id outside the vocabulary.
     """
 
-    name: ClassVar[str] = "bad_words_ids"
     words: Sequence[Sequence[int]]
-    eos_ids: Sequence[int] = ()
+    eos_ids: Ids = Ids(least=0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or not (listed := [as_sequence("words", word) for word in self.words]):
             raise UsageError(f"{opt('words', self.words)} holds no sequence of token ids", "give [[5, 8], [7]]")
         object.__setattr__(self, "words", tuple(dict.fromkeys(listed)))
-        object.__setattr__(self, "eos_ids", as_token_ids("eos_ids", self.eos_ids, least=0))
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return self._table.add_to(logits_RV, context)
@@ -218,8 +182,7 @@ class BadWords:
         return _BiasTable("words", {tuple(word): -math.inf for word in self.words if tuple(word) not in ends})
 
 
-@dataclass(frozen=True)
-class Dry:
+class Dry(Configured, name="dry"):
     """Don't repeat yourself: the longer a repetition that a token would lengthen, the lower its logit.
 
     Where the row's last n tokens also occur earlier in it, the token that followed there loses
@@ -233,19 +196,14 @@ class Dry:
         penalty_range: only this many of the last tokens are searched; None (if not given) is all, prompt included.
     """
 
-    name: ClassVar[str] = "dry"
-    multiplier: float = 0.8
-    base: float = 1.75
-    allowed_length: int = 2
+    multiplier: float = as_option("dry_multiplier", default=0.8)
+    base: float = as_option("dry_base", default=1.75)
+    allowed_length: int = as_option("dry_allowed_length", default=2)
     sequence_breakers: Collection[int] = frozenset()
-    penalty_range: int | None = None
+    penalty_range: int | None = parameter(whole(1), default=None)
 
     def __post_init__(self) -> None:
-        check_number("multiplier", self.multiplier, "(0, inf)")
-        check_number("base", self.base, "[1, inf)")
-        check_whole("allowed_length", self.allowed_length, 1)
-        if self.penalty_range is not None:
-            check_whole("penalty_range", self.penalty_range, 1)
+        super().__post_init__()
         breakers = as_token_ids("sequence_breakers", self.sequence_breakers, least=0)
         object.__setattr__(self, "sequence_breakers", frozenset(breakers))
 
@@ -260,7 +218,7 @@ class Dry:
         return result_RV
 
     def match_lengths(self, row: Sequence[int]) -> dict[int, int]:
-        """Next token → the longest repetition it would lengthen, of at least `allowed_length`. `row`: real tokens."""
+        """Map next tokens to the longest repetition each would lengthen, of at least `allowed_length`. `row`: real tokens."""
         tokens = np.asarray(row[-(self.penalty_range or len(row)) :], dtype=np.int64)
         found: dict[int, int] = {}
         if len(tokens) < 2 or tokens[-1] in self.sequence_breakers:

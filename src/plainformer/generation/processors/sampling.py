@@ -2,8 +2,8 @@
 
 Each keeps at least its likeliest token (`Typical`: its most typical one), so none can ban a whole row. Probabilities
 are those of the logits given: what an earlier processor banned has none. Logits are best fp32; nothing is cast.
-Where only some of equally likely tokens stay, those of lower ids do, as in a greedy pick; in the reference library's
-`top_p`, `typical` and watermark it depends on how the machine sorts.
+Where only some of equally likely tokens stay, those of lower ids do, as in a greedy pick; in the
+`top_p`, `typical` and watermark of transformers it depends on how the machine sorts.
 
 Shapes: R rows, V vocabulary, N the likeliest tokens.
 """
@@ -12,74 +12,51 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_choice, check_number, check_whole
-from plainformer.generation.processors.checks import as_token_ids
+from plainformer.config.options import one_of, whole
+from plainformer.generation.processors.base import Configured, Ids, as_option, parameter
 from plainformer.generation.processors.context import Context
-from plainformer.generation.processors.id_tensors import TokenIds, ban
+from plainformer.generation.processors.id_tensors import ban
 
-TOP_H_CANDIDATES = (
-    100  # as the authors' code and the reference library: the entropy is that of the 100 likeliest tokens
-)
+TOP_H_CANDIDATES = 100  # as in the authors' code and transformers: the entropy is that of the 100 likeliest tokens
 
 
-@dataclass(frozen=True)
-class Temperature:
+class Temperature(Configured, name="temperature"):
     """Divide logits by `temperature`: below 1 sharpens the distribution, above 1 flattens it (Ackley et al. 1985)."""
 
-    name: ClassVar[str] = "temperature"
-    temperature: float
-
-    def __post_init__(self) -> None:
-        check_number(
-            "temperature", self.temperature, "(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"
-        )
+    temperature: float = as_option("temperature")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return logits_RV / self.temperature
 
 
-@dataclass(frozen=True)
-class TopK:
+class TopK(Configured, name="top_k"):
     """Keep the `top_k` likeliest tokens, and those as likely as the last of them (Fan et al. 2018, arXiv 1805.04833).
 
     `min_tokens_to_keep` (1) raises a smaller `top_k`.
     """
 
-    name: ClassVar[str] = "top_k"
-    top_k: int
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_whole("top_k", self.top_k, 1)
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    top_k: int = as_option("top_k")
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         return ban(logits_RV, _below_the_top(logits_RV, max(self.top_k, self.min_tokens_to_keep)))
 
 
-@dataclass(frozen=True)
-class TopP:
+class TopP(Configured, name="top_p"):
     """Nucleus sampling: keep the fewest likeliest tokens whose probabilities reach `top_p` (Holtzman et al. 2020).
 
     A token goes where it and all less likely ones have at most 1 - `top_p` together. `min_tokens_to_keep` (1) stay anyway.
     arXiv 1904.09751.
     """
 
-    name: ClassVar[str] = "top_p"
-    top_p: float
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_number("top_p", self.top_p, "[0, 1]")
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    top_p: float = as_option("top_p")
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         falling_RV, order_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
@@ -88,20 +65,14 @@ class TopP:
         return ban(logits_RV, torch.zeros_like(tail_RV).scatter_(1, order_RV, tail_RV))
 
 
-@dataclass(frozen=True)
-class MinP:
+class MinP(Configured, name="min_p"):
     """Keep tokens at least `min_p` times as likely as the likeliest (Nguyen et al. 2024, arXiv 2407.01082).
 
     `min_tokens_to_keep` (1) of the likeliest stay anyway. Usual values: 0.01 to 0.2.
     """
 
-    name: ClassVar[str] = "min_p"
-    min_p: float
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_number("min_p", self.min_p, "[0, 1]")
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    min_p: float = as_option("min_p")
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         p_RV = logits_RV.softmax(-1)
@@ -110,21 +81,15 @@ class MinP:
         return ban(logits_RV, unlikely_RV.scatter_(1, safe_RN, False))
 
 
-@dataclass(frozen=True)
-class Typical:
+class Typical(Configured, name="typical_p"):
     """Locally typical sampling: keep tokens whose surprise is nearest to the expected one, up to a probability of `mass`.
 
     The likeliest token may go. `mass` is 0.9 if not given; `min_tokens_to_keep` (1) of the most typical stay anyway.
     Meister et al. 2022, arXiv 2202.00666.
     """
 
-    name: ClassVar[str] = "typical_p"
-    mass: float = 0.9
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_number("mass", self.mass, "(0, 1)")
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    mass: float = as_option("typical_p", default=0.9)
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         log_p_RV = logits_RV.log_softmax(-1)
@@ -137,37 +102,25 @@ class Typical:
         return ban(logits_RV, torch.zeros_like(far_RV).scatter_(1, order_RV, far_RV))
 
 
-@dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Configured, name="epsilon_cutoff"):
     """Keep tokens of probability `epsilon` or more (Hewitt et al. 2022, arXiv 2210.15191; 3e-4 to 9e-4 there).
 
     `min_tokens_to_keep` (1) of the likeliest, and those as likely as the last of them, stay anyway.
     """
 
-    name: ClassVar[str] = "epsilon_cutoff"
-    epsilon: float
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon, "(0, 1)")
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    epsilon: float = as_option("epsilon_cutoff")
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         unlikely_RV = logits_RV.softmax(-1) < self.epsilon
         return ban(logits_RV, unlikely_RV & _below_the_top(logits_RV, self.min_tokens_to_keep))
 
 
-@dataclass(frozen=True)
-class Eta:
+class Eta(Configured, name="eta_cutoff"):
     """As `Epsilon`, with a bound that falls with entropy H: min(epsilon, sqrt(epsilon) * exp(-H)) (Hewitt et al. 2022)."""
 
-    name: ClassVar[str] = "eta_cutoff"
-    epsilon: float
-    min_tokens_to_keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon, "(0, 1)")
-        check_whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+    epsilon: float = as_option("eta_cutoff")
+    min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         bound_R1 = (math.sqrt(self.epsilon) * torch.exp(-_entropy(logits_RV))).clamp(max=self.epsilon)
@@ -175,18 +128,13 @@ class Eta:
         return ban(logits_RV, unlikely_RV & _below_the_top(logits_RV, self.min_tokens_to_keep))
 
 
-@dataclass(frozen=True)
-class TopH:
+class TopH(Configured, name="top_h"):
     """Keep the likeliest tokens while their shares of the entropy add up to at most `top_h` of it; the first always stays.
 
     Of the 100 likeliest tokens, whose distribution counts. Potraghloo et al. 2025, arXiv 2509.02510.
     """
 
-    name: ClassVar[str] = "top_h"
-    top_h: float
-
-    def __post_init__(self) -> None:
-        check_number("top_h", self.top_h, "(0, 1]")
+    top_h: float = as_option("top_h")
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         top_RN, index_RN = logits_RV.topk(min(TOP_H_CANDIDATES, logits_RV.size(-1)), dim=-1)
@@ -196,19 +144,14 @@ class TopH:
         return ban(logits_RV, torch.ones_like(logits_RV, dtype=torch.bool).scatter_(1, index_RN, ~kept_RN))
 
 
-@dataclass(frozen=True)
-class TopNSigma:
+class TopNSigma(Configured, name="top_n_sigma"):
     """Keep logits within `n` standard deviations of the highest (Tang et al. 2024, arXiv 2411.07641; n about 1 there).
 
     The deviation is the unbiased one, as in the authors' code, over the tokens that are not banned. A temperature changes
     the logits and their deviation alike, so it does not change what is kept.
     """
 
-    name: ClassVar[str] = "top_n_sigma"
-    n: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("n", self.n, "(0, inf)")
+    n: float = as_option("top_n_sigma", default=1.0)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         allowed_RV = logits_RV > -math.inf
@@ -219,8 +162,7 @@ class TopNSigma:
         return ban(logits_RV, logits_RV < logits_RV.amax(-1, keepdim=True) - self.n * sigma_R1)
 
 
-@dataclass(frozen=True)
-class Xtc:
+class Xtc(Configured, name="xtc"):
     """Exclude top choices: now and then, of all tokens of probability `threshold` or more, keep the least likely one.
 
     P. E. Weidmann 2024 (text-generation-webui, pull request 6335). Less likely tokens stay, and nothing changes where
@@ -236,20 +178,13 @@ class Xtc:
         seed: of the draws.
     """
 
-    name: ClassVar[str] = "xtc"
-    threshold: float = 0.1
-    probability: float = 0.5
-    protected_ids: Sequence[int] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_number("threshold", self.threshold, "[0, 1]")
-        check_number("probability", self.probability, "[0, 1]")
-        check_whole("seed", self.seed, 0)
-        object.__setattr__(self, "protected_ids", as_token_ids("protected_ids", self.protected_ids, least=0))
+    threshold: float = as_option("xtc_threshold", default=0.1)
+    probability: float = as_option("xtc_probability", default=0.5)
+    protected_ids: Ids = Ids(least=0)
+    seed: int = parameter(whole(0), default=0)
 
     def draw(self, step: int) -> float:
-        """The step's number in [0, 1): below `probability`, the step excludes."""
+        """Return the step's number in [0, 1): below `probability`, the step excludes."""
         return random.Random(f"xtc {self.seed} {step}").random()
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
@@ -261,15 +196,11 @@ class Xtc:
         places_V = torch.arange(p_RV.size(-1), device=p_RV.device)
         kept_R1 = (places_V * (top_RV & (p_RV == least_R1))).amax(-1, keepdim=True)
         excluded_RV = top_RV & (places_V != kept_R1)
-        protected_R1 = excluded_RV[:, self._protected.checked(logits_RV)].any(-1, keepdim=True)
+        protected_R1 = excluded_RV[:, self.protected_ids.checked(logits_RV)].any(-1, keepdim=True)
         return ban(logits_RV, excluded_RV & ~protected_R1)
 
-    @cached_property
-    def _protected(self) -> TokenIds:
-        return TokenIds("protected_ids", tuple(self.protected_ids))
 
-
-class Mirostat:
+class Mirostat(Configured, name="mirostat"):
     """Mirostat 2.0: bans tokens of more surprise than mu, which is steered until the picked ones have `tau` on average.
 
     Surprise is -log2 of a probability. A row starts with mu = 2 tau; after each picked token x, mu -= eta * (S(x) - tau).
@@ -286,17 +217,14 @@ class Mirostat:
             (what is left, renormalised: llama.cpp).
     """
 
-    name: ClassVar[str] = "mirostat"
+    tau: float = as_option("mirostat_tau", default=5.0)
+    eta: float = as_option("mirostat_eta", default=0.1)
+    surprise_of: Literal["model", "kept"] = parameter(one_of("model", "kept"), default="model")
 
-    def __init__(self, tau: float = 5.0, eta: float = 0.1, surprise_of: Literal["model", "kept"] = "model") -> None:
-        check_number("tau", tau, "(0, inf)")
-        check_number("eta", eta, "(0, inf)")
-        check_choice("surprise_of", surprise_of, ("model", "kept"))
-        self.tau, self.eta, self.surprise_of = tau, eta, surprise_of
-        self._before: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}  # row → its mu, and the surprise of each token
-
-    def __repr__(self) -> str:
-        return f"Mirostat(tau={self.tau}, eta={self.eta}, surprise_of={self.surprise_of!r})"
+    @cached_property
+    def _before(self) -> dict[tuple[int, ...], tuple[Tensor, Tensor]]:
+        """Map each row of the step before to its mu, and the surprise of each token."""
+        return {}
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         rows = [tuple(row) for row in context.rows]
@@ -306,7 +234,8 @@ class Mirostat:
         likeliest_R1 = surprise_RV.amin(-1, keepdim=True)
         kept_RV = ban(logits_RV, (surprise_RV > mu_R[:, None]) & (surprise_RV > likeliest_R1))
         measured_RV = surprise_RV if self.surprise_of == "model" else _surprise(kept_RV)
-        self._before = {row: (mu, measured) for row, mu, measured in zip(rows, mu_R, measured_RV, strict=True)}
+        self._before.clear()
+        self._before.update(zip(rows, zip(mu_R, measured_RV, strict=True), strict=True))
         return kept_RV
 
     def _mu(self, row: tuple[int, ...], start: Tensor) -> Tensor:
@@ -321,17 +250,17 @@ class Mirostat:
 
 
 def _surprise(logits_RV: Tensor) -> Tensor:
-    """(R, V) -log2 of the probabilities, fp32 or better."""
+    """Return -log2 of the probabilities, (R, V), fp32 or better."""
     return -logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32)).log_softmax(-1) / math.log(2)
 
 
 def _below_the_top(logits_RV: Tensor, count: int) -> Tensor:
-    """(R, V) bool: the logits below the `count` highest; those equal to the last of them are not."""
+    """Return which logits are below the `count` highest, (R, V) bool; those equal to the last of them are not."""
     return logits_RV < logits_RV.topk(min(count, logits_RV.size(-1)), dim=-1).values[:, -1:]
 
 
 def _entropy(logits_RV: Tensor) -> Tensor:
-    """(R, 1) in nats. A banned token adds nothing."""
+    """Return the entropy in nats, (R, 1). A banned token adds nothing."""
     log_p_RV = logits_RV - logits_RV.logsumexp(-1, keepdim=True)
     finite_RV = log_p_RV.clamp(min=torch.finfo(logits_RV.dtype).min)
     return -(finite_RV * log_p_RV.softmax(-1)).sum(-1, keepdim=True)

@@ -5,19 +5,16 @@ Shapes: R rows, N generated tokens, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_whole
+from plainformer.config.options import whole
+from plainformer.generation.processors.base import Configured, parameter
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import ban, check_inside
 
 
-@dataclass(frozen=True)
-class WhisperTimestamps:
+class WhisperTimestamps(Configured, name="whisper_timestamps"):
     """What may follow in a transcript with timestamps (Radford et al. 2022, arXiv 2212.04356, and OpenAI's code).
 
     Timestamp tokens are all those after <|notimestamps|>, which itself is banned. Then, of what was generated:
@@ -29,22 +26,14 @@ class WhisperTimestamps:
     Args:
         no_timestamps_id: <|notimestamps|>.
         eos_id: <|endoftext|>, the first token that is not text.
-        max_initial_timestamp_index: None (if not given) is no limit; OpenAI's code has 50, one second.
+        max_initial_timestamp_index: None (if not given) sets no limit; OpenAI's code has 50, one second.
         skip: how many generated tokens come before the transcript, where they are forced ones and no prompt; 0 if not given.
     """
 
-    name: ClassVar[str] = "whisper_timestamps"
-    no_timestamps_id: int
-    eos_id: int
-    max_initial_timestamp_index: int | None = None
-    skip: int = 0
-
-    def __post_init__(self) -> None:
-        check_whole("no_timestamps_id", self.no_timestamps_id, 0)
-        check_whole("eos_id", self.eos_id, 0)
-        check_whole("skip", self.skip, 0)
-        if self.max_initial_timestamp_index is not None:
-            check_whole("max_initial_timestamp_index", self.max_initial_timestamp_index, 0)
+    no_timestamps_id: int = parameter(whole(0))
+    eos_id: int = parameter(whole(0))
+    max_initial_timestamp_index: int | None = parameter(whole(0), default=None)
+    skip: int = parameter(whole(0), default=0)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         vocabulary, begin = logits_RV.size(-1), self.no_timestamps_id + 1
@@ -62,7 +51,7 @@ class WhisperTimestamps:
         return ban(kept_RV, (time_R1 > text_R1) & (places_V < begin))
 
     def _out_of_turn(self, context: Context, places_V: Tensor) -> Tensor:
-        """(R, V) bool: what pairs and order forbid."""
+        """Return what pairs and order forbid, (R, V) bool."""
         begin = self.no_timestamps_id + 1
         new_RN = context.ids[:, context.prompt_columns + self.skip :]
         count = new_RN.size(1)

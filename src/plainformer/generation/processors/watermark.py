@@ -1,7 +1,7 @@
 """A watermark of text: at each step some tokens, "green" by a keyed hash of those before, are made likelier.
 
 Who knows the key counts green tokens, and finds more of them than chance has (Kirchenbauer et al. 2023, arXiv 2301.10226;
-its schemes in 2306.04634). Text watermarked by the reference library on a CPU is detected here, and the reverse.
+its schemes in 2306.04634). Text watermarked by transformers on a CPU is detected here, and the reverse.
 
 Shapes: R rows, T tokens, G green tokens, V vocabulary.
 """
@@ -14,22 +14,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_choice, check_number, check_whole
+from plainformer.config.options import number, one_of, whole
+from plainformer.config.values import check_number
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.generation.processors.checks import as_sequence
+from plainformer.generation.processors.base import Configured, as_sequence, parameter
 from plainformer.generation.processors.context import Context
 
 TABLE_SIZE = 1_000_003  # of the authors' code: a prime
 CANDIDATES = 40  # this many of the likeliest tokens are tried with "selfhash", as in the authors' code
 
 
-@dataclass(frozen=True)
-class Watermark:
+class Watermark(Configured, name="watermark"):
     """Add `bias` to the logits of green tokens.
 
     Greens are drawn on the CPU, whatever device the logits are on: the same text everywhere, and each step waits for a GPU.
@@ -45,21 +45,12 @@ class Watermark:
         context_width: 1 if not given.
     """
 
-    name: ClassVar[str] = "watermark"
-    vocabulary: int
-    greenlist_ratio: float = 0.25
-    bias: float = 2.0
-    hashing_key: int = 15485863
-    seeding_scheme: Literal["lefthash", "selfhash"] = "lefthash"
-    context_width: int = 1
-
-    def __post_init__(self) -> None:
-        check_whole("vocabulary", self.vocabulary, 2)
-        check_number("greenlist_ratio", self.greenlist_ratio, "(0, 1)")
-        check_number("bias", self.bias, "(-inf, inf)")
-        check_whole("hashing_key", self.hashing_key, 0)
-        check_choice("seeding_scheme", self.seeding_scheme, ("lefthash", "selfhash"))
-        check_whole("context_width", self.context_width, 1)
+    vocabulary: int = parameter(whole(2))
+    greenlist_ratio: float = parameter(number("(0, 1)"), default=0.25)
+    bias: float = parameter(number(), default=2.0)
+    hashing_key: int = parameter(whole(0), default=15485863)
+    seeding_scheme: Literal["lefthash", "selfhash"] = parameter(one_of("lefthash", "selfhash"), default="lefthash")
+    context_width: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         if logits_RV.size(-1) < self.vocabulary:
@@ -75,7 +66,7 @@ class Watermark:
         return result_RV
 
     def greens(self, tokens: Sequence[int]) -> Tensor:
-        """(G,) the green tokens after `tokens`; with "selfhash", `tokens` ends with the candidate itself."""
+        """Return the green tokens after `tokens`, (G,); with "selfhash", `tokens` ends with the candidate itself."""
         generator = torch.Generator().manual_seed(self._seed(tokens))
         return torch.randperm(self.vocabulary, generator=generator)[: int(self.vocabulary * self.greenlist_ratio)]
 
@@ -98,7 +89,7 @@ class Watermark:
         if not self._self_hashed:
             return (self.hashing_key * tokens[-1]) % (2**64 - 1)
         hashes = self._table[torch.tensor(tokens[-self.context_width :]) % TABLE_SIZE] + 1
-        # In int64, which overflows; the authors' code and the reference library have it so.
+        # In int64, which overflows; the authors' code and transformers do the same.
         return int((self.hashing_key * hashes * hashes[-1]).min()) % (2**64 - 1)
 
     @cached_property
@@ -131,7 +122,7 @@ class WatermarkResult:
         return 1 - self.p_value
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         return {**dataclasses.asdict(self), "confidence": self.confidence}
 
 

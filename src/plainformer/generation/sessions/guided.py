@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
+from plainformer.config.values import is_whole
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.options import GenerationOptions
-from plainformer.generation.prompt import Prompt
+from plainformer.generation.prompt import Prompt, check_tensor
 from plainformer.generation.sessions.session import Session
 from plainformer.model.transformer import Transformer
 
@@ -33,15 +34,11 @@ MANY_LAYERS, OUTER_LAYERS = 40, 20  # of deeper models only this many layers at 
 def make_contrasting_session(
     model: Transformer, prompt: Prompt, options: GenerationOptions, shared: dict[str, Any]
 ) -> Session:
-    """The session that `dola_layers` or `guidance_scale` ask for; `shared` is what every session takes.
+    """Return the session that `dola_layers` or `guidance_scale` ask for; `shared` is what every session takes.
 
     Raises:
-        UsageError: both are asked for, or what they name does not fit the model.
+        UsageError: what they name does not fit the model.
     """
-    if options.dola_layers is not None and options.guidance_scale is not None:
-        raise UsageError(
-            f"{opt('dola_layers')} and {opt('guidance_scale')} exclude each other", "leave one of them out"
-        )
     if options.dola_layers is not None:
         layers = candidate_layers(model, options.dola_layers)
         return DolaSession(model, prompt, layers, cache=options.cache, **shared)
@@ -56,7 +53,7 @@ def make_contrasting_session(
 class DolaSession(Session):
     """Each row's logits less those of the candidate layer that differs most from the last one, in Jensen-Shannon terms.
 
-    As the reference did it (transformers 4.49), but row by row: it took one layer for the whole batch. The tokens that
+    As in transformers 4.49, but row by row: there one layer is taken for the whole batch. The tokens that
     the last layer finds unlikely are banned, and an earlier layer's state goes to the output matrix without the final norm.
 
     Args:
@@ -71,13 +68,13 @@ class DolaSession(Session):
         output = self.forward(tokens_RT, real_RS, states=True)
         assert output.logits is not None and output.hidden_states is not None
         early_NRD = torch.stack([output.hidden_states[layer][:, -1] for layer in self.layers])
-        if self.model.encoder is not None:  # T5 scales states before its tied matrix; the reference had decoders only
+        if self.model.encoder is not None:  # T5 scales states before its tied matrix; transformers had decoders only
             early_NRD = early_NRD * self.model.config.head.scale
         return contrast_layers(output.logits[:, -1].float(), self.model.head.out(early_NRD).float())
 
 
 def contrast_layers(final_RV: Tensor, early_NRV: Tensor) -> Tensor:
-    """log p of the last layer less log q of the candidate that differs most from it, (R, V); -inf where p is small."""
+    """Return log p of the last layer less log q of the candidate that differs most from it, (R, V); -inf where p is small."""
     log_p_RV, log_q_NRV = final_RV.log_softmax(-1), early_NRV.log_softmax(-1)
     chosen_1R = _difference(log_p_RV, log_q_NRV).argmax(0, keepdim=True)
     log_q_RV = log_q_NRV.gather(0, chosen_1R[..., None].expand(-1, -1, log_q_NRV.size(-1)))[0]
@@ -86,9 +83,9 @@ def contrast_layers(final_RV: Tensor, early_NRV: Tensor) -> Tensor:
 
 
 def _difference(log_p_RV: Tensor, log_q_NRV: Tensor) -> Tensor:
-    """(C, R) the sum of both Kullback-Leibler divergences from the mean of p and q.
+    """Return the sum of both Kullback-Leibler divergences from the mean of p and q.
 
-    The reference measures from the mean to p and q, where Jensen and Shannon measure from p and q to it.
+    transformers measures from the mean to p and q, where Jensen and Shannon measure from p and q to it.
     """
     mean_NRV = (log_p_RV.exp() + log_q_NRV.exp()) / 2
     both_NRV = 2 * mean_NRV.clamp_min(torch.finfo(mean_NRV.dtype).tiny).log() - log_p_RV - log_q_NRV
@@ -96,9 +93,9 @@ def _difference(log_p_RV: Tensor, log_q_NRV: Tensor) -> Tensor:
 
 
 def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[int]:
-    """Layer numbers for "low", "high", or a list of them; 0 is the embeddings, L the last layer and no candidate.
+    """Return layer numbers for "low", "high", or a list of them; 0 is the embeddings, L the last layer and no candidate.
 
-    As the reference: every second layer of the lower or the upper half, of deeper models than 40 layers every second of
+    As in transformers: every second layer of the lower or the upper half, of deeper models than 40 layers every second of
     the outer 20. Where the output matrix is the embedding's, the lowest are left out: their state gives the token back.
     """
     stack = model.config.decoder
@@ -115,7 +112,7 @@ def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[in
         first = 0 if not tied else 2 if count > 2 else count - 1
         return list(range(first, OUTER_LAYERS if count > MANY_LAYERS else count // 2, 2)) or [first]
     layers: list[Any] = list(wanted) if isinstance(wanted, Sequence) else []
-    if not layers or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < count for n in layers):
+    if not layers or not all(is_whole(n, 0) and n < count for n in layers):
         raise UsageError(
             f"{opt('dola_layers', wanted)} is not a list of layers before the last of {count}",
             f"give 'low', 'high', or numbers from 0 (the embeddings) to {count - 1}",
@@ -126,8 +123,8 @@ def candidate_layers(model: Transformer, wanted: str | Sequence[int]) -> list[in
 class GuidedSession(Session):
     """scale * (log p - log q) + log q, with q from a second session without the prompt.
 
-    Equal to the reference's (UnbatchedClassifierFreeGuidanceLogitsProcessor, transformers 5.23) on decoders; beams take
-    their second session along when they are reordered, which there they do not.
+    As UnbatchedClassifierFreeGuidanceLogitsProcessor of transformers 5.23 on decoders; unlike there, a reordering of
+    beams reorders the second session too.
 
     Args:
         without: gets the same new tokens after another prompt.
@@ -181,12 +178,9 @@ def _unconditional(model: Transformer, prompt: Prompt, negative_ids: Tensor | No
 
 
 def _checked(model: Transformer, negative_ids: Tensor | None, prompts: int) -> Tensor | None:
+    check_tensor("negative_ids", negative_ids)
     if negative_ids is None:
         return None
-    if not isinstance(negative_ids, Tensor):
-        raise UsageError(
-            f"{opt('negative_ids')} is a {type(negative_ids).__name__}, not a tensor", "torch.tensor(negative_ids)"
-        )
     if negative_ids.dim() != 2 or len(negative_ids) != prompts or not negative_ids.numel():
         raise UsageError(
             f"{opt('negative_ids')} of shape {tuple(negative_ids.shape)} for {prompts} prompts",

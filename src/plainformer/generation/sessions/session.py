@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.processors.context import Context
-from plainformer.generation.prompt import Prompt
+from plainformer.generation.prompt import Prompt, pick_rows
 from plainformer.model.transformer import ModelOutput, Transformer
 
 
@@ -19,10 +19,13 @@ class Session:
     """Prompts, each continued by `copies` rows.
 
     Attributes:
+        keeps_cache: whether the model reads and fills the cache; else every step runs all tokens again.
         cache: of all tokens but the last picked ones.
         length: columns so far, prompt included.
         ended: which rows are known to have ended and only keep their place; None where none is.
     """
+
+    keeps_cache = True
 
     def __init__(
         self,
@@ -46,6 +49,11 @@ class Session:
             self.real[:, : self.length] = prompt.real.bool()
         self.cache = cache if cache is not None else self._new_cache(cache_kind, budget)
         self.given = cache is not None
+        self.encoded, self.encoder_ids, self.encoder_real = (
+            prompt.encoder_output,
+            prompt.encoder_ids,
+            prompt.encoder_real,
+        )
         self.ended: list[bool] | None = None
 
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
@@ -64,15 +72,17 @@ class Session:
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
         if self.copies > 1:
             self.cache.share(self.copies)
-            self.ids = self.ids.repeat_interleave(self.copies, 0)
-            self.real = self.real.repeat_interleave(self.copies, 0) if self.real is not None else None
-            logits_BV = logits_BV.repeat_interleave(self.copies, 0)
+            prompt_R = torch.arange(len(self.prompt), device=self.ids.device).repeat_interleave(self.copies)
+            self.ids, self.real = self.ids[prompt_R], pick_rows(self.real, prompt_R)
+            self.encoder_ids = pick_rows(self.encoder_ids, prompt_R)
+            self.encoder_real = pick_rows(self.encoder_real, prompt_R)
+            logits_BV = logits_BV[prompt_R]
         return logits_BV
 
     def _reused(self) -> int:
-        """How many of the prompt's tokens a cache that was handed in holds already; the rest of it is forgotten."""
+        """Return how many of the prompt's tokens a given cache holds already; forget the rest of it."""
         if len(self.prompt) != 1 or self.copies != 1 or self.prompt.encoder_output is not None:
-            raise UsageError("cache= goes on from one prompt of a decoder with one row", "leave it out")
+            raise UsageError(f"{opt('cache')} continues one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
         if len(self.cache.layers) != self.model.config.decoder.num_layers:
             raise UsageError(f"this cache has {len(self.cache.layers)} layers", "pass one of this model's generations")
@@ -91,7 +101,7 @@ class Session:
         return 0
 
     def decode_step(self, tokens_R: Tensor) -> Tensor:
-        """Append one token to each row; the logits of the next, (R, V)."""
+        """Append one token to each row; return the logits of the next, (R, V)."""
         self.ids[:, self.length] = tokens_R
         self.length += 1
         return self.run(tokens_R[:, None], self._real(self.length))
@@ -100,7 +110,7 @@ class Session:
         return self.real[:, :end] if self.real is not None else None
 
     def reorder(self, index_R: Tensor) -> None:
-        """Row r goes on as a copy of row index_R[r], of the same prompt."""
+        """Make row r a copy of row index_R[r], of the same prompt."""
         self.cache.reorder(index_R)
         new = slice(self.prompt_columns, self.length)
         self.ids[:, new] = self.ids[index_R, new]
@@ -122,38 +132,30 @@ class Session:
     ) -> ModelOutput:
         """Run the model on tokens that follow the cached ones, for modes that need more than the last logits."""
         inputs = {"input_ids": tokens_RT, "attention_mask": real_RS}
-        if self.prompt.encoder_output is not None:
+        if self.encoded is not None:
             inputs = {f"decoder_{name}": value for name, value in inputs.items()}
         try:
             output = self.model(
                 **inputs,
-                encoder_output=self.prompt.encoder_output,
-                cache=self.cache,
+                encoder_output=self.encoded,
+                cache=self.cache if self.keeps_cache else None,
                 logits_to_keep=keep,
                 only_logits=only_logits,
                 output_hidden_states=states,
             )
         except BaseException:
-            self.cache.reset()  # some layers hold this step, and others do not: whoever gave it must not go on from there
+            self.cache.reset()  # some layers hold this step, others do not: its owner must not continue from it
             raise
         assert isinstance(output, ModelOutput)
         return output
 
     def context(self) -> Context:
         """Return what processors see."""
-        copies, prompt = self.copies, self.prompt
-        encoder_ids, encoder_real = prompt.encoder_ids, prompt.encoder_real
-        return Context(
-            self.ids[:, : self.length],
-            self.prompt_columns,
-            self._real(self.length),
-            encoder_ids.repeat_interleave(copies, 0) if encoder_ids is not None else None,
-            encoder_real.repeat_interleave(copies, 0) if encoder_real is not None else None,
-            self.ended,
-        )
+        ids_RS, real_RS = self.ids[:, : self.length], self._real(self.length)
+        return Context(ids_RS, self.prompt_columns, real_RS, self.encoder_ids, self.encoder_real, self.ended)
 
     def finished_cache(self) -> KeyValueCache | None:
-        """The cache for a next turn, with the ids that it holds; only one row's can be gone on from."""
+        """Return the cache for a next turn, with the ids that it holds; None for more than one row."""
         if len(self.ids) != 1 or self.prompt.encoder_output is not None or self.real is not None:
             return None
         self.cache.tokens = self.ids[0, : self.cache.length].tolist()

@@ -1,23 +1,22 @@
-"""Generation without a cache: every step runs the whole sequence again. It is slow, and what a cache must agree with.
-
-Shapes: B prompts, R = B * copies rows, S positions so far, V vocabulary.
-"""
+"""Generation without a cache: every step runs the whole sequence again. It is slow, and what a cache must agree with."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.generation.prompt import Prompt
+from plainformer.generation.prompt import Prompt, pick_encoded
 from plainformer.generation.sessions.session import Session
-from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import ModelOutput, Transformer
 
 
 class UncachedSession(Session):
-    """A session that keeps tokens alone. Its cache is empty, and stays so."""
+    """A session that keeps only tokens. Its cache stays empty."""
+
+    keeps_cache = False
 
     def __init__(self, model: Transformer, prompt: Prompt, **shared: Any) -> None:
         super().__init__(model, prompt, **{**shared, "prefill_chunk": None})
@@ -27,32 +26,15 @@ class UncachedSession(Session):
         cache.layers.clear()
         return cache
 
-    def forward(
-        self,
-        tokens_RT: Tensor,
-        real_RS: Tensor | None,
-        keep: int = 1,
-        *,
-        states: bool = False,
-        only_logits: bool = False,
-    ) -> ModelOutput:
-        ids_RS = self.ids[:, : self.length]
-        options = {"logits_to_keep": keep, "output_hidden_states": states, "only_logits": only_logits}
-        if self.prompt.encoder_output is None:
-            output = self.model(ids_RS, real_RS, **options)
-        else:
-            encoded = _repeated(self.prompt.encoder_output, len(ids_RS) // len(self.prompt))
-            inputs = {"decoder_input_ids": ids_RS, "decoder_attention_mask": real_RS, "encoder_output": encoded}
-            output = self.model(**inputs, **options)
-        assert isinstance(output, ModelOutput)
-        return output
+    def prefill(self) -> Tensor:
+        logits_RV = super().prefill()
+        if self.encoded is not None and self.copies > 1:  # a cache would share the encoder's states
+            index_R = torch.arange(len(logits_RV), device=self.ids.device) // self.copies
+            self.encoded = pick_encoded(self.encoded, index_R)
+        return logits_RV
+
+    def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, **asked: bool) -> ModelOutput:
+        return super().forward(self.ids[:, : self.length], real_RS, keep, **asked)
 
     def finished_cache(self) -> None:
-        """There is nothing to go on from."""
-
-
-def _repeated(encoded: StackOutput, copies: int) -> StackOutput:
-    """Return the encoder's output, repeated for each copy of a prompt."""
-    real = encoded.real_BT
-    real = real.repeat_interleave(copies, 0) if real is not None else None
-    return StackOutput(encoded.last_hidden_state.repeat_interleave(copies, 0), real)
+        """Return None: there is nothing to continue from."""

@@ -39,11 +39,11 @@ class Encoding:
         return len(self.input_ids)
 
     def windows(self) -> tuple[Encoding, ...]:
-        """This row and its overflow, as rows of their own, in text order."""
+        """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
 
     def select(self, positions: Sequence[int]) -> Encoding:
-        """The row made of the tokens at `positions`."""
+        """Return the row made of the tokens at `positions`."""
         return Encoding(
             input_ids=[self.input_ids[i] for i in positions],
             token_type_ids=[self.token_type_ids[i] for i in positions],

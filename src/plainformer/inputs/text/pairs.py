@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding
     from plainformer.inputs.text.tokenizer import Tokenizer
 
-STRIDE = 128  # tokens: the reference's default
+STRIDE = 128  # tokens: the default of transformers
 
 
 def encode_pairs(
@@ -48,7 +48,7 @@ def encode_questions(
 ) -> tuple[list[Encoding], list[int]]:
     """Return (question, context) pairs as rows whose `overflow` are further windows over the context, each with the question.
 
-    The question stands first; where the tokenizer pads on the left, the context does, as such models are trained
+    The question comes first; where the tokenizer pads on the left, the context does, as such models are trained
     (`run_qa.py` of transformers).
 
     Args:
@@ -75,7 +75,7 @@ def encode_questions(
 
 
 def _cut(row: Encoding, own: int, window: int, stride: int | None, name: str) -> tuple[list[Encoding], list[int]]:
-    """The windows over a row of which text `own` (0 or 1) slides, each with the rank of its first token there."""
+    """Return the windows over a row of which text `own` (0 or 1) slides, each with the rank of its first token there."""
     if len(row) <= window:
         return [row], [0]
     asked, special = row.sequence_ids.count(1 - own), row.sequence_ids.count(None)

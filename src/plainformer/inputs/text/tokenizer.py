@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from plainformer.config.values import check_whole
+from plainformer.config.values import check_whole, is_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -34,6 +34,25 @@ Limit = int | Literal["own"] | None  # in tokens; "own" is the tokenizer's own l
 # A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
 _PROBE_CHARACTERS_PER_TOKEN = 64
 _NAMES_WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+class EncodeOptions(TypedDict, total=False):
+    """How texts become rows of tokens.
+
+    add_special_tokens: put the model's special tokens around them; default True.
+    truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with "left" the
+        beginning. Default False.
+    max_length: the limit in tokens; "own", the default, is the tokenizer's, and None allows any length.
+    stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the result,
+        the others are its `overflow`. Of a pair, only the second text is split.
+    window: the length of a window in tokens; by default the limit.
+    """
+
+    add_special_tokens: bool
+    truncate: bool | Side
+    max_length: Limit
+    stride: int | None
+    window: int | None
 
 
 class Tokenizer:
@@ -75,19 +94,15 @@ class Tokenizer:
         self._source_files = dict(source_files or {})
         self._settings = dict(settings or {})
         self.special_tokens = {role: t for role, t in (special_tokens or {}).items() if self.token_to_id(t) is not None}
-        templates = {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
-        self._chat_templates = templates
+        named = {"default": chat_template} if isinstance(chat_template, str) else chat_template
+        self._chat_templates = dict(named or {})
         self._set_special_ids()
 
     def _set_special_ids(self) -> None:
         role_ids = {role: self.token_to_id(token) for role, token in self.special_tokens.items()}
-        self.bos_id = role_ids.get("bos_token")
-        self.eos_id = role_ids.get("eos_token")
-        self.pad_id = role_ids.get("pad_token")
-        self.unk_id = role_ids.get("unk_token")
-        self.mask_id = role_ids.get("mask_token")
-        self.cls_id = role_ids.get("cls_token")
-        self.sep_id = role_ids.get("sep_token")
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id, self.mask_id, self.cls_id, self.sep_id = (
+            role_ids.get(f"{name}_token") for name in ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
+        )
         added = self.backend.get_added_tokens_decoder().items()
         marked = {self.token_to_id(token.content) if self._piece_ids else i for i, token in added if token.special}
         self.special_ids: frozenset[int] = frozenset(i for i in {*marked, *role_ids.values()} if i is not None)
@@ -98,7 +113,7 @@ class Tokenizer:
     def from_folder(
         cls, folder: Path, config: Mapping[str, Any] | None = None, conventions: Conventions | None = None
     ) -> Tokenizer:
-        """The tokenizer of a checkpoint folder.
+        """Return the tokenizer of a checkpoint folder.
 
         Args:
             folder: holds tokenizer.json, or vocab.txt, vocab.json (+ merges.txt), or a SentencePiece model.
@@ -114,8 +129,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
-        """The tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), given as plain Python
-        values.
+        """Return the tokenizer described by a GGUF file's metadata ("tokenizer.ggml.model", ...), plain Python values.
 
         Raises:
             CheckpointError: an entry is missing, of the wrong type or length, or names an unknown tokenizer.
@@ -130,38 +144,18 @@ class Tokenizer:
         self,
         text: str,
         pair: str | None = None,
-        *,
-        add_special_tokens: bool = True,
-        truncate: bool | Side = False,
-        max_length: Limit = "own",
-        stride: int | None = None,
-        window: int | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> Encoding:
-        """Tokens of a text, or of a pair of texts. An empty text gives the special tokens alone.
+        """Return the tokens of a text, or of a pair of texts. An empty text gives the special tokens alone.
 
         Args:
-            text, pair: the texts.
-            add_special_tokens: put the model's special tokens around them.
-            truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with
-                "left" the beginning.
-            max_length: the limit in tokens; "own" is the tokenizer's, and None allows any length.
-            stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the
-                result, the others are its `overflow`. Of a pair, only the second text is split.
-            window: the length of a window in tokens; by default the limit.
-
+            text, pair: the texts. options: see `EncodeOptions`.
         Raises:
             UsageError: an argument of the wrong type, or a combination that cannot work.
             InputError: the text is too long for the limit, or holds half a surrogate pair.
         """
         with placed(None):
-            return self.encode_batch(
-                [(text, pair) if pair is not None else text],
-                add_special_tokens=add_special_tokens,
-                truncate=truncate,
-                max_length=max_length,
-                stride=stride,
-                window=window,
-            )[0]
+            return self.encode_batch([(text, pair) if pair is not None else text], **options)[0]
 
     def encode_batch(
         self,
@@ -245,7 +239,7 @@ class Tokenizer:
     # ---- rows to tensors ------------------------------------------------------------------------------------------
 
     def pad(self, encodings: Iterable[Encoding], *, side: Side | None = None, pad_to_multiple_of: int = 1) -> TextBatch:
-        """Rows as tensors of the longest row's length.
+        """Return rows as tensors of the longest row's length.
 
         Windows of a row (`Encoding.overflow`) become rows of their own, in text order; `TextBatch.encodings` says
         which row is which. Padding has attention_mask 0; its id is the pad token's, or the end token's where a model
@@ -285,37 +279,24 @@ class Tokenizer:
         *,
         side: Side | None = None,
         pad_to_multiple_of: int = 1,
-        add_special_tokens: bool = True,
-        truncate: bool | Side = False,
-        max_length: Limit = "own",
-        stride: int | None = None,
-        window: int | None = None,
-        **unknown: Any,
+        **options: Unpack[EncodeOptions],
     ) -> TextBatch:
         """`encode` or `encode_batch`, then `pad`: one text (B = 1, more with stride) or a list of texts or pairs."""
-        for name in unknown:
-            raise UsageError(
-                f"a tokenizer has no option {name!r}", did_you_mean(name, Tokenizer.__call__.__kwdefaults__ or ())
-            )
+        known = ("side", "pad_to_multiple_of", *EncodeOptions.__annotations__)
+        for name in options.keys() - set(known):
+            raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
         one = isinstance(text, str)
         if pair is not None and not one:
             raise UsageError(f"{opt('pair')} goes with a single text", "pass a list of (text, pair) tuples")
         texts: Any = [text if pair is None else (text, pair)] if one else text
         with placed(None) if one else nullcontext():
-            rows = self.encode_batch(
-                texts,
-                add_special_tokens=add_special_tokens,
-                truncate=truncate,
-                max_length=max_length,
-                stride=stride,
-                window=window,
-            )
+            rows = self.encode_batch(texts, **options)
         return self.pad(rows, side=side, pad_to_multiple_of=pad_to_multiple_of)
 
     # ---- ids to text ----------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int] | torch.Tensor, *, skip_special_tokens: bool = False) -> str:
-        """The text of `ids` (a sequence, or a tensor of one dimension).
+        """Return the text of `ids` (a sequence, or a tensor of one dimension).
 
         Raises:
             UsageError, InputError: not a row of ids, or an id that no token has; see `known`.
@@ -324,7 +305,7 @@ class Tokenizer:
         if not isinstance(plain, Sequence):
             raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
         for position, i in enumerate(plain):
-            if isinstance(i, bool) or not isinstance(i, int):
+            if not is_whole(i):
                 raise UsageError(
                     f"ids[{position}] is a {type(i).__name__}, not an integer", "pass one row of token ids"
                 )
@@ -341,17 +322,17 @@ class Tokenizer:
         return decoder.decode(pieces) if decoder is not None else "".join(pieces)
 
     def known(self, ids: Iterable[int]) -> list[int]:
-        """Those of a model's `ids` that a token has: an embedding that is padded to a round size gives others, too."""
+        """Return those of a model's `ids` that a token has: an embedding that is padded to a round size gives others, too."""
         return [i for i in ids if self.id_to_token(i) is not None]
 
     def id_to_token(self, index: int) -> str | None:
-        """The vocabulary's text of an id, or None."""
+        """Return the vocabulary's text of an id, or None."""
         if self._pieces is not None:
             return self._pieces.get(index)
         return self.backend.id_to_token(index) if 0 <= index < 2**32 else None
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a vocabulary entry, or None."""
+        """Return the id of a vocabulary entry, or None."""
         return self._piece_ids.get(token) if self._piece_ids is not None else self.backend.token_to_id(token)
 
     @property
@@ -376,7 +357,7 @@ class Tokenizer:
         template: str | None = None,
         **variables: Any,
     ) -> str:
-        """The prompt text for a conversation (see `ChatTemplate.render`); encode it with add_special_tokens=False.
+        """Return the prompt text for a conversation (see `ChatTemplate.render`); encode it with add_special_tokens=False.
 
         Raises:
             UsageError: the checkpoint has no chat template.
@@ -395,9 +376,9 @@ class Tokenizer:
     # ---- saving ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which the reference library loads to the same ids.
+        """Write tokenizer.json and tokenizer_config.json, which transformers loads to the same ids.
 
-        Marian and M2M100 tokenizers are saved as the files that they came from, which is what that library reads.
+        Marian and M2M100 tokenizers are saved as the files that they came from, which transformers reads.
         """
         from plainformer.inputs.text.tokenizer_settings import write_folder
 

@@ -19,7 +19,7 @@ Side = Literal["left", "right"]
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two sequences are kept so that `room` tokens hold both (longest first).
+    """Return how many tokens of two sequences are kept so that `room` tokens hold both (longest first).
 
     The shorter one stays whole if it can; otherwise both keep half, and an odd token goes to the longer, or to the
     second of two equally long ones (as in Hugging Face tokenizers 0.23, `LongestFirst`).
@@ -34,7 +34,7 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right") -> list[int]:
-    """Positions to keep so that the row has at most `limit` tokens: the sequences' beginnings, or ends if `cut` is left."""
+    """Return positions to keep so that the row has at most `limit` tokens: the sequences' beginnings, or ends if `cut` is left."""
     first, second = sequence_ids.count(0), sequence_ids.count(1)
     room = limit - (len(sequence_ids) - first - second)
     if room < 0:
@@ -47,7 +47,7 @@ def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right
 
 
 def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: int) -> list[int]:
-    """Positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
+    """Return positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
 
     Args:
         shortened: 0 or 1, the sequence that is cut ("only_first" and "only_second" of Hugging Face tokenizers).
@@ -66,7 +66,7 @@ def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: 
 
 
 def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:
-    """Positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
+    """Yield positions of each of the windows of at most `window` tokens whose neighbours share `stride` tokens.
 
     With a pair, the first sequence (a question) is whole in every window and the second one slides.
     """
@@ -91,7 +91,7 @@ def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Ite
 
 
 def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int]:
-    """Positions of all special tokens, and of the tokens of sequence i whose rank within it is in keep[i]."""
+    """Return positions of all special tokens, and of the tokens of sequence i whose rank within it is in keep[i]."""
     rank = [0, 0]
     chosen = []
     for position, sequence in enumerate(sequence_ids):
@@ -105,7 +105,7 @@ def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int
 
 
 def window_size(window: int | None, limit: int | None, default: int | None = None) -> int | None:
-    """How many tokens to read at once: `window`, else `default`, and never more than the model's limit (None: no limit)."""
+    """Return how many tokens to read at once: `window`, else `default`, and never more than the model's limit (None: no limit)."""
     if window is not None and limit is not None and window > limit:
         raise UsageError(f"{opt('window', window)} is more than this model's limit of {limit} tokens", "give less")
     known = [size for size in (default, limit) if size is not None]
@@ -113,7 +113,7 @@ def window_size(window: int | None, limit: int | None, default: int | None = Non
 
 
 def counted(rows: Sequence[Encoding], overlap: int) -> list[list[int]]:
-    """Of each of the windows over a text, the places of the tokens that count there: each once, farthest from an edge.
+    """Return of each of the windows over a text the places of the tokens that count there: each once, farthest from an edge.
 
     Args:
         rows: all windows over one text, in order. overlap: how many tokens neighbours share.

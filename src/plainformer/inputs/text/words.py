@@ -10,13 +10,13 @@ _BOUNDARY = regex.compile(r"\b", regex.WORD | regex.VERSION1)
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space at its ends."""
+    """Return a span without the white space at its ends."""
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 
 def characters(spans: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Tokens (ranks in `spans`) in groups that share no character: the bytes of an emoji are several tokens."""
+    """Return tokens (ranks in `spans`) in groups that share no character: the bytes of an emoji are several tokens."""
     groups: list[list[int]] = []
     reached = 0
     for rank, (start, end) in enumerate(spans):
@@ -29,7 +29,7 @@ def characters(spans: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def words(text: str, spans: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> list[list[int]]:
-    """Tokens in groups that are words of `text`.
+    """Return tokens in groups that are words of `text`.
 
     A word begins where Unicode has a boundary, or where the tokenizer itself cut the text before it looked for tokens
     (BERT: at every punctuation mark), unless both its neighbours there are letters or digits: some cut numbers up.

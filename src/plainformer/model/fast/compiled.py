@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Matrix = tuple[Any, Any]  # see kernels.py
 # With more rows than this, torch's matrix products are faster.
 FEW_ROWS = 24
 
@@ -58,12 +59,8 @@ def _tried_out() -> ModuleType | None:
         x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
         module.multiply(x, np.ones((2, 1), np.float32), x, y, 0, 0)
         works = y[0, 0] == 2 and numba.threading_layer() in ("omp", "tbb")
-    except (
-        ImportError,
-        ValueError,
-        RuntimeError,
-        OSError,
-    ):  # numba too old for this NumPy, no threads, no place for files
+    # Numba is missing or too old for this NumPy, has no threads, or no place for files.
+    except (ImportError, ValueError, RuntimeError, OSError):
         return None
     return module if works else None
 
@@ -82,7 +79,7 @@ def _saved(save: Callable[..., None], *compiled: Any) -> None:
 
 
 def follow_torch_threads() -> None:
-    """Kernels run on as many threads as torch would."""
+    """Let kernels run on as many threads as torch would."""
     numba: Any = importlib.import_module("numba")
     wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if numba.get_num_threads() != wanted:
@@ -90,18 +87,18 @@ def follow_torch_threads() -> None:
 
 
 def as_array(x: Tensor) -> Any:
-    """The same memory as NumPy sees it, or a copy where it has holes or odd addresses: kernels want neither."""
+    """Return the same memory as NumPy sees it, or a copy where it has holes or odd addresses: kernels want neither."""
     array = x.detach().numpy()
     return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
 
 
-def version(x: Tensor | None) -> int:
-    """A number that grows with each change in place, where torch counts them."""
-    return 0 if x is None or x.is_inference() else x._version
+def state(x: Tensor | None) -> tuple[int, int]:
+    """Return where a tensor's memory is, and how often it was changed in place, where torch counts that: what arrays go by."""
+    return (0, 0) if x is None else (x.data_ptr(), 0 if x.is_inference() else x._version)
 
 
 def affine(scale: Tensor | None, bias: Tensor | None, size: int) -> Any:
-    """What each output is multiplied by, and what is added: (2, size)."""
+    """Return what each output is multiplied by, 1 for None, and what is added: (2, size)."""
     both = np.zeros((2, size), np.float32)
     both[0] = 1.0 if scale is None else scale.detach().numpy()
     if bias is not None:

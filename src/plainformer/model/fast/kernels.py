@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,90 +31,21 @@ ACTIVATION_CODES = {
 NORM_CODES = {"none": 0, "layer": 1, "rms": 2}
 LOWEST = np.finfo(np.float32).min
 
-
-class Matrix(NamedTuple):
-    """y = x Wᵀ * scale + bias. The weight is fp32 or int8; `affine_2O` holds each output's scale, and its bias."""
-
-    weight_OI: Array
-    affine_2O: Array
-
-
-class Norm(NamedTuple):
-    """`kind` is one of `NORM_CODES`; `affine_2D` holds each channel's weight, and its bias."""
-
-    kind: int
-    eps: float
-    affine_2D: Array
-
-
-class Norms(NamedTuple):
-    """The norms around a sub-layer f: outer(x + after(f(before(x)))). Those that a model lacks do nothing."""
-
-    before: Norm
-    after: Norm
-    outer: Norm
-
-
-class Attention(NamedTuple):
-    """Self-attention's numbers; `softcap` 0 is none."""
-
-    qkv: Matrix
-    out: Matrix
-    heads: int
-    kv_heads: int
-    scale: float
-    softcap: float
-    q_norm: Norm
-    k_norm: Norm
-
-
-class Cross(NamedTuple):
-    """Cross-attention's numbers; the keys and values of the encoder's output are computed elsewhere, once. `heads` 0: none."""
-
-    q: Matrix
-    out: Matrix
-    heads: int
-    scale: float
-
-
-class FeedForward(NamedTuple):
-    """`up` of a gated network is gate and up, joined."""
-
-    up: Matrix
-    down: Matrix
-    gated: bool
-    activation: int
-
-
-class Layer(NamedTuple):
-    """A whole layer."""
-
-    parallel: bool
-    attention_norms: Norms
-    attention: Attention
-    cross_norms: Norms
-    cross: Cross
-    ffn_norms: Norms
-    ffn: FeedForward
-
-
-class Keys(NamedTuple):
-    """What a step attends to: P positions that neighbouring rows share, and S of each row's own.
-
-    shared_keys, shared_values (N, K, P, E); keys, values (R, K, capacity, E), of which `held` = S are in use;
-    bias (N or 0, H or 1, P + S), added to the scores. Of N for R rows, each serves R / N of them.
-    """
-
-    shared_keys: Array
-    shared_values: Array
-    keys: Array
-    values: Array
-    held: int
-    bias: Array
+# What the kernels read of a model. Plain tuples: Numba takes 30 times as long to look at a named one.
+#   Matrix       (weight_OI, affine_2O): y = x Wᵀ * scale + bias; the weight is fp32 or int8, affine each output's scale, bias
+#   Norm         (kind, eps, affine_2D): one of `NORM_CODES`, and each channel's weight, bias
+#   Norms        (before, after, outer): around a sub-layer f, outer(x + after(f(before(x))))
+#   Attention    (qkv, out, heads, kv_heads, scale, softcap, q_norm, k_norm): a softcap of 0 is none
+#   Cross        (q, out, heads, scale): the encoder's keys and values are computed elsewhere, once; 0 heads if there is none
+#   FeedForward  (up, down, gated, activation): `up` of a gated network is gate and up, joined
+#   Layer        (parallel, attention_norms, attention, cross_norms, cross, ffn_norms, ffn)
+#   Keys         (shared_keys, shared_values, keys, values, held, bias): P positions that neighbouring rows share,
+#                (N, K, P, E), and S = held of each row's own, (R, K, capacity, E); the bias, (N or 0, H or 1, P + S), is
+#                added to the scores. Of N for R rows, each serves R / N of them.
 
 
 def _compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
+    """Return `numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
     # Of what Numba may do in parallel, only `prange`: looking for the rest takes seconds at each compilation.
     others = ("reduction", "inplace_binop", "stencil", "comprehension", "setitem", "numpy", "fusion")
     options: dict[str, Any] = {
@@ -138,7 +69,7 @@ def _compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[
 
 @_compiled()
 def activate(code: int, v: Any) -> Any:
-    """One of `ACTIVATION_CODES`."""
+    """Return an activation of a number, by its code in `ACTIVATION_CODES`."""
     if code == 1:
         return max(v, np.float32(0))
     if code == 2:
@@ -197,28 +128,28 @@ def multiply(weight_OI: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activ
 
 
 @_compiled()
-def normalize(norm: Norm, x: Array, y: Array) -> None:
-    """Layer or RMS norm of a vector; `y` may be `x`. Kind "none" copies."""
+def normalize(norm: Any, x: Array, y: Array) -> None:
+    """Normalise a vector by layer or RMS norm; `y` may be `x`. Kind "none" copies."""
+    kind, eps, affine_2D = norm
     size = len(x)
-    if norm.kind == 0:
-        for d in range(size):
-            y[d] = x[d]
+    if kind == 0:
+        y[:] = x
         return
     mean = np.float32(0)
-    if norm.kind == 1:
+    if kind == 1:
         for d in range(size):
             mean += x[d]
         mean /= np.float32(size)
     squares = np.float32(0)
     for d in range(size):
         squares += (x[d] - mean) * (x[d] - mean)
-    scale = np.float32(1 / math.sqrt(squares / np.float32(size) + norm.eps))
+    scale = np.float32(1 / math.sqrt(squares / np.float32(size) + eps))
     for d in range(size):
-        y[d] = (x[d] - mean) * scale * norm.affine_2D[0, d] + norm.affine_2D[1, d]
+        y[d] = (x[d] - mean) * scale * affine_2D[0, d] + affine_2D[1, d]
 
 
 @_compiled()
-def _normalize_rows(norm: Norm, x_RD: Array, y_RD: Array) -> None:
+def _normalize_rows(norm: Any, x_RD: Array, y_RD: Array) -> None:
     for r in range(len(x_RD)):
         normalize(norm, x_RD[r], y_RD[r])
 
@@ -242,12 +173,13 @@ def rotate(x_RO: Array, first: int, heads: int, size: int, turn_2RE: Array) -> N
 
 
 @_compiled(parallel=True)
-def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Keys, y_RO: Array) -> None:
-    """Each head of each row looks at its keys; q and y hold the heads in their first H * E columns."""
-    rows, size = len(q_RO), seen.keys.shape[3]
-    group = heads // seen.keys.shape[1]
-    shared = seen.shared_keys.shape[2]
-    total = shared + seen.held
+def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Any, y_RO: Array) -> None:
+    """Write what each head of each row collects from its keys; q and y hold the heads in their first H * E columns."""
+    shared_keys, shared_values, keys, values, held, bias = seen
+    rows, size = len(q_RO), keys.shape[3]
+    group = heads // keys.shape[1]
+    shared = shared_keys.shape[2]
+    total = shared + held
     scores_NS = np.empty((rows * heads, total), np.float32)
     for n in numba.prange(rows * heads):
         r, h = n // heads, n % heads
@@ -255,18 +187,18 @@ def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Keys, y_
         q = q_RO[r, h * size : (h + 1) * size]
         y = y_RO[r, h * size : (h + 1) * size]
         scores = scores_NS[n]
-        n_shared = r * len(seen.shared_keys) // rows
+        n_shared = r * len(shared_keys) // rows
         if shared > 0:
-            _score(q, seen.shared_keys[n_shared, k], shared, scores)
-        _score(q, seen.keys[r, k], seen.held, scores[shared:])
+            _score(q, shared_keys[n_shared, k], shared, scores)
+        _score(q, keys[r, k], held, scores[shared:])
         top = np.float32(LOWEST)
-        n_bias, h_bias = r * len(seen.bias) // rows, min(h, seen.bias.shape[1] - 1)
+        n_bias, h_bias = r * len(bias) // rows, min(h, bias.shape[1] - 1)
         for s in range(total):
             score = scores[s] * np.float32(scale)
             if softcap > 0:
                 score = np.float32(softcap) * math.tanh(score / np.float32(softcap))
-            if len(seen.bias):
-                score = max(score + seen.bias[n_bias, h_bias, s], np.float32(LOWEST))
+            if len(bias):
+                score = max(score + bias[n_bias, h_bias, s], np.float32(LOWEST))
             scores[s] = score
             top = max(top, score)
         weight = np.float32(0)
@@ -276,8 +208,8 @@ def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Keys, y_
         for e in range(size):
             y[e] = np.float32(0)
         if shared > 0:
-            _collect(scores, seen.shared_values[n_shared, k], shared, y)
-        _collect(scores[shared:], seen.values[r, k], seen.held, y)
+            _collect(scores, shared_values[n_shared, k], shared, y)
+        _collect(scores[shared:], values[r, k], held, y)
         for e in range(size):
             y[e] /= weight
 
@@ -302,134 +234,86 @@ def _collect(weights: Array, values_SE: Array, count: int, y: Array) -> None:
 
 
 @_compiled()
-def _wrapped(norms: Norms, x_RD: Array, y_RD: Array) -> None:
+def _add(norms: Any, x_RD: Array, y_RD: Array) -> None:
     """x = outer(x + after(y)), in place."""
-    if norms.after.kind != 0:
-        _normalize_rows(norms.after, y_RD, y_RD)
-    for r in range(len(x_RD)):
-        for d in range(x_RD.shape[1]):
-            x_RD[r, d] += y_RD[r, d]
-    if norms.outer.kind != 0:
-        _normalize_rows(norms.outer, x_RD, x_RD)
+    _, after, outer = norms
+    if after[0] != 0:
+        _normalize_rows(after, y_RD, y_RD)
+    x_RD += y_RD
+    if outer[0] != 0:
+        _normalize_rows(outer, x_RD, x_RD)
 
 
 @_compiled()
-def _self_attention(a: Attention, turn_2RE: Array, seen: Keys, x_RD: Array, y_RD: Array) -> None:
+def _self_attention(attention: Any, turn_2RE: Array, seen: Any, x_RD: Array, y_RD: Array) -> None:
     """Attend; writes this step's key and value at position held - 1."""
-    rows, size = len(x_RD), seen.keys.shape[3]
-    heads, kv_heads = a.heads, a.kv_heads
-    q_size, kv_size = heads * size, kv_heads * size
-    qkv_RO = np.empty((rows, q_size + 2 * kv_size), np.float32)
-    multiply(a.qkv.weight_OI, a.qkv.affine_2O, x_RD, qkv_RO, 0, 0)
-    if a.q_norm.kind != 0:
+    qkv, out, heads, kv_heads, scale, softcap, q_norm, k_norm = attention
+    _, _, keys, values, held, _ = seen
+    rows, size = len(x_RD), keys.shape[3]
+    q_size, k_end = heads * size, (heads + kv_heads) * size
+    qkv_RO = np.empty((rows, k_end + kv_heads * size), np.float32)
+    multiply(qkv[0], qkv[1], x_RD, qkv_RO, 0, 0)
+    if q_norm[0] != 0:
         for r in range(rows):
-            for start in range(0, q_size, a.q_norm.affine_2D.shape[1]):
-                q = qkv_RO[r, start : start + a.q_norm.affine_2D.shape[1]]
-                normalize(a.q_norm, q, q)
-            for start in range(q_size, q_size + kv_size, a.k_norm.affine_2D.shape[1]):
-                k = qkv_RO[r, start : start + a.k_norm.affine_2D.shape[1]]
-                normalize(a.k_norm, k, k)
+            _normalize_heads(q_norm, qkv_RO[r, :q_size])
+            _normalize_heads(k_norm, qkv_RO[r, q_size:k_end])
     if turn_2RE.size:
         rotate(qkv_RO, 0, heads + kv_heads, size, turn_2RE)
     for r in range(rows):
         for n in range(kv_heads):
-            key, value = seen.keys[r, n, seen.held - 1], seen.values[r, n, seen.held - 1]
             for e in range(size):
-                key[e] = qkv_RO[r, q_size + n * size + e]
-                value[e] = qkv_RO[r, q_size + kv_size + n * size + e]
+                keys[r, n, held - 1, e] = qkv_RO[r, q_size + n * size + e]
+                values[r, n, held - 1, e] = qkv_RO[r, k_end + n * size + e]
     context_RO = np.empty((rows, q_size), np.float32)
-    attend(qkv_RO, heads, a.scale, a.softcap, seen, context_RO)
-    multiply(a.out.weight_OI, a.out.affine_2O, context_RO, y_RD, 0, 0)
+    attend(qkv_RO, heads, scale, softcap, seen, context_RO)
+    multiply(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
 @_compiled()
-def _cross_attention(c: Cross, encoder: Keys, x_RD: Array, y_RD: Array) -> None:
-    q_RO = np.empty((len(x_RD), len(c.q.weight_OI)), np.float32)
-    multiply(c.q.weight_OI, c.q.affine_2O, x_RD, q_RO, 0, 0)
+def _normalize_heads(norm: Any, x: Array) -> None:
+    """Normalise each head by itself, or all at once: as many channels at a time as the norm has weights."""
+    size = norm[2].shape[1]
+    for start in range(0, len(x), size):
+        normalize(norm, x[start : start + size], x[start : start + size])
+
+
+@_compiled()
+def _cross_attention(cross: Any, encoder: Any, x_RD: Array, y_RD: Array) -> None:
+    q, out, heads, scale = cross
+    q_RO = np.empty((len(x_RD), len(q[0])), np.float32)
+    multiply(q[0], q[1], x_RD, q_RO, 0, 0)
     context_RO = np.empty_like(q_RO)
-    attend(q_RO, c.heads, c.scale, 0.0, encoder, context_RO)
-    multiply(c.out.weight_OI, c.out.affine_2O, context_RO, y_RD, 0, 0)
+    attend(q_RO, heads, scale, 0.0, encoder, context_RO)
+    multiply(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
 @_compiled()
-def _feed_forward(f: FeedForward, x_RD: Array, y_RD: Array) -> None:
-    rows, size = len(x_RD), f.down.weight_OI.shape[1]
-    wide_RO = np.empty((rows, len(f.up.weight_OI)), np.float32)
-    multiply(f.up.weight_OI, f.up.affine_2O, x_RD, wide_RO, f.activation, size)
-    inner_RF = wide_RO
-    if f.gated:
-        inner_RF = np.empty((rows, size), np.float32)
-        for r in range(rows):
-            for i in range(size):
-                inner_RF[r, i] = wide_RO[r, i] * wide_RO[r, size + i]
-    multiply(f.down.weight_OI, f.down.affine_2O, inner_RF, y_RD, 0, 0)
-
-
-def plain(value: Any) -> Any:
-    """Named tuples as plain ones, all the way down: Numba takes 30 times as long to look at a named one."""
-    return tuple(plain(each) for each in value) if isinstance(value, tuple) else value
-
-
-@_compiled()
-def _norms(n: Any) -> Norms:
-    before, after, outer = n
-    return Norms(
-        Norm(before[0], before[1], before[2]), Norm(after[0], after[1], after[2]), Norm(outer[0], outer[1], outer[2])
-    )
-
-
-@_compiled()
-def _matrix(m: Any) -> Matrix:
-    return Matrix(m[0], m[1])
-
-
-@_compiled()
-def _named(layer: Any) -> Layer:
-    """The inverse of `plain`."""
-    a, c, f = layer[2], layer[4], layer[6]
-    q_norm, k_norm = Norm(a[6][0], a[6][1], a[6][2]), Norm(a[7][0], a[7][1], a[7][2])
-    return Layer(
-        layer[0],
-        _norms(layer[1]),
-        Attention(_matrix(a[0]), _matrix(a[1]), a[2], a[3], a[4], a[5], q_norm, k_norm),
-        _norms(layer[3]),
-        Cross(_matrix(c[0]), _matrix(c[1]), c[2], c[3]),
-        _norms(layer[5]),
-        FeedForward(_matrix(f[0]), _matrix(f[1]), f[2], f[3]),
-    )
-
-
-@_compiled()
-def _keys(k: Any) -> Keys:
-    return Keys(k[0], k[1], k[2], k[3], k[4], k[5])
+def _feed_forward(ffn: Any, x_RD: Array, y_RD: Array) -> None:
+    up, down, gated, activation = ffn
+    size = down[0].shape[1]
+    inner_RO = np.empty((len(x_RD), len(up[0])), np.float32)
+    multiply(up[0], up[1], x_RD, inner_RO, activation, size)
+    if gated:
+        inner_RO = inner_RO[:, :size] * inner_RO[:, size:]
+    multiply(down[0], down[1], inner_RO, y_RD, 0, 0)
 
 
 @_compiled(inner=False)
-def run_layer(
-    plain_layer: Any, turn_2RE: Array, plain_seen: Any, plain_encoder: Any, in_RD: Array, x_RD: Array
-) -> None:
-    """One token of each row through a layer, `in_RD` → `x_RD`; its keys and values go to the last of the `held` places.
-
-    The layer is a `Layer`, and what is seen `Keys`, as plain tuples.
-    """
-    layer, seen, encoder = _named(plain_layer), _keys(plain_seen), _keys(plain_encoder)
+def run_layer(layer: Any, turn_2RE: Array, seen: Any, encoder: Any, in_RD: Array, x_RD: Array) -> None:
+    """One token of each row through a layer, `in_RD` → `x_RD`; its keys and values go to the last of the `held` places."""
+    parallel, attention_norms, attention, cross_norms, cross, ffn_norms, ffn = layer
     h_RD, y_RD = np.empty_like(x_RD), np.empty_like(x_RD)
-    for r in range(len(x_RD)):
-        for d in range(x_RD.shape[1]):
-            x_RD[r, d] = in_RD[r, d]
-    _normalize_rows(layer.attention_norms.before, x_RD, h_RD)
-    _self_attention(layer.attention, turn_2RE, seen, h_RD, y_RD)
-    if layer.parallel:
-        _normalize_rows(layer.ffn_norms.before, x_RD, h_RD)
-        _wrapped(layer.attention_norms, x_RD, y_RD)
-        _feed_forward(layer.ffn, h_RD, y_RD)
-        _wrapped(layer.ffn_norms, x_RD, y_RD)
-        return
-    _wrapped(layer.attention_norms, x_RD, y_RD)
-    if layer.cross.heads:
-        _normalize_rows(layer.cross_norms.before, x_RD, h_RD)
-        _cross_attention(layer.cross, encoder, h_RD, y_RD)
-        _wrapped(layer.cross_norms, x_RD, y_RD)
-    _normalize_rows(layer.ffn_norms.before, x_RD, h_RD)
-    _feed_forward(layer.ffn, h_RD, y_RD)
-    _wrapped(layer.ffn_norms, x_RD, y_RD)
+    x_RD[:] = in_RD
+    _normalize_rows(attention_norms[0], x_RD, h_RD)
+    _self_attention(attention, turn_2RE, seen, h_RD, y_RD)
+    if parallel:
+        _normalize_rows(ffn_norms[0], x_RD, h_RD)
+    _add(attention_norms, x_RD, y_RD)
+    if cross[2]:
+        _normalize_rows(cross_norms[0], x_RD, h_RD)
+        _cross_attention(cross, encoder, h_RD, y_RD)
+        _add(cross_norms, x_RD, y_RD)
+    if not parallel:
+        _normalize_rows(ffn_norms[0], x_RD, h_RD)
+    _feed_forward(ffn, h_RD, y_RD)
+    _add(ffn_norms, x_RD, y_RD)

@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plainformer.errors import UsageError, opt
-from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
+from plainformer.model.fast.compiled import FEW_ROWS, Matrix, affine, as_array, follow_torch_threads, kernels, state
+from plainformer.model.linear import Layout
 
 
 class OneDnnWeight:
     """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = weights[0] if len(weights) == 1 else torch.cat(list(weights))
         # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), 1)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), 1)
         self.bias_O = None if bias_O is None else bias_O.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class OneDnnWeight:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias_O, "none", [], "")
 
     def dense(self) -> Tensor:
-        """The weight as an ordinary (O, I) tensor, a copy."""
+        """Return the weight as an ordinary (O, I) tensor, a copy."""
         return self.packed.to_dense()
 
     def __reduce__(self) -> Any:
@@ -47,60 +47,59 @@ def _reordered(weight_OI: Any, bias_O: Tensor | None) -> OneDnnWeight:
 
 
 class KernelWeight:
-    """What the kernels read of a weight (O, I), its scales and its bias."""
+    """A weight (O, I), its scales and its bias, as the kernels read them: few rows are multiplied by these, many by torch."""
 
     def __init__(self, stored_OI: Tensor, scales_O: Tensor | None, bias_O: Tensor | None) -> None:
         self.stored_OI, self.scales_O = stored_OI, scales_O
         self.out_size, self.in_size = stored_OI.shape
         self.bias_O = None if bias_O is None else bias_O.detach()
-        self._matrix: tuple[Any, Any] | None = None
-        self._made_of = (0, 0)
+        self._matrix: Matrix | None = None
+        self._made_of: object = None
 
     @property
-    def matrix(self) -> tuple[Any, Any]:
-        """A `kernels.Matrix`, another one after a change.
+    def matrix(self) -> Matrix:
+        """What a kernel reads, made again after a change.
 
         torch moves a weight to other memory when another process is sent it, and the old is gone; a bias may be edited.
         """
-        made_of = self.stored_OI.data_ptr(), version(self.bias_O)
+        made_of = state(self.stored_OI), state(self.bias_O)
         if self._matrix is None or self._made_of != made_of:
             self._matrix = as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
             self._made_of = made_of
         return self._matrix
 
-    def takes(self, x: Tensor) -> bool:
-        """Whether the kernels are for this input: few rows, in fp32 (autocast gives others)."""
-        return x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32 and kernels() is not None
-
-    def few_rows(self, x: Tensor) -> Tensor:
-        module = kernels()
-        assert module is not None
+    def __call__(self, x: Tensor) -> Tensor:
+        _refuse_gradient(x)
+        few = x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32  # autocast gives other types
+        if not few or (module := kernels()) is None:
+            return self.many_rows(x)
         y = x.new_empty(*x.shape[:-1], self.out_size)
         follow_torch_threads()
         module.multiply(*self.matrix, as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size), 0, 0)
         return y
+
+    def many_rows(self, x: Tensor) -> Tensor:
+        """Return the product as torch computes it."""
+        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrix": None}  # else a copy would hold its weight twice
 
 
 class CompiledWeight(KernelWeight):
-    """Weights (O, I), joined, as they are, with custom kernels for few rows and torch's product for many.
+    """Weights (O, I), joined, as they are. Inference only. `dense()` gives back the very same numbers.
 
-    torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads, and for
-    up to `FEW_ROWS` rows. Inference only. `dense()` gives back the very same numbers.
+    torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads.
     """
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
-        super().__init__(weight_OI.contiguous(), None, bias_O)
+        super().__init__(_joined(weights).contiguous(), None, bias_O)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        _refuse_gradient(x)
-        return self.few_rows(x) if self.takes(x) else F.linear(x, self.stored_OI, self.bias_O)
+    def many_rows(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.stored_OI, self.bias_O)
 
     def dense(self) -> Tensor:
-        """The weight as an ordinary (O, I) tensor."""
+        """Return the weight as an ordinary (O, I) tensor."""
         return self.stored_OI
 
 
@@ -114,25 +113,26 @@ class Int8Weight(KernelWeight):
     PIECE = 2**20  # weights that are made wide at a time: they stay in the processor's cache
 
     def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
-        weight_OI = torch.cat([weight.detach() for weight in weights])
+        weight_OI = _joined(weights)
         scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
         super().__init__((weight_OI / scales_O[:, None]).round_().to(torch.int8), scales_O, bias_O)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        _refuse_gradient(x)
-        if self.takes(x):
-            return self.few_rows(x)
+    def many_rows(self, x: Tensor) -> Tensor:
         assert self.scales_O is not None
         pieces = self.stored_OI.split(max(self.PIECE // self.in_size, 1))
         y = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=-1).mul_(self.scales_O)
         return y if self.bias_O is None else y.add_(self.bias_O)
 
     def dense(self) -> Tensor:
-        """An error: what the weights were before is lost."""
+        """Raise: what the weights were before is lost."""
         raise UsageError(
             f"this model's weights were rounded to 8 bits when it was loaded with {opt('quantize', 'int8')}",
             f"load it without {opt('quantize')} to save, move, cast or train it",
         )
+
+
+def _joined(weights: Sequence[Tensor]) -> Tensor:
+    return weights[0].detach() if len(weights) == 1 else torch.cat([weight.detach() for weight in weights])
 
 
 def _refuse_gradient(x: Tensor) -> None:
@@ -143,10 +143,5 @@ def _refuse_gradient(x: Tensor) -> None:
         )
 
 
-def on_cpu_in_fp32(weight: Tensor) -> bool:
-    """Where another layout than the plain one can pay."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-# The layouts that give the same numbers, so that `prepare` may choose one without being asked.
-LAYOUTS: dict[str, type[OneDnnWeight | CompiledWeight]] = {"onednn": OneDnnWeight, "compiled": CompiledWeight}
+# All but int8 give the same numbers, so that `prepare` may choose one without being asked.
+LAYOUTS: dict[str, Layout] = {"onednn": OneDnnWeight, "compiled": CompiledWeight, "int8": Int8Weight}

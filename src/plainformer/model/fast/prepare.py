@@ -21,18 +21,16 @@ from plainformer.config.values import check_choice
 from plainformer.errors import UsageError, opt
 from plainformer.model.fast import step
 from plainformer.model.fast.compiled import kernels
-from plainformer.model.fast.packed import LAYOUTS, Int8Weight, on_cpu_in_fp32
+from plainformer.model.fast.packed import LAYOUTS
 from plainformer.model.linear import Linear, LinearGroup, Product, outermost
 
-BACKENDS = ("auto", "plain", "fused", "int8", *LAYOUTS)
+BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
 # A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
 MIN_GAIN = 0.95
 # A measurement streams this many bytes of weights: more than a processor's caches hold.
 MEASURED_BYTES = 64 * 2**20
 MOST_WEIGHTS = 32
 MEASURED_SECONDS = 0.1  # for each backend and shape, but two passes at least
-
-Module = Linear | LinearGroup
 
 
 def prepare_for_inference(
@@ -56,10 +54,8 @@ def prepare_for_inference(
     model.requires_grad_(False)
     choices: dict[str, str] = {}
     for (out_size, in_size), modules in _by_shape(model).items():
-        possible = _possible(modules[0])
-        if backend == "int8":
-            chosen = _int8(modules[0])
-        elif backend != "auto":
+        possible = _possible(modules[0].parts()[0].weight, backend)
+        if backend != "auto":
             chosen = backend if backend in ("plain", *possible) else "fused"
         elif rows == 1 and "compiled" in possible:
             chosen = "compiled"
@@ -67,7 +63,10 @@ def prepare_for_inference(
             measured = tuple(name for name in possible if name != "compiled")
             chosen = fastest_backend(out_size, in_size, rows, measured, torch.get_num_threads())
         for module in modules:
-            _put(module, chosen)
+            if chosen in LAYOUTS:
+                module.pack(LAYOUTS[chosen])
+            elif chosen == "fused" and isinstance(module, LinearGroup):
+                module.fuse()
             if release is not None:
                 release()
         choices[f"{out_size}x{in_size}"] = chosen
@@ -83,53 +82,33 @@ def unprepare(model: nn.Module) -> None:
         module.unpack()
 
 
-def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Module]]:
-    shapes: dict[tuple[int, int], list[Module]] = defaultdict(list)
+def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Linear | LinearGroup]]:
+    shapes: dict[tuple[int, int], list[Linear | LinearGroup]] = defaultdict(list)
     for module in outermost(model):
-        out_size = sum(module.sizes) if isinstance(module, LinearGroup) else module.out_size
-        shapes[out_size, _a_weight(module).size(1)].append(module)
+        shapes[sum(module.sizes), module.in_size].append(module)
     return shapes
 
 
-def _a_weight(module: Module) -> Tensor:
-    """One of a plain module's weights, (O, I)."""
-    weight = (module.parts()[0] if isinstance(module, LinearGroup) else module).weight
-    assert weight is not None
-    return weight
-
-
-def _possible(module: Module) -> tuple[str, ...]:
-    weight = _a_weight(module)
-    if not on_cpu_in_fp32(weight):
-        return ("fused",)
-    onednn = ("onednn",) if torch.backends.mkldnn.is_available() else ()
-    compiled = ("compiled",) if kernels() is not None else ()
-    return ("fused", *onednn, *compiled)
-
-
-def _int8(module: Module) -> str:
-    weight = _a_weight(module)
-    if not on_cpu_in_fp32(weight):
+def _possible(weight: Tensor, backend: str) -> tuple[str, ...]:
+    """Return the backends that can run here; int8 only if it is asked for, since it changes the answers."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        if backend != "int8":
+            return ("fused",)
         raise UsageError(
             f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
             f"load with {opt('device', 'cpu')} and {opt('dtype', 'fp32')}, or without {opt('quantize')}",
         )
-    return "int8"
-
-
-def _put(module: Module, backend: str) -> None:
-    module.unpack()
-    if backend == "int8":
-        module.pack(Int8Weight)
-    elif backend in LAYOUTS:
-        module.pack(LAYOUTS[backend])
-    elif backend == "fused" and isinstance(module, LinearGroup):
-        module.fuse()
+    can_run = {
+        "onednn": torch.backends.mkldnn.is_available(),
+        "compiled": kernels() is not None,
+        "int8": backend == "int8",
+    }
+    return ("fused", *(name for name, can in can_run.items() if can))
 
 
 @functools.cache
 def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str, ...], threads: int) -> str:
-    """Time each backend on weights of one shape; remembered, so that a second load of a process chooses the same."""
+    """Return the fastest backend for weights of one shape; remembered, so that a second load of a process chooses the same."""
     if len(possible) == 1:
         return possible[0]
     size = out_size * in_size
@@ -151,7 +130,7 @@ def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product
 
 @torch.inference_mode()
 def _time(products: list[Product], x: Tensor, rounds: int = 6) -> float:
-    """The fastest of several passes through all products; the first, which touches cold pages, does not count."""
+    """Return the fastest of several passes through all products; the first, which touches cold pages, does not count."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()

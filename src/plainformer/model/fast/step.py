@@ -19,15 +19,17 @@ from torch import Tensor, nn
 
 from plainformer.config import StackConfig
 from plainformer.model.attention import Attentions, CrossAttention, Flow, Mask
-from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, version
+from plainformer.model.block import norms_around
+from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, state
 from plainformer.model.fast.packed import KernelWeight
-from plainformer.model.linear import Linear, LinearGroup, outermost
+from plainformer.model.linear import outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.stack import Stack
 
 NO_BIAS = np.zeros((0, 1, 0), np.float32)
 NO_TURN = np.zeros((2, 0, 0), np.float32)
 NO_ATTENTIONS = Attentions()
+NORMS = LayerNorm, RMSNorm
 HOOKS_OF_ALL: list[dict[int, Any]] = [
     torch.nn.modules.module._global_forward_hooks,
     torch.nn.modules.module._global_forward_pre_hooks,
@@ -90,9 +92,12 @@ class LayerStep:
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
-        self.made_of: list[tuple[Linear | LinearGroup, object, object]] = []
-        self.norms: list[tuple[nn.Module, str, Tensor | None, int]] = []
-        self.modules: list[tuple[nn.Module, dict[str, Any]]] = []
+        self.block: nn.Module | None = None
+        # What the views are of: the modules, packed weights and norms' parameters by their place, the memory of tensors.
+        self.children: list[dict[str, nn.Module | None]] = []
+        self.made_of: list[dict[str, nn.Module | None]] = []
+        self.parts: list[tuple[dict[str, Any], str, object]] = []
+        self.tensors: list[tuple[Tensor | None, tuple[int, int]]] = []
         self.hooks: list[dict[int, Any]] = []
         self.arrays: Any = None
 
@@ -122,39 +127,45 @@ class LayerStep:
         return y_BTD
 
     def _is_current(self, block: nn.Module) -> bool:
-        """Whether the views are still of the weights that the layer has."""
-        if not self.modules or self.modules[0][0] is not block:
+        """Return whether the views are still of the weights that the layer has."""
+        if self.block is not block:
             return False
-        for module, children in self.modules:
-            if module._modules != children:
+        for place, name, part in self.parts:
+            if place.get(name) is not part:
                 return False
-        for linear, packed, matrix in self.made_of:
-            if linear.packed is not packed or _matrix(packed) is not matrix:
+        for tensor, made_of in self.tensors:
+            if state(tensor) != made_of:
                 return False
-        for norm, name, parameter, changes in self.norms:
-            if norm._parameters.get(name) is not parameter or version(parameter) != changes:
-                return False
-        return True
+        return self.children == self.made_of
 
     def _make(self, block: nn.Module, module: ModuleType) -> None:
         """View the layer's weights as the kernel wants them, if they have the layout for it."""
-        self.made_of = [(linear, linear.packed, _matrix(linear.packed)) for linear in outermost(block)]
-        found = [norm for norm in block.modules() if isinstance(norm, LayerNorm | RMSNorm)]
-        named = [(norm, name, norm._parameters.get(name)) for norm in found for name in ("weight", "bias")]
-        self.norms = [(norm, name, parameter, version(parameter)) for norm, name, parameter in named]
-        self.hooks = [hooks for each in block.modules() for hooks in (each._forward_hooks, each._forward_pre_hooks)]
+        self.block = None
+        modules, linears = list(block.modules()), outermost(block)
+        norms: list[tuple[dict[str, Any], str]] = [
+            (each._parameters, name) for each in modules if isinstance(each, NORMS) for name in ("weight", "bias")
+        ]
+        packed: list[object] = [linear.packed for linear in linears]
+        self.hooks = [hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
         self.hooks += HOOKS_OF_ALL
-        ready = _is_ours(block) and all(matrix is not None for _, _, matrix in self.made_of)
-        self.arrays = module.plain(_layer(module, block, self.config)) if ready else None
-        # Last: another thread takes the views for current from here on.
-        self.modules = [(each, dict(each._modules)) for each in block.modules() if each._modules or each is block]
+        self.children = [each._modules for each in modules]
+        self.made_of = [dict(children) for children in self.children]
+        self.parts = [(vars(linear), "packed", weight) for linear, weight in zip(linears, packed, strict=True)]
+        self.parts += [(place, name, place.get(name)) for place, name in norms]
+        kernel_weights = [weight for weight in packed if isinstance(weight, KernelWeight)]
+        tensors = [place.get(name) for place, name in norms]
+        tensors += [x for weight in kernel_weights for x in (weight.stored_OI, weight.bias_O)]
+        self.tensors = [(x, state(x)) for x in tensors if x is not None]
+        ready = _is_ours(block) and len(kernel_weights) == len(packed)
+        self.arrays = _layer(module, block, self.config) if ready else None
+        self.block = block  # last: another thread takes the views for current from here on
 
     def __reduce__(self) -> Any:
         return LayerStep, (self.config,)  # a copy has weights of its own
 
 
 def _encoder_keys(cross: CrossAttention | None, layer: int, flow: Flow, views: Views) -> Any:
-    """The keys and values of the encoder's output as the kernel wants them; None where there is no encoder."""
+    """Return the keys and values of the encoder's output as `kernels.Keys`; None where there is no encoder."""
     if cross is None:
         return None
     k_BHSE, v_BHSE = cross.keys_and_values(layer, flow)
@@ -164,13 +175,8 @@ def _encoder_keys(cross: CrossAttention | None, layer: int, flow: Flow, views: V
     return keys, values, own, own, 0, bias
 
 
-def _matrix(packed: object) -> object:
-    """The `kernels.Matrix` of a weight that has one."""
-    return packed.matrix if isinstance(packed, KernelWeight) else None
-
-
 def _is_ours(block: nn.Module) -> bool:
-    """Whether every part is this library's own; a norm may be an identity. Someone's wrapper does not go into a kernel."""
+    """Return whether every part is this library's own; a norm may be an identity. Someone's wrapper does not go into a kernel."""
     package = "plainformer.model."
     return all(
         (type(part).__module__.startswith(package) or (path.endswith("norm") and type(part) is nn.Identity))
@@ -187,7 +193,7 @@ def _is_usual(x_BTD: Tensor, flow: Flow) -> bool:
 
 
 def _bias(views: Views, mask: Mask, seen: int) -> Any:
-    """What is added to the scores, (R, H or 1, S), for the last `seen` positions."""
+    """Return what is added to the scores, (R, H or 1, S), for the last `seen` positions."""
     if mask.bias is None:
         return NO_BIAS
     key = (id(mask), seen)
@@ -198,7 +204,7 @@ def _bias(views: Views, mask: Mask, seen: int) -> Any:
 
 
 def _turn(views: Views, flow: Flow, layer: int) -> Any:
-    """Cosines and sines, (2, R, E)."""
+    """Return cosines and sines, (2, R, E)."""
     rotation = flow.rotations[layer]
     if rotation is None:
         return NO_TURN
@@ -209,60 +215,41 @@ def _turn(views: Views, flow: Flow, layer: int) -> Any:
 
 
 def _layer(module: ModuleType, block: Any, config: StackConfig) -> Any:
-    """A `kernels.Layer` of a `Block` or `ParallelBlock`."""
-    parallel = config.residual == "parallel"
-    place = "pre" if parallel else config.norm_place
+    """Return the `kernels.Layer` of a `Block` or `ParallelBlock`."""
     attention, ffn, cross = block.attention, block.ffn, getattr(block, "cross", None)
-    qkv = attention.qkv.packed.matrix
-    nothing = (qkv[0][:0], qkv[1][:, :0].copy())
+    qkv, out = attention.qkv.packed.matrix, attention.out.packed.matrix
+    up = (ffn.gate_up if config.ffn == "gated" else ffn.up).packed.matrix
+    scale, softcap = float(config.attention_scale), float(config.score_softcap or 0.0)
+    norms = [
+        _norm(module, norm)
+        for norm in (attention.q_norm or attention.q_norm_all, attention.k_norm or attention.k_norm_all)
+    ]
+    seen = qkv, out, config.num_heads, config.num_kv_heads, scale, softcap, *norms
+    seen_across: Any = (qkv[0][:0], qkv[1][:, :0].copy()), out, 0, scale
+    if cross is not None:
+        seen_across = cross.q.packed.matrix, cross.out.packed.matrix, config.num_heads, scale
+    activation = module.ACTIVATION_CODES[config.activation]
 
-    def norms(name: str, after: str) -> Any:
-        found = (getattr(block, each, None) for each in (name, after))
-        norm, after_norm = (_norm(module, each) for each in found)
-        none = _norm(module, None)
-        before, inner, outer = {
-            "pre": (norm, none, none),
-            "post": (none, none, norm),
-            "both": (norm, after_norm, none),
-            "branch": (none, norm, none),
-        }[place]
-        return module.Norms(before, inner, outer)
+    def around(name: str, after: str) -> Any:
+        norm, after_norm = (getattr(block, each, nn.Identity()) for each in (name, after))
+        place = "pre" if config.residual == "parallel" else config.norm_place
+        return tuple(_norm(module, each) for each in norms_around(place, norm, after_norm))
 
-    return module.Layer(
-        parallel,
-        norms("attention_norm", "attention_after_norm"),
-        module.Attention(
-            qkv,
-            attention.out.packed.matrix,
-            config.num_heads,
-            config.num_kv_heads,
-            float(config.attention_scale),
-            float(config.score_softcap or 0.0),
-            _norm(module, attention.q_norm or attention.q_norm_all),
-            _norm(module, attention.k_norm or attention.k_norm_all),
-        ),
-        norms("cross_norm", "cross_norm"),
-        module.Cross(
-            cross.q.packed.matrix if cross is not None else nothing,
-            cross.out.packed.matrix if cross is not None else nothing,
-            config.num_heads if cross is not None else 0,
-            float(config.attention_scale),
-        ),
-        norms("ffn_norm", "ffn_after_norm"),
-        module.FeedForward(
-            (ffn.gate_up if config.ffn == "gated" else ffn.up).packed.matrix,
-            ffn.down.packed.matrix,
-            config.ffn == "gated",
-            module.ACTIVATION_CODES[config.activation],
-        ),
+    return (
+        config.residual == "parallel",
+        around("attention_norm", "attention_after_norm"),
+        seen,
+        around("cross_norm", "cross_norm"),
+        seen_across,
+        around("ffn_norm", "ffn_after_norm"),
+        (up, ffn.down.packed.matrix, config.ffn == "gated", activation),
     )
 
 
-def _norm(module: ModuleType, norm: nn.Module | None) -> Any:
-    """A `kernels.Norm`; of kind "none" for an identity, or where there is none."""
+def _norm(module: ModuleType, norm: object) -> Any:
+    """Return the `kernels.Norm` of a norm; of kind "none" for anything else."""
     if isinstance(norm, LayerNorm):
-        return module.Norm(module.NORM_CODES["layer"], float(norm.eps), affine(norm.weight, norm.bias, norm.shape[0]))
+        return module.NORM_CODES["layer"], float(norm.eps), affine(norm.weight, norm.bias, norm.shape[0])
     if isinstance(norm, RMSNorm):
-        weight = norm.weight.detach() + norm.offset
-        return module.Norm(module.NORM_CODES["rms"], float(norm.eps), affine(weight, None, len(weight)))
-    return module.Norm(module.NORM_CODES["none"], 0.0, affine(None, None, 0))
+        return module.NORM_CODES["rms"], float(norm.eps), affine(norm.weight + norm.offset, None, len(norm.weight))
+    return module.NORM_CODES["none"], 0.0, affine(None, None, 0)

@@ -7,14 +7,15 @@ model is asked in a message; another decoder continues the text with its questio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config.values import no_effect
+from plainformer.errors import InputError, nth
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.tasks.base import called_with, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with, text_limit
 from plainformer.tasks.writing.answers import Answer, AnswerStream
 from plainformer.tasks.writing.base import GeneratingTask, W
 from plainformer.tasks.writing.options import AbstractiveOptions
@@ -32,7 +33,7 @@ TEMPLATES = {
 }
 
 
-class AbstractiveQuestionAnswering(GeneratingTask):
+class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
     """A (question, context) tuple, or a dict with these two → an answer, as the task that writes it gives it:
     `TransformedText` of an encoder-decoder, `GeneratedText` of a decoder.
 
@@ -41,6 +42,7 @@ class AbstractiveQuestionAnswering(GeneratingTask):
     a decoder's answer (`max_new_tokens`) after it. All other options are those of the writing task.
     """
 
+    parts = ("question", "context")
     companions = Text2TextGeneration.companions
     __call__ = called_with(AbstractiveOptions, Answer)
 
@@ -55,13 +57,12 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         self.kind, self.settings = kind, self.writer.settings
         self._taken = {"template", *(f.name for f in fields(self.writer.Options))}
 
-    def is_one(self, inputs: Any) -> bool:
-        pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
-        return isinstance(inputs, Mapping) or pair
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, str)
 
     def encode(self, inputs: Sequence[Any], options: AbstractiveOptions) -> TextBatch:
         own = self._written(options)
-        return self.writer.encode([self._prompt(item, options) for item in inputs], own)
+        return self.writer.encode([self._prompt(item, place, options) for place, item in enumerate(inputs)], own)
 
     def predict(self, encoded: TextBatch, options: AbstractiveOptions) -> Generation:
         return self.writer.predict(encoded, self._written(options))
@@ -70,17 +71,16 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         return list(self.writer.decode(encoded, predicted, self._written(options)))
 
     def prepared_item(self, item: Any, options: AbstractiveOptions) -> Prepared:
-        return self.writer.prepared_item(self._prompt(item, options), self._written(options))
+        return self.writer.prepared_item(self._prompt(item, 0, options), self._written(options))
 
     def stream(self, item: Any, /, **options: Any) -> AnswerStream[Any]:
         """Return the answer piece by piece; its `.result` is the whole."""
         chosen: AbstractiveOptions = self.make_options(options)
-        return self.writer.streamed(self._prompt(item, chosen), self._written(chosen))
+        return self.writer.streamed(self._prompt(item, 0, chosen), self._written(chosen))
 
     def completed(self, options: W) -> W:
         for name in options.explicit:
-            if name not in self._taken:
-                raise UsageError(f"{opt(name)} has no effect on this kind of model ({self.kind})", "leave it out")
+            no_effect(name not in self._taken, name, f"on this kind of model ({self.kind})")
         return super().completed(options)
 
     def _written(self, options: AbstractiveOptions) -> Any:
@@ -88,25 +88,15 @@ class AbstractiveQuestionAnswering(GeneratingTask):
         own = {name: getattr(options, name) for name in options.explicit if name not in ("template", "truncate")}
         return self.writer.Options(**own)
 
-    def _prompt(self, item: Any, options: AbstractiveOptions) -> Any:
+    def _prompt(self, item: Any, place: int, options: AbstractiveOptions) -> Any:
         """Return what the writer reads: a text, or the messages of a chat."""
-        question, context = self._question(item)
+        question, context = self.parts_of(item, place)
+        for name, text in (("question", question), ("context", context)):
+            if not text.strip():
+                raise InputError(f"the {name} of {nth(place)} is empty", f"give a {name} with words")
         form = TEMPLATES[self.kind] if options.template is None else options.template
         room = self._room(options) if options.truncate else None
         return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
-
-    def _question(self, item: Any) -> tuple[str, str]:
-        if isinstance(item, Mapping) and set(item) == {"question", "context"}:
-            item = (item["question"], item["context"])
-        if isinstance(item, Mapping) or not self.is_one(item):
-            raise InputError(
-                f"{str(item)[:60]!r} is not a question with its context",
-                'give a (question, context) tuple, or {"question": ..., "context": ...}',
-            )
-        for name, text in zip(("question", "context"), item, strict=True):
-            if not text.strip():
-                raise InputError(f"the {name} is empty", f"give a {name} with words")
-        return item[0], item[1]
 
     def _laid_out(self, form: str, question: str, context: str) -> Any:
         texts = {"{question}": question, "{context}": context}

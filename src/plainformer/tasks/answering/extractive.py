@@ -13,14 +13,14 @@ from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.windows import window_size
 from plainformer.tasks.answering.options import QuestionAnsweringOptions
 from plainformer.tasks.answering.spans import Answer, Span, Window, by_probability, by_squad
-from plainformer.tasks.base import Task, called_with, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with, text_limit
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
 
 __all__ = ["Answer", "QuestionAnswering", "Questions", "Span"]
 
-WINDOW = 384  # tokens: the reference's default
+WINDOW = 384  # tokens: the default of transformers
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Questions:
     """Encoded questions.
 
     Attributes:
-        contexts: of each question. ranks: of each window, how many of its context's tokens stand before it.
+        contexts: of each question. ranks: of each window, how many of its context's tokens come before it.
         several: of each input, how many questions it asks, or None for the one that is not in a list.
         batch: all windows; its `counts` are those of each question.
     """
@@ -39,7 +39,7 @@ class Questions:
     batch: TextBatch
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TwoPartTask):
     """A question and its context → an `Answer`; several questions about one context → a tuple of them, in order.
 
     An input is a (question, context) tuple, or {"question": ..., "context": ...}; in place of the question it may have a
@@ -61,33 +61,29 @@ class QuestionAnswering(Task):
       of these makes a span, the scripts answer "empty", we with the best span.
     """
 
+    parts = ("question", "context")
     # For a list of questions: a tuple of answers.
     __call__ = called_with(QuestionAnsweringOptions, Answer)
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        if not isinstance(inputs, tuple) or len(inputs) != 2 or not isinstance(inputs[1], str):
-            return False
-        return isinstance(inputs[0], str) or (
-            isinstance(inputs[0], list) and all(isinstance(q, str) for q in inputs[0])
-        )
+    def fits(self, first: Any, second: Any) -> bool:
+        questions = first if isinstance(first, list) else [first]
+        return all(isinstance(each, str) for each in (*questions, second))
 
     def checked(self, inputs: Any, options: QuestionAnsweringOptions) -> Any:
         self._size(options)
         if options.threshold is not None and self.tokenizer.cls_id is None:
             raise UsageError(
-                "this model's tokenizer has no class token, which stands for 'no answer'",
+                "this model's tokenizer has no class token, which means 'no answer'",
                 f"leave {opt('no_answer')} out",
             )
         return inputs
 
     def _size(self, options: QuestionAnsweringOptions) -> int:
-        """Tokens of a window."""
+        """Return the tokens of a window."""
         return window_size(options.window, text_limit(self.config, self.tokenizer), WINDOW) or WINDOW
 
     def encode(self, inputs: Sequence[Any], options: QuestionAnsweringOptions) -> Questions:
-        """All windows of all questions.
+        """Return all windows of all questions.
 
         Raises:
             InputError: an empty question or context, or a question that leaves no room for the context.
@@ -122,7 +118,7 @@ class QuestionAnswering(Task):
         return [next(rest) if n is None else tuple(next(rest) for _ in range(n)) for n in encoded.several]
 
     def _windows(self, encoded: Questions, predicted: Tensor) -> Iterator[Window]:
-        """Every window with its logits."""
+        """Yield every window with its logits."""
         batch = encoded.batch
         contexts = (context for context, n in zip(encoded.contexts, batch.counts, strict=True) for _ in range(n))
         logits = (row[real] for row, real in zip(predicted.double(), batch.attention_mask.bool(), strict=True))
@@ -131,16 +127,10 @@ class QuestionAnswering(Task):
             yield Window(context, row, own.numpy(), sequence, class_id, rank)
 
     def _questions(self, item: Any, place: int) -> tuple[tuple[str, ...], str, bool]:
-        """An input's questions, their context, and whether they came as a list."""
-        if isinstance(item, Mapping) and set(item) == {"question", "context"}:
-            question = item["question"]
-            item = (list(question) if isinstance(question, tuple) else question, item["context"])
-        if isinstance(item, Mapping) or not self.is_one(item):
-            raise InputError(
-                f"{nth(place)}, {str(item)[:60]!r}, is not a question with its context",
-                'give a (question, context) tuple, or {"question": ..., "context": ...}',
-            )
-        question, context = item
+        """Return an input's questions, their context, and whether they came as a list."""
+        if isinstance(item, Mapping) and isinstance(item.get("question"), tuple):
+            item = {**item, "question": list(item["question"])}
+        question, context = self.parts_of(item, place)
         questions = tuple(question) if isinstance(question, list) else (question,)
         if not questions:
             raise InputError(f"the list of questions of {nth(place)} is empty", "ask at least one")

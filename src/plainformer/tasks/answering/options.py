@@ -16,9 +16,8 @@ ALIGN = {"probability": "words", "squad": "tokens"}
 
 def _threshold(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or math.isnan(value):
-        raise UsageError(
-            f"{opt(name, value)} is neither True nor False nor a threshold", f"give {opt(name, True)}, or 0.5, say"
-        )
+        what = f"{opt(name, value)} is neither True nor False nor a threshold"
+        raise UsageError(what, f"give {opt(name, True)}, or 0.5, say")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +44,12 @@ class QuestionAnsweringOptions(WindowOptions):
 
     top_k: int = option(1, help="Spans that an answer names.", check=whole(1))
     max_answer_tokens: int | None = option(None, help="Extracted answers: the longest.", check=whole(1))
-    scoring: str = option(
-        "probability", help="Extracted answers: probability or squad.", check=one_of("probability", "squad")
-    )
+    scoring: str = option("probability", help="Extracted answers: probability or squad.", check=one_of(*ALIGN))
     align: str | None = option(None, help="Extracted answers: whole words, or tokens.", check=one_of("words", "tokens"))
     no_answer: bool | float = option(
-        False,
-        help="Extracted answers: there may be none.",
-        check=_threshold,
-        typed=bool,
-        also={"no_answer_threshold": (float, "The same, where that is so much likelier.")},
-    )
+        False, help="Extracted answers: there may be none.", check=_threshold, typed=bool,
+        also={"no_answer_threshold": (float, "The same, where that is likelier by this much.")},
+    )  # fmt: skip
 
     @property
     def longest(self) -> int:

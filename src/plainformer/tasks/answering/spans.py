@@ -1,4 +1,4 @@
-"""Which spans of a context answer a question: the arithmetic behind question answering, from start and end logits.
+"""Which spans of a context answer a question: the arithmetic of question answering, from start and end logits.
 
 Two ways are in use, and both are here, each equal to its reference:
 
@@ -89,7 +89,7 @@ class Window:
     Attributes:
         context: the whole text. row: the window's tokens. logits_T2: their start and end logits.
         sequence: which of the row's two texts the context is. class_id: the class token's, where the tokenizer has one.
-        rank: how many of the context's tokens stand before the window.
+        rank: how many of the context's tokens come before the window.
     """
 
     context: str
@@ -101,12 +101,12 @@ class Window:
 
     @cached_property
     def places_C(self) -> npt.NDArray[np.int64]:
-        """Where in the row the context's tokens stand: side by side."""
+        """Where in the row the context's tokens are: side by side."""
         return np.flatnonzero([sequence == self.sequence for sequence in self.row.sequence_ids])
 
     @cached_property
     def null_place(self) -> int | None:
-        """Where in the row the class token stands that the template added."""
+        """Where in the row the class token is that the template added."""
         pairs = zip(self.row.input_ids, self.row.special, strict=True)
         return next((place for place, (i, special) in enumerate(pairs) if special and i == self.class_id), None)
 
@@ -121,7 +121,7 @@ class Window:
         return {word: span for word, span in found.items() if not _UNSPACED.search(self.context[slice(*span)])}
 
     def characters(self, first: int, last: int, align: str) -> tuple[int, int]:
-        """The span from one of the context's tokens to another one, in characters; may have white space at its ends."""
+        """Return the span from one of the context's tokens to another one, in characters; may have white space at its ends."""
         tokens = [int(self.places_C[rank]) for rank in (first, last)]
         spans = [self.row.offsets[token] for token in tokens]
         if align == "words":
@@ -130,7 +130,7 @@ class Window:
         return spans[0][0], spans[1][1]
 
     def visible_CL(self, longest: int) -> Bools:
-        """Which spans, by first token and length less one, end in the window and hold more than white space."""
+        """Return which spans, by first token and length less one, end in the window and hold more than white space."""
         size = len(self.places_C)
         offsets = [self.row.offsets[place] for place in self.places_C.tolist()]
         seen = np.cumsum([0, *(bool(self.context[start:end].strip()) for start, end in offsets)])
@@ -139,13 +139,13 @@ class Window:
 
 
 def _band(size: int, longest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First tokens (C, 1), and last tokens (C, L) for each length; some of these lie beyond the end."""
+    """Return first tokens (C, 1), and last tokens (C, L) for each length; some of these lie beyond the end."""
     first_C1 = np.arange(size)[:, None]
     return first_C1, first_C1 + np.arange(min(longest, size))
 
 
 def _ranked(values_CL: Floats, allowed_CL: Bools) -> Iterator[tuple[int, int, float]]:
-    """(first, last, value) of the allowed spans, best first; of equals, the one that stands first."""
+    """Yield (first, last, value) of the allowed spans, best first; of equals, the one that comes first."""
     first_N, length_N = np.nonzero(allowed_CL)
     values_N = values_CL[first_N, length_N]
     for place in np.argsort(-values_N, kind="stable").tolist():
@@ -164,7 +164,7 @@ class Ranking:
     null_value: float
 
     def answer(self, top_k: int, threshold: float | None, context: str = "") -> Answer:
-        """The best `top_k`; "no answer" is one of them, and comes first if it beats all by more than `threshold`."""
+        """Return the best `top_k`; "no answer" is one of them, and comes first if it beats all by more than `threshold`."""
         found, margin = list(self.spans), None
         if threshold is not None and self.null is not None:
             margin = self.null_value - self.values[0]
@@ -184,7 +184,7 @@ def _span(context: str, start: int, end: int, score: float) -> Span:
 
 
 def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align: str) -> Ranking:
-    """Spans by P(start) * P(end); those with the same text, upper or lower case, count as one and add up.
+    """Rank spans by P(start) * P(end); those with the same text, upper or lower case, count as one and add up.
 
     Probabilities are a window's own: a softmax over the context's tokens and the class token. Of each window the best
     spans count, as many as the reference looks at. "No answer" has the least of its probabilities in the windows.
@@ -214,7 +214,7 @@ def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align
 
 
 def _probabilities(window: Window) -> Floats:
-    """P(start) and P(end) of each token, (T, 2): 0 for those that do not count."""
+    """Return P(start) and P(end) of each token, (T, 2): 0 for those that do not count."""
     counted_T = np.array(window.row.input_ids) == window.class_id
     counted_T[window.places_C] = True
     logits_T2 = np.where(counted_T[:, None], window.logits_T2, -np.inf)
@@ -271,7 +271,7 @@ class Candidates:
 
 
 def list_of(window: Window, own_C: Bools, longest: int, most: int | None) -> Candidates:
-    """The spans that begin at one of `own_C`; with `most`, only those between the best so many starts and ends."""
+    """Return the spans that begin at one of `own_C`; with `most`, only those between this many best starts and ends."""
     start_C, end_C = window.logits_T2[window.places_C].T
     size = len(start_C)
     first_C1, last_CL = _band(size, longest)

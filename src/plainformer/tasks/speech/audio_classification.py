@@ -8,20 +8,18 @@ from torch import Tensor
 from plainformer.inputs.audio.processors import AudioBatch
 from plainformer.tasks.base import called_with
 from plainformer.tasks.media import AudioTask
-from plainformer.tasks.speech.options import AudioClassificationOptions
+from plainformer.tasks.speech.options import AudioOptions
 from plainformer.tasks.text.classification import Classification, classify
 
 
 class AudioClassification(AudioTask):
     """A clip (path, bytes, array with its rate) → a label with its probability."""
 
-    __call__ = called_with(AudioClassificationOptions, Classification)
+    __call__ = called_with(AudioOptions, Classification)
 
-    def predict(self, encoded: AudioBatch, options: AudioClassificationOptions) -> Tensor:
+    def predict(self, encoded: AudioBatch, options: AudioOptions) -> Tensor:
         """Logits, (B, C)."""
         return torch.cat([self.model(**inputs).logits for inputs in self.runs(encoded)])
 
-    def decode(
-        self, encoded: AudioBatch, predicted: Tensor, options: AudioClassificationOptions
-    ) -> list[Classification]:
+    def decode(self, encoded: AudioBatch, predicted: Tensor, options: AudioOptions) -> list[Classification]:
         return classify(predicted, self.config)

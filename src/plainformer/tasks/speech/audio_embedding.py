@@ -16,7 +16,7 @@ from plainformer.tasks.text.embedding import Embedding
 class AudioFeatureExtraction(AudioTask):
     """A clip (path, bytes, array with its rate) → the mean of the encoder's last vectors over its own sound.
 
-    Whisper's encoder hears the silence behind a clip too; the vectors there are left out of the mean.
+    Whisper's encoder hears the silence after a clip too; the vectors there are left out of the mean.
     """
 
     __call__ = called_with(AudioFeatureExtractionOptions, Embedding)

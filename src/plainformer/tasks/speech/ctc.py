@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from plainformer.config import WaveFrontend
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config.values import no_effect, read_text
+from plainformer.errors import UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch
 from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
 from plainformer.tasks.base import called_with
@@ -29,6 +29,8 @@ from plainformer.tasks.speech.ctc_decoding import (
 from plainformer.tasks.speech.ngram import NgramModel
 from plainformer.tasks.speech.options import CtcOptions, Words
 from plainformer.tasks.speech.whisper import Segment, SpeechRecognition, Transcription
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ class CtcSpeechRecognition(AudioTask):
 
     def make_options(self, given: Mapping[str, Any]) -> Any:
         for name in given:
-            if name not in self.options() and name in SpeechRecognition.options():
-                what = f"{opt(name)} has no effect on a CTC model, which writes a character a frame"
-                raise UsageError(what, "leave it out")
+            other = name not in self.options() and name in SpeechRecognition.options()
+            no_effect(other, name, "on a CTC model, which writes a character a frame")
         return super().make_options(given)
 
     def predict(self, encoded: AudioBatch, options: CtcOptions) -> list[Heard]:
@@ -72,7 +73,7 @@ class CtcSpeechRecognition(AudioTask):
         return heard
 
     def _frames(self, encoded: AudioBatch) -> list[Frames]:
-        """The log-probabilities of each clip's own frames, (T, V)."""
+        """Return the log-probabilities of each clip's own frames, (T, V)."""
         rows = [row.cpu() for inputs in self.runs(encoded) for row in self.model(**inputs).logits.float()]
         pairs = zip(rows, self.frames(encoded), strict=True)
         return [torch.log_softmax(row[:length].double(), -1).numpy() for row, length in pairs]
@@ -89,7 +90,7 @@ class CtcSpeechRecognition(AudioTask):
         return Transcription(self.vocabulary.written(one.ids), score=one.score, segments=segments)
 
     def _segments(self, frames_TV: Frames, ids: Sequence[int]) -> tuple[Segment, ...]:
-        """The words, from the beginning of each one's first frame to the end of its last."""
+        """Return the words, from the beginning of each one's first frame to the end of its last."""
         seconds = self._seconds_a_frame()
         spans = align(frames_TV, ids, self.vocabulary.blank_id)
         found = []
@@ -100,7 +101,7 @@ class CtcSpeechRecognition(AudioTask):
         return tuple(found)
 
     def _words_of(self, ids: Sequence[int]) -> list[list[int]]:
-        """The places of each word's tokens."""
+        """Return the places of each word's tokens."""
         found: list[list[int]] = [[]]
         for place, i in enumerate(ids):
             if self.vocabulary.tokens[i] == self.vocabulary.delimiter:
@@ -110,7 +111,7 @@ class CtcSpeechRecognition(AudioTask):
         return [own for own in found if own]
 
     def _seconds_a_frame(self) -> float:
-        frontend = (self.config.encoder or self.config.main_stack).frontend
+        frontend = self.config.input_frontend
         assert isinstance(frontend, WaveFrontend)
         return float(np.prod(frontend.strides)) / self.processor.sampling_rate
 
@@ -135,29 +136,27 @@ class CtcSpeechRecognition(AudioTask):
         )
 
     def _ngrams(self, ngram: str | os.PathLike[str] | NgramModel) -> NgramModel:
-        if isinstance(ngram, NgramModel):
-            return ngram
-        key = ("ngram", os.fspath(ngram))
-        if key not in self._kept:
-            self._kept[key] = NgramModel.read(ngram)
-        model: NgramModel = self._kept[key]
-        return model
+        return ngram if isinstance(ngram, NgramModel) else self._once("ngram", ngram, NgramModel.read)
 
     def _lexicon(self, words: Words) -> dict[int, object]:
         if not isinstance(words, str | os.PathLike):
             return self._tree(words, opt("words"))
-        key = ("words", os.fspath(words))
+        return self._once("words", words, self._read_words)
+
+    def _once(self, kind: str, path: str | os.PathLike[str], read: Callable[[str], T]) -> T:
+        """Read a file at its first use, and keep what it holds."""
+        key = (kind, os.fspath(path))
         if key not in self._kept:
-            try:
-                listed = Path(words).read_text(encoding="utf-8-sig").split("\n")
-            except (OSError, ValueError) as error:
-                raise InputError(f"the word list {os.fspath(words)!r} cannot be read: {error}", "check it") from error
-            self._kept[key] = self._tree([line.strip() for line in listed if line.strip()], os.fspath(words))
-        tree: dict[int, object] = self._kept[key]
-        return tree
+            self._kept[key] = read(key[1])
+        found: T = self._kept[key]
+        return found
+
+    def _read_words(self, path: str) -> dict[int, object]:
+        lines = read_text(path, "the word list").split("\n")
+        return self._tree([line.strip() for line in lines if line.strip()], path)
 
     def _tree(self, words: Sequence[str], name: str) -> dict[int, object]:
-        """The words as ids, in the model's own letters; one that has none of its letters is an error."""
+        """Return the words as a tree of ids, in the model's own letters; one that has none of its letters is an error."""
         letters = {token: i for i, token in enumerate(self.vocabulary.tokens) if i != self.vocabulary.blank_id}
         spelt = []
         for word in words:

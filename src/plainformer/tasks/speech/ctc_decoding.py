@@ -8,8 +8,9 @@ a model: frames are rows of natural logarithms, (T, V).
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ WORD_ENDS = -1  # in a lexicon's node: a word may end here
 
 
 def make_lexicon(words: Iterable[Sequence[int]]) -> dict[int, object]:
-    """Words, each as ids, as a tree: id → the ids that may follow; `WORD_ENDS` where one may end."""
+    """Return words, each as ids, as a tree: id → the ids that may follow; `WORD_ENDS` where one may end."""
     root: dict[int, object] = {}
     for word in words:
         node = root
@@ -62,23 +63,23 @@ def make_lexicon(words: Iterable[Sequence[int]]) -> dict[int, object]:
 
 
 def best_alignment(frames_TV: Frames, blank_id: int) -> Hypothesis:
-    """The likeliest alignment: of each frame the best token. Not always of the likeliest text."""
+    """Return the likeliest alignment: of each frame the best token. Not always of the likeliest text."""
     best = frames_TV.argmax(-1)
     kept = [int(i) for place, i in enumerate(best) if i != blank_id and (place == 0 or i != best[place - 1])]
     return Hypothesis(tuple(kept), float(frames_TV.max(-1, initial=_NEVER).sum()) if len(frames_TV) else 0.0)
 
 
+@dataclass(eq=False, slots=True)
 class _Prefix:
     """A beginning of a text. Equal ones are the same object: each knows its continuations."""
 
-    __slots__ = ("bonus", "children", "history", "node", "parent", "token", "word")
-
-    def __init__(
-        self, parent: _Prefix | None, token: int, node: object, word: str, history: tuple[str, ...], bonus: float
-    ) -> None:
-        self.parent, self.token, self.node = parent, token, node
-        self.word, self.history, self.bonus = word, history, bonus
-        self.children: dict[int, _Prefix | None] = {}
+    parent: _Prefix | None
+    token: int
+    node: object
+    word: str
+    history: tuple[str, ...]
+    bonus: float
+    children: dict[int, _Prefix | None] = field(default_factory=dict)
 
     def ids(self) -> tuple[int, ...]:
         found = []
@@ -100,7 +101,7 @@ class _Grower:
         self.root = _Prefix(None, -1, lexicon, "", history, 0.0)
 
     def child(self, prefix: _Prefix, token: int) -> _Prefix | None:
-        """The prefix with one token more; None where the lexicon has no such word."""
+        """Return the prefix with one token more; None where the lexicon has no such word."""
         if token not in prefix.children:
             prefix.children[token] = self._made(prefix, token)
         return prefix.children[token]
@@ -124,7 +125,7 @@ class _Grower:
         return _Prefix(prefix, token, node, word, prefix.history, prefix.bonus)
 
     def ended(self, prefix: _Prefix) -> tuple[float, tuple[str, ...]] | None:
-        """Bonus and history where the prefix's last word ends here; None where it cannot."""
+        """Return bonus and history where the prefix's last word ends here; None where it cannot."""
         language = self.language
         if language is None or not prefix.word:
             return prefix.bonus, prefix.history
@@ -138,7 +139,7 @@ class _Grower:
         return bonus, language.ngrams.extended(prefix.history, word)
 
     def total(self, prefix: _Prefix) -> float | None:
-        """The bonus of a whole text; None where its last word is none."""
+        """Return the bonus of a whole text; None where its last word is not one."""
         ended = self.ended(prefix)
         if ended is None:
             return None
@@ -157,7 +158,7 @@ def prefix_beam_search(
     min_token_logprob: float = -5.0,
     max_beam_gap: float = 10.0,
 ) -> list[Hypothesis]:
-    """The likeliest texts, best first, at most `beam_width`.
+    """Return the likeliest texts, best first, at most `beam_width`.
 
     Args:
         frames_TV: log-probabilities; each row sums to 1 as probabilities.
@@ -176,7 +177,7 @@ def prefix_beam_search(
         bonus = grower.total(prefix)
         if bonus is not None:
             found.append(Hypothesis(prefix.ids(), _add(blank, other) + bonus))
-    if not found:  # all end inside a word that is none
+    if not found:  # all end inside what is not a word
         found = [_without_last_word(max(beams, key=lambda p: _add(*beams[p]) + p.bonus), beams, language)]
     return sorted(found, key=lambda one: (-one.score, one.ids))
 
@@ -184,33 +185,27 @@ def prefix_beam_search(
 def _step(
     beams: dict[_Prefix, tuple[float, float]], tokens: Sequence[tuple[int, float]], blank_id: int, grower: _Grower
 ) -> dict[_Prefix, tuple[float, float]]:
-    """The prefixes after one frame more."""
-    after: dict[_Prefix, tuple[float, float]] = {}
+    """Return the prefixes after one frame more."""
+    after: defaultdict[_Prefix, tuple[float, float]] = defaultdict(lambda: (_NEVER, _NEVER))
     for prefix, (blank, other) in beams.items():
         total = _add(blank, other)
         for token, logprob in tokens:
             if token == blank_id:
-                old = after.get(prefix, (_NEVER, _NEVER))
-                after[prefix] = (_add(old[0], total + logprob), old[1])
+                after[prefix] = (_add(after[prefix][0], total + logprob), after[prefix][1])
                 continue
             from_before = total
             if token == prefix.token:  # the same token again: part of the last one, unless a blank was between
-                old = after.get(prefix, (_NEVER, _NEVER))
-                after[prefix] = (old[0], _add(old[1], other + logprob))
+                after[prefix] = (after[prefix][0], _add(after[prefix][1], other + logprob))
                 from_before = blank
             if from_before > _NEVER and (longer := grower.child(prefix, token)) is not None:
-                old = after.get(longer, (_NEVER, _NEVER))
-                after[longer] = (old[0], _add(old[1], from_before + logprob))
+                after[longer] = (after[longer][0], _add(after[longer][1], from_before + logprob))
     return after or beams
 
 
 def _pruned(beams: dict[_Prefix, tuple[float, float]], width: int, gap: float) -> dict[_Prefix, tuple[float, float]]:
-    scored = sorted(
-        ((_add(*pair) + prefix.bonus, number, prefix) for number, (prefix, pair) in enumerate(beams.items())),
-        key=lambda one: (-one[0], one[1]),
-    )
+    scored = sorted(((_add(*pair) + prefix.bonus, prefix) for prefix, pair in beams.items()), key=lambda one: -one[0])
     least = scored[0][0] - gap
-    return {prefix: beams[prefix] for score, _, prefix in scored[:width] if score >= least}
+    return {prefix: beams[prefix] for score, prefix in scored[:width] if score >= least}
 
 
 def _without_last_word(
@@ -230,7 +225,7 @@ def _add(a: float, b: float) -> float:
 
 
 def align(frames_TV: Frames, ids: Sequence[int], blank_id: int) -> list[tuple[int, int]]:
-    """Where each token of a text stands in its likeliest alignment: (first frame, behind the last one)."""
+    """Return the frames of each token of a text in its likeliest alignment: (start, end), end exclusive."""
     if not ids:
         return []
     states = [blank_id]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plainformer.config.values import check_number, is_whole
+from plainformer.config.values import check_number, is_whole, no_effect
 from plainformer.errors import UsageError, opt
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.sessions.session import Session
@@ -69,11 +69,8 @@ class Thresholds:
         for name, value in zip(THRESHOLDS, (self.compression_ratio, self.logprob, self.no_speech), strict=True):
             if value is not None:  # a checkpoint's may be anything
                 check_number(name, value, fix="usual ones: 1.35, -1.0, 0.6")
-        if self.no_speech is not None and self.logprob is None:
-            raise UsageError(
-                f"{opt('no_speech_threshold')} has no effect without {opt('logprob_threshold')}",
-                f"give {opt('logprob_threshold', -1.0)}",
-            )
+        idle, fix = self.no_speech is not None and self.logprob is None, f"give {opt('logprob_threshold', -1.0)}"
+        no_effect(idle, "no_speech_threshold", f"without {opt('logprob_threshold')}", fix)
 
     def any(self) -> bool:
         """Whether there is one."""
@@ -95,14 +92,14 @@ class Thresholds:
 
 
 def compression_ratio(ids: Sequence[int], vocab_size: int) -> float:
-    """How much shorter zlib makes the ids, each written with as many bytes as the vocabulary needs."""
+    """Return how much shorter zlib makes the ids, each written with as many bytes as the vocabulary needs."""
     width = int(math.log2(vocab_size) / 8) + 1
     content = b"".join(i.to_bytes(width, "little") for i in ids)
     return len(content) / len(zlib.compress(content))
 
 
 def seed_of(seed: int, window: int, attempt: int) -> int:
-    """A seed for each window and attempt, so that none draws the numbers of another."""
+    """Return a seed for each window and attempt, so that none draws the numbers of another."""
     if not is_whole(seed):
         raise UsageError(f"{opt('seed', seed)} is not an int", "give one int, or a list of one for each clip")
     return random.Random(f"{seed}/{window}/{attempt}").getrandbits(63)
@@ -119,11 +116,11 @@ class LogProbabilities:
         """Ignore processors."""
 
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
-        """The tokens of a step, and the distribution that they are of."""
+        """Keep the tokens of a step, and the distribution that they are of."""
         log_p_RV = (logits_RV.float() * self.temperature).log_softmax(-1)
         self.steps.append(log_p_RV.gather(-1, picked_R[:, None])[:, 0])
 
     def of_row(self, row: int, count: int) -> list[float]:
-        """Those of a row's `count` tokens."""
+        """Return those of a row's `count` tokens."""
         values: list[float] = torch.stack(self.steps[:count])[:, row].tolist()
         return values

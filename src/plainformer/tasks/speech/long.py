@@ -65,7 +65,7 @@ class LongClip:
         return next((reason for reason in self.reasons if reason != "eos"), "eos")
 
     def left(self, frames: int) -> int:
-        """How many frames the next window has of its own."""
+        """Return how many frames the next window has of its own."""
         return min(frames, self.spectrogram.size(1) - self.seek)
 
     def window(self, frames: int) -> Tensor:
@@ -111,11 +111,11 @@ class LongSpeech:
             clip.conditioned = self.conditioned
         while active := [clip for clip in clips if clip.left(self.frames) > 0]:
             features_BMF = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
-            memory = self.model.encode(input_features=features_BMF)
+            encoder_output = self.model.encode(input_features=features_BMF)
             if not active[0].windows:
-                for clip, start in zip(active, begin(memory), strict=True):
+                for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start
-            silences, texts = self._write(active, memory)
+            silences, texts = self._write(active, encoder_output)
             for clip, silence, written in zip(active, silences, texts, strict=True):
                 self._settle(clip, written, self.thresholds.is_silence(written, silence))
 
@@ -138,10 +138,10 @@ class LongSpeech:
 
     # ---- one window of each clip ----------------------------------------------------------------------------------
 
-    def _write(self, clips: Sequence[LongClip], memory: StackOutput) -> tuple[list[float], list[Attempted]]:
-        """For each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
+    def _write(self, clips: Sequence[LongClip], encoder_output: StackOutput) -> tuple[list[float], list[Attempted]]:
+        """Return for each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
         prompts = [self._prompt(clip) for clip in clips]
-        silences = self._silences(clips, prompts, memory)
+        silences = self._silences(clips, prompts, encoder_output)
         texts: dict[int, Attempted] = {}
         left = list(range(len(clips)))
         for number, attempt in enumerate(self.attempts):
@@ -149,7 +149,7 @@ class LongSpeech:
             for length in sorted({len(prompts[row]) for row in left}):
                 rows = [row for row in left if len(prompts[row]) == length]
                 seeds = [_seed(clips[row], number) for row in rows]
-                written = self._attempt(attempt, [prompts[row] for row in rows], rows_of(memory, rows), seeds)
+                written = self._attempt(attempt, [prompts[row] for row in rows], rows_of(encoder_output, rows), seeds)
                 texts.update(zip(rows, written, strict=True))
             vocabulary = self.model.config.head.out_size
             left = [row for row in left if self.thresholds.is_bad(texts[row], silences[row], vocabulary)]
@@ -166,22 +166,26 @@ class LongSpeech:
         kept = before[max(0, len(before) - (self.positions // 2 - 1)) :]
         return [*([self.previous_id] if self.previous_id is not None else []), *kept, *clip.start]
 
-    def _silences(self, clips: Sequence[LongClip], prompts: list[list[int]], memory: StackOutput) -> list[float]:
-        """The probability of <|nospeech|>, the token before <|notimestamps|>, after the start token."""
+    def _silences(
+        self, clips: Sequence[LongClip], prompts: list[list[int]], encoder_output: StackOutput
+    ) -> list[float]:
+        """Return the probability of <|nospeech|>, the token before <|notimestamps|>, after the start token."""
         if self.thresholds.no_speech is None:
             return [0.0] * len(clips)
         found = []
         for row, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
             ids = prompt[: len(prompt) - len(clip.start) + 1]
             ids_1T = torch.tensor([ids], device=self.model.device)
-            output = self.model(decoder_input_ids=ids_1T, encoder_output=rows_of(memory, [row]), logits_to_keep=1)
+            output = self.model(
+                decoder_input_ids=ids_1T, encoder_output=rows_of(encoder_output, [row]), logits_to_keep=1
+            )
             found.append(float(output.logits[0, -1].float().softmax(-1)[self.first_timestamp - 2]))
         return found
 
     def _attempt(
-        self, attempt: Attempt, prompts: list[list[int]], memory: StackOutput, seeds: list[int | None]
+        self, attempt: Attempt, prompts: list[list[int]], encoder_output: StackOutput, seeds: list[int | None]
     ) -> list[Attempted]:
-        """One attempt at windows whose prompts are of one length."""
+        """Make one attempt at windows whose prompts are of one length."""
         options, changes = attempt.options, dict[str, Any]()
         asked = options.output_scores
         watcher = None
@@ -194,7 +198,9 @@ class LongSpeech:
             changes["seed"] = seeds
         options = options.changed(**changes)
         start = torch.tensor(prompts, device=self.model.device)
-        found = generate(self.model, encoder_output=memory, decoder_input_ids=start, watcher=watcher, options=options)
+        found = generate(
+            self.model, encoder_output=encoder_output, decoder_input_ids=start, watcher=watcher, options=options
+        )
         texts = []
         for row, (ids, reason) in enumerate(zip(found.token_ids, found.stop_reasons, strict=True)):
             scores = found.log_probabilities[row] if found.log_probabilities is not None else None
@@ -205,7 +211,7 @@ class LongSpeech:
 
 
 def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple[list[TokenSegment], int]:
-    """The segments of a window's text that are settled, and how many frames further the next window begins.
+    """Return the segments of a window's text that are settled, and how many frames further the next window begins.
 
     Args:
         ids: the text, without its end token. frames: that the window has of its own.
@@ -230,12 +236,12 @@ def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple
     return segments, frames if is_finished else segments[-1].end or frames
 
 
-def rows_of(memory: StackOutput, rows: Sequence[int]) -> StackOutput:
-    """Some rows of an encoder's output."""
-    if list(rows) == list(range(len(memory.last_hidden_state))):
-        return memory
-    real_BT = memory.real_BT[rows] if memory.real_BT is not None else None
-    return StackOutput(memory.last_hidden_state[rows], real_BT)
+def rows_of(encoder_output: StackOutput, rows: Sequence[int]) -> StackOutput:
+    """Return some rows of an encoder's output."""
+    if list(rows) == list(range(len(encoder_output.last_hidden_state))):
+        return encoder_output
+    real_BT = encoder_output.real_BT[rows] if encoder_output.real_BT is not None else None
+    return StackOutput(encoder_output.last_hidden_state[rows], real_BT)
 
 
 def _seed(clip: LongClip, attempt: int) -> int | None:
@@ -243,5 +249,5 @@ def _seed(clip: LongClip, attempt: int) -> int | None:
 
 
 def frame_seconds(frame: int, hop_length: int, sampling_rate: int) -> float:
-    """The time of a frame, to a hundredth of a second."""
+    """Return the time of a frame, to a hundredth of a second."""
     return round(frame * hop_length / sampling_rate, 2)

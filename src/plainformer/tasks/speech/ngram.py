@@ -46,14 +46,14 @@ class NgramModel:
             raise InputError(f"the n-gram model {str(file)!r} cannot be read: {error}", "check the file") from error
 
     def known(self, word: str) -> str:
-        """A word as the model spells it: as it is, or in lower or upper case; `<unk>` where it has none of them."""
+        """Return a word as the model spells it: as it is, or in lower or upper case; `<unk>` where it has none of them."""
         for spelling in (word, word.lower(), word.upper()):
             if (spelling,) in self.probabilities:
                 return spelling
         return UNKNOWN
 
     def score(self, history: tuple[str, ...], word: str) -> float:
-        """ln P(word | history); both as `known` spells them, of the history at most the last `order` - 1 words."""
+        """Return ln P(word | history); both as `known` spells them, of the history at most the last `order` - 1 words."""
         total = 0.0
         history = history[max(0, len(history) - self.order + 1) :] if self.order > 1 else ()
         while True:
@@ -66,7 +66,7 @@ class NgramModel:
             history = history[1:]
 
     def extended(self, history: tuple[str, ...], word: str) -> tuple[str, ...]:
-        """The history behind a word, as long as it matters."""
+        """Return the history after a word, as long as it matters."""
         return (*history, word)[-(self.order - 1) :] if self.order > 1 else ()
 
 
@@ -106,7 +106,7 @@ class _Reader:
         back_offs: dict[tuple[str, ...], float] = {}
         for order, count in counts.items():
             if line != f"\\{order}-grams:":
-                raise self._wrong(f"{line[:60]!r} stands where \\{order}-grams: should")
+                raise self._wrong(f"{line[:60]!r} is where \\{order}-grams: should be")
             read = 0
             while not (line := self._next()).startswith("\\"):
                 self._entry(line, order, probabilities, back_offs)
@@ -114,7 +114,7 @@ class _Reader:
             if read != count:
                 raise self._wrong(f"{read} {order}-grams, but {count} were promised")
         if line != "\\end\\":
-            raise self._wrong(f"{line[:60]!r} stands where \\end\\ should")
+            raise self._wrong(f"{line[:60]!r} is where \\end\\ should be")
         return len(counts), probabilities, back_offs
 
     def _entry(

@@ -6,10 +6,10 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.config.options import NotTyped, flag, number, opt, option, whole
-from plainformer.config.values import check_number
+from plainformer.config.values import check_number, no_effect
 from plainformer.errors import UsageError
 from plainformer.generation.options import SAMPLERS, SAMPLING, SHAPING
 from plainformer.tasks.options import TextOptions
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plainformer.tasks.speech.ngram import NgramModel
 
 Words = Sequence[str] | str | os.PathLike[str]
+Ngrams: TypeAlias = "str | os.PathLike[str] | NgramModel"
 BEAM_WIDTH = 50  # where words or n-grams are given
 
 
@@ -38,11 +39,6 @@ class AudioOptions(TextOptions):
     """Options of all tasks that read recordings. `truncate` keeps what a model of limited hearing can take."""
 
     sampling_rate: int | None = option(None, help="Of plain arrays, in hertz.", check=whole(1), typed=NotTyped)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AudioClassificationOptions(AudioOptions):
-    """Options of audio classification."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,32 +64,25 @@ class CtcOptions(AudioOptions):
 
     beam_width: int | None = option(None, help="Prefix beam search (CTC).", check=whole(1))
     words: Words | None = option(None, help="File of all words that may be written (CTC).", typed=str)
-    ngram: str | os.PathLike[str] | NgramModel | None = option(
-        None, help="N-gram model of words, an .arpa file (CTC).", check=_ngram, typed=str
-    )
+    ngram: Ngrams | None = option(None, help="N-gram model of words, an .arpa file (CTC).", check=_ngram, typed=str)
     ngram_weight: float | None = option(None, help="Factor of its logarithms; 0.5.", check=number())
     word_bonus: float | None = option(None, help="What each word adds to a text's score (CTC).", check=number())
     num_return_sequences: int = option(1, help="Texts to return.", check=whole(1))
     min_token_logprob: float | None = option(None, help="Least log-probability of a token (CTC).", check=_real)
-    max_beam_gap: float | None = option(
-        None, help="Beams that score less than the best by more are dropped (CTC).", check=_real
-    )
+    max_beam_gap: float | None = option(None, help="Drop beams that score less than the best by more.", check=_real)
     timestamps: bool = option(False, help="When each part was said.", check=flag())
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("words", "ngram", "min_token_logprob", "max_beam_gap"):
-            if self.width == 1 and getattr(self, name) is not None:
-                fix = f"give {opt('beam_width', BEAM_WIDTH)}, say"
-                raise UsageError(f"{opt(name)} has no effect on the best alignment", fix)
+            idle = self.width == 1 and getattr(self, name) is not None
+            no_effect(idle, name, "on the best alignment", f"give {opt('beam_width', BEAM_WIDTH)}, say")
         if self.num_return_sequences > self.width:
             what = f"{opt('num_return_sequences', self.num_return_sequences)} of {self.width} beams"
             raise UsageError(what, f"give a {opt('beam_width')} as large")
-        if self.ngram is None and self.ngram_weight is not None:
-            raise UsageError(f"{opt('ngram_weight')} has no effect without {opt('ngram')}", "leave it out")
-        if self.words is None and self.ngram is None and self.word_bonus is not None:
-            what = f"{opt('word_bonus')} has no effect without {opt('words')} or {opt('ngram')}"
-            raise UsageError(what, "leave it out")
+        no_effect(self.ngram is None and self.ngram_weight is not None, "ngram_weight", f"without {opt('ngram')}")
+        free = self.words is None and self.ngram is None
+        no_effect(free and self.word_bonus is not None, "word_bonus", f"without {opt('words')} or {opt('ngram')}")
 
     @property
     def width(self) -> int:
@@ -117,7 +106,7 @@ def _check_temperature(name: str, value: Any) -> None:
 
 
 def _no_effect(name: str, value: Any) -> None:
-    raise UsageError(f"{opt(name)} has no effect in automatic-speech-recognition", "leave it out")
+    no_effect(True, name, "in automatic-speech-recognition")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,22 +126,14 @@ class SpeechOptions(AudioOptions, WritingOptions):
     language: str | None = option(None, help="Language spoken, such as en; detected if not given.", typed=str)
     task: str | None = option(None, help="transcribe, or translate into English.", flag="speech_task", typed=str)
     timestamps: bool = option(False, help="Say when each part was said.", check=flag())
-    condition_on_previous_text: bool | None = option(
-        None, help="Write each window after the text before it.", check=flag(), typed=bool
-    )
+    condition_on_previous_text: bool | None = option(None, help="Write a window after the text before.", check=flag())
     temperature: float | Sequence[float] | None = option(
         None, help="Sampling: below 1 sharpens the distribution, above 1 flattens it; a list is tried in turn.",
         check=_check_temperature, group=SHAPING, typed=float, modes=SAMPLING,
     )  # fmt: skip
-    compression_ratio_threshold: float | None = option(
-        None, help="Write a window again whose text repeats itself more than this.", check=number()
-    )
-    logprob_threshold: float | None = option(
-        None, help="Write a window again whose tokens have a mean log-probability below this.", check=number()
-    )
-    no_speech_threshold: float | None = option(
-        None, help="Leave an unlikely text out where nobody speaks with at least this probability.", check=number()
-    )
+    compression_ratio_threshold: float | None = option(None, help="Write again what repeats itself.", check=number())
+    logprob_threshold: float | None = option(None, help="Write again what is less likely.", check=number())
+    no_speech_threshold: float | None = option(None, help="Leave out unlikely texts of silence.", check=number())
     cache: None = option(None, help="Not taken.", check=_no_effect, typed=NotTyped)
     negative_ids: None = option(None, help="Not taken.", check=_no_effect, typed=NotTyped)
 
@@ -166,9 +147,7 @@ class SpeechOptions(AudioOptions, WritingOptions):
         if self.temperatures is None:
             super().validate()
             return
-        if self.do_sample:
-            what = f"{opt('do_sample')} has no effect on a list of temperatures"
-            raise UsageError(what, "above 0 they sample: leave it out")
+        no_effect(self.do_sample, "do_sample", "on a list of temperatures", "above 0 they sample: leave it out")
         for temperature in self.temperatures:
             self.at(temperature)
 
@@ -177,7 +156,5 @@ class SpeechOptions(AudioOptions, WritingOptions):
         dropped = {"temperature", *(_OF_BEAMS if temperature > 0 else (*SAMPLERS, "do_sample", "seed"))}
         kept = {name: getattr(self, name) for name in self.explicit - dropped}
         # Both are said even where they are plain, since a checkpoint's own defaults would step in.
-        own = (
-            {"do_sample": True, "num_beams": 1, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        )
-        return SpeechOptions(**{**kept, **own})
+        own = {"num_beams": 1, "temperature": temperature} if temperature > 0 else {}
+        return SpeechOptions(**{**kept, "do_sample": temperature > 0, **own})

@@ -39,7 +39,7 @@ class SpeechPrompt:
 
     @classmethod
     def read(cls, settings: GenerationSettings, tokenizer: Tokenizer, vocab_size: int) -> SpeechPrompt:
-        """From generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
+        """Read generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
         values = settings.values
         if settings.decoder_start_id is None:
             raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
@@ -88,7 +88,7 @@ class SpeechPrompt:
         return bool(self.languages) and language is None and self.language is None
 
     def language_of(self, prompt: list[int]) -> str | None:
-        """The language that a prompt names."""
+        """Return the language that a prompt names."""
         return next((name for name, i in self.languages.items() if i in prompt), None)
 
     def _end(self, timestamps: bool) -> list[int]:
@@ -102,11 +102,11 @@ def _bare(name: Any) -> str:
 
 
 def _languages(tokenizer: Tokenizer) -> dict[str, int]:
-    """Special tokens that look like <|en|>."""
+    """Return special tokens that look like <|en|>."""
     tokens = {i: tokenizer.id_to_token(i) or "" for i in tokenizer.special_ids}
     return {token: i for i, token in sorted(tokens.items()) if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
 
 
 def _name_of(forced: Mapping[int, int | None], names: Mapping[str, int]) -> str | None:
-    """The name among `names` that older checkpoints force, as an id at some position."""
+    """Return the name among `names` that older checkpoints force, as an id at some position."""
     return next((name for name, i in names.items() if i in forced.values()), None)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.options import GenerationOptions
@@ -141,7 +142,9 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             InputError: a clip is longer. UsageError: timestamps, thresholds and lists of temperatures go by windows.
         """
         if encoded.whole is not None:
-            raise InputError("the recording is longer than one window of the model", "cut it, or give truncate=True")
+            raise InputError(
+                "the recording is longer than one window of the model", f"cut it, or give {opt('truncate', True)}"
+            )
         windowed = next((n for n in ("timestamps", *THRESHOLDS) if n in options.given), None)
         if windowed is not None or options.temperatures is not None:
             raise UsageError(f"{opt(windowed or 'temperature')} is for reading window by window", "leave it out")
@@ -183,10 +186,10 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def _at_once(self, features_BMF: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
         """Write clips of one window each, in any mode of generation."""
         engine = self._engine(options)
-        memory = self.model.encode(input_features=features_BMF.to(self.model.device))
-        prompts = begin(memory)
+        encoder_output = self.model.encode(input_features=features_BMF.to(self.model.device))
+        prompts = begin(encoder_output)
         start = torch.tensor(prompts, device=self.model.device)
-        found = generate(self.model, encoder_output=memory, decoder_input_ids=start, options=engine)
+        found = generate(self.model, encoder_output=encoder_output, decoder_input_ids=start, options=engine)
         count = len(found.token_ids) // len(prompts)
         rows = []
         for row, ids in enumerate(found.token_ids):
@@ -234,9 +237,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         for name in (*CONSTRAINTS, "stop"):
             if getattr(options, name) is not None:
                 why = ", which a clip of more than one window needs," if is_long else ""
-                raise UsageError(
-                    f"{opt(name)} and {opt('timestamps')}{why} exclude each other", "leave one of them out"
-                )
+                what = f"{opt(name)} and {opt('timestamps')}{why} exclude each other"
+                raise UsageError(what, "leave one of them out")
         for name in ("num_return_sequences", "num_alternatives"):
             if getattr(options, name) != 1:
                 raise UsageError(f"{opt(name)} is for clips that are read at once, not by windows", "leave it out")
@@ -256,11 +258,9 @@ class SpeechRecognition(AudioTask, GeneratingTask):
 
     def _thresholds(self, options: SpeechOptions) -> Thresholds:
         """Return those of the call, else of the checkpoint."""
-        if options.compression_ratio_threshold is not None and len(options.temperatures or ()) < 2:
-            raise UsageError(
-                f"{opt('compression_ratio_threshold')} has no effect without temperatures to go on with",
-                f"give {opt('temperature', (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))}",
-            )
+        idle = options.compression_ratio_threshold is not None and len(options.temperatures or ()) < 2
+        fix = f"give {opt('temperature', (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))}"
+        no_effect(idle, "compression_ratio_threshold", "without temperatures to go on with", fix)
         own = {name: getattr(options, name) for name in THRESHOLDS}
         return Thresholds(*(v if v is not None else self.settings.values.get(name) for name, v in own.items()))
 

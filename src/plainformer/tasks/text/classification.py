@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.config import ModelConfig
-from plainformer.tasks.base import LabelScore, Result, Task, called_with
+from plainformer.tasks.base import LabelScore, Result, Task, called_with, is_pair
 from plainformer.tasks.html import bars
-from plainformer.tasks.text.options import TextClassificationOptions
+from plainformer.tasks.options import TextOptions
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -33,7 +33,7 @@ class Classification(Result):
 
 
 def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
-    """Logits → what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
+    """Turn logits into what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
     problem = config.head.problem
     if problem == "regression":
         return logits_BC
@@ -43,7 +43,7 @@ def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
 
 
 def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
-    """One `Classification` for each row."""
+    """Return one `Classification` for each row."""
     results = []
     for row in to_scores(logits_BC.float(), config).tolist():
         scores = tuple(LabelScore(label, score) for label, score in zip(config.labels, row, strict=True))
@@ -55,19 +55,18 @@ def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:
 class TextClassification(Task):
     """A text, or a (text, pair) tuple → a label with its probability."""
 
-    __call__ = called_with(TextClassificationOptions, Classification)
+    __call__ = called_with(TextOptions, Classification)
 
     def is_one(self, inputs: Any) -> bool:
-        pair = isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
-        return isinstance(inputs, str) or pair
+        return isinstance(inputs, str) or is_pair(inputs)
 
-    def encode(self, inputs: Sequence[Any], options: TextClassificationOptions) -> TextBatch:
+    def encode(self, inputs: Sequence[Any], options: TextOptions) -> TextBatch:
         return self.encode_texts(inputs, truncate=options.truncate, pairs=True)
 
-    def predict(self, encoded: TextBatch, options: TextClassificationOptions) -> Tensor:
+    def predict(self, encoded: TextBatch, options: TextOptions) -> Tensor:
         """Logits, (B, C)."""
         logits: Tensor = self.model(**self.model_inputs(encoded), only_logits=True).logits
         return logits
 
-    def decode(self, encoded: TextBatch, predicted: Tensor, options: TextClassificationOptions) -> list[Classification]:
+    def decode(self, encoded: TextBatch, predicted: Tensor, options: TextOptions) -> list[Classification]:
         return classify(predicted, self.config)

@@ -69,16 +69,14 @@ class FeatureExtraction(Task):
         vectors_BD = pool(names, states.float(), real_BT, pooler_BD)
         for dense in self.files.dense:
             if vectors_BD.size(-1) != dense.weight.size(1):
-                raise UsageError(
-                    f"{opt('pooling', '+'.join(names))} gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer "
-                    f"takes {dense.weight.size(1)}",
-                    f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}",
-                )
+                sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer takes {dense.weight.size(1)}"
+                fix = f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}"
+                raise UsageError(f"{opt('pooling', '+'.join(names))} {sizes}", fix)
             vectors_BD = dense(vectors_BD)
         return torch.nn.functional.normalize(vectors_BD, dim=-1) if self._normalizes(options) else vectors_BD
 
     def _run_model(self, inputs: dict[str, Tensor], with_pooler: bool) -> tuple[Tensor, Tensor | None]:
-        """The last hidden states, (B, T, D), and the pooler's vectors, (B, D), where a model has one."""
+        """Return the last hidden states, (B, T, D), and the pooler's vectors, (B, D), where a model has one."""
         if self.config.encoder is not None and (self.config.decoder is not None or not with_pooler):
             return self.model.encode(**inputs).last_hidden_state, None
         output = self.model(**inputs)
@@ -93,19 +91,17 @@ class FeatureExtraction(Task):
         return self.normalized if options.normalize is None else options.normalize
 
     def prompt_text(self, prompt: str | None) -> str:
-        """What each text begins with: the prompt of that name, by default the checkpoint's default one."""
+        """Return what each text begins with: the prompt of that name, by default the checkpoint's default one."""
         name = self.files.default_prompt if prompt is None else prompt
         if not name:
             return ""
         if name not in self.files.prompts:
-            known = (
-                did_you_mean(str(name), self.files.prompts) if self.files.prompts else "this checkpoint has no prompts"
-            )
-            raise UsageError(f"{opt('prompt', prompt)} is unknown", known)
+            hint = did_you_mean(name, self.files.prompts) if self.files.prompts else "this checkpoint has no prompts"
+            raise UsageError(f"{opt('prompt', prompt)} is unknown", hint)
         return self.files.prompts[name]
 
     def _pooled(self, real_BT: Tensor, before: str) -> Tensor:
-        """Which positions are pooled: without those of the prompt where the checkpoint says so (INSTRUCTOR)."""
+        """Return which positions are pooled: without those of the prompt where the checkpoint says so (INSTRUCTOR)."""
         if self.files.include_prompt or not before:
             return real_BT
         row = self.tokenizer.encode(before)
@@ -119,22 +115,20 @@ class FeatureExtraction(Task):
     def similarity(self, text: list[str], other: list[str] | None = None) -> Tensor: ...
 
     def similarity(self, text: str | list[str], other: str | list[str] | None = None) -> float | Tensor:
-        """The cosine between two texts' vectors, -1 to 1; of lists of N and M texts, all of them, (N, M).
+        """Return the cosine between two texts' vectors, -1 to 1; of lists of N and M texts, all of them, (N, M).
 
         Without `other`, a list's texts with each other.
         """
         if isinstance(text, str) and isinstance(other, str):
             return float(self.similarity([text], [other])[0, 0])
         if not isinstance(text, list) or not (other is None or isinstance(other, list)):
-            raise UsageError(
-                f"similarity of a {type(text).__name__} and a {type(other).__name__}",
-                "give two texts, two lists of texts, or one list",
-            )
+            what = f"similarity of a {type(text).__name__} and a {type(other).__name__}"
+            raise UsageError(what, "give two texts, two lists of texts, or one list")
         if not text or other == []:
             return torch.zeros(len(text), len(text if other is None else other))
         a_ND = self._directions(text)
         return a_ND @ (a_ND if other is None else self._directions(other)).T
 
     def _directions(self, texts: list[str]) -> Tensor:
-        """The texts' vectors at length 1, (N, D)."""
+        """Return the texts' vectors at length 1, (N, D)."""
         return torch.nn.functional.normalize(torch.stack([result.vector for result in self(texts)]), dim=-1)

@@ -50,9 +50,7 @@ class FillMask(Task):
     def encode(self, inputs: Sequence[str], options: FillMaskOptions) -> tuple[Sequence[str], TextBatch]:
         mask_id = self.tokenizer.mask_id
         if mask_id is None:
-            raise UsageError(
-                f"the tokenizer of {self.ref or 'this model'} has no mask token", "load a masked language model"
-            )
+            raise UsageError(f"the tokenizer of {self.ref} has no mask token", "load a masked language model")
         mask = self.tokenizer.id_to_token(mask_id)
         batch = self.encode_texts(inputs, truncate=options.truncate)
         for place, (text, row) in enumerate(zip(inputs, batch.encodings, strict=True)):

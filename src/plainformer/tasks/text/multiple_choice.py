@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from plainformer.errors import InputError, nth, placed
-from plainformer.tasks.base import Result, Task, called_with
-from plainformer.tasks.text.options import MultipleChoiceOptions
+from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.tasks.options import TextOptions
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -29,18 +29,16 @@ class Choice(Result):
         return [f"{self.text}  {self.score:.4f}"]
 
 
-class MultipleChoice(Task):
+class MultipleChoice(TwoPartTask):
     """A (prompt, [choices]) tuple, or a dict {"prompt", "choices"} → the choice that fits best."""
 
-    __call__ = called_with(MultipleChoiceOptions, Choice)
+    parts = ("prompt", "choices")
+    __call__ = called_with(TextOptions, Choice)
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        shape = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
-        return shape and isinstance(inputs[1], list | tuple)
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, list | tuple)
 
-    def encode(self, inputs: Sequence[Any], options: MultipleChoiceOptions) -> tuple[list[tuple[str, ...]], TextBatch]:
+    def encode(self, inputs: Sequence[Any], options: TextOptions) -> tuple[list[tuple[str, ...]], TextBatch]:
         questions = [self._question(item, place) for place, item in enumerate(inputs)]
         pairs = [(prompt, choice) for prompt, choices in questions for choice in choices]
         with placed([place for place, (_, choices) in enumerate(questions) for _ in choices]):
@@ -48,16 +46,12 @@ class MultipleChoice(Task):
         return [choices for _, choices in questions], batch
 
     def _question(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:
-        if isinstance(item, Mapping) and set(item) == {"prompt", "choices"}:
-            item = (item["prompt"], item["choices"])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(isinstance(c, str) for c in item[1]):
-            what = f"{nth(place)}, {str(item)[:60]!r}, is not a prompt with choices"
-            raise InputError(what, "give a (prompt, [choice, ...]) tuple")
-        if not item[1]:
-            raise InputError(f"{nth(place)}, {item[0][:60]!r}, has no choices", "give at least one")
-        return item[0], tuple(item[1])
+        prompt, choices = self.parts_of(item, place)
+        if not choices:
+            raise InputError(f"{nth(place)}, {prompt[:60]!r}, has no choices", "give at least one")
+        return prompt, tuple(choices)
 
-    def predict(self, encoded: tuple[list[tuple[str, ...]], TextBatch], options: MultipleChoiceOptions) -> Tensor:
+    def predict(self, encoded: tuple[list[tuple[str, ...]], TextBatch], options: TextOptions) -> Tensor:
         """A logit for each choice of each prompt, (choices in all,).
 
         Every choice is scored by itself, so the batch's choices pass as those of one prompt, however many each has.
@@ -67,7 +61,7 @@ class MultipleChoice(Task):
         return logits[0].float()
 
     def decode(
-        self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor, options: MultipleChoiceOptions
+        self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor, options: TextOptions
     ) -> list[Choice]:
         results = []
         for choices, logits in zip(encoded[0], predicted.split([len(c) for c in encoded[0]]), strict=True):

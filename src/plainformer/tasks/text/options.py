@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from plainformer.config.options import MISSING, flag, one_of, opt, option, whole
+from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.tasks.options import TextOptions, WindowOptions
 
 # The order in which older checkpoints of sentence-transformers, which name theirs by flags, concatenate several.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last", "pooler")
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
+SCHEMES = ("IOB1", "IOB2", "IOBES", "BILOU")
 TEMPLATE = "This example is {}."
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextClassificationOptions(TextOptions):
-    """Options of text classification."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultipleChoiceOptions(TextOptions):
-    """Options of multiple choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +36,13 @@ class TokenClassificationOptions(WindowOptions):
     scheme: how the labels mark entities, strictly. Default: by their prefixes, and whatever has a type is part of an entity.
     """
 
-    aggregation: str | None = option(
-        None,
-        help="Entities: none, simple, first, average or max.",
-        check=one_of("none", "simple", "first", "average", "max"),
-    )
-    scheme: str | None = option(
-        None,
-        help="Entities: IOB1, IOB2, IOBES or BILOU, strictly.",
-        check=one_of("IOB1", "IOB2", "IOBES", "BILOU"),
-    )
+    aggregation: str | None = option(None, help=f"Entities: {', '.join(AGGREGATIONS)}.", check=one_of(*AGGREGATIONS))
+    scheme: str | None = option(None, help=f"Entities: {', '.join(SCHEMES)}, strictly.", check=one_of(*SCHEMES))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scheme is not None and self.aggregation == "none":
-            raise UsageError(
-                f"{opt('scheme')} has no effect with {opt('aggregation', 'none')}", "leave one of them out"
-            )
+        idle = self.scheme is not None and self.aggregation == "none"
+        no_effect(idle, "scheme", f"with {opt('aggregation', 'none')}", "leave one of them out")
 
 
 def read_poolings(pooling: object) -> tuple[str, ...]:
@@ -72,6 +55,10 @@ def read_poolings(pooling: object) -> tuple[str, ...]:
     return names
 
 
+def _pooling(name: str, value: Any) -> None:
+    read_poolings(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtractionOptions(TextOptions):
     """Options of feature extraction; what is not given is as the checkpoint says.
@@ -81,24 +68,18 @@ class FeatureExtractionOptions(TextOptions):
     prompt: the name of a prompt of the checkpoint, such as "query", that each text begins with; "" for none.
     """
 
-    pooling: str | None = option(
-        None,
-        help="Vectors: mean, cls, max, last, pooler, ..., or cls+mean.",
-        check=lambda name, value: (read_poolings(value), None)[1],
-    )
+    pooling: str | None = option(None, help="Vectors: mean, cls, max, last, pooler, ..., or cls+mean.", check=_pooling)
     normalize: bool | None = option(None, help="Vectors of length 1.", check=flag())
     prompt: str | None = option(None, help="Vectors: the name of a prompt in the checkpoint's files.")
 
 
 def _labels(name: str, labels: Any) -> None:
     """Refuse labels that are not a list of different texts."""
-    if isinstance(labels, str) or not isinstance(labels, Sequence):
-        raise UsageError(
-            f"{opt(name)} is a {type(labels).__name__}, not a list: there is nothing to choose from",
-            f"give {opt(name, ['politics', 'sports'])}",
-        )
-    if not labels:
-        raise UsageError(f"{opt(name)} is an empty list: there is nothing to choose from", "give at least one")
+    listed = isinstance(labels, Sequence) and not isinstance(labels, str)
+    if not listed or not labels:
+        kind = "an empty list" if listed else f"a {type(labels).__name__}, not a list"
+        fix = f"give {opt(name, ['politics', 'sports'])}, say"
+        raise UsageError(f"{opt(name)} is {kind}: there is nothing to choose from", fix)
     for place, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
             raise UsageError(f"{opt(name)}[{place}] is {label!r}, not a text with words", "give words for each label")

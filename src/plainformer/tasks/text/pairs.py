@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def pair_logits(task: Task, batch: TextBatch) -> Tensor:
-    """Logits of rows in their order, (N, C) fp32 on the CPU; each batch of them without the columns that are padding."""
+    """Return logits of rows in their order, (N, C) fp32 on the CPU; each batch of them without the columns that are padding."""
     inputs = task.model_inputs(batch)
     real_NT = batch.attention_mask.bool()
     order_N = real_NT.sum(1).argsort(stable=True)

@@ -15,7 +15,7 @@ from plainformer.model.heads import pick
 
 
 def pool(names: Sequence[str], hidden_BTD: Tensor, real_BT: Tensor, pooler_BD: Tensor | None) -> Tensor:
-    """The vectors of `names`, side by side, (B, D * len(names)); of real tokens alone, on whichever side padding is.
+    """Return the vectors of `names`, side by side, (B, D * len(names)); of real tokens alone, on whichever side padding is.
 
     "mean_sqrt_len" divides the sum by the square root of the length; "weightedmean" weighs a token by its place, 1 for
     the first (Muennighoff 2022); "cls" is the first token; "pooler" is what the model's own pooler makes of it.

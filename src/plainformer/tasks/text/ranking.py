@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import Result, Task, called_with, text_limit
+from plainformer.tasks.base import Result, TwoPartTask, called_with, text_limit
 from plainformer.tasks.text.options import TextRankingOptions
 from plainformer.tasks.text.pairs import pair_logits
 
@@ -50,9 +50,10 @@ class Queries:
     batch: TextBatch
 
 
-class TextRanking(Task):
+class TextRanking(TwoPartTask):
     """A (query, [documents]) tuple, or a dict with these two → the documents in order; see `TextRankingOptions`."""
 
+    parts = ("query", "documents")
     __call__ = called_with(TextRankingOptions, Ranking)
     companions = (SENTENCE_FILE,)
 
@@ -60,16 +61,13 @@ class TextRanking(Task):
         super().__init__(*args, **kwargs)
         if len(self.config.labels) != 1:
             raise UsageError(
-                f"{self.ref or 'this checkpoint'} has the labels {', '.join(self.config.labels)}: it gives no single score",
+                f"{self.ref} has the labels {', '.join(self.config.labels)}: it gives no single score",
                 "take a cross-encoder for ranking, which has one; or load it for text-classification",
             )
         self.scores = read_scores(self.config.source, self.checkpoint.json(SENTENCE_FILE) or {})
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, Mapping):
-            return True
-        shape = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
-        return shape and isinstance(inputs[1], list | tuple)
+    def fits(self, first: Any, second: Any) -> bool:
+        return isinstance(first, str) and isinstance(second, list | tuple)
 
     def encode(self, inputs: Sequence[Any], options: TextRankingOptions) -> Queries:
         items = [self._query(item, place) for place, item in enumerate(inputs)]
@@ -81,18 +79,12 @@ class TextRanking(Task):
         return Queries(queries, documents, self.tokenizer.pad(rows))
 
     def _query(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:
-        if isinstance(item, Mapping) and set(item) == {"query", "documents"}:
-            item = (item["query"], item["documents"])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(isinstance(d, str) for d in item[1]):
-            raise InputError(
-                f"{nth(place)}, {str(item)[:60]!r}, is not a query with documents",
-                'give a (query, [document, ...]) tuple, or {"query": ..., "documents": [...]}',
-            )
-        if not item[0].strip():
+        query, documents = self.parts_of(item, place)
+        if not query.strip():
             raise InputError(f"the query of {nth(place)} is empty", "give a query with words")
-        if not item[1]:
-            raise InputError(f"{nth(place)}, {item[0][:60]!r}, has no documents to rank", "give at least one")
-        return item[0], tuple(item[1])
+        if not documents:
+            raise InputError(f"{nth(place)}, {query[:60]!r}, has no documents to rank", "give at least one")
+        return query, tuple(documents)
 
     def predict(self, encoded: Queries, options: TextRankingOptions) -> Tensor:
         """A logit for each document of each query, (documents in all,)."""
@@ -111,7 +103,7 @@ class TextRanking(Task):
 
 
 def read_scores(source: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
+    """Return what a cross-encoder's scores are, "probabilities" or "logits", by the activation that its files name.
 
     sentence-transformers wrote it into `config_sentence_transformers.json` (version 6), under "sentence_transformers" in
     config.json (4), and as "sbert_ce_default_activation_function" there before. Probabilities where none says it.

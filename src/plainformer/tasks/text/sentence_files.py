@@ -16,40 +16,29 @@ import torch
 from torch import Tensor
 
 from plainformer.checkpoint.formats import find_weights, open_weights, read_json_object
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
 
 MODULES, LIMITS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-# Names in a pooling module's config.json, in the order in which flags are concatenated, and ours.
-_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "last",
-}
-_NAMES = {
-    "cls": "cls",
-    "max": "max",
-    "mean": "mean",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weightedmean",
-    "lasttoken": "last",
-}
-_ACTIVATIONS = {
-    "Tanh": "tanh",
-    "Identity": "identity",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "Sigmoid": "sigmoid",
-    "SiLU": "silu",
-}
+# Our name of a pooling, the name in a pooling module's config.json, and the flag that older files have instead, which
+# concatenate poolings in this order.
+_POOLINGS = (
+    ("cls", "cls", "cls_token"),
+    ("max", "max", "max_tokens"),
+    ("mean", "mean", "mean_tokens"),
+    ("mean_sqrt_len", "mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+    ("weightedmean", "weightedmean", "weightedmean_tokens"),
+    ("last", "lasttoken", "lasttoken"),
+)
+_NAMES = {name: own for own, name, _ in _POOLINGS}
+_FLAGS = {f"pooling_mode_{flag}": own for own, _, flag in _POOLINGS}
+_ACTIVATIONS = {name: name.lower() for name in ("Tanh", "Identity", "ReLU", "GELU", "Sigmoid", "SiLU")}
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer behind the pooling, weight (O, I) and bias (O,) fp32, and its activation."""
+    """A linear layer after the pooling, weight (O, I) and bias (O,) fp32, and its activation."""
 
     weight: Tensor
     bias: Tensor | None
@@ -64,10 +53,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class SentenceFiles:
-    """The steps behind a model's last hidden states; without files the mean over tokens, not normalised.
+    """The steps after a model's last hidden states; without files the mean over tokens, not normalised.
 
     Attributes:
-        pooling: see `pooling.read_poolings`. dense: layers behind it. normalized: whether vectors get length 1.
+        pooling: see `pooling.read_poolings`. dense: layers after it. normalized: whether vectors get length 1.
         include_prompt: whether a prompt's tokens count in the pooling.
         max_tokens: the longest text that the vectors were made for, None where nothing says.
         prompts: by name. default_prompt: the one that a text gets where nothing else is asked for.
@@ -85,7 +74,7 @@ class SentenceFiles:
 
 
 def read_sentence_files(folder: Path | None) -> SentenceFiles:
-    """The files of a checkpoint's folder.
+    """Return what the files of a checkpoint's folder say.
 
     Raises:
         CheckpointError: one is unreadable, holds what it cannot, or lists a step that is not supported.
@@ -94,7 +83,7 @@ def read_sentence_files(folder: Path | None) -> SentenceFiles:
         return SentenceFiles()
     prompts, default = _prompts(folder / PROMPTS)
     found = SentenceFiles(
-        max_tokens=read_max_tokens(folder), prompts=prompts, default_prompt=default, names=(LIMITS, PROMPTS)
+        max_tokens=_max_tokens(folder), prompts=prompts, default_prompt=default, names=(LIMITS, PROMPTS)
     )
     if not (folder / MODULES).is_file():
         return found
@@ -105,7 +94,7 @@ def read_sentence_files(folder: Path | None) -> SentenceFiles:
 
 
 def _with_step(found: SentenceFiles, folder: Path, kind: str, path: str) -> SentenceFiles:
-    """The steps so far, and one more of some kind, whose files are in the folder `path`."""
+    """Return the steps so far, and one more of some kind, whose files are in the folder `path`."""
     if kind == "Transformer":
         return found
     if kind == "Normalize":
@@ -120,7 +109,7 @@ def _with_step(found: SentenceFiles, folder: Path, kind: str, path: str) -> Sent
         return replace(found, dense=(*found.dense, _dense(folder / path)), names=(*found.names, *names))
     raise CheckpointError(
         f"{MODULES} lists {kind!r}, which changes the vectors and is not supported"
-        + (" behind Normalize" if kind == "Dense" else ""),
+        + (" after Normalize" if kind == "Dense" else ""),
         "supported: Transformer, Pooling, Dense, Normalize, in this order",
     )
 
@@ -193,12 +182,12 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise CheckpointError(f"{path}: 'prompts' does not map names to texts", "correct the entry")
     if default is not None and default not in prompts:
-        raise CheckpointError(f"{path}: default_prompt_name={default!r} is none of the prompts", "correct the entry")
+        raise CheckpointError(f"{path}: default_prompt_name={default!r} is not one of the prompts", "correct the entry")
     return prompts, default
 
 
-def read_max_tokens(folder: Path) -> int | None:
-    """The longest text that the vectors were made for, in tokens, from `sentence_bert_config.json`."""
+def _max_tokens(folder: Path) -> int | None:
+    """Return the longest text that the vectors were made for, in tokens, from `sentence_bert_config.json`."""
     path = folder / LIMITS
     if not path.is_file():
         return None
@@ -206,6 +195,6 @@ def read_max_tokens(folder: Path) -> int | None:
     longest = raw.get("max_seq_length")
     if raw.get("do_lower_case"):
         raise CheckpointError(f"{path}: do_lower_case is not supported", "lower the texts, and set it to false")
-    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or longest < 1):
+    if longest is not None and not is_whole(longest, 1):
         raise CheckpointError(f"{path}: max_seq_length={longest!r} is not a count", "correct the entry")
-    return longest
+    return None if longest is None else int(longest)

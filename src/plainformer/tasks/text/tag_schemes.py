@@ -18,7 +18,7 @@ class Scheme:
 
     Attributes:
         prefixes: those that its tags have. begins: those that begin an entity anywhere.
-        splits: those that begin one right behind an entity of the same type, and nowhere else.
+        splits: those that begin one right after an entity of the same type, and nowhere else.
         ends: those that an entity may end with.
     """
 
@@ -56,11 +56,11 @@ def check_scheme(name: str | None, labels: Sequence[str]) -> None:
 
 
 def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int, int, str]]:
-    """The entities in a row of tags as (first, behind the last, type).
+    """Return the entities in a row of tags as (start, end, type), end exclusive.
 
     Without a scheme, every tag but O belongs to an entity: it goes on with the one before it if that has its type and
     has not ended, and neither begins by its prefix. A tag without prefix is an inside. With a scheme, what breaks its
-    rules is no entity.
+    rules is not an entity.
     """
     rules = SCHEMES[scheme] if scheme is not None else _LENIENT
     found = []
@@ -80,7 +80,7 @@ def read_tags(tags: Sequence[str], scheme: str | None = None) -> list[tuple[int,
 
 
 def _split(tag: str) -> tuple[str, str]:
-    """A tag's prefix in the letters of IOBES, and its type."""
+    """Return a tag's prefix in the letters of IOBES, and its type."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
     if tag[1:2] == "-" and tag[0] in _PREFIXES:

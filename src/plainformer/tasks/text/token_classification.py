@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.values import no_effect
+from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
@@ -55,7 +56,7 @@ class Spans(tuple[LabelledSpan, ...]):
 
     @classmethod
     def of(cls, text: str, spans: Iterable[LabelledSpan]) -> Spans:
-        """The spans of a text."""
+        """Return the spans of a text."""
         made = cls(spans)
         made.text = text
         return made
@@ -98,16 +99,15 @@ class TokenClassification(Task):
 
     def checked(self, inputs: Any, options: TokenClassificationOptions) -> Any:
         check_scheme(options.scheme, self.config.labels)
-        if options.scheme is not None and self._aggregation(options) == "none":
-            fix = f"leave it out, or give {opt('aggregation', 'simple')}"
-            raise UsageError(f"{opt('scheme')} has no effect: these labels mark no entities", fix)
-        if self._size(options) is None and options.stride is not None:
-            fix = f"give {opt('window')} too, or leave it out"
-            raise UsageError(f"{opt('stride')} has no effect: this model sets no limit", fix)
+        idle = options.scheme is not None and self._aggregation(options) == "none"
+        fix = f"leave it out, or give {opt('aggregation', 'simple')}"
+        no_effect(idle, "scheme", ": these labels mark no entities", fix)
+        idle = options.stride is not None and self._size(options) is None
+        no_effect(idle, "stride", ": this model sets no limit", f"give {opt('window')} too, or leave it out")
         return inputs
 
     def _size(self, options: TokenClassificationOptions) -> int | None:
-        """Tokens of a window; None where nothing limits it."""
+        """Return the tokens of a window; None where nothing limits it."""
         return window_size(options.window, text_limit(self.config, self.tokenizer))
 
     def _aggregation(self, options: TokenClassificationOptions) -> str:
@@ -142,10 +142,9 @@ class TokenClassification(Task):
 
     def _entities(self, tokens: Tokens, how: str, scheme: str | None) -> tuple[Entity, ...]:
         text = tokens.text
-        visible = [(rank, trimmed(text, *span)) for rank, span in enumerate(tokens.spans)]
-        visible = [(rank, span) for rank, span in visible if span[0] < span[1]]
-        spans = [span for _, span in visible]
-        ranks = [rank for rank, _ in visible]
+        every = [trimmed(text, *span) for span in tokens.spans]
+        ranks = [rank for rank, (start, end) in enumerate(every) if start < end]
+        spans = [every[rank] for rank in ranks]
         if how == "simple":
             groups = characters(spans)
         else:
@@ -153,27 +152,25 @@ class TokenClassification(Task):
         scores = [_scores(tokens.scores_NC[[ranks[own] for own in group]], how) for group in groups]
         best = [int(row.argmax()) for row in scores]
         found = []
-        for first, behind, kind in read_tags([self.config.labels[label] for label in best], scheme):
+        for first, end, kind in read_tags([self.config.labels[label] for label in best], scheme):
             start = spans[groups[first][0]][0]
-            end = max(spans[own][1] for group in groups[first:behind] for own in group)
-            mean = float(np.mean([scores[place][best[place]] for place in range(first, behind)]))
-            found.append(Entity(kind, mean, text[start:end], start, end))
+            stop = max(spans[own][1] for group in groups[first:end] for own in group)
+            mean = float(np.mean([scores[place][best[place]] for place in range(first, end)]))
+            found.append(Entity(kind, mean, text[start:stop], start, stop))
         return tuple(found)
 
 
-def _scores(scores_NC: npt.NDArray[np.float32], how: str) -> npt.NDArray[np.float32]:
-    """The probabilities of a word's labels from its tokens', (C,)."""
+def _scores(scores_NC: npt.NDArray[np.float32], how: str) -> Any:
+    """Return the probabilities of a word's labels from its tokens', (C,)."""
     if how == "average":
         return scores_NC.mean(0)
     if how == "max":
-        best: npt.NDArray[np.float32] = scores_NC[scores_NC.max(-1).argmax()]
-        return best
-    first: npt.NDArray[np.float32] = scores_NC[0]
-    return first
+        return scores_NC[scores_NC.max(-1).argmax()]
+    return scores_NC[0]
 
 
 def _joined(text: str, windows: Sequence[tuple[Encoding, Any, Any]], overlap: int) -> Tokens:
-    """The windows over a text as one row of tokens: each from the window in which it stands farther from the edge."""
+    """Return the windows over a text as one row of tokens, each from the window in which it is farther from the edge."""
     spans: list[tuple[int, int]] = []
     word_ids: list[int | None] = []
     scores = []

@@ -41,7 +41,7 @@ class ZeroShotClassification(Task):
         self.entailment = self._find("entail")
         if self.entailment is None:
             raise UsageError(
-                f"{self.ref or 'this checkpoint'} has no entailment label: it has {', '.join(self.config.labels)}",
+                f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}",
                 "take a checkpoint of natural language inference (MNLI, XNLI)",
             )
         found = self._find("contra")

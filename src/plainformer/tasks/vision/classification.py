@@ -7,18 +7,18 @@ from torch import Tensor
 from plainformer.tasks.base import called_with
 from plainformer.tasks.media import ImageTask
 from plainformer.tasks.text.classification import Classification, classify
-from plainformer.tasks.vision.options import ImageClassificationOptions
+from plainformer.tasks.vision.options import ImageOptions
 
 
 class ImageClassification(ImageTask):
     """An image (path, bytes, PIL image, array) → a label with its probability."""
 
-    __call__ = called_with(ImageClassificationOptions, Classification)
+    __call__ = called_with(ImageOptions, Classification)
 
-    def predict(self, encoded: Tensor, options: ImageClassificationOptions) -> Tensor:
+    def predict(self, encoded: Tensor, options: ImageOptions) -> Tensor:
         """Logits, (B, C)."""
         logits: Tensor = self.model(pixel_values=encoded, only_logits=True).logits
         return logits
 
-    def decode(self, encoded: Tensor, predicted: Tensor, options: ImageClassificationOptions) -> list[Classification]:
+    def decode(self, encoded: Tensor, predicted: Tensor, options: ImageOptions) -> list[Classification]:
         return classify(predicted, self.config)

@@ -29,9 +29,7 @@ class ImageFeatureExtraction(ImageTask):
             is_cls = options.pooling == "cls"
             vectors = hidden_BTD[:, 0] if is_cls else hidden_BTD[:, frontend.class_tokens :].mean(1)
         if vectors is None:
-            raise UsageError(
-                f"{self.ref or 'this checkpoint'} has no pooler", f"give {opt('pooling', 'cls')} or 'mean'"
-            )
+            raise UsageError(f"{self.ref} has no pooler", f"give {opt('pooling', 'cls')} or 'mean'")
         return unit_length(vectors.float(), dim=-1) if options.normalize else vectors.float()
 
     def decode(self, encoded: Tensor, predicted: Tensor, options: ImageFeatureExtractionOptions) -> list[Embedding]:

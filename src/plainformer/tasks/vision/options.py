@@ -39,11 +39,6 @@ class ImageOptions(TaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageClassificationOptions(ImageOptions):
-    """Options of image classification."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImageFeatureExtractionOptions(ImageOptions):
     """Options of image feature extraction.
 

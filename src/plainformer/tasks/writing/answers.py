@@ -66,7 +66,7 @@ def answer_lines(result: HasAlternatives) -> list[str]:
 
 
 def without_missing(values: dict[str, Any]) -> dict[str, Any]:
-    """A result's values without stop string, scores, segments and alternatives where there are none."""
+    """Return a result's values without stop string, scores, segments and alternatives where there are none."""
     found = {name: value for name, value in values.items() if name not in OPTIONAL or value not in (None, ())}
     others = [without_missing(other) for other in found.get("alternatives", ())]
     return {**found, "alternatives": others} if others else found
@@ -86,7 +86,7 @@ def make_answer(found: Generation, row: int, lead: str, text: str, strings: Sequ
 
 
 def first_row(steps: Search, ended: list[Generation]) -> Iterator[int | None]:
-    """The first row's tokens as they come; the whole is appended to `ended`."""
+    """Yield the first row's tokens as they come; the whole is appended to `ended`."""
     while True:
         try:
             tokens, _ = next(steps)

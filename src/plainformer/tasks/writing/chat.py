@@ -48,7 +48,7 @@ class ChatSession:
         if not task.tokenizer.has_chat_template:
             raise UsageError(
                 f"{task.ref or 'this model'} has no chat template: it was not trained to answer messages",
-                "take a model that was ('instruct', 'chat'), or let this one continue a text",
+                "take a model that was ('instruct', 'chat'), or let this one continue a text: `plainformer run`",
             )
         self.task = task
         self.messages: Messages = []

@@ -37,11 +37,6 @@ def with_checkpoint_defaults(values: Mapping[str, Any], options: T) -> T:
     return options.changed(**{name: value for name, value in own.items() if name not in explicit})
 
 
-def add_defaults(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """As `with_checkpoint_defaults`, for options by name."""
-    return {**_defaults(values, given), **given}
-
-
 class _Unchecked(GenerationOptions):
     """Options of several modes."""
 

@@ -42,7 +42,6 @@ class WritingOptions(TaskOptions, GenerationOptions):
         if len(asked) > 1:
             raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
         if self.defaults == "plain":  # otherwise the mode is known when the checkpoint's settings have been added
-            self._check_cache()
             self._check_beams()
             self._check_modes()
 

@@ -82,7 +82,7 @@ class TextGeneration(WritingTask[GeneratedText]):
                 f"a {type(item).__name__} is neither text nor chat messages", "give a str or a list of dicts"
             )
         if not self.tokenizer.has_chat_template:
-            raise UsageError(f"{self.ref or 'this model'} has no chat template", "give it plain text to continue")
+            raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
 
     def encode(self, inputs: Sequence[Any], options: TextGenerationOptions) -> TextBatch:
