@@ -67,8 +67,9 @@ def explain(
                       top_k=getattr(generation, "top_k", None))  # fmt: skip
     else:
         from plainformer.explanation import Request
+        from plainformer.explanation.one_pass import paired
 
-        request = Request(_paired(task, _read(task, item), restored(pair)), chat, truncate, generation.options())
+        request = Request(paired(task, _read(task, item), restored(pair)), chat, truncate, generation.options())
         width = 5 if candidates is None else candidates
         if what_if:
             _what_if(task, request, what_if, steps, width, json)
@@ -106,19 +107,6 @@ def _read(task: Any, item: str | None) -> Any:
     if item == STDIN:
         return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
     return item
-
-
-def _paired(task: Any, given: Any, pair: str | None) -> Any:
-    """Return the input as the task takes it."""
-    from plainformer.explanation.one_pass import PAIRED
-
-    kind = task.config.head.kind
-    if pair is None and PAIRED.get(kind):
-        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
-    if pair is None:
-        return given
-    no_effect(kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
-    return (given, [pair]) if kind == "choice" else (given, pair)
 
 
 def _explain_once(task: Any, given: Any, json: bool, everything: bool, **arguments: Any) -> None:

@@ -51,6 +51,11 @@ class Request:
         return generating.prepare(item, **self.call)
 
 
+def plain_answer(result: Any) -> Any:
+    """Return a task's result as plain values: a dict, or a list of dicts."""
+    return [part.to_dict() for part in result] if isinstance(result, tuple | list) else result.to_dict()
+
+
 def check_generates(task: Task, what: str) -> GeneratingTask:
     """Return the task if it generates; otherwise raise an error that says `what` has no effect."""
     if task.config.head.kind not in GENERATING or not isinstance(task, GeneratingTask):

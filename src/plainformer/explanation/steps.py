@@ -11,7 +11,8 @@ import torch
 from plainformer.config.values import check_whole
 from plainformer.errors import opt
 from plainformer.explanation.request import Request, check_generates
-from plainformer.explanation.trace import Replayed, Trace, record, replay
+from plainformer.explanation.trace import Replayed, record, replay
+from plainformer.explanation.trace_format import Trace
 from plainformer.generation.result import Generation
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.prepared import Prepared
