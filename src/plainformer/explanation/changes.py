@@ -119,9 +119,6 @@ def _parsed(name: str, value: str) -> Any:
         return value
 
 
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
 def largest(values: Tensor) -> float:
     """Return the largest absolute value; NaN (infinity less infinity) and infinity do not count."""
     return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
@@ -132,9 +129,6 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> float | None:
     possible = p_V > float("-inf")
     value = float((p_V.exp() * (p_V - q_V))[possible].sum())
     return max(value, 0.0) if value < float("inf") else None
-
-
-# ---- padding --------------------------------------------------------------------------------------------------------
 
 
 def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
@@ -155,9 +149,6 @@ def check_room(task: Task, length: int) -> None:
     if stack.max_positions is not None and length > stack.max_positions:
         what = f"the text and {PADDING} padding tokens are {length}; the model learned {stack.max_positions} positions"
         raise InputError(what, "give a shorter text")
-
-
-# ---- a masked attention head ------------------------------------------------------------------------------------------
 
 
 @contextmanager

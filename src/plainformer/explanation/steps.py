@@ -1,4 +1,4 @@
-"""How a text is generated, step by step: what a task would generate for an input, recorded; and its recording run again."""
+"""Record, step by step, what a task generates for an input; and run a recording again."""
 
 from __future__ import annotations
 

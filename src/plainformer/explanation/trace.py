@@ -126,18 +126,12 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
     options = {**_restored(trace.options, model.device), **given}
     if any(answer.stop_reason == "time" for answer in trace.answers):
         _stop_as_the_clock_did(options, trace)
+    prompt, ids = (row and torch.tensor([row], device=model.device) for row in (trace.prompt_ids, trace.encoder_ids))
+    inputs = {"input_ids": prompt} if model.config.encoder is None else {"input_ids": ids, "decoder_input_ids": prompt}
     follower = _Follower(trace)
-    generation = generate(model, **_inputs(model, trace), watcher=follower, **options)  # type: ignore[arg-type]
+    generation = generate(model, **inputs, watcher=follower, **options)  # type: ignore[arg-type]
     _compare_answers(trace, generation)
     return Replayed(generation, follower.difference)
-
-
-def _inputs(model: Transformer, trace: Trace) -> dict[str, Any]:
-    prompt = torch.tensor([trace.prompt_ids], device=model.device)
-    if model.config.encoder is None:
-        return {"input_ids": prompt}
-    ids = torch.tensor([trace.encoder_ids], device=model.device) if trace.encoder_ids is not None else None
-    return {"input_ids": ids, "decoder_input_ids": prompt}
 
 
 def _stop_as_the_clock_did(options: dict[str, Any], trace: Trace) -> None:
@@ -177,19 +171,15 @@ class _Follower(Recorder):
         fates = [_fates(each) for each in (expected, step)]
         if (place := first_difference(*fates)) is not None:
             raise ReplayError(f"candidate {place + 1} of the beams", number, *(f[place : place + 1] for f in fates))
-        self.difference = max(self.difference, _difference(expected, step))
+        was, is_now = _logits(expected), _logits(step)
+        differences = (abs(was[key] - is_now[key]) for key in was.keys() & is_now.keys())
+        self.difference = max(self.difference, *differences, 0.0)
         self.steps[-1] = TraceStep(number, 0, 0, ())  # only its number is needed from here on
 
 
 def _fates(step: TraceStep) -> list[tuple[int, int, int, str]]:
-    """Return what beam search did in a step: group, source, token, fate."""
+    """Return each candidate of beam search in a step: group, parent, token, fate."""
     return [(group.group, b.parent, b.token_id, b.fate) for group in step.groups for b in group.branches]
-
-
-def _difference(expected: TraceStep, got: TraceStep) -> float:
-    """Return the largest difference between logits of tokens that both steps kept."""
-    was, now = _logits(expected), _logits(got)
-    return max((abs(was[key] - now[key]) for key in was.keys() & now.keys()), default=0.0)
 
 
 def _logits(step: TraceStep) -> dict[tuple[int, int], float]:
@@ -219,18 +209,18 @@ def _ids(
     model: Transformer, input_ids: Tensor | None, mask: Tensor | None, decoder_input_ids: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Return what the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
-    encoder_ids = None
+    given = None
     if input_ids is not None:
         ids, real = left_align(input_ids, mask)
         if len(ids) > 1 or real is not None:
             raise UsageError(f"a trace records one prompt; got {len(ids)}", "record each by itself")
-        encoder_ids = tuple(ids[0].tolist())
+        given = tuple(ids[0].tolist())
     if model.config.encoder is None:
-        return encoder_ids or (), None
+        return given or (), None
     if decoder_input_ids is not None:
-        return tuple(decoder_input_ids[0].tolist()), encoder_ids
+        return tuple(decoder_input_ids[0].tolist()), given
     start = model.config.decoder_start_id
-    return (() if start is None else (start,)), encoder_ids
+    return (() if start is None else (start,)), given
 
 
 def _describe(model: Transformer) -> str:

@@ -52,8 +52,7 @@ def what_if(task: Task, request: Request, change: Change | str, *, width: int = 
     if request.options.get("do_sample") and request.options.get("seed") is None:
         request = request.with_options(seed=secrets.randbits(63))  # both runs draw alike
     baseline = _run(task, request.prepared(task), width)
-    masked = masked_head(task, str(change.value)) if change.name == "mask-head" else nullcontext()
-    with masked:
+    with masked_head(task, str(change.value)) if change.name == "mask-head" else nullcontext():
         prepared, notes = _prepare_changed(task, request, change)
         changed = _run(task, prepared, width)
     (was, raw_V, final_V), (now, new_raw_V, new_final_V) = baseline, changed
@@ -84,9 +83,6 @@ def _prepare_changed(task: GeneratingTask, request: Request, change: Change) -> 
         return prepared, (_likelihood(task, prepared),) if prepared.begun else ()
     value = None if change.value == "none" else change.value
     return request.with_options(**{change.name.replace("-", "_"): value}).prepared(task), ()
-
-
-# ---- a run ------------------------------------------------------------------------------------------------------------
 
 
 class _FirstStep:
@@ -121,9 +117,6 @@ def _run(task: GeneratingTask, prepared: Prepared, width: int) -> tuple[Run, Ten
     return Run(text, (*prepared.begun, *found.token_ids[0]), found.stop_reasons[0], likely), raw_V, final_V
 
 
-# ---- padding ----------------------------------------------------------------------------------------------------------
-
-
 def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[str, ...]]:
     """Return the prompt with visible padding before it (after an encoder's input), and notes of what it does to logits."""
     inputs = dict(prepared.inputs)
@@ -147,9 +140,6 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
         f"{PADDING} padding tokens change the next token's logits by {masked:.1e} masked, by {attended:.1e} attended to"
     )
     return replace(prepared, inputs=inputs), (text, note)
-
-
-# ---- a forced beginning -----------------------------------------------------------------------------------------------
 
 
 def _likelihood(task: GeneratingTask, prepared: Prepared) -> str:
