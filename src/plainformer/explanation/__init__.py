@@ -15,26 +15,37 @@ Changes, as they are written on the command line:
 
 from __future__ import annotations
 
-from plainformer.explanation.changes import CHANGES as CHANGES
-from plainformer.explanation.changes import Change as Change
-from plainformer.explanation.changes import Difference as Difference
-from plainformer.explanation.changes import LikelyToken as LikelyToken
-from plainformer.explanation.changes import Run as Run
-from plainformer.explanation.changes import parse_change as parse_change
-from plainformer.explanation.one_pass import Explanation as Explanation
-from plainformer.explanation.one_pass import NextToken as NextToken
-from plainformer.explanation.one_pass import Piece as Piece
-from plainformer.explanation.one_pass import StepShape as StepShape
-from plainformer.explanation.one_pass import explain as explain
-from plainformer.explanation.recorder import Recorder as Recorder
-from plainformer.explanation.request import Request as Request
-from plainformer.explanation.steps import ExplainedSteps as ExplainedSteps
-from plainformer.explanation.steps import explain_steps as explain_steps
-from plainformer.explanation.steps import replay_steps as replay_steps
-from plainformer.explanation.trace import Recorded as Recorded
-from plainformer.explanation.trace import Replayed as Replayed
-from plainformer.explanation.trace import ReplayError as ReplayError
-from plainformer.explanation.trace import record as record
-from plainformer.explanation.trace import replay as replay
-from plainformer.explanation.trace_format import Trace as Trace
-from plainformer.explanation.what_if import what_if as what_if
+from plainformer.explanation.changes import CHANGES, Change, Difference, LikelyToken, Run, parse_change
+from plainformer.explanation.one_pass import Explanation, NextToken, Piece, StepShape, explain
+from plainformer.explanation.recorder import Recorder
+from plainformer.explanation.request import Request
+from plainformer.explanation.steps import ExplainedSteps, explain_steps, replay_steps
+from plainformer.explanation.trace import Recorded, Replayed, ReplayError, record, replay
+from plainformer.explanation.trace_format import Trace
+from plainformer.explanation.what_if import what_if
+
+__all__ = [
+    "CHANGES",
+    "Change",
+    "Difference",
+    "ExplainedSteps",
+    "Explanation",
+    "LikelyToken",
+    "NextToken",
+    "Piece",
+    "Recorded",
+    "Recorder",
+    "ReplayError",
+    "Replayed",
+    "Request",
+    "Run",
+    "StepShape",
+    "Trace",
+    "explain",
+    "explain_steps",
+    "parse_change",
+    "record",
+    "replay",
+    "replay_steps",
+    "what_if",
+]

@@ -16,12 +16,11 @@ from plainformer.explanation.changes import (
     Change,
     Difference,
     Run,
-    check_room,
     kl_divergence,
     largest,
     masked_head,
-    pad_id,
     padded,
+    padded_ids,
 )
 from plainformer.explanation.request import Request, plain_answer
 from plainformer.inputs.text.encoding import TextBatch
@@ -83,8 +82,7 @@ def _outputs(task: Task) -> Iterator[list[Tensor]]:
 def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
     """Return the encoded input with its batch padded, wherever the task keeps it."""
     if isinstance(encoded, TextBatch):
-        ids = padded(encoded.input_ids, pad_id(task), on_left=False)
-        check_room(task, ids.size(1))
+        ids = padded_ids(task, encoded.input_ids, on_left=False)
         mask = padded(encoded.attention_mask, int(visible), on_left=False)
         types = padded(encoded.token_type_ids, 0, on_left=False)
         return TextBatch(ids, mask, types, encoded.encodings, encoded.counts)

@@ -136,19 +136,19 @@ def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
     return torch.nn.functional.pad(ids, (PADDING, 0) if on_left else (0, PADDING), value=value)
 
 
-def pad_id(task: Task) -> int:
-    """Return the padding token, or the end token of a model without one."""
-    config = task.config
-    found = task.tokenizer.pad_id if task.tokenizer.pad_id is not None else config.pad_id
-    return found if found is not None else config.eos_ids[0] if config.eos_ids else 0
+def padded_ids(task: Task, ids: Tensor, on_left: bool) -> Tensor:
+    """Return `padded` token ids; the padding of a model without a padding token is its end token.
 
-
-def check_room(task: Task, length: int) -> None:
-    """Refuse a text that is too long with its padding: padding that is attended to needs positions."""
-    stack = task.config.encoder or task.config.main_stack
+    Raises:
+        InputError: the model has fewer positions; padding that is attended to needs them.
+    """
+    config, length = task.config, ids.size(1) + PADDING
+    stack = config.encoder or config.main_stack
     if stack.max_positions is not None and length > stack.max_positions:
         what = f"the text and {PADDING} padding tokens are {length}; the model learned {stack.max_positions} positions"
         raise InputError(what, "give a shorter text")
+    pad_id = next(i for i in (task.tokenizer.pad_id, config.pad_id, *config.eos_ids, 0) if i is not None)
+    return padded(ids, pad_id, on_left)
 
 
 @contextmanager

@@ -118,18 +118,13 @@ def explain(
     if not pieces:
         pieces = _signal_pieces(task, inputs)
     generates = task.config.head.kind in GENERATING
-    return Explanation(
-        task.ref,
-        task.name,
-        pieces,
-        tuple(steps),
-        _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else (),
-        None if generates else _answer(task, given, top_k, truncate),
-    )
+    next_tokens = _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else ()
+    answer = None if generates else _answer(task, given, top_k, truncate)
+    return Explanation(task.ref, task.name, pieces, tuple(steps), next_tokens, answer)
 
 
 def reads_text(task: Task) -> bool:
-    """Whether the task's input is text, and not an image or a recording."""
+    """Return whether the task's input is text, and not an image or a recording."""
     return isinstance(task.config.input_frontend, TokenFrontend)
 
 

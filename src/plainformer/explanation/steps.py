@@ -89,7 +89,7 @@ def _tokens(task: Task, trace: Trace) -> dict[int, str]:
     ids = {*trace.prompt_ids, *(i for answer in trace.answers for i in answer.token_ids)}
     for step in trace.steps:
         ids.update(i for ladder in step.ladders for i in ladder.top_ids)
-        ids.update(c.token_id for ladder in step.ladders for c in ladder.final)
+        ids.update(token.token_id for ladder in step.ladders for token in ladder.final)
         ids.update(pick.token_id for pick in step.picks)
         ids.update(branch.token_id for group in step.groups for branch in group.branches)
     return {i: token_text(task, i) for i in sorted(ids)}

@@ -91,18 +91,9 @@ def record(
     plain, needs = _plain_options(options)
     del inputs["decoder_input_ids"]  # the trace's prompt_ids
     needs |= {name: _kind(value) for name, value in inputs.items() if value is not None}
-    trace = Trace(
-        options.mode,
-        _describe(model),
-        plain,
-        needs,
-        prompt_ids,
-        encoder_ids,
-        without_ended(recorder.steps, [len(ids) for ids in generation.token_ids]),
-        _answers(generation),
-        dict(about or {}),
-    )
-    return Recorded(generation, trace)
+    steps = without_ended(recorder.steps, [len(ids) for ids in generation.token_ids])
+    what, answers = (options.mode, _describe(model), plain, needs), _answers(generation)
+    return Recorded(generation, Trace(*what, prompt_ids, encoder_ids, steps, answers, dict(about or {})))
 
 
 def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:

@@ -175,8 +175,7 @@ def _listed(value: Any) -> Any:
 
 def _read(kind: type[T], data: Any, where: str) -> T:
     """Return a dataclass from plain values, each checked against its field's type."""
-    if not isinstance(data, dict):
-        raise _wrong(where, data, "an object")
+    _value(dict, data, where)
     hints = get_type_hints(kind)
     for name in data:
         if name not in hints:

@@ -18,12 +18,11 @@ from plainformer.explanation.changes import (
     Difference,
     LikelyToken,
     Run,
-    check_room,
     kl_divergence,
     largest,
     masked_head,
-    pad_id,
     padded,
+    padded_ids,
     parse_change,
 )
 from plainformer.explanation.request import GENERATING, Request
@@ -57,17 +56,9 @@ def what_if(task: Task, request: Request, change: Change | str, *, width: int = 
         changed = _run(task, prepared, width)
     (was, raw_V, final_V), (now, new_raw_V, new_final_V) = baseline, changed
     p_V, q_V = (logits_V.double().log_softmax(-1) for logits_V in (final_V, new_final_V))
-    return Difference(
-        str(change),
-        was.token_ids == now.token_ids,
-        first_difference(was.token_ids, now.token_ids),
-        largest(new_raw_V - raw_V),
-        largest(q_V.exp() - p_V.exp()),
-        kl_divergence(p_V, q_V),
-        was,
-        now,
-        notes,
-    )
+    amounts = (largest(new_raw_V - raw_V), largest(q_V.exp() - p_V.exp()), kl_divergence(p_V, q_V))
+    place = first_difference(was.token_ids, now.token_ids)
+    return Difference(str(change), place is None, place, *amounts, was, now, notes)
 
 
 def _prepare_changed(task: GeneratingTask, request: Request, change: Change) -> tuple[Prepared, tuple[str, ...]]:
@@ -123,8 +114,7 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
     if "input_ids" not in inputs:
         raise UsageError(f"attend-to-padding has no effect in {task.name}, which reads no text", "leave it out")
     on_left = task.config.encoder is None
-    ids = padded(inputs["input_ids"], pad_id(task), on_left)
-    check_room(task, ids.size(1))
+    ids = padded_ids(task, inputs["input_ids"], on_left)
     real, seen = padded(torch.ones_like(inputs["input_ids"]), 0, on_left), torch.ones_like(ids)
     if "token_type_ids" in inputs:
         inputs["token_type_ids"] = padded(inputs["token_type_ids"], 0, on_left)
