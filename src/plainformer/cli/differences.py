@@ -1,4 +1,4 @@
-"""How what-ifs are shown: both outputs, and by how much the model's next token changes."""
+"""Print what-ifs: both outputs, and by how much the model's next token changes."""
 
 from __future__ import annotations
 

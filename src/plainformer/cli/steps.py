@@ -1,4 +1,4 @@
-"""How recorded generations are shown: the ladder of every step, the tree of a beam search, the replay."""
+"""Print recorded generations: the ladder of every step, the tree of a beam search, the replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What if, of models that answer in one pass: the task's own answer with and without a change."""
+"""What-ifs of models that answer in one pass: the task's own answer with and without a change."""
 
 from __future__ import annotations
 

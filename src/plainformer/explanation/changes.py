@@ -65,8 +65,8 @@ class Difference:
         logit_change: the largest change of a logit of the model itself, at the first position (an encoder's: of all its
             logits, or of its vectors).
         probability_change: the largest change of a probability there, after all processors.
-        kl_divergence: of the changed from the baseline's distribution, in nats; infinite (None) where the change makes
-            impossible what was possible, and None where there is no distribution.
+        kl_divergence: of the changed from the baseline's distribution, in nats; None if it is infinite, because the change
+            bans a token that was possible, and where there is no distribution.
         notes: remarks.
     """
 

@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class StepShape:
-    """A step of the computation and the shape that came out of it."""
+    """A step of the computation and the shape of its output."""
 
     step: str
     shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One input's way to its answer. `next_tokens` for models that generate; `answer` (plain values) for all others."""
+    """How one input becomes an answer. `next_tokens` for models that generate; `answer` (plain values) for all others."""
 
     ref: str
     task: str

@@ -1,4 +1,4 @@
-"""What is asked of an explanation: an input of a task, and the options of its call."""
+"""Requests for an explanation: an input of a task, and the options of its call."""
 
 from __future__ import annotations
 

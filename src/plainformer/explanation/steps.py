@@ -61,7 +61,7 @@ def replay_steps(task: Task, trace: Trace, request: Request | None) -> Replayed:
     Args:
         request: what it was made from, where the trace needs more than it holds (a grammar, audio).
     Raises:
-        ReplayError: it goes another way.
+        ReplayError: the replay differs from the trace.
     """
     check_generates(task, "a replay")
     needed: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def replay_steps(task: Task, trace: Trace, request: Request | None) -> Replayed:
 
 
 def answer_texts(task: Task, prepared: Prepared, generation: Generation) -> tuple[str, ...]:
-    """Return the answers, with what they were made to begin with."""
+    """Return the answers' texts, forced beginnings included."""
     return tuple(prepared.text(task.tokenizer, ids[prepared.uncounted :]) for ids in generation.token_ids)
 
 

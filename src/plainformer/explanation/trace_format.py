@@ -52,7 +52,7 @@ class Ladder:
     Attributes:
         top_ids, logits: the likeliest tokens by the model's own logits (of beams: log-probabilities), the best first.
         effects: of each processor, in order.
-        probabilities: of `top_ids`, in the end. final: the likeliest tokens in the end.
+        probabilities: of `top_ids`, after all processors. final: the likeliest tokens after them.
     """
 
     row: int
@@ -93,7 +93,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class BeamGroup:
-    """A step of a group of beams: all candidates, best first; `dropped`: scores of finished answers that better ones ousted."""
+    """A group of beams in a step: all candidates, best first; `dropped`: scores of finished answers that better ones replaced."""
 
     group: int
     branches: tuple[Branch, ...]
@@ -102,7 +102,7 @@ class BeamGroup:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """A step. `picks` where tokens are picked row by row, `groups` in beam search; the cache as it was when they were."""
+    """A step: `picks` where rows pick their tokens, `groups` in beam search, and the cache before it takes them in."""
 
     number: int
     cache_positions: int

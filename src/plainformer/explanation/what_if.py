@@ -133,7 +133,7 @@ def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[s
 
 
 def _likelihood(task: GeneratingTask, prepared: Prepared) -> str:
-    """Return a note of the probability that the model gives the beginning it is made to take."""
+    """Return a note of the probability that the model itself gives a forced beginning."""
     name = "input_ids" if task.config.encoder is None else "decoder_input_ids"
     ids = torch.tensor([[*prepared.before, *prepared.begun]], device=task.model.device)
     inputs = {key: prepared.inputs[key] for key in ("input_ids", "attention_mask") if name != "input_ids"}
