@@ -198,8 +198,8 @@ def test_documents_of_files_folders_and_lines(tmp_path: Path) -> None:
     [
         ("x.txt", b"\xff\xfe", "not UTF-8"),
         ("x.jsonl", b"{", "x.jsonl:1 is not JSON"),
-        ("x.jsonl", b"3", "is no document"),
-        ("x.jsonl", b'{"id": 1}', "is no document"),
+        ("x.jsonl", b"3", "is not a document"),
+        ("x.jsonl", b'{"id": 1}', "is not a document"),
         ("x.jsonl", b"[" * 100_000, "not JSON"),
         (None, b"", "no file or folder"),
     ],

@@ -15,9 +15,9 @@ from unicodedata import category
 
 from cyclopts import Parameter
 
+from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.main import STDIN
 from plainformer.cli.options import open_stdin, read_inputs, restored
 from plainformer.config.options import NotTyped, Spec, specs
 from plainformer.config.values import no_effect

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.main import STDIN
 from plainformer.cli.options import (
     Json,
     console,

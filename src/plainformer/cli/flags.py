@@ -124,7 +124,7 @@ def _own_type(f: Field[Any]) -> Any:
 
 
 def _typed(same: list[Flag], group: str) -> Any:
-    """Return the type of one flag with what --help says, from all options that it stands for."""
+    """Return the type of one flag with what --help says, from all options that it is for."""
     first = same[0]
     helps = list(dict.fromkeys(flag.help for flag in same))
     help = " / ".join(one for one in helps if not any(one != more and more.startswith(one[:-1]) for more in helps))

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from plainformer.cli import STDIN
+
 if TYPE_CHECKING:
     from cyclopts import App
 
-STDIN = "\0stdin"  # what "-" becomes before the parser sees it; no argument can hold a NUL, so nothing else is it
 # Named by path: a verb's file is imported when the verb is used.
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",

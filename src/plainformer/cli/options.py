@@ -11,7 +11,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from cyclopts import Parameter
 
-from plainformer.cli.main import STDIN
+from plainformer.cli import STDIN
 from plainformer.config.values import decode_text, no_effect, read_json_line
 from plainformer.errors import InputError, PlainformerError, opt
 
@@ -90,9 +90,8 @@ def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[
 
 def _bounded(data: bytes, where: str) -> bytes:
     if len(data) > MAX_INPUT_BYTES:
-        raise InputError(
-            f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB", "cut it into lines or files"
-        )
+        what = f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB"
+        raise InputError(what, "cut it into lines or files")
     return data
 
 
@@ -111,9 +110,8 @@ def write_json(values: Iterable[Any]) -> None:
         try:
             line = json.dumps(value, ensure_ascii=False, allow_nan=False)
         except ValueError:
-            raise PlainformerError(
-                "the answer holds NaN or infinity, which JSON cannot", f"try {opt('dtype', 'fp32')}"
-            ) from None
+            what = "the answer holds NaN or infinity, which JSON cannot"
+            raise PlainformerError(what, f"try {opt('dtype', 'fp32')}") from None
         print(line, flush=True)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from plainformer.cli import STDIN
 from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.main import STDIN
 from plainformer.cli.options import Json, read_inputs, read_stdin, restored, write_json
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt

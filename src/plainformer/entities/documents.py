@@ -95,4 +95,4 @@ def _from_json(line: bytes, where: str) -> Document:
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         name = value.get("id", value.get("name"))
         return Document(where if name is None else str(name), value["text"])
-    raise InputError(f"{where} is no document", 'give a text, or {"id": ..., "text": ...}')
+    raise InputError(f"{where} is not a document", 'give a text, or {"id": ..., "text": ...}')

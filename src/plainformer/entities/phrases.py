@@ -103,10 +103,8 @@ def pairs(found: Sequence[Found], phrases: dict[str, Phrase], within: str = "par
         for keys in _units(one, within):
             units += 1
             if len(keys) > MAX_TOGETHER:
-                raise InputError(
-                    f"{one.document.name}: {len(keys):,} phrases in one {within} make too many pairs",
-                    "count pairs within a smaller unit: paragraph or line",
-                )
+                what = f"{one.document.name}: {len(keys):,} phrases in one {within} make too many pairs"
+                raise InputError(what, "count pairs within a smaller unit: paragraph or line")
             alone.update(keys)
             for pair in combinations(sorted(keys), 2):
                 together[pair] += 1

@@ -86,9 +86,8 @@ def read_references(data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
                 for question in paragraph["qas"]:
                     found[question["id"]] = tuple(answer["text"] for answer in question["answers"])
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"this is not a SQuAD data set: {error}", 'it is {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}'
-        ) from None
+        fix = 'it is {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}'
+        raise InputError(f"this is not a SQuAD data set: {error}", fix) from None
     return found
 
 

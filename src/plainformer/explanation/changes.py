@@ -152,10 +152,8 @@ def check_room(task: Task, length: int) -> None:
     """Padding that is attended to needs positions."""
     stack = task.config.encoder or task.config.main_stack
     if stack.max_positions is not None and length > stack.max_positions:
-        raise InputError(
-            f"the text and {PADDING} padding tokens are {length}; the model has learned {stack.max_positions} positions",
-            "give a shorter text",
-        )
+        what = f"the text and {PADDING} padding tokens are {length}; the model learned {stack.max_positions} positions"
+        raise InputError(what, "give a shorter text")
 
 
 # ---- a masked attention head ------------------------------------------------------------------------------------------

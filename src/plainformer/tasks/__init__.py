@@ -104,9 +104,8 @@ def task_info(name: str | type[Task]) -> TaskInfo:
     """Return the task of that name, alias or class; raise UsageError, which offers the closest ones."""
     known = ALIASES.get(name, name) if isinstance(name, str) else _task_of_class(name)
     if known not in TASKS:
-        raise UsageError(
-            f"{opt('task', name)} is unknown", did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`"
-        )
+        what = f"{opt('task', name)} is unknown"
+        raise UsageError(what, did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`")
     return TASKS[known]
 
 
@@ -139,10 +138,8 @@ def default_task(config: ModelConfig) -> TaskInfo:
     if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
         return TASKS["automatic-speech-recognition"]
     if kind == "token" and not isinstance(first, TokenFrontend):
-        raise UsageError(
-            "this model labels audio frames; no task does that yet",
-            "call the model itself (load_model), or load it with task='audio-feature-extraction'",
-        )
+        what = "this model labels audio frames; no task does that yet"
+        raise UsageError(what, "call the model itself (load_model), or load it with task='audio-feature-extraction'")
     return next(info for info in TASKS.values() if info.head == kind)
 
 

@@ -175,9 +175,8 @@ class Task(ABC):
             return list(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             return self._answers(_windows(inputs, options.batch_size), options)
-        raise InputError(
-            f"a {type(inputs).__name__} is not an input for {self.name}", f"give {self.reads()}, or a list of them"
-        )
+        what = f"a {type(inputs).__name__} is not an input for {self.name}"
+        raise InputError(what, f"give {self.reads()}, or a list of them")
 
     def checked(self, inputs: Any, options: Any) -> Any:
         """Return the inputs of a call, checked against its options before anything runs."""
@@ -255,8 +254,7 @@ class Task(ABC):
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not (pairs and is_pair(text)):
                 raise self.not_an_input(text, place)
-        limits = (limit, text_limit(self.config, self.tokenizer))
-        most = min((each for each in limits if each is not None), default=None)
+        most = least(limit, text_limit(self.config, self.tokenizer))
         cut = self.cut if truncate and most is not None else False
         overlap = stride if most is not None else None
         rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
@@ -315,7 +313,11 @@ def is_pair(item: Any) -> bool:
 
 def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     """Return the longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
-    limits = (config.input_stack.max_positions, tokenizer.max_length)
+    return least(config.input_stack.max_positions, tokenizer.max_length)
+
+
+def least(*limits: int | None) -> int | None:
+    """Return the smallest of some limits, of which None is no limit."""
     return min((limit for limit in limits if limit is not None), default=None)
 
 

@@ -49,10 +49,8 @@ class WindowOptions(TaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and self.stride is not None and self.stride >= self.window:
-            raise UsageError(
-                f"windows of {self.window} tokens cannot share {opt('stride', self.stride)} of them",
-                "give a smaller stride, or a longer window",
-            )
+            what = f"windows of {self.window} tokens cannot share {opt('stride', self.stride)} of them"
+            raise UsageError(what, "give a smaller stride, or a longer window")
 
 
 __all__ = ["BATCH_SIZE", "TaskOptions", "TextOptions", "WindowOptions"]

@@ -82,17 +82,14 @@ def _cut(row: Encoding, own: int, window: int, stride: int | None, name: str) ->
     room = window - asked - special
     taken = f"the question's {asked} tokens and {special} special ones"
     if room < 1:
-        raise InputError(
-            f"{name}: a window of {window} tokens has no room for the context: {taken}", "ask in fewer words"
-        )
+        what = f"{name}: a window of {window} tokens has no room for the context: {taken}"
+        raise InputError(what, "ask in fewer words")
     if stride is None:
         stride = min(STRIDE, window // 2)
         stride = stride if stride < room else room // 2
     if stride >= room:
-        raise InputError(
-            f"{name}: {opt('stride', stride)} leaves windows nothing new to read: beside {taken} there is room for {room}",
-            f"give a stride of less than {room}, a longer window, or ask in fewer words",
-        )
+        what = f"{name}: {opt('stride', stride)} leaves windows nothing new to read: beside {taken} there is room for {room}"
+        raise InputError(what, f"give a stride of less than {room}, a longer window, or ask in fewer words")
     # The second text is the one that slides in `windows`: where ours is the first, they change their names.
     names = [i if i is None or own == 1 else 1 - i for i in row.sequence_ids]
     pieces = [row.select(places) for places in windows(names, window, stride)]

@@ -306,14 +306,11 @@ class Tokenizer:
             raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
         for position, i in enumerate(plain):
             if not is_whole(i):
-                raise UsageError(
-                    f"ids[{position}] is a {type(i).__name__}, not an integer", "pass one row of token ids"
-                )
+                what = f"ids[{position}] is a {type(i).__name__}, not an integer"
+                raise UsageError(what, "pass one row of token ids")
             if self.id_to_token(i) is None:
-                raise InputError(
-                    f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has",
-                    "are they another tokenizer's ids? mask out labels such as -100 first",
-                )
+                what = f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has"
+                raise InputError(what, "are they another tokenizer's ids? mask out labels such as -100 first")
         if self._piece_ids is None:
             return self.backend.decode(list(plain), skip_special_tokens=skip_special_tokens)
         skipped = self.special_ids if skip_special_tokens else frozenset()
@@ -399,9 +396,8 @@ class Tokenizer:
                 settings=settings,
             )
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write the tokenizer to {folder}: {error.strerror}", "free space, or choose another folder"
-            ) from None
+            what = f"cannot write the tokenizer to {folder}: {error.strerror}"
+            raise CheckpointError(what, "free space, or choose another folder") from None
 
 
 def _check_side(side: object) -> None:
@@ -418,10 +414,8 @@ def _check_row(item: object, name: str) -> None:
         try:
             part.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise InputError(
-                f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}",
-                "decode the text with the right encoding, or with errors='replace'",
-            ) from None
+            what = f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}"
+            raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None
 
 
 def _too_long(name: str, length: str, limit: int) -> InputError:

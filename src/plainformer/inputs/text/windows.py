@@ -38,10 +38,8 @@ def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right
     first, second = sequence_ids.count(0), sequence_ids.count(1)
     room = limit - (len(sequence_ids) - first - second)
     if room < 0:
-        raise UsageError(
-            f"{opt('max_length', limit)} leaves no room: the special tokens alone are {limit - room}",
-            f"pass {opt('max_length', limit - room + 1)} or more",
-        )
+        what = f"{opt('max_length', limit)} leaves no room: the special tokens alone are {limit - room}"
+        raise UsageError(what, f"pass {opt('max_length', limit - room + 1)} or more")
     kept = zip((first, second), kept_lengths(first, second, room), strict=True)
     return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
 
@@ -57,10 +55,8 @@ def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: 
     sizes = [sequence_ids.count(0), sequence_ids.count(1)]
     kept = sizes[shortened] - max(0, len(sequence_ids) - limit)
     if kept < min(1, sizes[shortened]):
-        raise InputError(
-            f"what may not be cut takes {len(sequence_ids) - sizes[shortened]} tokens; the limit is {limit}",
-            "shorten it",
-        )
+        what = f"what may not be cut takes {len(sequence_ids) - sizes[shortened]} tokens; the limit is {limit}"
+        raise InputError(what, "shorten it")
     sizes[shortened] = kept
     return _take(sequence_ids, [range(size) for size in sizes])
 

@@ -15,7 +15,7 @@ from plainformer.config.values import no_effect
 from plainformer.errors import InputError, nth
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.tasks.base import TwoPartTask, called_with, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with, least, text_limit
 from plainformer.tasks.writing.answers import Answer, AnswerStream
 from plainformer.tasks.writing.base import GeneratingTask, W
 from plainformer.tasks.writing.options import AbstractiveOptions
@@ -107,18 +107,16 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
         """Return how many tokens a prompt may have; None where nothing limits it."""
         if self.kind == "encoder-decoder":
             return text_limit(self.config, self.tokenizer)
-        limits = (text_limit(self.config, self.tokenizer), self.config.trained_positions)
-        known = [limit for limit in limits if limit is not None]
-        return min(known) - (options.max_new_tokens or DEFAULT_NEW_TOKENS) if known else None
+        most = least(text_limit(self.config, self.tokenizer), self.config.trained_positions)
+        return None if most is None else most - (options.max_new_tokens or DEFAULT_NEW_TOKENS)
 
     def _fit(self, form: str, question: str, context: str, room: int) -> Any:
-        """The prompt with as much of the context's beginning as there is room for."""
+        """Return the prompt with as much of the context's beginning as there is room for."""
         row = self.tokenizer.encode(context, add_special_tokens=False, max_length=None)
         kept = len(row)
         while kept > 0:
-            prompt = self._laid_out(
-                form, question, context if kept == len(row) else context[: row.offsets[kept - 1][1]]
-            )
+            cut = context if kept == len(row) else context[: row.offsets[kept - 1][1]]
+            prompt = self._laid_out(form, question, cut)
             text, is_chat = (
                 self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
             )
@@ -126,7 +124,5 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
             if count <= room:
                 return prompt
             kept -= count - room
-        raise InputError(
-            f"the question and the template leave no room for the context: a prompt may have {room} tokens",
-            "ask in fewer words, or give a shorter template",
-        )
+        what = f"the question and the template leave no room for the context: a prompt may have {room} tokens"
+        raise InputError(what, "ask in fewer words, or give a shorter template")

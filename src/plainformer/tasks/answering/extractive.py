@@ -72,10 +72,8 @@ class QuestionAnswering(TwoPartTask):
     def checked(self, inputs: Any, options: QuestionAnsweringOptions) -> Any:
         self._size(options)
         if options.threshold is not None and self.tokenizer.cls_id is None:
-            raise UsageError(
-                "this model's tokenizer has no class token, which means 'no answer'",
-                f"leave {opt('no_answer')} out",
-            )
+            what = "this model's tokenizer has no class token, which means 'no answer'"
+            raise UsageError(what, f"leave {opt('no_answer')} out")
         return inputs
 
     def _size(self, options: QuestionAnsweringOptions) -> int:

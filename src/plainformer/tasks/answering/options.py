@@ -63,5 +63,5 @@ class QuestionAnsweringOptions(WindowOptions):
 
     @property
     def threshold(self) -> float | None:
-        """By how much "no answer" has to outscore the best span; None: whatever it scores, it is no answer."""
+        """By how much "no answer" has to outscore the best span; None: whatever it scores, it is not an answer."""
         return None if self.no_answer is False else 0.0 if self.no_answer is True else float(self.no_answer)

@@ -187,7 +187,7 @@ def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align
     """Rank spans by P(start) * P(end); those with the same text, upper or lower case, count as one and add up.
 
     Probabilities are a window's own: a softmax over the context's tokens and the class token. Of each window the best
-    spans count, as many as the reference looks at. "No answer" has the least of its probabilities in the windows.
+    spans count, as many as transformers looks at. "No answer" has the least of its probabilities in the windows.
     """
     context = windows[0].context
     candidates = 2 * top_k + 10 if align == "words" else top_k  # several may turn out to be the same words
@@ -206,7 +206,7 @@ def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align
             start, end = window.characters(first, last, align)
             key = context[start:end].lower()
             if not key.strip():
-                continue  # the reference would answer with white space; it takes the place of a candidate here, too
+                continue  # transformers would answer with white space; it takes the place of a candidate here, too
             known = found.get(key)
             found[key] = replace(known, score=known.score + score) if known else _span(context, start, end, score)
     spans = sorted(found.values(), key=lambda span: -span.score)
@@ -243,7 +243,7 @@ def by_squad(windows: Sequence[Window], *, longest: int, align: str, with_null: 
     best: dict[str, tuple[Span, float]] = {}
     pooled = heapq.merge(*(spans.ranked() for spans in every), key=lambda item: -item[1])
     for (window, first, last), value in pooled:
-        # As in the reference, "no answer" takes a place in the list of N_BEST only where its value earns one.
+        # As in run_squad.py, "no answer" takes a place in the list of N_BEST only where its value earns one.
         if len(best) + (null_value > value) >= N_BEST:
             break
         span = _span(context, *window.characters(first, last, align), 0.0)
@@ -278,7 +278,7 @@ def list_of(window: Window, own_C: Bools, longest: int, most: int | None) -> Can
     last_CL = np.minimum(last_CL, size - 1)
     allowed_CL = window.visible_CL(longest) & own_C[:, None]
     if most is not None:
-        # Among all tokens of the row, the question's too, as in the reference.
+        # Among all tokens of the row, the question's too, as in run_squad.py.
         good_T2 = np.zeros(window.logits_T2.shape, dtype=bool)
         best_N2 = np.argsort(-window.logits_T2, axis=0, kind="stable")[:most]
         np.put_along_axis(good_T2, best_N2, True, axis=0)

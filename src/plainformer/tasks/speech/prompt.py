@@ -66,17 +66,13 @@ class SpeechPrompt:
         """Return the prompt of one clip; `detected` is the id of the language that the model hears in it."""
         if not self.languages:
             if language is not None or task not in (None, "transcribe"):
-                raise UsageError(
-                    f"this model knows English alone: {opt('language')} and {opt('task')} have no effect",
-                    "leave them out",
-                )
+                what = f"this model knows English alone: {opt('language')} and {opt('task')} have no effect"
+                raise UsageError(what, "leave them out")
             return [self.start_id, *self._end(timestamps)]
         wanted = _bare(language) if language is not None else self.language
         if wanted is not None and wanted not in self.languages:
-            raise UsageError(
-                f"{opt('language', wanted)} is unknown to this model",
-                did_you_mean(wanted, self.languages) or "such as 'en'",
-            )
+            what = f"{opt('language', wanted)} is unknown to this model"
+            raise UsageError(what, did_you_mean(wanted, self.languages) or "such as 'en'")
         chosen = task or self.task or "transcribe"
         if chosen not in self.tasks:
             raise UsageError(f"{opt('task', chosen)} is unknown to this model", did_you_mean(chosen, self.tasks))

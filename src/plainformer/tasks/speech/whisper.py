@@ -142,9 +142,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             InputError: a clip is longer. UsageError: timestamps, thresholds and lists of temperatures go by windows.
         """
         if encoded.whole is not None:
-            raise InputError(
-                "the recording is longer than one window of the model", f"cut it, or give {opt('truncate', True)}"
-            )
+            what = "the recording is longer than one window of the model"
+            raise InputError(what, f"cut it, or give {opt('truncate', True)}")
         windowed = next((n for n in ("timestamps", *THRESHOLDS) if n in options.given), None)
         if windowed is not None or options.temperatures is not None:
             raise UsageError(f"{opt(windowed or 'temperature')} is for reading window by window", "leave it out")
@@ -271,10 +270,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def _timestamp_rules(self, options: SpeechOptions) -> WhisperTimestamps:
         """Return the processor of a transcript with timestamps."""
         if self.prompt.no_timestamps_id is None:
-            raise UsageError(
-                "this model's vocabulary has no timestamps, which a clip of more than one window needs",
-                f"leave {opt('timestamps')} out, and split the clip or give {opt('truncate', True)}",
-            )
+            what = "this model's vocabulary has no timestamps, which a clip of more than one window needs"
+            raise UsageError(what, f"leave {opt('timestamps')} out, and split the clip or give {opt('truncate', True)}")
         ends = options.eos_ids or self.settings.eos_ids
         most = self.settings.values.get("max_initial_timestamp_index")
         return WhisperTimestamps(self.prompt.no_timestamps_id, ends[0], most)

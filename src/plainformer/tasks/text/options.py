@@ -46,7 +46,7 @@ class TokenClassificationOptions(WindowOptions):
 
 
 def read_poolings(pooling: object) -> tuple[str, ...]:
-    """The poolings that an option names: "mean", or several whose vectors stand side by side, "cls+mean"."""
+    """The poolings that an option names: "mean", or several whose vectors are side by side, "cls+mean"."""
     names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
     unknown = next((name for name in names if name not in POOLINGS), None)
     if not names or unknown is not None:

@@ -114,7 +114,6 @@ def read_scores(source: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     stated = next((name for name in named if name is not None), "Sigmoid")
     kind = _ACTIVATIONS.get(str(stated).rpartition(".")[2])
     if kind is None:
-        raise CheckpointError(
-            f"the scores' activation {stated!r} is not supported", f"supported: {', '.join(_ACTIVATIONS)}"
-        )
+        what = f"the scores' activation {stated!r} is not supported"
+        raise CheckpointError(what, f"supported: {', '.join(_ACTIVATIONS)}")
     return kind

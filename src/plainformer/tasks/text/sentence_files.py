@@ -156,10 +156,8 @@ def _dense(folder: Path) -> Dense:
         raw.get(key) not in vectors for key in ("module_input_name", "module_output_name")
     )
     if activation not in _ACTIVATIONS or odd:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: this Dense is not supported (activation {activation!r})",
-            f"supported: {', '.join(_ACTIVATIONS)}, on the pooled vector, without a residual",
-        )
+        what = f"{folder / 'config.json'}: this Dense is not supported (activation {activation!r})"
+        raise CheckpointError(what, f"supported: {', '.join(_ACTIVATIONS)}, on the pooled vector, without a residual")
     source = open_weights(find_weights(folder))
     try:
         has_bias, names = raw.get("bias", True) is not False, source.names()

@@ -30,7 +30,7 @@ class RankedLabels(Classification):
 class ZeroShotClassification(Task):
     """A text → which of the labels given fits it best, by a model with an entailment label; see `ZeroShotOptions`.
 
-    Scores equal those of the reference's pipeline (transformers 5.23) for its label orders; where the checkpoint names its
+    Scores equal those of transformers' pipeline (5.23) for its label orders; where the checkpoint names its
     contradiction label, that name counts, and not its place.
     """
 
@@ -40,12 +40,10 @@ class ZeroShotClassification(Task):
         super().__init__(*args, **kwargs)
         self.entailment = self._find("entail")
         if self.entailment is None:
-            raise UsageError(
-                f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}",
-                "take a checkpoint of natural language inference (MNLI, XNLI)",
-            )
+            what = f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}"
+            raise UsageError(what, "take a checkpoint of natural language inference (MNLI, XNLI)")
         found = self._find("contra")
-        # As in the reference where it is not named: the first label, or the last where entailment is the first.
+        # As in transformers where it is not named: the first label, or the last where entailment is the first.
         self.contradiction = found if found is not None else len(self.config.labels) - 1 if self.entailment == 0 else 0
 
     def _find(self, beginning: str) -> int | None:

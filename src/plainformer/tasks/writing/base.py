@@ -44,9 +44,8 @@ class GeneratingTask(Task):
     def checked(self, inputs: Any, options: Any) -> Any:
         many = isinstance(inputs, list | tuple) and not self.is_one(inputs)
         if many and isinstance(options.seed, list | tuple) and len(options.seed) != len(inputs):
-            raise UsageError(
-                f"{len(options.seed)} seeds for {len(inputs)} inputs", "give one int, or a list of one for each"
-            )
+            what = f"{len(options.seed)} seeds for {len(inputs)} inputs"
+            raise UsageError(what, "give one int, or a list of one for each")
         return inputs
 
     # ---- by hand --------------------------------------------------------------------------------------------------
@@ -102,14 +101,10 @@ class GeneratingTask(Task):
             healing: what was taken back from the prompts. stop: finds stop strings, where healing needs its own.
             changes: options that the task sets itself.
         """
-        settings, explicit = self.settings, options.explicit
-        eos_ids = settings.eos_ids if options.eos_ids is None else options.eos_ids
-        fixed = {
-            "suppress": settings.suppress,
-            "suppress_first": settings.suppress_first,
-            "bad_words_ids": settings.bad_words or None,
-        }
-        given = {**{name: value for name, value in fixed.items() if name not in explicit}, **changes}
+        own = self.settings
+        eos_ids = own.eos_ids if options.eos_ids is None else options.eos_ids
+        fixed = {"suppress": own.suppress, "suppress_first": own.suppress_first, "bad_words_ids": own.bad_words or None}
+        given = {**{name: value for name, value in fixed.items() if name not in options.explicit}, **changes}
         if isinstance(options.draft_model, Task):
             given["draft_model"] = options.draft_model.model
         if options.stop_strings:
@@ -153,13 +148,9 @@ class GeneratingTask(Task):
     def _grammar(self, name: str, value: Any, eos_ids: Sequence[int], lead: str, healing: Heal | None) -> Grammar:
         from plainformer.generation.constraints.grammar import Grammar
 
-        make = {
-            "choices": Grammar.choices,
-            "regex": Grammar.regex,
-            "json_schema": Grammar.json_schema,
-            "grammar": Grammar.lark,
-        }[name]
-        return make(value, self._vocabulary(tuple(eos_ids)), lead=lead, healing=healing)  # type: ignore[operator]
+        make = getattr(Grammar, "lark" if name == "grammar" else name)
+        made: Grammar = make(value, self._vocabulary(tuple(eos_ids)), lead=lead, healing=healing)
+        return made
 
     def _vocabulary(self, eos_ids: tuple[int, ...]) -> Vocabulary:
         from plainformer.generation.constraints.grammar import Vocabulary

@@ -10,6 +10,7 @@ from typing import Any
 from plainformer.errors import InputError, UsageError, did_you_mean
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.options import TOKENS
+from plainformer.tasks.base import least
 from plainformer.tasks.writing.answers import AnswerStream
 from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.text_generation import GeneratedText, Messages, TextGeneration
@@ -165,20 +166,17 @@ class ChatSession:
     def _room(self, messages: Messages) -> int | None:
         """Return how many new tokens fit after the conversation; None where nothing limits them."""
         tokenizer, config = self.task.tokenizer, self.task.config
-        limits = (config.main_stack.max_positions, tokenizer.max_length, config.trained_positions)
-        known = [limit for limit in limits if limit is not None]
-        if not known:
+        most = least(config.main_stack.max_positions, tokenizer.max_length, config.trained_positions)
+        if most is None:
             return None
         text = self.task.prompt_of(messages)[0] + self._options.answer_prefix
         count = len(tokenizer.encode(text, add_special_tokens=False, max_length=None).input_ids)
         if self._options.truncate:
-            return max(1, min(known) - count)
-        if count >= min(known):
-            raise InputError(
-                f"the conversation has {count} tokens, and the model reads {min(known)}",
-                "forget it with reset() (/reset in the chat), or say less",
-            )
-        return min(known) - count
+            return max(1, most - count)
+        if count >= most:
+            what = f"the conversation has {count} tokens, and the model reads {most}"
+            raise InputError(what, "forget it with reset() (/reset in the chat), or say less")
+        return most - count
 
 
 def _is_json(value: Any) -> bool:

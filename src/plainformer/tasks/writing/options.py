@@ -12,6 +12,7 @@ from plainformer.generation.options import CONTENT, GenerationOptions
 from plainformer.tasks.options import TaskOptions
 
 W = TypeVar("W", bound="WritingOptions")
+_DEFAULTS = one_of("plain", "checkpoint")
 CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 
 
@@ -19,25 +20,18 @@ CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 class WritingOptions(TaskOptions, GenerationOptions):
     """Options of every task whose answer is generated: those of generation, `stop` and `grammar` as text too, and more."""
 
-    choices: Sequence[str] | None = option(
-        None, help="The answer is one of these texts.", group=CONTENT, typed=list[str]
-    )
+    choices: Sequence[str] | None = option(None, help="The answer is one of these.", group=CONTENT, typed=list[str])
     regex: str | None = option(None, help="The answer matches this regular expression.", group=CONTENT, typed=str)
     json_schema: Mapping[str, Any] | str | None = option(
         None, help="The answer is JSON of this schema: text, or @FILE.", group=CONTENT, typed=str, read=at_file
     )
-    defaults: str = option(
-        "plain",
-        help="Default of all other options: plain (greedy), or checkpoint (its generation_config.json).",
-        check=one_of("plain", "checkpoint"),
-    )
+    defaults: str = option("plain", help="Default options: plain (greedy), or checkpoint (its own).", check=_DEFAULTS)
 
     def validate(self) -> None:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if not isinstance(stop, list | tuple) or not all(isinstance(one, str) and one for one in stop):
-            raise UsageError(
-                f"{opt('stop', self.stop)} is neither a text nor a list of texts", f"give {opt('stop', ['###'])}, say"
-            )
+            what = f"{opt('stop', self.stop)} is neither a text nor a list of texts"
+            raise UsageError(what, f"give {opt('stop', ['###'])}, say")
         asked = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
@@ -70,9 +64,7 @@ class WritingOptions(TaskOptions, GenerationOptions):
 class PromptOptions(WritingOptions):
     """Options of the tasks that write after a prompt in words."""
 
-    heal: bool = option(
-        False, help="Let the model rewrite the prompt's last tokens, which may be cut badly.", check=flag()
-    )
+    heal: bool = option(False, help="Let the model rewrite the prompt's last tokens.", check=flag())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +73,7 @@ class TextGenerationOptions(PromptOptions):
 
     truncate: bool = option(False, help="Cut the beginning of an over-long prompt.", check=flag())
     answer_prefix: str = option("", help="What the answer begins with (decoders).", check=text())
-    negative_prompt: str | None = option(
-        None, help="Text that guidance leads away from, with guidance_scale.", check=text()
-    )
+    negative_prompt: str | None = option(None, help="Text that guidance leads away from.", check=text())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +93,7 @@ def _check_template(name: str, value: Any) -> None:
 class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
     """Options of abstractive answers: those of both writers, of which a model takes its own."""
 
-    template: str | None = option(
-        None, help="What the model reads, with {question} and {context} in it.", check=_check_template, typed=str
-    )
+    template: str | None = option(None, help="What is read, with {question} and {context}.", check=_check_template)
     truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
 
 

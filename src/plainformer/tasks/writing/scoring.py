@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, opt
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.options import BATCH_SIZE
@@ -49,7 +49,7 @@ def score_texts(
         if not isinstance(text, str):
             raise InputError(f"a {type(text).__name__} is not a text to score", "give a str, or a list of them")
     if truncate and stride is not None:
-        raise UsageError("truncate drops what stride would keep", "pass one of the two")
+        raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
     own = task.config.main_stack.max_positions or task.tokenizer.max_length
     limit = own if max_length is None else max_length
     results = []
@@ -74,11 +74,6 @@ def _encoded(task: Task, texts: Sequence[str], truncate: bool, limit: int | None
 
 
 def _scored(text: str, row: Encoding, scores: TokenScores) -> ScoredText:
-    tokens = zip(
-        row.input_ids, row.offsets, (None, *scores.log_probabilities), (None, *scores.ranks), strict=True
-    )  # fmt: skip
-    return ScoredText(
-        scores.total,
-        scores.perplexity,
-        tuple(ScoredToken(text[start:end], i, start, end, chance, rank) for i, (start, end), chance, rank in tokens),
-    )
+    rows = zip(row.input_ids, row.offsets, (None, *scores.log_probabilities), (None, *scores.ranks), strict=True)
+    tokens = (ScoredToken(text[start:end], i, start, end, chance, rank) for i, (start, end), chance, rank in rows)
+    return ScoredText(scores.total, scores.perplexity, tuple(tokens))

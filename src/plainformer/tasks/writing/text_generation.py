@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ca
 
 import torch
 
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, nth
 from plainformer.tasks.base import called_with
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.writing.answers import Answer
@@ -78,9 +78,8 @@ class TextGeneration(WritingTask[GeneratedText]):
         if isinstance(item, str):
             return item, False
         if not _is_chat(item):
-            raise InputError(
-                f"a {type(item).__name__} is neither text nor chat messages", "give a str or a list of dicts"
-            )
+            what = f"a {type(item).__name__} is neither text nor chat messages"
+            raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
         return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
@@ -89,13 +88,14 @@ class TextGeneration(WritingTask[GeneratedText]):
         limit: int | Literal["own"] = self.config.main_stack.max_positions or "own"
         cut = self.cut if options.truncate else False
         rows = []
-        for item in inputs:
+        for place, item in enumerate(inputs):
             prompt, is_chat = self.prompt_of(item)
             row = self.tokenizer.encode(
                 prompt + options.answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
             )
             if not row.input_ids:
-                raise InputError("an empty prompt: there is nothing to continue", "give at least one character")
+                what = f"{nth(place)} is an empty prompt: there is nothing to continue"
+                raise InputError(what, "give at least one character")
             rows.append(row)
         return self.tokenizer.pad(rows, side="left")
 

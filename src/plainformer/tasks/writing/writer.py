@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.values import no_effect
 from plainformer.generation.constraints.stop_strings import StopStrings, shown
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.result import Generation, joined
@@ -74,9 +74,7 @@ class WritingTask(GeneratingTask, Generic[A]):
     def streamed(self, item: Any, options: Any) -> AnswerStream[A]:
         """`stream`, with options that are made already."""
         for name in ("num_return_sequences", "num_alternatives"):
-            if getattr(options, name) != 1:
-                what = f"{opt(name, getattr(options, name))} has no effect in a stream, which is of one answer"
-                raise UsageError(what, "leave it out")
+            no_effect(getattr(options, name) != 1, name, "in a stream, which is of one answer")
         with torch.inference_mode():
             encoded = self.encode([item], options)
             prepared = self.prepared(encoded, options)
@@ -108,12 +106,8 @@ class WritingTask(GeneratingTask, Generic[A]):
         if options.stop_strings:
             first = beginnings[0]
             there = len(replace(first, repeated=0).added(self.tokenizer, ()))
-            stop = StopStrings(
-                options.stop_strings,
-                self.text_of,
-                behind=(*first.before, *first.begun),
-                skip=first.repeated - there,
-            )
+            behind = (*first.before, *first.begun)
+            stop = StopStrings(options.stop_strings, self.text_of, behind=behind, skip=first.repeated - there)
         return self.engine_options(options, bare=bare, healing=healing, stop=stop, **changes)
 
     def healed(self, ids: Sequence[int]) -> tuple[tuple[int, ...], bytes]:
