@@ -10,7 +10,7 @@ import pytest
 
 from plainformer.checkpoint.rows import Row
 from plainformer.config import HEAD_KINDS
-from plainformer.config.tokenizer import TokenizerConvention, kind_of
+from plainformer.config.tokenizer import kind_of
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import (
     CONVENTIONS,
