@@ -122,7 +122,7 @@ def test_texts_without_words(tasks: dict[str, Any], place: str, text: str) -> No
     if place in ANSWERED_EMPTY or (place == "text-generation" and text):  # white space is tokens to a byte tokenizer
         result = ask(tasks[place], place, text)
         for part in result if isinstance(result, tuple) else (result,):
-            assert json.dumps(part.to_dict())
+            json.dumps(part.to_dict(), allow_nan=False)  # fails where a score is none
     else:
         with pytest.raises(InputError, match=r"empty|no mask token|no tokens") as caught:
             ask(tasks[place], place, text)

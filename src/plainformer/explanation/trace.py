@@ -110,7 +110,7 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
         raise ReplayError("the model", None, trace.model, model_now)
     missing, unknown = sorted(set(trace.needs) - set(given)), sorted(set(given) - set(trace.needs))
     if missing:
-        what = f"the trace was made with {opt(missing[0])}, {trace.needs[missing[0]]}"
+        what = f"the trace was made with {missing[0]}={trace.needs[missing[0]]}"
         raise UsageError(what, f"give {opt(missing[0], ...)} again")
     for name in unknown:
         no_effect(True, name, "on this replay", "leave it out: the trace has all other options")

@@ -303,18 +303,3 @@ def test_missing_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"vocab\.txt"):
         make.load(tmp_path)
-
-
-def test_results_are_json(bert_folders: dict[str, Path]) -> None:
-    given = {
-        "mask": "the [MASK]",
-        "single": "the cat",
-        "token": "the cat",
-        "span": ("who?", "the cat"),
-        "choice": ("the", ["cat", "dog"]),
-        "base": "the cat",
-    }
-    for name, item in given.items():
-        result = make.load(bert_folders[name])(item)
-        for part in result if isinstance(result, tuple) else (result,):
-            assert json.loads(json.dumps(part.to_dict()))
