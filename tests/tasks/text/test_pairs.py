@@ -270,7 +270,7 @@ def test_what_ranking_refuses(folders: dict[str, Path], tmp_path: Path) -> None:
     ]
     for item in wrong:
         with pytest.raises(
-            InputError, match=r"is not a query with documents|is not an input for|is empty|no documents|surrogate"
+            InputError, match=r"is not a query and documents|is not an input for|is empty|no documents|surrogate"
         ):
             list(task(item))
     with pytest.raises(UsageError, match="top_k=0"):

@@ -145,7 +145,7 @@ def test_multiple_choice(bert_folders: dict[str, Path]) -> None:
     assert task({"prompt": "the cat", "choices": ["sat.", "good"]}) == task(("the cat", ["sat.", "good"]))
     for wrong in (("the cat", []), ("the cat", [3]), {"prompt": "x"}, "the cat", 3):
         with pytest.raises(
-            InputError, match=r"no choices|is not a prompt with choices|is not an input for multiple-choice"
+            InputError, match=r"no choices|is not a prompt and choices|is not an input for multiple-choice"
         ):
             list(task(wrong))
 
