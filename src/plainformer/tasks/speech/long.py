@@ -4,7 +4,7 @@ The model writes a window with timestamps. What comes before the last pair of th
 begins there; a window that ends with a single timestamp, or has no pair, is settled whole. Equal to
 transformers (5.23, `generation_whisper.py`) for a clip alone, and here a clip in a batch gives what it gives alone.
 
-Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Shapes: B clips, M mel bands, F frames.
+Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Shapes: B clips, M mel bands, T frames.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LongClip:
     """A clip on its way.
 
     Attributes:
-        spectrogram: (M, F), the whole. start: what its output begins with, in every window; known after the first.
+        spectrogram: (M, T), the whole. start: what its output begins with, in every window; known after the first.
         seek: the frame that the next window begins at. windows: how many have been.
         conditioned: whether the next window is written after the text before it.
         segments, log_probabilities, reasons: what is settled, and why each window ended.
@@ -110,8 +110,8 @@ class LongSpeech:
         for clip in clips:
             clip.conditioned = self.conditioned
         while active := [clip for clip in clips if clip.left(self.frames) > 0]:
-            features_BMF = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
-            encoder_output = self.model.encode(input_features=features_BMF)
+            features_BMT = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
+            encoder_output = self.model.encode(input_features=features_BMT)
             if not active[0].windows:
                 for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start

@@ -149,13 +149,13 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             raise UsageError(f"{opt(windowed or 'temperature')} is for reading window by window", "leave it out")
         engine = self._engine(options)
         assert encoded.input_features is not None
-        features_BMF = encoded.input_features.to(self.model.device)
-        detected: list[int | None] = [None] * len(features_BMF)
+        features_BMT = encoded.input_features.to(self.model.device)
+        detected: list[int | None] = [None] * len(features_BMT)
         if self.prompt.needs_language_detection(options.language):
-            detected = [*self.detect_language(self.model.encode(input_features=features_BMF))]
+            detected = [*self.detect_language(self.model.encode(input_features=features_BMT))]
         prompts = [self.prompt.ids(options.language, options.task, one) for one in detected]
         start = torch.tensor(prompts, device=self.model.device)
-        inputs = {"input_features": features_BMF, "decoder_input_ids": start}
+        inputs = {"input_features": features_BMT, "decoder_input_ids": start}
         return Prepared(tuple(prompts[0]), inputs=inputs, options=engine)
 
     def detect_language(self, encoder_output: StackOutput) -> list[int]:
@@ -182,10 +182,10 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             changes["max_new_tokens"] = self.config.main_stack.max_positions or 448
         return self.engine_options(options, bare=True, **changes)
 
-    def _at_once(self, features_BMF: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
+    def _at_once(self, features_BMT: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
         """Write clips of one window each, in any mode of generation."""
         engine = self._engine(options)
-        encoder_output = self.model.encode(input_features=features_BMF.to(self.model.device))
+        encoder_output = self.model.encode(input_features=features_BMT.to(self.model.device))
         prompts = begin(encoder_output)
         start = torch.tensor(prompts, device=self.model.device)
         found = generate(self.model, encoder_output=encoder_output, decoder_input_ids=start, options=engine)

@@ -119,7 +119,7 @@ class GeneratingTask(Task):
 
         # After any ordinary token, so that a first word keeps the space before it.
         before = () if bare else self.tokenizer.encode("a", add_special_tokens=False).input_ids
-        return StopStrings(strings, self.text_of, behind=before)
+        return StopStrings(strings, self.text_of, after=before)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids."""

@@ -106,8 +106,9 @@ class WritingTask(GeneratingTask, Generic[A]):
         if options.stop_strings:
             first = beginnings[0]
             there = len(replace(first, repeated=0).added(self.tokenizer, ()))
-            behind = (*first.before, *first.begun)
-            stop = StopStrings(options.stop_strings, self.text_of, behind=behind, skip=first.repeated - there)
+            stop = StopStrings(
+                options.stop_strings, self.text_of, after=(*first.before, *first.begun), skip=first.repeated - there
+            )
         return self.engine_options(options, bare=bare, healing=healing, stop=stop, **changes)
 
     def healed(self, ids: Sequence[int]) -> tuple[tuple[int, ...], bytes]:
