@@ -25,7 +25,7 @@ class GenerationSettings:
         eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, after the start token.
         suppress: tokens that are never picked. suppress_first: tokens that are not picked first. bad_words: sequences
             of two and more tokens that are not written.
-        forced: position in the answer → token, of Whisper's older checkpoints; a None is left to the caller.
+        forced: position in the answer → token, of Whisper's older checkpoints; None is chosen by the caller.
         values: everything, for what one task alone reads.
     """
 
