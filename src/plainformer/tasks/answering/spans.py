@@ -1,6 +1,4 @@
-"""Which spans of a context answer a question: the arithmetic of question answering, from start and end logits.
-
-Two ways are in use, and both are here, each equal to its reference:
+"""Rank the spans of a context from start and end logits, in the two ways in use, each equal to its reference:
 
 - `by_probability`: P(start) * P(end) within a window (the question-answering pipeline of transformers 4.57).
 - `by_squad`: the n-best list over all windows by the sum of logits, with a softmax over that list (`run_squad.py` of BERT,
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 N_BEST = 20  # `n_best_size` of run_squad.py
-# Scripts that are written without spaces: what a tokenizer takes for a word there is a whole clause.
+# Scripts without spaces: a tokenizer's "word" is a whole clause there.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
 
 
@@ -76,10 +74,9 @@ class Answer(Span):
         return marked(self.context, [(self.start, self.end, f"{self.score:.2f}")])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the context, and without `no_answer_score` where there is none."""
-        values = super().to_dict()
-        del values["context"]
-        return {name: value for name, value in values.items() if name != "no_answer_score" or value is not None}
+        """Return plain values, without the context, and without `no_answer_score` where it is None."""
+        left_out = {"context"} if self.no_answer_score is not None else {"context", "no_answer_score"}
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,7 @@ def _ranked(values_NM: Floats, allowed_NM: Bools) -> Iterator[tuple[int, int, fl
 
 @dataclass(frozen=True)
 class Ranking:
-    """Spans, best first, with the values they are ranked by; and "no answer" with its own, where the row has a place
-    for it."""
+    """Spans, best first, and their values; "no answer" and its value, where the row has a class token."""
 
     spans: list[Span]
     values: list[float]
@@ -227,7 +223,7 @@ def _probabilities(window: Window) -> Floats:
 
 
 def by_squad(windows: Sequence[Window], *, longest: int, align: str, with_null: bool) -> Ranking:
-    """The n-best list: spans by the sum of their logits, and their probabilities within the list.
+    """Return the n-best list: spans by the sum of their logits, and their probabilities within the list.
 
     A window's spans begin and end at its `N_BEST` best tokens each, and begin where no other window shows more context
     around the token. Of spans with the same text the best counts. `with_null`: the list, too, has "no answer", with the
@@ -289,8 +285,7 @@ def _owned(windows: Sequence[Window]) -> list[Bools]:
     total = max(window.rank + len(window.places_N) for window in windows)
     best, owner = np.full(total, -math.inf), np.zeros(total, dtype=np.int64)
     for number, window in enumerate(windows):
-        size = len(window.places_N)
-        left_N = np.arange(size)
+        left_N = np.arange(size := len(window.places_N))
         score_N = np.minimum(left_N, size - 1 - left_N) + 0.01 * size
         place = slice(window.rank, window.rank + size)
         owner[place] = np.where(score_N > best[place], number, owner[place])

@@ -1,4 +1,4 @@
-"""A generating task that reads and writes words: predict, decode and stream, whatever the model's architecture."""
+"""A generating task that reads and writes text: predict, decode and stream for decoders and encoder-decoders."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class WritingTask(GeneratingTask, Generic[A]):
         return TokenIndex(self._bytes.tokens, self._bytes.special_ids)
 
     def _must_be_alone(self, encoded: TextBatch, options: PromptOptions) -> bool:
-        """Healed prompts that differ in their ends alone are not told apart in a batch, nor where their texts begin."""
+        """Return whether to run prompts one by one: healed ones may become equal in a batch, or begin at other places."""
         if not options.heal or len(encoded.encodings) < 2:
             return False
         found = {self.beginning(row, options) for row in encoded.encodings}
