@@ -16,10 +16,11 @@ demo: install
 
 test: install-test lint types check check-levels
 
-# While working: less than a minute.
+# While working, less than a minute: the structure, an encoder and a decoder against the reference, reading and writing tasks.
 quick: install-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py tests/parity/test_encoders.py tests/tasks/test_battery.py \
-		-k "architecture or BertForMaskedLM or BertModel or text-classification"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py tests/test_errors.py tests/config tests/parity/test_encoders.py \
+		tests/parity/test_decoders.py tests/tasks/test_battery.py -k "architecture or test_errors or config/ or BertForMaskedLM \
+		or BertModel or llama-LlamaForCausalLM or text-classification or text-generation"
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test

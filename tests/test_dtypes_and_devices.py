@@ -64,7 +64,7 @@ def test_default_dtype_on_a_cpu_is_fp32(tmp_path: Path) -> None:
 def test_unknown_devices_and_dtypes_are_usage_errors(tmp_path: Path) -> None:
     build(CASES[0]).save_pretrained(tmp_path)
     for wrong in ({"device": "gpu"}, {"device": "cuda:99"}, {"device": "meta"}, {"dtype": "fp8"}, {"backend": "mkl"}):
-        with pytest.raises(pf.UsageError):
+        with pytest.raises(pf.UsageError, match=next(iter(wrong))):
             pf.load_model(tmp_path, **wrong)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -66,9 +67,8 @@ def test_keywords_options_and_flags_are_one_list() -> None:
     ],
 )
 def test_options_that_cannot_work(tiny: Folder, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=re.escape(message)):
         load(tiny("fill-mask"), **options)
-    assert message in str(caught.value)
 
 
 def test_a_task_by_its_class(tiny: Folder) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import plainformer
@@ -32,6 +32,7 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.info import inspect_checkpoint
 from plainformer.loading import load, load_model, save_model
 from plainformer.model.transformer import Transformer
+from tests.support.fuzz import Outcomes
 from tests.support.models import save
 
 Folder = Callable[[str], Path]
@@ -63,12 +64,15 @@ def change(folder: Path, name: str = "config.json", **fields: Any) -> Path:
 
 @contextmanager
 def bounded(seconds: float = 10.0, megabytes: float = 64.0) -> Iterator[None]:
-    """What happens inside must be quick and take little memory: Python's, and what torch asks of it or of the system."""
+    """What happens inside must be quick and take little memory: Python's, and what torch asks of it or of the system.
+
+    Quick in seconds of this process: those of the clock count what else the machine does.
+    """
     tracemalloc.start()
-    start, before = time.perf_counter(), _resident()
+    start, before = time.process_time(), _resident()
     try:
         yield
-        took, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        took, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
         grown = _resident() - before
     finally:
         tracemalloc.stop()
@@ -332,43 +336,43 @@ FIELDS = sorted({
     "type_vocab_size", "layer_types", "sliding_window", "partial_rotary_factor", "original_max_position_embeddings",
     "torch_dtype", "dtype", "quantization_config", "auto_map",
 })  # fmt: skip
-HYPOTHESIS = settings(
-    max_examples=150, deadline=20_000, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
-@HYPOTHESIS
-@given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON | st.just(...), min_size=1, max_size=3))
-@example(changes={"vocab_size": 10**400})
-@example(changes={"rope_parameters": {"rope_type": "dynamic", "factor": 1e308}, "head_dim": 2})
 @pytest.mark.parametrize("name", ["text-classification", "chat"])
-def test_random_configurations_load_or_say_why(
-    tiny: Folder, tmp_path: Path, name: str, changes: dict[str, Any]
-) -> None:
-    folder = tmp_path / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    change(Path(shutil.copytree(tiny(name), folder)), **changes)
-    with bounded():
-        try:
+def test_random_configurations_load_or_say_why(tiny: Folder, tmp_path: Path, name: str) -> None:
+    folder, outcomes = tmp_path / "model", Outcomes()
+
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(changes=st.dictionaries(st.sampled_from(FIELDS), JSON | st.just(...), min_size=1, max_size=3))
+    @example(changes={"vocab_size": 10**400})
+    @example(changes={"rope_parameters": {"rope_type": "dynamic", "factor": 1e308}, "head_dim": 2})
+    def load_and_ask(changes: dict[str, Any]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        change(Path(shutil.copytree(tiny(name), folder)), **changes)
+        with bounded(), outcomes.one():
             task = load(folder, backend="plain")
             task("a cat", **({"max_new_tokens": 2} if name == "chat" else {}))
-        except PlainformerError as error:
-            assert len(str(error)) < 5000
+
+    load_and_ask()
+    outcomes.check(least=10)
 
 
-@settings(max_examples=300, deadline=20_000, derandomize=True)
-@given(
-    model_type=st.sampled_from(sorted(FAMILIES)),
-    changes=st.dictionaries(st.sampled_from([*FIELDS, *SIZES]), JSON, max_size=4),
-)
-def test_random_configurations_of_every_family(model_type: str, changes: dict[str, Any]) -> None:
-    with bounded(megabytes=96):  # a thousand layers on the meta device are Python objects
-        try:
+def test_random_configurations_of_every_family() -> None:
+    outcomes = Outcomes()
+
+    @settings(max_examples=300, deadline=None, derandomize=True)
+    @given(
+        model_type=st.sampled_from(sorted(FAMILIES)),
+        changes=st.dictionaries(st.sampled_from([*FIELDS, *SIZES]), JSON, max_size=4),
+    )
+    def build(model_type: str, changes: dict[str, Any]) -> None:
+        with bounded(megabytes=96), outcomes.one():  # a thousand layers on the meta device are Python objects
             config = config_from_dict({**SIZES, "model_type": model_type, **changes})
             Transformer(config)
             table_for(config)
-        except PlainformerError as error:
-            assert len(str(error)) < 5000
+
+    build()
+    outcomes.check(least=10)
 
 
 # --------------------------------------------------------------------------------------------------------- weight files
@@ -554,7 +558,7 @@ def test_damaged_tokenizer_config(bert: Path, content: bytes) -> None:
 )
 def test_hostile_chat_templates(chat: Path, template: str) -> None:
     task = load(change(chat, "tokenizer_config.json", chat_template=template))
-    with bounded(seconds=30), pytest.raises(PlainformerError) as caught:
+    with bounded(seconds=30), pytest.raises(PlainformerError, match="template") as caught:
         task([{"role": "user", "content": "hello"}], max_new_tokens=1)
     assert len(str(caught.value)) < 2000
 
@@ -567,11 +571,10 @@ def test_texts(tiny: Folder) -> None:
     assert task("").label in task.config.labels  # its special tokens are there to be read
     assert task("a \x00 cat \u202e \ufffe").label
     for hopeless in (None, 3, b"bytes", ["a", 3], {"text": "a"}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="is not an input for text-classification"):
             task(hopeless)
-    with pytest.raises(PlainformerError) as caught:
+    with pytest.raises(InputError, match="half a surrogate pair"):
         task("a \ud800 cat")
-    assert "surrogate" in str(caught.value) or "UTF-8" in str(caught.value)
     with bounded(seconds=60, megabytes=1024), pytest.raises(InputError, match="the limit is 40") as caught:
         task("a cat sat " * 1_000_000)
     assert len(str(caught.value)) < 2000
@@ -594,8 +597,16 @@ def test_tensors(tiny: Folder) -> None:
     ids = torch.tensor([[2, 5, 3]])
     vocabulary = model.config.vocab_size
     assert vocabulary is not None
-    for bad in (ids + vocabulary, -ids, ids.float(), ids[0], ids[None], ids[:, :0], ids.expand(1, 3).repeat(1, 40)):
-        with pytest.raises(InputError):
+    for bad, message in (
+        (ids + vocabulary, f"token id {vocabulary + 5} is outside"),
+        (-ids, "token id -5 is outside"),
+        (ids.float(), "float"),
+        (ids[0], "shape"),
+        (ids[None], "shape"),
+        (ids[:, :0], "shape|no tokens|empty"),
+        (ids.repeat(1, 40), "120"),
+    ):
+        with pytest.raises(InputError, match=message):
             model(bad)
     for mask in (torch.ones(1, 4), torch.ones(2, 3), torch.ones(3), torch.ones(1, 1, 3)):
         with pytest.raises(UsageError, match="attention_mask of shape"):
@@ -623,8 +634,8 @@ def test_tensors(tiny: Folder) -> None:
     for count in (-1, True, "1"):
         with pytest.raises(UsageError, match="logits_to_keep"):
             model(ids, logits_to_keep=count)
-    for bad in (ids + vocabulary, ids.float()):
-        with pytest.raises(InputError):
+    for bad, message in ((ids + vocabulary, "is outside this model's vocabulary"), (ids.float(), "float")):
+        with pytest.raises(InputError, match=message):
             model.embed_tokens(bad)
     with pytest.raises(UsageError, match="not a tensor"):
         model.embed_tokens([[2, 5, 3]])  # type: ignore[arg-type]
@@ -650,7 +661,7 @@ def test_what_a_model_has_no_use_for(tiny: Folder) -> None:
 
 @pytest.mark.parametrize("ref", [None, 5, b"x", [], "a" * 5000])
 def test_references_of_no_kind(ref: Any) -> None:
-    with pytest.raises(PlainformerError):
+    with pytest.raises(PlainformerError, match=f"is a {type(ref).__name__}" if ref != "a" * 5000 else "cannot be read"):
         load(ref)
 
 
@@ -694,7 +705,7 @@ def test_devices(tiny: Folder, device: Any) -> None:
 )
 def test_other_options(tiny: Folder, options: dict[str, Any]) -> None:
     for name in ("text-classification", "chat"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=next(iter(options))):
             load_model(tiny(name), **options)
 
 
@@ -751,5 +762,9 @@ def test_wrong_usage_exits_with_2(tiny: Folder, tmp_path: Path, capsys: pytest.C
 
 def test_changed_tiny_checkpoints_still_load(tmp_path: Path) -> None:
     """The folders that this file damages are sound before that."""
-    for name in ("text-classification", "chat", "text-generation"):
-        assert isinstance(load(save(name, tmp_path / name)).model, plainformer.Transformer)
+    tasks = {
+        "text-classification": "text-classification",
+        "chat": "text-generation",
+        "text-generation": "text-generation",
+    }
+    assert {name: load(save(name, tmp_path / name)).name for name in tasks} == tasks

@@ -547,7 +547,7 @@ def test_a_defect_is_owned_up_to(capsys: pytest.CaptureFixture[str], monkeypatch
     assert run_app(["run", "x", "y"]) == 1
     assert "this is a defect" in capsys.readouterr().err
     monkeypatch.setenv("PLAINFORMER_DEBUG", "1")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
         run_app(["run", "x", "y"])
 
 

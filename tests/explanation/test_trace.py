@@ -259,7 +259,7 @@ def test_what_json_cannot_hold_is_given_again(models: dict[str, Transformer]) ->
     model, stop = models["chat"], Never()
     trace = record(model, IDS, max_new_tokens=3, stop=stop, stop_when=lambda ids: len(ids) == 2).trace
     assert trace.needs == {"stop": "Never", "stop_when": "function"} and "stop" not in trace.options
-    with pytest.raises(UsageError, match="made with stop=Never"):
+    with pytest.raises(UsageError, match="made with stop, Never"):
         replay(model, again(trace))
     with pytest.raises(ReplayError, match="at step 3"):
         replay(model, again(trace), stop=stop, stop_when=lambda ids: False)

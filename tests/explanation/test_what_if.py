@@ -61,7 +61,7 @@ def test_padding_that_a_decoder_sees(tasks: dict[str, Any], name: str) -> None:
 def test_padding_that_an_encoder_sees(tasks: dict[str, Any]) -> None:
     found = what_if(tasks["text2text"], request("the cat", max_new_tokens=5), "attend-to-padding")
     assert found.logit_change > 0.01
-    with pytest.raises(InputError, match="8 padding tokens are 48; the model has learned 40 positions"):
+    with pytest.raises(InputError, match="8 padding tokens are 48; the model learned 40 positions"):
         what_if(tasks["text-classification"], request("the " * 38), "attend-to-padding")
 
 

@@ -108,7 +108,7 @@ def test_what_derives_from_the_fields() -> None:
 def test_the_kinds_of_cache_are_those_there_are() -> None:
     for kind in (*KINDS, "none"):
         GenerationOptions(cache_kind=kind)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="cache_kind='zzz' is unknown") as caught:
         GenerationOptions(cache_kind="zzz")
     assert sorted(caught.value.fix.removeprefix("known: ").split(", ")) == sorted((*KINDS, "none"))
 

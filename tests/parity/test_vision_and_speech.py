@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,8 @@ def test_whisper_encoder_is_run_once(tmp_path: Path) -> None:
 )
 def test_inputs_that_do_not_fit(made: Case, inputs: dict[str, torch.Tensor], says: str, tmp_path: Path) -> None:
     ours = load_ours(build(made), tmp_path)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=re.escape(says)):
         ours(**inputs)
-    assert says in str(caught.value)
 
 
 def test_a_mask_of_another_shape(tmp_path: Path) -> None:
@@ -226,24 +226,22 @@ def test_a_mask_of_another_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "says"),
     [
-        {"add_adapter": True},
-        {"adapter_attn_dim": 16},
-        {"model_type": "hubert", "conv_pos_batch_norm": True},
-        {"conv_stride": [5, 2]},
-        {"feat_extract_norm": "batch"},
-        {"num_conv_pos_embedding_groups": 5},
-        {"num_conv_pos_embedding_groups": 0},
+        ({"add_adapter": True}, "add_adapter=True is not supported"),
+        ({"adapter_attn_dim": 16}, "adapter_attn_dim=16 is not supported"),
+        ({"model_type": "hubert", "conv_pos_batch_norm": True}, "conv_pos_batch_norm=True is not supported"),
+        ({"conv_stride": [5, 2]}, "conv_dim, conv_kernel and conv_stride differ in length"),
+        ({"feat_extract_norm": "batch"}, "feat_extract_norm='batch' is not supported"),
+        ({"num_conv_pos_embedding_groups": 5}, "5 groups of position channels do not divide 32"),
+        ({"num_conv_pos_embedding_groups": 0}, "0 groups of position channels do not divide 32"),
     ],
     ids=str,
 )
-def test_wave_configurations_that_are_refused(changes: dict[str, Any]) -> None:
+def test_wave_configurations_that_are_refused(changes: dict[str, Any], says: str) -> None:
     raw = {"model_type": "wav2vec2", **WAVE, **changes}
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=says):
         config_from_dict(raw, "audio")
-    name = next(name for name in changes if name != "model_type")
-    assert name in str(caught.value) or "groups of position channels" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -260,5 +258,5 @@ def test_heads_by_architecture() -> None:
     assert head_of("HubertForSequenceClassification", "hubert") == "audio"
     assert head_of("Wav2Vec2ForPreTraining", "wav2vec2") == "none"
     for architecture in ("Wav2Vec2ForXVector", "ViTForMaskedImageModeling"):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match=f"{architecture!r} is not supported"):
             head_of(architecture, "wav2vec2")

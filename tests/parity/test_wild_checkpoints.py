@@ -257,7 +257,7 @@ def test_wrong_shape_names_tensor_and_both_shapes(file: str, tmp_path: Path) -> 
     _, state = saved(bert(), tmp_path)
     name = "bert.encoder.layer.1.output.dense.weight"
     rewrite(tmp_path, {**state, name: torch.ones(32, 40)}, file)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=name) as caught:
         load_model(tmp_path)
     assert all(part in str(caught.value) for part in (name, "(32, 40)", "(32, 37)"))
 
@@ -381,41 +381,53 @@ def test_token_types_outside_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "changes"),
+    ("model_type", "changes", "says"),
     [
-        ("bert", dict(position_embedding_type="relative_key")),
-        ("bert", dict(is_decoder=True)),
-        ("roberta", dict(max_position_embeddings=2)),
-        ("roberta", dict(hidden_act="gelu_neew")),
-        ("albert", dict(num_hidden_groups=0)),
-        ("albert", dict(num_hidden_groups=5)),
-        ("albert", dict(num_hidden_layers=-1)),
-        ("electra", dict(summary_type="attn")),
-        ("electra", dict(summary_use_proj=False)),
-        ("electra", dict(summary_proj_to_labels=True)),
-        ("modernbert", dict(classifier_pooling="max")),
-        ("modernbert", dict(layer_types=["full_attention"])),
-        ("modernbert", dict(layer_types=["full_attention", "chunked_attention"])),
-        ("modernbert", dict(global_attn_every_n_layers=0)),
-        ("modernbert", dict(rope_parameters={"full_attention": {"rope_type": "spiral"}})),
-        ("modernbert", dict(local_attention="wide")),
-        ("deberta-v2", dict(relative_attention=True, pos_att_type="p2p")),
-        ("deberta-v2", dict(relative_attention=True, pos_att_type=7)),
-        ("deberta-v2", dict(relative_attention=True, conv_kernel_size=2)),
-        ("deberta-v2", dict(conv_kernel_size=3)),
-        ("deberta-v2", dict(attention_head_size=3)),
-        ("deberta-v2", dict(pooler_hidden_size=16)),
-        ("distilbert", dict(dim=31)),
-        ("modernbert", dict(num_hidden_layers=10**12)),
-        ("albert", dict(num_hidden_layers=4000, inner_group_num=4000)),
-        ("deberta-v2", dict(hidden_size=0)),
+        (
+            "bert",
+            dict(position_embedding_type="relative_key"),
+            "position_embedding_type='relative_key' is not supported",
+        ),
+        ("bert", dict(is_decoder=True), "is_decoder=True is not supported"),
+        ("roberta", dict(max_position_embeddings=2), "leaves no position"),
+        ("roberta", dict(hidden_act="gelu_neew"), "hidden_act='gelu_neew' is not an activation"),
+        ("albert", dict(num_hidden_groups=0), "num_hidden_groups=0 is not a whole number"),
+        ("albert", dict(num_hidden_groups=5), "leave out a set of parameters"),
+        ("albert", dict(num_hidden_layers=-1), "num_hidden_layers=-1 is not a whole number"),
+        ("electra", dict(summary_type="attn"), "summary_type='attn' is not supported"),
+        ("electra", dict(summary_use_proj=False), "summary_use_proj=False is not supported"),
+        ("electra", dict(summary_proj_to_labels=True), "summary_proj_to_labels=True is not supported"),
+        ("modernbert", dict(classifier_pooling="max"), "classifier_pooling='max' is not supported"),
+        ("modernbert", dict(layer_types=["full_attention"]), "not one entry for each of 2 layers"),
+        (
+            "modernbert",
+            dict(layer_types=["full_attention", "chunked_attention"]),
+            "layer_types='chunked_attention' is not supported",
+        ),
+        ("modernbert", dict(global_attn_every_n_layers=0), "global_attn_every_n_layers=0 is not positive"),
+        (
+            "modernbert",
+            dict(rope_parameters={"full_attention": {"rope_type": "spiral"}}),
+            "rope type 'spiral' is not supported",
+        ),
+        ("modernbert", dict(local_attention="wide"), "local_attention='wide' is not a whole number"),
+        ("deberta-v2", dict(relative_attention=True, pos_att_type="p2p"), "pos_att_type='p2p' is not supported"),
+        ("deberta-v2", dict(relative_attention=True, pos_att_type=7), "pos_att_type=7 is not a list"),
+        ("deberta-v2", dict(relative_attention=True, conv_kernel_size=2), "conv_kernel_size=2 is even"),
+        ("deberta-v2", dict(conv_kernel_size=3), "conv_kernel_size without relative_attention"),
+        ("deberta-v2", dict(attention_head_size=3), "attention_head_size=3 is not supported"),
+        ("deberta-v2", dict(pooler_hidden_size=16), "pooler_hidden_size=16 is not supported"),
+        ("distilbert", dict(dim=31), "size 31 is not a multiple of 4 attention heads"),
+        ("modernbert", dict(num_hidden_layers=10**12), "num_hidden_layers=1000000000000 is not a whole number"),
+        ("albert", dict(num_hidden_layers=4000, inner_group_num=4000), "inner_group_num=4000 is not a whole number"),
+        ("deberta-v2", dict(hidden_size=0), "hidden_size 0 is not a multiple"),
     ],
 )
-def test_config_that_is_refused(model_type: str, changes: dict[str, Any]) -> None:
+def test_config_that_is_refused(model_type: str, changes: dict[str, Any], says: str) -> None:
     """What would change the computation and is not supported is an error, never ignored."""
     raw = {**TINY, "num_labels": 2, "model_type": model_type, **changes}
     head = "choice" if model_type == "electra" else "none"
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=says):
         config_from_dict(raw, head)
 
 

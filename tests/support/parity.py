@@ -245,7 +245,8 @@ def check_variants(reference: Any, ours: Transformer, case: Case, folder: Path) 
     set_ffn_chunk_size(ours, 0)
     for backend in ("fused", "compiled", "onednn"):
         prepare_for_inference(ours, backend)
-        close(_last(ours(**inputs)), expected, f"backend {backend}")
+        # Two of our own results, each within 1e-5 of the exact one: T5 without a scale of scores comes to 1.2e-5 at AVX2.
+        close(_last(ours(**inputs)), expected, f"backend {backend}", rel=2e-5)
 
 
 @torch.no_grad()

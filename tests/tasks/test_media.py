@@ -70,8 +70,15 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
     assert len(task(np.stack([array, array, array]))) == 3
     assert len(list(task(iter(forms)))) == len(forms)
     assert task([]) == []
-    for wrong in (3, None, [3], {"image": 1}, "no-such-file.png", b""):
-        with pytest.raises(InputError):
+    for wrong, message in (
+        (3, "a int is not an input"),
+        (None, "a NoneType is not an input"),
+        ([3], "input 0: an image cannot be a int"),
+        ({"image": 1}, "an image cannot be a dict"),
+        ("no-such-file.png", "is not a file"),
+        (b"", "empty, 0 bytes"),
+    ):
+        with pytest.raises(InputError, match=message):
             task(wrong)
     with pytest.raises(UsageError, match="no option 'truncate'"):
         task(image, truncate=True)
@@ -213,8 +220,15 @@ def test_every_form_of_a_clip(tmp_path: Path) -> None:
         task(sound["array"])
     with pytest.raises(UsageError, match="truncate has no effect"):
         task(sound, truncate=True)
-    for wrong in (3, None, [[0.1, 0.2]], {"array": sound["array"]}, "none.wav", io.BytesIO(b"")):
-        with pytest.raises(InputError):
+    for wrong, message in (
+        (3, "a int is not an input"),
+        (None, "a NoneType is not an input"),
+        ([[0.1, 0.2]], "input 0, a list, is not an input"),
+        ({"array": sound["array"]}, "dictionary with keys"),
+        ("none.wav", "is not a file"),
+        (io.BytesIO(b""), "an open file is not an input"),
+    ):
+        with pytest.raises(InputError, match=message):
             list(task(wrong))
 
 

@@ -1,4 +1,4 @@
-"""How what-ifs are shown: both outputs, and by how much the model's next token changes."""
+"""Print what-ifs: both outputs, and by how much the model's next token changes."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ def _verdict(found: Difference) -> str:
 
 
 def _amounts(found: Difference) -> str:
-    if found.baseline.text is None:
-        parts = [f"largest change of the model's output {found.logit_change:.4g}"]
-    else:
-        parts = [f"first position: largest change of a logit {found.logit_change:.4g}"]
+    one_pass = found.baseline.text is None
+    what = "largest change of the model's output" if one_pass else "first position: largest change of a logit"
+    parts = [f"{what} {found.logit_change:.4g}"]
     if found.probability_change is not None:
         parts.append(f"of a probability {found.probability_change:.4g}")
         kl = "infinite" if found.kl_divergence is None else f"{found.kl_divergence:.4g} nats"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -10,21 +11,12 @@ from cyclopts import Parameter
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.options import (
-    Json,
-    console,
-    read_inputs,
-    read_stdin,
-    restored,
-    shown,
-    table,
-    write_json,
-)
+from plainformer.cli.options import Json, console, read_inputs, read_stdin, restored, shown, table, write_json
 from plainformer.config.values import check_whole, no_effect
 from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
-    from plainformer.explanation import Request
+    from plainformer.explanation import Explanation, Request
 
 _WHAT_IF = (
     "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
@@ -62,13 +54,18 @@ def explain(
     task = load.load(ref)
     if replay is not None:
         _replay(task, replay, item, json)
-    elif not asked:
-        _explain_once(task, _read(task, item), json, shapes, pair=restored(pair), chat=chat, truncate=truncate,
-                      top_k=getattr(generation, "top_k", None))  # fmt: skip
-    else:
-        from plainformer.explanation import Request
+        return
+    from plainformer.explanation import Request
+    from plainformer.explanation import explain as explain_item
+    from plainformer.explanation.one_pass import paired
 
-        request = Request(_paired(task, _read(task, item), restored(pair)), chat, truncate, generation.options())
+    given, second = _read(task, item), restored(pair)
+    if not asked:
+        top_k = getattr(generation, "top_k", None)
+        found = explain_item(task, given, pair=second, chat=chat, top_k=top_k, truncate=truncate)
+        _show(found, json, _print_explanation, shapes)
+    else:
+        request = Request(paired(task, given, second), chat, truncate, generation.options())
         width = 5 if candidates is None else candidates
         if what_if:
             _what_if(task, request, what_if, steps, width, json)
@@ -108,27 +105,15 @@ def _read(task: Any, item: str | None) -> Any:
     return item
 
 
-def _paired(task: Any, given: Any, pair: str | None) -> Any:
-    """Return the input as the task takes it."""
-    from plainformer.explanation.one_pass import PAIRED
-
-    kind = task.config.head.kind
-    if pair is None and PAIRED.get(kind):
-        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
-    if pair is None:
-        return given
-    no_effect(kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
-    return (given, [pair]) if kind == "choice" else (given, pair)
-
-
-def _explain_once(task: Any, given: Any, json: bool, everything: bool, **arguments: Any) -> None:
-    from plainformer.explanation import explain as explain_item
-
-    found = explain_item(task, given, **arguments)
+def _show(found: Any, json: bool, printed: Callable[..., None], *arguments: Any) -> None:
+    """Write what was found as JSON, or print it."""
     if json:
         write_json([found.to_dict()])
-        return
-    out = console()
+    else:
+        printed(console(), found, *arguments)
+
+
+def _print_explanation(out: Any, found: Explanation, everything: bool) -> None:
     out.print(f"{shown(found.ref)}: {found.task}\n")
     _print_pieces(out, found.pieces)
     _print_steps(out, found.steps, everything=everything)
@@ -148,10 +133,7 @@ def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width
     text = request.item if isinstance(request.item, str) else None
     about = {"text": text, "chat": request.chat, "truncate": request.truncate, "flags": flags}
     found = explain_steps(task, request, steps=steps, width=width, about=about)
-    if json:
-        write_json([found.to_dict()])
-    else:
-        print_steps(console(), found, steps)
+    _show(found, json, print_steps, steps)
 
 
 def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
@@ -185,11 +167,7 @@ def _what_if(task: Any, request: Request, changes: list[str], steps: int | None,
         if "max_new_tokens" not in request.options:
             request = request.with_options(max_new_tokens=steps)
     for change in parsed:
-        found = what_if(task, request, change, width=width)
-        if json:
-            write_json([found.to_dict()])
-        else:
-            print_difference(console(), found)
+        _show(what_if(task, request, change, width=width), json, print_difference)
 
 
 def _print_pieces(out: Any, pieces: Any) -> None:

@@ -1,8 +1,9 @@
-"""How recorded generations are shown: the ladder of every step, the tree of a beam search, the replay."""
+"""Print recorded generations: the ladder of every step, the tree of a beam search, the replay."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
     from plainformer.explanation.trace_format import Branch, Ladder, Pick
 
 
+Name = Callable[[int], str]  # a token as it is shown
+
+
 def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
     """Print the first `most` steps, and how it ended."""
     trace = found.trace
-    name = _Names(found.tokens)
+
+    def name(token_id: int) -> str:
+        return f'"{shown(found.tokens.get(token_id, "?"))}"'
+
     seed = f", seed {trace.options['seed']}" if "seed" in trace.options else ""
     out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} prompt tokens\n")
     several = len(trace.answers) > 1
@@ -42,17 +49,7 @@ def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
         out.print(f'{which}stopped because of {answer.stop_reason}, after {count} new tokens{score}: "{shown(text)}"')
 
 
-class _Names:
-    """Tokens as they are shown."""
-
-    def __init__(self, tokens: dict[int, str]) -> None:
-        self.tokens = tokens
-
-    def __call__(self, token_id: int) -> str:
-        return f'"{shown(self.tokens.get(token_id, "?"))}"'
-
-
-def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: _Names, unit: str) -> None:
+def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: Name, unit: str) -> None:
     steps = [effect.processor for effect in ladder.effects]
     rows = table("token", "id", unit, *steps, "probability", "", right=("id", unit, *steps, "probability"))
     for place, token_id in enumerate(ladder.top_ids):
@@ -88,7 +85,7 @@ def _size(count: int) -> str:
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
-def _tree(trace: Trace, name: _Names, most: int) -> Any:
+def _tree(trace: Trace, name: Name, most: int) -> Any:
     """Return the search as a tree: what ran on has branches of its own."""
     from rich.tree import Tree
 
@@ -105,7 +102,7 @@ def _tree(trace: Trace, name: _Names, most: int) -> Any:
     return root
 
 
-def _branch(branch: Branch, name: _Names) -> str:
+def _branch(branch: Branch, name: Name) -> str:
     end = f"finished, score {branch.score:.4f}" if branch.score is not None else branch.fate
     return f"{name(branch.token_id)} {branch.log_probability:.4f}  {end}"
 

@@ -7,9 +7,19 @@ Differences are *values* (`norm_place="post"`), not switches (`use_post_norm=Tru
 
 from __future__ import annotations
 
-from plainformer.config.frontends import Frontend, MelFrontend, PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.model import HEAD_KINDS, HeadConfig, ModelConfig, StackConfig
-from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig, RopeScaling
+from plainformer.config.parts import (
+    Disentangled,
+    Frontend,
+    MelFrontend,
+    NormConfig,
+    PatchFrontend,
+    RelativeBias,
+    RopeConfig,
+    RopeScaling,
+    TokenFrontend,
+    WaveFrontend,
+)  # fmt: skip
 
 __all__ = [
     "HEAD_KINDS",

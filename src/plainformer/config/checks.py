@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, did_you_mean
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
@@ -54,8 +55,8 @@ def require(condition: bool, what: str, fix: str = "check it against the model c
 
 def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
     """Raise CheckpointError unless a field is a whole number from `lower` to `upper`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    require(whole and lower <= value <= upper, f"{name}={shown(value)} is not a whole number from {lower} to {upper}")  # type: ignore[operator]
+    fits = is_whole(value, lower) and value <= upper
+    require(fits, f"{name}={shown(value)} is not a whole number from {lower} to {upper}")
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -16,9 +16,16 @@ from plainformer.config.checks import (
     require_positive,
     require_size,
 )
-from plainformer.config.frontends import Frontend, MelFrontend, TokenFrontend
-from plainformer.config.parts import Disentangled, NormConfig, RelativeBias, RopeConfig
-from plainformer.config.processors import ImageDefaults
+from plainformer.config.parts import (
+    Disentangled,
+    Frontend,
+    ImageDefaults,
+    MelFrontend,
+    NormConfig,
+    RelativeBias,
+    RopeConfig,
+    TokenFrontend,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class StackConfig:
     """A stack of equal layers with its frontend. What may differ from layer to layer is a tuple with one entry a layer.
 
     Attributes:
-        norm_place: where the norm of a sub-layer f stands. "pre": x + f(norm(x)); "post": norm(x + f(x));
+        norm_place: where the norm of a sub-layer f is. "pre": x + f(norm(x)); "post": norm(x + f(x));
             "both": x + norm(f(norm(x))); "branch": x + norm(f(x)).
         residual: "sequential" (attention, then feed-forward) or "parallel" (both read the same x; GPT-NeoX).
         first_norm: "identity" leaves out the norm before the first layer's attention (ModernBERT).
@@ -96,26 +103,25 @@ class StackConfig:
         require(used == list(range(len(used))), f"layer_ids {self.layer_ids} leave out a set of parameters")
 
     def _fill_defaults(self) -> None:
-        """Zero or empty stands for the usual value; the dataclass is frozen, hence object.__setattr__."""
-        put = object.__setattr__
-        if self.num_kv_heads == 0:
-            put(self, "num_kv_heads", self.num_heads)
-        if self.head_dim == 0:
-            divides = self.hidden_size % self.num_heads == 0
-            require(divides, f"hidden size {self.hidden_size} is not a multiple of {self.num_heads} attention heads")
-            put(self, "head_dim", self.hidden_size // self.num_heads)
-        if self.attention_scale == 0.0:
-            put(self, "attention_scale", self.head_dim**-0.5)
-        if not self.windows:
-            put(self, "windows", (None,) * self.num_layers)
-        if not self.rope:
-            put(self, "rope", (None,) * self.num_layers)
-        if not self.layer_ids:
-            put(self, "layer_ids", tuple(range(self.num_layers)))
+        """Put the usual value where zero or empty was given; the dataclass is frozen, hence object.__setattr__."""
+        divides = bool(self.head_dim) or self.hidden_size % self.num_heads == 0
+        require(divides, f"hidden size {self.hidden_size} is not a multiple of {self.num_heads} attention heads")
+        head_dim, every_layer = self.head_dim or self.hidden_size // self.num_heads, (None,) * self.num_layers
+        usual = {
+            "num_kv_heads": self.num_heads,
+            "head_dim": head_dim,
+            "attention_scale": head_dim**-0.5,
+            "windows": every_layer,
+            "rope": every_layer,
+            "layer_ids": tuple(range(self.num_layers)),
+        }
+        for name, value in usual.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
 
     @property
     def max_positions(self) -> int | None:
-        """The longest input in positions, where a learned table sets a hard limit; None where there is none."""
+        """Return the longest input in positions, where a learned table sets a hard limit; None where there is none."""
         if isinstance(self.frontend, TokenFrontend):
             return self.frontend.max_positions if self.frontend.positions == "learned" else None
         return self.frontend.max_positions if isinstance(self.frontend, MelFrontend) else None
@@ -202,31 +208,31 @@ class ModelConfig:
 
     @property
     def kind(self) -> Literal["encoder", "decoder", "encoder-decoder"]:
-        """Which stacks there are."""
+        """Return which stacks there are."""
         if self.encoder is not None and self.decoder is not None:
             return "encoder-decoder"
         return "encoder" if self.encoder is not None else "decoder"
 
     @property
     def main_stack(self) -> StackConfig:
-        """The stack whose output the head reads."""
+        """Return the stack whose output the head reads."""
         stack = self.decoder if self.decoder is not None else self.encoder
         assert stack is not None
         return stack
 
     @property
     def input_stack(self) -> StackConfig:
-        """The stack that reads the input: the encoder where there is one."""
+        """Return the stack that reads the input: the encoder where there is one."""
         return self.encoder if self.encoder is not None else self.main_stack
 
     @property
     def input_frontend(self) -> Frontend:
-        """What turns an input into vectors: tokens, patches, a waveform, a spectrogram."""
+        """Return what turns an input into vectors: tokens, patches, a waveform, a spectrogram."""
         return self.input_stack.frontend
 
     @property
     def vocab_size(self) -> int | None:
-        """Rows of the main stack's token embeddings; None for images and speech."""
+        """Return the height of the main stack's token embeddings; None for images and speech."""
         for stack in (self.main_stack, self.encoder):
             if stack is not None and isinstance(stack.frontend, TokenFrontend):
                 return stack.frontend.vocab_size

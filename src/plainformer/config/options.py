@@ -25,27 +25,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def whole(least: int = 1, most: int | None = None, *, fix: str = "") -> Check:
-    """A whole number from `least` to `most`."""
+    """Return a check for a whole number from `least` to `most`."""
     return lambda name, value: check_whole(name, value, least, most, fix=fix)
 
 
 def number(interval: str = "(-inf, inf)", *, fix: str = "") -> Check:
-    """A finite number in an interval such as "(0, 1]"."""
+    """Return a check for a finite number in an interval such as "(0, 1]"."""
     return lambda name, value: check_number(name, value, interval, fix=fix)
 
 
 def flag() -> Check:
-    """True or False."""
+    """Return a check for True or False."""
     return check_flag
 
 
 def text() -> Check:
-    """A str."""
+    """Return a check for a str."""
     return check_text
 
 
 def one_of(*choices: str) -> Check:
-    """One of these words."""
+    """Return a check for one of these words."""
     return lambda name, value: check_choice(name, value, choices)
 
 
@@ -56,7 +56,7 @@ class Spec:
     Attributes:
         help: one sentence, for --help and the documentation.
         check: refuses a value (never called with None where that is the default).
-        group: the heading it stands under in --help.
+        group: its heading in --help.
         flag: the command line's name, where it is another one.
         typed: what the command line reads for it (`int`, `str`, `list[str]`...); None takes the field's own type, and
             `NotTyped` keeps the option off the command line.
@@ -101,7 +101,7 @@ def option(
     read: Callable[[Any], Any] | None = None,
     **more: Any,
 ) -> Any:
-    """A dataclass field that is an option; see `Spec`. An option without a default is required: `default=MISSING`."""
+    """Return a dataclass field that is an option; see `Spec`. An option without a default is required: `default=MISSING`."""
     spec = Spec(help, check, group, flag, typed, read, more)
     return field(metadata={"option": spec}) if default is MISSING else field(default=default, metadata={"option": spec})
 
@@ -113,7 +113,7 @@ def cached(function: F) -> F:
 
 @cached
 def specs(kind: type[OptionSet]) -> dict[str, Spec]:
-    """The options of a class, in order."""
+    """Return the options of a class, in order."""
     return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
 
 
@@ -174,17 +174,17 @@ class OptionSet(Checked):
         return cls(**given)
 
     def changed(self, **changes: Any) -> Self:
-        """The same options with changes, which are explicit too."""
+        """Return the same options with changes, which are explicit too."""
         return type(self)(**{**{name: getattr(self, name) for name in self.explicit}, **changes})
 
     @property
     def given(self) -> frozenset[str]:
-        """The names of the options whose value is not their default."""
+        """Return the names of the options whose value is not their default."""
         return frozenset(f.name for f in fields(self) if f.init and not _same(getattr(self, f.name), f.default))
 
 
 def _same(value: Any, default: Any) -> bool:
-    """Whether a value is the default; tensors and functions, which compare otherwise, are so by identity alone."""
+    """Return whether a value is the default; tensors and functions, which compare otherwise, are so by identity alone."""
     if value is default:
         return True
     return (

@@ -31,7 +31,8 @@ class TokenizerConvention:
         roles: the usual special tokens, as "role=token" words; "" takes those usual for the algorithm.
         single, pair: what goes around a text and around a pair, as words; `{bos}` and the like mean role tokens, `{lang}`
             the source language. A BPE vocabulary may lack a token that is written out: it is then left out. "" leaves
-            it to add_bos_token and add_eos_token, or to what is usual for the algorithm.
+            it to add_bos_token and add_eos_token, or to what is usual for the algorithm; a `pair` of "" is `single` with "$A $B"
+            for "$A".
         add_bos: whether a text begins with bos, where neither `single` nor the files say.
         unicode: normalisation before byte-level BPE. words: how it cuts a text into words, by its name in
             `inputs.text.pre_tokenizers`. trim_offsets: whether a token's offsets leave out the space before it.

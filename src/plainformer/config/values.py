@@ -7,19 +7,19 @@ import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
 
-def is_whole(value: object, least: int | None = None) -> bool:
-    """Whether a value is a whole number (True and False are not), of at least `least`."""
+def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
+    """Return whether a value is a whole number (True and False are not), of at least `least`."""
     return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least)
 
 
 def check_whole(name: str, value: object, least: int = 1, most: int | None = None, *, fix: str = "") -> None:
     """Refuse what is not a whole number from `least` to `most`."""
-    if not is_whole(value, least) or (most is not None and int(value) > most):  # type: ignore[call-overload]
+    if not is_whole(value, least) or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise UsageError(
             f"{opt(name, value)} is not a whole number {bounds}", fix or f"give {opt(name, max(least, 1))}"

@@ -7,7 +7,7 @@
 
 Changes, as they are written on the command line:
     attend-to-padding        eight padding tokens before the text (after it, for an encoder), and not masked
-    decoder-prefix=TEXT      what the output is made to begin with
+    decoder-prefix=TEXT      forced beginning of the output
     no-cache                 every step runs the whole sequence again
     mask-head=L.H            mask head H of layer L (the decoder's; encoder.L.H: the encoder's)
     OPTION=VALUE             any other option of generation: temperature=0.5, num_beams=4; none removes it

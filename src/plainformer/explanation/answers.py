@@ -1,4 +1,4 @@
-"""What if, of models that answer in one pass: the task's own answer with and without a change."""
+"""What-ifs of models that answer in one pass: the task's own answer with and without a change."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from plainformer.explanation.changes import (
     Change,
     Difference,
     Run,
-    check_room,
     kl_divergence,
     largest,
     masked_head,
-    pad_id,
     padded,
+    padded_ids,
 )
-from plainformer.explanation.request import Request
+from plainformer.explanation.request import Request, plain_answer
 from plainformer.inputs.text.encoding import TextBatch
 from plainformer.tasks.base import Task
-from plainformer.tasks.options import TaskOptions
 
 POSSIBLE = "attend-to-padding and mask-head=L.H"
 # Heads whose logits are one distribution for a text, or one for each position.
@@ -39,59 +37,52 @@ def changed_answer(task: Task, request: Request, change: Change) -> Difference:
         what = f"what-if {change.name} has no effect in {task.name}: this model answers in one pass"
         raise UsageError(what, f"possible: {POSSIBLE}")
     no_effect(request.chat, "chat", f"in {task.name}")
-    own = task.make_options(request.call)
-    task.checked([request.item], own)
-    was, before = _answer(task, request.item, own, padding=None)
+    task.checked([request.item], task.make_options(request.call))
+    was, before = _answer(task, request)
     notes: tuple[str, ...] = ()
     if change.name == "mask-head":
         with masked_head(task, str(change.value)):
-            now, after = _answer(task, request.item, own, padding=None)
+            now, after = _answer(task, request)
     else:
-        masked = _cut(_answer(task, request.item, own, padding="masked")[1], before)
-        now, after = _answer(task, request.item, own, padding="seen")
+        masked = _cut(_answer(task, request, padding="masked")[1], before)
+        now, after = _answer(task, request, padding="seen")
         after = _cut(after, before)
         rounding = f"{largest(masked - before):.1e}"
         notes = (f"{PADDING} padding tokens after the text change the output by {rounding} when they are masked",)
     kl, probability = _distributions(task, before, after)
     first, second = (Run(None, (), None, (), answer) for answer in (was, now))
-    change_of_logits = largest(after - before)
-    return Difference(str(change), was == now, None, change_of_logits, probability, kl, first, second, notes)
+    return Difference(str(change), was == now, None, largest(after - before), probability, kl, first, second, notes)
 
 
-def _answer(task: Task, item: Any, options: TaskOptions, *, padding: str | None) -> tuple[Any, Tensor]:
-    """Return the task's answer as plain values, and what the model gave: logits, or vectors where it has no such head."""
-    encoded = task.encode([item], options)
-    # Only the model sees padding as text: the answer is read where the text is.
-    read = encoded if padding is None else _padded(task, encoded, visible=False)
-    seen = encoded if padding is None else _padded(task, encoded, visible=padding == "seen")
+def _answer(task: Task, request: Request, *, padding: str | None = None) -> tuple[Any, Tensor]:
+    """Return the task's answer as plain values, and the model's output: logits, or vectors where its head gives none."""
+    options = task.make_options(request.call)
+    read = seen = task.encode([request.item], options)
+    if padding is not None:  # only the model sees padding as text: the answer is read where the text is
+        read, seen = (_padded(task, read, visible=visible) for visible in (False, padding == "seen"))
     with _outputs(task) as outputs:
         predicted = task.predict(seen, options)
     (answer,) = task.decode(read, predicted, options)
-    plain = [part.to_dict() for part in answer] if isinstance(answer, tuple | list) else answer.to_dict()
-    return plain, outputs[0]
+    return plain_answer(answer), outputs[0]
 
 
 @contextmanager
 def _outputs(task: Task) -> Iterator[list[Tensor]]:
-    """While open, what the model's head gives is kept: its logits, or its states where it has none."""
+    """While open, keep each output of the model's head: its logits, or the last hidden states where it has no logits."""
     kept: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: Any) -> None:
         kept.append(output.float() if isinstance(output, Tensor) else output.last_hidden_state.float())
 
     scores = task.config.head.out_size > 0
-    handle = (task.model.head if scores else task.model.encoder or task.model.main).register_forward_hook(keep)
-    try:
+    with (task.model.head if scores else task.model.encoder or task.model.main).register_forward_hook(keep):
         yield kept
-    finally:
-        handle.remove()
 
 
 def _padded(task: Task, encoded: Any, *, visible: bool) -> Any:
     """Return the encoded input with its batch padded, wherever the task keeps it."""
     if isinstance(encoded, TextBatch):
-        ids = padded(encoded.input_ids, pad_id(task), on_left=False)
-        check_room(task, ids.size(1))
+        ids = padded_ids(task, encoded.input_ids, on_left=False)
         mask = padded(encoded.attention_mask, int(visible), on_left=False)
         types = padded(encoded.token_type_ids, 0, on_left=False)
         return TextBatch(ids, mask, types, encoded.encodings, encoded.counts)

@@ -1,4 +1,4 @@
-"""The changes that can be made, how they are written, and what comes of them."""
+"""The changes that can be made, how they are written, and the differences that they make."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from plainformer.tasks.writing.options import PromptOptions
 PADDING = 8
 CHANGES = ("attend-to-padding", "decoder-prefix=TEXT", "no-cache", "mask-head=L.H", "OPTION=VALUE")
 _PLAIN = ("attend-to-padding", "no-cache")
+_TEXTS = ("decoder-prefix", "mask-head")
 _LISTS = ("stop", "choices")
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is changed. `name` in words, as above; `value` None for those that have none."""
+    """What is changed: `name` as in `CHANGES`; `value` is None where it takes none."""
 
     name: str
     value: Any = None
@@ -64,8 +65,8 @@ class Difference:
         logit_change: the largest change of a logit of the model itself, at the first position (an encoder's: of all its
             logits, or of its vectors).
         probability_change: the largest change of a probability there, after all processors.
-        kl_divergence: of the changed from the baseline's distribution, in nats; infinite (None) where the change makes
-            impossible what was possible, and None where there is no distribution.
+        kl_divergence: of the changed from the baseline's distribution, in nats; None if it is infinite, because the change
+            bans a token that was possible, and where there is no distribution.
         notes: remarks.
     """
 
@@ -96,18 +97,18 @@ def parse_change(text: str) -> Change:
         if equals:
             raise UsageError(f"what-if {name} takes no value", f"write {name}")
         return Change(name)
-    known = {"decoder-prefix", "mask-head", *(name.replace("_", "-") for name in specs(PromptOptions))}
+    known = {*_TEXTS, *(name.replace("_", "-") for name in specs(PromptOptions))}
     name = name.replace("_", "-")
     if name not in known:
         hint = did_you_mean(name, known | set(_PLAIN))
         raise UsageError(f"what-if {name!r} is unknown", f"{hint} possible: {', '.join(CHANGES)}".strip())
     if not equals:
         raise UsageError(f"what-if {name} needs a value", f"write {name}=...")
-    return Change(name, value if name in ("decoder-prefix", "mask-head") else _parsed(name, value))
+    return Change(name, value if name in _TEXTS else _parsed(name, value))
 
 
 def _parsed(name: str, value: str) -> Any:
-    """A number, true, false, a JSON list; any other text is itself."""
+    """Return an option's value: a number, true, false or a list as JSON writes it; any other text as it is."""
     if value.lower() == "none":
         return "none"
     if name in _LISTS and not value.startswith("["):
@@ -118,22 +119,16 @@ def _parsed(name: str, value: str) -> Any:
         return value
 
 
-# ---- measures -------------------------------------------------------------------------------------------------------
-
-
 def largest(values: Tensor) -> float:
-    """Return the largest size; infinities of both sides cancel to NaN, which does not count."""
+    """Return the largest absolute value; NaN (infinity less infinity) and infinity do not count."""
     return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
 
 
 def kl_divergence(p_V: Tensor, q_V: Tensor) -> float | None:
-    """Return the sum of p (log p - log q) over what p holds possible, given log-probabilities; None for infinity."""
+    """Return the KL divergence of q from p in nats, given log-probabilities; None if it is infinite."""
     possible = p_V > float("-inf")
     value = float((p_V.exp() * (p_V - q_V))[possible].sum())
     return max(value, 0.0) if value < float("inf") else None
-
-
-# ---- padding --------------------------------------------------------------------------------------------------------
 
 
 def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
@@ -141,22 +136,19 @@ def padded(ids: Tensor, value: int, on_left: bool) -> Tensor:
     return torch.nn.functional.pad(ids, (PADDING, 0) if on_left else (0, PADDING), value=value)
 
 
-def pad_id(task: Task) -> int:
-    """Return the padding token; where a model has none, its end token, as is the custom."""
-    config = task.config
-    found = task.tokenizer.pad_id if task.tokenizer.pad_id is not None else config.pad_id
-    return found if found is not None else config.eos_ids[0] if config.eos_ids else 0
+def padded_ids(task: Task, ids: Tensor, on_left: bool) -> Tensor:
+    """Return `padded` token ids; the padding of a model without a padding token is its end token.
 
-
-def check_room(task: Task, length: int) -> None:
-    """Padding that is attended to needs positions."""
-    stack = task.config.encoder or task.config.main_stack
+    Raises:
+        InputError: the model has fewer positions; padding that is attended to needs them.
+    """
+    config, length = task.config, ids.size(1) + PADDING
+    stack = config.encoder or config.main_stack
     if stack.max_positions is not None and length > stack.max_positions:
         what = f"the text and {PADDING} padding tokens are {length}; the model learned {stack.max_positions} positions"
         raise InputError(what, "give a shorter text")
-
-
-# ---- a masked attention head ------------------------------------------------------------------------------------------
+    pad_id = next(i for i in (task.tokenizer.pad_id, config.pad_id, *config.eos_ids, 0) if i is not None)
+    return padded(ids, pad_id, on_left)
 
 
 @contextmanager
@@ -169,11 +161,8 @@ def masked_head(task: Task, which: str) -> Iterator[None]:
     def mask(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (replace(inputs[0], head_mask=mask_LH), *inputs[1:])
 
-    handle = stack.register_forward_pre_hook(mask)
-    try:
+    with stack.register_forward_pre_hook(mask):
         yield
-    finally:
-        handle.remove()
 
 
 def _find_head(task: Task, which: str) -> tuple[Stack, int, int]:

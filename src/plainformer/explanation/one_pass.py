@@ -1,14 +1,17 @@
 """How one input becomes an answer, step by step: tokens (or patches, frames), shapes after every step, the answer.
 
-The shapes are seen by hooks on the model's own modules while it runs, so they are what really happened.
+Hooks on the model's own modules read the shapes while it runs.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,11 +20,13 @@ from torch import Tensor, nn
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.explanation.request import GENERATING
+from plainformer.explanation.request import GENERATING, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.tasks.base import Task, check_top_k, text_limit
 from plainformer.tasks.writing.base import GeneratingTask
 
+# Modules that are steps: the head, frontends and final norms, each layer and its parts.
+_STEP = re.compile(r"head|(?!head\.)\w+\.(frontend|norm|layers\.\d+(\.(attention|cross|ffn))?)")
 # Heads that read two texts, and what the second one is where it must be given.
 PAIRED = {"sequence": "", "span": "the context of the question", "choice": "a choice"}
 
@@ -47,7 +52,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class StepShape:
-    """A step of the computation and the shape that came out of it."""
+    """A step of the computation and the shape of its output."""
 
     step: str
     shape: tuple[int, ...]
@@ -65,7 +70,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All of it. `next_tokens` for models that generate; `answer` (plain values) for all others."""
+    """How one input becomes an answer. `next_tokens` for models that generate; `answer` (plain values) for all others."""
 
     ref: str
     task: str
@@ -102,6 +107,7 @@ def explain(
         UsageError: an argument that has no effect here; otherwise as the task itself.
     """
     _check_arguments(task, pair, chat, top_k, truncate)
+    given = paired(task, item, pair)
     inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
     if task.config.kind == "encoder-decoder" and (start := _start_ids(task)):
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
@@ -112,18 +118,13 @@ def explain(
     if not pieces:
         pieces = _signal_pieces(task, inputs)
     generates = task.config.head.kind in GENERATING
-    return Explanation(
-        task.ref,
-        task.name,
-        pieces,
-        tuple(steps),
-        _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else (),
-        None if generates else _answer(task, item, pair, top_k, truncate),
-    )
+    next_tokens = _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else ()
+    answer = None if generates else _answer(task, given, top_k, truncate)
+    return Explanation(task.ref, task.name, pieces, tuple(steps), next_tokens, answer)
 
 
 def reads_text(task: Task) -> bool:
-    """Whether the task's input is text, and not an image or a recording."""
+    """Return whether the task's input is text, and not an image or a recording."""
     return isinstance(task.config.input_frontend, TokenFrontend)
 
 
@@ -132,15 +133,25 @@ def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None
     for name, on in (("pair", pair is not None), ("chat", chat), ("truncate", truncate)):
         no_effect(on and not reads_text(task), name, "on images and audio")
     no_effect(chat and kind != "causal_lm", "chat", f"in {task.name}")
-    no_effect(pair is not None and kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
-    if pair is None and kind in PAIRED and PAIRED[kind]:
-        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
     idle = top_k is not None and kind not in GENERATING and "top_k" not in task.options()
     no_effect(idle, "top_k", f"in {task.name}")
 
 
+def paired(task: Task, item: Any, pair: str | None) -> Any:
+    """Return an input and its second text, if there is one, as the task takes them.
+
+    Raises:
+        UsageError: the task reads one text; or it reads two, and the second is missing.
+    """
+    kind = task.config.head.kind
+    if pair is None and PAIRED.get(kind):
+        raise UsageError(f"{task.name} reads two texts", f"give {PAIRED[kind]} as {opt('pair', ...)}")
+    no_effect(pair is not None and kind not in PAIRED, "pair", f"in {task.name}, which reads one text")
+    return item if pair is None else (item, [pair]) if kind == "choice" else (item, pair)
+
+
 def _start_ids(task: Task) -> list[int]:
-    """Return what an encoder-decoder's output begins with: where the task says more than the start token, all of it."""
+    """Return the ids that an encoder-decoder's output begins with: the start token, and what the task adds to it."""
     if isinstance(task, GeneratingTask):
         return task.start_ids()
     start_id = task.config.decoder_start_id
@@ -158,22 +169,18 @@ def _text(
     if not row.input_ids:
         raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))
-    stack = task.model.encoder if task.model.encoder is not None else task.model.main
-    assert isinstance(stack.frontend, TokenEmbedding)
-    norms = stack.frontend.embed(inputs["input_ids"])[0].float().norm(dim=-1).tolist()
+    embedding = (task.model.encoder or task.model.main).frontend
+    assert isinstance(embedding, TokenEmbedding)
+    norms = embedding.embed(inputs["input_ids"])[0].float().norm(dim=-1).tolist()
     if task.config.head.kind == "choice":
         inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice
-    pieces = tuple(
-        Piece(index, token, token_id, span[0], span[1], sequence, special, norm)
-        for index, (token, token_id, span, sequence, special, norm) in enumerate(
-            zip(row.tokens, row.input_ids, row.offsets, row.sequence_ids, row.special, norms, strict=True)
-        )
-    )
-    return inputs, pieces
+    starts, ends = zip(*row.offsets, strict=True)
+    columns = (row.tokens, row.input_ids, starts, ends, row.sequence_ids, row.special, norms)
+    return inputs, tuple(map(Piece, count(), *columns))
 
 
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
-    """Return the tensors of an image or a recording, through the task's own first step."""
+    """Return the tensors that the task makes of an image or a recording."""
     encoded = task.encode([item], task.Options())
     if getattr(encoded, "whole", None) is not None:
         raise InputError("the recording is longer than one window of the model", "cut it: one window can be explained")
@@ -189,11 +196,15 @@ def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
 
 def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
     """Return patches with their pixels, or frames with their times."""
-    stack = task.model.encoder if task.model.encoder is not None else task.model.main
+    stack = task.model.encoder or task.model.main
     config = stack.config.frontend
     if isinstance(config, PatchFrontend):
         vectors = stack.frontend(inputs["pixel_values"])[0]
-        places = _patch_places(config, inputs["pixel_values"].shape[-2:])
+        rows, columns = (
+            [f"{start}-{start + patch - 1}" for start in range(0, size // patch * patch, patch)]
+            for size, patch in zip(inputs["pixel_values"].shape[-2:], config.patch_size, strict=True)
+        )
+        places = [f"rows {row}, columns {column}" for row in rows for column in columns]
     elif isinstance(config, WaveFrontend):
         vectors = stack.frontend(inputs["input_values"], None)[0][0]
         hop = math.prod(config.strides)
@@ -203,77 +214,39 @@ def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
         places = [f"mel frames {2 * index} to {2 * index + 1}" for index in range(len(vectors))]
     norms = vectors.float().norm(dim=-1).tolist()
     fixed = len(norms) - len(places)
-    names = [f"class token {index}" for index in range(fixed)] + [f"{index}" for index in range(len(places))]
+    named = [(f"class token {index}", "") for index in range(fixed)]
+    named += [(f"{index}", place) for index, place in enumerate(places)]
     return tuple(
         Piece(index, name, None, None, None, None, index < fixed, norm, place)
-        for index, (name, norm, place) in enumerate(zip(names, norms, [""] * fixed + places, strict=True))
+        for index, ((name, place), norm) in enumerate(zip(named, norms, strict=True))
     )
-
-
-def _patch_places(config: PatchFrontend, size: torch.Size) -> list[str]:
-    high, wide = config.patch_size
-    rows, columns = size[0] // high, size[1] // wide
-    return [
-        f"rows {r * high}-{(r + 1) * high - 1}, columns {c * wide}-{(c + 1) * wide - 1}"
-        for r in range(rows)
-        for c in range(columns)
-    ]
 
 
 def _next_tokens(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, ...]:
-    top_k = check_top_k(top_k, len(logits_V))
-    best = logits_V.float().topk(top_k)
-    probabilities = logits_V.float().softmax(-1)[best.indices]
-    return tuple(
-        NextToken(task.tokenizer.decode(task.tokenizer.known([index])), index, probability, logit)
-        for index, probability, logit in zip(
-            best.indices.tolist(), probabilities.tolist(), best.values.tolist(), strict=True
-        )
-    )
+    best = logits_V.float().topk(check_top_k(top_k, len(logits_V)))
+    ids = best.indices.tolist()
+    tokens = [task.tokenizer.decode(task.tokenizer.known([token_id])) for token_id in ids]
+    probabilities = logits_V.float().softmax(-1)[best.indices].tolist()
+    return tuple(map(NextToken, tokens, ids, probabilities, best.values.tolist()))
 
 
-def _answer(task: Task, item: Any, pair: str | None, top_k: int | None, truncate: bool) -> Any:
-    given: Any = item if pair is None else (item, [pair]) if task.config.head.kind == "choice" else (item, pair)
-    options: dict[str, Any] = {"truncate": True} if truncate else {}
-    if top_k is not None:
-        options["top_k"] = top_k
-    result = task(given, **options)
-    if isinstance(result, tuple | list):
-        return [part.to_dict() for part in result]
-    return result.to_dict()
+def _answer(task: Task, given: Any, top_k: int | None, truncate: bool) -> Any:
+    options = {"truncate": truncate or None, "top_k": top_k}
+    return plain_answer(task(given, **{name: value for name, value in options.items() if value is not None}))
 
 
 @contextmanager
 def watch(model: nn.Module) -> Iterator[list[StepShape]]:
-    """While open, every step of the model that runs appends its name and the shape of what it gave."""
+    """While open, append the name and the output's shape of every step that the model runs."""
     steps: list[StepShape] = []
-    handles = []
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if isinstance(first, Tensor):
-                steps.append(StepShape(name, tuple(first.shape)))
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor):
+            steps.append(StepShape(name, tuple(first.shape)))
 
-        return hook
-
-    for name, module in model.named_modules():
-        if _is_step(name) and not isinstance(module, nn.Identity):  # what a model does not have is an identity
-            handles.append(module.register_forward_hook(note(name)))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if _STEP.fullmatch(name) and not isinstance(module, nn.Identity):  # what a model lacks is an identity
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
         yield steps
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_step(name: str) -> bool:
-    """Frontends, the parts of each layer, each layer, final norms, the head."""
-    parts = name.split(".")
-    if parts[0] == "head":
-        return len(parts) == 1
-    if len(parts) == 2:
-        return parts[1] in ("frontend", "norm")
-    if parts[1:2] == ["layers"]:
-        return len(parts) == 3 or (len(parts) == 4 and parts[3] in ("attention", "cross", "ffn"))
-    return False

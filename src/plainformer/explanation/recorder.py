@@ -1,11 +1,12 @@
-"""Watches a generation and keeps of each step what explains it: the likeliest tokens, never a whole row of logits.
+"""Watch a generation and keep what explains each step: the likeliest tokens, never a whole row of logits.
 
-Shapes: R rows, V vocabulary, K tokens that are kept of each row.
+Shapes: R rows, V vocabulary, N tokens kept of each row.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Recorder:
         check_whole("width", width)
         self.width = width
         self.steps: list[TraceStep] = []
-        self._rungs = _Rungs(width)
+        self._rungs: _Rungs  # of this step
         self._groups: list[BeamGroup] = []
         self._first_rows: list[int] = []
         self._finished: dict[int, list[Hypothesis]] = {}
@@ -41,15 +42,14 @@ class Recorder:
         self._row = -1
 
     def processed(self, name: str, before_RV: Tensor, after_RV: Tensor) -> None:
-        """A processor's work; "logits" are the model's own, and begin a step."""
+        """Keep what a processor did; the name "logits" is of the model's own logits, which begin a step."""
         if name == "logits":
-            self._rungs = _Rungs(self.width)
-            self._rungs.begin(before_RV)
+            self._rungs = _Rungs(self.width, before_RV)
         else:
             self._rungs.add(name, before_RV, after_RV)
 
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
-        """A token for each row."""
+        """Keep a step that picked a token for each row."""
         first = self._enter(session)
         logits_RV = logits_RV.float()
         probabilities_R = logits_RV.softmax(-1).gather(1, picked_R[:, None])[:, 0].tolist()
@@ -57,10 +57,10 @@ class Recorder:
         draws = draws_R.tolist() if draws_R is not None else [None] * len(picked_R)
         rows = zip(picked_R.tolist(), probabilities_R, ranks_R, draws, strict=True)
         picks = tuple(Pick(row, *values) for row, values in enumerate(rows, first))
-        self._keep(session, self._rungs.ladders(logits_RV, first), picks, ())
+        self._keep(session, self._rungs.ladders(logits_RV, first), picks=picks)
 
     def beams(self, prompt: int, candidates: list[Beam], running: list[Beam], finished: list[Hypothesis]) -> None:
-        """What became of a group's candidates."""
+        """Keep a group's candidates and what became of each."""
         if prompt:
             raise _one_prompt()
         if not candidates:
@@ -82,18 +82,16 @@ class Recorder:
         self._groups.append(BeamGroup(group, tuple(branches), dropped))
 
     def searched(self, logits_RV: Tensor, session: Session) -> None:
-        """All groups of a step have been through `beams`; what the rows' scores were."""
+        """Keep a step of beam search, after `beams` of all its groups."""
         self._enter(session)
         sources = {branch.parent for group in self._groups for branch in group.branches}
         ladders = tuple(ladder for ladder in self._rungs.ladders(logits_RV.float()) if ladder.row in sources)
-        groups, self._groups = tuple(self._groups), []
-        self._keep(session, ladders, (), groups)
+        self._keep(session, ladders, groups=tuple(self._groups))
+        self._groups = []
 
-    def _keep(
-        self, session: Session, ladders: tuple[Ladder, ...], picks: tuple[Pick, ...], groups: tuple[BeamGroup, ...]
-    ) -> None:
-        cache = session.cache
-        step = TraceStep(len(self.steps) + 1 - self._begun, cache.length, cache.memory_bytes(), ladders, picks, groups)
+    def _keep(self, session: Session, ladders: tuple[Ladder, ...], **chosen: Any) -> None:
+        cache, number = session.cache, len(self.steps) + 1 - self._begun
+        step = TraceStep(number, cache.length, cache.memory_bytes(), ladders, **chosen)
         self.steps.append(step)
         self.closed(step)
 
@@ -101,7 +99,7 @@ class Recorder:
         """Called after each complete step; override to observe."""
 
     def _enter(self, session: Session) -> int:
-        """The number of its first row."""
+        """Return the number of the session's first row; refuse a second prompt."""
         if len(session.prompt) != 1 or (self._session is not None and session.prompt is not self._session.prompt):
             raise _one_prompt()
         if session.length == session.prompt_columns:
@@ -118,67 +116,50 @@ def _one_prompt() -> UsageError:
 class _Rungs:
     """The effects of one step's processors, for all rows at once."""
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.top_RK = torch.empty(0, 0, dtype=torch.long)
-        self.logits: list[list[float | None]] = []
-        self.effects: list[list[Effect]] = []
-
-    def begin(self, logits_RV: Tensor) -> None:
-        self.top_RK = logits_RV.topk(min(self.width, logits_RV.size(-1)), dim=-1).indices
-        self.logits = _finite(logits_RV.gather(1, self.top_RK))
-        self.effects = [[] for _ in range(len(logits_RV))]
+    def __init__(self, width: int, logits_RV: Tensor) -> None:
+        self.top_RN = logits_RV.topk(min(width, logits_RV.size(-1)), dim=-1).indices
+        self.logits = _finite(logits_RV.gather(1, self.top_RN))
+        self.effects: list[list[Effect]] = [[] for _ in range(len(logits_RV))]
 
     def add(self, name: str, before_RV: Tensor, after_RV: Tensor) -> None:
         possible_RV, were_RV = after_RV > -INFINITY, before_RV > -INFINITY
         counts_R3 = torch.stack(
             [((after_RV != before_RV) & possible_RV).sum(-1), (were_RV & ~possible_RV).sum(-1), possible_RV.sum(-1)], -1
         )
-        before, after = (_finite(logits_RV.gather(1, self.top_RK)) for logits_RV in (before_RV, after_RV))
-        rows = zip(self.effects, counts_R3.tolist(), self.top_RK.tolist(), before, after, strict=True)
+        before, after = (_finite(logits_RV.gather(1, self.top_RN)) for logits_RV in (before_RV, after_RV))
+        rows = zip(self.effects, counts_R3.tolist(), self.top_RN.tolist(), before, after, strict=True)
         for effects, (changed, banned, left), ids, was, now in rows:
-            values = zip(ids, was, now, strict=True)
-            lost = tuple(i for i, old, new in values if old is not None and new is None)
+            lost = tuple(i for i, old, new in zip(ids, was, now, strict=True) if old is not None and new is None)
             effects.append(Effect(name, changed, banned, left, tuple(was), tuple(now), lost))
 
     def ladders(self, final_RV: Tensor, first: int = 0) -> tuple[Ladder, ...]:
-        """A ladder for each row, given its logits (fp32) after all processors."""
+        """Return a ladder for each row, given its logits (fp32) after all processors."""
         p_RV = final_RV.softmax(-1)
-        best_RK = final_RV.topk(self.top_RK.size(1), dim=-1).indices
-        rows = zip(
-            self.top_RK.tolist(),
-            self.logits,
-            self.effects,
-            p_RV.gather(1, self.top_RK).tolist(),
-            best_RK.tolist(),
-            _finite(final_RV.gather(1, best_RK)),
-            p_RV.gather(1, best_RK).tolist(),
-            strict=True,
-        )
-        made = []
-        for row, (ids, logits, effects, probabilities, best, scores, shares) in enumerate(rows, first):
-            # What is impossible is not a candidate, even where fewer than K tokens are left.
-            final = (FinalToken(*values) for values in zip(best, scores, shares, strict=True) if values[1] is not None)
-            made.append(Ladder(row, tuple(ids), tuple(logits), tuple(effects), tuple(probabilities), tuple(final)))
-        return tuple(made)
+        best_RN = final_RV.topk(self.top_RN.size(1), dim=-1).indices
+        best = (best_RN.tolist(), _finite(final_RV.gather(1, best_RN)), p_RV.gather(1, best_RN).tolist())
+        # What is impossible is not a candidate, even where fewer than N tokens are left.
+        final = [
+            [token for token in map(FinalToken, *values) if token.logit is not None]
+            for values in zip(*best, strict=True)
+        ]
+        columns = (self.top_RN.tolist(), self.logits, self.effects, p_RV.gather(1, self.top_RN).tolist(), final)
+        return tuple(Ladder(row, *map(tuple, values)) for row, values in enumerate(zip(*columns, strict=True), first))
 
 
-def _finite(values_RK: Tensor) -> list[list[float | None]]:
+def _finite(values_RN: Tensor) -> list[list[float | None]]:
     return [
         [value if abs(value) < INFINITY else None for value in row]  # NaN compares as False too
-        for row in values_RK.float().tolist()
+        for row in values_RN.float().tolist()
     ]
 
 
 def without_ended(steps: list[TraceStep], lengths: list[int]) -> tuple[TraceStep, ...]:
-    """Steps without the rows that had ended before them, `lengths` being the answers'."""
-    kept = []
-    for step in steps:
-        running = {row for row, length in enumerate(lengths) if step.number <= length}
-        if step.picks:
-            picks = tuple(pick for pick in step.picks if pick.row in running)
-            ladders = tuple(ladder for ladder in step.ladders if ladder.row in running)
-            step = replace(step, picks=picks, ladders=ladders)
-        if step.picks or step.groups:
-            kept.append(step)
-    return tuple(kept)
+    """Return steps without rows that had ended before them; `lengths`: of the answers."""
+
+    def running(step: TraceStep) -> TraceStep:
+        picks = tuple(pick for pick in step.picks if step.number <= lengths[pick.row])
+        ladders = tuple(ladder for ladder in step.ladders if step.number <= lengths[ladder.row])
+        return replace(step, picks=picks, ladders=ladders)
+
+    kept = (running(step) if step.picks else step for step in steps)
+    return tuple(step for step in kept if step.picks or step.groups)

@@ -1,4 +1,4 @@
-"""What is asked of an explanation: an input of a task, and the options of its call."""
+"""Requests for an explanation: an input of a task, and the options of its call."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ class Request:
         no_effect(self.chat and task.config.head.kind != "causal_lm", "chat", f"in {task.name}")
         item = [{"role": "user", "content": self.item}] if self.chat else self.item
         return generating.prepare(item, **self.call)
+
+
+def plain_answer(result: Any) -> Any:
+    """Return a task's result as plain values: a dict, or a list of dicts."""
+    return [part.to_dict() for part in result] if isinstance(result, tuple | list) else result.to_dict()
 
 
 def check_generates(task: Task, what: str) -> GeneratingTask:

@@ -1,4 +1,4 @@
-"""How a text is generated, step by step: what a task would generate for an input, recorded; and its recording run again."""
+"""Record, step by step, what a task generates for an input; and run a recording again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from plainformer.config.values import check_whole
 from plainformer.errors import opt
 from plainformer.explanation.request import Request, check_generates
-from plainformer.explanation.trace import Replayed, Trace, record, replay
+from plainformer.explanation.trace import Replayed, record, replay
+from plainformer.explanation.trace_format import Trace
 from plainformer.generation.result import Generation
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.prepared import Prepared
@@ -60,7 +61,7 @@ def replay_steps(task: Task, trace: Trace, request: Request | None) -> Replayed:
     Args:
         request: what it was made from, where the trace needs more than it holds (a grammar, audio).
     Raises:
-        ReplayError: it goes another way.
+        ReplayError: the replay differs from the trace.
     """
     check_generates(task, "a replay")
     needed: dict[str, Any] = {}
@@ -72,7 +73,7 @@ def replay_steps(task: Task, trace: Trace, request: Request | None) -> Replayed:
 
 
 def answer_texts(task: Task, prepared: Prepared, generation: Generation) -> tuple[str, ...]:
-    """Return the answers, with what they were made to begin with."""
+    """Return the answers' texts, forced beginnings included."""
     return tuple(prepared.text(task.tokenizer, ids[prepared.uncounted :]) for ids in generation.token_ids)
 
 
@@ -88,7 +89,7 @@ def _tokens(task: Task, trace: Trace) -> dict[int, str]:
     ids = {*trace.prompt_ids, *(i for answer in trace.answers for i in answer.token_ids)}
     for step in trace.steps:
         ids.update(i for ladder in step.ladders for i in ladder.top_ids)
-        ids.update(c.token_id for ladder in step.ladders for c in ladder.final)
+        ids.update(token.token_id for ladder in step.ladders for token in ladder.final)
         ids.update(pick.token_id for pick in step.picks)
         ids.update(branch.token_id for group in step.groups for branch in group.branches)
     return {i: token_text(task, i) for i in sorted(ids)}

@@ -1,4 +1,4 @@
-"""Record a generation, and run a recording again: the same tokens and the same draws, or an error that says where not.
+"""Record a generation, and run it again: the same tokens and draws, or an error that says where they differ.
 
 `record` makes a `Trace` (see `trace_format`), `replay` repeats it with a model that is given; a `Recorder` alone watches
 any generation of one prompt.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
+from itertools import repeat
 from math import isfinite
 from typing import Any
 
@@ -19,7 +20,7 @@ from plainformer.config.options import specs
 from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.explanation.recorder import Recorder, without_ended
-from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep
+from plainformer.explanation.trace_format import Trace, TracedAnswer, TraceStep, first_difference
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.prompt import left_align
 from plainformer.generation.result import Generation
@@ -27,17 +28,13 @@ from plainformer.generation.search import ENCODER_INPUTS, generate
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
-__all__ = ["Recorded", "Recorder", "ReplayError", "Replayed", "Trace", "record", "replay"]
-
-# Inputs and objects that are not options of the search.
-_INPUTS = (*ENCODER_INPUTS, "encoder_output")
-# They save work and change no token, so that a replay does without them.
+# They save work and change no token: a replay does not need them.
 _NO_EFFECT = ("cache", "prefill_chunk", "output_scores")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A generation, and how it came about."""
+    """A generation and its trace."""
 
     generation: Generation
     trace: Trace
@@ -45,14 +42,14 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A replay that gave the same tokens. `logit_difference`: by how much a logit of a token that was kept differed at most."""
+    """A replay that gave the same tokens. `logit_difference`: the largest difference of a logit that the trace keeps."""
 
     generation: Generation
     logit_difference: float
 
 
 class ReplayError(PlainformerError):
-    """A replay went another way. `step` counts from 1, and is None for what concerns the whole."""
+    """A replay differs from its trace. `step` counts from 1, and is None for what concerns the whole."""
 
     def __init__(self, what: str, step: int | None, expected: Any, got: Any) -> None:
         self.step, self.expected, self.got = step, expected, got
@@ -91,22 +88,12 @@ def record(
     recorder = Recorder(width)
     prompt_ids, encoder_ids = _ids(model, input_ids, attention_mask, decoder_input_ids)
     generation = generate(model, input_ids, attention_mask, **inputs, **named, options=options, watcher=recorder)
-    plain, needs = _plain_options(
-        {name: getattr(options, name) for name in specs(type(options)) if name in options.given}
-    )
-    also = {name: value for name, value in inputs.items() if name != "decoder_input_ids" and value is not None}
-    trace = Trace(
-        options.mode,
-        _describe(model),
-        plain,
-        {**needs, **{name: _kind(value) for name, value in also.items()}},
-        prompt_ids,
-        encoder_ids,
-        without_ended(recorder.steps, [len(ids) for ids in generation.token_ids]),
-        _answers(generation),
-        dict(about or {}),
-    )
-    return Recorded(generation, trace)
+    plain, needs = _plain_options(options)
+    del inputs["decoder_input_ids"]  # the trace's prompt_ids
+    needs |= {name: _kind(value) for name, value in inputs.items() if value is not None}
+    steps = without_ended(recorder.steps, [len(ids) for ids in generation.token_ids])
+    what, answers = (options.mode, _describe(model), plain, needs), _answers(generation)
+    return Recorded(generation, Trace(*what, prompt_ids, encoder_ids, steps, answers, dict(about or {})))
 
 
 def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
@@ -130,22 +117,16 @@ def replay(model: Transformer, trace: Trace, **given: Any) -> Replayed:
     options = {**_restored(trace.options, model.device), **given}
     if any(answer.stop_reason == "time" for answer in trace.answers):
         _stop_as_the_clock_did(options, trace)
+    prompt, ids = (row and torch.tensor([row], device=model.device) for row in (trace.prompt_ids, trace.encoder_ids))
+    inputs = {"input_ids": prompt} if model.config.encoder is None else {"input_ids": ids, "decoder_input_ids": prompt}
     follower = _Follower(trace)
-    generation = generate(model, **_inputs(model, trace), watcher=follower, **options)  # type: ignore[arg-type]
+    generation = generate(model, **inputs, watcher=follower, **options)  # type: ignore[arg-type]
     _compare_answers(trace, generation)
     return Replayed(generation, follower.difference)
 
 
-def _inputs(model: Transformer, trace: Trace) -> dict[str, Any]:
-    prompt = torch.tensor([trace.prompt_ids], device=model.device)
-    if model.config.encoder is None:
-        return {"input_ids": prompt}
-    ids = torch.tensor([trace.encoder_ids], device=model.device) if trace.encoder_ids is not None else None
-    return {"input_ids": ids, "decoder_input_ids": prompt}
-
-
 def _stop_as_the_clock_did(options: dict[str, Any], trace: Trace) -> None:
-    """The steps that there was time for are counted instead of timed."""
+    """Stop after as many steps as there was time for."""
     options.pop("max_time", None)
     given, count = options.get("stop_when"), len(trace.steps)
     options["stop_when"] = lambda ids: len(ids) >= count or (given is not None and given(ids))
@@ -162,7 +143,7 @@ class _Follower(Recorder):
         self.difference = 0.0
 
     def _place(self, step: TraceStep) -> tuple[int, int]:
-        """Return which step it is; and of which row, where rows come one after the other."""
+        """Return a step's row, where rows are generated one after the other (otherwise 0), and its number."""
         return (step.picks[0].row if self.trace.mode == "speculative" else 0), step.number
 
     def closed(self, step: TraceStep) -> None:
@@ -178,29 +159,24 @@ class _Follower(Recorder):
                 raise ReplayError(f"the draw of row {pick.row}", number, pick.draw, now and now.draw)
             if now.token_id != pick.token_id:
                 raise ReplayError(f"the token of row {pick.row}", number, pick.token_id, now.token_id)
-        if (was := _fates(expected)) != (is_now := _fates(step)):
-            place = next(i for i in range(max(len(was), len(is_now))) if was[i : i + 1] != is_now[i : i + 1])
-            both = (fates[place : place + 1] for fates in (was, is_now))
-            raise ReplayError(f"candidate {place + 1} of the beams", number, *both)
-        self.difference = max(self.difference, _difference(expected, step))
+        fates = [_fates(each) for each in (expected, step)]
+        if (place := first_difference(*fates)) is not None:
+            raise ReplayError(f"candidate {place + 1} of the beams", number, *(f[place : place + 1] for f in fates))
+        was, is_now = _logits(expected), _logits(step)
+        differences = (abs(was[key] - is_now[key]) for key in was.keys() & is_now.keys())
+        self.difference = max(self.difference, *differences, 0.0)
         self.steps[-1] = TraceStep(number, 0, 0, ())  # only its number is needed from here on
 
 
 def _fates(step: TraceStep) -> list[tuple[int, int, int, str]]:
-    """Return what beam search did in a step: group, source, token, fate."""
+    """Return each candidate of beam search in a step: group, parent, token, fate."""
     return [(group.group, b.parent, b.token_id, b.fate) for group in step.groups for b in group.branches]
 
 
-def _difference(expected: TraceStep, got: TraceStep) -> float:
-    """Return the largest difference between logits of tokens that both steps kept."""
-    now = {ladder.row: dict(zip(ladder.top_ids, ladder.logits, strict=True)) for ladder in got.ladders}
-    worst = 0.0
-    for ladder in expected.ladders:
-        for token_id, logit in zip(ladder.top_ids, ladder.logits, strict=True):
-            other = now.get(ladder.row, {}).get(token_id)
-            if logit is not None and other is not None:
-                worst = max(worst, abs(logit - other))
-    return worst
+def _logits(step: TraceStep) -> dict[tuple[int, int], float]:
+    """Return the finite logits that a step kept, by row and token."""
+    kept = ((ladder.row, *pair) for ladder in step.ladders for pair in zip(ladder.top_ids, ladder.logits, strict=True))
+    return {(row, token_id): logit for row, token_id, logit in kept if logit is not None}
 
 
 def _compare_answers(trace: Trace, generation: Generation) -> None:
@@ -208,40 +184,34 @@ def _compare_answers(trace: Trace, generation: Generation) -> None:
     if len(answers) != len(trace.answers):
         raise ReplayError("the number of answers", None, len(trace.answers), len(answers))
     for number, (was, now) in enumerate(zip(trace.answers, answers, strict=True)):
-        if was.token_ids != now.token_ids:
-            both = zip(was.token_ids, now.token_ids, strict=False)
-            shorter = min(len(was.token_ids), len(now.token_ids))
-            place = next((i for i, (a, b) in enumerate(both) if a != b), shorter)
-            one = slice(place, place + 1)
-            raise ReplayError(f"the token of answer {number}", place + 1, was.token_ids[one], now.token_ids[one])
+        if (place := first_difference(was.token_ids, now.token_ids)) is not None:
+            both = (answer.token_ids[place : place + 1] for answer in (was, now))
+            raise ReplayError(f"the token of answer {number}", place + 1, *both)
         if was.stop_reason not in ("time", now.stop_reason):
             raise ReplayError(f"why answer {number} stopped", len(was.token_ids), was.stop_reason, now.stop_reason)
 
 
 def _answers(generation: Generation) -> tuple[TracedAnswer, ...]:
-    scores = generation.scores or (None,) * len(generation.token_ids)
-    return tuple(
-        TracedAnswer(ids, reason, score)
-        for ids, reason, score in zip(generation.token_ids, generation.stop_reasons, scores, strict=True)
-    )
+    scores = generation.scores or repeat(None)
+    return tuple(map(TracedAnswer, generation.token_ids, generation.stop_reasons, scores))
 
 
 def _ids(
     model: Transformer, input_ids: Tensor | None, mask: Tensor | None, decoder_input_ids: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Return what the decoder begins with, and what the encoder reads, if that is tokens; without padding."""
-    encoder_ids = None
+    given = None
     if input_ids is not None:
         ids, real = left_align(input_ids, mask)
         if len(ids) > 1 or real is not None:
             raise UsageError(f"a trace records one prompt; got {len(ids)}", "record each by itself")
-        encoder_ids = tuple(ids[0].tolist())
+        given = tuple(ids[0].tolist())
     if model.config.encoder is None:
-        return encoder_ids or (), None
+        return given or (), None
     if decoder_input_ids is not None:
-        return tuple(decoder_input_ids[0].tolist()), encoder_ids
+        return tuple(decoder_input_ids[0].tolist()), given
     start = model.config.decoder_start_id
-    return (() if start is None else (start,)), encoder_ids
+    return (() if start is None else (start,)), given
 
 
 def _describe(model: Transformer) -> str:
@@ -250,13 +220,12 @@ def _describe(model: Transformer) -> str:
     return f"{config.family}, {stack.num_layers} layers of width {stack.hidden_size}, vocabulary {config.head.out_size}"
 
 
-def _plain_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return options as JSON can hold them, and those that it cannot, with what they are."""
+def _plain_options(options: GenerationOptions) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the given options as JSON can hold them; and the kinds of those that it cannot hold."""
     plain: dict[str, Any] = {}
     needs: dict[str, str] = {}
-    for name, value in options.items():
-        if name in _NO_EFFECT:
-            continue
+    for name in (name for name in specs(type(options)) if name in options.given and name not in _NO_EFFECT):
+        value = getattr(options, name)
         try:
             plain[name] = _plain(value)
         except TypeError:
@@ -277,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 
 def _restored(options: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """`_plain_options` undone."""
+    """Undo `_plain_options`."""
     restore: dict[str, Callable[[Any], Any]] = {
         "sequence_bias": lambda pairs: {tuple(ids): float(bias) for ids, bias in pairs},
         "forced": dict,

@@ -6,8 +6,9 @@ JSON has no infinity: the logit of a token that is banned is None.
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plainformer.errors import InputError
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FinalToken:
-    """A token in the end: its logit after all processors, and its probability."""
+    """A token after all processors: its logit and its probability."""
 
     token_id: int
     logit: float | None
@@ -46,12 +47,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Ladder:
-    """A row's way from the model's logits to the distribution that a token is picked from.
+    """How a row's logits become the distribution that a token is picked from.
 
     Attributes:
         top_ids, logits: the likeliest tokens by the model's own logits (of beams: log-probabilities), the best first.
         effects: of each processor, in order.
-        probabilities: of `top_ids`, in the end. final: the likeliest tokens in the end.
+        probabilities: of `top_ids`, after all processors. final: the likeliest tokens after them.
     """
 
     row: int
@@ -64,7 +65,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Pick:
-    """The token that a row got. `draw`: the uniform number that chose it, None where none was drawn; `rank` 1 is likeliest."""
+    """The token picked for a row. `draw`: the uniform number that chose it, None where none was drawn; `rank` 1 is likeliest."""
 
     row: int
     token_id: int
@@ -75,7 +76,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Branch:
-    """A candidate of beam search: `token_id` after what row `parent` holds.
+    """A candidate of beam search: the tokens of row `parent`, then `token_id`.
 
     Attributes:
         log_probability: of all its tokens, penalties included.
@@ -92,7 +93,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class BeamGroup:
-    """A step of a group of beams: all candidates, best first; `dropped`: scores of finished answers that better ones ousted."""
+    """A group of beams in a step: all candidates, best first; `dropped`: scores of finished answers that better ones replaced."""
 
     group: int
     branches: tuple[Branch, ...]
@@ -101,7 +102,7 @@ class BeamGroup:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """A step. `picks` where tokens are picked row by row, `groups` in beam search; the cache as it was when they were."""
+    """A step: `picks` where rows pick their tokens, `groups` in beam search, and the cache before it takes them in."""
 
     number: int
     cache_positions: int
@@ -160,6 +161,12 @@ class Trace:
         return _read(cls, {k: v for k, v in data.items() if k not in ("format", "version")}, "trace")
 
 
+def first_difference(was: Sequence[Any], now: Sequence[Any]) -> int | None:
+    """Return the first place, from 0, at which two sequences differ; None if they are equal."""
+    places = (i for i in range(max(len(was), len(now))) if was[i : i + 1] != now[i : i + 1])
+    return next(places, None)
+
+
 def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(part) for key, part in value.items()}
@@ -168,28 +175,21 @@ def _listed(value: Any) -> Any:
 
 def _read(kind: type[T], data: Any, where: str) -> T:
     """Return a dataclass from plain values, each checked against its field's type."""
-    if not isinstance(data, dict):
-        raise _wrong(where, data, "an object")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    _value(dict, data, where)
+    hints = get_type_hints(kind)
     for name in data:
-        if name not in known:
-            raise InputError(f"the trace is damaged: {where} has an unknown part {name!r}", "record it again")
-    types_of = get_type_hints(kind)
-    values = {}
-    for name, each in known.items():
-        if name in data:
-            values[name] = _value(types_of[name], data[name], f"{where}.{name}")
-        elif each.default is MISSING and each.default_factory is MISSING:
-            raise InputError(f"the trace is damaged: {where} lacks {name!r}", "record it again")
-    return kind(**values)
+        if name not in hints:
+            raise _damaged(f"{where} has an unknown part {name!r}")
+    for each in fields(kind):  # type: ignore[arg-type]
+        if each.name not in data and each.default is MISSING and each.default_factory is MISSING:
+            raise _damaged(f"{where} lacks {each.name!r}")
+    return kind(**{name: _value(hints[name], part, f"{where}.{name}") for name, part in data.items()})
 
 
 def _value(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if data is None and type(None) in arguments:
-            return None
-        return _value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is types.UnionType:  # X | None
+        return None if data is None else _value(arguments[0], data, where)
     if origin is Literal:
         if data not in arguments:
             raise _wrong(where, data, "one of " + ", ".join(map(str, arguments)))
@@ -215,4 +215,8 @@ _PLAIN: dict[Any, tuple[Any, str]] = {
 
 
 def _wrong(where: str, data: Any, expected: str) -> InputError:
-    return InputError(f"the trace is damaged: {where} is {str(data)[:60]!r}, not {expected}", "record it again")
+    return _damaged(f"{where} is {str(data)[:60]!r}, not {expected}")
+
+
+def _damaged(what: str) -> InputError:
+    return InputError(f"the trace is damaged: {what}", "record it again")

@@ -1,9 +1,11 @@
-"""What if, of models that generate: both runs' tokens, and both first distributions."""
+"""What-ifs of models that generate: the tokens and the first distribution of both runs."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +18,17 @@ from plainformer.explanation.changes import (
     Difference,
     LikelyToken,
     Run,
-    check_room,
     kl_divergence,
     largest,
     masked_head,
-    pad_id,
     padded,
+    padded_ids,
     parse_change,
 )
 from plainformer.explanation.request import GENERATING, Request
 from plainformer.explanation.steps import answer_texts, token_text
-from plainformer.generation.modes.beam import Beam, Hypothesis
+from plainformer.explanation.trace_format import first_difference
 from plainformer.generation.search import generate
-from plainformer.generation.sessions.session import Session
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.prepared import Prepared
@@ -51,17 +51,19 @@ def what_if(task: Task, request: Request, change: Change | str, *, width: int = 
     if request.options.get("do_sample") and request.options.get("seed") is None:
         request = request.with_options(seed=secrets.randbits(63))  # both runs draw alike
     baseline = _run(task, request.prepared(task), width)
-    if change.name == "mask-head":
-        with masked_head(task, str(change.value)):
-            changed = _run(task, request.prepared(task), width)
-        notes: tuple[str, ...] = ()
-    else:
+    with masked_head(task, str(change.value)) if change.name == "mask-head" else nullcontext():
         prepared, notes = _prepare_changed(task, request, change)
         changed = _run(task, prepared, width)
-    return _difference(change, baseline, changed, notes)
+    (was, raw_V, final_V), (now, new_raw_V, new_final_V) = baseline, changed
+    p_V, q_V = (logits_V.double().log_softmax(-1) for logits_V in (final_V, new_final_V))
+    amounts = (largest(new_raw_V - raw_V), largest(q_V.exp() - p_V.exp()), kl_divergence(p_V, q_V))
+    place = first_difference(was.token_ids, now.token_ids)
+    return Difference(str(change), place is None, place, *amounts, was, now, notes)
 
 
 def _prepare_changed(task: GeneratingTask, request: Request, change: Change) -> tuple[Prepared, tuple[str, ...]]:
+    if change.name == "mask-head":
+        return request.prepared(task), ()
     if change.name == "attend-to-padding":
         return _padded(task, request.prepared(task))
     if change.name == "no-cache":
@@ -74,11 +76,8 @@ def _prepare_changed(task: GeneratingTask, request: Request, change: Change) -> 
     return request.with_options(**{change.name.replace("-", "_"): value}).prepared(task), ()
 
 
-# ---- a run ------------------------------------------------------------------------------------------------------------
-
-
 class _FirstStep:
-    """A watcher that keeps the first step's logits, as the model gave them and in the end."""
+    """Watches a generation and keeps the first step's logits: the model's own, and those after all processors."""
 
     def __init__(self) -> None:
         self.raw_V: Tensor | None = None
@@ -90,87 +89,51 @@ class _FirstStep:
             self.raw_V = before_RV[0].float() if self.raw_V is None else self.raw_V
             self.final_V = after_RV[0].float()
 
-    def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
+    def picked(self, *_: Any) -> None:
         self.done = True
 
-    def beams(self, prompt: int, candidates: list[Beam], running: list[Beam], finished: list[Hypothesis]) -> None:
-        self.done = True
-
-    def searched(self, logits_RV: Tensor, session: Session) -> None:
-        self.done = True
+    beams = searched = picked
 
 
-@dataclass(frozen=True)
-class _Ran:
-    side: Run
-    raw_V: Tensor
-    final_V: Tensor
-
-
-def _run(task: GeneratingTask, prepared: Prepared, width: int) -> _Ran:
+def _run(task: GeneratingTask, prepared: Prepared, width: int) -> tuple[Run, Tensor, Tensor]:
+    """Return what is generated, and the first step's logits: the model's own, and those after all processors."""
     watcher = _FirstStep()
     found = generate(task.model, **prepared.inputs, options=prepared.options, watcher=watcher)
     raw_V, final_V = watcher.raw_V, watcher.final_V
     assert raw_V is not None and final_V is not None
     best = final_V.softmax(-1).topk(min(width, len(final_V)))
-    likely = tuple(
-        LikelyToken(token_text(task, i), i, p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    )
-    ids = (*prepared.begun, *found.token_ids[0])
-    side = Run(answer_texts(task, prepared, found)[0], ids, found.stop_reasons[0], likely)
-    return _Ran(side, raw_V, final_V)
-
-
-def _difference(change: Change, baseline: _Ran, changed: _Ran, notes: tuple[str, ...]) -> Difference:
-    was, now = baseline.side.token_ids, changed.side.token_ids
-    places = (i for i in range(max(len(was), len(now))) if was[i : i + 1] != now[i : i + 1])
-    p_V, q_V = (ran.final_V.double().log_softmax(-1) for ran in (baseline, changed))
-    return Difference(
-        str(change),
-        was == now,
-        next(places, None),
-        largest(changed.raw_V - baseline.raw_V),
-        largest(q_V.exp() - p_V.exp()),
-        kl_divergence(p_V, q_V),
-        baseline.side,
-        changed.side,
-        notes,
-    )
-
-
-# ---- padding ----------------------------------------------------------------------------------------------------------
+    ids = best.indices.tolist()
+    likely = tuple(map(LikelyToken, (token_text(task, i) for i in ids), ids, best.values.tolist()))
+    text = answer_texts(task, prepared, found)[0]
+    return Run(text, (*prepared.begun, *found.token_ids[0]), found.stop_reasons[0], likely), raw_V, final_V
 
 
 def _padded(task: GeneratingTask, prepared: Prepared) -> tuple[Prepared, tuple[str, ...]]:
-    """Put visible padding before the prompt (or after an encoder's input); say by how much masked padding changes logits."""
+    """Return the prompt with visible padding before it (after an encoder's input), and notes of what it does to logits."""
     inputs = dict(prepared.inputs)
     if "input_ids" not in inputs:
         raise UsageError(f"attend-to-padding has no effect in {task.name}, which reads no text", "leave it out")
     on_left = task.config.encoder is None
-    ids = padded(inputs["input_ids"], pad_id(task), on_left)
-    check_room(task, ids.size(1))
-    real = padded(torch.ones_like(inputs["input_ids"]), 0, on_left)
+    ids = padded_ids(task, inputs["input_ids"], on_left)
+    real, seen = padded(torch.ones_like(inputs["input_ids"]), 0, on_left), torch.ones_like(ids)
     if "token_type_ids" in inputs:
         inputs["token_type_ids"] = padded(inputs["token_type_ids"], 0, on_left)
-    inputs["input_ids"], inputs["attention_mask"] = ids, torch.ones_like(ids)
-    # Both rows are of one batch: in the first its padding is masked, in the second it is seen.
-    first = {name: inputs[name] for name in ("decoder_input_ids", "token_type_ids") if name in inputs}
-    both_inputs = {name: value.expand(2, -1) for name, value in first.items()}
-    both = task.model(
-        ids.expand(2, -1), torch.cat((real, torch.ones_like(real))), **both_inputs, logits_to_keep=1
-    ).logits
-    alone = task.model(**{name: prepared.inputs[name] for name in ("input_ids", "attention_mask", *first)}).logits
+    inputs.update(input_ids=ids, attention_mask=seen)
+    # Two rows: padding is masked in the first, and seen in the second.
+    names = [name for name in ("decoder_input_ids", "token_type_ids") if name in inputs]
+    twice = {name: inputs[name].expand(2, -1) for name in ("input_ids", *names)}
+    both = task.model(**twice, attention_mask=torch.cat((real, seen)), logits_to_keep=1).logits
+    alone = task.model(**{name: prepared.inputs[name] for name in ("input_ids", "attention_mask", *names)}).logits
     note = "a decoder's padding comes before the text" if on_left else "an encoder's padding comes after the text"
-    masked, seen = ((row[-1] - alone[0, -1]).abs().max().item() for row in both)
-    text = f"{PADDING} padding tokens change the next token's logits by {masked:.1e} masked, by {seen:.1e} attended to"
+    masked, attended = ((row[-1] - alone[0, -1]).abs().max().item() for row in both)
+    text = (
+        f"{PADDING} padding tokens change the next token's logits by {masked:.1e} masked, by {attended:.1e} attended to"
+    )
     return replace(prepared, inputs=inputs), (text, note)
 
 
-# ---- a forced beginning -----------------------------------------------------------------------------------------------
-
-
 def _likelihood(task: GeneratingTask, prepared: Prepared) -> str:
-    """Say how likely the model finds the beginning that it is made to take."""
+    """Return a note of the probability that the model itself gives a forced beginning."""
     name = "input_ids" if task.config.encoder is None else "decoder_input_ids"
     ids = torch.tensor([[*prepared.before, *prepared.begun]], device=task.model.device)
     inputs = {key: prepared.inputs[key] for key in ("input_ids", "attention_mask") if name != "input_ids"}

@@ -8,6 +8,7 @@ A family module has
 
 and, where it needs them,
 
+- `DEFAULTS`: values of config.json's fields where it has none, before `config` reads it,
 - `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
 - `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
@@ -29,41 +30,26 @@ from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 
 # model_type in config.json → module here.
+_CALLED_ALIKE = (
+    "albert bart bert distilbert electra gemma gpt2 gpt_neox llama marian mistral modernbert olmo2 pegasus phi3 roberta "
+    "smollm3 t5 vit wav2vec2 whisper"
+)
 FAMILIES = {
-    "albert": "albert",
-    "bart": "bart",
-    "bert": "bert",
+    **{name: name for name in _CALLED_ALIKE.split()},
     "deberta-v2": "deberta",
     "deit": "vit",
-    "distilbert": "distilbert",
-    "electra": "electra",
-    "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3": "gemma",
     "gemma3_text": "gemma",
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
     "hubert": "wav2vec2",
-    "llama": "llama",
     "m2m_100": "m2m",
-    "marian": "marian",
     "mbart": "bart",
-    "mistral": "mistral",
-    "modernbert": "modernbert",
     "mt5": "t5",
-    "olmo2": "olmo2",
-    "pegasus": "pegasus",
-    "phi3": "phi3",
     "qwen2": "qwen",
     "qwen3": "qwen",
-    "roberta": "roberta",
-    "smollm3": "smollm3",
-    "t5": "t5",
-    "vit": "vit",
-    "wav2vec2": "wav2vec2",
-    "whisper": "whisper",
     "xlm-roberta": "roberta",
 }
+FAMILIES = dict(sorted(FAMILIES.items()))
 
 # What the class name in `architectures` ends with → head; longest first.
 HEADS_BY_SUFFIX = {
@@ -88,7 +74,7 @@ HEADS_BY_SUFFIX = {
 
 
 def family_module(model_type: str) -> ModuleType:
-    """The module that knows `model_type`, or an error that offers the closest ones."""
+    """Return the module that knows `model_type`, or raise an error that offers the closest ones."""
     if model_type not in FAMILIES:
         raise CheckpointError(
             f"model_type {shown(model_type)} is not a family that is supported",
@@ -141,7 +127,7 @@ def head_of(architecture: str, model_type: str) -> str:
 
 
 def architecture_with_head(config: ModelConfig) -> str:
-    """The class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
+    """Return the class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
     name, model_type = config.architecture, str(config.source.get("model_type", ""))
     if head_of(name, model_type) == config.head.kind:
         return name
@@ -157,7 +143,7 @@ def architecture_with_head(config: ModelConfig) -> str:
 
 
 def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = "config.json") -> ModelConfig:
-    """A Hugging Face `config.json` as a ModelConfig.
+    """Return a Hugging Face `config.json` as a ModelConfig.
 
     Args:
         raw: the parsed file.
@@ -177,9 +163,9 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
     if not isinstance(model_type, str):
         what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
         raise CheckpointError(f"'model_type' {what}", "is this a Hugging Face model folder?")
-    source = HfConfig(raw)
-    architecture = next(iter(source.texts("architectures")), "")
     module = family_module(model_type)
+    source = HfConfig(raw).with_defaults(**getattr(module, "DEFAULTS", {}))
+    architecture = next(iter(source.texts("architectures")), "")
     wanted = head if head is not None else head_of(architecture, model_type) if architecture else "none"
     if wanted not in module.HEADS:
         what = f"{model_type} models have no {wanted!r} head"
@@ -192,9 +178,9 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         config,
         head=head_config,
         labels=source.labels() if head_config.kind in ("sequence", "token", "image", "audio") else (),
-        pad_id=config.pad_id if config.pad_id is not None else source.id("pad_token_id"),
+        pad_id=source.id("pad_token_id"),
         bos_id=source.id("bos_token_id"),
-        eos_ids=config.eos_ids or source.ids("eos_token_id"),
+        eos_ids=source.ids("eos_token_id"),
         decoder_start_id=source.id("decoder_start_token_id", config.decoder_start_id),
         trained_positions=config.trained_positions or source.trained_positions(),
         architecture=architecture,

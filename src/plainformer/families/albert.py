@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears
+from plainformer.checkpoint.rows import WeightTable, ignore, linear, linears
 from plainformer.config import ModelConfig
 from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import encoder, masked_lm, rows, word_rows, word_ties
-from plainformer.families.heads import SPAN, TOKEN, Head, pooler, scores
+from plainformer.families.encoder_line import encoder, heads, rows, word_head, word_ties
+from plainformer.families.heads import pooler
 from plainformer.families.hf_config import HfConfig
 
-DEFAULTS = {"hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384, "hidden_act": "gelu_new"}
+DEFAULTS = {
+    "hidden_size": 4096,
+    "num_attention_heads": 64,
+    "intermediate_size": 16384,
+    "embedding_size": 128,
+    "hidden_act": "gelu_new",
+}
 LAYER = {
     ".attention.query": ".attention.qkv.q",
     ".attention.key": ".attention.qkv.k",
@@ -37,20 +43,7 @@ def sharing(source: HfConfig) -> tuple[int, int, tuple[int, ...]]:
     return groups, inner, tuple(group * inner + place for group in group_of_step for place in range(inner))
 
 
-def masked_lm_rows(config: ModelConfig) -> list[Row]:
-    """The masked-word head."""
-    names = {"dense": "head.dense", "LayerNorm": "head.norm"}
-    return [*linears(names, "predictions."), *word_rows(config, "predictions", "predictions.decoder")]
-
-
-HEADS = {
-    "none": pooler("albert.pooler"),
-    "masked_lm": Head(lambda source, stack: masked_lm(stack), masked_lm_rows),
-    "sequence": scores("sequence", "first", dense="albert.pooler"),
-    "choice": scores("choice", "first", dense="albert.pooler"),
-    "token": TOKEN,
-    "span": SPAN,
-}
+HEADS = heads(word_head("predictions", "dense", "LayerNorm"), "albert.pooler", pooler("albert.pooler"))
 TOKENIZERS = {
     "albert": TokenizerConvention(
         "SentencePiece",
@@ -65,17 +58,14 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    filled = source.with_defaults(**DEFAULTS)
     _, _, layer_ids = sharing(source)
     # The projection is there even where both sizes are the same.
-    stack = encoder(filled, embedding_size=source.integer("embedding_size", default=128), projection="affine")
+    stack = encoder(source, embedding_size=source.integer("embedding_size"), projection="affine")
     stack = replace(stack, num_layers=len(layer_ids), layer_ids=layer_ids, windows=(), rope=())
     return ModelConfig("albert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The line's rows; poolers and other heads are known extras."""
     groups, inner, _ = sharing(HfConfig(config.source))
     layers = [
         r

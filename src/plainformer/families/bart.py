@@ -6,6 +6,8 @@ token, the language code.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plainformer.checkpoint.rows import DropRows, WeightTable, row
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
@@ -16,6 +18,7 @@ from plainformer.families.seq2seq_line import NORM, rows, stacks, tied, token_ro
 
 # Of each position table the first two rows are fairseq's padding rows: no position uses them.
 UNUSED_ROWS = 2
+DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2}
 HEADS = {
     **seq2seq_line.HEADS,
     "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),
@@ -30,31 +33,17 @@ MORE_LANGUAGES = names("""
     sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
 """)
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
+MBART = TokenizerConvention(
+    "SentencePiece", FAIRSEQ_ROLES, "$A {eos} {lang}", pieces="fairseq", languages=LANGUAGES, language="en_XX"
+)
 TOKENIZERS = {
     "bart": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True),
-    "mbart": TokenizerConvention(
-        "SentencePiece",
-        FAIRSEQ_ROLES,
-        "$A {eos} {lang}",
-        "$A $B {eos} {lang}",
-        pieces="fairseq",
-        languages=LANGUAGES,
-        language="en_XX",
-    ),
-    "mbart50": TokenizerConvention(
-        "SentencePiece",
-        FAIRSEQ_ROLES,
-        "{lang} $A {eos}",
-        "{lang} $A $B {eos}",
-        pieces="fairseq",
-        languages=(*LANGUAGES, *MORE_LANGUAGES),
-        language="en_XX",
-    ),
+    "mbart": MBART,
+    "mbart50": replace(MBART, single="{lang} $A {eos}", languages=(*LANGUAGES, *MORE_LANGUAGES)),
 }
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     multilingual = source.text("model_type", default="bart") == "mbart"
     positions = source.integer("max_position_embeddings", default=1024)
     frontend = {"positions": "learned", "max_positions": positions, "norm": NORM}
@@ -65,15 +54,12 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=tied(source, head),
-        pad_id=source.id("pad_token_id", 1),
-        eos_ids=source.ids("eos_token_id") or (2,),
         decoder_start_id=None if multilingual else 2,
         decoder_shift="last_token" if multilingual else "start_id",
     )
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor of a layer."""
     positions = [
         row(f"model.{side}.embed_positions.weight", f"{side}.frontend.positions.weight", op=DropRows(UNUSED_ROWS))
         for side in ("encoder", "decoder")

@@ -12,6 +12,7 @@ from plainformer.families.encoder_line import EXTRAS, OUT_TIED, masked_lm, word_
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier
 from plainformer.families.hf_config import HfConfig
 
+DEFAULTS = {"hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24, "intermediate_size": 6144}
 LAYER = {
     ".attention.self.query_proj": ".attention.qkv.q",
     ".attention.self.key_proj": ".attention.qkv.k",
@@ -27,7 +28,7 @@ LAYER = {
 
 
 def _words(source: HfConfig, name: str) -> tuple[str, ...]:
-    """A list of words, or one text with | between them."""
+    """Return a list of words, or one text with | between them."""
     value = source.get(name, default=[])
     words = value.split("|") if isinstance(value, str) else value
     require(isinstance(words, list) and all(isinstance(w, str) for w in words), f"{name}={shown(value)} is not a list")
@@ -35,7 +36,7 @@ def _words(source: HfConfig, name: str) -> tuple[str, ...]:
 
 
 def positions(source: HfConfig, terms: tuple[str, ...]) -> Disentangled | None:
-    """The disentangled attention; None where attention is BERT's."""
+    """Return the disentangled attention; None where attention is BERT's."""
     kernel = max(source.integer("conv_kernel_size", default=0), 0)
     require(kernel == 0 or kernel % 2 == 1, f"conv_kernel_size={kernel} is even: its output would lose a position")
     if not source.flag("relative_attention", default=False):
@@ -55,8 +56,9 @@ def positions(source: HfConfig, terms: tuple[str, ...]) -> Disentangled | None:
 
 
 def encoder(source: HfConfig) -> StackConfig:
-    """The stack: BERT's, with relative positions instead of, or beside, absolute ones."""
-    hidden, heads = source.integer("hidden_size", default=1536), source.integer("num_attention_heads", default=24)
+    """Return the stack: BERT's, with relative positions instead of, or beside, absolute ones."""
+    sizes = source.stack_sizes()
+    hidden, heads = sizes["hidden_size"], sizes["num_heads"]
     require(
         heads > 0 < hidden and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads"
     )
@@ -77,13 +79,9 @@ def encoder(source: HfConfig) -> StackConfig:
             projection="none" if embedding_size == hidden else "linear",
             projection_place="before_norm",
         ),
-        hidden_size=hidden,
-        num_layers=source.integer("num_hidden_layers", default=24),
-        num_heads=heads,
+        **sizes,
         # One scale for all terms of the score, so that its variance does not grow with their number.
         attention_scale=(hidden // heads * (1 + len(set(terms)))) ** -0.5,
-        ffn_size=source.integer("intermediate_size", default=6144),
-        activation=source.activation("hidden_act", default="gelu"),
         norm=norm,
         disentangled=positions(source, terms),
     )
@@ -103,12 +101,12 @@ def masked_lm_rows(config: ModelConfig) -> list[Row]:
         for part, ours in (("dense", "dense"), ("LayerNorm", "norm"))
         for leaf in ("weight", "bias")
     ]
-    rows = [*linears(names, own), *word_rows(config, own, f"{own}.decoder")]
+    rows = [*linears(names, own), *word_rows(config, own)]
     return [*rows, *newer, also("lm_predictions.lm_head.bias", "head.out.bias")]
 
 
 def pooled(kind: Literal["sequence", "choice"]) -> Head:
-    """A classifier of the first vector after the pooler."""
+    """Return a classifier of the first vector after the pooler."""
 
     def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
         activation = source.activation("pooler_hidden_act", default="gelu")
@@ -139,7 +137,6 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     source.refuse("pooler_hidden_size", stack.hidden_size, why="the pooler reads hidden states")
     # The newer head has no weights of its own to untie.
@@ -148,7 +145,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
     embeddings, encoder = "deberta.embeddings", "deberta.encoder"
     frontend = config.main_stack.frontend
     assert isinstance(frontend, TokenFrontend)

@@ -24,7 +24,7 @@ TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
 
 
 def decoder(source: HfConfig, **changes: Any) -> StackConfig:
-    """The stack that the Llama line shares; `changes` are the values in which a family differs."""
+    """Return the stack that the Llama line shares; `changes` are the values in which a family differs."""
     hidden = source.integer("hidden_size", default=4096)
     heads = source.integer("num_attention_heads", default=32)
     layers = source.integer("num_hidden_layers", default=32)
@@ -54,14 +54,14 @@ def decoder(source: HfConfig, **changes: Any) -> StackConfig:
 
 
 def every_layer(value: Any, layers: int) -> tuple[Any, ...]:
-    """One value for all layers, without building an absurd tuple for an absurd count."""
+    """Return one value for all layers, without building an absurd tuple for an absurd count."""
     return (value,) * min(layers, 1 << 13)
 
 
 def sliding_layers(
     source: HfConfig, layers: int, window: int | None, default: Callable[[int], bool]
 ) -> tuple[bool, ...]:
-    """Which layers see a window only: from `layer_types`, else by `default`."""
+    """Return which layers see a window only: from `layer_types`, else by `default`."""
     types = source.texts("layer_types")
     if types:
         require(len(types) == layers, f"layer_types has {len(types)} entries for {layers} layers")
@@ -72,12 +72,12 @@ def sliding_layers(
 
 
 def windows(sliding: tuple[bool, ...], window: int | None) -> tuple[int | None, ...]:
-    """The window of each layer, None where it sees all."""
+    """Return the window of each layer, None where it sees all."""
     return tuple(window if slides else None for slides in sliding)
 
 
 def decoder_heads(out: str = "lm_head", token: str = "score") -> dict[str, Head]:
-    """The heads of decoders, by the names of their output over words and of their tagger.
+    """Return the heads of decoders, by the names of their output over words and of their tagger.
 
     A classifier reads the last real token.
     """
@@ -94,7 +94,7 @@ HEADS = decoder_heads()
 
 
 def build(family: str, source: HfConfig, head: str, stack: StackConfig, *, tie: bool) -> ModelConfig:
-    """A causal model of this line."""
+    """Return a causal model of this line."""
     tied = TIED if head == "causal_lm" and source.flag("tie_word_embeddings", default=tie) else ()
     return ModelConfig(family, decoder=stack, tied=tied, trained_positions=source.trained_positions())
 
@@ -124,12 +124,11 @@ def rows(layers: list[Row]) -> WeightTable:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor of a layer."""
     return rows(linears({**ATTENTION, **FEED_FORWARD, **NORMS}, "model.layers.{}", "decoder.layers.{}"))
 
 
 def table_with_spans(config: ModelConfig) -> WeightTable:
-    """The same, where the reference calls the base model `transformer` under a question-answering head."""
+    """Return the same, where transformers calls the base model `transformer` under a question-answering head."""
     made = table(config)
     if config.head.kind != "span":
         return made

@@ -5,8 +5,8 @@ from __future__ import annotations
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import masked_lm, word_ties
-from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores
+from plainformer.families.encoder_line import heads, masked_lm, word_ties
+from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 
 # Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions: nothing of their own is needed.
@@ -22,20 +22,13 @@ LAYER = {
 }
 WORDS = {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "head.out"}
 
-
-HEADS = {
-    "none": BASE,
-    "masked_lm": Head(lambda source, stack: masked_lm(stack), linears(WORDS)),
-    "sequence": scores("sequence", "first", dense="pre_classifier", transform_activation="relu"),
-    "choice": scores("choice", "first", dense="pre_classifier", transform_activation="relu"),
-    "token": TOKEN,
-    "span": SPAN,
-}
+HEADS = heads(
+    Head(lambda source, stack: masked_lm(stack), linears(WORDS)), "pre_classifier", transform_activation="relu"
+)
 TOKENIZERS = {"distilbert": TokenizerConvention("wordpiece")}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     size = source.integer("dim", "hidden_size", default=768)
     norm = NormConfig(eps=1e-12)
     stack = StackConfig(
@@ -57,7 +50,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
     embeddings = "distilbert.embeddings"
     rows = [
         row(f"{embeddings}.word_embeddings.weight", "encoder.frontend.tokens.weight"),

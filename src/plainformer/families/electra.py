@@ -10,16 +10,16 @@ from plainformer.families.encoder_line import encoder, masked_lm, rows, word_tie
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier, scores
 from plainformer.families.hf_config import HfConfig
 
-DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
 PICKS = {"first": "first", "last": "last", "cls_index": "last", "mean": "mean"}
 
 
 def _summary(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    """The multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
+    """Return the multiple-choice head: one vector a sequence as `summary_type` says, then a dense layer if there is one."""
     kind = source.text("summary_type", default="first")
     require_choice("summary_type", kind, tuple(PICKS))
     source.refuse("summary_proj_to_labels", False, why="the classifier reads vectors of the hidden size")
-    # A null is no activation; a file that is silent means gelu.
+    # A null means identity; a missing key means gelu.
     named = source.raw.get("summary_activation", "gelu")
     activation = source.activation("summary_activation", default="gelu") if named else "identity"
     if source.flag("summary_use_proj", default=True):
@@ -52,15 +52,12 @@ TOKENIZERS = {"electra": TokenizerConvention("wordpiece")}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
-    filled = source.with_defaults(**DEFAULTS)
-    size, embedding_size = filled.integer("hidden_size"), source.integer("embedding_size", default=128)
-    stack = encoder(filled, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine")
+    size, embedding_size = source.integer("hidden_size"), source.integer("embedding_size")
+    stack = encoder(source, embedding_size=embedding_size, projection="none" if embedding_size == size else "affine")
     return ModelConfig("electra", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The line's rows; poolers and other heads are known extras."""
     return rows(
         "electra",
         *linear("electra.embeddings_project", "encoder.frontend.after_norm"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores
 from plainformer.families.hf_config import HfConfig
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
@@ -17,7 +18,7 @@ EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "cls.*
 def encoder(
     source: HfConfig, *, embedding_size: int | None = None, max_positions: int | None = None, projection: Any = "none"
 ) -> StackConfig:
-    """The stack that the whole BERT line shares."""
+    """Return the stack that the whole BERT line shares."""
     hidden = source.integer("hidden_size", default=768)
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-12))
     source.refuse("position_embedding_type", "absolute", why="relative positions were removed from this family")
@@ -34,11 +35,7 @@ def encoder(
             norm=norm,
             projection=projection,
         ),
-        hidden_size=hidden,
-        num_layers=source.integer("num_hidden_layers", default=12),
-        num_heads=source.integer("num_attention_heads", default=12),
-        ffn_size=source.integer("intermediate_size", default=3072),
-        activation=source.activation("hidden_act", default="gelu"),
+        **source.stack_sizes(),
         norm=norm,
     )
 
@@ -57,12 +54,12 @@ def masked_lm(stack: StackConfig, activation: str = "") -> HeadConfig:
 
 
 def word_ties(source: HfConfig, head: str) -> tuple[tuple[str, str], ...]:
-    """Whether the output's weights are the word vectors."""
+    """Return the tie of the output's weights to the word vectors, where config.json has one."""
     return OUT_TIED if head == "masked_lm" and source.flag("tie_word_embeddings", default=True) else ()
 
 
 def layer_rows(theirs: str) -> list[Row]:
-    """The rows of one layer, named alike in BERT, RoBERTa and ELECTRA."""
+    """Return the rows of one layer, named alike in BERT, RoBERTa and ELECTRA."""
     return linears(
         {
             ".attention.self.query": ".attention.qkv.q",
@@ -89,14 +86,34 @@ def embedding_rows(theirs: str, positions: Op = SAME) -> list[Row]:
     ]
 
 
-def word_rows(config: ModelConfig, theirs: str, decoder: str) -> list[Row]:
-    """The output over words, whose bias is stored as `theirs`.bias, as `decoder`.bias or both.
+def word_rows(config: ModelConfig, theirs: str) -> list[Row]:
+    """Return the rows of the output over words, whose bias is stored as `theirs`.bias, as `theirs`.decoder.bias or both.
 
-    Where both are stored the decoder's is what the reference computes with, so its row comes first. Tied weights are
-    saved with the other alone; the untied reference has both parameters.
+    Where both are stored transformers computes with the decoder's, so its row comes first. Tied weights are saved with the
+    other alone; untied, both are parameters.
     """
-    through_decoder = (also if config.tied else row)(f"{decoder}.bias", "head.out.bias")
-    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{decoder}.weight", "head.out.weight")]
+    through_decoder = (also if config.tied else row)(f"{theirs}.decoder.bias", "head.out.bias")
+    return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{theirs}.decoder.weight", "head.out.weight")]
+
+
+def word_head(theirs: str, dense: str, norm: str, activation: str = "") -> Head:
+    """Return the masked-word head stored as `theirs`: a dense layer, a norm, the output over words."""
+    transform = linears({f".{dense}": "head.dense", f".{norm}": "head.norm"}, theirs)
+    return Head(
+        lambda source, stack: masked_lm(stack, activation), lambda config: [*transform, *word_rows(config, theirs)]
+    )
+
+
+def heads(word_head: Head, dense: str, base: Head = BASE, **fields: Any) -> dict[str, Head]:
+    """Return the line's heads; those of whole texts read the first vector through the layer stored as `dense`."""
+    return {
+        "none": base,
+        "masked_lm": word_head,
+        "sequence": scores("sequence", "first", dense=dense, **fields),
+        "choice": scores("choice", "first", dense=dense, **fields),
+        "token": TOKEN,
+        "span": SPAN,
+    }
 
 
 def rows(base: str, *more: Row, positions: Op = SAME, layers: Sequence[Row] = ()) -> WeightTable:

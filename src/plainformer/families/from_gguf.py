@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.rows import Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
+from plainformer.checkpoint.rows import SAME, Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.config.checks import MAX_LAYERS, MAX_WIDTH, reading, require, require_size, shown
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from plainformer.checkpoint.formats.source import TensorSource
 
 WHERE = "GGUF metadata"  # what messages call it
-OURS = "decoder.layers.{}"
-NORM_PLUS_ONE = Add(-1.0)
+QKV = "decoder.layers.{}.attention.qkv"
 
 
 # What llama.cpp would compute with and this library would not, unless it has one of these values.
@@ -68,15 +67,11 @@ class Metadata(HfConfig):
             )
         return value[0]
 
-    def need(self, name: str) -> int:
-        """Return a whole number that the file must state."""
-        if self.get(name) is None:
-            raise CheckpointError(f"'{self.architecture}.{name}' is missing", "convert the model again")
-        return self.integer(name)
-
     def size(self, name: str) -> int:
         """Return a whole number from 1 that the file must state."""
-        value = self.need(name)
+        if self.get(name) is None:
+            raise CheckpointError(f"'{self.architecture}.{name}' is missing", "convert the model again")
+        value = self.integer(name)
         require(value > 0, f"{name}={value} is not positive")
         return value
 
@@ -115,7 +110,7 @@ def table_for(config: ModelConfig, name: str) -> WeightTable:
     """Return the weight rows of an architecture's model."""
     rows = _architecture(name).rows(config)
     kept = [r for r in rows if config.head.out_size or r.ours != ("head.out.weight",)]
-    return WeightTable((*kept, *ignore("output.weight", "rope_freqs.weight", "rope_factors_*.weight")))
+    return WeightTable((*kept, *ignore("output.weight", "cls.*", "rope_freqs.weight", "rope_factors_*.weight")))
 
 
 def _architecture(name: str) -> Architecture:
@@ -147,11 +142,11 @@ def _shared(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     return {
         "vocab_size": shape[0],
         "hidden_size": hidden,
-        "num_hidden_layers": meta.need("block_count"),
+        "num_hidden_layers": meta.size("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": meta.integer("attention.head_count_kv", default=heads),
         "head_dim": head_dim,
-        "intermediate_size": meta.need("feed_forward_length"),
+        "intermediate_size": meta.size("feed_forward_length"),
         "max_position_embeddings": meta.size("context_length"),
         "rms_norm_eps": meta.number("attention.layer_norm_rms_epsilon", default=1e-6),
         "layer_norm_eps": meta.number("attention.layer_norm_epsilon", default=1e-12),
@@ -257,7 +252,7 @@ def _gemma3(meta: Metadata, file: TensorSource) -> dict[str, Any]:
 
 
 def _sliding(meta: Metadata, window: int, every: int) -> dict[str, Any]:
-    """The window, and which layers have it: all but every n-th, or as listed."""
+    """Return the window, and which layers have it: all but every n-th, or those listed."""
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         meta.refuse(f"{name}_swa", meta.get(name), why="layers with a window would have other sizes")
     pattern, layers = meta.raw.get("attention.sliding_window_pattern", every), meta.size("block_count")
@@ -271,20 +266,20 @@ def _sliding(meta: Metadata, window: int, every: int) -> dict[str, Any]:
 
 
 def _query_scalar(meta: Metadata, big: int) -> int:
-    """The file does not state it: head_dim, but width / heads in the 27B models, known by their count of layers."""
+    """Return what the file does not state: head_dim, but width / heads in the 27B models, known by their count of layers."""
     width = meta.size("embedding_length") // meta.size("attention.head_count")
-    return max(width, 1) if meta.need("block_count") == big else meta.head_dim
+    return max(width, 1) if meta.size("block_count") == big else meta.head_dim
 
 
 def _gpt2(meta: Metadata, _: TensorSource) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "n_embd": meta.need("embedding_length"),
-        "n_layer": meta.need("block_count"),
-        "n_head": meta.need("attention.head_count"),
-        "n_positions": meta.need("context_length"),
-        "n_inner": meta.need("feed_forward_length"),
+        "n_embd": meta.size("embedding_length"),
+        "n_layer": meta.size("block_count"),
+        "n_head": meta.size("attention.head_count"),
+        "n_positions": meta.size("context_length"),
+        "n_inner": meta.size("feed_forward_length"),
         "layer_norm_epsilon": meta.number("attention.layer_norm_epsilon", default=1e-5),
     }
 
@@ -299,80 +294,61 @@ def _bert(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     return {"model_type": "bert", "architectures": ["BertModel"], "type_vocab_size": shape[0], **pooling}
 
 
+# One scheme of names serves all architectures; a row of a part that a model lacks is passed over.
+AROUND = {
+    "token_embd": "frontend.tokens",
+    "position_embd": "frontend.positions",
+    "token_types": "frontend.token_types",
+    "token_embd_norm": "frontend.norm",
+    "output_norm": "norm",
+}
+LAYER = {
+    "attn_norm": "attention_norm",
+    "attn_q": "attention.qkv.q",
+    "attn_k": "attention.qkv.k",
+    "attn_v": "attention.qkv.v",
+    "attn_q_norm": "attention.q_norm",
+    "attn_k_norm": "attention.k_norm",
+    "attn_output": "attention.out",
+    "attn_output_norm": "attention_norm",
+    "post_attention_norm": "attention_after_norm",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "ffn.gate_up.gate",
+    "ffn_down": "ffn.down",
+    "layer_output_norm": "ffn_norm",
+    "post_ffw_norm": "ffn_after_norm",
+}
+
+
+def _rows(config: ModelConfig, norm: Op = SAME) -> list[Row]:
+    """Return the rows of a model; `norm` is what its norms' weights go through."""
+    side, gated = "encoder" if config.decoder is None else "decoder", config.main_stack.ffn == "gated"
+    layer = {**LAYER, "ffn_up": "ffn.gate_up.up" if gated else "ffn.up"}
+    names = {f"blk.{{}}.{theirs}": f"{side}.layers.{{}}.{ours}" for theirs, ours in layer.items()}
+    names |= {theirs: f"{side}.{ours}" for theirs, ours in AROUND.items()}
+    rows = [linear(theirs, ours, norm if theirs.endswith("norm") else SAME) for theirs, ours in names.items()]
+    return [row("output.weight", "head.out.weight"), *(r for pair in rows for r in pair)]
+
+
 def _llama_rows(config: ModelConfig) -> list[Row]:
-    stack = config.main_stack
-    return _decoder_rows(q=Unpermute(stack.num_heads), k=Unpermute(stack.num_kv_heads))
+    heads = {"q": config.main_stack.num_heads, "k": config.main_stack.num_kv_heads}
+    turned = [fused(f"blk.{{}}.attn_{n}", [f"{QKV}.{n}"], Unpermute(count)) for n, count in heads.items()]
+    return [*(r for pair in turned for r in pair), *_rows(config)]
 
 
-def _decoder_rows(q: Op | None = None, k: Op | None = None, norm: Op | None = None) -> list[Row]:
-    """The names that llama, qwen2, qwen3 and gemma share."""
-    same = Op()
-    q, k, norm = q or same, k or same, norm or same
-    return [
-        row("token_embd.weight", "decoder.frontend.tokens.weight"),
-        row("output_norm.weight", "decoder.norm.weight", op=norm),
-        row("output.weight", "head.out.weight"),
-        row("blk.{}.attn_norm.weight", f"{OURS}.attention_norm.weight", op=norm),
-        row("blk.{}.ffn_norm.weight", f"{OURS}.ffn_norm.weight", op=norm),
-        row("blk.{}.post_attention_norm.weight", f"{OURS}.attention_after_norm.weight", op=norm),
-        row("blk.{}.post_ffw_norm.weight", f"{OURS}.ffn_after_norm.weight", op=norm),
-        row("blk.{}.attn_q_norm.weight", f"{OURS}.attention.q_norm.weight", op=norm),
-        row("blk.{}.attn_k_norm.weight", f"{OURS}.attention.k_norm.weight", op=norm),
-        *(row(f"blk.{{}}.attn_q.{leaf}", f"{OURS}.attention.qkv.q.{leaf}", op=q) for leaf in ("weight", "bias")),
-        *(row(f"blk.{{}}.attn_k.{leaf}", f"{OURS}.attention.qkv.k.{leaf}", op=k) for leaf in ("weight", "bias")),
-        *linear("blk.{}.attn_v", f"{OURS}.attention.qkv.v"),
-        *linear("blk.{}.attn_output", f"{OURS}.attention.out"),
-        *linear("blk.{}.ffn_gate", f"{OURS}.ffn.gate_up.gate"),
-        *linear("blk.{}.ffn_up", f"{OURS}.ffn.gate_up.up"),
-        *linear("blk.{}.ffn_down", f"{OURS}.ffn.down"),
-    ]
+def _gemma_rows(config: ModelConfig) -> list[Row]:
+    return _rows(config, norm=Add(-1.0))
 
 
-def _gemma_rows(_: ModelConfig) -> list[Row]:
-    return _decoder_rows(norm=NORM_PLUS_ONE)
-
-
-def _fused_qkv(config: ModelConfig) -> list[Row]:
+def _fused_rows(config: ModelConfig) -> list[Row]:
+    """Return the rows of a decoder that fuses q, k and v; its gate and up projections too, where it has a gate."""
     stack = config.main_stack
     q, kv = stack.num_heads * stack.head_dim, stack.num_kv_heads * stack.head_dim
-    return fused("blk.{}.attn_qkv", [f"{OURS}.attention.qkv.{name}" for name in "qkv"], Split((q, kv, kv)))
-
-
-def _phi3_rows(config: ModelConfig) -> list[Row]:
-    size = config.main_stack.ffn_size
-    gate_up = [f"{OURS}.ffn.gate_up.{name}" for name in ("gate", "up")]
-    return [*_fused_qkv(config), *fused("blk.{}.ffn_up", gate_up, Split((size, size))), *_decoder_rows()]
-
-
-def _gpt2_rows(config: ModelConfig) -> list[Row]:
+    gate_up = [f"decoder.layers.{{}}.ffn.gate_up.{name}" for name in ("gate", "up")]
     return [
-        row("token_embd.weight", "decoder.frontend.tokens.weight"),
-        row("position_embd.weight", "decoder.frontend.positions.weight"),
-        *linear("output_norm", "decoder.norm"),
-        row("output.weight", "head.out.weight"),
-        *_fused_qkv(config),
-        *linear("blk.{}.attn_norm", f"{OURS}.attention_norm"),
-        *linear("blk.{}.attn_output", f"{OURS}.attention.out"),
-        *linear("blk.{}.ffn_norm", f"{OURS}.ffn_norm"),
-        *linear("blk.{}.ffn_up", f"{OURS}.ffn.up"),
-        *linear("blk.{}.ffn_down", f"{OURS}.ffn.down"),
-    ]
-
-
-def _bert_rows(_: ModelConfig) -> list[Row]:
-    ours = "encoder.layers.{}"
-    return [
-        row("token_embd.weight", "encoder.frontend.tokens.weight"),
-        row("position_embd.weight", "encoder.frontend.positions.weight"),
-        row("token_types.weight", "encoder.frontend.token_types.weight"),
-        *linear("token_embd_norm", "encoder.frontend.norm"),
-        *(r for name in "qkv" for r in linear(f"blk.{{}}.attn_{name}", f"{ours}.attention.qkv.{name}")),
-        *linear("blk.{}.attn_output", f"{ours}.attention.out"),
-        *linear("blk.{}.attn_output_norm", f"{ours}.attention_norm"),
-        *linear("blk.{}.ffn_up", f"{ours}.ffn.up"),
-        *linear("blk.{}.ffn_down", f"{ours}.ffn.down"),
-        *linear("blk.{}.layer_output_norm", f"{ours}.ffn_norm"),
-        *ignore("cls.*"),
+        *fused("blk.{}.attn_qkv", [f"{QKV}.{name}" for name in "qkv"], Split((q, kv, kv))),
+        *(fused("blk.{}.ffn_up", gate_up, Split((stack.ffn_size,) * 2)) if stack.ffn == "gated" else ()),
+        *_rows(config),
     ]
 
 
@@ -387,12 +363,12 @@ class Architecture:
 
 ARCHITECTURES = {
     "llama": Architecture(_llama, _llama_rows),
-    "qwen2": Architecture(_decoder("qwen2", "Qwen2ForCausalLM"), lambda _: _decoder_rows()),
-    "qwen3": Architecture(_decoder("qwen3", "Qwen3ForCausalLM"), lambda _: _decoder_rows()),
+    "qwen2": Architecture(_decoder("qwen2", "Qwen2ForCausalLM"), _rows),
+    "qwen3": Architecture(_decoder("qwen3", "Qwen3ForCausalLM"), _rows),
     "gemma": Architecture(_decoder("gemma", "GemmaForCausalLM"), _gemma_rows),
     "gemma2": Architecture(_gemma2, _gemma_rows),
     "gemma3": Architecture(_gemma3, _gemma_rows),
-    "phi3": Architecture(_phi3, _phi3_rows),
-    "gpt2": Architecture(_gpt2, _gpt2_rows),
-    "bert": Architecture(_bert, _bert_rows, "none"),
+    "phi3": Architecture(_phi3, _fused_rows),
+    "gpt2": Architecture(_gpt2, _fused_rows),
+    "bert": Architecture(_bert, _rows, "none"),
 }

@@ -21,7 +21,7 @@ from plainformer.families.hf_config import HfConfig, rope_from
 
 
 def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    """The line's output, with Gemma 2's soft cap."""
+    """Return the line's output, with Gemma 2's soft cap."""
     text = HfConfig({**source.raw, **source.object("text_config")})
     cap = text.maybe_number("final_logit_softcapping") if text.get("model_type") != "gemma" else None
     return replace(LINE_HEADS["causal_lm"].config(source, stack), softcap=cap)
@@ -41,7 +41,6 @@ TOKENIZERS = dict.fromkeys(
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig, for all model types."""
     kind = source.raw["model_type"]
     if kind == "gemma3":
         inner = source.object("text_config")
@@ -76,12 +75,12 @@ def _stack(source: HfConfig, kind: str) -> StackConfig:
         )
         if kind != "gemma2":
             changes.update(qk_norm="head", rope=_two_ropes(source, sliding, head_dim))
-    # Two ropes stand under one name each; the shared reader wants the global one.
+    # Each of two ropes has its own name; the shared reader wants the global one.
     return decoder(HfConfig(_global_rope(source.raw)), **changes)
 
 
 def _activation(source: HfConfig, kind: str) -> str:
-    """The first Gemma's files say "gelu" and mean its tanh form, which the models were trained with."""
+    """Return the activation. The first Gemma's files say "gelu" and mean the tanh form that it was trained with."""
     name = "hidden_act" if kind == "gemma" else "hidden_activation"
     found = source.activation(name, default="gelu_pytorch_tanh")
     return "gelu_tanh" if kind == "gemma" and found == "gelu" else found

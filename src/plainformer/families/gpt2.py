@@ -13,10 +13,9 @@ TOKENIZERS = {"gpt2": TokenizerConvention("byte-level BPE")}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         source.refuse(name, usual, why="only the published GPT-2 models' scaling is known here")
-    source.refuse("add_cross_attention", False, why="GPT-2 as a decoder behind an encoder is not known here")
+    source.refuse("add_cross_attention", False, why="GPT-2 as a decoder after an encoder is not known here")
     hidden = source.integer("n_embd", "hidden_size", default=768)
     stack = StackConfig(
         frontend=TokenFrontend(

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import SplitHeads, WeightTable, fused, ignore, linear, linears, row
-from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import ModelConfig, NormConfig
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.decoder_line import build, decoder_heads, every_layer
-from plainformer.families.hf_config import HfConfig, rope_from
+from plainformer.families.decoder_line import build, decoder, decoder_heads
+from plainformer.families.hf_config import HfConfig
 
 HEADS = decoder_heads("embed_out", token="classifier")
 TOKENIZERS = {"gptneox": TokenizerConvention("byte-level BPE")}
 
 
+DEFAULTS = {
+    "vocab_size": 50432,
+    "hidden_size": 6144,
+    "num_hidden_layers": 44,
+    "num_attention_heads": 64,
+    "intermediate_size": 24576,
+    "hidden_act": "gelu",
+    "rotary_pct": 0.25,
+    "attention_bias": True,
+}
+
+
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. A quarter of each head's channels turn unless the file says other."""
-    hidden = source.integer("hidden_size", default=6144)
-    heads = source.integer("num_attention_heads", default=64)
-    layers = source.integer("num_hidden_layers", default=44)
-    given = {"rotary_pct": 0.25, "rope_theta": source.number("rotary_emb_base", default=10000.0), **source.raw}
-    rope = rope_from(given, hidden // max(heads, 1), source.integer("max_position_embeddings", default=2048))
-    bias = source.flag("attention_bias", default=True)
-    stack = StackConfig(
-        frontend=TokenFrontend(vocab_size=source.integer("vocab_size", default=50432), embedding_size=hidden),
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        ffn_size=source.integer("intermediate_size", default=24576),
-        activation=source.activation("hidden_act", default="gelu"),
+    """A quarter of each head's channels turn unless the file says otherwise."""
+    stack = decoder(
+        source.with_defaults(rope_theta=source.number("rotary_emb_base", default=10000.0)),
+        num_kv_heads=0,  # as many as heads
+        ffn="plain",
+        ffn_bias=True,
         norm=NormConfig(eps=source.number("layer_norm_eps", default=1e-5)),
-        norm_place="pre",
         residual="parallel" if source.flag("use_parallel_residual", default=True) else "sequential",
-        final_norm="norm",
-        direction="causal",
-        qkv_bias=bias,
-        out_bias=bias,
-        rope=every_layer(rope, layers),
     )
     return build("gpt_neox", source, head, stack, tie=False)
 

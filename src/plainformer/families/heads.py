@@ -13,21 +13,16 @@ from plainformer.families.hf_config import HfConfig, problem
 Kind = Literal["sequence", "token", "span", "choice", "image", "audio"]
 
 
-def no_head(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    """Return the hidden states as they are."""
-    return HeadConfig()
-
-
 @dataclass(frozen=True)
 class Head:
     """One entry of `HEADS`.
 
     Attributes:
-        config: config.json and the stack that the head reads → the head's values.
+        config: config.json and the stack that the head reads → the head's values; by default those of no head.
         rows: its weight rows, or a function that makes them of the whole configuration.
     """
 
-    config: Callable[[HfConfig, StackConfig], HeadConfig] = no_head
+    config: Callable[[HfConfig, StackConfig], HeadConfig] = lambda source, stack: HeadConfig()
     rows: Sequence[Row] | Callable[[ModelConfig], Sequence[Row]] = ()
 
     def rows_of(self, config: ModelConfig) -> Sequence[Row]:
@@ -79,7 +74,7 @@ def _mixed(source: HfConfig, stack: StackConfig) -> int:
 
 
 def _audio(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    """A projection, the mean over real frames, a classifier. Here the mean comes first: the linear steps commute."""
+    """Project, take the mean over real frames, classify. Here the mean comes first: the linear steps commute."""
     return classifier(
         source,
         "audio",

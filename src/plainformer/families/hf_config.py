@@ -1,4 +1,4 @@
-"""Reading a Hugging Face `config.json`: typed getters whose errors name the field, and what all families share."""
+"""Reading a Hugging Face `config.json`: what all families share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from plainformer.config.checks import (
     require_size,
     shown,
 )
+from plainformer.config.fields import Fields
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, did_you_mean
 
 # The names that config.json files use for activations → ours.
@@ -49,92 +51,25 @@ PROBLEMS = {
 }
 
 
-class HfConfig:
-    """A `config.json` read with care: wrong types and missing fields are errors that name them."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
+class HfConfig(Fields):
+    """A `config.json`, with what all families read in it alike."""
 
     def with_defaults(self, **defaults: Any) -> HfConfig:
-        """The same file, with these values where it is silent."""
-        return HfConfig({**defaults, **{name: value for name, value in self.raw.items() if value is not None}})
+        """Return the same file with these values where it has none."""
+        return HfConfig({**self.raw, **{n: value for n, value in defaults.items() if self.raw.get(n) is None}})
 
-    def get(self, *names: str, default: Any = None) -> Any:
-        """The first field that is there and not null."""
-        for name in names:
-            if self.raw.get(name) is not None:
-                return self.raw[name]
-        return default
-
-    def integer(self, *names: str, default: int | None = None) -> int:
-        value = self.get(*names, default=default)
-        require(value is not None, f"{names[0]!r} is missing")
-        whole = isinstance(value, int) and is_number(value)
-        require(whole, f"{names[0]}={shown(value)} is not a whole number, or far out of range")
-        return int(value)
-
-    def number(self, *names: str, default: float | None = None) -> float:
-        value = self.get(*names, default=default)
-        require(value is not None, f"{names[0]!r} is missing")
-        require(is_number(value), f"{names[0]}={shown(value)} is not a number")
-        return float(value)
-
-    def positive(self, *names: str, default: float | None = None) -> float:
-        """A number above zero."""
-        value = self.number(*names, default=default)
-        require(value > 0, f"{names[0]}={value} is not positive")
-        return value
-
-    def maybe_number(self, name: str) -> float | None:
-        """A number, or None where the file has none."""
-        return None if self.get(name) is None else self.number(name)
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of numbers; empty where the file has none."""
-        value = self.get(name, default=[])
-        good = isinstance(value, list | tuple) and all(is_number(v) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of numbers")
-        return tuple(float(v) for v in value)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts; empty where the file has none."""
-        value = self.get(name, default=[])
-        good = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of names")
-        return tuple(value)
-
-    def object(self, name: str) -> dict[str, Any]:
-        """A nested object; empty where the file has none."""
-        value = self.get(name, default={})
-        require(isinstance(value, dict), f"{name}={shown(value)} is not an object")
-        return dict(value)
-
-    def flag(self, *names: str, default: bool) -> bool:
-        value = self.get(*names, default=default)
-        require(isinstance(value, bool), f"{names[0]}={shown(value)} is neither true nor false")
-        return bool(value)
-
-    def text(self, *names: str, default: str) -> str:
-        value = self.get(*names, default=default)
-        require(isinstance(value, str), f"{names[0]}={shown(value)} is not a text")
-        return str(value)
-
-    def sizes(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        value = self.get(name, default=list(default))
-        good = isinstance(value, list | tuple) and all(isinstance(v, int) and is_number(v) for v in value)
-        require(good, f"{name}={shown(value)} is not a list of whole numbers")
-        return tuple(value)
-
-    def pair(self, name: str, default: int) -> tuple[int, int]:
-        """A size given as one number or as [height, width]."""
-        value = self.get(name, default=default)
-        both = value if isinstance(value, list | tuple) else (value, value)
-        good = len(both) == 2 and all(isinstance(v, int) and is_number(v) for v in both)
-        require(good, f"{name}={shown(value)} is not one or two whole numbers")
-        return both[0], both[1]
+    def stack_sizes(self, activation: str = "hidden_act") -> dict[str, Any]:
+        """Return a stack's sizes and activation under the names that most families use; the defaults are BERT's."""
+        return {
+            "hidden_size": self.integer("hidden_size", default=768),
+            "num_layers": self.integer("num_hidden_layers", default=12),
+            "num_heads": self.integer("num_attention_heads", default=12),
+            "ffn_size": self.integer("intermediate_size", default=3072),
+            "activation": self.activation(activation, default="gelu"),
+        }
 
     def activation(self, *names: str, default: str) -> str:
-        """An activation under any of its published names."""
+        """Return an activation under any of its published names."""
         name = self.text(*names, default=default)
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
@@ -150,28 +85,28 @@ class HfConfig:
             raise CheckpointError(f"{name}={shown(value)} is not supported: {why}", "use another checkpoint")
 
     def ids(self, name: str) -> tuple[int, ...]:
-        """A token id or a list of them."""
+        """Return a token id or a list of them."""
         value = self.raw.get(name)
         if value is None:
             return ()
         values = value if isinstance(value, list) else [value]
         # Some files say -1 for none.
-        good = all(isinstance(v, int) and not isinstance(v, bool) and -1 <= v < MAX_ID for v in values)
+        good = all(is_whole(v, -1) and v < MAX_ID for v in values)
         require(good, f"{name}={shown(value)} is not a token id, or a list of them")
         return tuple(values)
 
     def id(self, name: str, default: int | None = None) -> int | None:
-        """One token id, or None."""
+        """Return one token id, or None."""
         found = self.ids(name)
         return found[0] if found else default
 
     def trained_positions(self) -> int | None:
-        """The longest sequence that the model was trained on; None where the file does not say."""
+        """Return the longest sequence that the model was trained on; None where the file does not say."""
         stated = self.raw.get("max_position_embeddings")
-        return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
+        return stated if is_whole(stated, 1) else None
 
     def labels(self) -> tuple[str, ...]:
-        """The names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
+        """Return the names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
         names = self.object("id2label")
         if self.get("id2label") is None:
             count = self.integer("num_labels", default=2)
@@ -188,7 +123,7 @@ class HfConfig:
 
 
 def problem(source: HfConfig) -> Any:
-    """What kind of answer a classifier gives, in our words."""
+    """Return what kind of answer a classifier gives, in our words."""
     name = source.text("problem_type", default="")
     require_choice("problem_type", name, tuple(PROBLEMS))
     return PROBLEMS[name]
@@ -207,7 +142,7 @@ def rope_from(raw: dict[str, Any], head_dim: int, max_positions: int, theta: flo
         "partial_rotary_factor", default=raw.get("partial_rotary_factor") or raw.get("rotary_pct") or 1.0
     )
     require(fraction <= 1, f"partial_rotary_factor={fraction} is more than all channels of a head")
-    # A statement beside the rope's own fields counts before one inside them, as in the reference (transformers 5.23).
+    # A statement beside the rope's own fields counts before one inside them, as in transformers 5.23.
     inside = fields.get("original_max_position_embeddings", default=max_positions)
     original = whole.integer("original_max_position_embeddings", default=inside)
     kind = fields.text("rope_type", "type", default="default")

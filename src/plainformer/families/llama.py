@@ -14,5 +14,4 @@ TOKENIZERS = dict.fromkeys(("llama", "codellama"), replace(SENTENCEPIECE, legacy
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     return build("llama", source, head, decoder(source), tie=False)

@@ -12,6 +12,7 @@ from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import rows, stacks, tied, token_rows, word_rows
 
+DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows, out_bias=False)}
 LANGUAGES = names("""
     af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht
@@ -23,7 +24,6 @@ TOKENIZERS = {
         "SentencePiece",
         "bos_token=<s> eos_token=</s> sep_token=</s> unk_token=<unk> pad_token=<pad>",
         "{lang} $A {eos}",
-        "{lang} $A $B {eos}",
         pieces="vocab.json",
         languages=LANGUAGES,
         language_sets={"wmt21": ("en", "ha", "is", "ja", "cs", "ru", "zh", "de")},
@@ -32,14 +32,13 @@ TOKENIZERS = {
         saved_as="M2M100Tokenizer",
     ),
     "nllb": TokenizerConvention(
-        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", "{lang} $A $B {eos}", pieces="fairseq", language="eng_Latn"
+        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", pieces="fairseq", language="eng_Latn"
     ),
 }
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
-    pad = source.id("pad_token_id", 1)
+    pad = source.id("pad_token_id")
     require(pad is not None and pad >= 0, "pad_token_id is missing: positions are counted from it")
     assert pad is not None
     # fairseq numbers positions from its padding row on: the first token has row pad_token_id + 1.
@@ -48,15 +47,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         frontend["scale"] = source.integer("d_model", default=1024) ** 0.5
     activation = source.activation("activation_function", default="relu")
     encoder, decoder = stacks(source, frontend, activation=activation, norm_place="pre", final_norm="norm")
-    return ModelConfig(
-        "m2m",
-        encoder,
-        decoder,
-        tied=tied(source, head),
-        pad_id=pad,
-        eos_ids=source.ids("eos_token_id") or (2,),
-        decoder_start_id=2,
-    )
+    return ModelConfig("m2m", encoder, decoder, tied=tied(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:

@@ -24,12 +24,12 @@ from plainformer.families.seq2seq_line import (
 )
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+DEFAULTS = {"eos_token_id": 0}
 TOKENIZERS = {
     "marian": TokenizerConvention(
         "SentencePiece",
         "eos_token=</s> unk_token=<unk> pad_token=<pad>",
         "$A {eos}",
-        "$A $B {eos}",
         pieces="vocab.json",
         language_marks=(">>", "<<"),
         saved_as="MarianTokenizer",
@@ -38,7 +38,6 @@ TOKENIZERS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     encoder, decoder = stacks(source, {"positions": "sinusoidal"})
     ties = tied(source, head)
     if not shares(source):
@@ -51,14 +50,13 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=ties,
-        eos_ids=source.ids("eos_token_id") or (0,),
         decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding
         trained_positions=source.integer("max_position_embeddings", default=1024),
     )
 
 
 def shares(source: HfConfig) -> bool:
-    """Whether source and target have one vocabulary."""
+    """Return whether source and target have one vocabulary."""
     return source.flag("share_encoder_decoder_embeddings", default=True)
 
 

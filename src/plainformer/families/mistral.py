@@ -7,11 +7,11 @@ from plainformer.families.decoder_line import HEADS, SENTENCEPIECE, build, decod
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+DEFAULTS = {"num_key_value_heads": 8, "intermediate_size": 14336}
 TOKENIZERS = {"mistral": SENTENCEPIECE}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     source.refuse("layer_types", why="a model that alternates windows is another family")
     # Absent is the default of the first release, null is the later releases' whole sequence.
     window = source.integer("sliding_window", default=4096) if source.raw.get("sliding_window", 0) is not None else None
@@ -19,8 +19,6 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     stack = decoder(
         source,
         windows=every_layer(window, layers),
-        num_kv_heads=source.integer("num_key_value_heads", default=8),
-        ffn_size=source.integer("intermediate_size", default=14336),
         qkv_bias=False,
         out_bias=False,
         ffn_bias=False,

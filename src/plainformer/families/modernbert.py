@@ -12,6 +12,7 @@ from plainformer.families.encoder_line import word_ties
 from plainformer.families.heads import BASE, Head, Kind, classifier, vocabulary
 from plainformer.families.hf_config import HfConfig, rope_from
 
+DEFAULTS = {"num_hidden_layers": 22, "intermediate_size": 1152}
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
@@ -29,7 +30,7 @@ def layer_types(source: HfConfig, layers: int) -> list[str]:
 
 
 def rope(source: HfConfig, kind: str, head_dim: int) -> RopeConfig:
-    """A kind of layer's rotary positions: `rope_parameters` has one entry for each kind, older files two thetas."""
+    """Return a kind of layer's rotary positions: `rope_parameters` has one entry for each kind, older files two thetas."""
     parameters = HfConfig(source.object("rope_parameters")).object(kind)
     theta = source.number("global_rope_theta", default=160_000.0)
     if kind == LOCAL and source.raw.get("local_rope_theta", 10_000.0) is not None:  # a null: the global one
@@ -40,9 +41,9 @@ def rope(source: HfConfig, kind: str, head_dim: int) -> RopeConfig:
 
 
 def encoder(source: HfConfig) -> StackConfig:
-    """The stack: pre-norm, but the first layer's attention reads the embeddings' norm directly."""
-    hidden = source.integer("hidden_size", default=768)
-    layers, heads = source.integer("num_hidden_layers", default=22), source.integer("num_attention_heads", default=12)
+    """Return the stack: pre-norm, but the first layer's attention reads the embeddings' norm directly."""
+    sizes = source.stack_sizes("hidden_activation")
+    hidden, layers, heads = sizes["hidden_size"], sizes["num_layers"], sizes["num_heads"]
     require_size("num_hidden_layers", layers, MAX_LAYERS)
     require(
         heads > 0 < hidden and hidden % heads == 0, f"hidden_size {hidden} is not a multiple of {heads} attention heads"
@@ -55,11 +56,7 @@ def encoder(source: HfConfig) -> StackConfig:
     attention_bias = source.flag("attention_bias", default=False)
     return StackConfig(
         frontend=TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden, norm=norm),
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        ffn_size=source.integer("intermediate_size", default=1152),
-        activation=source.activation("hidden_activation", default="gelu"),
+        **sizes,
         ffn="gated",
         norm=norm,
         norm_place="pre",
@@ -74,7 +71,7 @@ def encoder(source: HfConfig) -> StackConfig:
 
 
 def _scores(kind: Kind, pick: str = "") -> Head:
-    """A classifier after the transform; `pick` "" is the file's own choice."""
+    """Return a classifier after the transform; `pick` "" is the file's own choice."""
 
     def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
         return classifier(source, kind, pick or _pooling(source), **_transform(source, stack))
@@ -114,14 +111,12 @@ HEADS = {
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `head` is the kind of head that is wanted."""
     stack = encoder(source)
     _pooling(source)  # a value that is not known is refused whatever the head
     return ModelConfig("modernbert", encoder=stack, tied=word_ties(source, head))
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """The rows for this model's head; other heads' tensors are known extras."""
     stack = config.main_stack
     theirs, ours = "model.layers.{}", "encoder.layers.{}"
     qkv, gate_up = Split((stack.hidden_size,) * 3), Split((stack.ffn_size,) * 2)

@@ -11,7 +11,6 @@ __all__ = ["HEADS", "config", "table"]
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     norm = NormConfig("rms", source.number("rms_norm_eps", default=1e-5), cast="last")
     stack = decoder(source, norm=norm, norm_place="branch", qk_norm="all")
     return build("olmo2", source, head, stack, tie=False)

@@ -9,28 +9,24 @@ from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import HEADS, rows, sinusoid_rows, stacks, tied, token_rows
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 TOKENIZERS = {
     "pegasus": TokenizerConvention(
         "SentencePiece",
         "eos_token=</s> unk_token=<unk> pad_token=<pad> mask_token=<mask_2>",
         "$A {eos}",
-        "$A $B {eos}",
         pieces="reserved",
     )
 }
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     encoder, decoder = stacks(source, {"positions": "sinusoidal"}, norm_place="pre", final_norm="norm")
     return ModelConfig(
         "pegasus",
         encoder,
         decoder,
         tied=tied(source, head),
-        pad_id=source.id("pad_token_id", 0),
-        eos_ids=source.ids("eos_token_id") or (1,),
-        decoder_start_id=0,
         trained_positions=source.integer("max_position_embeddings", default=1024),
     )
 

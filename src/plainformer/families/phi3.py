@@ -18,15 +18,15 @@ from plainformer.families.decoder_line import (
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+DEFAULTS = {"original_max_position_embeddings": 4096}
 TOKENIZERS = {"phi3": SENTENCEPIECE}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. Early files call longrope "su" or "yarn"."""
+    """Early files call longrope "su" or "yarn"."""
     scaling = source.raw.get("rope_scaling")
     if isinstance(scaling, dict) and scaling.get("type", scaling.get("rope_type")) == "yarn":
         source = HfConfig({**source.raw, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}})
-    source = source.with_defaults(original_max_position_embeddings=4096)
     layers = source.integer("num_hidden_layers", default=32)
     window = source.integer("sliding_window") if source.get("sliding_window") is not None else None
     stack = decoder(source, windows=every_layer(window, layers), qkv_bias=False, out_bias=False, ffn_bias=False)

@@ -16,7 +16,6 @@ TOKENIZERS = dict.fromkeys(
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig, for both model types."""
     layers = source.integer("num_hidden_layers", default=32)
     uses_window = source.flag("use_sliding_window", default=False)
     window = source.integer("sliding_window", default=4096) if uses_window else None

@@ -18,7 +18,7 @@ from plainformer.checkpoint.rows import (
     row,
     zeros,
 )
-from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import Frontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig
 
@@ -29,7 +29,7 @@ NORM = NormConfig(eps=1e-5)
 
 
 def stacks(source: HfConfig, frontend: dict[str, Any], **layers: Any) -> tuple[StackConfig, StackConfig]:
-    """Encoder and decoder of this line; `frontend` and `layers` are the values in which a family differs."""
+    """Return encoder and decoder; `frontend` and `layers` are the values in which a family differs."""
     hidden = source.integer("d_model", default=1024)
     vectors = {
         "vocab_size": source.integer("vocab_size"),
@@ -37,25 +37,27 @@ def stacks(source: HfConfig, frontend: dict[str, Any], **layers: Any) -> tuple[S
         "scale": hidden**0.5 if source.flag("scale_embedding", default=False) else 1.0,
         **frontend,
     }
+    made = TokenFrontend(**vectors)
+    return stack(source, "encoder", made, **layers), stack(source, "decoder", made, **layers)
+
+
+def stack(source: HfConfig, side: str, frontend: Frontend, **layers: Any) -> StackConfig:
+    """Return one side, "encoder" or "decoder"."""
     fields = {"activation": source.activation("activation_function", default="gelu"), "norm": NORM, **layers}
-
-    def stack(side: str) -> StackConfig:
-        return StackConfig(
-            frontend=TokenFrontend(**vectors),
-            hidden_size=hidden,
-            num_layers=source.integer(f"{side}_layers", default=12),
-            num_heads=source.integer(f"{side}_attention_heads", default=16),
-            ffn_size=source.integer(f"{side}_ffn_dim", default=4096),
-            direction="causal" if side == "decoder" else "both",
-            cross_attention=side == "decoder",
-            **fields,
-        )
-
-    return stack("encoder"), stack("decoder")
+    return StackConfig(
+        frontend=frontend,
+        hidden_size=source.integer("d_model", default=1024),
+        num_layers=source.integer(f"{side}_layers", default=12),
+        num_heads=source.integer(f"{side}_attention_heads", default=16),
+        ffn_size=source.integer(f"{side}_ffn_dim", default=4096),
+        direction="causal" if side == "decoder" else "both",
+        cross_attention=side == "decoder",
+        **fields,
+    )
 
 
 def tied(source: HfConfig, head: str) -> tuple[tuple[str, str], ...]:
-    """One table for the encoder's words, the decoder's and the output, unless config.json unties them."""
+    """Return one table for the encoder's words, the decoder's and the output, unless config.json unties them."""
     if not source.flag("tie_word_embeddings", default=True):
         return ()
     return (TIED_STACKS, TIED_HEAD) if head == "seq2seq_lm" else (TIED_STACKS,)
@@ -81,7 +83,7 @@ CROSS = {
 
 
 def token_rows(config: ModelConfig, prefix: str) -> list[Row]:
-    """The words' vectors: one table that two or three places may store, or one table for each stack.
+    """Return the words' vectors: one table that two or three places may store, or one table for each stack.
 
     Where config.json unties them, older files still store only the shared table; newer ones store it unused.
     """
@@ -101,7 +103,7 @@ def separate_token_rows(prefix: str) -> list[Row]:
 
 
 def word_rows(config: ModelConfig) -> list[Row]:
-    """The output over words, with a bias that a checkpoint need not have."""
+    """Return the output over words, with a bias that a checkpoint need not have."""
     bias = Reshape((1, config.head.out_size), (config.head.out_size,))
     return [
         row("lm_head.weight", "head.out.weight"),
@@ -114,7 +116,7 @@ HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows)}
 
 
 def sinusoid_rows(config: ModelConfig) -> list[Row]:
-    """The reference stores its sinusoids; here they are computed, for any length."""
+    """Return the rows of sinusoids, which transformers stores; here they are computed, for any length."""
     assert config.trained_positions is not None
     sinusoids = Sinusoids(config.trained_positions, config.main_stack.hidden_size)
     return [constant(f"model.{side}.embed_positions.weight", sinusoids) for side in ("encoder", "decoder")]

@@ -12,7 +12,7 @@ __all__ = ["HEADS", "config", "table"]
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig; `no_rope_layers` is 1 where a layer has rotary positions."""
+    """`no_rope_layers` is 1 where a layer has rotary positions."""
     layers = source.integer("num_hidden_layers", default=36)
     every = source.integer("no_rope_layer_interval", default=4)
     require_size("no_rope_layer_interval", every, MAX_LAYERS)

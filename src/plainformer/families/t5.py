@@ -19,7 +19,7 @@ from plainformer.families.seq2seq_line import TIED_HEAD, TIED_STACKS, token_rows
 
 
 def feed_forward(source: HfConfig) -> tuple[str, Literal["plain", "gated"]]:
-    """The activation and the kind of feed-forward network: "relu", "gated-gelu", "gated-silu", ..."""
+    """Return the activation and the kind of feed-forward network: "relu", "gated-gelu", "gated-silu", ..."""
     default = "gated-gelu" if is_mt5(source) else "relu"
     kind = source.text("feed_forward_proj", default=default)
     gate, _, name = kind.rpartition("-")
@@ -34,12 +34,12 @@ def feed_forward(source: HfConfig) -> tuple[str, Literal["plain", "gated"]]:
 
 
 def is_mt5(source: HfConfig) -> bool:
-    """Whether the file is mT5's, whose defaults differ."""
+    """Return whether the file is mT5's, whose defaults differ."""
     return source.text("model_type", default="t5") == "mt5"
 
 
 def stack(source: HfConfig, side: str) -> StackConfig:
-    """The encoder or the decoder."""
+    """Return the encoder or the decoder."""
     hidden = source.integer("d_model", default=512)
     layers = source.integer("num_layers", default=6)
     activation, ffn = feed_forward(source)
@@ -80,6 +80,7 @@ def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
     return HeadConfig("seq2seq_lm", out_size=vocabulary(stack), out_bias=False, scale=scale)
 
 
+DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1}
 HEADS = {
     "none": BASE,
     "seq2seq_lm": Head(_words, linear("lm_head", "head.out")),
@@ -102,26 +103,23 @@ TOKENIZERS = dict.fromkeys(
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. Taggers, and files of an encoder alone, have no decoder."""
+    """Taggers, and files of an encoder alone, have no decoder."""
     encoder = stack(source, "encoder")
     names = source.texts("architectures")
     alone = head == "token" or (head == "none" and any(name.endswith("EncoderModel") for name in names))
     tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
     stacks_tied = () if alone else (TIED_STACKS,)
-    pad = source.id("pad_token_id", 0)
     return ModelConfig(
         "t5",
         encoder=encoder,
         decoder=None if alone else stack(source, "decoder"),
         tied=(*stacks_tied, TIED_HEAD) if tie_head else stacks_tied,
-        pad_id=pad,
-        eos_ids=source.ids("eos_token_id") or (1,),
-        decoder_start_id=pad,
+        decoder_start_id=source.id("pad_token_id"),
     )
 
 
 def stack_rows(theirs: str, ours: str) -> list[Row]:
-    """The layers of one stack; the decoder's have cross-attention between attention and feed-forward."""
+    """Return the layers of one stack; the decoder's have cross-attention between attention and feed-forward."""
     pairs = {f".layer.0.SelfAttention.{name}": f".attention.qkv.{name}" for name in "qkv"}
     pairs |= {".layer.0.SelfAttention.o": ".attention.out", ".layer.0.layer_norm": ".attention_norm"}
     last = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
-from plainformer.config.processors import BICUBIC, ImageDefaults
+from plainformer.config.parts import BICUBIC, ImageDefaults
 from plainformer.families.heads import Head, classifier
 from plainformer.families.hf_config import HfConfig
 
@@ -22,11 +22,7 @@ def encoder(source: HfConfig) -> StackConfig:
             channels=source.integer("num_channels", default=3),
             class_tokens=2 if source.text("model_type", default="vit") == "deit" else 1,
         ),
-        hidden_size=source.integer("hidden_size", default=768),
-        num_layers=source.integer("num_hidden_layers", default=12),
-        num_heads=source.integer("num_attention_heads", default=12),
-        ffn_size=source.integer("intermediate_size", default=3072),
-        activation=source.activation("hidden_act", default="gelu"),
+        **source.stack_sizes(),
         norm=NormConfig(eps=source.number("layer_norm_eps", default=1e-12)),
         norm_place="pre",
         final_norm="norm",
@@ -65,12 +61,11 @@ IMAGES = (ImageDefaults("vit", size=224), ImageDefaults("deit", size=256, crop=2
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig."""
     return ModelConfig("vit", encoder=encoder(source), image_defaults=IMAGES)
 
 
 def base_name(config: ModelConfig) -> str:
-    """What a checkpoint calls the base model."""
+    """Return what a checkpoint calls the base model."""
     frontend = config.main_stack.frontend
     assert isinstance(frontend, PatchFrontend)
     return "deit" if frontend.class_tokens == 2 else "vit"
@@ -99,7 +94,7 @@ NEW_NAMES = (
 
 
 def embedding_rows(theirs: str, stack: StackConfig) -> list[Row]:
-    """Patches, the tokens that stand before them, and positions, which lead a batch axis of one in checkpoints."""
+    """Patches, the tokens before them, and positions, which lead a batch axis of one in checkpoints."""
     frontend, size = stack.frontend, stack.hidden_size
     assert isinstance(frontend, PatchFrontend)
     tokens = ("cls_token", "distillation_token")[: frontend.class_tokens]
@@ -119,7 +114,7 @@ def embedding_rows(theirs: str, stack: StackConfig) -> list[Row]:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor; the mask token and decoder of masked image modelling are known extras."""
+    """Return one row for each tensor; the mask token and decoder of masked image modelling are known extras."""
     stack, base = config.main_stack, base_name(config)
     rows = [
         *embedding_rows(f"{base}.embeddings", stack),

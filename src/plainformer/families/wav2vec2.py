@@ -36,8 +36,8 @@ def frontend(source: HfConfig, size: int, norm: NormConfig, stable: bool) -> Wav
 
 
 def encoder(source: HfConfig) -> StackConfig:
-    """The stack in either layout."""
-    source.refuse("add_adapter", False, why="convolutions behind the encoder are not known here")
+    """Return the stack in either layout."""
+    source.refuse("add_adapter", False, why="convolutions after the encoder are not known here")
     source.refuse("adapter_attn_dim", why="language adapters (MMS) are not known here")
     source.refuse("conv_pos_batch_norm", False, why="its positions are normalised over a batch, not over weights")
     stable = source.flag("do_stable_layer_norm", default=False)
@@ -45,11 +45,7 @@ def encoder(source: HfConfig) -> StackConfig:
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-5))
     return StackConfig(
         frontend=frontend(source, size, norm, stable),
-        hidden_size=size,
-        num_layers=source.integer("num_hidden_layers", default=12),
-        num_heads=source.integer("num_attention_heads", default=12),
-        ffn_size=source.integer("intermediate_size", default=3072),
-        activation=source.activation("hidden_act", default="gelu"),
+        **source.stack_sizes(),
         norm=norm,
         norm_place="pre" if stable else "post",
         final_norm="norm" if stable else "none",
@@ -67,7 +63,7 @@ TOKENIZERS = dict.fromkeys(("wav2vec2", "wav2vec2ctc", "hubert"), TokenizerConve
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    """config.json → ModelConfig. `token` scores every frame."""
+    """`token` scores every frame."""
     stack = encoder(source)
     return ModelConfig("wav2vec2", encoder=stack)
 
@@ -82,7 +78,7 @@ LAYER = {
     ".feed_forward.output_dense": ".ffn.down",
     ".final_layer_norm": ".ffn_norm",
 }
-# How torch's parametrization spells what published checkpoints call weight_g and weight_v; the reference reads both.
+# How torch's parametrization spells what published checkpoints call weight_g and weight_v; transformers reads both.
 NEW_NAMES = (
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
@@ -108,7 +104,7 @@ def frontend_rows(base: str, frontend: WaveFrontend) -> list[Row]:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """One row for each tensor; what only pre-training reads (mask vector, quantizer) is a known extra."""
+    """Return one row for each tensor; what only pre-training reads (mask vector, quantizer) is a known extra."""
     stack = config.main_stack
     assert isinstance(stack.frontend, WaveFrontend)
     base = str(config.source.get("model_type", "wav2vec2"))

@@ -34,11 +34,12 @@ def make_processors(options: GenerationOptions, config: ModelConfig) -> list[Pro
     ends, given = end_ids(options, config), options.given
     if options.mode == "contrastive":
         given -= {"top_k"}  # there it is not a sampler
-    asked = [(name, make) for name, make in said(type(options), "make").items() if name in given]
-    made = [
-        getattr(processors, make)(getattr(options, name)) if isinstance(make, str) else make(processors, options, ends)
-        for name, make in asked
-    ]
+    made: list[Processor] = []
+    for name, make in said(type(options), "make").items():
+        if name in given and isinstance(make, str):
+            made.append(getattr(processors, make)(getattr(options, name)))
+        elif name in given:
+            made.append(make(processors, options, ends))
     return sort_processors([*made, *options.processors], options.order, stages(type(options)))
 
 

@@ -18,14 +18,14 @@ from plainformer.model.transformer import Transformer
 X = TypeVar("X", Tensor, Tensor | None)
 
 
-def pick_rows(x: X, index: Any) -> X:
+def take_rows(x: X, index: Any) -> X:
     """Return rows of a tensor, where there is one: those of a slice, or of a tensor of row numbers."""
     return x[index] if x is not None else None
 
 
-def pick_encoded(encoded: StackOutput, index: Any) -> StackOutput:
+def take_encoded(encoded: StackOutput, index: Any) -> StackOutput:
     """Return rows of an encoder's output."""
-    return StackOutput(encoded.last_hidden_state[index], pick_rows(encoded.real_BT, index))
+    return StackOutput(encoded.last_hidden_state[index], take_rows(encoded.real_BT, index))
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Prompt:
         """Return one prompt alone, without padding."""
         one, encoded = slice(index, index + 1), self.encoder_output
         ids = self.ids[one] if self.real is None else self.ids[one, self.real[index].bool()]
-        encoded = pick_encoded(encoded, one) if encoded is not None else None
-        return Prompt(ids, None, encoded, pick_rows(self.encoder_ids, one), pick_rows(self.encoder_real, one))
+        encoded = take_encoded(encoded, one) if encoded is not None else None
+        return Prompt(ids, None, encoded, take_rows(self.encoder_ids, one), take_rows(self.encoder_real, one))
 
 
 def make_prompt(

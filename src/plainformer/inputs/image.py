@@ -1,14 +1,14 @@
 """Images to `pixel_values`, the tensor that ViT and DeiT read.
 
 Decode → upright, 8-bit, RGB (or grey) → resize → centre crop → rescale → normalise. Resizing is Pillow's, on 8-bit
-pixels; results equal the reference's Pillow processors (transformers 5.23).
+pixels; results equal those of transformers' Pillow processors (5.23).
 
 What each kind of image becomes:
 
 - grey, palette, 1-bit, CMYK, YCbCr, LAB: converted to RGB; colour profiles are not applied. Alpha is dropped, not
-  blended, as in the reference.
+  blended, as in transformers.
 - 16-bit grey: the high byte, as Pillow does for 16-bit colour (its grey conversion turns all above 255 white).
-- float pictures and float arrays: 0..1, made 8-bit by truncating `255 * x`, as the reference does before resizing.
+- float pictures and float arrays: 0..1, made 8-bit by truncating `255 * x`, as transformers does before resizing.
 - EXIF orientation is applied; of an animation or a multi-page file, the first frame is used.
 - numpy arrays are (H, W) or (H, W, C); torch tensors are (H, W) or (C, H, W), with C = 1, 3 or 4. Never guessed.
 """
@@ -16,16 +16,18 @@ What each kind of image becomes:
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plainformer.config.processors import BILINEAR, ImageDefaults
-from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean, nth
-from plainformer.inputs.files import existing_file, read_preprocessor
+from plainformer.config.checks import reading, require, require_size, shown
+from plainformer.config.fields import Fields
+from plainformer.config.parts import BILINEAR, ImageDefaults
+from plainformer.config.values import is_whole
+from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean
+from plainformer.inputs.files import as_array, each, existing_file, read_preprocessor
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -98,8 +100,9 @@ class ImageProcessor:
         defaults = {**COMMON_DEFAULTS, "size": own.size, "resample": own.resample, **crop}
         if found is None and "image_size" in config:
             defaults |= _sizes_from_model(own, config["image_size"])
-        _refuse_unknown_steps(settings)
-        return _build({**defaults, **settings}, _channels(config))
+        channels = _channels(config)
+        with reading("the preprocessor's configuration"):
+            return _build(Fields({**defaults, **settings}), channels)
 
     def __call__(self, images: ImageSource | Sequence[ImageSource]) -> torch.Tensor:
         """Prepare one image or a list of them.
@@ -119,15 +122,8 @@ class ImageProcessor:
         import numpy as np
         import torch
 
-        batch, single = _as_batch(images)
-        planes = []
-        for index, image in enumerate(batch):
-            try:
-                planes.append(self._prepare(image))
-            except InputError as error:
-                if single:
-                    raise
-                raise InputError(f"{nth(index)}: {error.what}", error.fix) from error
+        batch: Any = images
+        planes = each("image", list(batch) if getattr(batch, "ndim", None) == 4 else batch, self._prepare)
         if len({plane.shape for plane in planes}) > 1:
             sizes = ", ".join(sorted({f"{plane.shape[1]}x{plane.shape[2]}" for plane in planes}))
             raise InputError(
@@ -137,7 +133,7 @@ class ImageProcessor:
         return torch.from_numpy(np.stack(planes))
 
     def _prepare(self, source: Any) -> npt.NDArray[np.float32]:
-        """One image as a float32 array (C, H, W)."""
+        """Return one image as a float32 array (C, H, W)."""
         import numpy as np
 
         image = _open(source)
@@ -147,7 +143,7 @@ class ImageProcessor:
         image = self._resize(image)
         if self.crop is not None:
             height, width = self.crop
-            # Floor division puts an odd remainder where the reference does, whether the crop is smaller or larger.
+            # Floor division puts an odd remainder where transformers does, whether the crop is smaller or larger.
             top, left = (image.height - height) // 2, (image.width - width) // 2
             image = image.crop((left, top, left + width, top + height))
         levels_HWC = np.asarray(image).reshape(image.height, image.width, self.channels)
@@ -167,7 +163,7 @@ class ImageProcessor:
         return image.resize((width, height), resample=_pillow().Resampling(self.resample))
 
     def _level_table(self) -> npt.NDArray[np.float32]:
-        """The result for each of the 256 levels, (C, 256): exact, and faster than arithmetic on every pixel."""
+        """Return the result for each of the 256 levels, (C, 256): exact, and faster than arithmetic on every pixel."""
         import numpy as np
 
         levels = np.arange(256, dtype=np.float64)
@@ -183,7 +179,7 @@ class ImageProcessor:
 
 
 def _defaults(settings: Mapping[str, Any], config: Mapping[str, Any], known: Sequence[ImageDefaults]) -> ImageDefaults:
-    """The defaults of the kind of processor that the file names, or else of the model's own."""
+    """Return the defaults of the kind of processor that the file names, or else of the model's own."""
     named = settings.get("image_processor_type") or settings.get("feature_extractor_type") or config.get("model_type")
     kind = str(named).lower()
     for suffix in ("imageprocessorfast", "imageprocessorpil", "imageprocessor", "featureextractor"):
@@ -202,88 +198,62 @@ def _channels(config: Mapping[str, Any]) -> int:
 
 
 def _sizes_from_model(defaults: ImageDefaults, image_size: Any) -> dict[str, Any]:
-    """The only size that the model accepts; a processor that crops resizes to as much more as it usually does."""
+    """Return the only size that the model accepts; a processor that crops resizes to as much more as it usually does."""
     edges = _pair(image_size, "image_size")
     if defaults.crop:
         return {"size": [edge * defaults.size // defaults.crop for edge in edges], "crop_size": list(edges)}
     return {"size": list(edges)}
 
 
-def _refuse_unknown_steps(settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        if key.startswith("do_") and key not in STEPS and value:
-            raise CheckpointError(f"{key}={value!r} in the preprocessor's configuration is a step we do not implement")
-        if key in STEPS and not isinstance(value, bool):
-            raise CheckpointError(f"{key}={value!r} in the preprocessor's configuration is neither true nor false")
-
-
-def _build(settings: Mapping[str, Any], channels: int) -> ImageProcessor:
-    size: tuple[int, int] | int | None = None
-    if settings["do_resize"]:
-        size = _resize_target(settings)
-    resample = settings["resample"]
-    if not _is_int(resample) or not 0 <= resample <= 5:
-        raise CheckpointError(f"resample={resample!r} is not one of Pillow's filter codes", "0 to 5; 3 is bicubic")
-    crop = None
-    if settings["do_center_crop"]:
-        crop = _pair(settings.get("crop_size", 224), "crop_size")
-    factor = None
-    if settings["do_rescale"]:
-        factor = _number(settings["rescale_factor"], "rescale_factor")
+def _build(settings: Fields, channels: int) -> ImageProcessor:
+    for name, value in settings.raw.items():
+        known = not name.startswith("do_") or name in STEPS or not value
+        require(known, f"{name}={shown(value)} is a step that is not supported")
+    on = {name: settings.flag(name, default=False) for name in STEPS}
     mean = std = None
-    if settings["do_normalize"]:
-        mean = _per_channel(settings["image_mean"], "image_mean", channels)
-        std = _per_channel(settings["image_std"], "image_std", channels)
-        if 0 in std:
-            raise CheckpointError("image_std holds a zero, and the image is divided by it", "use 1.0 for no scaling")
-    return ImageProcessor(size, resample, crop, factor, mean, std, channels)
+    if on["do_normalize"]:
+        mean, std = (_per_channel(settings, name, channels) for name in ("image_mean", "image_std"))
+        require(0 not in std, "image_std holds a zero, and the image is divided by it", "use 1.0 for no scaling")
+    return ImageProcessor(
+        size=_resize_target(settings) if on["do_resize"] else None,
+        resample=settings.bounded("resample", 5, 0),  # Pillow's codes
+        crop=_pair(settings.get("crop_size", default=224), "crop_size") if on["do_center_crop"] else None,
+        rescale_factor=settings.number("rescale_factor") if on["do_rescale"] else None,
+        mean=mean,
+        std=std,
+        channels=channels,
+    )
 
 
-def _resize_target(settings: Mapping[str, Any]) -> tuple[int, int] | int:
-    size = settings["size"]
+def _resize_target(settings: Fields) -> tuple[int, int] | int:
+    size = settings.get("size")
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
-        return _edge(size["shortest_edge"], "size")
-    if _is_int(size) and settings.get("default_to_square") is False:
-        return _edge(size, "size")
-    return _pair(size, "size")
+        size = size["shortest_edge"]
+    elif not is_whole(size) or settings.get("default_to_square") is not False:
+        return _pair(size, "size")
+    require_size("size", size, MAX_PIXELS)
+    return int(size)
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:
     if isinstance(value, dict) and set(value) == {"height", "width"}:
         value = (value["height"], value["width"])
-    elif _is_int(value):
+    elif is_whole(value):
         value = (value, value)
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise CheckpointError(
-            f"{name}={value!r} is not a size", 'a number, [height, width] or {"height": …, "width": …}'
-        )
-    height, width = _edge(value[0], name), _edge(value[1], name)
-    if height * width > MAX_PIXELS:
-        raise CheckpointError(f"{name}={value!r} asks for more than {MAX_PIXELS:,} pixels an image")
-    return height, width
+    both = isinstance(value, list | tuple) and len(value) == 2
+    require(both, f"{name}={shown(value)} is not a size", 'a number, [height, width] or {"height": …, "width": …}')
+    for edge in value:
+        require_size(name, edge, MAX_PIXELS)
+    small = value[0] * value[1] <= MAX_PIXELS
+    require(small, f"{name}={shown(value)} asks for more than {MAX_PIXELS:,} pixels an image")
+    return int(value[0]), int(value[1])
 
 
-def _edge(value: Any, name: str) -> int:
-    if not _is_int(value) or not 0 < value <= MAX_PIXELS:
-        raise CheckpointError(f"{name} holds {value!r}, which is not a positive whole number of pixels")
-    return int(value)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise CheckpointError(f"{name} holds {value!r}, which is not a finite number")
-    return float(value)
-
-
-def _per_channel(value: Any, name: str, channels: int) -> tuple[float, ...]:
-    numbers = list(value) if isinstance(value, (list, tuple)) else [value] * channels
-    if len(numbers) != channels:
-        raise CheckpointError(f"{name} has {len(numbers)} values and the model reads {channels} channels")
-    return tuple(_number(number, name) for number in numbers)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _per_channel(settings: Fields, name: str, channels: int) -> tuple[float, ...]:
+    value = settings.get(name)
+    numbers = settings.numbers(name) if isinstance(value, list | tuple) else (settings.number(name),) * channels
+    require(len(numbers) == channels, f"{name} has {len(numbers)} values and the model reads {channels} channels")
+    return numbers
 
 
 # --- one image -------------------------------------------------------------------------------------------------------
@@ -297,17 +267,8 @@ def _pillow() -> ModuleType:
     return Image
 
 
-def _as_batch(images: Any) -> tuple[list[Any], bool]:
-    """The images as a list, and whether only one was given."""
-    if not isinstance(images, (list, tuple)) and getattr(images, "ndim", None) != 4:
-        return [images], True
-    if len(images) == 0:
-        raise InputError("an empty list of images", "give at least one image")
-    return list(images), False
-
-
 def _open(source: Any) -> PILImage:
-    """A decoded, upright PIL image from any accepted source."""
+    """Return a decoded, upright PIL image from any accepted source."""
     Image = _pillow()
     if isinstance(source, Image.Image):
         return _decode(source, "the PIL image")
@@ -343,7 +304,7 @@ def _open_file(file: Any, name: str, length: int) -> PILImage:
 
 
 def _decode(image: PILImage, name: str) -> PILImage:
-    """All pixels in memory and upright, so that nothing can fail later."""
+    """Return all pixels in memory and upright, so that nothing can fail later."""
     from PIL import ImageOps
 
     _check_size(image.width, image.height)
@@ -371,7 +332,7 @@ def _too_large(name: str, size: str) -> InputError:
 
 
 def _eight_bit(image: PILImage) -> PILImage:
-    """The same picture with at most 8 bits a channel, in a mode that Pillow converts to RGB without loss of meaning."""
+    """Return the same picture with at most 8 bits a channel, in a mode that Pillow converts to RGB without loss of meaning."""
     import numpy as np
 
     Image = _pillow()
@@ -392,18 +353,10 @@ def _eight_bit(image: PILImage) -> PILImage:
 
 
 def _from_array(source: Any) -> PILImage:
-    """A PIL image from a numpy array (H, W[, C]) or a torch tensor ([C, ]H, W)."""
+    """Return a PIL image from a numpy array (H, W[, C]) or a torch tensor ([C, ]H, W)."""
     import numpy as np
 
-    if isinstance(source, np.ndarray):
-        pixels, layout = source, "(H, W, C)"
-    elif hasattr(source, "detach") and hasattr(source, "cpu"):  # a torch tensor, told without importing torch
-        pixels, layout = _tensor_to_array(source), "(C, H, W)"
-    else:
-        raise InputError(
-            f"an image cannot be a {type(source).__name__}",
-            "give a path, bytes, a PIL image, a numpy array or a tensor",
-        )
+    pixels, layout = as_array(source, "an image", 3, ("(H, W, C)", "(C, H, W)"))
     shape = tuple(source.shape)
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4)):
         raise InputError(
@@ -414,16 +367,6 @@ def _from_array(source: Any) -> PILImage:
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return _pillow().fromarray(np.ascontiguousarray(_levels(pixels)))  # type: ignore[no-any-return]
-
-
-def _tensor_to_array(tensor: Any) -> npt.NDArray[Any]:
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
-        tensor = tensor.float()
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array.transpose(1, 2, 0) if array.ndim == 3 else array
 
 
 def _levels(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -445,5 +388,5 @@ def _levels(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             f"float pixels run from {low:.4g} to {high:.4g}, outside 0..1",
             "divide by their maximum, or convert to uint8 (0..255)",
         )
-    # float32 before truncating, as in the reference: it makes k/255 come back as exactly k for every level.
+    # float32 before truncating, as in transformers: it makes k/255 come back as exactly k for every level.
     return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8)

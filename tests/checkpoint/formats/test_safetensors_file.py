@@ -252,7 +252,7 @@ def test_a_failure_midway_leaves_the_old_weights(tmp_path: Path) -> None:
         yield "v", torch.zeros(4)
         raise RuntimeError("stop")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"^stop$"):
         write_safetensors(failing(), tmp_path, max_shard_bytes=16)
     assert os.listdir(tmp_path) == ["model.safetensors"]
     assert open_weights(find_weights(tmp_path)).read("w")[0] == 1.0

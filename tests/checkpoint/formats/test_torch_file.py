@@ -116,7 +116,7 @@ def test_shape_beyond_its_storage(tmp_path: Path) -> None:
     for zipped in (True, False):
         path = tmp_path / f"{zipped}.bin"
         path.write_bytes(saved({"a": Forged()}, zipped=zipped))
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match="truncated or damaged"):
             open_torch(path)
 
 

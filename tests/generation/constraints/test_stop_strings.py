@@ -207,6 +207,13 @@ def test_many_rows_asked_for_one_by_one_stay_quick() -> None:
 
 
 def test_wrong_strings() -> None:
-    for strings in ("end", [], ["a", ""], [3], None):
-        with pytest.raises(UsageError):
+    wrong = {
+        "a str, not a list": "end",
+        "no stop strings": [],
+        "'' is not": ["a", ""],
+        "3 is not": [3],
+        "a NoneType, not": None,
+    }
+    for message, strings in wrong.items():
+        with pytest.raises(UsageError, match=message):
             StopStrings(strings, lossy([]))  # type: ignore[arg-type]

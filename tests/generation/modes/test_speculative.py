@@ -206,5 +206,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="choose different modes"):
             generate(model, row, **given)
     bart, narrow = make("bart"), make("bart", d_model=16)
-    with pytest.raises(UsageError, match="width 32"):
+    with pytest.raises(UsageError, match="encoder states of width 32"):
         generate(bart, encoder_output=bart.encode(row), draft_model=narrow)

@@ -243,9 +243,9 @@ def test_renormalize() -> None:
 
 
 def test_watermark() -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="seeding_scheme='hash' is unknown"):
         Watermark(20, seeding_scheme="hash")  # type: ignore[arg-type]
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"greenlist_ratio=1\.2 is not a number in"):
         Watermark(20, greenlist_ratio=1.2)
     ids = random_ids(0, 3, 5, 20)
     ids[:, -1] = 10

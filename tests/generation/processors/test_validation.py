@@ -194,6 +194,6 @@ def test_a_text_too_short_to_detect_anything() -> None:
 
 
 def test_long_values_are_shortened_in_messages() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"^ids=") as caught:
         Suppress([*range(100_000), -1])
     assert len(str(caught.value)) < 300

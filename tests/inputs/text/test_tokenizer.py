@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -205,42 +206,51 @@ def test_calling_pads() -> None:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "says"),
     [
-        lambda t: t.pad([]),
-        lambda t: t.pad([t.encode("a")], side="up"),
-        lambda t: t.pad([t.encode("a")], pad_to_multiple_of=0),
-        lambda t: t(["a"], "b"),
-        lambda t: t.encode(3),
-        lambda t: t.encode("a", 3),
-        lambda t: t.encode(b"a"),
-        lambda t: t.encode_batch("abc"),
-        lambda t: t.encode_batch(["a", None]),
-        lambda t: t.encode_batch([("a", "b", "c")]),
-        lambda t: t.encode("a", max_length=0),
-        lambda t: t.encode("a", max_length=2.5),
-        lambda t: t.encode("a", stride=-1),
-        lambda t: t.encode("a", window=9),
-        lambda t: t.encode("a", truncate=True, stride=2),
-        lambda t: t.encode("a b c d", stride=3, max_length=5),
-        lambda t: t.encode("a b c d", truncate=True, max_length=1),
-        lambda t: t.decode([1.5]),
-        lambda t: t.decode(["a"]),
-        lambda t: t.decode(None),
-        lambda t: t.decode(5),
-        lambda t: t("a", return_tensors="pt"),
-        lambda t: t("a", truncate="middle"),
-        lambda t: t.save(5),
-        lambda t: t.save(None),
-        lambda t: t.save(""),
-        lambda t: t.apply_chat_template([]),
-        lambda t: Tokenizer(t.backend, padding_side="middle"),
-        lambda t: byte_level().encode("a", truncate=True),
-        lambda t: byte_level().encode("a", stride=1),
+        (lambda t: t.pad([]), "there is nothing to pad"),
+        (lambda t: t.pad([t.encode("a")], side="up"), "padding side 'up' is neither 'left' nor 'right'"),
+        (
+            lambda t: t.pad([t.encode("a")], pad_to_multiple_of=0),
+            "pad_to_multiple_of=0 is not a whole number of at least 1",
+        ),
+        (lambda t: t(["a"], "b"), "pair goes with a single text"),
+        (lambda t: t.encode(3), "the input is a int, not a str"),
+        (lambda t: t.encode("a", 3), "the input is a int, not a str"),
+        (lambda t: t.encode(b"a"), "the input is a bytes, not a str"),
+        (lambda t: t.encode_batch("abc"), "texts is a str, not a list of texts"),
+        (lambda t: t.encode_batch(["a", None]), "input 1 is a NoneType, not a str"),
+        (lambda t: t.encode_batch([("a", "b", "c")]), "input 0 is a tuple, not a str"),
+        (lambda t: t.encode("a", max_length=0), "max_length=0 is not a whole number of at least 1"),
+        (lambda t: t.encode("a", max_length=2.5), "max_length=2.5 is not a whole number of at least 1"),
+        (lambda t: t.encode("a", stride=-1), "stride=-1 is not a whole number of at least 0"),
+        (lambda t: t.encode("a", window=9), "window has no effect without stride"),
+        (lambda t: t.encode("a", truncate=True, stride=2), "truncate drops what stride would keep"),
+        (
+            lambda t: t.encode("a b c d", stride=3, max_length=5),
+            "a window of 5 tokens with stride=3 makes no progress: special tokens take 2 of them",
+        ),
+        (
+            lambda t: t.encode("a b c d", truncate=True, max_length=1),
+            "max_length=1 leaves no room: the special tokens alone are 2",
+        ),
+        (lambda t: t.decode([1.5]), "ids[0] is a float, not an integer"),
+        (lambda t: t.decode(["a"]), "ids[0] is a str, not an integer"),
+        (lambda t: t.decode(None), "ids is a NoneType, not a row of ids"),
+        (lambda t: t.decode(5), "ids is a int, not a row of ids"),
+        (lambda t: t("a", return_tensors="pt"), "a tokenizer has no option 'return_tensors'"),
+        (lambda t: t("a", truncate="middle"), "truncate='middle' is unknown"),
+        (lambda t: t.save(5), "5 is not the path of a folder"),
+        (lambda t: t.save(None), "None is not the path of a folder"),
+        (lambda t: t.save(""), "'' is not the path of a folder"),
+        (lambda t: t.apply_chat_template([]), "this checkpoint has no chat template"),
+        (lambda t: Tokenizer(t.backend, padding_side="middle"), "padding side 'middle' is neither 'left' nor 'right'"),
+        (lambda t: byte_level().encode("a", truncate=True), "this model sets no length limit"),
+        (lambda t: byte_level().encode("a", stride=1), "this model sets no length limit"),
     ],
 )
-def test_misuse_is_a_usage_error(call: Any) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_misuse_is_a_usage_error(call: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
         call(minilm())
     assert caught.value.fix and caught.value.exit_code == 2
 
@@ -256,7 +266,7 @@ def test_nothing_is_cut_silently() -> None:
     assert len(minilm().encode(text, max_length=1000)) == len(minilm().encode(text, max_length=None)) == 602
     cut = minilm().encode(text, truncate=True)
     assert len(cut) == 512 and cut.input_ids[-1] == 102 and cut.overflow == ()
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="input 1 has 602 tokens"):
         minilm().encode_batch(["short", text])
 
 

@@ -516,8 +516,8 @@ def test_gguf_metadata() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokenizer.ggml.model": None}, "no tokenizer.ggml.model"),
-        ({"tokenizer.ggml.model": 3}, "is a int"),
+        ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model is missing"),
+        ({"tokenizer.ggml.model": 3}, "model=3 is not a text"),
         ({"tokenizer.ggml.model": "rwkv"}, "'rwkv' is not known"),
         ({"tokenizer.ggml.pre": "gpt-9"}, "did you mean 'gpt-2'"),
         ({"tokenizer.ggml.tokens": None}, "tokens is missing"),
@@ -528,8 +528,8 @@ def test_gguf_metadata() -> None:
         ({"tokenizer.ggml.scores": [0.5]}, "1 items for 4 tokens"),
         ({"tokenizer.ggml.merges": ["ab"]}, r"merges\[0\]"),
         ({"tokenizer.ggml.merges": ["x y"]}, "do not fit"),
-        ({"tokenizer.ggml.merges": None}, "no tokenizer.ggml.merges"),
-        ({"tokenizer.ggml.eos_token_id": "3"}, "eos_token_id is a str"),
+        ({"tokenizer.ggml.merges": None}, "merges is missing"),
+        ({"tokenizer.ggml.eos_token_id": "3"}, "eos_token_id='3' is not a token id"),
         ({"tokenizer.ggml.model": "llama"}, "unknown token"),
         ({"tokenizer.ggml.model": "bert"}, r"no '\[UNK\]'"),
         ({"tokenizer.ggml.model": "t5", "tokenizer.ggml.precompiled_charsmap": [999]}, "does not hold bytes"),

@@ -98,7 +98,9 @@ def test_what_is_no_question(folders: dict[str, Path]) -> None:
     task = make.load(folders["t5"], task=TASK)
     wrong: list[Any] = ["who?", ("who?",), 3, None, {"question": "who?"}, ("", CONTEXT), ("who?", " "), ("who?", 3)]
     for item in wrong:
-        with pytest.raises(InputError):
+        with pytest.raises(
+            InputError, match=r"is not a question (with its|and a) context|is not an input for|is empty"
+        ):
             list(task(item))
     with pytest.raises(UsageError, match="did you mean 'template'"):
         task((QUESTION, CONTEXT), templat="x")

@@ -253,7 +253,7 @@ def test_inputs(tasks: Any) -> None:
         [(["who?", 3], "cat")],
     )
     for item in (*wrong, {"question": ["who?"], "context": ["cat"]}, {"question": None, "context": "cat"}):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=r"is not a question (with its|and a) context|is not an input for"):
             list(task(item))
     for item in (
         ("", "the cat"),

@@ -375,6 +375,7 @@ def test_cutting_a_window(parts: tuple[Any, ...], cuts: list[tuple[int, int, int
 def test_compression_ratio() -> None:
     reference = transformers.WhisperForConditionalGeneration._retrieve_compression_ratio
     for ids in ([7] * 40, list(range(40)), [IDS["<|0.00|>"], 300, 2]):
-        for size in (255, 300, 51866, 70000):
-            if max(ids) < size:
-                assert compression_ratio(ids, size) == reference(torch.tensor(ids), size)
+        sizes = [size for size in (255, 300, 51866, 70000) if size > max(ids)]
+        assert len(sizes) >= 2
+        for size in sizes:
+            assert compression_ratio(ids, size) == reference(torch.tensor(ids), size)

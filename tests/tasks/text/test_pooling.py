@@ -272,5 +272,5 @@ def test_similarity_of_lists(folder: Path) -> None:
     for wrong in (("a", ["b"]), (["a"], "b"), ("a", None), (3, 4)):
         with pytest.raises(UsageError, match="give two texts"):
             task.similarity(*wrong)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="input 1, a NoneType"):
         task.similarity(["a", None])

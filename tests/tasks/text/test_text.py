@@ -108,16 +108,6 @@ def test_fill_mask(bert_folders: dict[str, Path]) -> None:
         task("the cat " * 30 + "[MASK]", truncate=True)
 
 
-def test_padding_on_the_left_fills_the_same_masks(bert_folders: dict[str, Path]) -> None:
-    task = make.load(bert_folders["mask"])
-    texts = ["who is [MASK]", "the cat sat on the [MASK] and the dog"]
-    expected = task(texts)
-    task.tokenizer.padding_side = "left"
-    for before, after in zip(expected, task(texts), strict=True):
-        assert [c.token_id for c in before[0].candidates] == [c.token_id for c in after[0].candidates]
-        close([c.score for c in after[0].candidates], [c.score for c in before[0].candidates])
-
-
 def test_a_mask_that_takes_its_space_along(tmp_path: Path) -> None:
     """RoBERTa's mask token matches the space before it; the filled text keeps that space."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -154,7 +144,9 @@ def test_multiple_choice(bert_folders: dict[str, Path]) -> None:
         close(task((prompt, choices)).scores, expected)
     assert task({"prompt": "the cat", "choices": ["sat.", "good"]}) == task(("the cat", ["sat.", "good"]))
     for wrong in (("the cat", []), ("the cat", [3]), {"prompt": "x"}, "the cat", 3):
-        with pytest.raises(InputError):
+        with pytest.raises(
+            InputError, match=r"no choices|is not a prompt with choices|is not an input for multiple-choice"
+        ):
             list(task(wrong))
 
 
@@ -279,7 +271,7 @@ def test_same_kind_of_input_same_type_of_output(bert_folders: dict[str, Path]) -
 
 @pytest.mark.parametrize("wrong", [3, None, b"bytes", {"text": "x"}, Path("x"), np.zeros(3), [3], ["x", None]])
 def test_wrong_types(bert_folders: dict[str, Path], wrong: Any) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="is not an input for text-classification"):
         make.load(bert_folders["single"])(wrong)
 
 
@@ -302,7 +294,7 @@ def test_wrong_task_says_what_the_checkpoint_does(bert_folders: dict[str, Path])
         make.load(bert_folders["mask"], task="image-feature-extraction")
     with pytest.raises(UsageError, match="did you mean 'fill-mask'"):
         make.load(bert_folders["mask"], task="fillmask")
-    with pytest.raises(CheckpointError):  # a base model has no such head
+    with pytest.raises(CheckpointError, match="no weights for this head"):
         make.load(bert_folders["base"], task="text-classification")
 
 
@@ -311,18 +303,3 @@ def test_missing_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"vocab\.txt"):
         make.load(tmp_path)
-
-
-def test_results_are_json(bert_folders: dict[str, Path]) -> None:
-    given = {
-        "mask": "the [MASK]",
-        "single": "the cat",
-        "token": "the cat",
-        "span": ("who?", "the cat"),
-        "choice": ("the", ["cat", "dog"]),
-        "base": "the cat",
-    }
-    for name, item in given.items():
-        result = make.load(bert_folders[name])(item)
-        for part in result if isinstance(result, tuple) else (result,):
-            assert json.loads(json.dumps(part.to_dict()))

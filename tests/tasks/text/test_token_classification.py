@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import seqeval.scheme
 import tokenizers
@@ -281,7 +280,7 @@ def test_order_is_kept_and_batches_change_nothing(
         for text, result in zip(texts, found, strict=True):
             alone = task(text)
             assert [(e.label, e.start, e.end) for e in result] == [(e.label, e.start, e.end) for e in alone]
-            assert np.allclose([e.score for e in result], [e.score for e in alone], atol=1e-5)
+            close([e.score for e in result], [e.score for e in alone])
 
 
 def test_a_stream_is_read_only_so_far_ahead(folders: dict[str, Path]) -> None:

@@ -117,7 +117,7 @@ def test_an_error_leaves_the_conversation_as_it_was(task: Any, monkeypatch: pyte
     before = list(session.messages)
     with monkeypatch.context() as patch:
         patch.setattr(task.model.main, "forward", lambda *args, **more: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError, match="division by zero"):
             say(session, "and?")
     assert session.messages == before and not session.answering
     session.reset()

@@ -109,7 +109,7 @@ class KeyValueCache:
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
-        check_whole("length", length, 0, self.length)
+        check_whole("length", length, 0, self.length, fix="give no more positions than it holds")
         if not self.can_crop(length):
             raise UsageError(
                 f"cannot crop a cache of {self.length} positions to {length}: what its windows or its rows' shared prompt "

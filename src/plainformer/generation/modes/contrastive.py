@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from plainformer.generation.modes.token_loop import Rows, Watcher, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Context, Processor
-from plainformer.generation.prompt import Prompt, pick_rows
+from plainformer.generation.prompt import Prompt, take_rows
 from plainformer.generation.result import Search
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.stopping import Stops
@@ -68,7 +68,7 @@ class StateSession(Session):
     def prompt_context(self) -> Context:
         """Return the context of processors: one row for each prompt, since its k rows are alike between two steps."""
         ids_BS, real_RS = self.ids[:: self.copies, : self.length], self._real(self.length)
-        real_BS = pick_rows(real_RS, slice(None, None, self.copies))
+        real_BS = take_rows(real_RS, slice(None, None, self.copies))
         encoder_ids, encoder_real = self.prompt.encoder_ids, self.prompt.encoder_real
         return Context(ids_BS, self.prompt_columns, real_BS, encoder_ids, encoder_real, self.ended)
 

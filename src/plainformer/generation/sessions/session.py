@@ -11,7 +11,7 @@ from torch import Tensor
 from plainformer.errors import UsageError, opt
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.processors.context import Context
-from plainformer.generation.prompt import Prompt, pick_rows
+from plainformer.generation.prompt import Prompt, take_rows
 from plainformer.model.transformer import ModelOutput, Transformer
 
 
@@ -73,9 +73,9 @@ class Session:
         if self.copies > 1:
             self.cache.share(self.copies)
             prompt_R = torch.arange(len(self.prompt), device=self.ids.device).repeat_interleave(self.copies)
-            self.ids, self.real = self.ids[prompt_R], pick_rows(self.real, prompt_R)
-            self.encoder_ids = pick_rows(self.encoder_ids, prompt_R)
-            self.encoder_real = pick_rows(self.encoder_real, prompt_R)
+            self.ids, self.real = self.ids[prompt_R], take_rows(self.real, prompt_R)
+            self.encoder_ids = take_rows(self.encoder_ids, prompt_R)
+            self.encoder_real = take_rows(self.encoder_real, prompt_R)
             logits_BV = logits_BV[prompt_R]
         return logits_BV
 

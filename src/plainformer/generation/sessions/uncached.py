@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.generation.prompt import Prompt, pick_encoded
+from plainformer.generation.prompt import Prompt, take_encoded
 from plainformer.generation.sessions.session import Session
 from plainformer.model.transformer import ModelOutput, Transformer
 
@@ -30,7 +30,7 @@ class UncachedSession(Session):
         logits_RV = super().prefill()
         if self.encoded is not None and self.copies > 1:  # a cache would share the encoder's states
             index_R = torch.arange(len(logits_RV), device=self.ids.device) // self.copies
-            self.encoded = pick_encoded(self.encoded, index_R)
+            self.encoded = take_encoded(self.encoded, index_R)
         return logits_RV
 
     def forward(self, tokens_RT: Tensor, real_RS: Tensor | None, keep: int = 1, **asked: bool) -> ModelOutput:

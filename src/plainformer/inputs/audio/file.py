@@ -15,7 +15,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.errors import InputError, MissingDependencyError, opt
-from plainformer.inputs.files import existing_file
+from plainformer.inputs.files import as_array, existing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def _from_mapping(source: Mapping[str, Any], array_rate: int | None) -> tuple[An
 
 
 def _decode(source: str | os.PathLike[str] | bytes) -> tuple[Wave, int]:
-    """Mono samples of a file, and their rate."""
+    """Return mono samples of a file, and their rate."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the package is there and its C library is not
@@ -156,7 +156,7 @@ def _truncated(name: str, samples: int) -> InputError:
 
 
 def _ogg_cut_short(content: bytes) -> bool:
-    """Whether an ogg file lacks its marked last page (RFC 3533, section 6), which libsndfile forgives."""
+    """Return whether an ogg file lacks its marked last page (RFC 3533, section 6), which libsndfile forgives."""
     if not content.startswith(b"OggS"):
         return False
     page = content[content.rfind(b"OggS\0") :]
@@ -167,7 +167,7 @@ def _ogg_cut_short(content: bytes) -> bool:
 
 
 def _cut_short(log: str) -> bool:
-    """Whether libsndfile's log says that a wav or aiff file is shorter than its header, which it otherwise forgives."""
+    """Return whether libsndfile's log says that a wav or aiff file is shorter than its header, which it otherwise forgives."""
     for declared, actual in re.findall(r"(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", log):
         # Programs that write to a pipe cannot know the length and put a number close to 2**31 or 2**32, or 0.
         if int(actual) < int(declared) < 0x7FFF0000:
@@ -176,19 +176,10 @@ def _cut_short(log: str) -> bool:
 
 
 def _from_array(source: Any) -> Wave:
-    """Mono float32 samples of a numpy array (samples[, channels]) or a torch tensor ([channels, ]samples)."""
+    """Return mono float32 samples of a numpy array (samples[, channels]) or a torch tensor ([channels, ]samples)."""
     import numpy as np
 
-    if isinstance(source, np.ndarray):
-        array, layout = source, "(samples, channels)"
-    elif hasattr(source, "detach") and hasattr(source, "cpu"):  # a torch tensor, told without importing torch
-        array, layout = source.detach().cpu(), "(channels, samples)"
-        array = (array.float() if array.is_floating_point() else array).numpy().T
-    else:
-        raise InputError(
-            f"audio cannot be a {type(source).__name__}",
-            "give a path, bytes, a numpy array or a tensor; lists are batches",
-        )
+    array, layout = as_array(source, "audio", 2, ("(samples, channels)", "(channels, samples)"))
     if array.ndim not in (1, 2) or (array.ndim == 2 and not 1 <= array.shape[1] <= MAX_CHANNELS):
         raise InputError(
             f"an array of shape {tuple(source.shape)} is not one clip: (samples,) or {layout}",

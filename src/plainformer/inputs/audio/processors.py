@@ -1,28 +1,31 @@
 """Audio to the tensors that speech models read: raw waves (wav2vec2, HuBERT) or log-mel spectrograms (Whisper).
 
-Decode, mono, resample to the model's rate (`audio_file.py`) → normalise, or log-mel → batch with its mask.
+Decode, mono, resample to the model's rate (`file.py`) → normalise, or log-mel → batch with its mask.
 Silence is valid: a wave of zeros stays zeros, its log-mel is -1.5 everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, InputError, nth, opt
+from plainformer.config.checks import reading, require
+from plainformer.config.fields import Fields
+from plainformer.errors import InputError, opt
 from plainformer.inputs.audio.file import load_audio
-from plainformer.inputs.files import read_preprocessor
+from plainformer.inputs.files import each, read_preprocessor
 
 if TYPE_CHECKING:
     import torch
 
     from plainformer.inputs.audio.file import AudioSource, Wave
 
-Prepared = TypeVar("Prepared")
+_WHERE = "the preprocessor's configuration"
+MAX_SIZE = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class WaveProcessor:
         """Read `preprocessor_config.json` (or `processor_config.json`) of a checkpoint folder.
 
         Args:
-            folder: the checkpoint's folder. Absent keys take the reference's defaults (16 kHz, normalised, no mask);
+            folder: the checkpoint's folder. Absent keys take transformers' defaults (16 kHz, normalised, no mask);
                 with no file at all the mask follows `config["feat_extract_norm"]`: layer-norm models trained with one.
             config: the model's `config.json`; its convolutions give the shortest clip.
 
@@ -74,18 +77,19 @@ class WaveProcessor:
             CheckpointError: the file is unreadable, is for another kind of model, or has an impossible value.
         """
         found = read_preprocessor(folder, "feature_extractor")
-        settings = _Settings(found, "Wav2Vec2FeatureExtractor")
-        if settings.whole("feature_size", 1) != 1:
-            raise CheckpointError("feature_size is not 1: the model reads plain waves")
-        return cls(
-            sampling_rate=settings.whole("sampling_rate", 16_000),
-            do_normalize=settings.flag("do_normalize", True),
-            padding_value=settings.number("padding_value", 0.0),
-            return_attention_mask=settings.flag(
-                "return_attention_mask", found is None and config.get("feat_extract_norm") == "layer"
-            ),
-            min_samples=_receptive_field(config),
-        )
+        with reading(_WHERE):
+            settings = _settings(found, "Wav2Vec2FeatureExtractor")
+            require(
+                settings.integer("feature_size", default=1) == 1, "feature_size is not 1: the model reads plain waves"
+            )
+            with_mask = found is None and config.get("feat_extract_norm") == "layer"
+            return cls(
+                sampling_rate=settings.bounded("sampling_rate", MAX_SIZE, default=16_000),
+                do_normalize=settings.flag("do_normalize", default=True),
+                padding_value=settings.number("padding_value", default=0.0),
+                return_attention_mask=settings.flag("return_attention_mask", default=with_mask),
+                min_samples=_receptive_field(config),
+            )
 
     def __call__(self, audio: AudioSource | Sequence[AudioSource], *, sampling_rate: int | None = None) -> AudioBatch:
         """Prepare one clip or a list of clips.
@@ -96,15 +100,15 @@ class WaveProcessor:
 
         Returns:
             `input_values` (B, T) and `attention_mask` (B, T), T being the longest clip. A clip gets the same values
-            alone and in a batch; the reference, for checkpoints without a mask, normalises over the padding as well.
+            alone and in a batch; transformers, for checkpoints without a mask, normalises over the padding as well.
 
         Raises:
-            InputError: see `audio_file.load_audio`; or a clip is shorter than `min_samples`.
+            InputError: see `load_audio`; or a clip is shorter than `min_samples`.
         """
         import torch
 
         rate = self.sampling_rate
-        waves = _each(audio, lambda clip: self._normalize(load_audio(clip, rate, array_rate=sampling_rate)))
+        waves = each("clip", audio, lambda clip: self._normalize(load_audio(clip, rate, array_rate=sampling_rate)))
         longest = max(len(wave) for wave in waves)
         values_BT = torch.full((len(waves), longest), self.padding_value, dtype=torch.float32)
         mask_BT = torch.zeros((len(waves), longest), dtype=torch.int64)
@@ -154,30 +158,31 @@ class MelProcessor:
         """Read `preprocessor_config.json` (or `processor_config.json`) of a checkpoint folder.
 
         Args:
-            folder: the checkpoint's folder; absent keys take the reference's defaults.
+            folder: the checkpoint's folder; absent keys take transformers' defaults.
             config: the model's `config.json`; `num_mel_bins` is the number of bands that the model reads.
 
         Raises:
             CheckpointError: the file is unreadable, is for another kind of model, disagrees with the model, or has an
                 impossible value.
         """
-        settings = _Settings(read_preprocessor(folder, "feature_extractor"), "WhisperFeatureExtractor")
-        bands = config.get("num_mel_bins")
-        n_mels = settings.whole("feature_size", 80 if bands is None else bands)
-        if bands is not None and bands != n_mels:
-            raise CheckpointError(f"the preprocessor makes {n_mels} mel bands and the model reads {bands}")
-        if settings.number("dither", 0.0) != 0:
-            raise CheckpointError("dither adds random noise to the audio, which we do not do", "set it to 0.0")
-        if settings.flag("do_normalize", False):
-            raise CheckpointError("do_normalize is not implemented for spectrograms; no published checkpoint uses it")
-        return cls(
-            sampling_rate=settings.whole("sampling_rate", 16_000),
-            n_mels=n_mels,
-            n_fft=settings.whole("n_fft", 400),
-            hop_length=settings.whole("hop_length", 160),
-            chunk_length=settings.whole("chunk_length", 30),
-            padding_value=settings.number("padding_value", 0.0),
-        )
+        found = read_preprocessor(folder, "feature_extractor")
+        with reading(_WHERE):
+            settings = _settings(found, "WhisperFeatureExtractor")
+            bands = config.get("num_mel_bins")
+            n_mels = settings.bounded("feature_size", MAX_SIZE, default=80 if bands is None else bands)
+            require(bands in (None, n_mels), f"it makes {n_mels} mel bands and the model reads {bands}")
+            no_noise = settings.number("dither", default=0.0) == 0
+            require(no_noise, "dither adds random noise to the audio, which is not supported", "set it to 0.0")
+            normalizes = settings.flag("do_normalize", default=False)
+            require(not normalizes, "do_normalize of spectrograms is not supported; no published checkpoint uses it")
+            return cls(
+                sampling_rate=settings.bounded("sampling_rate", MAX_SIZE, default=16_000),
+                n_mels=n_mels,
+                n_fft=settings.bounded("n_fft", MAX_SIZE, default=400),
+                hop_length=settings.bounded("hop_length", MAX_SIZE, default=160),
+                chunk_length=settings.bounded("chunk_length", MAX_SIZE, default=30),
+                padding_value=settings.number("padding_value", default=0.0),
+            )
 
     def __call__(
         self,
@@ -193,14 +198,14 @@ class MelProcessor:
             audio: a path, the bytes of a file, an array, `{"array": …, "sampling_rate": …}`, or a list of these.
             sampling_rate: the rate of the arrays given, in hertz; files and dictionaries state their own.
             truncate: keep the first `chunk_length` seconds of a longer clip; otherwise a longer clip is an error.
-            keep_long: a longer clip is no error: its whole spectrogram is kept too (`AudioBatch.whole`).
+            keep_long: a longer clip is not an error: its whole spectrogram is kept too (`AudioBatch.whole`).
 
         Returns:
             `input_features` (B, n_mels, frames) and `attention_mask` (B, frames), 3000 frames for 30 s. A clip longer by
             less than a hop has no frame more, and is read like one that is not.
 
         Raises:
-            InputError: see `audio_file.load_audio`; or a clip is longer than `chunk_length`.
+            InputError: see `load_audio`; or a clip is longer than `chunk_length`.
         """
         import torch
 
@@ -211,7 +216,7 @@ class MelProcessor:
             wave = wave if keep_long and not truncate else self._fit(wave, truncate)
             return self._log_mel(wave), len(wave)
 
-        whole, lengths = zip(*_each(audio, prepare), strict=True)
+        whole, lengths = zip(*each("clip", audio, prepare), strict=True)
         frames = self.window_frames
         mask_BF = torch.zeros((len(whole), frames), dtype=torch.int64)
         for row, length in enumerate(lengths):
@@ -237,8 +242,8 @@ class MelProcessor:
     def _log_mel(self, wave: Wave) -> torch.Tensor:
         """(n_mels, frames) for one wave; a short one is padded to the chunk.
 
-        What is 80 dB below the loudest point of the whole clip is cut off, so a long clip cannot be had piece by piece. It
-        is transformed so all the same: the spectrum of an hour at once would be ten times the size of the result.
+        What is 80 dB below the loudest point of the whole clip is cut off, so no piece can be finished before the last one.
+        Spectra are computed in blocks all the same: that of an hour at once would be ten times the size of the result.
         """
         import torch
 
@@ -275,58 +280,16 @@ class MelProcessor:
         return torch.from_numpy((triangles * 2 / (high - low)).astype(np.float32))
 
 
-def _each(audio: Any, prepare: Callable[[Any], Prepared]) -> list[Prepared]:
-    """`prepare` applied to one clip or to each of a list; an error names the clip."""
-    if not isinstance(audio, (list, tuple)):
-        return [prepare(audio)]
-    if not audio:
-        raise InputError("an empty list of audio clips", "give at least one clip")
-    prepared = []
-    for index, clip in enumerate(audio):
-        try:
-            prepared.append(prepare(clip))
-        except InputError as error:
-            raise InputError(f"{nth(index)}: {error.what}", error.fix) from error
-    return prepared
-
-
-# --- settings --------------------------------------------------------------------------------------------------------
-
-
-class _Settings:
-    """Typed reading of a preprocessor's configuration; null and absent keys take the default."""
-
-    def __init__(self, found: Mapping[str, Any] | None, kind: str) -> None:
-        self.values = found or {}
-        named = self.values.get("feature_extractor_type", kind)
-        if named != kind:
-            raise CheckpointError(f"feature extractor {named!r} where this model needs {kind}")
-
-    def _get(self, key: str, default: Any, types: type | tuple[type, ...], meaning: str) -> Any:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if not isinstance(value, types) or (types is not bool and isinstance(value, bool)):
-            raise CheckpointError(f"{key}={value!r} in the preprocessor's configuration is not {meaning}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        return bool(self._get(key, default, bool, "true or false"))
-
-    def number(self, key: str, default: float) -> float:
-        value = float(self._get(key, default, (int, float), "a number"))
-        if not math.isfinite(value):
-            raise CheckpointError(f"{key}={value} in the preprocessor's configuration is not finite")
-        return value
-
-    def whole(self, key: str, default: int) -> int:
-        value = int(self._get(key, default, int, "a whole number"))
-        if not 0 < value < 10_000_000:
-            raise CheckpointError(f"{key}={value} in the preprocessor's configuration is out of range")
-        return value
+def _settings(found: Mapping[str, Any] | None, kind: str) -> Fields:
+    """Return a folder's preprocessor settings, which must be those of a kind of feature extractor."""
+    settings = Fields(found or {})
+    named = settings.get("feature_extractor_type", default=kind)
+    require(named == kind, f"feature extractor {named!r} where this model needs {kind}", "use the model's own file")
+    return settings
 
 
 def _receptive_field(config: Mapping[str, Any]) -> int:
-    """Samples that wav2vec2's or HuBERT's convolutions need for one frame; 400 with the published kernels."""
+    """Return how many samples wav2vec2's or HuBERT's convolutions need for one frame; 400 with the published kernels."""
     kernels = config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2))
     strides = config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2))
     needed = 1

@@ -37,24 +37,9 @@ MAX_SLOW_TEXT = 200_000  # characters handed to a slow filter
 MAX_NUMBER = 2**64  # an integer that a template computes
 
 # The result of these can be (their largest integer argument) x (the size of what goes in).
-_WIDENING = frozenset(
-    [
-        "center",
-        "ljust",
-        "rjust",
-        "zfill",
-        "expandtabs",
-        "indent",
-        "wordwrap",
-        "batch",
-        "slice",
-        "to_bytes",
-        "format",
-        "format_map",
-        "truncate",
-        "round",
-        "tojson",
-    ]
+_WIDENING = set.union(
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "indent", "wordwrap", "truncate"},
+    {"format", "format_map", "to_bytes", "tojson", "batch", "slice", "round"},
 )
 # These take long for what goes in, and cannot be interrupted.
 _SLOW = frozenset(["wordwrap", "urlize", "striptags", "title", "wordcount", "pprint", "xmlattr"])
@@ -97,12 +82,13 @@ def budget() -> Iterator[None]:
         _active.reset(token)
 
 
-def charge(text: int = 0) -> None:
-    """Draw on the active budget; without one (at compile time) refuse, which keeps jinja2 from folding constants."""
+def charge(text: int = 0) -> bool:
+    """Draw on the active budget and return True; without one (at compile time) refuse, so that no constant is folded."""
     current = _active.get()
     if current is None:
         raise TemplateRuntimeError("guarded operations run only while rendering")
     current.charge(text)
+    return True
 
 
 def weigh(value: Any) -> Any:
@@ -112,7 +98,7 @@ def weigh(value: Any) -> Any:
 
 
 def _bulk(value: Any) -> int:
-    """Characters and items in `value`; shared items count once per mention, as printing them would.
+    """Return characters and items in `value`; shared items count once per mention, as printing them would.
 
     Raises:
         BudgetExceeded: there are too many.
@@ -139,12 +125,12 @@ def _bulk(value: Any) -> int:
 
 
 def _length(value: Any) -> int:
-    """Characters or items; 1 for anything without a length."""
+    """Return characters or items; 1 for anything without a length."""
     return len(value) if isinstance(value, (str, bytes, list, tuple, dict, set, range)) else 1
 
 
 def _format_growth(template: str, values: list[Any]) -> int:
-    """A bound on what `template % values` or `template.format(*values)` writes."""
+    """Return a bound on what `template % values` or `template.format(*values)` writes."""
     fields = template.count("%") + template.count("{")
     widths = [int(digits[:12]) for digits in re.findall(r"\d+", template)] + [1]
     numbers = [abs(v) for v in values if isinstance(v, int)] if "*" in template or ":{" in template else [1]
@@ -152,11 +138,11 @@ def _format_growth(template: str, values: list[Any]) -> int:
 
 
 def _growth(name: str, values: list[Any]) -> int:
-    """A bound on the size of what filter or method `name` makes of `values` (the receiver first)."""
+    """Return a bound on the size of what filter or method `name` makes of `values` (the receiver first)."""
     strings = [value for value in values if isinstance(value, str)]
     if name in ("format", "format_map") and strings:
         return _format_growth(strings[0], values[1:])
-    if name in ("indent", "wordwrap") and len(strings) >= 2:  # a text goes in front of, or between, the lines
+    if name in ("indent", "wordwrap") and len(strings) >= 2:  # a text goes before, or between, the lines
         lines = strings[0].count("\n") + 1 if name == "indent" else len(strings[0])
         return lines * max(len(text) for text in strings[1:])
     if name in _WIDENING:
@@ -184,7 +170,7 @@ def _check(name: str, values: list[Any]) -> None:
 
 
 def _materialised(value: Any) -> Any:
-    """A generator's items as a list, charged one by one, so that a following filter can be weighed."""
+    """Return a generator's items as a list, charged one by one, so that a following filter can be weighed."""
     if not isinstance(value, GeneratorType):
         return value
     items = []
@@ -251,24 +237,14 @@ def _raise_exception(message: str) -> None:
     raise TemplateError(str(message))
 
 
-@pass_context  # a filter that takes the context is never folded into a constant
-def _charge_filter(_context: Context, text: int) -> bool:
-    charge(text)
-    return True
-
-
-@pass_context
-def _sized_filter(_context: Context, value: Any) -> Any:
+def _sized(value: Any) -> Any:
     charge()
     return weigh(value)
 
 
-@pass_context
-def _concat_filter(_context: Context, parts: list[Any]) -> str:
-    weigh(parts)
-    texts = [str(part) for part in parts]
+def _concat(parts: list[Any]) -> str:
     charge()
-    return str(weigh("".join(texts)))
+    return str(weigh("".join(str(part) for part in weigh(parts))))
 
 
 @pass_context
@@ -318,11 +294,10 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_finalize,
         )
         self.filters["tojson"] = _tojson
-        filters: dict[str, Any] = self.filters
-        tests: dict[str, Any] = self.tests
+        filters, tests = dict[str, Any](self.filters), dict[str, Any](self.tests)
         self.filters = {name: _guarded(name, function) for name, function in filters.items()}
         self.tests = {name: _guarded(name, function) for name, function in tests.items()}
-        self.filters |= {"_charge": _charge_filter, "_sized": _sized_filter, "_concat": _concat_filter}
+        self.filters |= {"_charge": charge, "_sized": _sized, "_concat": _concat}
         self.globals.pop("lipsum", None)
         self.globals |= {
             "raise_exception": _raise_exception,
@@ -352,7 +327,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         return weigh(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An arithmetic operation, refused when its result would be huge."""
+        """Do an arithmetic operation; refuse it when its result would be huge."""
         charge()
         if operator == "*" and isinstance(left, (str, list, tuple)) + isinstance(right, (str, list, tuple)) == 1:
             sequence, count = (left, right) if isinstance(right, int) else (right, left)

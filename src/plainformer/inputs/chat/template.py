@@ -1,7 +1,7 @@
 """Chat templates: a list of messages to the exact text that the model was trained on.
 
 A template is a small jinja2 program inside a checkpoint, that is, code from strangers. It is run in a sandbox with a
-budget for time, steps and text (`template_guard.py`); it can read the messages and nothing else.
+budget for time, steps and text (`guard.py`); it can read the messages and nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ChatTemplate:
         template: str | None = None,
         **variables: Any,
     ) -> str:
-        """The text that the model expects for `messages`.
+        """Return the text that the model expects for `messages`.
 
         Args:
             messages: dicts with "role" and "content" (and whatever else the template reads), oldest first.
@@ -76,7 +76,7 @@ class ChatTemplate:
 
 
 def read_templates(value: Any, where: str) -> dict[str, str]:
-    """The `chat_template` of a tokenizer_config.json (a text, or a list of named templates) as name → source."""
+    """Return the `chat_template` of a tokenizer_config.json (a text, or a list of named templates) as name → source."""
     if isinstance(value, str):
         return {"default": value}
     if isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
@@ -102,7 +102,7 @@ def _plain_messages(messages: Any) -> list[dict[str, Any]]:
     plain = _plain(list(messages), "messages")
     for position, message in enumerate(plain):
         _check_message(message, f"messages[{position}]")
-    # The reference gives a message's reasoning under all its customary names (transformers 5, chat_template_utils).
+    # transformers gives a message's reasoning under all its customary names (version 5, chat_template_utils).
     for message in plain:
         reasoning = next(
             (v for k in ("reasoning_content", "thinking", "reasoning") if (v := message.get(k)) is not None), None
@@ -124,7 +124,7 @@ def _check_message(message: Any, where: str) -> None:
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A fresh copy out of JSON types only, so that a template never touches the caller's objects."""
+    """Return a fresh copy out of JSON types only, so that a template never touches the caller's objects."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if depth > 100:
@@ -172,21 +172,14 @@ def _render(source: str, scope: dict[str, Any]) -> str:
     try:
         with budget():
             return template.render(scope)
-    except (BudgetExceeded, OverflowError, MemoryError, RecursionError) as error:
-        raise ChatTemplateError(
-            f"the chat template was stopped: {error or type(error).__name__}",
-            "no chat template needs that: do not trust this checkpoint's template",
-        ) from error
-    except SecurityError as error:
-        raise ChatTemplateError(
-            f"the chat template was refused: {error}", "do not trust this checkpoint's template"
-        ) from error
-    except TemplateError as error:
-        raise ChatTemplateError(
-            f"the chat template refuses these messages: {error}", "check the roles and their order against the template"
-        ) from error
     except Exception as error:  # a template is a program: any Python error can come out of its expressions
-        raise ChatTemplateError(
-            f"the chat template failed: {type(error).__name__}: {error}",
-            "check that every message has the keys that the template reads",
-        ) from error
+        distrust = "do not trust this checkpoint's template"
+        kinds: tuple[tuple[Any, str, str], ...] = (
+            ((BudgetExceeded, OverflowError, MemoryError, RecursionError), "was stopped", distrust),
+            (SecurityError, "was refused", distrust),
+            (TemplateError, "refuses these messages", "check the roles and their order against the template"),
+            (Exception, "failed", "check that every message has the keys that the template reads"),
+        )
+        said, fix = next((said, fix) for kind, said, fix in kinds if isinstance(error, kind))
+        text = str(error) if isinstance(error, TemplateError) and str(error) else f"{type(error).__name__}: {error}"
+        raise ChatTemplateError(f"the chat template {said}: {text}", fix) from error

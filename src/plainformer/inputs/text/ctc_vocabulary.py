@@ -1,6 +1,6 @@
 """The output vocabulary of a speech model trained with CTC (Graves et al. 2006): frames' ids → text.
 
-wav2vec 2.0 and HuBERT checkpoints keep it in vocab.json (a token is a character, "|" stands for a space) and say in
+wav2vec 2.0 and HuBERT checkpoints keep it in vocab.json (a token is a character, "|" means a space) and say in
 tokenizer_config.json how to write it.
 """
 
@@ -16,18 +16,11 @@ from plainformer.errors import CheckpointError
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
 
-# What the reference calls cleaning up (transformers 5.23, `clean_up_tokenization`), in its order.
+# What transformers calls cleaning up (5.23, `clean_up_tokenization`), in its order.
 _CLEANUP = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
+    *((f" {mark}", mark) for mark in ".?!,"),
     (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
+    *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
 )
 
 
@@ -73,7 +66,7 @@ class CtcVocabulary:
         return self.written([i for i, _ in groupby(frame_ids) if i != self.blank_id])
 
     def written(self, ids: Sequence[int]) -> str:
-        """The text of ids among which no blanks and no repeats of one frame are left."""
+        """Return the text of ids among which no blanks and no repeats of one frame are left."""
         pieces = [self.tokens[i] if i < len(self.tokens) else "" for i in ids]
         text = "".join(self.space if piece == self.delimiter else piece for piece in pieces).strip()
         text = text.lower() if self.lowercase else text

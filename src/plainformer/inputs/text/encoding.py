@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -44,15 +44,9 @@ class Encoding:
 
     def select(self, positions: Sequence[int]) -> Encoding:
         """Return the row made of the tokens at `positions`."""
-        return Encoding(
-            input_ids=[self.input_ids[i] for i in positions],
-            token_type_ids=[self.token_type_ids[i] for i in positions],
-            offsets=[self.offsets[i] for i in positions],
-            tokens=[self.tokens[i] for i in positions],
-            special=[self.special[i] for i in positions],
-            sequence_ids=[self.sequence_ids[i] for i in positions],
-            word_ids=[self.word_ids[i] for i in positions],
-        )
+        names = (f.name for f in fields(self) if f.name != "overflow")
+        columns: dict[str, Any] = {name: [getattr(self, name)[i] for i in positions] for name in names}
+        return Encoding(**columns)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from plainformer.config.checks import reading, require, shown
+from plainformer.config.fields import Fields
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, did_you_mean
 from plainformer.inputs.text.pre_tokenizers import ADDS_BOS, IGNORE_MERGES, NAMES, PLAIN_TEXT, patterns_for
 from plainformer.inputs.text.sentencepiece_model import (
@@ -21,82 +24,38 @@ from plainformer.inputs.text.sentencepiece_model import (
     USER_DEFINED,
     Piece,
     SpmModel,
+    pieces_to_text,
     register_pieces,
     to_backend,
     unique,
 )
-from plainformer.inputs.text.tokenizer_settings import library_errors
-from plainformer.inputs.text.vocabulary import surround
+from plainformer.inputs.text.tokenizer_settings import ROLES, library_errors
+from plainformer.inputs.text.vocabulary import begin_and_end, cut_to_bytes, surround, wordpiece
 
 if TYPE_CHECKING:
     import tokenizers
 
 _DAMAGED = "the file is damaged: download or convert it again"
-_ROLE_KEYS = {  # "seperator" is how the format spells it
-    "bos_token": ("bos_token_id",),
-    "eos_token": ("eos_token_id",),
-    "unk_token": ("unknown_token_id",),
-    "sep_token": ("seperator_token_id", "separator_token_id"),
-    "pad_token": ("padding_token_id",),
-    "cls_token": ("cls_token_id",),
-    "mask_token": ("mask_token_id",),
+_GGML = "tokenizer.ggml."
+# The format's names for roles, where they are others; it spells "seperator" so.
+_ROLE_KEYS = {
+    "unk_token": ("unknown_token",),
+    "sep_token": ("seperator_token", "separator_token"),
+    "pad_token": ("padding_token",),
 }
 
 
-class _Metadata:
-    """Checked access to the entries "tokenizer.ggml.*"."""
-
-    def __init__(self, entries: Mapping[str, Any]) -> None:
-        self.entries = entries
-
-    def value(self, name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        key = f"tokenizer.ggml.{name}"
-        found = self.entries.get(key, default)
-        wrong_bool = isinstance(found, bool) and kind is int
-        if found is not default and (not isinstance(found, kind) or wrong_bool):
-            raise CheckpointError(f"GGUF entry {key} is a {type(found).__name__}", _DAMAGED)
-        return found
-
-    def array(self, name: str, kind: type | tuple[type, ...], length: int | None = None) -> list[Any] | None:
-        key = f"tokenizer.ggml.{name}"
-        found = self.entries.get(key)
-        if found is None:
-            return None
-        if isinstance(found, (str, bytes)) or not isinstance(found, (list, tuple)):
-            raise CheckpointError(f"GGUF entry {key} is a {type(found).__name__}, not an array", _DAMAGED)
-        wrong = next((i for i, item in enumerate(found) if not isinstance(item, kind)), None)
-        if wrong is not None:
-            raise CheckpointError(f"GGUF entry {key}[{wrong}] is a {type(found[wrong]).__name__}", _DAMAGED)
-        if length is not None and len(found) != length:
-            raise CheckpointError(f"GGUF entry {key} has {len(found)} items for {length} tokens", _DAMAGED)
-        return list(found)
-
-    def pieces(self) -> list[Piece]:
-        """The vocabulary. Scores and types may be absent (0 and normal)."""
-        tokens = self.array("tokens", str)
-        if not tokens:
-            raise CheckpointError("GGUF entry tokenizer.ggml.tokens is missing or empty", "convert the model again")
-        scores = self.array("scores", (int, float), len(tokens)) or [0.0] * len(tokens)
-        types = self.array("token_type", int, len(tokens)) or [NORMAL] * len(tokens)
-        return [Piece(*item) for item in zip(unique(tokens), scores, types, strict=True)]
-
-    def roles(self, pieces: list[Piece]) -> dict[str, str]:
-        found = {}
-        for role, names in _ROLE_KEYS.items():
-            for name in names:
-                index = self.value(name, int)
-                if index is None or not 0 <= index < len(pieces):
-                    continue  # converters write ids such as 2**32 - 1 for "none"
-                found[role] = pieces[index].text
-        return found
-
-
 def read_metadata(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Tokenizer` for a GGUF file's metadata; see `Tokenizer.from_gguf`."""
-    metadata = _Metadata(entries)
-    name = metadata.value("model", str)
-    if name is None:
-        raise CheckpointError("the GGUF metadata has no tokenizer.ggml.model", "convert the model with its tokenizer")
+    """Return the arguments of `Tokenizer` for a GGUF file's metadata; see `Tokenizer.from_gguf`."""
+    with reading("GGUF metadata"):
+        return _read(Fields(entries))
+
+
+def _read(entries: Fields) -> dict[str, Any]:
+    require(
+        entries.get(_GGML + "model") is not None, f"{_GGML}model is missing", "convert the model with its tokenizer"
+    )
+    name = entries.text(_GGML + "model")
     builders = {
         "gpt2": _byte_level,
         "gemma4": _byte_level,
@@ -108,21 +67,49 @@ def read_metadata(entries: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"GGUF tokenizer {name!r} is not known", did_you_mean(name, builders) or "use the model's tokenizer.json"
         )
-    pieces = metadata.pieces()
-    roles = metadata.roles(pieces)
-    backend = builders[name](metadata, pieces, roles)
-    architecture = entries.get("general.architecture")
-    length = entries.get(f"{architecture}.context_length")
+    pieces = _pieces(entries)
+    roles = _roles(entries, pieces)
+    backend = builders[name](entries, pieces, roles)
+    length = entries.get(f"{entries.get('general.architecture')}.context_length")
     return {
         "backend": backend,
-        "special_tokens": {role: _surface(name, token, pieces) for role, token in roles.items()},
-        "max_length": length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None,
-        "chat_template": _templates(entries),
+        "special_tokens": {role: _bert_token(t) if name == "bert" else t for role, t in roles.items()},
+        "max_length": length if is_whole(length, 1) else None,
+        "chat_template": _templates(entries.raw),
     }
 
 
-def _surface(name: str, token: str, pieces: list[Piece]) -> str:
-    return _bert_token(Piece(token, 0.0)) if name == "bert" else token
+def _array(entries: Fields, name: str, kind: type | tuple[type, ...], length: int | None = None) -> list[Any]:
+    """Return an array whose items are all of a kind, as many as there are tokens; empty where the file has none."""
+    found = entries.get(_GGML + name, default=())
+    require(isinstance(found, list | tuple), f"{_GGML}{name} is a {type(found).__name__}, not an array", _DAMAGED)
+    wrong = next((i for i, item in enumerate(found) if not isinstance(item, kind)), None)
+    if wrong is not None:
+        raise CheckpointError(f"{_GGML}{name}[{wrong}] is a {type(found[wrong]).__name__}", _DAMAGED)
+    fits = length is None or len(found) in (0, length)
+    require(fits, f"{_GGML}{name} has {len(found)} items for {length} tokens", _DAMAGED)
+    return list(found)
+
+
+def _pieces(entries: Fields) -> list[Piece]:
+    """Return the vocabulary. Scores and types may be absent (0 and normal)."""
+    tokens = _array(entries, "tokens", str)
+    require(bool(tokens), f"{_GGML}tokens is missing or empty", "convert the model again")
+    scores = _array(entries, "scores", (int, float), len(tokens)) or [0.0] * len(tokens)
+    types = _array(entries, "token_type", int, len(tokens)) or [NORMAL] * len(tokens)
+    return [Piece(*item) for item in zip(unique(tokens), scores, types, strict=True)]
+
+
+def _roles(entries: Fields, pieces: list[Piece]) -> dict[str, str]:
+    """Return role → token. Converters write ids such as 2**32 - 1 for "none"."""
+    found = {}
+    for role in ROLES:
+        names = _ROLE_KEYS.get(role, (role,))
+        index = entries.get(*(f"{_GGML}{name}_id" for name in names), default=-1)
+        require(is_whole(index), f"{_GGML}{names[0]}_id={shown(index)} is not a token id", _DAMAGED)
+        if 0 <= index < len(pieces):
+            found[role] = pieces[index].text
+    return found
 
 
 def _templates(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -133,61 +120,49 @@ def _templates(entries: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in found.items() if isinstance(text, str)}
 
 
-def _begin_and_end(
-    backend: tokenizers.Tokenizer, metadata: _Metadata, roles: Mapping[str, str], *, bos: bool, eos: bool
-) -> None:
-    """Put bos and eos around a text, as the file says, or else as the arguments do."""
-    first = roles.get("bos_token") if metadata.value("add_bos_token", bool, bos) else None
-    last = roles.get("eos_token") if metadata.value("add_eos_token", bool, eos) else None
-    if first or last:
-        single = [*([first] if first else []), "$A", *([last] if last else [])]
-        surround(backend, single, [*single, *(item.replace("$A", "$B") + ":1" for item in single)])
+def _ends(entries: Fields, roles: Mapping[str, str], *, bos: bool, eos: bool) -> tuple[str | None, str | None]:
+    """Return the tokens that begin and end a text, as the file says, or else as the arguments do."""
+    first = roles.get("bos_token") if entries.flag(_GGML + "add_bos_token", default=bos) else None
+    return first, roles.get("eos_token") if entries.flag(_GGML + "add_eos_token", default=eos) else None
 
 
 # ---- byte-level BPE -----------------------------------------------------------------------------------------------
 
 
-def _byte_level(metadata: _Metadata, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+def _byte_level(entries: Fields, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
+    from tokenizers import normalizers
 
-    name = "gemma4" if metadata.value("model", str) == "gemma4" else metadata.value("pre", str, "default")
+    gemma = entries.text(_GGML + "model") == "gemma4"
+    name = "gemma4" if gemma else entries.text(_GGML + "pre", default="default")
     patterns = patterns_for(name)
     if patterns is None:
         raise CheckpointError(
-            f"the GGUF file cuts words as {name!r} does (tokenizer.ggml.pre), which is not known",
+            f"it cuts words as {name!r} does (tokenizer.ggml.pre), which is not known",
             did_you_mean(name, NAMES) or "use the model's tokenizer.json",
         )
     with library_errors("the GGUF merges do not fit the GGUF tokens", _DAMAGED):
-        backend = Backend(_bpe_model(metadata, pieces, roles, name))
+        backend = Backend(_bpe_model(entries, pieces, roles, name))
         if name in PLAIN_TEXT:
             backend.normalizer = normalizers.Replace(" ", SPACE)
-            backend.decoder = decoders.Sequence(
-                [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-            )
+            backend.decoder = pieces_to_text()
         else:
-            splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-            to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-            backend.decoder = decoders.ByteLevel()
+            cut_to_bytes(backend, patterns)
     register_pieces(backend, [p for p in pieces if p.type in (CONTROL, UNKNOWN, USER_DEFINED)])
-    _begin_and_end(backend, metadata, roles, bos=name in ADDS_BOS, eos=False)
+    begin_and_end(backend, *_ends(entries, roles, bos=name in ADDS_BOS, eos=False))
     return backend
 
 
-def _bpe_model(metadata: _Metadata, pieces: list[Piece], roles: Mapping[str, str], name: str) -> Any:
+def _bpe_model(entries: Fields, pieces: list[Piece], roles: Mapping[str, str], name: str) -> Any:
     from tokenizers.models import BPE
 
     merges = []
-    for number, line in enumerate(metadata.array("merges", str) or []):
+    for number, line in enumerate(_array(entries, "merges", str)):
         cut = line.find(" ", 1)  # a token may begin with a space
         if cut < 0 or cut == len(line) - 1:
-            raise CheckpointError(
-                f"GGUF entry tokenizer.ggml.merges[{number}] is {line[:60]!r}, not two tokens", _DAMAGED
-            )
+            raise CheckpointError(f"{_GGML}merges[{number}] is {line[:60]!r}, not two tokens", _DAMAGED)
         merges.append((line[:cut], line[cut + 1 :]))
-    if not merges:
-        raise CheckpointError("the GGUF file has no tokenizer.ggml.merges", "convert the model with a newer converter")
+    require(bool(merges), f"{_GGML}merges is missing or empty", "convert the model with a newer converter")
     vocabulary = {piece.text: i for i, piece in enumerate(pieces)}
     plain = name in PLAIN_TEXT
     return BPE(
@@ -203,28 +178,28 @@ def _bpe_model(metadata: _Metadata, pieces: list[Piece], roles: Mapping[str, str
 # ---- SentencePiece ------------------------------------------------------------------------------------------------
 
 
-def _sentencepiece(metadata: _Metadata, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    llama = metadata.value("model", str) == "llama"
+def _sentencepiece(entries: Fields, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
+    llama = entries.text(_GGML + "model") == "llama"
     kind: Literal["unigram", "bpe"] = "bpe" if llama else "unigram"
     if not any(piece.type == UNKNOWN for piece in pieces) or kind == "unigram":
         unknown = roles.get("unk_token", "<unk>")  # some converters mark it as a control token
         pieces = [_retyped(piece, piece.text == unknown) for piece in pieces]
-    charsmap = metadata.array("precompiled_charsmap", int) or []
-    if any(not -128 <= item <= 255 for item in charsmap):
-        raise CheckpointError("GGUF entry tokenizer.ggml.precompiled_charsmap does not hold bytes", _DAMAGED)
+    charsmap = _array(entries, "precompiled_charsmap", int)
+    bytes_only = all(-128 <= item <= 255 for item in charsmap)
+    require(bytes_only, f"{_GGML}precompiled_charsmap does not hold bytes", _DAMAGED)
     model = SpmModel(
         kind=kind,
         pieces=tuple(pieces),
         charsmap=bytes(item & 255 for item in charsmap),
-        add_prefix=metadata.value("add_space_prefix", bool, True),
-        collapse_spaces=metadata.value("remove_extra_whitespaces", bool, not llama),
+        add_prefix=entries.flag(_GGML + "add_space_prefix", default=True),
+        collapse_spaces=entries.flag(_GGML + "remove_extra_whitespaces", default=not llama),
         byte_fallback=any(piece.type == BYTE for piece in pieces),
         where="the GGUF file",
     )
     backend = to_backend(model)
     if not llama:
         register_pieces(backend, [piece for piece in pieces if piece.type == CONTROL])
-    _begin_and_end(backend, metadata, roles, bos=llama, eos=not llama)
+    begin_and_end(backend, *_ends(entries, roles, bos=llama, eos=not llama))
     return backend
 
 
@@ -237,34 +212,27 @@ def _retyped(piece: Piece, unknown: bool) -> Piece:
 # ---- WordPiece ----------------------------------------------------------------------------------------------------
 
 
-def _bert_token(piece: Piece) -> str:
+def _bert_token(text: str, type: int = NORMAL) -> str:
     """Converters write "▁word" for a word's beginning and "ing" for "##ing"; bracketed and control tokens stay."""
-    text = piece.text
     if text.startswith(SPACE):
         return text.removeprefix(SPACE)
     bracketed = text.startswith("[") and text.endswith("]")
-    return text if bracketed or piece.type in (CONTROL, UNKNOWN) or text in ("<s>", "</s>", "<pad>") else f"##{text}"
+    return text if bracketed or type in (CONTROL, UNKNOWN) or text in ("<s>", "</s>", "<pad>") else f"##{text}"
 
 
-def _wordpiece(metadata: _Metadata, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-    tokens = unique([_bert_token(piece) for piece in pieces])
-    first = _bert_token(Piece(roles.get("cls_token") or roles.get("bos_token") or "[CLS]", 0.0))
-    last = _bert_token(Piece(roles.get("sep_token") or roles.get("eos_token") or "[SEP]", 0.0))
-    unknown = _bert_token(Piece(roles.get("unk_token", "[UNK]"), 0.0))
+def _wordpiece(entries: Fields, pieces: list[Piece], roles: Mapping[str, str]) -> tokenizers.Tokenizer:
+    tokens = unique([_bert_token(piece.text, piece.type) for piece in pieces])
+    first = _bert_token(roles.get("cls_token") or roles.get("bos_token") or "[CLS]")
+    last = _bert_token(roles.get("sep_token") or roles.get("eos_token") or "[SEP]")
+    unknown = _bert_token(roles.get("unk_token", "[UNK]"))
     if unknown not in tokens:
-        raise CheckpointError(f"the GGUF vocabulary has no {unknown!r}", _DAMAGED)
+        raise CheckpointError(f"the vocabulary has no {unknown!r}", _DAMAGED)
+    lowercase = entries.flag(_GGML + "normalizer.lowercase", default=True)
+    accents = entries.flag(_GGML + "normalizer.strip_accents", default=lowercase)
     with library_errors("the GGUF vocabulary makes no WordPiece tokenizer", _DAMAGED):
-        backend = Backend(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token=unknown))
-        lowercase = metadata.value("normalizer.lowercase", bool, True)
-        backend.normalizer = normalizers.BertNormalizer(
-            lowercase=lowercase, strip_accents=metadata.value("normalizer.strip_accents", bool, lowercase)
-        )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece(prefix="##")
-    special = {_bert_token(Piece(token, 0.0)) for token in roles.values()}
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        backend = wordpiece(vocabulary, unknown, lowercase=lowercase, strip_accents=accents)
+    special = {_bert_token(token) for token in roles.values()}
     marked = [t for t, p in zip(tokens, pieces, strict=True) if p.type in (CONTROL, UNKNOWN) or t in special]
     register_pieces(backend, [Piece(token, 0.0, CONTROL) for token in marked])
     surround(backend, [first, "$A", last], [first, "$A", last, "$B:1", f"{last}:1"])

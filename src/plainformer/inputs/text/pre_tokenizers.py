@@ -1,7 +1,7 @@
 """How byte-level BPE tokenizers cut a text into words before merging, by the names that GGUF files give to it.
 
 GGUF metadata does not hold the regular expressions of a tokenizer.json, only a name ("tokenizer.ggml.pre"). Each name
-stands for a list of expressions applied one after the other, each isolating its matches in what the earlier ones
+means a list of expressions applied one after the other, each isolating its matches in what the earlier ones
 left. The expressions are those of the models' published tokenizer.json files, as llama.cpp (2025) assigns the names;
 syntax is Oniguruma's.
 """
@@ -12,12 +12,12 @@ _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 _ANY_CASE = rf"(?i:{_CONTRACTIONS})"
 _SPACES = r"\s+(?!\S)|\s+"
 
-# Radford et al. 2019 (GPT-2)
-_GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}"
+# Radford et al. 2019 (GPT-2); what the library's ByteLevel cuts by itself.
+BUILT_IN = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}"
 
 
 def _cl100k(digits: str, contractions: str = _ANY_CASE + "|", punctuation_tail: str = r"[\r\n]*") -> str:
-    """The family of expressions that began with OpenAI's cl100k; they differ in how many digits make a word."""
+    """Return the family of expressions that began with OpenAI's cl100k; they differ in how many digits make a word."""
     words = r"[^\r\n\p{L}\p{N}]?\p{L}+"
     return rf"{contractions}{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{punctuation_tail}|\s*[\r\n]+|{_SPACES}"
 
@@ -52,13 +52,13 @@ _CASED_LETTERS = rf"[[\p{{Lu}}\p{{Ll}}\p{{Lt}}]&&[^{_UNLISTED}]]"
 _HAN_HANGUL = r"[\x{0800}-\x{9FA5}\x{AC00}-\x{D7FF}]+"
 
 _PATTERNS: dict[str, tuple[str, ...]] = {
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
-    "gpt-2": (_GPT2,),
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", BUILT_IN, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "gpt-2": (BUILT_IN,),
     "llama-bpe": (_LLAMA3,),
     "qwen2": (_QWEN2,),
     "qwen35": (_QWEN35,),
-    "smollm": (r"\p{N}", _GPT2),
-    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]"),
+    "smollm": (r"\p{N}", BUILT_IN),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", BUILT_IN, r"[0-9][0-9][0-9]"),
     "deepseek-llm": (
         r"[\r\n]",
         rf"\s?{_CASED_LETTERS}+",
@@ -101,33 +101,15 @@ _SAME_AS = {
 _ALIASES = {alias: name for name, aliases in _SAME_AS.items() for alias in aliases.split()}
 
 # A word that is in the vocabulary is one token, even where the merges would not build it.
-IGNORE_MERGES = frozenset(
-    [
-        "llama3",
-        "llama-v3",
-        "llama-bpe",
-        "falcon3",
-        "falcon-h1",
-        "pixtral",
-        "midm-2.0",
-        "lfm2",
-        "jina-v5-nano",
-        "glm4",
-        "glm5",
-        "tekken",
-        "minicpm5",
-        "granite-embed-multi-97m",
-    ]
-)
+_LLAMA = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken"
+IGNORE_MERGES = frozenset(f"{_LLAMA} glm4 glm5 minicpm5 granite-embed-multi-97m".split())
 # These begin a text with the bos token unless the file says otherwise.
-ADDS_BOS = frozenset(
-    ["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken"]
-)
+ADDS_BOS = frozenset(_LLAMA.split())
 # SentencePiece-like: spaces become ▁ and tokens are text, not bytes in disguise.
 PLAIN_TEXT = frozenset(["gemma4", "granite-embed-multi-311m", "sarvam-moe"])
 NAMES = frozenset(_PATTERNS) | frozenset(_ALIASES)
 
 
 def patterns_for(name: str) -> tuple[str, ...] | None:
-    """The expressions behind a name, or None for a name that is not known."""
+    """Return the expressions of a name, or None for a name that is not known."""
     return _PATTERNS.get(_ALIASES.get(name, name))

@@ -3,10 +3,12 @@ a text, as the family's convention says."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plainformer.config.checks import reading
+from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError
 from plainformer.inputs.text.sentencepiece_model import (
     CONTROL,
@@ -19,13 +21,14 @@ from plainformer.inputs.text.sentencepiece_model import (
     register_pieces,
     to_backend,
 )
-from plainformer.inputs.text.tokenizer_settings import Settings, SpecialToken
+from plainformer.inputs.text.tokenizer_settings import Settings
 from plainformer.inputs.text.vocabulary import (
+    begin_and_end,
     fill_template,
+    known_roles,
     read_vocabulary,
     register_special,
     surround,
-    surround_bos_eos,
 )
 
 if TYPE_CHECKING:
@@ -33,27 +36,20 @@ if TYPE_CHECKING:
 
 
 def read_sentencepiece(path: Path, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """The arguments of `Tokenizer` for a folder whose vocabulary is the SentencePiece model at `path`."""
+    """Return the arguments of `Tokenizer` for a folder whose vocabulary is the SentencePiece model at `path`."""
     if convention.pieces == "vocab.json":
         return _looked_up(path, settings, convention)
     model = read_proto(path)
-    model = model.with_pieces(_with_added(_arranged(model, settings, convention), settings))
+    model = replace(model, pieces=tuple(_with_added(_arranged(model, settings, convention), settings)))
     known = {piece.text for piece in model.pieces}
-    roles = _roles(settings, convention, known)
+    roles = known_roles(settings, convention.usual_roles(), known)
     backend = to_backend(model, cleanup=_cleanup(settings, convention), prefix=_prefix(model, settings, convention))
-    mask = roles.get("mask_token", "")
-    register_special(backend, settings, roles, {mask: SpecialToken(mask, lstrip=True)})
+    register_special(backend, settings, roles, mask_lstrip=True)
     if convention.single:
         surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")
     else:
-        surround_bos_eos(backend, settings, roles, add_bos=convention.add_bos, add_eos=False)
+        begin_and_end(backend, *settings.ends(roles, convention))
     return {"backend": backend, "special_tokens": roles}
-
-
-def _roles(settings: Settings, convention: TokenizerConvention, known: Container[str]) -> dict[str, str]:
-    usual = convention.usual_roles()
-    stated = {role: settings.role(role, usual.get(role)) for role in {*usual, *settings.roles}}
-    return {role: token for role, token in stated.items() if token is not None and token in known}
 
 
 def _prefix(model: SpmModel, settings: Settings, convention: TokenizerConvention) -> Literal["always", "first"]:
@@ -85,7 +81,7 @@ def _control(*names: str) -> list[Piece]:
 
 
 def _arranged(model: SpmModel, settings: Settings, convention: TokenizerConvention) -> list[Piece]:
-    """The vocabulary from the model's pieces."""
+    """Return the vocabulary from the model's pieces."""
     if convention.pieces == "fairseq":
         return _fairseq(model, settings, convention)
     arrange = {"sentinels": _with_sentinels, "reserved": _with_reserved, "bracketed": _with_mask}.get(convention.pieces)
@@ -118,9 +114,7 @@ def _fairseq(model: SpmModel, settings: Settings, convention: TokenizerConventio
 
 def _with_sentinels(model: SpmModel, settings: Settings) -> list[Piece]:
     """Sentinels come last, counted down (Raffel et al. 2020)."""
-    count = settings.config.get("extra_ids", 100)
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 100_000:
-        raise CheckpointError(f"{settings.folder}: extra_ids is {count!r}", "it is a number of sentinels, such as 100")
+    count = _count(settings, "extra_ids", 100, 0, 100_000)
     known = {piece.text for piece in model.pieces}
     sentinels = [f"<extra_id_{i}>" for i in range(count - 1, -1, -1)]
     return [*model.pieces, *_control(*(name for name in sentinels if name not in known))]
@@ -128,9 +122,7 @@ def _with_sentinels(model: SpmModel, settings: Settings) -> list[Piece]:
 
 def _with_reserved(model: SpmModel, settings: Settings) -> list[Piece]:
     """103 ids of pre-training come before the pieces (Zhang et al. 2020)."""
-    offset = settings.config.get("offset", 103)
-    if isinstance(offset, bool) or not isinstance(offset, int) or not 2 <= offset <= 10_000:
-        raise CheckpointError(f"{settings.folder}: offset is {offset!r}", "it is a number of ids, such as 103")
+    offset = _count(settings, "offset", 103, 2, 10_000)
     reserved = ("<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, offset))) if offset > 2 else ()
     pieces = [piece._replace(type=CONTROL) if piece.text == "</s>" else piece for piece in model.pieces]
     if [piece.text for piece in pieces[:2]] != ["<pad>", "</s>"]:
@@ -141,8 +133,13 @@ def _with_reserved(model: SpmModel, settings: Settings) -> list[Piece]:
     return [*pieces[:2], *_control(*reserved), *pieces[2:]]
 
 
+def _count(settings: Settings, name: str, usual: int, lower: int, upper: int) -> int:
+    with reading(str(settings.folder / "tokenizer_config.json")):
+        return Fields(settings.config).bounded(name, upper, lower, default=usual)
+
+
 def _with_mask(model: SpmModel, settings: Settings) -> list[Piece]:
-    """The pieces, and a mask at the end where they have none."""
+    """Return the pieces, and a mask at the end where they have none."""
     mask = settings.role("mask_token", "[MASK]") or "[MASK]"
     known = {piece.text for piece in model.pieces}
     special = {"[CLS]", "[SEP]", "[PAD]", "[MASK]", "<pad>", "<s>", "</s>"}
@@ -177,11 +174,11 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
 def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
     """SentencePiece cuts the text, and a vocab.json gives the ids of the pieces.
 
-    The punctuation normalisation of some (Moses) is not applied, as in the reference library without sacremoses.
+    The punctuation normalisation of some (Moses) is not applied, as in transformers without sacremoses.
     """
     vocabulary, languages = _ids_and_languages(settings, convention)
     usual = convention.usual_roles()
-    roles = _roles(settings, convention, vocabulary)
+    roles = known_roles(settings, usual, vocabulary)
     for role in ("eos_token", "unk_token"):
         if role not in roles:
             raise CheckpointError(
@@ -207,7 +204,7 @@ def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) 
 
 
 def _ids_and_languages(settings: Settings, convention: TokenizerConvention) -> tuple[dict[str, int], list[str]]:
-    """The vocabulary with its language tokens: those that it marks, or the convention's, numbered after all else."""
+    """Return the vocabulary with its language tokens: those that it marks, or the convention's, numbered after all else."""
     vocabulary = dict(read_vocabulary(settings.folder / "vocab.json"))
     if convention.language_marks is not None:
         begin, end = convention.language_marks

@@ -7,7 +7,7 @@ builds from it. Ids are positions in `pieces`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -55,15 +55,11 @@ class SpmModel:
 
     @property
     def unknown(self) -> int:
-        """The position of the unknown piece."""
+        """Return the position of the unknown piece."""
         found = next((i for i, piece in enumerate(self.pieces) if piece.type == UNKNOWN), None)
         if found is None:
             raise CheckpointError(f"{self.where} has no unknown token", "the file is damaged: download it again")
         return found
-
-    def with_pieces(self, pieces: Iterable[Piece]) -> SpmModel:
-        """The same model with another vocabulary."""
-        return replace(self, pieces=tuple(pieces))
 
 
 def read_proto(path: Path) -> SpmModel:
@@ -102,12 +98,12 @@ def read_proto(path: Path) -> SpmModel:
 def to_backend(
     model: SpmModel, *, cleanup: Iterable[Any] = (), prefix: Literal["always", "first"] = "always"
 ) -> tokenizers.Tokenizer:
-    """The backend of a model.
+    """Return the backend of a model.
 
     Args:
         model: the SentencePiece model.
         cleanup: normalizers that a family runs before SentencePiece's own.
-        prefix: where a space is put in front: before every stretch of text, or only at the beginning and not after
+        prefix: where a space is added: before every stretch of text, or only at the beginning and not after
             special tokens.
     """
     from tokenizers import Tokenizer as Backend
@@ -118,7 +114,7 @@ def to_backend(
     marked = [piece for piece in model.pieces if piece.type in (CONTROL, UNKNOWN)]
     # Unigram segments user-defined pieces itself, see `_scores`; BPE needs them cut out beforehand.
     # That happens after spaces are collapsed, or else the text on either side would lose those next to them. One case
-    # differs from SentencePiece: a text that begins with such a piece gets no ▁ in front of it.
+    # differs from SentencePiece: a text that begins with such a piece gets no ▁ before it.
     marked += [p for p in model.pieces if p.type == USER_DEFINED and model.kind == "bpe"]
     register_pieces(backend, marked, normalized=model.collapse_spaces)
     return backend
@@ -176,7 +172,7 @@ def _bpe(model: SpmModel) -> Any:
 
 
 def merges_from_scores(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
-    """The merges that SentencePiece's BPE tries, best first: all pairs that make a third piece, by its score."""
+    """Return the merges that SentencePiece's BPE tries, best first: all pairs that make a third piece, by its score."""
     ranked = [(piece.text, -piece.score, i) for i, piece in enumerate(pieces) if piece.type in _MERGEABLE]
     ids = {text: i for text, _, i in ranked}
     byte_ids = {piece.text: i for i, piece in enumerate(pieces) if piece.type == BYTE}
@@ -226,7 +222,11 @@ def _set_spaces(backend: tokenizers.Tokenizer, model: SpmModel, steps: list[Any]
         backend.normalizer = normalizers.Sequence(steps)
     if split or scheme != "never":
         backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split)
-    ending = [decoders.Strip(" ", 1, 0)] if model.add_prefix else []
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ending]
-    )
+    backend.decoder = pieces_to_text(*([decoders.Strip(" ", 1, 0)] if model.add_prefix else ()))
+
+
+def pieces_to_text(*ending: Any) -> Any:
+    """Return the decoder of pieces: ▁ becomes a space and <0x41> the byte; then what `ending` does."""
+    from tokenizers import decoders
+
+    return decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *ending])

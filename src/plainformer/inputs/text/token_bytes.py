@@ -1,7 +1,7 @@
 """Which bytes each token writes: what constraints on text, and token healing, need to know about a vocabulary.
 
 A token of a byte-level BPE may be half a character, so the unit is the byte. The bytes are those that
-`Tokenizer.decode` gives for the token behind other text; the decoder itself is asked wherever it works on whole texts.
+`Tokenizer.decode` gives for the token after other text; the decoder itself is asked wherever it works on whole texts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# Decoders (of the `tokenizers` library) whose text is that of the tokens, one behind the other.
+# Decoders (of the `tokenizers` library) whose text is that of the tokens, one after the other.
 _ADDITIVE = frozenset({"ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Sequence", "Strip", "WordPiece"})
-_ANCHOR = "a"  # stands in front of a token that is looked at, so that nothing is stripped as the text's beginning
+_ANCHOR = "a"  # comes before a token that is looked at, so that nothing is stripped as the text's beginning
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TokenBytes:
     """The vocabulary as bytes.
 
     Attributes:
-        tokens: what each id writes behind other text, "▁the" → b" the"; of a special token its name; b"" of an id
+        tokens: what each id writes after other text, "▁the" → b" the"; of a special token its name; b"" of an id
             that no token has.
         special_ids: tokens that are not text.
         lead: the space that a first token writes and `decode` takes away ("▁the" alone is "the"), or "".
@@ -40,10 +40,10 @@ class TokenBytes:
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
-    """The bytes of each token of a tokenizer. Takes about a microsecond for each token: keep the result.
+    """Return the bytes of each token of a tokenizer. Takes about a microsecond for each token: keep the result.
 
     Raises:
-        UsageError: the tokenizer's decoder does not write its tokens one behind the other (CTC, BPE with word endings).
+        UsageError: the tokenizer's decoder does not write its tokens one after the other (CTC, BPE with word endings).
     """
     names = [tokenizer.id_to_token(i) for i in range(_size(tokenizer))]
     spell = _speller(tokenizer)
@@ -63,12 +63,12 @@ def _size(tokenizer: Tokenizer) -> int:
 
 
 def _speller(tokenizer: Tokenizer) -> Callable[[str], bytes]:
-    """The function from a token's name to its bytes."""
+    """Return the function from a token's name to its bytes."""
     decoder = tokenizer.backend.decoder
     kinds = set(_kinds(json.loads(decoder.__getstate__()))) if decoder is not None else set()
     if unknown := sorted(kinds - _ADDITIVE):
         raise UsageError(
-            f"the tokenizer's decoder ({', '.join(unknown)}) does not write tokens one behind the other",
+            f"the tokenizer's decoder ({', '.join(unknown)}) does not write tokens one after the other",
             "constraints on text and token healing need a byte-level, SentencePiece or WordPiece tokenizer",
         )
     if "ByteLevel" in kinds:
@@ -105,6 +105,6 @@ _BYTE_OF_CHARACTER = _byte_of_character()
 
 
 def _from_byte_level(name: str) -> bytes:
-    """As the ByteLevel decoder: an added token whose name is not in disguise stands for itself."""
+    """As the ByteLevel decoder: an added token whose name is not in disguise is its own text."""
     known = [_BYTE_OF_CHARACTER.get(character) for character in name]
     return name.encode() if None in known else bytes(byte for byte in known if byte is not None)

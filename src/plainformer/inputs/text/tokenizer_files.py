@@ -9,29 +9,27 @@ say: it is the family's convention, found by tokenizer_config.json's tokenizer_c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
+from plainformer.inputs.files import read_text
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
-from plainformer.inputs.text.tokenizer_settings import (
-    Settings,
-    SpecialToken,
-    find_roles,
-    library_errors,
-    read_settings,
-    read_text,
-)
+from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
 from plainformer.inputs.text.vocabulary import (
     assign_added,
+    begin_and_end,
+    cut_to_bytes,
     fill_template,
+    known_roles,
     read_merges,
     read_vocabulary,
     register_special,
     surround,
-    surround_bos_eos,
+    wordpiece,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ _CTC_ROLES = "bos_token=<s> eos_token=</s> unk_token=<unk> pad_token=<pad>"
 def read_folder(
     folder: Path, model: Mapping[str, Any] | None = None, conventions: Conventions | None = None
 ) -> dict[str, Any]:
-    """The arguments of `Tokenizer` for a checkpoint folder; see `Tokenizer.from_folder`."""
+    """Return the arguments of `Tokenizer` for a checkpoint folder; see `Tokenizer.from_folder`."""
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
@@ -67,18 +65,19 @@ def read_folder(
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
         )
-    parts.setdefault("settings", _kept_settings(settings))
+    kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
         "padding_side": side,
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
+        "settings": kept,
         **parts,
     }
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer that a tokenizer.json describes."""
+    """Return the tokenizer that a tokenizer.json describes."""
     from tokenizers import Tokenizer as Backend
 
     text = read_text(path)
@@ -89,17 +88,10 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         return Backend.from_str(text)
 
 
-def _kept_settings(settings: Settings) -> dict[str, Any]:
-    return {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
-
-
 def _build(settings: Settings, conventions: Conventions | None) -> dict[str, Any]:
     """Rebuild a tokenizer from vocabulary files."""
     folder = settings.folder
-
-    def convention(path: Path, algorithm: Algorithm) -> TokenizerConvention:
-        return _convention(settings, conventions, path, algorithm)
-
+    convention = partial(_convention, settings, conventions)
     model = next((folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
     if model is not None:
         return read_sentencepiece(model, settings, convention(model, "SentencePiece"))
@@ -122,7 +114,7 @@ def _build(settings: Settings, conventions: Conventions | None) -> dict[str, Any
 def _convention(
     settings: Settings, conventions: Conventions | None, path: Path, algorithm: Algorithm
 ) -> TokenizerConvention:
-    """What the checkpoint's family says of the file at `path`, which holds an `algorithm`'s vocabulary."""
+    """Return what the checkpoint's family says of the file at `path`, which holds an `algorithm`'s vocabulary."""
     if not settings.kind and algorithm in ("wordpiece", "byte-level BPE"):
         return TokenizerConvention(algorithm)
     if not settings.kind or conventions is None:
@@ -145,43 +137,32 @@ def _convention(
     return found
 
 
-def _roles(settings: Settings, vocabulary: Mapping[str, int], defaults: Mapping[str, str]) -> dict[str, str]:
-    """The family's usual special tokens, overridden by what the files say, as far as the vocabulary has them."""
-    stated = {role: settings.role(role, defaults.get(role)) for role in {*defaults, *settings.roles}}
-    return {role: token for role, token in stated.items() if token is not None and token in vocabulary}
-
-
 # ---- WordPiece ----------------------------------------------------------------------------------------------------
 
 
 def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """vocab.txt has a token a line (Schuster and Nakajima 2012; Devlin et al. 2019)."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
+    """Read a vocab.txt, which has a token a line."""
     path = settings.folder / "vocab.txt"
     lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}
     assign_added(vocabulary, settings)
     defaults = convention.usual_roles(_BRACKETED)
-    roles = _roles(settings, vocabulary, defaults)
+    roles = known_roles(settings, defaults, vocabulary)
     missing = [role for role in ("unk_token", "cls_token", "sep_token") if role not in roles]
     if missing:
         raise CheckpointError(
             f"{path} has no {', '.join(repr(settings.role(r, defaults[r])) for r in missing)}",
             "if it is a WordPiece vocabulary, name its special tokens in tokenizer_config.json",
         )
-    backend = Backend(models.WordPiece(vocabulary, unk_token=roles["unk_token"], max_input_chars_per_word=100))
     accents = settings.config.get("strip_accents")  # unset: stripped if lower-cased
-    backend.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
+    backend = wordpiece(
+        vocabulary,
+        roles["unk_token"],
         handle_chinese_chars=bool(settings.config.get("tokenize_chinese_chars", True)),
         strip_accents=accents if isinstance(accents, bool) else None,
         lowercase=bool(settings.config.get("do_lower_case", True)),
     )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    register_special(backend, settings, roles, {})
+    register_special(backend, settings, roles)
     cls, sep = roles["cls_token"], roles["sep_token"]
     surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
     return {"backend": backend, "special_tokens": roles}
@@ -191,9 +172,10 @@ def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str,
 
 
 def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """vocab.json and merges.txt (Radford et al. 2019)."""
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    """Read a vocab.json and a merges.txt."""
     from tokenizers import Tokenizer as Backend
+    from tokenizers import models, normalizers
+    from tokenizers.processors import RobertaProcessing
 
     folder = settings.folder
     vocabulary = read_vocabulary(folder / "vocab.json")
@@ -207,31 +189,11 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     prefix_space = bool(settings.config.get("add_prefix_space", False))
     if convention.unicode == "NFC":
         backend.normalizer = normalizers.NFC()
-    if convention.words == "gpt-2":  # the library's own, faster than its expression
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    else:
-        split = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns_for(convention.words) or ()]
-        to_bytes = pre_tokenizers.ByteLevel(prefix_space, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])
-    backend.decoder = decoders.ByteLevel()
-    return _finish_bpe(backend, settings, convention, vocabulary, prefix_space)
-
-
-def _finish_bpe(
-    backend: tokenizers.Tokenizer,
-    settings: Settings,
-    convention: TokenizerConvention,
-    vocabulary: Mapping[str, int],
-    prefix_space: bool,
-) -> dict[str, Any]:
-    """The special tokens of a byte-level BPE tokenizer."""
-    from tokenizers.processors import RobertaProcessing
-
-    roles = _roles(settings, vocabulary, convention.usual_roles(_END_OF_TEXT))
-    mask = roles.get("mask_token", "")
-    register_special(backend, settings, roles, {mask: SpecialToken(mask, lstrip=True)})
+    cut_to_bytes(backend, patterns_for(convention.words) or (), prefix_space)
+    roles = known_roles(settings, convention.usual_roles(_END_OF_TEXT), vocabulary)
+    register_special(backend, settings, roles, mask_lstrip=True)
     if not convention.single:
-        surround_bos_eos(backend, settings, roles, add_bos=convention.add_bos, add_eos=False)
+        begin_and_end(backend, *settings.ends(roles, convention))
         return {"backend": backend, "special_tokens": roles}
     single, pair = fill_template(convention, roles, settings)
     if convention.trim_offsets:
@@ -262,7 +224,7 @@ def _characters(settings: Settings) -> dict[str, Any]:
 
     vocabulary = read_vocabulary(settings.folder / "vocab.json")
     assign_added(vocabulary, settings)
-    roles = _roles(settings, vocabulary, TokenizerConvention("characters").usual_roles(_CTC_ROLES))
+    roles = known_roles(settings, TokenizerConvention("characters").usual_roles(_CTC_ROLES), vocabulary)
     if "pad_token" not in roles:
         raise CheckpointError(
             f"{settings.folder / 'vocab.json'} has no '<pad>', the blank of CTC",
@@ -278,5 +240,5 @@ def _characters(settings: Settings) -> dict[str, Any]:
     )
     ctc = decoders.CTC(pad_token=roles["pad_token"], word_delimiter_token=delimiter, cleanup=False)
     backend.decoder = decoders.Sequence([ctc, decoders.Replace(delimiter, " "), decoders.Fuse()])
-    register_special(backend, settings, roles, {})
+    register_special(backend, settings, roles)
     return {"backend": backend, "special_tokens": roles}

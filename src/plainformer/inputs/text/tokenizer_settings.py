@@ -9,20 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.tokenizer import kind_of
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, PlainformerError
+from plainformer.inputs.files import read_object, read_text
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import AddedToken
 
     from plainformer.config.tokenizer import TokenizerConvention
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_UNLIMITED = 10**9  # model_max_length of 1e30 stands for "unknown"
+_UNLIMITED = 10**9  # a model_max_length of 1e30 means "unknown"
 _WELL_KNOWN = {
     "[CLS]": "cls_token",
     "[SEP]": "sep_token",
@@ -33,24 +36,6 @@ _WELL_KNOWN = {
     "[UNK]": "unk_token",
     "<unk>": "unk_token",
 }
-
-
-@dataclass(frozen=True)
-class SpecialToken:
-    """A token outside the ordinary vocabulary: never split, and matched in text before anything else."""
-
-    content: str
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
-    normalized: bool = False
-    special: bool = True
-
-    def to_added(self) -> tokenizers.AddedToken:
-        """The same for the `tokenizers` library."""
-        from tokenizers import AddedToken
-
-        return AddedToken(**asdict(self))
 
 
 @dataclass(frozen=True)
@@ -70,33 +55,38 @@ class Settings:
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    roles: dict[str, SpecialToken | None] = field(default_factory=dict)
-    added: dict[int, SpecialToken] = field(default_factory=dict)
-    listed: tuple[SpecialToken, ...] = ()
+    roles: dict[str, AddedToken | None] = field(default_factory=dict)
+    added: dict[int, AddedToken] = field(default_factory=dict)
+    listed: tuple[AddedToken, ...] = ()
     chat_templates: dict[str, str] = field(default_factory=dict)
 
     @property
     def names_class(self) -> bool:
-        """Whether tokenizer_class says more than that there is a tokenizer.json."""
+        """Return whether tokenizer_class says more than that there is a tokenizer.json."""
         generic = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
         name = self.config.get("tokenizer_class")
         return isinstance(name, str) and name not in generic
 
     @property
     def kind(self) -> str:
-        """The tokenizer's family as one word (`kind_of`), by tokenizer_class or the model_type; "" where neither is."""
+        """Return the tokenizer's family as one word (`kind_of`), by tokenizer_class or the model_type; "" where neither is."""
         name = self.config["tokenizer_class"] if self.names_class else self.model.get("model_type")
         return kind_of(name) if isinstance(name, str) else ""
 
     def role(self, name: str, default: str | None) -> str | None:
-        """The token that plays a role, as the files say, or else `default`."""
+        """Return the token that plays a role, as the files say, or else `default`."""
         if name not in self.roles:
             return default
         token = self.roles[name]
         return token.content if token is not None else None
 
+    def ends(self, roles: Mapping[str, str], convention: TokenizerConvention) -> tuple[str | None, str | None]:
+        """Return the tokens that begin and end a text, as add_bos_token and add_eos_token say (or the family's habit)."""
+        bos = roles.get("bos_token") if self.config.get("add_bos_token", convention.add_bos) else None
+        return bos, roles.get("eos_token") if self.config.get("add_eos_token", False) else None
+
     def max_length(self, convention: TokenizerConvention) -> int | None:
-        """The most tokens that a model of that convention takes, or None where nothing says so."""
+        """Return the most tokens that a model of that convention takes, or None where nothing says so."""
         stated = self.config.get("model_max_length")
         if isinstance(stated, bool) or not isinstance(stated, int | float | None):
             where = self.folder / "tokenizer_config.json"
@@ -104,9 +94,7 @@ class Settings:
         if stated is not None and 0 < stated < _UNLIMITED:
             return int(stated)
         positions = next((self.model[name] for name in convention.limit_fields if name in self.model), None)
-        if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
-            return None
-        return max(1, positions - convention.unused_positions)
+        return max(1, positions - convention.unused_positions) if is_whole(positions, 1) else None
 
 
 @contextmanager
@@ -122,63 +110,38 @@ def library_errors(what: str, fix: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {error}", fix) from error
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file's text, or a CheckpointError that names it."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(
-            f"{path} is not UTF-8 text (byte {error.start})", "download it again, or convert it to UTF-8"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", "check the path and its permissions") from error
+def special_token(content: str, **flags: bool) -> AddedToken:
+    """Return a token that is never split, and is matched in the text as given before anything else."""
+    from tokenizers import AddedToken
+
+    return AddedToken(content, **{"normalized": False, "special": True, **flags})
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content, or a CheckpointError that names it."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not JSON: {error}", "the file is damaged or truncated: download it again"
-        ) from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, or {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object", "download the file again")
-    return content
-
-
-def special_token(value: Any, where: str) -> SpecialToken:
-    """A token written as a text or as an AddedToken object."""
+def _stated_token(value: Any, where: str) -> AddedToken:
+    """Return a token written as a text or as an AddedToken object."""
     if isinstance(value, str):
-        return SpecialToken(value)
+        return special_token(value)
     if isinstance(value, Mapping) and isinstance(value.get("content"), str):
         flags = {k: bool(value[k]) for k in ("lstrip", "rstrip", "single_word", "normalized", "special") if k in value}
-        return SpecialToken(value["content"], **flags)
+        return special_token(value["content"], **flags)
     raise CheckpointError(
         f"{where} is {value!r}, neither a token's text nor an object with its content", "correct the entry"
     )
 
 
 def read_settings(folder: Path, model: Mapping[str, Any] | None = None) -> Settings:
-    """All settings of `folder`; `model` is the model's config.json, by default the folder's own."""
+    """Return all settings of `folder`; `model` is the model's config.json, by default the folder's own."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", "pass the checkpoint's folder")
     path = folder / "tokenizer_config.json"
     config = read_object(path)
-    roles: dict[str, SpecialToken | None] = {}
+    roles: dict[str, AddedToken | None] = {}
     for source in (folder / "special_tokens_map.json", path):  # the latter is the newer format and wins
         entries = read_object(source)
         for role in ROLES:
             if role in entries:
                 value = entries[role]
-                roles[role] = None if value is None else special_token(value, f"{source}: {role}")
+                roles[role] = None if value is None else _stated_token(value, f"{source}: {role}")
     return Settings(
         folder=folder,
         config=config,
@@ -190,13 +153,13 @@ def read_settings(folder: Path, model: Mapping[str, Any] | None = None) -> Setti
     )
 
 
-def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, SpecialToken]:
-    added: dict[int, SpecialToken] = {}
+def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+    added: dict[int, AddedToken] = {}
     path = folder / "added_tokens.json"
     for content, index in read_object(path).items():
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        if not is_whole(index, 0):
             raise CheckpointError(f"{path}: the id of {content!r} is {index!r}", "ids are whole numbers from 0")
-        added[index] = SpecialToken(content)
+        added[index] = special_token(content)
     decoder = config.get("added_tokens_decoder") or {}
     where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
     if not isinstance(decoder, Mapping):
@@ -204,17 +167,17 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, SpecialT
     for key, value in decoder.items():
         if not str(key).isdecimal():
             raise CheckpointError(f"{where} has the id {key!r}", "ids are whole numbers from 0")
-        added[int(key)] = special_token(value, f"{where}[{key}]")
+        added[int(key)] = _stated_token(value, f"{where}[{key}]")
     return added
 
 
-def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[SpecialToken, ...]:
-    found: dict[str, SpecialToken] = {}
+def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[AddedToken, ...]:
+    found: dict[str, AddedToken] = {}
     for source in (read_object(folder / "special_tokens_map.json"), config):
         for key in ("additional_special_tokens", "extra_special_tokens"):
             values = source.get(key) or []
             for value in values if isinstance(values, list) else []:
-                token = special_token(value, f"{folder}: {key}")
+                token = _stated_token(value, f"{folder}: {key}")
                 found[token.content] = token
     return tuple(found.values())
 
@@ -237,7 +200,7 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_roles(settings: Settings, backend: tokenizers.Tokenizer) -> dict[str, str]:
-    """Role → token for a ready-made tokenizer.
+    """Return role → token for a ready-made tokenizer.
 
     From its files; where they say nothing, from the model's config.json (bos_token_id, ...), from the tokenizer's own
     post-processor (cls and sep), and from special tokens of well-known names.
@@ -245,10 +208,8 @@ def find_roles(settings: Settings, backend: tokenizers.Tokenizer) -> dict[str, s
     found: dict[str, str] = {}
     for role in ROLES:
         index = settings.model.get(f"{role}_id")
-        if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
-            token = backend.id_to_token(index)
-            if token is not None:
-                found[role] = token
+        if is_whole(index, 0) and (token := backend.id_to_token(index)) is not None:
+            found[role] = token
     state = json.loads(backend.post_processor.__getstate__()) if backend.post_processor is not None else {}
     for role in ("cls", "sep"):
         if isinstance(state.get(role), list):
@@ -276,8 +237,7 @@ def write_folder(
     if backend is not None:
         (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
         config["added_tokens_decoder"] = {
-            str(index): {each.name: getattr(token, each.name) for each in fields(SpecialToken)}
-            for index, token in sorted(backend.get_added_tokens_decoder().items())
+            str(index): token.__getstate__() for index, token in sorted(backend.get_added_tokens_decoder().items())
         }
     if set(chat_templates) == {"default"}:
         config["chat_template"] = chat_templates["default"]

@@ -1,13 +1,15 @@
-"""What all tokenizers that are built from a vocabulary share: its files, and the special tokens in and around a text."""
+"""What all tokenizers that are built from a vocabulary share: its files, how a text is cut, its special tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError
-from plainformer.inputs.text.tokenizer_settings import Settings, SpecialToken, library_errors, read_json, read_text
+from plainformer.inputs.files import read_object, read_text
+from plainformer.inputs.text.pre_tokenizers import BUILT_IN
+from plainformer.inputs.text.tokenizer_settings import Settings, library_errors, special_token
 
 if TYPE_CHECKING:
     import tokenizers
@@ -16,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """A vocab.json: token → id."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
+    """Return a vocab.json: token → id."""
+    content = read_object(path)
+    if not content:
         raise CheckpointError(f"{path} is not an object of tokens and their ids", "download the file again")
     for token, index in content.items():
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        if type(index) is not int or index < 0:
             raise CheckpointError(f"{path}: the id of {token!r} is {index!r}", "ids are whole numbers from 0")
     return content
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """A merges.txt: two tokens a line, in order of priority; a first line "#version" is a heading."""
+    """Return a merges.txt: two tokens a line, in order of priority; a first line "#version" is a heading."""
     merges = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         line = line.removesuffix("\r")
@@ -61,12 +63,12 @@ def assign_added(vocabulary: dict[str, int], settings: Settings) -> None:
 
 
 def register_special(
-    backend: tokenizers.Tokenizer, settings: Settings, roles: Mapping[str, str], options: Mapping[str, SpecialToken]
+    backend: tokenizers.Tokenizer, settings: Settings, roles: Mapping[str, str], *, mask_lstrip: bool = False
 ) -> None:
-    """Make the backend treat role tokens and added tokens as units. `options`: how to match one, unless files say."""
-    chosen: dict[str, SpecialToken] = {}
-    for token in roles.values():
-        chosen[token] = options.get(token, SpecialToken(token))
+    """Make the backend treat role tokens and added tokens as units; `mask_lstrip` gives the mask the space before it."""
+    chosen = {token: special_token(token) for token in roles.values()}
+    if mask_lstrip and (mask := roles.get("mask_token")) is not None:
+        chosen[mask] = special_token(mask, lstrip=True)
     for stated in settings.roles.values():
         if stated is not None and (stated.lstrip or stated.rstrip or stated.single_word or stated.normalized):
             chosen[stated.content] = stated
@@ -76,18 +78,24 @@ def register_special(
     order = {token: backend.token_to_id(token) for token in chosen}
     known = sorted((i, token) for token, i in order.items() if i is not None)
     tokens = [token for _, token in known] + [token for token, i in order.items() if i is None and token in listed]
-    backend.add_tokens([chosen[token].to_added() for token in tokens])
+    backend.add_tokens([chosen[token] for token in tokens])
+
+
+def known_roles(settings: Settings, usual: Mapping[str, str], vocabulary: Container[str]) -> dict[str, str]:
+    """Return the family's usual special tokens, overridden by what the files say, as far as the vocabulary has them."""
+    stated = {role: settings.role(role, usual.get(role)) for role in {*usual, *settings.roles}}
+    return {role: token for role, token in stated.items() if token is not None and token in vocabulary}
 
 
 def fill_template(
     convention: TokenizerConvention, roles: Mapping[str, str], settings: Settings
 ) -> tuple[list[str], list[str]]:
-    """What goes around a text and around a pair, with the roles' tokens in their places."""
+    """Return what goes around a text and around a pair, with the roles' tokens in their places."""
     words = {role.removesuffix("_token"): token for role, token in roles.items()}
-    language = settings.config.get("src_lang") or convention.language
-    words["lang"] = convention.language_token.format(language)
+    words["lang"] = convention.language_token.format(settings.config.get("src_lang") or convention.language)
     try:
-        return convention.single.format(**words).split(), convention.pair.format(**words).split()
+        pair = convention.pair or convention.single.replace("$A", "$A $B")
+        return convention.single.format(**words).split(), pair.format(**words).split()
     except KeyError as error:
         raise CheckpointError(
             f"{settings.folder}: the vocabulary lacks the {error.args[0]} token that this family puts around a text",
@@ -116,13 +124,33 @@ def surround(
         backend.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=special)
 
 
-def surround_bos_eos(
-    backend: tokenizers.Tokenizer, settings: Settings, roles: Mapping[str, str], *, add_bos: bool, add_eos: bool
-) -> None:
-    """Begin and end every text with bos and eos, as add_bos_token and add_eos_token say (or the family's habit)."""
-    bos = roles.get("bos_token") if settings.config.get("add_bos_token", add_bos) else None
-    eos = roles.get("eos_token") if settings.config.get("add_eos_token", add_eos) else None
+def begin_and_end(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Begin every text with `bos` and end it with `eos`, where there is one."""
     if bos or eos:
         single = [*([bos] if bos else []), "$A", *([eos] if eos else [])]
-        second = [item.replace("$A", "$B") + ":1" for item in single]
-        surround(backend, single, [*single, *second])
+        surround(backend, single, [*single, *(item.replace("$A", "$B") + ":1" for item in single)])
+
+
+def cut_to_bytes(backend: tokenizers.Tokenizer, patterns: Sequence[str], prefix_space: bool = False) -> None:
+    """Cut a text into words by regular expressions, and write its bytes as characters (Radford et al. 2019)."""
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    if tuple(patterns) == (BUILT_IN,):  # the library's own, faster than the same expression
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(prefix_space)
+    else:
+        split = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+        to_bytes = pre_tokenizers.ByteLevel(prefix_space, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])
+    backend.decoder = decoders.ByteLevel()
+
+
+def wordpiece(vocabulary: Mapping[str, int], unknown: str, **normalizer: Any) -> tokenizers.Tokenizer:
+    """Return BERT's tokenizer (Schuster and Nakajima 2012; Devlin et al. 2019), without special tokens."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    backend = Backend(models.WordPiece(dict(vocabulary), unk_token=unknown, max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(**normalizer)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    return backend
