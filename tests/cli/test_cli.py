@@ -231,7 +231,7 @@ def test_several_answers_are_numbered(cli: Cli, tiny: Callable[[str], Path]) -> 
         ("text-generation", "--num-return-sequences 2", "--num-return-sequences 2 has no effect in greedy mode"),
         ("text-generation", "--num-beams 3 --num-beam-groups 2", "--num-beam-groups 2 does not divide --num-beams 3"),
         ("text-generation", "--early-stopping maybe", "true, false or never"),
-        ("text-generation", "--dola-layers x", "are not layers"),
+        ("text-generation", "--dola-layers x", "is not a list of layer numbers"),
         ("text-generation", "--choices a --regex b", "exclude each other"),
         ("text-generation", "--defaults chekpoint", "did you mean 'checkpoint'"),
         ("text-generation", "--regex (", "cannot be used"),

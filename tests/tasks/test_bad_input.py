@@ -71,7 +71,7 @@ UNLIMITED = {
     "abstractive, context",
 }
 NO_TEXTS: list[Any] = [None, 3, 1.5, float("nan"), True, b"text", {"text": "x"}, Path("x"), np.zeros(2), torch.zeros(2)]
-NOT_AN_INPUT = "is not an input for|is not a (question|prompt|query) and|is neither text nor chat messages"
+NOT_AN_INPUT = "is not an input for|is not a (question|prompt|query) and|neither text nor chat messages"
 SURROGATES = ["a\ud800", "\udc00", "\udc00\ud800"]
 
 

@@ -307,7 +307,7 @@ def test_english_whisper(tmp_path: Path) -> None:
     for sound, result in zip(SECONDS, task(SECONDS, max_new_tokens=12), strict=True):
         assert result.text == heard(model, task, sound, max_new_tokens=12)[1]
         assert result.language is None
-    with pytest.raises(UsageError, match="English alone"):
+    with pytest.raises(UsageError, match="English-only"):
         task(SECONDS[0], language="de")
 
 

@@ -81,12 +81,12 @@ def test_tokenizers(make: Callable[[], Tokenizer], text: str, strings: list[str]
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("the wordHello日本é\n 😀."), min_size=1, max_size=40), STOPS)
-def test_behind_a_prompt_the_first_space_stays(text: str, strings: list[str]) -> None:
+def test_after_a_prompt_the_first_space_stays(text: str, strings: list[str]) -> None:
     tokenizer = sentencepiece()
     prompt = tokenizer.encode("the cat").input_ids
     ids = tokenizer.encode(text, add_special_tokens=False).input_ids
     before = tokenizer.decode(prompt, skip_special_tokens=True)
-    stops = StopStrings(strings, lambda some: tokenizer.decode(some, skip_special_tokens=True), behind=prompt[-1:])
+    stops = StopStrings(strings, lambda some: tokenizer.decode(some, skip_special_tokens=True), after=prompt[-1:])
     found = [stops.find(ids[:count]) for count in range(1, len(ids) + 1)]
     whole = lambda some: tokenizer.decode([*prompt, *some], skip_special_tokens=True)[len(before) :]  # noqa: E731
     assert found == brute(ids, strings, whole)

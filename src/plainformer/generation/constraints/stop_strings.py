@@ -124,7 +124,7 @@ class StopStrings:
     Args:
         strings: the stop strings.
         decode: ids → text, as the caller writes it: with special tokens or without.
-        behind: ids before every row, whose text is then what it adds to theirs. A row's first word in a SentencePiece
+        after: ids before every row, whose text is then what it adds to theirs. A row's first word in a SentencePiece
             vocabulary begins with a space after any ordinary token, and without one where nothing comes before it.
         skip: characters at the beginning of each row's text in which no stop string is looked for.
 
@@ -132,7 +132,7 @@ class StopStrings:
         UsageError: there are no strings, or one is empty or not a str.
     """
 
-    def __init__(self, strings: Sequence[str], decode: Decode, *, behind: Sequence[int] = (), skip: int = 0) -> None:
+    def __init__(self, strings: Sequence[str], decode: Decode, *, after: Sequence[int] = (), skip: int = 0) -> None:
         if isinstance(strings, str) or not isinstance(strings, Sequence):
             raise UsageError(f"stop strings are a {type(strings).__name__}, not a list", 'give ["\\n\\n"], say')
         for string in strings:
@@ -143,7 +143,7 @@ class StopStrings:
         self.strings = tuple(dict.fromkeys(strings))
         self.skip = skip
         self._decode = decode
-        self._behind = tuple(behind)
+        self._after = tuple(after)
         self._states: RowStates[None, _Read] = RowStates(self._begin, self._advance, keep=4096)
 
     def find(self, ids: Sequence[int]) -> StopMatch | None:
@@ -151,8 +151,8 @@ class StopStrings:
         return self._states.of([ids], [None])[0].match
 
     def _begin(self, _: None) -> _Read:
-        behind = self._behind
-        return _Read(behind, len(behind), len(self._decode(behind)) if behind else 0, Scan(self.strings, self.skip))
+        after = self._after
+        return _Read(after, len(after), len(self._decode(after)) if after else 0, Scan(self.strings, self.skip))
 
     def _advance(self, state: _Read, token: int) -> _Read:
         if state.match is not None:

@@ -57,8 +57,8 @@ class QuestionAnswering(TwoPartTask):
     - Words of scripts without spaces (Chinese, Japanese, Thai...) are not extended: to some tokenizers they are whole
       sentences.
     - "squad": the text is the context's own; the scripts rebuild it from normalised words. They tokenize word by word and
-      cut questions after 64 tokens, we tokenize the text and cut none. Padding cannot be among the best tokens. Where none
-      of these makes a span, the scripts answer "empty", we with the best span.
+      cut questions after 64 tokens, we tokenize the text and cut none. Padding is never among the best tokens. Where these
+      make no span, the scripts answer "empty", we with the best span.
     """
 
     parts = ("question", "context")

@@ -1,6 +1,4 @@
-"""Which spans of a context answer a question: the arithmetic of question answering, from start and end logits.
-
-Two ways are in use, and both are here, each equal to its reference:
+"""Rank the spans of a context from start and end logits, in the two ways in use, each equal to its reference:
 
 - `by_probability`: P(start) * P(end) within a window (the question-answering pipeline of transformers 4.57).
 - `by_squad`: the n-best list over all windows by the sum of logits, with a softmax over that list (`run_squad.py` of BERT,
@@ -8,7 +6,7 @@ Two ways are in use, and both are here, each equal to its reference:
 
 "No answer" is the span of the class token alone, as models for SQuAD 2.0 are trained (Rajpurkar et al. 2018).
 
-Shapes: T tokens of a window, C those of them that are the context's, L lengths of a span.
+Shapes: T tokens of a window, N those of them that are the context's, M lengths of a span, P spans, W the best tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 N_BEST = 20  # `n_best_size` of run_squad.py
-# Scripts that are written without spaces: what a tokenizer takes for a word there is a whole clause.
+# Scripts without spaces: a tokenizer's "word" is a whole clause there.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")
 
 
@@ -76,10 +74,9 @@ class Answer(Span):
         return marked(self.context, [(self.start, self.end, f"{self.score:.2f}")])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without the context, and without `no_answer_score` where there is none."""
-        values = super().to_dict()
-        del values["context"]
-        return {name: value for name, value in values.items() if name != "no_answer_score" or value is not None}
+        """Return plain values, without the context, and without `no_answer_score` where it is None."""
+        left_out = {"context"} if self.no_answer_score is not None else {"context", "no_answer_score"}
+        return {name: value for name, value in super().to_dict().items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Window:
     rank: int
 
     @cached_property
-    def places_C(self) -> npt.NDArray[np.int64]:
+    def places_N(self) -> npt.NDArray[np.int64]:
         """Where in the row the context's tokens are: side by side."""
         return np.flatnonzero([sequence == self.sequence for sequence in self.row.sequence_ids])
 
@@ -114,7 +111,7 @@ class Window:
     def words(self) -> dict[int, tuple[int, int]]:
         """The characters of each word, from its first to its last token in this window."""
         found: dict[int, tuple[int, int]] = {}
-        for place in self.places_C.tolist():
+        for place in self.places_N.tolist():
             word, (start, end) = self.row.word_ids[place], self.row.offsets[place]
             if word is not None:
                 found[word] = found[word][0] if word in found else start, end
@@ -122,41 +119,40 @@ class Window:
 
     def characters(self, first: int, last: int, align: str) -> tuple[int, int]:
         """Return the span from one of the context's tokens to another one, in characters; may have white space at its ends."""
-        tokens = [int(self.places_C[rank]) for rank in (first, last)]
+        tokens = [int(self.places_N[rank]) for rank in (first, last)]
         spans = [self.row.offsets[token] for token in tokens]
         if align == "words":
             words = [self.row.word_ids[token] for token in tokens]
             spans = [self.words.get(-1 if w is None else w, span) for w, span in zip(words, spans, strict=True)]
         return spans[0][0], spans[1][1]
 
-    def visible_CL(self, longest: int) -> Bools:
+    def visible_NM(self, longest: int) -> Bools:
         """Return which spans, by first token and length less one, end in the window and hold more than white space."""
-        size = len(self.places_C)
-        offsets = [self.row.offsets[place] for place in self.places_C.tolist()]
+        size = len(self.places_N)
+        offsets = [self.row.offsets[place] for place in self.places_N.tolist()]
         seen = np.cumsum([0, *(bool(self.context[start:end].strip()) for start, end in offsets)])
-        first_C1, last_CL = _band(size, longest)
-        return (last_CL < size) & (seen[np.minimum(last_CL, size - 1) + 1] > seen[first_C1])
+        first_N1, last_NM = _band(size, longest)
+        return (last_NM < size) & (seen[np.minimum(last_NM, size - 1) + 1] > seen[first_N1])
 
 
 def _band(size: int, longest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return first tokens (C, 1), and last tokens (C, L) for each length; some of these lie beyond the end."""
-    first_C1 = np.arange(size)[:, None]
-    return first_C1, first_C1 + np.arange(min(longest, size))
+    """Return first tokens (N, 1), and last tokens (N, M) for each length; some of these lie beyond the end."""
+    first_N1 = np.arange(size)[:, None]
+    return first_N1, first_N1 + np.arange(min(longest, size))
 
 
-def _ranked(values_CL: Floats, allowed_CL: Bools) -> Iterator[tuple[int, int, float]]:
+def _ranked(values_NM: Floats, allowed_NM: Bools) -> Iterator[tuple[int, int, float]]:
     """Yield (first, last, value) of the allowed spans, best first; of equals, the one that comes first."""
-    first_N, length_N = np.nonzero(allowed_CL)
-    values_N = values_CL[first_N, length_N]
-    for place in np.argsort(-values_N, kind="stable").tolist():
-        first = int(first_N[place])
-        yield first, first + int(length_N[place]), float(values_N[place])
+    first_P, length_P = np.nonzero(allowed_NM)
+    values_P = values_NM[first_P, length_P]
+    for place in np.argsort(-values_P, kind="stable").tolist():
+        first = int(first_P[place])
+        yield first, first + int(length_P[place]), float(values_P[place])
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Spans, best first, with the values they are ranked by; and "no answer" with its own, where the row has a place
-    for it."""
+    """Spans, best first, and their values; "no answer" and its value, where the row has a class token."""
 
     spans: list[Span]
     values: list[float]
@@ -197,10 +193,10 @@ def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align
         start_T, end_T = _probabilities(window).T
         if window.null_place is not None:
             null = min(null, float(start_T[window.null_place] * end_T[window.null_place]))
-        start_C, end_C = start_T[window.places_C], end_T[window.places_C]
-        first_C1, last_CL = _band(len(start_C), longest)
-        scores_CL = start_C[first_C1] * end_C[np.minimum(last_CL, len(end_C) - 1)]
-        for number, (first, last, score) in enumerate(_ranked(scores_CL, last_CL < len(start_C))):
+        start_N, end_N = start_T[window.places_N], end_T[window.places_N]
+        first_N1, last_NM = _band(len(start_N), longest)
+        scores_NM = start_N[first_N1] * end_N[np.minimum(last_NM, len(end_N) - 1)]
+        for number, (first, last, score) in enumerate(_ranked(scores_NM, last_NM < len(start_N))):
             if number >= candidates and found:
                 break
             start, end = window.characters(first, last, align)
@@ -216,7 +212,7 @@ def by_probability(windows: Sequence[Window], *, top_k: int, longest: int, align
 def _probabilities(window: Window) -> Floats:
     """Return P(start) and P(end) of each token, (T, 2): 0 for those that do not count."""
     counted_T = np.array(window.row.input_ids) == window.class_id
-    counted_T[window.places_C] = True
+    counted_T[window.places_N] = True
     logits_T2 = np.where(counted_T[:, None], window.logits_T2, -np.inf)
     exp_T2 = np.exp(logits_T2 - logits_T2.max(0))
     found: Floats = exp_T2 / exp_T2.sum(0)
@@ -227,7 +223,7 @@ def _probabilities(window: Window) -> Floats:
 
 
 def by_squad(windows: Sequence[Window], *, longest: int, align: str, with_null: bool) -> Ranking:
-    """The n-best list: spans by the sum of their logits, and their probabilities within the list.
+    """Return the n-best list: spans by the sum of their logits, and their probabilities within the list.
 
     A window's spans begin and end at its `N_BEST` best tokens each, and begin where no other window shows more context
     around the token. Of spans with the same text the best counts. `with_null`: the list, too, has "no answer", with the
@@ -237,12 +233,11 @@ def by_squad(windows: Sequence[Window], *, longest: int, align: str, with_null: 
     sums = [w.logits_T2[w.null_place].sum() for w in windows if w.null_place is not None] if with_null else []
     null_value = float(min(sums, default=-math.inf))
     owned = _owned(windows)
-    every = [list_of(w, own_C, longest, N_BEST) for w, own_C in zip(windows, owned, strict=True)]
-    if not any(spans.allowed_CL.any() for spans in every):  # the best tokens were the question's, in every window
-        every = [list_of(w, own_C, longest, None) for w, own_C in zip(windows, owned, strict=True)]
+    pooled = list(_pooled(windows, owned, longest, N_BEST))
+    if not pooled:  # the best tokens were the question's, in every window
+        pooled = list(_pooled(windows, owned, longest, None))
     best: dict[str, tuple[Span, float]] = {}
-    pooled = heapq.merge(*(spans.ranked() for spans in every), key=lambda item: -item[1])
-    for (window, first, last), value in pooled:
+    for window, first, last, value in pooled:
         # As in run_squad.py, "no answer" takes a place in the list of N_BEST only where its value earns one.
         if len(best) + (null_value > value) >= N_BEST:
             break
@@ -256,49 +251,43 @@ def by_squad(windows: Sequence[Window], *, longest: int, align: str, with_null: 
     return Ranking(spans, values, Span("", 0, 0, shares[-1]) if sums else None, null_value)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """A window's spans with the sums of their logits."""
+def _pooled(
+    windows: Sequence[Window], owned: Sequence[Bools], longest: int, most: int | None
+) -> Iterator[tuple[Window, int, int, float]]:
+    """Yield (window, first, last, sum of logits) of the spans that begin at an owned token, best first.
 
-    window: Window
-    values_CL: Floats
-    allowed_CL: Bools
-
-    def ranked(self) -> Iterator[tuple[tuple[Window, int, int], float]]:
-        """((window, first, last), value), best first."""
-        for first, last, value in _ranked(self.values_CL, self.allowed_CL):
-            yield (self.window, first, last), value
+    With `most`, a span begins and ends at one of this many best tokens of its row, the question's among them.
+    """
+    ranked = (_by_sum(*each, longest, most) for each in zip(windows, owned, strict=True))
+    return heapq.merge(*ranked, key=lambda span: -span[3])
 
 
-def list_of(window: Window, own_C: Bools, longest: int, most: int | None) -> Candidates:
-    """Return the spans that begin at one of `own_C`; with `most`, only those between this many best starts and ends."""
-    start_C, end_C = window.logits_T2[window.places_C].T
-    size = len(start_C)
-    first_C1, last_CL = _band(size, longest)
-    last_CL = np.minimum(last_CL, size - 1)
-    allowed_CL = window.visible_CL(longest) & own_C[:, None]
+def _by_sum(window: Window, own_N: Bools, longest: int, most: int | None) -> Iterator[tuple[Window, int, int, float]]:
+    start_N, end_N = window.logits_T2[window.places_N].T
+    first_N1, last_NM = _band(len(start_N), longest)
+    last_NM = np.minimum(last_NM, len(end_N) - 1)
+    allowed_NM = window.visible_NM(longest) & own_N[:, None]
     if most is not None:
-        # Among all tokens of the row, the question's too, as in run_squad.py.
         good_T2 = np.zeros(window.logits_T2.shape, dtype=bool)
-        best_N2 = np.argsort(-window.logits_T2, axis=0, kind="stable")[:most]
-        np.put_along_axis(good_T2, best_N2, True, axis=0)
-        good_start_C, good_end_C = good_T2[window.places_C].T
-        allowed_CL &= good_start_C[first_C1] & good_end_C[last_CL]
-    return Candidates(window, start_C[first_C1] + end_C[last_CL], allowed_CL)
+        best_W2 = np.argsort(-window.logits_T2, axis=0, kind="stable")[:most]
+        np.put_along_axis(good_T2, best_W2, True, axis=0)
+        good_start_N, good_end_N = good_T2[window.places_N].T
+        allowed_NM &= good_start_N[first_N1] & good_end_N[last_NM]
+    for first, last, value in _ranked(start_N[first_N1] + end_N[last_NM], allowed_NM):
+        yield window, first, last, value
 
 
 def _owned(windows: Sequence[Window]) -> list[Bools]:
-    """For each window, (C,): the tokens that have more context around them in it than in any other; the first, of equals.
+    """For each window, (N,): the tokens that have more context around them in it than in any other; the first, of equals.
 
     The score is that of run_squad.py: the tokens on the side with fewer of them, plus 0.01 for each in the window.
     """
-    total = max(window.rank + len(window.places_C) for window in windows)
+    total = max(window.rank + len(window.places_N) for window in windows)
     best, owner = np.full(total, -math.inf), np.zeros(total, dtype=np.int64)
     for number, window in enumerate(windows):
-        size = len(window.places_C)
-        left_C = np.arange(size)
-        score_C = np.minimum(left_C, size - 1 - left_C) + 0.01 * size
+        left_N = np.arange(size := len(window.places_N))
+        score_N = np.minimum(left_N, size - 1 - left_N) + 0.01 * size
         place = slice(window.rank, window.rank + size)
-        owner[place] = np.where(score_C > best[place], number, owner[place])
-        best[place] = np.maximum(score_C, best[place])
-    return [owner[w.rank : w.rank + len(w.places_C)] == number for number, w in enumerate(windows)]
+        owner[place] = np.where(score_N > best[place], number, owner[place])
+        best[place] = np.maximum(score_N, best[place])
+    return [owner[w.rank : w.rank + len(w.places_N)] == number for number, w in enumerate(windows)]

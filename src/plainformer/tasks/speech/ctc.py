@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,24 +92,16 @@ class CtcSpeechRecognition(AudioTask):
 
     def _segments(self, frames_TV: Frames, ids: Sequence[int]) -> tuple[Segment, ...]:
         """Return the words, from the beginning of each one's first frame to the end of its last."""
-        seconds = self._seconds_a_frame()
-        spans = align(frames_TV, ids, self.vocabulary.blank_id)
+        seconds, vocabulary = self._seconds_a_frame(), self.vocabulary
+        spans = align(frames_TV, ids, vocabulary.blank_id)
         found = []
-        for own in self._words_of(ids):
-            text = self.vocabulary.written([ids[place] for place in own])
-            if text:
+        for is_word, group in groupby(
+            range(len(ids)), lambda place: vocabulary.tokens[ids[place]] != vocabulary.delimiter
+        ):
+            own = list(group)
+            if is_word and (text := vocabulary.written([ids[place] for place in own])):
                 found.append(Segment(spans[own[0]][0] * seconds, spans[own[-1]][1] * seconds, text))
         return tuple(found)
-
-    def _words_of(self, ids: Sequence[int]) -> list[list[int]]:
-        """Return the places of each word's tokens."""
-        found: list[list[int]] = [[]]
-        for place, i in enumerate(ids):
-            if self.vocabulary.tokens[i] == self.vocabulary.delimiter:
-                found.append([])
-            else:
-                found[-1].append(place)
-        return [own for own in found if own]
 
     def _seconds_a_frame(self) -> float:
         frontend = self.config.input_frontend
@@ -125,7 +118,9 @@ class CtcSpeechRecognition(AudioTask):
         if delimiter not in self.vocabulary.tokens:
             fix = f"leave {opt('words')} and {opt('ngram')} out"
             raise UsageError("this model's vocabulary has no token between words", fix)
-        ngrams = self._ngrams(ngram) if ngram is not None else None
+        ngrams = (
+            ngram if ngram is None or isinstance(ngram, NgramModel) else self._once("ngram", ngram, NgramModel.read)
+        )
         return Language(
             self.vocabulary.tokens.index(delimiter),
             self.vocabulary.tokens,
@@ -135,16 +130,13 @@ class CtcSpeechRecognition(AudioTask):
             float(bonus) if bonus is not None else 1.5 if ngrams is not None else 0.0,
         )
 
-    def _ngrams(self, ngram: str | os.PathLike[str] | NgramModel) -> NgramModel:
-        return ngram if isinstance(ngram, NgramModel) else self._once("ngram", ngram, NgramModel.read)
-
     def _lexicon(self, words: Words) -> dict[int, object]:
         if not isinstance(words, str | os.PathLike):
             return self._tree(words, opt("words"))
         return self._once("words", words, self._read_words)
 
     def _once(self, kind: str, path: str | os.PathLike[str], read: Callable[[str], T]) -> T:
-        """Read a file at its first use, and keep what it holds."""
+        """Read a file at its first use, and keep its contents."""
         key = (kind, os.fspath(path))
         if key not in self._kept:
             self._kept[key] = read(key[1])
@@ -156,7 +148,7 @@ class CtcSpeechRecognition(AudioTask):
         return self._tree([line.strip() for line in lines if line.strip()], path)
 
     def _tree(self, words: Sequence[str], name: str) -> dict[int, object]:
-        """Return the words as a tree of ids, in the model's own letters; one that has none of its letters is an error."""
+        """Return the words as a tree of ids; a word with a letter that the model lacks is an error."""
         letters = {token: i for i, token in enumerate(self.vocabulary.tokens) if i != self.vocabulary.blank_id}
         spelt = []
         for word in words:

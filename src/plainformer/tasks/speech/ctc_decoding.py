@@ -1,8 +1,8 @@
-"""From the probabilities of frames to text by CTC: the best alignment, or the best text by prefix beam search.
+"""CTC decoding: the best alignment, or the best text by prefix beam search.
 
-A text is as probable as all its alignments together (Graves et al. 2006). The search keeps the best prefixes and, of each,
-the probability of the alignments that end in the blank and of those that do not (Hannun et al. 2014). Nothing here knows of
-a model: frames are rows of natural logarithms, (T, V).
+The probability of a text is the sum over its alignments (Graves et al. 2006). The search keeps the best prefixes and, for
+each, the probability of alignments that end in the blank and of those that do not (Hannun et al. 2014). Frames are rows of
+log-probabilities, (T, V).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _NEVER = -math.inf
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text as token ids, blanks and repeats gone, and its score: the logarithm of its probability, with what the
-    language model adds."""
+    """A text as token ids, blanks and repeats removed, and its score: its log-probability plus the language's bonus."""
 
     ids: tuple[int, ...]
     score: float
@@ -32,12 +31,12 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Language:
-    """What is known of the words of a text.
+    """Constraints and scores of words.
 
     Attributes:
         delimiter_id: the token between words. tokens: the text of each id.
-        lexicon: the words that there are, as a tree of ids; None for any. ngrams: the probability of words in a row.
-        weight: what its logarithms are multiplied by. word_bonus: what each word adds to a score.
+        lexicon: the allowed words, as a tree of ids; None allows all. ngrams: the language model.
+        weight: factor of its log-probabilities. word_bonus: added to the score for each word.
     """
 
     delimiter_id: int
@@ -63,7 +62,7 @@ def make_lexicon(words: Iterable[Sequence[int]]) -> dict[int, object]:
 
 
 def best_alignment(frames_TV: Frames, blank_id: int) -> Hypothesis:
-    """Return the likeliest alignment: of each frame the best token. Not always of the likeliest text."""
+    """Return the likeliest alignment: the best token of each frame. Its text need not be the likeliest."""
     best = frames_TV.argmax(-1)
     kept = [int(i) for place, i in enumerate(best) if i != blank_id and (place == 0 or i != best[place - 1])]
     return Hypothesis(tuple(kept), float(frames_TV.max(-1, initial=_NEVER).sum()) if len(frames_TV) else 0.0)
@@ -71,7 +70,7 @@ def best_alignment(frames_TV: Frames, blank_id: int) -> Hypothesis:
 
 @dataclass(eq=False, slots=True)
 class _Prefix:
-    """A beginning of a text. Equal ones are the same object: each knows its continuations."""
+    """The beginning of a text. Equal prefixes are one object: each holds its continuations."""
 
     parent: _Prefix | None
     token: int
@@ -82,21 +81,19 @@ class _Prefix:
     children: dict[int, _Prefix | None] = field(default_factory=dict)
 
     def ids(self) -> tuple[int, ...]:
-        found = []
-        prefix: _Prefix | None = self
-        while prefix is not None and prefix.parent is not None:
+        found, prefix = [], self
+        while prefix.parent is not None:
             found.append(prefix.token)
             prefix = prefix.parent
         return tuple(reversed(found))
 
 
 class _Grower:
-    """Makes prefixes, and scores the words that they complete."""
+    """Extend prefixes, and score the words that they complete."""
 
     def __init__(self, language: Language | None) -> None:
         self.language = language
-        ngrams = language.ngrams if language is not None else None
-        lexicon = language.lexicon if language is not None else None
+        lexicon, ngrams = (language.lexicon, language.ngrams) if language is not None else (None, None)
         history = (START,) if ngrams is not None and ngrams.order > 1 else ()
         self.root = _Prefix(None, -1, lexicon, "", history, 0.0)
 
@@ -112,17 +109,13 @@ class _Grower:
             return _Prefix(prefix, token, None, "", (), 0.0)
         if token == language.delimiter_id:
             ended = self.ended(prefix)
-            if ended is None:
-                return None
-            bonus, history = ended
-            return _Prefix(prefix, token, language.lexicon, "", history, bonus)
+            return _Prefix(prefix, token, language.lexicon, "", ended[1], ended[0]) if ended is not None else None
         node = prefix.node
         if language.lexicon is not None:
             node = node.get(token) if isinstance(node, dict) else None
             if node is None:
                 return None
-        word = prefix.word + language.tokens[token]
-        return _Prefix(prefix, token, node, word, prefix.history, prefix.bonus)
+        return _Prefix(prefix, token, node, prefix.word + language.tokens[token], prefix.history, prefix.bonus)
 
     def ended(self, prefix: _Prefix) -> tuple[float, tuple[str, ...]] | None:
         """Return bonus and history where the prefix's last word ends here; None where it cannot."""
@@ -163,21 +156,17 @@ def prefix_beam_search(
     Args:
         frames_TV: log-probabilities; each row sums to 1 as probabilities.
         min_token_logprob: tokens of a frame below it are not tried (its best one always is); -inf tries all.
-        max_beam_gap: prefixes that score so much less than the best are dropped; inf keeps them.
+        max_beam_gap: prefixes that score less than the best by more than this are dropped; inf keeps all.
     """
     grower = _Grower(language)
     beams: dict[_Prefix, tuple[float, float]] = {grower.root: (0.0, _NEVER)}
     for frame_V in frames_TV:
         chosen = np.flatnonzero(frame_V >= min(min_token_logprob, float(frame_V.max())))
         tokens = [(int(i), float(frame_V[i])) for i in chosen if frame_V[i] > _NEVER]
-        beams = _step(beams, tokens, blank_id, grower)
-        beams = _pruned(beams, beam_width, max_beam_gap)
-    found = []
-    for prefix, (blank, other) in beams.items():
-        bonus = grower.total(prefix)
-        if bonus is not None:
-            found.append(Hypothesis(prefix.ids(), _add(blank, other) + bonus))
-    if not found:  # all end inside what is not a word
+        beams = _pruned(_step(beams, tokens, blank_id, grower), beam_width, max_beam_gap)
+    totals = ((prefix, _add(*pair), grower.total(prefix)) for prefix, pair in beams.items())
+    found = [Hypothesis(prefix.ids(), score + bonus) for prefix, score, bonus in totals if bonus is not None]
+    if not found:  # all end in an unfinished word
         found = [_without_last_word(max(beams, key=lambda p: _add(*beams[p]) + p.bonus), beams, language)]
     return sorted(found, key=lambda one: (-one.score, one.ids))
 
@@ -241,17 +230,12 @@ def align(frames_TV: Frames, ids: Sequence[int], blank_id: int) -> list[tuple[in
         options = np.stack([best, one, two])
         back[place] = options.argmax(0)
         best = options.max(0) + frame_V[states]
-    state = len(states) - 1 if best[-1] >= best[-2] else len(states) - 2
-    path = [state]
-    for place in range(len(frames_TV) - 1, 0, -1):
-        state -= int(back[place, state])
-        path.append(state)
+    path = [len(states) - 1 if best[-1] >= best[-2] else len(states) - 2]
+    for back_S in back[:0:-1]:
+        path.append(path[-1] - int(back_S[path[-1]]))
     path.reverse()
     spans = []
     for number in range(len(ids)):
         own = [place for place, at in enumerate(path) if at == 2 * number + 1]
         spans.append((own[0], own[-1] + 1) if own else (0, 0))
     return spans
-
-
-__all__ = ["Hypothesis", "Language", "align", "best_alignment", "make_lexicon", "prefix_beam_search"]

@@ -1,7 +1,7 @@
-"""How Whisper writes a window of sound again where the first text is bad (Radford et al. 2022, section 4.5).
+"""Whisper's temperature fallback: decode a window again where the text is bad (Radford et al. 2022, section 4.5).
 
-A text that repeats itself, or that the model itself finds unlikely, is thrown away and sampled at the next temperature of a
-list; where the model says that nobody speaks, there is no text. Thresholds and formulas as in transformers 5.23
+A text that repeats itself, or that the model finds unlikely, is dropped and sampled at the next temperature of a list;
+a window that the model takes for silence has no text. Thresholds and formulas as in transformers 5.23
 (`generation_whisper.py`), whose compression ratio is of token ids, not of characters as in OpenAI's own code.
 
 Shapes: R rows, V vocabulary.
@@ -24,12 +24,12 @@ from plainformer.generation.options import GenerationOptions
 from plainformer.generation.sessions.session import Session
 
 THRESHOLDS = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
-LOW_TEMPERATURE = 0.5  # a text sampled at more is nothing to go on from: openai/whisper, transcribe.py
+LOW_TEMPERATURE = 0.5  # text sampled at more is not a prompt for the next window: openai/whisper, transcribe.py
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A way to write a window: options of `generate`, and the temperature among them, 0 where nothing is drawn."""
+    """Options of `generate` for one attempt, and their temperature; 0 without sampling."""
 
     temperature: float
     options: GenerationOptions
@@ -37,11 +37,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Attempted:
-    """What an attempt wrote.
+    """The result of an attempt.
 
     Attributes:
         ids: new tokens, the end token included. reason: why it ended. temperature: of the attempt.
-        log_probabilities: of each token, where asked for. mean: their mean, without the temperature; 0 if nobody asked.
+        log_probabilities: of each token, if asked for. mean: their mean at temperature 1; 0 without thresholds.
     """
 
     ids: tuple[int, ...]
@@ -77,14 +77,13 @@ class Thresholds:
         return any(value is not None for value in (self.compression_ratio, self.logprob, self.no_speech))
 
     def is_silence(self, written: Attempted, no_speech: float) -> bool:
-        """Whether an unlikely text is of a window in which nobody speaks."""
+        """Whether an unlikely text comes from a silent window."""
         return self.no_speech is not None and self._is_unlikely(written) and no_speech > self.no_speech
 
     def is_bad(self, written: Attempted, no_speech: float, vocab_size: int) -> bool:
-        """Whether a text is to be written again."""
-        repeats = self.compression_ratio is not None and (
-            compression_ratio(written.ids, vocab_size) > self.compression_ratio
-        )
+        """Whether to decode the window again."""
+        most = self.compression_ratio
+        repeats = most is not None and compression_ratio(written.ids, vocab_size) > most
         return (repeats or self._is_unlikely(written)) and not self.is_silence(written, no_speech)
 
     def _is_unlikely(self, written: Attempted) -> bool:
@@ -92,21 +91,21 @@ class Thresholds:
 
 
 def compression_ratio(ids: Sequence[int], vocab_size: int) -> float:
-    """Return how much shorter zlib makes the ids, each written with as many bytes as the vocabulary needs."""
+    """Return bytes of the ids over those bytes compressed by zlib; an id has as many as the vocabulary needs."""
     width = int(math.log2(vocab_size) / 8) + 1
     content = b"".join(i.to_bytes(width, "little") for i in ids)
     return len(content) / len(zlib.compress(content))
 
 
 def seed_of(seed: int, window: int, attempt: int) -> int:
-    """Return a seed for each window and attempt, so that none draws the numbers of another."""
+    """Return an independent seed for each window and attempt."""
     if not is_whole(seed):
         raise UsageError(f"{opt('seed', seed)} is not an int", "give one int, or a list of one for each clip")
     return random.Random(f"{seed}/{window}/{attempt}").getrandbits(63)
 
 
 class LogProbabilities:
-    """Watches a search: log-probabilities of what it picks, as they would be at temperature 1."""
+    """Record the log-probabilities of picked tokens at temperature 1."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
@@ -116,11 +115,11 @@ class LogProbabilities:
         """Ignore processors."""
 
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: Session) -> None:
-        """Keep the tokens of a step, and the distribution that they are of."""
+        """Record a step."""
         log_p_RV = (logits_RV.float() * self.temperature).log_softmax(-1)
         self.steps.append(log_p_RV.gather(-1, picked_R[:, None])[:, 0])
 
     def of_row(self, row: int, count: int) -> list[float]:
-        """Return those of a row's `count` tokens."""
+        """Return those of a row's first `count` tokens."""
         values: list[float] = torch.stack(self.steps[:count])[:, row].tolist()
         return values

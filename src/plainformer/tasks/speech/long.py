@@ -1,10 +1,10 @@
 """Speech of any length with Whisper, a window of 30 s at a time: the sequential algorithm of Radford et al. 2022, section 3.8.
 
-The model writes a window with timestamps. What comes before the last pair of them is settled, and the next window
-begins there; a window that ends with a single timestamp, or has no pair, is settled whole. Equal to
-transformers (5.23, `generation_whisper.py`) for a clip alone, and here a clip in a batch gives what it gives alone.
+The model decodes a window with timestamps. Text before their last pair is final, and the next window begins there; a window
+that ends with a single timestamp, or has no pair, is final as a whole. Results equal transformers (5.23,
+`generation_whisper.py`) for a single clip, and do not depend on the batch.
 
-Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Shapes: B clips, M mel bands, F frames.
+Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Shapes: B clips, M mel bands, T frames.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class TokenSegment:
 
 @dataclass
 class LongClip:
-    """A clip on its way.
+    """The state of a clip that is being transcribed.
 
     Attributes:
-        spectrogram: (M, F), the whole. start: what its output begins with, in every window; known after the first.
-        seek: the frame that the next window begins at. windows: how many have been.
+        spectrogram: (M, T), the whole. start: start tokens of every window's decoder prompt; known after the first.
+        seek: the frame that the next window begins at. windows: how many are done.
         conditioned: whether the next window is written after the text before it.
-        segments, log_probabilities, reasons: what is settled, and why each window ended.
+        segments, log_probabilities, reasons: final ones, and why each window ended.
     """
 
     spectrogram: Tensor
@@ -56,12 +56,12 @@ class LongClip:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All that is settled."""
+        """All final tokens."""
         return tuple(i for segment in self.segments for i in segment.ids)
 
     @property
     def reason(self) -> str:
-        """ "eos", or why the first window ended that was cut off."""
+        """Why the first window that was cut off ended; "eos" where none was."""
         return next((reason for reason in self.reasons if reason != "eos"), "eos")
 
     def left(self, frames: int) -> int:
@@ -69,7 +69,7 @@ class LongClip:
         return min(frames, self.spectrogram.size(1) - self.seek)
 
     def window(self, frames: int) -> Tensor:
-        """(M, frames); after the end come zeros, as in transformers, which are not silence but its mean volume."""
+        """Return (M, frames), padded with zeros as in transformers: not silence, but the mean volume."""
         own = self.spectrogram[:, self.seek : self.seek + frames]
         return torch.nn.functional.pad(own, (0, frames - own.size(1)))
 
@@ -102,16 +102,12 @@ class LongSpeech:
         return self.model.config.main_stack.max_positions or 448
 
     def read(self, clips: Sequence[LongClip], begin: Callable[[StackOutput], list[list[int]]]) -> None:
-        """Transcribe clips to their ends; what they say is in them afterwards.
-
-        Args:
-            begin: encoder output of all clips' first windows → what each clip's output begins with.
-        """
+        """Transcribe clips in place; `begin`: encoder output of their first windows → start tokens of each."""
         for clip in clips:
             clip.conditioned = self.conditioned
         while active := [clip for clip in clips if clip.left(self.frames) > 0]:
-            features_BMF = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
-            encoder_output = self.model.encode(input_features=features_BMF)
+            features_BMT = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
+            encoder_output = self.model.encode(input_features=features_BMT)
             if not active[0].windows:
                 for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start
@@ -120,7 +116,7 @@ class LongSpeech:
                 self._settle(clip, written, self.thresholds.is_silence(written, silence))
 
     def _settle(self, clip: LongClip, written: Attempted, is_silent: bool) -> None:
-        """Take over what is settled, and go to where the next window begins."""
+        """Add a window's final segments to its clip, and move to the next window."""
         own = clip.left(self.frames)
         clip.windows += 1
         clip.conditioned = self.conditioned and written.temperature < LOW_TEMPERATURE
@@ -139,7 +135,7 @@ class LongSpeech:
     # ---- one window of each clip ----------------------------------------------------------------------------------
 
     def _write(self, clips: Sequence[LongClip], encoder_output: StackOutput) -> tuple[list[float], list[Attempted]]:
-        """Return for each clip the probability that nobody speaks in its window, and the text of the last attempt at it."""
+        """Return for each clip's window the probability of silence, and the last attempt."""
         prompts = [self._prompt(clip) for clip in clips]
         silences = self._silences(clips, prompts, encoder_output)
         texts: dict[int, Attempted] = {}
@@ -148,7 +144,7 @@ class LongSpeech:
             # The engine takes prompts of one length; those with earlier text are of many.
             for length in sorted({len(prompts[row]) for row in left}):
                 rows = [row for row in left if len(prompts[row]) == length]
-                seeds = [_seed(clips[row], number) for row in rows]
+                seeds = [None if (c := clips[row]).seed is None else seed_of(c.seed, c.windows, number) for row in rows]
                 written = self._attempt(attempt, [prompts[row] for row in rows], rows_of(encoder_output, rows), seeds)
                 texts.update(zip(rows, written, strict=True))
             vocabulary = self.model.config.head.out_size
@@ -160,9 +156,9 @@ class LongSpeech:
         if not clip.conditioned or not clip.segments:
             return clip.start
         before: list[int] = []
-        for segment in clip.segments:
-            doubled = len(segment.ids) > 2 and segment.ids[-2] >= self.first_timestamp
-            before += segment.ids[:-1] if doubled else segment.ids  # the second of a pair begins the next text
+        for ids in (segment.ids for segment in clip.segments):
+            doubled = len(ids) > 2 and ids[-2] >= self.first_timestamp
+            before += ids[:-1] if doubled else ids  # the second of a pair begins the next text
         kept = before[max(0, len(before) - (self.positions // 2 - 1)) :]
         return [*([self.previous_id] if self.previous_id is not None else []), *kept, *clip.start]
 
@@ -176,9 +172,8 @@ class LongSpeech:
         for row, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
             ids = prompt[: len(prompt) - len(clip.start) + 1]
             ids_1T = torch.tensor([ids], device=self.model.device)
-            output = self.model(
-                decoder_input_ids=ids_1T, encoder_output=rows_of(encoder_output, [row]), logits_to_keep=1
-            )
+            own = rows_of(encoder_output, [row])
+            output = self.model(decoder_input_ids=ids_1T, encoder_output=own, logits_to_keep=1)
             found.append(float(output.logits[0, -1].float().softmax(-1)[self.first_timestamp - 2]))
         return found
 
@@ -187,38 +182,37 @@ class LongSpeech:
     ) -> list[Attempted]:
         """Make one attempt at windows whose prompts are of one length."""
         options, changes = attempt.options, dict[str, Any]()
-        asked = options.output_scores
-        watcher = None
-        if self.thresholds.logprob is not None:
-            watcher = LogProbabilities(attempt.temperature) if attempt.temperature > 0 else None
+        judged = self.thresholds.logprob is not None
+        watcher = LogProbabilities(attempt.temperature) if judged and attempt.temperature > 0 else None
+        if judged:
             changes["output_scores"] = True
         if options.max_new_tokens is None and options.max_length is None:
             changes["max_new_tokens"] = self.positions - len(prompts[0])
         if options.seed is not None:
             changes["seed"] = seeds
-        options = options.changed(**changes)
-        start = torch.tensor(prompts, device=self.model.device)
-        found = generate(
-            self.model, encoder_output=encoder_output, decoder_input_ids=start, watcher=watcher, options=options
-        )
+        inputs: dict[str, Any] = {
+            "encoder_output": encoder_output,
+            "decoder_input_ids": torch.tensor(prompts, device=self.model.device),
+        }
+        found = generate(self.model, **inputs, watcher=watcher, options=options.changed(**changes))
         texts = []
         for row, (ids, reason) in enumerate(zip(found.token_ids, found.stop_reasons, strict=True)):
             scores = found.log_probabilities[row] if found.log_probabilities is not None else None
             values = watcher.of_row(row, len(ids)) if watcher is not None else scores or ()
-            mean = sum(values) / max(1, len(values))
-            texts.append(Attempted(ids, reason, attempt.temperature, scores if asked else None, mean))
+            own = scores if options.output_scores else None
+            texts.append(Attempted(ids, reason, attempt.temperature, own, sum(values) / max(1, len(values))))
         return texts
 
 
 def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple[list[TokenSegment], int]:
-    """Return the segments of a window's text that are settled, and how many frames further the next window begins.
+    """Return a window's final segments, and by how many frames to move on.
 
     Args:
         ids: the text, without its end token. frames: that the window has of its own.
 
-    Two timestamps side by side end a segment and begin the next. What follows the last pair is thrown away, to be heard
-    again from there, unless it ends with a timestamp: then it is a segment, and nobody speaks after it. A pair that was
-    the last stays whole in its segment.
+    A pair of timestamps ends a segment and begins the next. What follows the last pair is dropped and decoded again in the
+    next window, unless it ends with a single timestamp: then it is a segment, followed by silence. The last pair stays
+    whole in its segment.
     """
     stamped = [i >= first_timestamp for i in ids]
     cuts = [place for place in range(1, len(ids)) if stamped[place - 1] and stamped[place]]
@@ -232,7 +226,7 @@ def cut_window(ids: tuple[int, ...], first_timestamp: int, frames: int) -> tuple
         end = stop - (1 if is_finished or stop < cuts[-1] else 2)
         first, last = (FRAMES_A_TIMESTAMP * (ids[place] - first_timestamp) for place in (start, end))
         segments.append(TokenSegment(first, last, ids[start:stop]))
-    # A pair at the very beginning, which a processor of the caller's may force, would not lead on.
+    # A pair at the very beginning, which a caller's processor may force, would not move on.
     return segments, frames if is_finished else segments[-1].end or frames
 
 
@@ -242,12 +236,3 @@ def rows_of(encoder_output: StackOutput, rows: Sequence[int]) -> StackOutput:
         return encoder_output
     real_BT = encoder_output.real_BT[rows] if encoder_output.real_BT is not None else None
     return StackOutput(encoder_output.last_hidden_state[rows], real_BT)
-
-
-def _seed(clip: LongClip, attempt: int) -> int | None:
-    return seed_of(clip.seed, clip.windows, attempt) if clip.seed is not None else None
-
-
-def frame_seconds(frame: int, hop_length: int, sampling_rate: int) -> float:
-    """Return the time of a frame, to a hundredth of a second."""
-    return round(frame * hop_length / sampling_rate, 2)

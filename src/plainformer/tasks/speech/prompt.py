@@ -1,4 +1,4 @@
-"""What a multilingual speech model's output begins with: start, language, task, no timestamps (Radford et al. 2022)."""
+"""The decoder prompt of Whisper: start, language, task, no timestamps (Radford et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
 
 TASKS = ("transcribe", "translate")
-# The size from which a vocabulary has the languages' tokens in use: OpenAI's own test, whisper/model.py.
+# Vocabularies from this size up are multilingual: the test of openai/whisper, model.py.
 MULTILINGUAL_VOCABULARY = 51865
 
 
@@ -24,9 +24,9 @@ class SpeechPrompt:
 
     Attributes:
         start_id: the first token. languages, tasks: name ("en", "transcribe") → id; empty for an English-only model.
-        language, task: what the checkpoint asks for itself; None is left open.
+        language, task: the checkpoint's defaults; None where it has none.
         no_timestamps_id: None where the vocabulary has no such token. Ids above it are timestamps.
-        previous_id: <|startofprev|>, before what was said in earlier windows; None where the vocabulary has no such token.
+        previous_id: <|startofprev|>, before the text of earlier windows; None where the vocabulary has no such token.
     """
 
     start_id: int
@@ -39,7 +39,7 @@ class SpeechPrompt:
 
     @classmethod
     def read(cls, settings: GenerationSettings, tokenizer: Tokenizer, vocab_size: int) -> SpeechPrompt:
-        """Read generation_config.json as far as it goes, else from the names of the tokenizer's special tokens."""
+        """Read generation_config.json; what it lacks, from the names of the tokenizer's special tokens."""
         values = settings.values
         if settings.decoder_start_id is None:
             raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
@@ -63,10 +63,10 @@ class SpeechPrompt:
     def ids(
         self, language: str | None, task: str | None, detected: int | None, *, timestamps: bool = False
     ) -> list[int]:
-        """Return the prompt of one clip; `detected` is the id of the language that the model hears in it."""
+        """Return the prompt of one clip; `detected` is the id of the detected language."""
         if not self.languages:
             if language is not None or task not in (None, "transcribe"):
-                what = f"this model knows English alone: {opt('language')} and {opt('task')} have no effect"
+                what = f"this model is English-only: {opt('language')} and {opt('task')} have no effect"
                 raise UsageError(what, "leave them out")
             return [self.start_id, *self._end(timestamps)]
         wanted = _bare(language) if language is not None else self.language
@@ -80,7 +80,7 @@ class SpeechPrompt:
         return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end(timestamps)]
 
     def needs_language_detection(self, language: str | None) -> bool:
-        """Whether the language has to be detected in the sound."""
+        """Whether neither call nor checkpoint names the language."""
         return bool(self.languages) and language is None and self.language is None
 
     def language_of(self, prompt: list[int]) -> str | None:
@@ -98,7 +98,7 @@ def _bare(name: Any) -> str:
 
 
 def _languages(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return special tokens that look like <|en|>."""
+    """Return the special tokens that look like <|en|>."""
     tokens = {i: tokenizer.id_to_token(i) or "" for i in tokenizer.special_ids}
     return {token: i for i, token in sorted(tokens.items()) if re.fullmatch(r"<\|[a-z]{2,3}\|>", token)}
 

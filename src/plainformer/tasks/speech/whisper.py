@@ -21,7 +21,7 @@ from plainformer.model.stack import StackOutput
 from plainformer.tasks.base import Result, called_with
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds
-from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment, frame_seconds
+from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment
 from plainformer.tasks.speech.options import SpeechOptions
 from plainformer.tasks.speech.prompt import SpeechPrompt
 from plainformer.tasks.writing.answers import answer_lines, without_missing
@@ -45,7 +45,7 @@ class Transcription(Result):
     """What was said. Of Whisper alone, all but `text`:
 
     Attributes:
-        language: that was heard, or that the call or the checkpoint names. segments: with `timestamps=True`.
+        language: detected, or named by the call or the checkpoint. segments: with `timestamps=True`.
         stop_reason, stop_string, score, log_probabilities: as in `answers.Answer`.
         alternatives: further transcriptions, with `num_return_sequences` or `num_alternatives`.
     """
@@ -83,7 +83,7 @@ class Transcript:
     alternatives: tuple[Transcript, ...] = ()
 
 
-# The encoder's output of clips → what the output of each begins with.
+# The encoder's output of clips → the decoder prompt of each.
 Begin = Callable[[StackOutput], list[list[int]]]
 
 
@@ -113,11 +113,11 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         return self.prompt.ids(None, None, None)
 
     def predict(self, encoded: AudioBatch, options: SpeechOptions) -> list[Transcript]:
-        """Write short clips at once; by windows what is longer, has timestamps, or may be written again."""
+        """Decode short clips at once; longer ones, or with timestamps or retries, window by window."""
         assert isinstance(self.processor, MelProcessor) and encoded.input_features is not None
         clips = encoded.whole or tuple(encoded.input_features)
         is_long = [clip.size(1) > self.processor.window_frames for clip in clips]
-        thresholds, conditioned = self._thresholds(options), self._conditioned(options)
+        thresholds = self._thresholds(options)
         again = thresholds.any() or options.temperatures is not None
         found: dict[int, Transcript] = {}
         for timed in (True, False):
@@ -128,7 +128,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             begin = partial(self._begin, own, timed)
             if timed or again:
                 attempts = self._attempts(own, timed, any(is_long), thresholds)
-                speech = self._long_speech(attempts, thresholds, conditioned)
+                speech = self._long_speech(attempts, thresholds, own.condition_on_previous_text)
                 written = self._by_windows(speech, [clips[place] for place in places], begin, own.seed)
             else:
                 written = self._at_once(encoded.input_features[places], begin, own)
@@ -149,13 +149,11 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             raise UsageError(f"{opt(windowed or 'temperature')} is for reading window by window", "leave it out")
         engine = self._engine(options)
         assert encoded.input_features is not None
-        features_BMF = encoded.input_features.to(self.model.device)
-        detected: list[int | None] = [None] * len(features_BMF)
-        if self.prompt.needs_language_detection(options.language):
-            detected = [*self.detect_language(self.model.encode(input_features=features_BMF))]
-        prompts = [self.prompt.ids(options.language, options.task, one) for one in detected]
-        start = torch.tensor(prompts, device=self.model.device)
-        inputs = {"input_features": features_BMF, "decoder_input_ids": start}
+        features_BMT = encoded.input_features.to(self.model.device)
+        detects = self.prompt.needs_language_detection(options.language)
+        prompts = self._begin(options, False, self.model.encode(input_features=features_BMT) if detects else None)
+        start = torch.tensor(prompts, device=self.model.device).expand(len(features_BMT), -1)
+        inputs = {"input_features": features_BMT, "decoder_input_ids": start}
         return Prepared(tuple(prompts[0]), inputs=inputs, options=engine)
 
     def detect_language(self, encoder_output: StackOutput) -> list[int]:
@@ -167,35 +165,40 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         found: list[int] = ids[logits[:, ids].argmax(-1)].tolist()
         return found
 
-    def _begin(self, options: SpeechOptions, timed: bool, encoder_output: StackOutput) -> list[list[int]]:
-        """Return what the output of each clip begins with, given the encoder's output for their first windows."""
-        detected: list[int | None] = [None] * len(encoder_output.last_hidden_state)
-        if self.prompt.needs_language_detection(options.language):
-            detected = [*self.detect_language(encoder_output)]
+    def _begin(self, options: SpeechOptions, timed: bool, encoder_output: StackOutput | None) -> list[list[int]]:
+        """Return the decoder prompt of each clip from the encoder's output for first windows; without it, one for all."""
+        detected: Sequence[int | None] = [None] * (
+            1 if encoder_output is None else len(encoder_output.last_hidden_state)
+        )
+        if encoder_output is not None and self.prompt.needs_language_detection(options.language):
+            detected = self.detect_language(encoder_output)
         return [self.prompt.ids(options.language, options.task, one, timestamps=timed) for one in detected]
 
     def _engine(self, options: SpeechOptions) -> GenerationOptions:
         """Return the options of `generate` for clips that are written at once."""
-        changes: dict[str, Any] = {}
-        if options.max_new_tokens is None and options.max_length is None:
-            # The whole table of positions, unless the caller wants less: a cut transcription would look complete.
-            changes["max_new_tokens"] = self.config.main_stack.max_positions or 448
-        return self.engine_options(options, bare=True, **changes)
+        if options.max_new_tokens is not None or options.max_length is not None:
+            return self.engine_options(options, bare=True)
+        # The whole table of positions, unless the caller wants less: a cut transcription would look complete.
+        return self.engine_options(options, bare=True, max_new_tokens=self.config.main_stack.max_positions or 448)
 
-    def _at_once(self, features_BMF: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
+    def _at_once(self, features_BMT: Tensor, begin: Begin, options: SpeechOptions) -> list[Transcript]:
         """Write clips of one window each, in any mode of generation."""
         engine = self._engine(options)
-        encoder_output = self.model.encode(input_features=features_BMF.to(self.model.device))
+        encoder_output = self.model.encode(input_features=features_BMT.to(self.model.device))
         prompts = begin(encoder_output)
         start = torch.tensor(prompts, device=self.model.device)
         found = generate(self.model, encoder_output=encoder_output, decoder_input_ids=start, options=engine)
         count = len(found.token_ids) // len(prompts)
-        rows = []
-        for row, ids in enumerate(found.token_ids):
-            language = self.prompt.language_of(prompts[row // count])
-            score = found.scores[row] if found.scores is not None else None
-            each = found.log_probabilities[row] if found.log_probabilities is not None else None
-            rows.append(Transcript(ids, language, found.stop_reasons[row], score, each))
+        languages = [self.prompt.language_of(prompt) for prompt in prompts for _ in range(count)]
+        none = (None,) * len(languages)
+        columns = (
+            found.token_ids,
+            languages,
+            found.stop_reasons,
+            found.scores or none,
+            found.log_probabilities or none,
+        )
+        rows = [Transcript(*row) for row in zip(*columns, strict=True)]
         return [replace(rows[i], alternatives=tuple(rows[i + 1 : i + count])) for i in range(0, len(rows), count)]
 
     # ---- by windows -----------------------------------------------------------------------------------------------
@@ -206,16 +209,18 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(spectrograms)
         clips = [LongClip(whole, own) for whole, own in zip(spectrograms, seeds, strict=True)]
         speech.read(clips, begin)
-        scored = speech.attempts[0].options.output_scores
         rows = []
         for clip in clips:
-            each = tuple(clip.log_probabilities) if scored else None
-            score = sum(clip.log_probabilities) if scored else None
-            language = self.prompt.language_of(clip.start)
-            rows.append(Transcript(clip.ids, language, clip.reason, score, each, tuple(clip.segments)))
+            found = Transcript(
+                clip.ids, self.prompt.language_of(clip.start), clip.reason, segments=tuple(clip.segments)
+            )
+            if speech.attempts[0].options.output_scores:
+                each = tuple(clip.log_probabilities)
+                found = replace(found, score=sum(each), log_probabilities=each)
+            rows.append(found)
         return rows
 
-    def _long_speech(self, attempts: Sequence[Attempt], thresholds: Thresholds, conditioned: bool) -> LongSpeech:
+    def _long_speech(self, attempts: Sequence[Attempt], thresholds: Thresholds, conditioned: bool | None) -> LongSpeech:
         assert isinstance(self.processor, MelProcessor)
         last = self.prompt.no_timestamps_id
         if last is None and thresholds.no_speech is not None:
@@ -227,12 +232,12 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             attempts,
             thresholds,
             tuple(attempts[0].options.eos_ids or ()),
-            conditioned,
+            bool(self.settings.values.get("condition_on_prev_tokens")) if conditioned is None else conditioned,
             self.prompt.previous_id,
         )
 
     def _attempts(self, options: SpeechOptions, timed: bool, is_long: bool, thresholds: Thresholds) -> list[Attempt]:
-        """Return the ways to write a window, in the order they are tried."""
+        """Return the attempts at a window, in the order in which they are made."""
         for name in (*CONSTRAINTS, "stop"):
             if getattr(options, name) is not None:
                 why = ", which a clip of more than one window needs," if is_long else ""
@@ -263,10 +268,6 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         own = {name: getattr(options, name) for name in THRESHOLDS}
         return Thresholds(*(v if v is not None else self.settings.values.get(name) for name, v in own.items()))
 
-    def _conditioned(self, options: SpeechOptions) -> bool:
-        wanted = options.condition_on_previous_text
-        return bool(self.settings.values.get("condition_on_prev_tokens")) if wanted is None else wanted
-
     def _timestamp_rules(self, options: SpeechOptions) -> WhisperTimestamps:
         """Return the processor of a transcript with timestamps."""
         if self.prompt.no_timestamps_id is None:
@@ -275,6 +276,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         ends = options.eos_ids or self.settings.eos_ids
         most = self.settings.values.get("max_initial_timestamp_index")
         return WhisperTimestamps(self.prompt.no_timestamps_id, ends[0], most)
+
+    # ---- text -----------------------------------------------------------------------------------------------------
 
     def decode(self, encoded: AudioBatch, predicted: list[Transcript], options: SpeechOptions) -> list[Transcription]:
         return [self._transcription(one, options) for one in predicted]
@@ -299,12 +302,12 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         return self.tokenizer.decode(words, skip_special_tokens=True)
 
     def _segments(self, found: Sequence[TokenSegment]) -> tuple[Segment, ...]:
-        """The parts of a transcript in which there are words."""
+        """Return the segments that have words, in seconds, to a hundredth."""
         assert isinstance(self.processor, MelProcessor)
         hop, rate = self.processor.hop_length, self.processor.sampling_rate
-        texts = [(one, self.text_of(one.ids).strip()) for one in found]
+        texts = ((one, self.text_of(one.ids).strip()) for one in found)
         return tuple(
-            Segment(frame_seconds(one.start, hop, rate), frame_seconds(one.end, hop, rate), text)
+            Segment(round(one.start * hop / rate, 2), round(one.end * hop / rate, 2), text)
             for one, text in texts
             if text
         )

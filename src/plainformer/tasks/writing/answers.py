@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from plainformer.errors import UsageError
 from plainformer.generation.constraints.stop_strings import first_stop
@@ -45,22 +45,11 @@ class Answer(Result):
         return answer_lines(self)
 
 
-class HasAlternatives(Protocol):
-    """An answer among others."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def score(self) -> float | None: ...
-
-
-def answer_lines(result: HasAlternatives) -> list[str]:
+def answer_lines(result: Any) -> list[str]:
     """Return the text of a result; of several answers each, with its number and score."""
-    others = getattr(result, "alternatives", ())
-    if not others:
+    answers = (result, *getattr(result, "alternatives", ()))
+    if len(answers) == 1:
         return [result.text]
-    answers = (result, *others)
     scores = (f" ({answer.score:.4f})" if answer.score is not None else "" for answer in answers)
     return [f"[{n}]{score} {a.text}" for n, (a, score) in enumerate(zip(answers, scores, strict=True), 1)]
 
@@ -120,7 +109,7 @@ class AnswerStream(Generic[R]):
 
     @property
     def result(self) -> R:
-        """The whole result, as the task gives it without streaming; there is one when the stream has come to its end."""
+        """The whole result, as the task gives it without streaming; available at the end of the stream."""
         if self._result is None:
             raise UsageError("the stream has not come to its end, so it has no result", "read it to the end first")
         return self._result

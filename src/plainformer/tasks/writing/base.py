@@ -1,4 +1,4 @@
-"""What all tasks that generate share: options in words become those of `generate`."""
+"""The base of all generating tasks: turns options in text into those of `generate`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ class GeneratingTask(Task):
     settings: GenerationSettings
 
     def checked(self, inputs: Any, options: Any) -> Any:
-        many = isinstance(inputs, list | tuple) and not self.is_one(inputs)
-        if many and isinstance(options.seed, list | tuple) and len(options.seed) != len(inputs):
-            what = f"{len(options.seed)} seeds for {len(inputs)} inputs"
-            raise UsageError(what, "give one int, or a list of one for each")
+        many, seeds = isinstance(inputs, list | tuple) and not self.is_one(inputs), options.seed
+        if many and isinstance(seeds, list | tuple) and len(seeds) != len(inputs):
+            raise UsageError(f"{len(seeds)} seeds for {len(inputs)} inputs", "give one int, or a list of one for each")
         return inputs
 
     # ---- by hand --------------------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ class GeneratingTask(Task):
 
         # After any ordinary token, so that a first word keeps the space before it.
         before = () if bare else self.tokenizer.encode("a", add_special_tokens=False).input_ids
-        return StopStrings(strings, self.text_of, behind=before)
+        return StopStrings(strings, self.text_of, after=before)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids."""

@@ -27,8 +27,8 @@ class ChatSession:
         for piece in session.send("What is a transformer?"):
             print(piece, end="", flush=True)
 
-    Greedy and sampled answers keep the keys and values of all turns: of the next prompt only what the cache does not hold
-    is run. Other modes, and contrasts with further passes, run the whole conversation at each turn.
+    Greedy decoding and sampling cache the keys and values of all turns, and run only the new tokens of each prompt. Other
+    modes, guidance and DoLa run the whole conversation at each turn.
 
     Args:
         task: text generation by a model with a chat template.
@@ -36,7 +36,7 @@ class ChatSession:
         options: of the task, for all turns; `max_new_tokens` is 512 if no limit is given.
     Attributes:
         messages: dicts with "role" and "content", oldest first.
-        result: of the last answer that came to its end, or was stopped; `stop_reason` "callback" says that.
+        result: of the last answer that ended or was stopped (`stop_reason` "callback").
         answering: whether an answer is being written. stopped: whether it was asked to end.
     Raises:
         UsageError: the model has no chat template; an option is unknown or cannot work.

@@ -1,8 +1,7 @@
-"""How a checkpoint's authors search for its answers: what `generation_config.json` says of beams, sampling and lengths.
+"""A checkpoint's defaults for beams, sampling and lengths, from its `generation_config.json`.
 
-A task takes it where it is asked to (`defaults="checkpoint"`), as transformers 5.23 does unasked
-(`generation/configuration_utils.py`); options of the call override it. Which entries there are, and which of their values
-change nothing, is said by the fields of `GenerationOptions` (`checkpoint`, `neutral`).
+They apply with `defaults="checkpoint"`; transformers 5.23 always applies them (`generation/configuration_utils.py`).
+Explicit options override them. Fields of `GenerationOptions` name their entry and its neutral value (`checkpoint`, `neutral`).
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from plainformer.tasks.writing.checkpoint_settings import FILE
 
 T = TypeVar("T", bound=GenerationOptions)
 
-# They change the search, and nothing here does what they ask for.
+# They change the search, and are not supported.
 _NOT_KNOWN = ("force_words_ids", "constraints", "watermarking_config")
 _REFERENCE_TOP_K = 50  # what transformers samples from where the file does not say
 
 
 def with_checkpoint_defaults(values: Mapping[str, Any], options: T) -> T:
-    """Options completed by what the checkpoint says; what the caller gave explicitly overrides it.
+    """Return options completed by the checkpoint's; explicit ones override them.
 
-    An entry of the checkpoint that has no effect in the mode that results is left out: files hold settings of several.
+    Entries without effect in the resulting mode are left out: files hold settings of several modes.
 
     Args:
         values: the contents of generation_config.json.
@@ -59,7 +58,7 @@ def _defaults(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
 
 
 def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that change anything, by our options' names."""
+    """Return the entries that are not neutral, by option name."""
     own = {}
     for name, spec in specs(GenerationOptions).items():
         value = values.get(spec.more.get("checkpoint", ""))
@@ -69,7 +68,7 @@ def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _biases(found: Any) -> dict[tuple[int, ...], float]:
-    """The file has a list of [ids, bias] pairs: JSON has no tuples to be keys."""
+    """Return the file's list of [ids, bias] pairs as a dict."""
     try:
         return {tuple(ids): float(bias) for ids, bias in found}
     except (TypeError, ValueError):

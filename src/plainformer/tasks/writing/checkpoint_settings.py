@@ -1,7 +1,7 @@
 """Generation settings stored in a checkpoint: `generation_config.json`, or `config.json` where there is no such file.
 
 As in transformers (5.23), the first file replaces the second one's entries rather than adding to them.
-Read here is what every answer of the checkpoint has; how answers are searched for is in `checkpoint_defaults.py`.
+These settings always apply; defaults of the search are in `checkpoint_defaults.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GenerationSettings:
         eos_ids: tokens that end an answer. forced_bos_id: what every answer begins with, after the start token.
         suppress: tokens that are never picked. suppress_first: tokens that are not picked first. bad_words: sequences
             of two and more tokens that are not written.
-        forced: position in the answer → token, of Whisper's older checkpoints; a None is left to the caller.
+        forced: position in the answer → token, of Whisper's older checkpoints; None is chosen by the caller.
         values: everything, for what one task alone reads.
     """
 
@@ -70,7 +70,7 @@ def _bad_words(values: Mapping[str, Any]) -> list[tuple[int, ...]]:
 
 
 def _ids(values: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """A token id, a list of them, or nothing."""
+    """Return an entry's token ids: one, a list, or none."""
     found = values.get(name)
     listed = [] if found is None else found if isinstance(found, list) else [found]
     if any(isinstance(i, bool) or not isinstance(i, int) for i in listed):

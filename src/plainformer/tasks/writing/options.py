@@ -95,13 +95,3 @@ class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
 
     template: str | None = option(None, help="What is read, with {question} and {context}.", check=_check_template)
     truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
-
-
-__all__ = [
-    "CONSTRAINTS",
-    "AbstractiveOptions",
-    "PromptOptions",
-    "Text2TextOptions",
-    "TextGenerationOptions",
-    "WritingOptions",
-]

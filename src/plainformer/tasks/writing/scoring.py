@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.errors import InputError, UsageError, nth, opt
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.options import BATCH_SIZE
@@ -45,9 +45,11 @@ def score_texts(
     max_length: int | None = None,
 ) -> list[ScoredText]:
     """Score texts with a task whose model is a decoder; each as it would score alone. See `TextGeneration.score`."""
-    for text in texts:
+    for place, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"a {type(text).__name__} is not a text to score", "give a str, or a list of them")
+            raise InputError(
+                f"{nth(place)} is a {type(text).__name__}, not a text to score", "give a str, or a list of them"
+            )
     if truncate and stride is not None:
         raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
     own = task.config.main_stack.max_positions or task.tokenizer.max_length
@@ -55,20 +57,20 @@ def score_texts(
     results = []
     for start in range(0, len(texts), BATCH_SIZE):
         part = texts[start : start + BATCH_SIZE]
-        batch = _encoded(task, part, truncate, None if stride is not None else limit)
+        batch = _encoded(task, part, start, truncate, None if stride is not None else limit)
         ids, mask = batch.input_ids.to(task.model.device), batch.attention_mask.to(task.model.device)
         scores = score_tokens(task.model, ids, mask, stride=stride, max_length=None if stride is None else limit)
         results += [_scored(*row) for row in zip(part, batch.encodings, scores, strict=True)]
     return results
 
 
-def _encoded(task: Task, texts: Sequence[str], truncate: bool, limit: int | None) -> TextBatch:
-    """Encode texts of at most `limit` tokens, padded; None is no limit."""
+def _encoded(task: Task, texts: Sequence[str], first: int, truncate: bool, limit: int | None) -> TextBatch:
+    """Encode texts of at most `limit` tokens, padded; None is no limit. `first`: the place of the first one."""
     rows = []
-    for text in texts:
+    for place, text in enumerate(texts, first):
         row = task.tokenizer.encode(text, truncate=truncate and limit is not None and task.cut, max_length=limit)
         if not row.input_ids:
-            raise InputError("an empty text: there is nothing to score", "give at least two tokens")
+            raise InputError(f"{nth(place)} is an empty text: there is nothing to score", "give at least two tokens")
         rows.append(row)
     return task.tokenizer.pad(rows, side="left")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from plainformer.errors import InputError, UsageError, nth
 from plainformer.tasks.base import called_with
@@ -73,12 +74,12 @@ class TextGeneration(WritingTask[GeneratedText]):
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
 
-    def prompt_of(self, item: Any) -> tuple[str, bool]:
-        """Return the text that the model continues, and whether a chat template made it, with special tokens of its own."""
+    def prompt_of(self, item: Any, place: int = 0) -> tuple[str, bool]:
+        """Return an input's prompt, and whether a chat template made it, with its special tokens; errors name `place`."""
         if isinstance(item, str):
             return item, False
         if not _is_chat(item):
-            what = f"a {type(item).__name__} is neither text nor chat messages"
+            what = f"{nth(place)} is a {type(item).__name__}, neither text nor chat messages"
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
@@ -89,7 +90,7 @@ class TextGeneration(WritingTask[GeneratedText]):
         cut = self.cut if options.truncate else False
         rows = []
         for place, item in enumerate(inputs):
-            prompt, is_chat = self.prompt_of(item)
+            prompt, is_chat = self.prompt_of(item, place)
             row = self.tokenizer.encode(
                 prompt + options.answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
             )
@@ -158,13 +159,9 @@ class TextGeneration(WritingTask[GeneratedText]):
 
     def _tensors(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return rows as (B, T) ids and attention mask, padded on the left."""
-        width = max(map(len, rows))
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, own in enumerate(rows):
-            ids[row, width - len(own) :] = torch.tensor(own)
-            mask[row, width - len(own) :] = 1
-        return ids.to(self.model.device), mask.to(self.model.device)
+        tensors = [torch.tensor(row, dtype=torch.long, device=self.model.device) for row in rows]
+        ids = pad_sequence(tensors, batch_first=True, padding_side="left")
+        return ids, pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True, padding_side="left")
 
 
 def _is_chat(inputs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A generating task that reads and writes words: predict, decode and stream, whatever the model's architecture."""
+"""A generating task that reads and writes text: predict, decode and stream for decoders and encoder-decoders."""
 
 from __future__ import annotations
 
@@ -106,8 +106,9 @@ class WritingTask(GeneratingTask, Generic[A]):
         if options.stop_strings:
             first = beginnings[0]
             there = len(replace(first, repeated=0).added(self.tokenizer, ()))
-            behind = (*first.before, *first.begun)
-            stop = StopStrings(options.stop_strings, self.text_of, behind=behind, skip=first.repeated - there)
+            stop = StopStrings(
+                options.stop_strings, self.text_of, after=(*first.before, *first.begun), skip=first.repeated - there
+            )
         return self.engine_options(options, bare=bare, healing=healing, stop=stop, **changes)
 
     def healed(self, ids: Sequence[int]) -> tuple[tuple[int, ...], bytes]:
@@ -124,7 +125,7 @@ class WritingTask(GeneratingTask, Generic[A]):
         return TokenIndex(self._bytes.tokens, self._bytes.special_ids)
 
     def _must_be_alone(self, encoded: TextBatch, options: PromptOptions) -> bool:
-        """Healed prompts that differ in their ends alone are not told apart in a batch, nor where their texts begin."""
+        """Return whether to run prompts one by one: healed ones may become equal in a batch, or begin at other places."""
         if not options.heal or len(encoded.encodings) < 2:
             return False
         found = {self.beginning(row, options) for row in encoded.encodings}
