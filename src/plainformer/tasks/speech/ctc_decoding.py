@@ -239,3 +239,6 @@ def align(frames_TV: Frames, ids: Sequence[int], blank_id: int) -> list[tuple[in
         own = [place for place, at in enumerate(path) if at == 2 * number + 1]
         spans.append((own[0], own[-1] + 1) if own else (0, 0))
     return spans
+
+
+__all__ = ["Hypothesis", "Language", "align", "best_alignment", "make_lexicon", "prefix_beam_search"]
