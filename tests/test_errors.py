@@ -81,3 +81,8 @@ def test_the_nearest_names_are_offered() -> None:
     assert did_you_mean("zzz", names) == "known: temperature, top_k, top_p"
     assert did_you_mean("zzz", [f"name{i}" for i in range(13)]) == ""
     assert did_you_mean("x" * 10_000_000, names).startswith("known")
+
+
+def test_a_front_end_may_count_inputs_from_one() -> None:
+    error = InputError(f"{nth(2)} is empty", "leave it out")
+    assert str(error).startswith("input 2") and error.message(first=1).startswith("input 3")

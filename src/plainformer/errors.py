@@ -44,9 +44,10 @@ def in_python(name: str, value: str | None) -> str:
     return name if value is None else f"{name}={value}"
 
 
-def spelt(text: str, spelling: Spelling = in_python) -> str:
-    """A message with its options written in the way of one front end."""
-    return _PLACE.sub(r"input \1", _OPTION.sub(lambda found: spelling(found[1], found[2]), text))
+def spelt(text: str, spelling: Spelling = in_python, first: int = 0) -> str:
+    """A message with its options written in the way of one front end, which counts inputs from `first`."""
+    options = _OPTION.sub(lambda found: spelling(found[1], found[2]), text)
+    return _PLACE.sub(lambda found: f"input {int(found[1]) + first}", options)
 
 
 class PlainformerError(Exception):
@@ -88,9 +89,9 @@ class PlainformerError(Exception):
         what, fix = self._parts()
         return type(self)(f"{where}: {what}", fix)
 
-    def message(self, spelling: Spelling = in_python) -> str:
-        """The whole message, with options as a front end writes them."""
-        return spelt(self._message, spelling)
+    def message(self, spelling: Spelling = in_python, first: int = 0) -> str:
+        """The whole message, with options as a front end writes them and inputs as it counts them."""
+        return spelt(self._message, spelling, first)
 
 
 @contextmanager

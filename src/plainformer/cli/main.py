@@ -104,7 +104,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, PlainformerError):
         from plainformer.cli.flags import as_flag
 
-        return _say(f"error: {error.message(as_flag)}", error.exit_code)
+        return _say(f"error: {error.message(as_flag, first=1)}", error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _say(f"error: out of memory: {error}\n  → fewer or shorter inputs, --dtype bf16, or a smaller model", 1)
     if isinstance(error, OSError):
