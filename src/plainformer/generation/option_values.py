@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plainformer.errors import UsageError, opt
 
-if TYPE_CHECKING:
-    from plainformer.generation.options import GenerationOptions
+Options = Any  # `GenerationOptions`, whose fields are made of what is here
 
 
 def text_stop(name: str, value: object) -> None:
@@ -57,30 +56,30 @@ def read_layers(text: str) -> str | list[int]:
         raise UsageError(f"{opt('dola_layers', text)} is not a list of layer numbers", "low, high, or 1,3,5") from None
 
 
-def keep(options: GenerationOptions, ends: tuple[int, ...]) -> int:
+def keep(options: Options, ends: tuple[int, ...]) -> int:
     """Return how many candidates each beam needs, so that one is left even where all ends are among them."""
     return max(2, 1 + len(ends)) if options.num_beams > 1 else 1
 
 
-def dry(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+def dry(p: Any, options: Options, ends: tuple[int, ...]) -> Any:
     """Return what `dry_multiplier` asks for."""
     own = _given(base=options.dry_base, allowed_length=options.dry_allowed_length)
     return p.Dry(options.dry_multiplier, sequence_breakers=options.dry_breakers or (), **own)
 
 
-def xtc(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+def xtc(p: Any, options: Options, ends: tuple[int, ...]) -> Any:
     """Return what `xtc_probability` asks for."""
     seed = options.seed if isinstance(options.seed, int) and options.seed >= 0 else 0
     own = _given(threshold=options.xtc_threshold)
     return p.Xtc(probability=options.xtc_probability, protected_ids=ends, seed=seed, **own)
 
 
-def mirostat(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+def mirostat(p: Any, options: Options, ends: tuple[int, ...]) -> Any:
     """Return what `mirostat_tau` asks for."""
     return p.Mirostat(options.mirostat_tau, **_given(eta=options.mirostat_eta))
 
 
-def forced_eos(p: Any, options: GenerationOptions, ends: tuple[int, ...]) -> Any:
+def forced_eos(p: Any, options: Options, ends: tuple[int, ...]) -> Any:
     """Return what `forced_eos_id` asks for, at the limit that holds."""
     ids = [options.forced_eos_id] if isinstance(options.forced_eos_id, int) else options.forced_eos_id
     limit = options.new_token_limit

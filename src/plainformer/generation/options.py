@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from plainformer.generation.cache.cache import KeyValueCache
     from plainformer.generation.processors.context import Processor
-    from plainformer.generation.processors.watermark import Watermark
     from plainformer.generation.stopping import TextStop
 
 Mode = Literal["greedy", "sample", "beam", "beam-sample", "diverse beam", "contrastive", "speculative"]
@@ -231,7 +230,7 @@ class GenerationOptions(OptionSet):
     mirostat_eta: float | None = _sampler("Mirostat: how fast it adapts. Default: 0.1.", check=number("(0, inf)"),
         modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
 
-    watermark: Watermark | None = option(help="A watermark that a detector with its key finds in the text.",
+    watermark: Processor | None = option(help="A watermark that a detector with its key finds in the text.",
         group=CONTENT, typed=NotTyped, last=True, make=lambda p, o, ends: o.watermark)
     renormalize: bool = option(False, help="Make log-probabilities of the processed logits.", group=RUNNING,
         check=flag(), last=True, make=lambda p, o, ends: p.Renormalize(), checkpoint="renormalize_logits",
