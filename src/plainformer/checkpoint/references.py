@@ -69,7 +69,9 @@ def resolve(
         given = (("revision", revision, opt("revision", revision)), ("token", token, f"a Hub {opt('token')}"))
         for name, value, said in given:
             if value is not None:
-                raise UsageError(f"{said} does not apply to the local path {text!r}", f"leave out {opt(name, ...)}")
+                raise UsageError(
+                    f"{said} does not apply to {text!r}, which is on this machine", f"leave out {opt(name, ...)}"
+                )
         return Files(text, local)
     return Files(text, *HubRepository(text, revision, token, cache_dir, part).fetch())
 

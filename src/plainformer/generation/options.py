@@ -181,7 +181,7 @@ class GenerationOptions(OptionSet):
         make=lambda p, o, ends: o.grammar)
     forced_bos_id: int | None = option(
         help="Token id forced after an encoder-decoder's start token, such as mBART's language.", group=CONTENT,
-        check=whole(0), make="ForcedBos")
+        typed=NotTyped, check=whole(0), make="ForcedBos")
     forced_eos_id: int | Sequence[int] | None = option(
         help="Token id (in Python also several) forced where the length limit is reached.", group=CONTENT, typed=int,
         make=forced_eos, checkpoint="forced_eos_token_id")

@@ -82,6 +82,7 @@ class _Called:
         def call(inputs: Any, /, **given: Any) -> Any:
             return task.answer(inputs, task.make_options(given))
 
+        call.__qualname__ = f"{owner.__name__}.__call__"  # what Python says of a wrong call
         call.__signature__ = _signature(self.options)  # type: ignore[attr-defined]  # what notebooks complete
         return call
 

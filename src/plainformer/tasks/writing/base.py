@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, placed
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
@@ -56,7 +56,7 @@ class GeneratingTask(Task):
         found = generate(task.model, **prepared.inputs, options=prepared.options)
         print(prepared.text(task.tokenizer, found.token_ids[0]))
         """
-        with torch.inference_mode():
+        with placed(None), torch.inference_mode():
             return self.prepared_item(item, self.make_options(options))
 
     def prepared_item(self, item: Any, options: Any) -> Prepared:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, ca
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from plainformer.errors import InputError, UsageError, nth
+from plainformer.config.values import no_effect
+from plainformer.errors import InputError, UsageError, nth, opt, placed
 from plainformer.tasks.base import called_with
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.writing.answers import Answer
@@ -114,6 +115,7 @@ class TextGeneration(WritingTask[GeneratedText]):
         rows = [one.before for one in beginnings]
         changes = {}
         if options.negative_prompt is not None:
+            no_effect(options.guidance_scale is None, "negative_prompt", f"without {opt('guidance_scale')}")
             ids = self.encode([options.negative_prompt], TextGenerationOptions()).input_ids.to(self.model.device)
             changes["negative_ids"] = ids.expand(len(rows), -1)
         engine = self.engine_options_after(beginnings, options, bare=self.is_bare(rows), **changes)
@@ -152,10 +154,10 @@ class TextGeneration(WritingTask[GeneratedText]):
                 window that holds it: after all tokens before it, or after at least max_length - stride of them.
             max_length: in tokens; default: what the model or the tokenizer allows.
         """
-        scored = score_texts(
-            self, [texts] if isinstance(texts, str) else texts, truncate=truncate, stride=stride, max_length=max_length
-        )
-        return scored[0] if isinstance(texts, str) else scored
+        if not isinstance(texts, str):
+            return score_texts(self, texts, truncate=truncate, stride=stride, max_length=max_length)
+        with placed(None):
+            return score_texts(self, [texts], truncate=truncate, stride=stride, max_length=max_length)[0]
 
     def _tensors(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return rows as (B, T) ids and attention mask, padded on the left."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from plainformer.config.values import no_effect
+from plainformer.errors import placed
 from plainformer.generation.constraints.stop_strings import StopStrings, shown
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.result import Generation, joined
@@ -75,7 +76,7 @@ class WritingTask(GeneratingTask, Generic[A]):
         """`stream`, with options that are made already."""
         for name in ("num_return_sequences", "num_alternatives"):
             no_effect(getattr(options, name) != 1, name, "in a stream, which is of one answer")
-        with torch.inference_mode():
+        with placed(None), torch.inference_mode():
             encoded = self.encode([item], options)
             prepared = self.prepared(encoded, options)
         return AnswerStream(self._write(encoded, prepared, options))
