@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, cast, overload
@@ -75,6 +76,12 @@ class _Called:
     def __set_name__(self, owner: type[Task], name: str) -> None:
         owner.Options = self.options
 
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """The inputs, then the options by name; made once, since each call of a task comes by here."""
+        first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
+        return inspect.Signature([first, *inspect.signature(self.options).parameters.values()])
+
     def __get__(self, task: Task | None, owner: type[Task]) -> Any:
         if task is None:
             return self
@@ -83,13 +90,8 @@ class _Called:
             return task.answer(inputs, task.make_options(given))
 
         call.__qualname__ = f"{owner.__name__}.__call__"  # what Python says of a wrong call
-        call.__signature__ = _signature(self.options)  # type: ignore[attr-defined]  # what notebooks complete
+        call.__signature__ = self.signature  # type: ignore[attr-defined]  # what notebooks complete
         return call
-
-
-def _signature(options: type[TaskOptions]) -> inspect.Signature:
-    first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
-    return inspect.Signature([first, *inspect.signature(options).parameters.values()])
 
 
 def called_with(options: Callable[Given, TaskOptions], answer: type[Answer]) -> Call[Given, Answer]:
