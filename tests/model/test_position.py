@@ -22,6 +22,7 @@ from plainformer.model.position import (
     sinusoid,
     visible,
 )
+from tests.support.close import close
 
 THETA, DIM = 10000.0, 8
 
@@ -95,7 +96,7 @@ def test_sinusoids(style: str, size: int) -> None:
         else:
             angles = [position / 10000 ** (i / (half - 1)) for i in range(half)]
             sines, cosines = [math.sin(a) for a in angles], [math.cos(a) for a in angles] + [0.0] * (size % 2)
-        torch.testing.assert_close(found[row], torch.tensor(sines + cosines), rtol=1e-5, atol=1e-5)
+        close(found[row], sines + cosines)
 
 
 @pytest.mark.parametrize("causal", [False, True])
