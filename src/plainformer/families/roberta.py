@@ -27,7 +27,9 @@ HEADS = {
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 TOKENIZERS = {
     "roberta": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True, unused_positions=2),
-    "xlmroberta": TokenizerConvention("SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq", unused_positions=2),
+    "xlmroberta": TokenizerConvention(
+        "SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq", unused_positions=2, prefix_switch=True
+    ),
 }
 
 

@@ -1,9 +1,10 @@
 """A tokenizer from a checkpoint's files.
 
-`tokenizer.json` is taken as it is. Without one, the tokenizer that the checkpoint was trained with is rebuilt from its
-vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level BPE), vocab.json alone (characters, for
-speech), or a SentencePiece model (`sentencepiece_file.py`). Which special tokens go around a text the vocabulary does not
-say: it is the family's convention, found by tokenizer_config.json's tokenizer_class or config.json's model_type.
+`tokenizer.json` is taken with what the other files add to it (`beside_tokenizer_json.py`). Without one, the tokenizer that
+the checkpoint was trained with is rebuilt from its vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level
+BPE), vocab.json alone (characters, for speech), or a SentencePiece model (`sentencepiece_file.py`). Which special tokens go
+around a text the vocabulary does not say: it is the family's convention, found by tokenizer_config.json's tokenizer_class
+or config.json's model_type.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_text
+from plainformer.inputs.text.beside_tokenizer_json import check_padding, follow
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
 from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
@@ -57,7 +59,9 @@ def read_folder(
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
-        parts: dict[str, Any] = {"backend": backend, "special_tokens": find_roles(settings, backend)}
+        follow(backend, settings, conventions)
+        roles = check_padding(backend, settings, find_roles(settings, backend))
+        parts: dict[str, Any] = {"backend": backend, "special_tokens": roles}
     else:
         parts = _build(settings, conventions)
     side = settings.config.get("padding_side", "right")
