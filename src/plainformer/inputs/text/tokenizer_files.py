@@ -59,20 +59,23 @@ def read_folder(
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
+        stored = {"padding_side": backend.padding, "truncation_side": backend.truncation}
+        sides = {name: state["direction"] for name, state in stored.items() if state is not None}
+        backend.no_padding()
+        backend.no_truncation()
         follow(backend, settings, conventions)
         roles = check_padding(backend, settings, find_roles(settings, backend))
         parts: dict[str, Any] = {"backend": backend, "special_tokens": roles}
     else:
-        parts = _build(settings, conventions)
-    side = settings.config.get("padding_side", "right")
-    if side not in ("left", "right"):
-        raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
-        )
+        parts, sides = _build(settings, conventions), {}
+    for name in ("padding_side", "truncation_side"):
+        parts[name] = side = settings.config.get(name, sides.get(name, "right"))
+        if side not in ("left", "right"):
+            where = folder / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: {name} is {side!r}", "it must be 'left' or 'right'")
     kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
-        "padding_side": side,
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
         "settings": kept,
