@@ -54,6 +54,14 @@ SMALL_FILES = (
     "config_sentence_transformers.json",
 )
 
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm")
+
+
+def holds_tokenizer(names: Iterable[str]) -> bool:
+    """Return whether a tokenizer's vocabulary is among the names of files; it needs no config.json."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in _VOCABULARIES)
+
+
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?(?:/[\w](?:[\w.-]{0,94}[\w])?)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EDQUOT}
@@ -159,6 +167,8 @@ class HubRepository:
         raise HubError(f"{self.where} holds several GGUF files: {some(ggufs)}", f"give one: '{self.repo}:{ggufs[0]}'")
 
     def _pick_weights(self, names: list[str], get: Any) -> list[str]:
+        if self.part == "tokenizer" and holds_tokenizer(names):
+            return []
         if "config.json" not in names:
             hint = "an adapter (LoRA): load its base model" if "adapter_config.json" in names else ""
             raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
@@ -186,6 +196,8 @@ class HubRepository:
             missing = f": {_first_line(error)}" if "Incomplete" in type(error).__name__ else ""
             what = f"{self.file!r} of {self.where}" if self.file else self.where
             raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
+        if self.part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
+            return folder, folder.name
         if not (folder / "config.json").exists():
             ggufs = sorted(folder.rglob("*.gguf"))
             if len(ggufs) == 1:

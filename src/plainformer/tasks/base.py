@@ -22,7 +22,7 @@ from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
 from plainformer.errors import InputError, UsageError, nth, placed
 from plainformer.model.transformer import Transformer
-from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 
 if TYPE_CHECKING:
@@ -266,7 +266,8 @@ class Task(ABC):
         else:
             most = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=max_length, made_for=made_for)
             cut = (self.cut or True) if truncate and most is not None else False
-            with offering(self.Options):
+            hard = text_limit(self.config, self.tokenizer.max_length)
+            with offering(self.Options, movable=most != hard):
                 rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most)
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:

@@ -70,9 +70,12 @@ def max_length_of(
 
 
 @contextmanager
-def offering(options: type[OptionSet]) -> Iterator[None]:
-    """Where a text is too long, name only those remedies that a task with these options has."""
+def offering(options: type[OptionSet], *, movable: bool = False) -> Iterator[None]:
+    """Where a text is too long, name only those remedies that a task with these options has.
+
+    `movable`: whether the task's `max_length` can be more than the limit was; of a task that writes, it means another thing.
+    """
     try:
         yield
     except TooLongError as error:
-        raise error.offering(specs(options)) from None
+        raise error.offering([name for name in specs(options) if movable or name != "max_length"]) from None

@@ -245,3 +245,61 @@ def test_what_has_no_effect_is_said(
     with caplog.at_level(logging.WARNING):
         read(folders[family][0])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config.json": '{"pad_token": "\\ud800"}'},
+        {"tokenizer_config.json": '{"added_tokens_decoder": {"14": {"content": "x\\udc00"}}}'},
+        {"added_tokens.json": '{"\\uD83D": 14}'},
+        {"special_tokens_map.json": '{"additional_special_tokens": ["\\ud800"]}'},
+        {"tokenizer_config.json": '{"chat_template": "\\ud800"}'},
+        {"vocab.json": '{"\\ud800": 0}', "merges.txt": "", "tokenizer.json": "", "tokenizer_config.json": "{}"},
+    ],
+)
+def test_half_a_surrogate_pair_is_an_error(
+    files: dict[str, str], folders: dict[str, tuple[Path, int]], tmp_path: Path
+) -> None:
+    folder = changed(folders["BertTokenizer"][0], tmp_path, {})
+    for name, content in files.items():
+        (folder / name).unlink(missing_ok=True)
+        if content or name == "merges.txt":
+            (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match="half a surrogate pair"):
+        read(folder)
+    whole = changed(folders["BertTokenizer"][0], tmp_path / "whole", {"pad_token": "😀"})
+    assert read(whole).pad_id == 14
+
+
+def test_a_folder_with_nothing_but_a_tokenizer(folders: dict[str, tuple[Path, int]]) -> None:
+    import plainformer as pf
+
+    folder = folders["BertTokenizer"][0]
+    assert not (folder / "config.json").exists()
+    assert pf.load_tokenizer(folder).encode("hello").input_ids == [2, 5, 3]
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        pf.load(folder)
+
+
+@pytest.mark.parametrize("legacy", [None, False])
+def test_an_added_word_is_found_inside_a_word(legacy: bool | None, tmp_path: Path) -> None:
+    """As in transformers, and as SentencePiece finds a piece that its user defined."""
+    import sentencepiece
+    import transformers
+
+    name, options, config = SENTENCEPIECE["LlamaTokenizer"]
+    train(tmp_path / "defined.model", **options, user_defined_symbols=["zorp"])
+    processor = sentencepiece.SentencePieceProcessor(str(tmp_path / "defined.model"))
+    train(tmp_path / name, **options)
+    size = sentencepiece.SentencePieceProcessor(str(tmp_path / name)).get_piece_size()
+    entries = {**config, "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": {str(size): WORD}}
+    if legacy is not None:
+        entries["legacy"] = legacy
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(entries))
+    ours, reference = read(tmp_path), transformers.LlamaTokenizer.from_pretrained(tmp_path)
+    for text in ("hello zorp word", "xzorpy", "azorp b", "zorpzorp", "the (zorp)."):
+        ids = ours.encode(text).input_ids
+        assert ids == reference(text)["input_ids"] and size in ids, text
+        if not text.startswith("zorp"):
+            assert [ours.id_to_token(i) for i in ids[1:]] == processor.encode(text, out_type=str), text

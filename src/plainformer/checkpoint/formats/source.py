@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.checks import reading, require_text
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
         return table
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        value = json.loads(written := data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
@@ -263,6 +264,8 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
+    with reading(where):
+        require_text(written, value)
     return value
 
 
