@@ -32,7 +32,7 @@ from tests.support import ROOT
 
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
-    *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "README.md") if page.is_file()),
+    *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "README.md") if page.is_file()),
 ]
 # What pages and examples may import: names of the top level, and these packages, which have many names of one subject.
 DOCUMENTED = (
