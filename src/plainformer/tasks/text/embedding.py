@@ -14,6 +14,7 @@ from plainformer.tasks.base import Result, Task, called_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
+from plainformer.tasks.text.similarity import SIMILARITIES
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -115,9 +116,10 @@ class FeatureExtraction(Task):
     def similarity(self, text: list[str], other: list[str] | None = None) -> Tensor: ...
 
     def similarity(self, text: str | list[str], other: str | list[str] | None = None) -> float | Tensor:
-        """Return the cosine between two texts' vectors, -1 to 1; of lists of N and M texts, all of them, (N, M).
+        """Return how alike two texts' vectors are; of lists of N and M texts, all of them, (N, M).
 
-        Without `other`, a list's texts with each other.
+        By the measure that the checkpoint names, usually the cosine, -1 to 1; see `similarity.SIMILARITIES`. Without
+        `other`, a list's texts with each other.
         """
         if isinstance(text, str) and isinstance(other, str):
             return float(self.similarity([text], [other])[0, 0])
@@ -126,9 +128,9 @@ class FeatureExtraction(Task):
             raise UsageError(what, "give two texts, two lists of texts, or one list")
         if not text or other == []:
             return torch.zeros(len(text), len(text if other is None else other))
-        a_ND = self._directions(text)
-        return a_ND @ (a_ND if other is None else self._directions(other)).T
+        a_ND = self._vectors(text)
+        return SIMILARITIES[self.files.similarity](a_ND, a_ND if other is None else self._vectors(other))
 
-    def _directions(self, texts: list[str]) -> Tensor:
-        """Return the texts' vectors at length 1, (N, D)."""
-        return torch.nn.functional.normalize(torch.stack([result.vector for result in self(texts)]), dim=-1)
+    def _vectors(self, texts: list[str]) -> Tensor:
+        """Return the texts' vectors, (N, D)."""
+        return torch.stack([result.vector for result in self(texts)])
