@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,11 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, c
 import torch
 
 from plainformer.config import ModelConfig
+from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
 from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.inputs.listed import a_kind, as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
+from plainformer.tasks.results import LabelScore as LabelScore
+from plainformer.tasks.results import Result as Result
+from plainformer.tasks.results import Results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,73 +34,122 @@ if TYPE_CHECKING:
     from plainformer.checkpoint.opened import Checkpoint
     from plainformer.inputs.text.tokenizer import Side, TextBatch, Tokenizer
 
+# What a task's own code calls and overrides: left out of completion.
+_FOR_TASKS = {
+    "answer", "beginning", "checked", "companions", "completed", "cut", "detect_language", "encode_texts",
+    "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "logits_of",
+    "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prepared",
+    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
+    "size", "start_ids", "start_of", "streamed", "text_of", "writer",
+}  # fmt: skip
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
+Many = TypeVar("Many")
+A = TypeVar("A", covariant=True)
+M = TypeVar("M", covariant=True)
 
 
-@dataclass(frozen=True)
-class Result:
-    """A typed answer: `lines()` is what people read, `to_dict()` what JSON gets."""
+class Column(Protocol):
+    """An array or a column: numpy's, pandas'."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return the answer as lines of text, most important first."""
-        return [str(self.to_dict())]
+    def tolist(self) -> Any: ...
 
 
-@dataclass(frozen=True)
-class LabelScore:
-    """A class and its probability (or value, for regression)."""
-
-    label: str
-    score: float
-
-
-class Call(Protocol[Given, Answer]):
+class Call(Protocol[Given, A, M]):
     """How a task is called: one input → one answer; a list → a list; an iterator → an iterator of answers, in order."""
 
     @overload
-    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> list[Answer]: ...
+    def __call__(
+        self,
+        inputs: list[Any] | Column | KeysView[Any] | ValuesView[Any] | range,
+        /,
+        *args: Given.args,
+        **options: Given.kwargs,
+    ) -> M: ...
     @overload
-    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[Answer]: ...
+    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[A]: ...
     @overload
-    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> Answer: ...
+    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> A: ...
+
+
+class MediaCall(Protocol[Given, A, M]):
+    """`Call` where one input may be an array: a picture, a recording."""
+
+    @overload
+    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> M: ...
+    @overload
+    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[A]: ...
+    @overload
+    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> A: ...
 
 
 class _Called:
     """The `__call__` of a task: keywords become its options, which are checked before anything runs."""
 
-    def __init__(self, options: type[TaskOptions]) -> None:
-        self.options = options
+    def __init__(self, options: type[TaskOptions], answer: Any, many: type[Results[Any]]) -> None:
+        self.options, self.answer, self.many = options, answer, many
 
     def __set_name__(self, owner: type[Task], name: str) -> None:
-        owner.Options = self.options
+        owner.Options, owner._many = self.options, self.many
 
     @cached_property
     def signature(self) -> inspect.Signature:
         """The inputs, then the options by name; made once, since each call of a task comes by here."""
         first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
-        return inspect.Signature([first, *inspect.signature(self.options).parameters.values()])
+        given = inspect.signature(self.options).parameters.values()
+        return inspect.Signature([first, *given], return_annotation=getattr(self.answer, "__name__", self.answer))
+
+    @cached_property
+    def help(self) -> str:
+        """What `help` shows: what a call gives, and each option."""
+        found = (f"    {name}: {spec.help}" for name, spec in specs(self.options).items())
+        many = self.many.__name__
+        return "\n".join([f"Answer one input; a list of them gives {many}, an iterator an iterator.", "", *found])
 
     def __get__(self, task: Task | None, owner: type[Task]) -> Any:
         if task is None:
-            return self
+            return self._of_class(owner)
 
         def call(inputs: Any, /, **given: Any) -> Any:
             return task.answer(inputs, task.make_options(given))
 
         call.__qualname__ = f"{owner.__name__}.__call__"  # what Python says of a wrong call
         call.__signature__ = self.signature  # type: ignore[attr-defined]  # what notebooks complete
+        call.__doc__ = self.help
+        return call
+
+    def _of_class(self, owner: type[Task]) -> Any:
+        """Return the function that `help` describes, and that a subclass calls as its base's."""
+
+        def call(task: Task, inputs: Any, /, **given: Any) -> Any:
+            return task.answer(inputs, task.make_options(given))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        signature = self.signature.replace(parameters=[own, *self.signature.parameters.values()])
+        call.__name__, call.__qualname__, call.__doc__ = "__call__", f"{owner.__name__}.__call__", self.help
+        call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
 
-def called_with(options: Callable[Given, TaskOptions], answer: type[Answer]) -> Call[Given, Answer]:
-    """The `__call__` of a task, typed so that editors complete its options: their dataclass, and what one answer is."""
-    return cast(Any, _Called(cast("type[TaskOptions]", options)))
+@overload
+def called_with(
+    options: Callable[Given, TaskOptions], answer: type[Answer]
+) -> Call[Given, Answer, Results[Answer]]: ...
+@overload
+def called_with(
+    options: Callable[Given, TaskOptions], answer: type[Answer], many: type[Many]
+) -> Call[Given, Answer, Many]: ...
+def called_with(options: Callable[Given, TaskOptions], answer: type[Any], many: type[Any] = Results) -> Any:
+    """The `__call__` of a task, typed so that editors complete its options: their dataclass, one answer, and a list's."""
+    return _Called(cast("type[TaskOptions]", options), answer, many)
+
+
+def media_called_with(
+    options: Callable[Given, TaskOptions], answer: type[Answer]
+) -> MediaCall[Given, Answer, Results[Answer]]:
+    """`called_with` for tasks of which an array is one input."""
+    return cast(Any, called_with(options, answer))
 
 
 class Task(ABC):
@@ -112,6 +165,7 @@ class Task(ABC):
 
     name: str
     Options: ClassVar[type[TaskOptions]] = TaskOptions
+    _many: ClassVar[type[Results[Any]]] = Results  # what the answers to a list are in
     needs_tokenizer = True
     cut: Side = "right"
     companions: tuple[str, ...] = ()
@@ -122,6 +176,14 @@ class Task(ABC):
         self.config: ModelConfig = model.config
         if self.needs_tokenizer:
             _ = self.tokenizer
+
+    def __repr__(self) -> str:
+        size = f"hidden size {self.config.main_stack.hidden_size}"
+        return f"{type(self).__name__}({self.ref!r}, {in_millions(self.model.num_parameters)}, {size}, {self.model.device})"
+
+    def __dir__(self) -> list[str]:
+        """Return the names for completion: without those that only a new task needs."""
+        return [name for name in super().__dir__() if name not in _FOR_TASKS]
 
     @property
     def ref(self) -> str:
@@ -141,7 +203,7 @@ class Task(ABC):
         return self._tokenizer
 
     if TYPE_CHECKING:
-        __call__ = cast("Call[..., Any]", None)  # inferred, not declared, so that each task's own is seen
+        __call__ = cast(Any, None)  # inferred, not declared, so that each task's own is seen
 
     @abstractmethod
     def encode(self, inputs: Sequence[Any], options: Any) -> Any:
@@ -170,15 +232,15 @@ class Task(ABC):
         `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
         are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
         """
-        inputs = self.checked(inputs, options)
+        inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
             with placed(None):
                 return self.run([inputs], options)[0]
         if isinstance(inputs, list | tuple):
-            return list(self._answers([list(inputs)], options))
+            return self._many(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             return self._answers(_windows(inputs, options.batch_size), options)
-        what = f"a {type(inputs).__name__} is not an input for {self.name}"
+        what = f"{a_kind(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
 
     def checked(self, inputs: Any, options: Any) -> Any:
@@ -197,9 +259,11 @@ class Task(ABC):
 
     def not_an_input(self, item: Any, place: int) -> InputError:
         """Return the error for an item of a batch of which the task cannot read the kind."""
-        return InputError(
-            f"{nth(place)}, a {type(item).__name__}, is not an input for {self.name}", f"give {self.reads()}"
-        )
+        if item is None or str(item) in ("nan", "<NA>"):  # a gap in a column
+            what = f"{nth(place)}, {item}, is missing: it is not an input for {self.name}"
+            return InputError(what, "leave it out, or fill it: column.dropna(), column.fillna('')")
+        what = f"{nth(place)}, {a_kind(item)}, is not an input for {self.name}"
+        return InputError(what, f"give {self.reads()}")
 
     def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
@@ -291,17 +355,17 @@ class TwoPartTask(Task):
 
     def is_one(self, inputs: Any) -> bool:
         pair = isinstance(inputs, tuple) and len(inputs) == 2
-        return isinstance(inputs, Mapping) or (pair and self.fits(*inputs))
+        return isinstance(inputs, Mapping) or (pair and self.fits(*map(as_list, inputs)))
 
     def parts_of(self, item: Any, place: int) -> tuple[Any, Any]:
         """Return the two parts of an item of a batch."""
         first, second = self.parts
         if isinstance(item, Mapping) and set(item) == {first, second}:
             item = (item[first], item[second])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(map(_is_text, item)):
+        if isinstance(item, Mapping) or not self.is_one(item) or not all(_is_text(as_list(each)) for each in item):
             what = f"{nth(place)}, {str(item)[:60]!r}, is not {self.reads()}"
             raise InputError(what, f'give a ({first}, {second}) tuple, or {{"{first}": ..., "{second}": ...}}')
-        return item[0], item[1]
+        return as_list(item[0]), as_list(item[1])
 
 
 def _is_text(part: Any) -> bool:
