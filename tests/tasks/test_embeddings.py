@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
 from collections.abc import Callable
@@ -40,7 +39,7 @@ def test_a_list_of_vectors_is_an_array(embed: Any) -> None:
     assert type(found[0]) is Embedding and np.asarray(found[::-1]).shape == (4, 32)
     assert np.array(found, dtype=np.float64).dtype == np.float64 and np.asarray(embed([])).shape == (0, 0)
     assert found == embed(TEXTS) and found != embed(TEXTS[:3]) and found == pickle.loads(pickle.dumps(found))
-    assert type(found + found) is Embeddings and len(found + found) == 8 and type(found + []) is list
+    assert type(found + found) is Embeddings and len(found + found) == 8 and type([*found]) is list
     assert list(found.to_dataframe().columns) == list(range(32)) and found.to_dataframe().shape == (4, 32)
     assert repr(found) == "Embeddings(4 vectors of 32 numbers; mean)" and type(found.copy()) is Embeddings
 

@@ -5,14 +5,12 @@ Same kind of input, same type of output: one input gives one result, a list give
 
 from __future__ import annotations
 
-import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -23,6 +21,7 @@ from plainformer.config.values import check_whole
 from plainformer.errors import InputError, UsageError, nth, placed
 from plainformer.inputs.listed import a_kind, as_list
 from plainformer.model.transformer import Transformer
+from plainformer.tasks.calls import called_with as called_with
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 from plainformer.tasks.results import LabelScore as LabelScore
 from plainformer.tasks.results import Result as Result
@@ -43,113 +42,6 @@ _FOR_TASKS = {
     "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
-Many = TypeVar("Many")
-A = TypeVar("A", covariant=True)
-M = TypeVar("M", covariant=True)
-
-
-class Column(Protocol):
-    """An array or a column: numpy's, pandas'."""
-
-    def tolist(self) -> Any: ...
-
-
-class Call(Protocol[Given, A, M]):
-    """How a task is called: one input → one answer; a list → a list; an iterator → an iterator of answers, in order."""
-
-    @overload
-    def __call__(
-        self,
-        inputs: list[Any] | Column | KeysView[Any] | ValuesView[Any] | range,
-        /,
-        *args: Given.args,
-        **options: Given.kwargs,
-    ) -> M: ...
-    @overload
-    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[A]: ...
-    @overload
-    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> A: ...
-
-
-class MediaCall(Protocol[Given, A, M]):
-    """`Call` where one input may be an array: a picture, a recording."""
-
-    @overload
-    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> M: ...
-    @overload
-    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[A]: ...
-    @overload
-    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> A: ...
-
-
-class _Called:
-    """The `__call__` of a task: keywords become its options, which are checked before anything runs."""
-
-    def __init__(self, options: type[TaskOptions], answer: Any, many: type[Results[Any]]) -> None:
-        self.options, self.answer, self.many = options, answer, many
-
-    def __set_name__(self, owner: type[Task], name: str) -> None:
-        owner.Options, owner._many = self.options, self.many
-
-    @cached_property
-    def signature(self) -> inspect.Signature:
-        """The inputs, then the options by name; made once, since each call of a task comes by here."""
-        first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
-        given = inspect.signature(self.options).parameters.values()
-        return inspect.Signature([first, *given], return_annotation=getattr(self.answer, "__name__", self.answer))
-
-    @cached_property
-    def help(self) -> str:
-        """What `help` shows: what a call gives, and each option."""
-        found = (f"    {name}: {spec.help}" for name, spec in specs(self.options).items())
-        many = self.many.__name__
-        return "\n".join([f"Answer one input; a list of them gives {many}, an iterator an iterator.", "", *found])
-
-    def __get__(self, task: Task | None, owner: type[Task]) -> Any:
-        if task is None:
-            return self._of_class(owner)
-
-        def call(inputs: Any, /, **given: Any) -> Any:
-            return task.answer(inputs, task.make_options(given))
-
-        call.__qualname__ = f"{owner.__name__}.__call__"  # what Python says of a wrong call
-        call.__signature__ = self.signature  # type: ignore[attr-defined]  # what notebooks complete
-        call.__doc__ = self.help
-        return call
-
-    def _of_class(self, owner: type[Task]) -> Any:
-        """Return the function that `help` describes, and that a subclass calls as its base's."""
-
-        def call(task: Task, inputs: Any, /, **given: Any) -> Any:
-            return task.answer(inputs, task.make_options(given))
-
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        signature = self.signature.replace(parameters=[own, *self.signature.parameters.values()])
-        call.__name__, call.__qualname__, call.__doc__ = "__call__", f"{owner.__name__}.__call__", self.help
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        return call
-
-
-@overload
-def called_with(
-    options: Callable[Given, TaskOptions], answer: type[Answer]
-) -> Call[Given, Answer, Results[Answer]]: ...
-@overload
-def called_with(
-    options: Callable[Given, TaskOptions], answer: type[Answer], many: type[Many]
-) -> Call[Given, Answer, Many]: ...
-def called_with(options: Callable[Given, TaskOptions], answer: type[Any], many: type[Any] = Results) -> Any:
-    """The `__call__` of a task, typed so that editors complete its options: their dataclass, one answer, and a list's."""
-    return _Called(cast("type[TaskOptions]", options), answer, many)
-
-
-def media_called_with(
-    options: Callable[Given, TaskOptions], answer: type[Answer]
-) -> MediaCall[Given, Answer, Results[Answer]]:
-    """`called_with` for tasks of which an array is one input."""
-    return cast(Any, called_with(options, answer))
 
 
 class Task(ABC):

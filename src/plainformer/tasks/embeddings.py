@@ -16,7 +16,8 @@ from torch import Tensor
 from plainformer.config.values import check_whole
 from plainformer.errors import InputError, UsageError, placed
 from plainformer.inputs.listed import a_kind, as_list
-from plainformer.tasks.base import Call, Given, MediaCall, Task, called_with
+from plainformer.tasks.base import Task
+from plainformer.tasks.calls import Call, Given, MediaCall, called_with
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.results import Result, Results, pandas
 from plainformer.tasks.text.similarity import SIMILARITIES, Similarity
@@ -168,7 +169,11 @@ class EmbeddingTask(Task):
             return float(found[0, 0])
         return found[0] if is_one else found[:, 0] if is_other else found
 
-    def search(self, query: Any, corpus: Any, top_k: int = 10, **options: Any) -> Any:
+    @overload
+    def search(self, query: list[Any] | Embeddings, corpus: Any, top_k: int = 10, **options: Any) -> list[Hits]: ...
+    @overload
+    def search(self, query: Any, corpus: Any, top_k: int = 10, **options: Any) -> Hits: ...
+    def search(self, query: Any, corpus: Any, top_k: int = 10, **options: Any) -> Hits | list[Hits]:
         """Return the `top_k` of a corpus that are most like a query, best first; a list of queries gives a list of these.
 
             corpus = embed(documents)                      # once

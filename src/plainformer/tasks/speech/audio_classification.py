@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from plainformer.inputs.audio.processors import AudioBatch
-from plainformer.tasks.base import media_called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import AudioTask
 from plainformer.tasks.speech.options import AudioOptions
 from plainformer.tasks.text.classification import Classification, classify

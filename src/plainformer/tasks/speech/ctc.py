@@ -16,7 +16,7 @@ from plainformer.config.values import no_effect, read_text
 from plainformer.errors import UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch
 from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
-from plainformer.tasks.base import media_called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.ctc_decoding import (
     Frames,

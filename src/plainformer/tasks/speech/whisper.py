@@ -18,7 +18,8 @@ from plainformer.generation.processors.timestamps import WhisperTimestamps
 from plainformer.generation.search import generate
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor
 from plainformer.model.stack import StackOutput
-from plainformer.tasks.base import Result, media_called_with
+from plainformer.tasks.base import Result
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.html import continued, table
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds
@@ -26,7 +27,7 @@ from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment
 from plainformer.tasks.speech.options import SpeechOptions
 from plainformer.tasks.speech.prompt import SpeechPrompt
 from plainformer.tasks.writing.answers import answer_lines, without_missing
-from plainformer.tasks.writing.base import GeneratingTask, W
+from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
 from plainformer.tasks.writing.options import CONSTRAINTS
 from plainformer.tasks.writing.prepared import Prepared
@@ -100,6 +101,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     """
 
     __call__ = media_called_with(SpeechOptions, Transcription)
+    prepare = prepares_with(SpeechOptions)
     needs_tokenizer = True
     reads_long = True
 

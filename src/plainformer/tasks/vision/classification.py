@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plainformer.tasks.base import media_called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import ImageTask
 from plainformer.tasks.text.classification import Classification, classify
 from plainformer.tasks.vision.options import ImageOptions

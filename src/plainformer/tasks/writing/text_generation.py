@@ -12,15 +12,16 @@ from torch.nn.utils.rnn import pad_sequence
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, nth, opt, placed
 from plainformer.inputs.listed import as_list
-from plainformer.tasks.base import Column, called_with
+from plainformer.tasks.calls import Column, called_with
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.results import Results
 from plainformer.tasks.writing.answers import Answer
+from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation
 from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
 from plainformer.tasks.writing.scoring import ScoredText, score_texts
-from plainformer.tasks.writing.writer import WritingTask
+from plainformer.tasks.writing.writer import WritingTask, streams_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,8 @@ class TextGeneration(WritingTask[GeneratedText]):
 
     cut = "left"
     __call__ = chat_called_with(TextGenerationOptions, GeneratedText)
+    stream = streams_with(TextGenerationOptions, GeneratedText)
+    prepare = prepares_with(TextGenerationOptions)
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
