@@ -80,14 +80,16 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
 # isort: on
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(import_module(_NAMES[name]), name)
-        globals()[name] = value
-        return value
-    from plainformer.errors import did_you_mean
+if not TYPE_CHECKING:  # which would take any name for one that there is
 
-    raise AttributeError(f"module 'plainformer' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            value = getattr(import_module(_NAMES[name]), name)
+            globals()[name] = value
+            return value
+        from plainformer.errors import did_you_mean
+
+        raise AttributeError(f"module 'plainformer' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
 
 
 def __dir__() -> list[str]:

@@ -269,8 +269,35 @@ def test_similarity_of_lists(folder: Path) -> None:
     close(own.diagonal(), torch.ones(3))
     close(own, own.T)
     assert task.similarity([], []).shape == (0, 0) and task.similarity(a, []).shape == (3, 0)
-    for wrong in (("a", ["b"]), (["a"], "b"), ("a", None), (3, 4)):
-        with pytest.raises(UsageError, match="give two texts"):
-            task.similarity(*wrong)
-    with pytest.raises(InputError, match="input 1, a NoneType"):
+    close(task.similarity("a", b), task.similarity(["a"], b)[0])
+    close(task.similarity(a, "b"), task.similarity(a, ["b"])[:, 0])
+    for wrong, message in (
+        (("a", None), "one input alone"),
+        ((3, 4), "cannot compare an int"),
+        (("a", None, {}), "one"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            task.similarity(*wrong[:2])
+    with pytest.raises(InputError, match="input 1, None, is missing"):
         task.similarity(["a", None])
+
+
+def test_the_checkpoint_says_how_to_compare(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    vectors = torch.stack([result.vector for result in make.load(tmp_path)(TEXTS)])
+    expected = {
+        "dot": vectors @ vectors.T,
+        "euclidean": -(vectors[:, None] - vectors[None]).square().sum(-1).sqrt(),
+        "manhattan": -(vectors[:, None] - vectors[None]).abs().sum(-1),
+    }
+    for name, numbers in expected.items():
+        write_files(tmp_path, MEAN, "Pooling", similarity_fn_name=name)
+        task = make.load(tmp_path)
+        close(task.similarity(TEXTS), numbers)
+        close(task.similarity(TEXTS[0], TEXTS[1]), numbers[0, 1].item())
+    for absent in ({}, {"similarity_fn_name": None}):
+        write_files(tmp_path, MEAN, "Pooling", **absent)
+        close(make.load(tmp_path).similarity(TEXTS).diagonal(), torch.ones(3))
+    write_files(tmp_path, MEAN, "Pooling", similarity_fn_name="maxsim")
+    with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: similarity_fn_name='maxsim'"):
+        make.load(tmp_path)

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from plainformer.checkpoint.formats import find_weights, open_weights, read_json_object
+from plainformer.config.checks import reading, require_choice
+from plainformer.config.fields import Fields
 from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
+from plainformer.tasks.text.similarity import SIMILARITIES
 
 MODULES, LIMITS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 # Our name of a pooling, the name in a pooling module's config.json, and the flag that older files have instead, which
@@ -59,6 +62,7 @@ class SentenceFiles:
         pooling: see `pooling.read_poolings`. dense: layers after it. normalized: whether vectors get length 1.
         include_prompt: whether a prompt's tokens count in the pooling.
         max_tokens: the longest text that the vectors were made for, None where nothing says.
+        similarity: how two vectors are compared, a name in `similarity.SIMILARITIES`.
         prompts: by name. default_prompt: the one that a text gets where nothing else is asked for.
         names: the files themselves, relative to the folder.
     """
@@ -68,6 +72,7 @@ class SentenceFiles:
     normalized: bool = False
     include_prompt: bool = True
     max_tokens: int | None = None
+    similarity: str = "cosine"
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     names: tuple[str, ...] = ()
@@ -83,7 +88,11 @@ def read_sentence_files(folder: Path | None) -> SentenceFiles:
         return SentenceFiles()
     prompts, default = _prompts(folder / PROMPTS)
     found = SentenceFiles(
-        max_tokens=_max_tokens(folder), prompts=prompts, default_prompt=default, names=(LIMITS, PROMPTS)
+        max_tokens=_max_tokens(folder),
+        similarity=_similarity(folder / PROMPTS),
+        prompts=prompts,
+        default_prompt=default,
+        names=(LIMITS, PROMPTS),
     )
     if not (folder / MODULES).is_file():
         return found
@@ -182,6 +191,14 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     if default is not None and default not in prompts:
         raise CheckpointError(f"{path}: default_prompt_name={default!r} is not one of the prompts", "correct the entry")
     return prompts, default
+
+
+def _similarity(path: Path) -> str:
+    """Return the measure by which the vectors are compared; cosine where the file does not say."""
+    name = Fields(read_json_object(path) if path.is_file() else {}).text("similarity_fn_name", default="cosine")
+    with reading(str(path)):
+        require_choice("similarity_fn_name", name, tuple(SIMILARITIES))
+    return name
 
 
 def _max_tokens(folder: Path) -> int | None:
