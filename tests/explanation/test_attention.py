@@ -221,7 +221,7 @@ def test_the_lens_reads_each_layer_by_norm_and_head(tmp_path: Path) -> None:
     """As with the reference's modules: of a decoder its final norm and matrix, of BERT its head's transform."""
     make.gpt2(tmp_path / "gpt2", n_layer=3)
     model = eagerly("GPT2LMHeadModel", tmp_path / "gpt2")
-    found = explain(make.load(tmp_path / "gpt2"), TEXT, lens=True)
+    found = explain(make.load(tmp_path / "gpt2"), TEXT, lens=True, top_k=4)
     ids = torch.tensor([[piece.token_id for piece in found.pieces]])
     with torch.inference_mode():
         states = model(ids, output_hidden_states=True).hidden_states
@@ -235,7 +235,7 @@ def test_the_lens_reads_each_layer_by_norm_and_head(tmp_path: Path) -> None:
             assert layer.rank == 1 + int((p > p[final]).sum())
     make.bert(tmp_path / "bert", "BertForMaskedLM")
     bert = eagerly("BertForMaskedLM", tmp_path / "bert")
-    found = explain(make.load(tmp_path / "bert"), "the [MASK] sat", lens=True)
+    found = explain(make.load(tmp_path / "bert"), "the [MASK] sat", lens=True, top_k=4)
     ids = torch.tensor([[piece.token_id for piece in found.pieces]])
     with torch.inference_mode():
         states = bert(ids, output_hidden_states=True).hidden_states

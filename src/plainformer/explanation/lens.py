@@ -20,7 +20,7 @@ from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.model.transformer import ModelOutput
 from plainformer.tasks.base import Task
 
-LENS_TOKENS = 4  # of each layer, unless top_k says
+LENS_TOKENS = 3  # of each layer, unless top_k says
 PREDICTING = ("causal_lm", "seq2seq_lm", "masked_lm")
 
 

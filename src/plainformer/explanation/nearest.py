@@ -19,6 +19,7 @@ from plainformer.errors import UsageError, opt
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.tasks.base import Task, check_top_k
 
+NEAREST_TOKENS = 4  # of each vector, unless top_k says
 _ROWS = 16_384  # of the table at a time: a vocabulary of 256,000 would be gigabytes in fp32
 
 

@@ -24,7 +24,7 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.explanation.attention import Attention, Sequenced, read_attention, wanted_heads
 from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
-from plainformer.explanation.nearest import Nearest, nearest_tokens, vectors_at
+from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tokens, vectors_at
 from plainformer.explanation.request import GENERATING, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.transformer import ModelOutput, shift_right
@@ -120,7 +120,7 @@ def explain(
         task: what `load` returned. item: a text; for images and audio what the task takes (a path, an array).
         pair: the second text, where the task reads two (the context of a question, say).
         chat: wrap the text as a user's message in the model's chat format.
-        top_k: candidates for the next token (5 if None), and of the lens and the nearest words (4); for other tasks their
+        top_k: candidates for the next token (5 if None), of the lens (3) and of the nearest words (4); for other tasks their
             option of that name. truncate: cut an over-long text instead of refusing it.
         attention: True for a summary of every head; with the maps of some heads, "3.5" or ["encoder.0.1", "cross.2.0"], or "all".
         lens: what each layer would predict: as the next token, or at each mask.
@@ -149,7 +149,7 @@ def explain(
         None if generates else _answer(task, given, top_k, truncate),
         read_attention(task.model, inputs, sequences(task, inputs, pieces), wanted, map_size) if attention else None,
         read_lens(task, output, _places(task, inputs, pieces), top_k or LENS_TOKENS) if lens else (),
-        _nearest(task, nearest, inputs, output, pieces, top_k or LENS_TOKENS) if nearest is not None else (),
+        _nearest(task, nearest, inputs, output, pieces, top_k or NEAREST_TOKENS) if nearest is not None else (),
     )
 
 
