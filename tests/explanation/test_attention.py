@@ -169,6 +169,27 @@ def test_two_sequences(tasks: Callable[[str], Any]) -> None:
         attention.map("cross.0.0")
 
 
+@pytest.mark.parametrize("name", ["BartForSequenceClassification", "BartModel"])
+def test_a_decoder_that_does_not_write_reads_the_input(tmp_path: Path, name: str) -> None:
+    """Its last position is the one that is classified: the start token alone would not be what the task runs."""
+    ids = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2)
+    config = transformers.BartConfig(
+        **make.SEQ2SEQ, vocab_size=make.BYTE_VOCABULARY, max_position_embeddings=64, num_labels=3, **ids
+    )
+    make.save_model(tmp_path, name, config)
+    save_bytes(tmp_path, end=True)
+    task = make.load(tmp_path)
+    found = explain(task, "the cat", attention="all")
+    input_ids = torch.tensor([[piece.token_id for piece in found.pieces]])
+    with torch.inference_mode():
+        output = eagerly(name, tmp_path)(input_ids, output_attentions=True)
+    assert found.attention is not None and found.attention.side("decoder").queries[1:] == tuple(
+        piece.text for piece in found.pieces[:-1]
+    )
+    for side, theirs in (("decoder", output.decoder_attentions), ("cross", output.cross_attentions)):
+        close(maps(found.attention, side), torch.cat(theirs))
+
+
 def test_a_generation_is_seen_whole(tasks: Callable[[str], Any]) -> None:
     """The pieces of a prompt keep their places in the text; what was written follows."""
     task = tasks("text-generation")
@@ -280,7 +301,7 @@ def test_nearest_words(tasks: Callable[[str], Any]) -> None:
         ("chat", {"map_size": 3}, "map_size has no effect"),
         ("chat", {"map_size": 3, "attention": True}, "map_size has no effect"),
         ("chat", {"map_size": 0, "attention": "all"}, "map_size=0 is not a whole number"),
-        ("embedding", {"ids": [3]}, "ids has no effect in feature-extraction, which has no decoder"),
+        ("embedding", {"ids": [3]}, "ids has no effect in feature-extraction, which generates no text"),
         ("fill-mask", {"lens": True}, "no mask token in the input"),
     ],
 )

@@ -28,7 +28,7 @@ SideName = Literal["encoder", "decoder", "cross"]
 Kind = Literal["itself", "previous", "next", "first", "special", "spread"]
 SIDES: tuple[SideName, ...] = ("encoder", "decoder", "cross")
 STRONGEST = 3  # links that a summary names
-MAX_WEIGHTS = 20_000_000  # of all maps together: as Python numbers they take a gigabyte
+MAX_WEIGHTS = 5_000_000  # of all maps together: as Python numbers they take 200 MB
 # The share of its attention that a head must give to one kind of key to be called by it.
 HALF = 0.5
 

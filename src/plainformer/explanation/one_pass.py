@@ -158,10 +158,11 @@ def _inputs(
 ) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
     """Return what the model is given, and the pieces of what it reads."""
     inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
-    if task.config.kind == "encoder-decoder" and (start := list(ids) or _start_ids(task)):
+    writes = task.config.head.kind in GENERATING
+    no_effect(bool(ids) and not writes, "ids", f"in {task.name}, which generates no text")
+    if task.config.kind == "encoder-decoder" and writes and (start := list(ids) or _start_ids(task)):
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
     elif ids:
-        no_effect(task.config.kind != "decoder", "ids", f"in {task.name}, which has no decoder")
         inputs = {"input_ids": torch.tensor([list(ids)], device=task.model.device)}
         pieces = _continued(task, pieces, list(ids))
     return inputs, pieces or _signal_pieces(task, inputs)
@@ -194,7 +195,7 @@ def sequences(task: Task, inputs: dict[str, Tensor], pieces: tuple[Piece, ...]) 
     if task.config.kind != "encoder-decoder":
         return {task.config.kind: read}
     ids = inputs.get("decoder_input_ids")
-    if ids is None:  # a model without a start token reads the input itself, moved by one place
+    if ids is None:  # what does not write reads the input itself in its decoder, moved by one place
         ids = shift_right(inputs["input_ids"], task.config, inputs.get("attention_mask"))
     written = ids[0].tolist()
     special = task.tokenizer.special_ids
