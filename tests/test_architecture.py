@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": TOP,
     "cli": TOP | {"info", "explanation", "entities", "evaluate", "__init__"},
     "__init__": TOP | {"explanation"},
+    "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.
 EXTRA: dict[str, set[str]] = {
