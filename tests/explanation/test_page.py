@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -109,6 +111,45 @@ def test_the_page_has_every_token_and_number(page_of: Any, name: str) -> None:
     buttons = [attributes for tag, attributes in read.elements if tag == "button"]
     assert len(buttons) == len(found.attention.heads)
     assert "The first" not in shown and "the maps show" not in shown  # nothing was cut
+
+
+# The parts of a browser that the page's script uses.
+BROWSER = """
+class Element {
+  constructor(name) { this.name = name; this.children = []; this.dataset = {}; this.attributes = {}; this.namespaceURI = "svg" }
+  setAttribute(name, value) { this.attributes[name] = value }
+  append(...more) { this.children.push(...more) }
+  replaceChildren() { this.children = [] }
+  addEventListener() {}
+}
+const parts = { map: new Element("svg"), which: new Element("p"), maps: new Element("script") };
+const document = {
+  getElementById: id => parts[id],
+  createElementNS: (space, name) => { if (space !== "svg") throw "another namespace"; return new Element(name) },
+  querySelectorAll: () => [],
+};
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's script outside a browser")
+def test_the_script_draws_the_weights(page_of: Any) -> None:
+    found, page = page_of("text2text", "the <b>cat</b>", {})
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    for one in (found.attention.map("encoder.1.2"), found.attention.map("cross.0.3")):
+        side = found.attention.side(one.side)
+        data = f"parts.maps.textContent = {json.dumps(json.dumps(maps_of(page)))};"
+        ask = f"show({one.side!r}, '{one.layer}.{one.head}');"
+        tell = "const cells = parts.map.children.filter(e => e.name === 'rect').map(e => e.children[0].textContent);"
+        program = f"{BROWSER}{data}{script}{ask}{tell}console.log(JSON.stringify(cells))"
+        done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
+        expected = [
+            (f"{visible(query)} looks at {visible(key)}", one.weights[row][column])
+            for row, query in enumerate(side.queries)
+            for column, key in enumerate(side.keys)
+        ]
+        drawn = [tuple(cell.rsplit(": ", 1)) for cell in json.loads(done.stdout)]
+        assert [what for what, _ in drawn] == [what for what, _ in expected]
+        assert max(abs(float(w) - weight) for (_, w), (_, weight) in zip(drawn, expected, strict=True)) < 1e-4
 
 
 def test_hostile_text_stays_text(page_of: Any) -> None:
