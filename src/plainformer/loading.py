@@ -196,7 +196,7 @@ def build_model(
     load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if options.prepare:
-        rows = 1 if config.decoder is not None else 128
+        rows = 1 if config.main_stack.direction == "causal" else 128
         prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
     return model
 
