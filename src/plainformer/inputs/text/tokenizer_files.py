@@ -164,7 +164,7 @@ def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str,
     )
     register_special(backend, settings, roles, mask_lstrip=convention.trim_offsets)
     if convention.trim_offsets:
-        _surround_as_roberta(backend, roles, prefix_space=False)
+        _surround_trimmed(backend, roles, prefix_space=False)
         return {"backend": backend, "special_tokens": roles}
     cls, sep = roles["cls_token"], roles["sep_token"]
     surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
@@ -199,7 +199,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
         return {"backend": backend, "special_tokens": roles}
     single, pair = fill_template(convention, roles, settings)
     if convention.trim_offsets:
-        _surround_as_roberta(backend, roles, prefix_space)
+        _surround_trimmed(backend, roles, prefix_space)
     else:
         known = {
             word
@@ -210,7 +210,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     return {"backend": backend, "special_tokens": roles}
 
 
-def _surround_as_roberta(backend: tokenizers.Tokenizer, roles: Mapping[str, str], prefix_space: bool) -> None:
+def _surround_trimmed(backend: tokenizers.Tokenizer, roles: Mapping[str, str], prefix_space: bool) -> None:
     """<s> A </s>, or <s> A </s> </s> B </s>, where a token's offsets leave out the spaces around it."""
     from tokenizers.processors import RobertaProcessing
 
