@@ -12,7 +12,7 @@ from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task
+from plainformer.tasks import default_task, head_for_task, stated_task
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def inspect_checkpoint(
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
     with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
-        config, source = checkpoint.config(), checkpoint.tensors()
+        stated = stated_task(checkpoint)
+        head = head_for_task(stated.name, ()) if stated is not None else None
+        config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}

@@ -25,7 +25,16 @@ from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import BUILT_ON, TaskInfo, default_task, head_for_task, task_class, task_info, tasks_of
+from plainformer.tasks import (
+    BUILT_ON,
+    TaskInfo,
+    default_task,
+    head_for_task,
+    stated_task,
+    task_class,
+    task_info,
+    tasks_of,
+)
 from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -140,8 +149,9 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
         PlainformerError: with the value, the cause and the next step.
     """
     asked = LoadOptions.of(options, "load")
-    info = task_info(task) if task is not None else None
+    given = task_info(task) if task is not None else None
     with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+        info = given or stated_task(checkpoint)
         model = build_model(checkpoint, asked, _head_for(checkpoint, info))
         info = _task_of(checkpoint, model.config, info)
         made = task_class(info, model.config.head.kind)
@@ -258,7 +268,7 @@ def build_model(
     load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if options.prepare:
-        rows = 1 if config.decoder is not None else 128
+        rows = 1 if config.main_stack.direction == "causal" else 128
         prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
     return model
 

@@ -148,10 +148,13 @@ def test_a_search_takes_the_prompts_of_a_checkpoint(tmp_path: Path) -> None:
         '{"prompts": {"query": "who: ", "passage": "the "}, "default_prompt_name": null}'
     )
     (folder / "modules.json").write_text(
-        '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
+        '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},'
+        '{"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
     )
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     embed = make.load(folder)
-    scores = embed.similarity(embed("paris", prompt="query"), embed(TEXTS, prompt="passage"))
+    scores = embed.similarity(embed("paris", prompt_name="query"), embed(TEXTS, prompt_name="passage"))
     found = embed.search("paris", TEXTS, 4)
     close([hit.score for hit in found], scores[[hit.index for hit in found]])
     plain = embed.search("paris", TEXTS, 4, prompt="")

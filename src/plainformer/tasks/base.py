@@ -294,6 +294,13 @@ def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
         ahead = min(2 * ahead, _READ_AHEAD if batch_size > 1 else 1)
 
 
+def best(scores_V: Tensor, count: int) -> Tensor:
+    """Return the places of the highest scores, best first, (count,); of equal ones, which `topk` mixes, the first comes first."""
+    lowest = scores_V.topk(count).values[-1]
+    places = (scores_V >= lowest).nonzero()[:, 0]
+    return places[scores_V[places].argsort(descending=True, stable=True)[:count]]
+
+
 def check_top_k(top_k: int, most: int) -> int:
     """Return a checked `top_k`: at least 1; more than there are means all."""
     check_whole("top_k", top_k, fix=f"give 1 to {most}")

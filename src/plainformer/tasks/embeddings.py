@@ -181,7 +181,7 @@ class EmbeddingTask(Task):
 
         Those of equal score are in the corpus's order. Texts that are given as texts begin with the checkpoint's prompts
         for queries ("query") and documents ("document", "passage" or "corpus"), where it has these, as in
-        sentence-transformers (`encode_query`, `encode_document`); embed a corpus with the same `prompt`.
+        sentence-transformers (`encode_query`, `encode_document`); embed a corpus with the same `prompt_name`.
 
         Args:
             query: an input or a vector, or a list of them. corpus: a list of them; see `similarity`.
@@ -193,10 +193,10 @@ class EmbeddingTask(Task):
         check_whole("top_k", top_k, fix="give 1 or more")
         corpus = as_list(corpus)
         documents = None if self._are_vectors(corpus) else corpus
-        corpus_ND, single = self._vectors(corpus, {**self._prompt("document"), **options})
+        corpus_ND, single = self._vectors(corpus, self.searching("document", options))
         if single:
             raise InputError("the corpus of a search is one input", "give a list of them")
-        queries_PD, is_one = self._vectors(query, {**self._prompt("query"), **options})
+        queries_PD, is_one = self._vectors(query, self.searching("query", options))
         if not len(corpus_ND) or not len(queries_PD):
             found = [Hits() for _ in range(len(queries_PD))]
         else:
@@ -208,9 +208,9 @@ class EmbeddingTask(Task):
             ]
         return found[0] if is_one else found
 
-    def _prompt(self, kind: str) -> Mapping[str, Any]:
+    def searching(self, kind: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options with which queries ("query") or documents ("document") are embedded for a search."""
-        return {}
+        return options
 
     def _compare(self, a_ND: Tensor, b_MD: Tensor) -> Tensor:
         if a_ND.size(1) != b_MD.size(1):

@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "T5Tokenizer": ("t5", {}),
     "XLMRobertaTokenizer": ("fairseq", {}),
+    "CamembertTokenizer": ("fairseq", {}),
     "MBartTokenizer": ("fairseq", {}),
     "MBart50Tokenizer": ("fairseq", {}),
     "NllbTokenizer": ("fairseq_bpe", {"additional_special_tokens": ["eng_Latn", "fra_Latn"]}),
@@ -266,6 +267,25 @@ def test_wordpiece_is_the_references(family: str, config: dict[str, Any], tmp_pa
         assert tokenizer.decode(row.input_ids) == reference.decode(row.input_ids)
     pair, expected = tokenizer.encode("hello", "world"), reference("hello", "world", return_token_type_ids=True)
     assert (pair.input_ids, pair.token_type_ids) == (expected["input_ids"], expected["token_type_ids"])
+
+
+def test_mpnet_is_the_references(tmp_path: Path) -> None:
+    """BERT's words between RoBERTa's special tokens; the mask takes the space before it."""
+    import transformers
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDPIECE[5:], "[UNK]", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    tokenizer = read(tmp_path, {"model_type": "mpnet", "max_position_embeddings": 514})
+    reference = transformers.MPNetTokenizer.from_pretrained(tmp_path)
+    for text in ("Hello worlds!", "Über the 日", "", "hello <mask> world", "hello</s>world"):
+        row, expected = tokenizer.encode(text), reference(text, return_offsets_mapping=True)
+        assert (row.input_ids, row.offsets) == (expected["input_ids"], expected["offset_mapping"]), text
+    pair = tokenizer.encode("hello", "world")
+    assert pair.input_ids == reference("hello", "world")["input_ids"] and not any(pair.token_type_ids)
+    for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask"):
+        assert getattr(tokenizer, f"{role}_id") == getattr(reference, f"{role}_token_id"), role
+    assert tokenizer.max_length == 512
 
 
 def byte_bpe(folder: Path, special: list[str], **config: Any) -> Path:

@@ -225,18 +225,18 @@ def test_prompts(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     bare = task("paris", prompt="").vector
     close(task("who is: paris", prompt="").vector, task("paris").vector)
-    close(task("paris", prompt="query").vector, task("paris").vector)
-    close(task("paris", prompt="document").vector, bare)
+    close(task("paris", prompt_name="query").vector, task("paris").vector)
+    close(task("paris", prompt_name="document").vector, bare)
     assert not torch.allclose(task("paris").vector, bare)
     with pytest.raises(UsageError, match="did you mean 'query'"):
-        task("paris", prompt="quer")
+        task("paris", prompt_name="quer")
     for wrong in ({"prompts": ["a"]}, {"prompts": {"a": 3}}, {"prompts": {"a": "b"}, "default_prompt_name": "c"}):
         write_files(tmp_path, MEAN, "Pooling", **wrong)
         with pytest.raises(CheckpointError, match="prompt"):
             make.load(tmp_path)
     write_files(tmp_path, MEAN, "Pooling")
     with pytest.raises(UsageError, match="no prompts"):
-        make.load(tmp_path)("paris", prompt="query")
+        make.load(tmp_path)("paris", prompt_name="query")
 
 
 @torch.no_grad()
@@ -247,7 +247,7 @@ def test_prompts_that_are_read_and_not_pooled(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     tokenizer = make.reference_tokenizer(tmp_path)
     before = len(tokenizer("who is: ")["input_ids"]) - 1
-    for text, result in zip(TEXTS, task(TEXTS, prompt="query"), strict=True):
+    for text, result in zip(TEXTS, task(TEXTS, prompt_name="query"), strict=True):
         hidden = model(**tokenizer("who is: " + text, return_tensors="pt")).last_hidden_state[0]
         close(result.vector, hidden[before:].mean(0))
         close(task(text).vector, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0))

@@ -84,6 +84,10 @@ def _arranged(model: SpmModel, settings: Settings, convention: TokenizerConventi
     """Return the vocabulary from the model's pieces."""
     if convention.pieces == "fairseq":
         return _fairseq(model, settings, convention)
+    if convention.pieces == "fairseq-before":
+        _check_first(model, settings)
+        before = _control("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
+        return [*before, *model.pieces[1:], *_control("<mask>")]
     arrange = {"sentinels": _with_sentinels, "reserved": _with_reserved, "bracketed": _with_mask}.get(convention.pieces)
     return arrange(model, settings) if arrange is not None else list(model.pieces)
 
@@ -93,11 +97,7 @@ def _fairseq(model: SpmModel, settings: Settings, convention: TokenizerConventio
 
     The languages of a family may differ between releases: the checkpoint has to list them then.
     """
-    if {piece.text for piece in model.pieces[:3]} != {"<unk>", "<s>", "</s>"}:
-        raise CheckpointError(
-            f"{model.where}: the first three pieces are not <unk>, <s> and </s>, as a {settings.kind!r} model has them",
-            "the file belongs to another family: correct tokenizer_class, or download it again",
-        )
+    _check_first(model, settings)
     pieces = [*_control("<s>", "<pad>", "</s>", "<unk>"), *model.pieces[3:]]
     languages = list(convention.languages)
     if convention.language and not languages:
@@ -110,6 +110,14 @@ def _fairseq(model: SpmModel, settings: Settings, convention: TokenizerConventio
                 "additional_special_tokens in special_tokens_map.json holds them: download that file too",
             )
     return [*pieces, *_control(*languages, "<mask>")]
+
+
+def _check_first(model: SpmModel, settings: Settings) -> None:
+    if {piece.text for piece in model.pieces[:3]} != {"<unk>", "<s>", "</s>"}:
+        raise CheckpointError(
+            f"{model.where}: the first three pieces are not <unk>, <s> and </s>, as a {settings.kind!r} model has them",
+            "the file belongs to another family: correct tokenizer_class, or download it again",
+        )
 
 
 def _with_sentinels(model: SpmModel, settings: Settings) -> list[Piece]:
