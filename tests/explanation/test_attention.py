@@ -326,7 +326,11 @@ def test_too_many_numbers_are_refused_before_anything_runs(
     tasks: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plainformer.explanation.attention.MAX_WEIGHTS", 100)
-    with pytest.raises(UsageError, match="name fewer heads, or keep a part of each map: map_size=64"):
+    with pytest.raises(UsageError, match="name fewer heads"):
         explain(tasks("chat"), TEXT, attention="all")
     assert explain(tasks("chat"), TEXT, attention=True).attention is not None
+    monkeypatch.setattr("plainformer.explanation.attention.MAX_LAYER", 4 * 5 * 5)
+    with pytest.raises(InputError, match=r"4 heads x 22 x 22 weights, takes .* GiB\n  → give a shorter text"):
+        explain(tasks("chat"), TEXT, attention=True)
+    monkeypatch.undo()
     assert explain(tasks("chat"), TEXT, attention="all", map_size=3).attention is not None

@@ -69,17 +69,17 @@ def explain(
     given, second = _read(task, item), restored(pair)
     request = Request(paired(task, given, second), chat, truncate, generation.options() if asked else {})
     width = 5 if candidates is None else candidates
-    input_ = {"item": given, "pair": second, "chat": chat, "truncate": truncate}
+    call = {"item": given, "pair": second, "chat": chat, "truncate": truncate}
     if what_if:
         _what_if(task, request, what_if, steps, width, json)
     elif steps is None:
-        input_["top_k"] = getattr(generation, "top_k", None)
-        _one_pass(task, input_, inside, json, shapes=shapes, all_pieces=all_pieces)
+        call["top_k"] = getattr(generation, "top_k", None)
+        _one_pass(task, call, inside, json, shapes=shapes, all_pieces=all_pieces)
     else:
         found = _steps(
             task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json
         )
-        _insights(task, {**input_, "ids": (*found.trace.prompt_ids, *found.trace.answers[0].token_ids)}, inside, found)
+        _insights(task, {**call, "ids": (*found.trace.prompt_ids, *found.trace.answers[0].token_ids)}, inside, found)
 
 
 def _one_pass(task: Any, given: dict[str, Any], inside: InsightFlags, json: bool, **how: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 # The kinds of heads: what the overview writes, and what it means.
 KINDS = {
-    "first": ("F", "the first token"),
-    "previous": ("P", "the previous token"),
-    "next": ("N", "the next token"),
+    "first": ("F", "first token"),
+    "previous": ("P", "previous token"),
+    "next": ("N", "next token"),
     "itself": ("I", "the token itself"),
     "special": ("S", "special tokens after the first"),
-    "spread": ("·", "no kind of token has half of it"),
+    "spread": ("·", "none has half of it"),
 }
 OVERVIEW = "overview"  # what --attention without a value asks for
 HEADS_IN_LINE = 14  # of the overview
@@ -131,7 +132,7 @@ def _print_overview(out: Any, attention: Attention) -> None:
         out.print(f"attention, {name}: {side.layers} layers x {side.heads} heads, {size}")
         out.print("the kind of token that has at least half of a head's attention, and its percentage:")
         used = dict.fromkeys(head.kind for head in heads)
-        out.print("; ".join(f"{sign} {what}" for kind, (sign, what) in KINDS.items() if kind in used) + "\n")
+        out.print(fill("; ".join(f"{sign} {what}" for kind, (sign, what) in KINDS.items() if kind in used), 80) + "\n")
         for first in range(0, side.heads, HEADS_IN_LINE):
             columns = range(first, min(first + HEADS_IN_LINE, side.heads))
             out.print("layer " + "".join(f"{column:>5}" for column in columns))
@@ -161,16 +162,16 @@ def _print_clearest(out: Any, side: AttentionSide, heads: Sequence[HeadSummary])
         best = max(same, key=lambda head: (_share(head) or 0.0, -head.entropy))
         share = _share(best)
         link = best.strongest[0]
-        pair = f"{_short(side.queries[link.query])} → {_short(side.keys[link.key])} {link.weight:.2f}"
-        what = "one token, varying" if kind == "spread" else what.removesuffix(" after the first")
+        pair = f"{_short(side.queries[link.query], 10)} → {_short(side.keys[link.key], 10)} {link.weight:.2f}"
+        what = "varying tokens" if kind == "spread" else what.removesuffix(" after the first").removeprefix("the ")
         rows.add_row(best.name, what, f"{share:.2f}" if share is not None else "", f"{best.entropy:.2f}", pair)
     out.print(rows)
     out.print("")
 
 
-def _short(token: str) -> str:
+def _short(token: str, most: int = NAME) -> str:
     """Return a token for a place with little room."""
-    return shown(token if len(token) <= NAME else token[: NAME - 1] + "…")
+    return shown(token if len(token) <= most else token[: most - 1] + "…")
 
 
 def _print_map(out: Any, one: AttentionMap, side: AttentionSide) -> None:
@@ -191,7 +192,7 @@ def _grid(one: AttentionMap, side: AttentionSide) -> Iterator[str]:
         name = set_cell_size(_plain(side.queries[place]), NAME)
         yield f"{place:>3} {name} {''.join(map(_shaded, row))}".rstrip()
     if side.queries != side.keys:
-        yield "columns: " + ", ".join(f"{place} {_plain(key)}" for place, key in enumerate(side.keys))
+        yield "columns: " + ", ".join(_numbered(place, side.keys).strip() for place in range(len(side.keys)))
 
 
 def _shaded(weight: float) -> str:
@@ -207,9 +208,14 @@ def _targets(one: AttentionMap, side: AttentionSide) -> Iterator[str]:
     yield f"({len(one.weights[0])} columns do not fit: the {TARGETS} largest of each row; --json has all)"
     for place, row in enumerate(one.weights):
         best = sorted(range(len(row)), key=lambda key: -row[key])[:TARGETS]
-        parts = [f"{100 * row[key]:>3.0f} {key:>3} {_plain(side.keys[key])}" for key in best if row[key] > 0]
+        parts = [f"{100 * row[key]:>3.0f} {_numbered(key, side.keys)}" for key in best if row[key] > 0]
         cells = "".join(set_cell_size(part, NAME + 8) for part in parts)
         yield f"{place:>3} {set_cell_size(_plain(side.queries[place]), NAME)} {cells}".rstrip()
+
+
+def _numbered(place: int, texts: Sequence[str]) -> str:
+    """Return a token with its place; a frame is called by its place alone."""
+    return f"{place:>3}" if texts[place] == str(place) else f"{place:>3} {_plain(texts[place])}"
 
 
 def _plain(token: str) -> str:
@@ -220,8 +226,10 @@ def _plain(token: str) -> str:
 
 def _print_lens(out: Any, reading: Lens) -> None:
     predicted = f'"{shown(reading.predicted.token)}"'
-    out.print(f"the lens, at {reading.position} ({shown(reading.token)}): what each layer would predict")
-    rows = table("after layer", f"rank of {predicted}", "likeliest", right=("after layer", f"rank of {predicted}"))
+    out.print(
+        f"the lens, at {reading.position} ({shown(reading.token)}): what each layer would predict; rank of {predicted}"
+    )
+    rows = table("layer", "rank", "likeliest", right=("layer", "rank"))
     for layer in reading.layers:
         tokens = "  ".join(f'"{shown(one.token)}" {one.probability:.2f}' for one in layer.tokens)
         rows.add_row("embeddings" if layer.layer is None else str(layer.layer), str(layer.rank), tokens)

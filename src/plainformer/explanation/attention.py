@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config.values import check_whole
-from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.errors import InputError, UsageError, did_you_mean, opt
 from plainformer.model.attention import CrossAttention, SelfAttention
 from plainformer.model.transformer import Transformer
 
@@ -29,6 +29,7 @@ Kind = Literal["itself", "previous", "next", "first", "special", "spread"]
 SIDES: tuple[SideName, ...] = ("encoder", "decoder", "cross")
 STRONGEST = 3  # links that a summary names
 MAX_WEIGHTS = 5_000_000  # of all maps together: as Python numbers they take 200 MB
+MAX_LAYER = 2**29  # weights of one layer: 2 GiB
 # The share of its attention that a head must give to one kind of key to be called by it.
 HALF = 0.5
 
@@ -163,7 +164,7 @@ def read_attention(
         inputs: one row, as `Transformer.forward` takes it. sequences: "encoder" and "decoder", those that the model has.
         map_size: keep only the first queries and keys of each map, this many.
     Raises:
-        UsageError: the maps would take too much memory.
+        UsageError: the maps would take too much memory. InputError: one layer would.
     """
     if map_size is not None:
         check_whole("map_size", map_size)
@@ -202,11 +203,16 @@ def _sides(model: Transformer, sequences: Mapping[str, Sequenced]) -> Iterator[A
 def _check_size(sides: Sequence[AttentionSide], wanted: Wanted, map_size: int | None) -> None:
     total = 0
     for side in sides:
+        layer = side.heads * len(side.queries) * len(side.keys)
+        if layer > MAX_LAYER:
+            sizes = f"{side.heads} heads x {len(side.queries):,} x {len(side.keys):,}"
+            what = f"the attention of one layer, {sizes} weights, takes {4 * layer / 2**30:.1f} GiB"
+            raise InputError(what, "give a shorter text: attention grows with the square of its length")
         heads = sum(wanted(side.name, layer, head) for layer in range(side.layers) for head in range(side.heads))
         total += heads * len(side.queries[:map_size]) * len(side.keys[:map_size])
     if total > MAX_WEIGHTS:
         what = f"the maps of these heads are {total:,} numbers, more than {MAX_WEIGHTS:,}"
-        raise UsageError(what, f"name fewer heads, or keep a part of each map: {opt('map_size', 64)}")
+        raise UsageError(what, "name fewer heads, or give a shorter input")
 
 
 @contextmanager
@@ -235,7 +241,7 @@ def _summaries(
     queries = weights_HTS.size(1)
     start = 1 if causal and queries > 1 else 0  # the first token of a decoder sees itself alone
     w_HNS = weights_HTS[:, start:]
-    entropy_H = torch.special.entr(w_HNS.double()).sum(-1).mean(-1).tolist()
+    entropy_H = torch.special.entr(w_HNS).sum(-1, dtype=torch.float64).mean(-1).tolist()
     others = torch.tensor(special, device=w_HNS.device)
     others[:1] = False
     first_H, special_H = w_HNS[..., 0].mean(-1).tolist(), w_HNS[..., others].sum(-1).mean(-1).tolist()
