@@ -169,9 +169,9 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except CheckpointError:
         return None
     special = {
-        name: tokenizer.id_to_token(value)
+        name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-        if (value := getattr(tokenizer, f"{name}_id")) is not None
+        if getattr(tokenizer, f"{name}_id") is not None
     }
     return {
         "size": tokenizer.vocab_size,

@@ -117,7 +117,7 @@ class GeneratingTask(Task):
         from plainformer.generation.constraints.stop_strings import StopStrings
 
         # After any ordinary token, so that a first word keeps the space before it.
-        before = () if bare else self.tokenizer.encode("a", add_special_tokens=False).input_ids
+        before = () if bare else self.tokenizer.output.encode("a", add_special_tokens=False).input_ids
         return StopStrings(strings, self.text_of, after=before)
 
     def text_of(self, ids: Sequence[int]) -> str:
@@ -171,7 +171,7 @@ class GeneratingTask(Task):
     def _bytes(self) -> TokenBytes:
         from plainformer.inputs.text.token_bytes import token_bytes
 
-        return token_bytes(self.tokenizer)
+        return token_bytes(self.tokenizer.output)
 
 
 def _prepare(task: Any, item: Any, options: Any) -> Prepared:

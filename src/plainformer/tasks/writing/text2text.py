@@ -83,9 +83,11 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         if self.settings.decoder_start_id is None:
             raise UsageError("the checkpoint names no decoder_start_token_id", "add it to its config.json")
         start = [self.settings.decoder_start_id]
-        prefix = self.tokenizer.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
+        prefix = (
+            self.tokenizer.output.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
+        )
         forced = self.settings.forced_bos_id
         # A prefix that names a language itself ("fr_XX", "__fr__") takes the place of the one that is forced.
-        if forced is not None and not (prefix and prefix[0] in self.tokenizer.special_ids):
+        if forced is not None and not (prefix and prefix[0] in self.tokenizer.output.special_ids):
             start.append(forced)
         return start, prefix

@@ -139,7 +139,7 @@ class WritingTask(GeneratingTask, Generic[A]):
 
     def is_bare(self, rows: Sequence[Sequence[int]]) -> bool:
         """Whether rows of ids are special tokens alone."""
-        return all(i in self.tokenizer.special_ids for row in rows for i in row)
+        return all(i in self.tokenizer.output.special_ids for row in rows for i in row)
 
 
 def streams_with(options: Callable[Given, WritingOptions], answer: type[Whole]) -> ItemCall[Given, AnswerStream[Whole]]:
