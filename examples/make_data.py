@@ -251,7 +251,7 @@ def main(folder: Path) -> None:
     for name, count, part in (("train", 2000, 0), ("dev", 200, 1)):
         rows = ("".join(f"{word}\t{tag}\n" for word, tag in each) for each in sentences(count, part))
         files[f"ner-{name}.conll"] = "\n".join(rows)
-        files[f"qa-{name}.json"] = json.dumps(squad(count // 5, part), indent=1)
+        files[f"qa-{name}.json"] = json.dumps(squad(count // 10, part), indent=1)
     letters = ({"id": f"letter-{number}", "text": text} for number, text in enumerate(LETTERS, 1))
     files["letters.jsonl"] = "".join(json.dumps(letter) + "\n" for letter in letters)
     for name, text in sorted(files.items()):
