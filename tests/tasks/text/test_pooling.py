@@ -269,10 +269,16 @@ def test_similarity_of_lists(folder: Path) -> None:
     close(own.diagonal(), torch.ones(3))
     close(own, own.T)
     assert task.similarity([], []).shape == (0, 0) and task.similarity(a, []).shape == (3, 0)
-    for wrong in (("a", ["b"]), (["a"], "b"), ("a", None), (3, 4)):
-        with pytest.raises(UsageError, match="give two texts"):
-            task.similarity(*wrong)
-    with pytest.raises(InputError, match="input 1, a NoneType"):
+    close(task.similarity("a", b), task.similarity(["a"], b)[0])
+    close(task.similarity(a, "b"), task.similarity(a, ["b"])[:, 0])
+    for wrong, message in (
+        (("a", None), "one input alone"),
+        ((3, 4), "cannot compare an int"),
+        (("a", None, {}), "one"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            task.similarity(*wrong[:2])
+    with pytest.raises(InputError, match="input 1, None, is missing"):
         task.similarity(["a", None])
 
 

@@ -261,6 +261,6 @@ def test_long_texts(tmp_path: Path) -> None:
     assert task("", max_new_tokens=3).input_tokens == 1
     assert json.dumps(task("a", max_new_tokens=3).to_dict())
     assert len(task(("a", "b"), max_new_tokens=2)) == 2
-    for wrong, message in (([("a", "b")], "input 0, a tuple, is not an input"), (3, "a int is not an input")):
+    for wrong, message in (([("a", "b")], "input 0, a tuple, is not an input"), (3, "an int is not an input")):
         with pytest.raises(InputError, match=message):
             task(wrong)

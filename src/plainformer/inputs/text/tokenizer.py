@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from plainformer.config.values import check_whole, is_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
+from plainformer.inputs.listed import as_list
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
 
@@ -111,6 +112,11 @@ class Tokenizer:
         marked = {self.token_to_id(token.content) if self._piece_ids else i for i, token in added if token.special}
         self.special_ids: frozenset[int] = frozenset(i for i in {*marked, *role_ids.values()} if i is not None)
 
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        limit = "no limit" if self.max_length is None else f"at most {self.max_length:,} a text"
+        return f"Tokenizer({kind}, {self.vocab_size:,} tokens, {limit}, padding on the {self.padding_side})"
+
     # ---- where tokenizers come from -------------------------------------------------------------------------------
 
     @classmethod
@@ -174,6 +180,7 @@ class Tokenizer:
         window: int | None = None,
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
+        texts = as_list(texts)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         limit = self._limit(truncate, max_length, stride, window)
@@ -291,6 +298,7 @@ class Tokenizer:
         known = ("side", "pad_to_multiple_of", *EncodeOptions.__annotations__)
         for name in options.keys() - set(known):
             raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
+        text = as_list(text)
         one = isinstance(text, str)
         if pair is not None and not one:
             raise UsageError(f"{opt('pair')} goes with a single text", "pass a list of (text, pair) tuples")

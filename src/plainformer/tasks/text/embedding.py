@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.inputs.text.vocabulary import lower_first
-from plainformer.tasks.base import Result, Task, called_with
+from plainformer.tasks.embeddings import Embedding as Embedding
+from plainformer.tasks.embeddings import EmbeddingTask, embeds_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
-from plainformer.tasks.text.similarity import SIMILARITIES
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
 
 
-@dataclass(frozen=True)
-class Embedding(Result):
-    """A text's vector, (D,) fp32, and how it was pooled."""
-
-    vector: Tensor
-    pooling: str
-    normalized: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"vector": self.vector.tolist(), "pooling": self.pooling, "normalized": self.normalized}
-
-    def lines(self) -> list[str]:
-        return [" ".join(f"{value:.5f}" for value in self.vector.tolist())]
-
-
-class FeatureExtraction(Task):
+class FeatureExtraction(EmbeddingTask):
     """A text → its vector. Without sentence-transformers files: the mean over tokens, not normalised.
 
     Of an encoder-decoder, the encoder's vectors: they represent the text. See `FeatureExtractionOptions`.
     """
 
-    __call__ = called_with(FeatureExtractionOptions, Embedding)
+    __call__ = embeds_with(FeatureExtractionOptions)
+    reads_arrays = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,6 +37,7 @@ class FeatureExtraction(Task):
         self.pooling = self.config.source.get("gguf_pooling", self.files.pooling)
         self.normalized = self.files.normalized
         self.max_tokens = self.files.max_tokens
+        self.measure = self.files.similarity
         if self.files.lower_case:
             lower_first(self.tokenizer.backend)
 
@@ -127,30 +113,8 @@ class FeatureExtraction(Task):
         ends = bool(row.special) and row.special[-1]  # a closing special token follows the text, not the prompt
         return real_BT & (real_BT.cumsum(1) > len(row) - ends)
 
-    @overload
-    def similarity(self, text: str, other: str) -> float: ...
-
-    @overload
-    def similarity(self, text: list[str], other: list[str] | None = None) -> Tensor: ...
-
-    def similarity(self, text: str | list[str], other: str | list[str] | None = None) -> float | Tensor:
-        """Return how alike two texts' vectors are; of lists of N and M texts, all of them, (N, M).
-
-        By the measure that the checkpoint names, usually the cosine, -1 to 1; see `similarity.SIMILARITIES`. Without
-        `other`, a list's texts with each other.
-        """
-        if isinstance(text, str) and isinstance(other, str):
-            return float(self.similarity([text], [other])[0, 0])
-        if not isinstance(text, list) or not (other is None or isinstance(other, list)):
-            what = f"similarity of a {type(text).__name__} and a {type(other).__name__}"
-            raise UsageError(what, "give two texts, two lists of texts, or one list")
-        if not text or other == []:
-            return torch.zeros(len(text), len(text if other is None else other))
-        a_ND = self._vectors(text)
-        return SIMILARITIES[self.files.similarity](a_ND, a_ND if other is None else self._vectors(other))
-
-    def _vectors(self, texts: list[str]) -> Tensor:
-        """Return the texts' vectors, (N, D); equal texts have the very same, whichever batch they would be in."""
-        unique = list(dict.fromkeys(texts))
-        vectors = dict(zip(unique, self(unique), strict=True))
-        return torch.stack([vectors[text].vector for text in texts])
+    def searching(self, kind: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        names = ("query",) if kind == "query" else ("document", "passage", "corpus")
+        name = next((name for name in names if name in self.files.prompts), None)
+        said = name is None or {"prompt", "prompt_name"} & options.keys()
+        return options if said else {"prompt_name": name, **options}

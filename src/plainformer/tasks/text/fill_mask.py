@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -37,6 +37,10 @@ class FilledMask(Result):
 
     def lines(self) -> list[str]:
         return [f"{one.score:.4f}  {one.token}  {one.text}" for one in self.candidates]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each candidate."""
+        return [{"start": self.start, "end": self.end, **asdict(one)} for one in self.candidates]
 
     def _repr_html_(self) -> str:
         return bars([(one.text, one.score) for one in self.candidates])

@@ -9,6 +9,7 @@ from typing import Any
 from plainformer.config.options import MISSING, flag, one_of, opt, option, text, whole
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean
+from plainformer.inputs.listed import as_list
 from plainformer.tasks.options import TextOptions, WindowOptions
 
 # The order in which older checkpoints of sentence-transformers, which name theirs by flags, concatenate several.
@@ -117,6 +118,11 @@ class ZeroShotOptions(TextOptions):
     )
     template: str = option(TEMPLATE, help="Zero-shot: the sentence with {}.", check=_template)
     multi_label: bool = option(False, help="Zero-shot: several labels may hold.", check=flag())
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.labels, set | frozenset):  # which the check refuses
+            object.__setattr__(self, "labels", as_list(self.labels))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ import torch
 from plainformer.errors import UsageError
 from plainformer.tasks.base import called_with
 from plainformer.tasks.writing.answers import Answer
+from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation
 from plainformer.tasks.writing.options import Text2TextOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
-from plainformer.tasks.writing.writer import WritingTask
+from plainformer.tasks.writing.writer import WritingTask, streams_with
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -38,6 +39,8 @@ class Text2TextGeneration(WritingTask[TransformedText]):
     """
 
     __call__ = called_with(Text2TextOptions, TransformedText)
+    stream = streams_with(Text2TextOptions, TransformedText)
+    prepare = prepares_with(Text2TextOptions)
 
     def encode(self, inputs: Sequence[str], options: Text2TextOptions) -> TextBatch:
         return self.encode_texts(inputs, truncate=options.truncate)
