@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.config.checks import reading, require_text
 from plainformer.errors import CheckpointError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -273,16 +272,13 @@ def _parse_json(data: bytes, where: str) -> Any:
         return table
 
     try:
-        value = json.loads(written := data.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
         seen, fix = describe_content(data[:512], len(data))
         hint = f"it looks like {seen}; {fix}"
         raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
-    with reading(where):
-        require_text(written, value)
-    return value
 
 
 def mapped(path: Path) -> mmap.mmap:

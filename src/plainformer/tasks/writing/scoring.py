@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError, nth, opt
+from plainformer.errors import InputError, UsageError, nth, opt, placed
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.html import table
@@ -81,7 +81,8 @@ def _encoded(task: Task, texts: Sequence[str], first: int, truncate: bool, limit
     rows = []
     for place, text in enumerate(texts, first):
         cut = (task.cut or True) if truncate and limit is not None else False
-        row = task.tokenizer.encode(text, truncate=cut, max_length=limit)
+        with placed([place]):
+            (row,) = task.tokenizer.encode_batch([text], truncate=cut, max_length=limit)
         row = row.once(task.tokenizer.bos_id, task.tokenizer.eos_id)
         if not row.input_ids:
             raise InputError(f"{nth(place)} is an empty text: there is nothing to score", "give at least two tokens")
