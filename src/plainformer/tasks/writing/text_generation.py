@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
@@ -101,11 +100,10 @@ class TextGeneration(WritingTask[GeneratedText]):
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
-        source = self.tokenizer.chat_template.source(tools=options.tools)
-        for name in options.variables:
-            named = name if name in options.chat_options else "template_variables"
-            idle = not re.search(rf"\b{re.escape(name)}\b", source)
-            no_effect(idle, named, f": this checkpoint's chat template does not read {name!r}")
+        read = self.tokenizer.chat_template.reads(tools=options.tools)
+        for name in options.variables.keys() - read:
+            named = name if name in ("tools", "documents") else "template_variables"
+            no_effect(True, named, f": this checkpoint's chat template does not read {name!r}")
         if options.allow_control_tokens:
             return ChatPrompt(((self.tokenizer.apply_chat_template(item, **options.variables), False),))
         return self.tokenizer.chat_prompt(item, **options.variables)
