@@ -39,6 +39,14 @@ def test_everything_has_a_line(tiny: Callable[[str], Path]) -> None:
         repr(task.stream("a", max_new_tokens=1)): "AnswerStream(",
         repr(inspect_checkpoint(task.ref)): f"CheckpointInfo({task.ref!r}, gpt2, decoder, text-generation, ",
         repr(task("a", max_new_tokens=2)): "GeneratedText(text=",
+        repr(
+            task.prepare("abc", max_new_tokens=2)
+        ): "Prepared(input_ids, attention_mask of 3 tokens, GenerationOptions(",
+        repr(pf.KeyValueCache(task.config, 2)): "KeyValueCache(0 positions, 2 rows)",
+        repr(pf.explain(task, "abc")): f"Explanation({task.ref!r}, text-generation, 3 pieces",
+        repr(
+            pf.explain_steps(task, pf.Request("a"), steps=2)
+        ): f"ExplainedSteps({task.ref!r}, Trace(greedy, 2 steps, gpt2",
     }
     for found, beginning in shown.items():
         assert found.startswith(beginning) and "\n" not in found and len(found) < 250
