@@ -120,7 +120,9 @@ class TextGeneration(WritingTask[GeneratedText]):
         else:
             limit = self.config.main_stack.max_positions
             most = least(limit, self.tokenizer.max_length) if options.truncate else limit
-            cut = self.cut if options.truncate and most is not None else False
+            idle = options.truncate and most is None
+            no_effect(idle, "truncate", ": this model has no limit, and its tokenizer states no length")
+            cut = self.cut if options.truncate else False
             with offering(self.Options):
                 (row,) = self.tokenizer.encode_batch([whole], truncate=cut, max_length="own" if most is None else most)
         return row if isinstance(prompt, ChatPrompt) else row.once(self.tokenizer.bos_id, self.tokenizer.eos_id)
