@@ -11,8 +11,8 @@ from cyclopts import Parameter
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.options import Json, console, read_inputs, read_stdin, restored, shown, table, write_json
-from plainformer.config.values import check_whole, no_effect
+from plainformer.cli.options import Json, console, read_stdin, restored, shown, table, write_json
+from plainformer.config.values import check_whole, decode_text, no_effect
 from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _read(task: Any, item: str | None) -> Any:
     from plainformer.explanation.one_pass import reads_text
 
     if item == STDIN:
-        return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
+        return decode_text(read_stdin(), "stdin") if reads_text(task) else read_stdin()
     return item
 
 

@@ -75,8 +75,11 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
 
     def stream(self, item: Any, /, **options: Any) -> AnswerStream[Any]:
         """Return the answer piece by piece; its `.result` is the whole."""
-        chosen: AbstractiveOptions = self.make_options(options)
-        return self.writer.streamed(self._prompt(item, 0, chosen), self._written(chosen))
+        return self.streamed(item, self.make_options(options))
+
+    def streamed(self, item: Any, options: AbstractiveOptions) -> AnswerStream[Any]:
+        """`stream`, with options that are made already."""
+        return self.writer.streamed(self._prompt(item, 0, options), self._written(options))
 
     def completed(self, options: W) -> W:
         for name in options.explicit:
