@@ -179,7 +179,11 @@ def test_files_of_options_are_read_before_the_model_is_loaded(cli: Cli) -> None:
 
 def test_outputs_are_probed_before_the_model_is_loaded(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("the cat")
-    for path, message in (("none/r.html", "there is no folder 'none'"), (".", "is a folder"), ("x" * 300, "File name")):
+    for path, message in (
+        ("none/r.html", "there is no folder 'none'"),
+        (".", "it is a folder"),
+        ("x" * 300, "name too long"),
+    ):
         refused(cli("entities", "./no-model", "d.txt", "--html", path), f"--html '{path[:20]}", message)
     refused(cli("entities", "./no-model", "none"), "there is no file or folder 'none'")
     (tmp_path / "empty").mkdir()
@@ -227,7 +231,7 @@ def test_tables(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     ]
     (vector,) = table(done(cli("run", tiny("embedding"), "the cat", "--csv")))
     (exact,) = done(cli("run", tiny("embedding"), "the cat", "--json")).json()
-    assert [float(vector[f"vector.{place}"]) for place in range(32)] == exact["vector"]
+    assert [float(vector[str(place)]) for place in range(32)] == exact["vector"]
     written = table(done(cli("run", tiny("text-generation"), "the cat", "--csv", "--output-scores", *WRITE)))
     assert json.loads(written[0]["log_probabilities"]) and written[0]["stop_string"] == ""
     refused(cli("run", tiny("embedding"), "x", "--csv", "--json"), "--csv has no effect with --json")

@@ -306,7 +306,7 @@ def test_the_command(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (["PATH", "--within", "lines"], "did you mean 'line'"),
         (["PATH", "--aggregation", "none"], "finds no entities"),
         (["PATH", "--scheme", "BILOU"], "BILOU"),
-        (["PATH", "--html", "/nowhere/x.html"], "--html '/nowhere/x.html': there is no folder '/nowhere'"),
+        (["PATH", "--html", "/nowhere/x.html"], "cannot be written: there is no folder '/nowhere'"),
     ],
 )
 def test_wrong_usage(

@@ -39,7 +39,7 @@ def test_the_others_have_their_answers(classify: Any, size: int) -> None:
         assert all(f"input {one.place}" in str(one.error) and isinstance(one.error, InputError) for one in skipped)
         assert skipped[0].to_dict() == {"place": 1, "skipped": skipped[0].error.what}
         assert skipped[0].lines() == [f"skipped: {skipped[0].error.what}"]
-    assert "the limit is" in str(skipped[0].error) and "NoneType" in str(skipped[2].error)
+    assert "the limit is" in str(skipped[0].error) and "None, is missing" in str(skipped[2].error)
     assert str(pickle.loads(pickle.dumps(skipped[0])).error) == str(skipped[0].error)
 
 
@@ -50,6 +50,14 @@ def test_by_default_it_stops(classify: Any) -> None:
         list(classify(iter(["the cat", LONG]), on_error="stop"))
     with pytest.raises(UsageError, match="did you mean 'skip'"):
         classify("the cat", on_error="skp")
+
+
+def test_tables_have_a_row_for_it(classify: Any, tiny: Callable[[str], Path]) -> None:
+    frame = classify(TEXTS, on_error="skip").to_dataframe()
+    assert list(frame.index) == list(range(7)) and frame.skipped.notna().tolist() == [False, True] * 3 + [False]
+    embed = pf.load(str(tiny("embedding")), backend="plain")
+    found = embed(["the cat", None], on_error="skip")  # not one array: it has a gap
+    assert not hasattr(found, "vectors") and "Skipped" in repr(found) and len(found) == 2
 
 
 def test_one_input(classify: Any) -> None:

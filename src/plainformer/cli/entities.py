@@ -120,7 +120,7 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
     """Return what the documents hold, and how many were skipped, which stderr says."""
     from plainformer.entities import analyse, read_documents
     from plainformer.entities.documents import count_documents
-    from plainformer.tasks.base import Skipped
+    from plainformer.tasks.results import Skipped
 
     other: list[Path] = []
     failed: list[PlainformerError] = []

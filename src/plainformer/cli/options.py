@@ -74,19 +74,19 @@ def harmless(text: str) -> str:
 
 
 def probe_output(name: str, path: str | Path) -> None:
-    """Refuse a file that could not be written, given as option `name`, before the work that it would hold."""
-    target, fix = Path(path), f"give {opt(name)} another file"
+    """Refuse a file that could not be written, given as option `name`, before anything long runs."""
+    target, why = Path(path), ""
     try:
         if target.is_dir():
-            raise InputError(f"{opt(name, str(path))} is a folder", fix)
-        if not target.parent.is_dir():
-            raise InputError(f"{opt(name, str(path))}: there is no folder {str(target.parent)!r}", fix)
-        if not os.access(target if target.exists() else target.parent, os.W_OK):
-            raise InputError(f"{opt(name, str(path))} cannot be written: permission denied", fix)
+            why = "it is a folder"
+        elif not target.parent.is_dir():
+            why = f"there is no folder {str(target.parent)!r}"
+        elif not os.access(target if target.exists() else target.parent, os.W_OK):
+            why = "there is no permission"
     except (OSError, ValueError) as error:  # a name too long, a NUL in it
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{opt(name, str(path))} cannot be a file: {getattr(error, 'strerror', error)}", fix) from None
+        why = getattr(error, "strerror", "") or str(error)
+    if why:
+        raise InputError(f"{opt(name, str(path))} cannot be written: {why}", "choose another path")
 
 
 def console() -> Any:

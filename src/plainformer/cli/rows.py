@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from plainformer.cli.inputs import Item
 from plainformer.cli.options import as_json, harmless
 from plainformer.cli.progress import screen
+from plainformer.tasks.results import plain, rows_of
 
 # Their answers are a line each, by which they can be told apart.
 _ONE_LINE = {
@@ -38,8 +39,8 @@ class JsonRows(Rows):
     """One object a line: where the input is from, the input, its answer."""
 
     def write(self, item: Item, result: Any) -> None:
-        plain = as_plain(result)
-        screen.write(as_json({**_about(item), **(plain if isinstance(plain, dict) else {"results": plain})}))
+        found = plain(result)
+        screen.write(as_json({**_about(item), **(found if isinstance(found, dict) else {"results": found})}))
 
     def skip(self, item: Item, reason: str) -> None:
         screen.write(as_json({**_about(item), "skipped": reason}))
@@ -125,13 +126,6 @@ def for_people(text: str) -> str:
     return harmless(text) if sys.stdout.isatty() else text
 
 
-def as_plain(result: Any) -> Any:
-    """Return a result for JSON."""
-    if isinstance(result, tuple | list):
-        return [as_plain(part) for part in result]
-    return result.to_dict() if hasattr(result, "to_dict") else result
-
-
 def lines_of(result: Any) -> list[str]:
     """Return a result for people: the answer first."""
     if isinstance(result, tuple | list):
@@ -140,37 +134,14 @@ def lines_of(result: Any) -> list[str]:
 
 
 def records(result: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a result in a table, as columns by name.
-
-    Vectors are a column for each number, scores of labels one for each label; what else is nested is a cell of JSON.
-    """
+    """Yield a result's rows in a table, column → value; what does not apply to it has its columns all the same."""
     if isinstance(result, tuple | list):
         for part in result:
             yield from records(part)
         return
-    plain = as_plain(result)
-    parts = plain.pop("documents", None)  # of a ranking
-    if parts is None:
-        yield _flat(result, plain)
-        return
-    for part in parts:
-        yield _flat(None, {**plain, **part})
-
-
-def _flat(result: Any, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns by name; fields that JSON leaves out where they do not apply have theirs all the same."""
-    names = [f.name for f in fields(result) if f.repr] if is_dataclass(result) else []
-    row: dict[str, Any] = {}
-    for name in dict.fromkeys([*plain, *names]):
-        value = plain.get(name)
-        if name == "vector":
-            row |= {f"{name}.{place}": each for place, each in enumerate(value or ())}
-        elif name == "scores" and value:
-            row |= {f"{name}.{each['label']}": each["score"] for each in value if isinstance(each, dict)}
-            row |= {f"{name}.{place}": each for place, each in enumerate(value) if not isinstance(each, dict)}
-        else:
-            row[name] = value
-    return row
+    optional = dict.fromkeys(f.name for f in fields(result) if f.default is None and f.repr)
+    for row in rows_of(result):
+        yield {**row, **{name: None for name in optional if name not in row}}
 
 
 def _about(item: Item) -> dict[str, Any]:

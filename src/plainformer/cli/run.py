@@ -155,7 +155,7 @@ class Answering:
         return self.read > 1 or not self.ended
 
     def _put(self, result: Any, rows: Rows) -> None:
-        from plainformer.tasks.base import Skipped
+        from plainformer.tasks.results import Skipped
 
         self._without_answer(rows)
         item = self.waiting.popleft()
