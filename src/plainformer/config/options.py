@@ -10,6 +10,7 @@ and the table in the documentation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -88,6 +89,16 @@ def at_file(text: str) -> str:
         raise InputError(f"{path} is not UTF-8 text: byte {error.start}", "convert it, e.g. with iconv") from None
     except (OSError, ValueError):
         raise InputError(f"there is no file {path!r}", "check the path after the @") from None
+
+
+def json_at_file(text: str) -> Any:
+    """`Spec.read` of what is not a text: JSON, or what the file whose name follows an @ holds of it."""
+    written = at_file(text)
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError) as error:
+        where = text[1:] if text.startswith("@") else repr(text[:60])
+        raise UsageError(f"{where} is not JSON: {error}", "give JSON, or @FILE with JSON in it") from None
 
 
 def option(
@@ -212,6 +223,7 @@ __all__ = [
     "at_file",
     "cached",
     "flag",
+    "json_at_file",
     "number",
     "one_of",
     "opt",
