@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from plainformer.cli.options import restored
 from plainformer.cli.progress import screen
 from plainformer.config.loading import LoadOptions
-from plainformer.config.options import NotTyped, OptionSet, Spec, at_file, specs
+from plainformer.config.options import NotTyped, OptionSet, Spec, at_file, json_at_file, specs
 from plainformer.config.values import no_effect
 from plainformer.errors import opt, spelt
 
@@ -77,8 +77,9 @@ class Flags:
     def check_files(self) -> None:
         """Read the files that options name with an @, before anything long runs: one that is not there is an error."""
         for name in self.given():
-            if self.known[name].spec.read is at_file:
-                at_file(restored(getattr(self, name)))
+            read = self.known[name].spec.read
+            if read in (at_file, json_at_file):
+                read(restored(getattr(self, name)))
 
     def options(self, kind: type[OptionSet] | None = None, owner: str = "") -> dict[str, Any]:
         """Return those that were given as options of `kind`; None: of any of the classes that the flags are made of.
