@@ -153,7 +153,8 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
     with screen.during(count):
         analysis = analyse(find, documents(), **how)
     found = sum(len(one.mentions) for one in analysis.found)
-    left = f", {len(other)} files passed over (not text: {other[0].name}, ...)" if other else ""
+    more = ", ..." if len(other) > 1 else ""
+    left = f", {_plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
     screen.say(f"{_plural(len(analysis.found), 'document')}, {_plural(found, 'entity', 'entities')}{left}")
     return analysis, len(failed)
 

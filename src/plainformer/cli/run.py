@@ -73,7 +73,8 @@ def run(
     total = (None if media else reader.count(inputs, reading)) if screen.shows else None
     Answering(task, options, total).run(items, JsonRows if json else CsvRows if csv else None)
     if other:
-        screen.say(f"{len(other)} files were passed over, of other kinds: {other[0].name}, ...")
+        were, more = ("file was", "") if len(other) == 1 else ("files were", ", ...")
+        screen.say(f"{len(other)} {were} passed over, of another kind: {other[0].name}{more}")
 
 
 def _items(task: Any, inputs: Sequence[str], reading: Reading, other: list[Path]) -> Iterator[Item]:
