@@ -178,6 +178,10 @@ class Transformer(nn.Module):
     def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
         if cache is not None and self.decoder is None:
             raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
+        if cache is not None and not self.main.causal:
+            raise UsageError(
+                "each position of this model sees the later ones: it cannot be cached", "leave out cache=..."
+            )
         if cache is not None and not isinstance(cache, Cache):
             raise UsageError(f"cache is a {type(cache).__name__}", "pass KeyValueCache(model.config, rows)")
         if encoder_output is not None and (self.encoder is None or self.decoder is None):
