@@ -176,6 +176,18 @@ def test_an_adapter_names_its_base_model(with_config: bool, tmp_path: Path) -> N
         assert "ownload" not in str(caught.value)
 
 
+def test_an_adapter_as_gguf(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((2, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match=r"it is an adapter \(LoRA\)"):
+        plainformer.load(tmp_path)
+
+
 def test_prompts_cannot_be_merged(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**ADAPTER, "peft_type": "PREFIX_TUNING"}))
     with pytest.raises(CheckpointError, match=r"an adapter \(PREFIX_TUNING\)") as caught:
