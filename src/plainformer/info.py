@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, check_weights
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.config.model import in_millions
 from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task, task_class
+from plainformer.tasks import default_task, head_for_task, stated_task, task_class
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
@@ -43,6 +44,9 @@ class CheckpointInfo:
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     problem: PlainformerError | None = None
+
+    def __repr__(self) -> str:
+        return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -86,7 +90,9 @@ def inspect_checkpoint(
             else `load` would raise is the `problem`.
     """
     with open_checkpoint(ref, revision=revision, token=token, family=family) as checkpoint:
-        config, source = checkpoint.config(), checkpoint.tensors()
+        stated = stated_task(checkpoint)
+        head = head_for_task(stated.name, ()) if stated is not None else None
+        config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)
         tokenizer = _tokenizer(checkpoint)
@@ -199,9 +205,9 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     special = {
-        name: tokenizer.id_to_token(value)
+        name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-        if (value := getattr(tokenizer, f"{name}_id")) is not None
+        if getattr(tokenizer, f"{name}_id") is not None
     }
     return {
         "size": tokenizer.vocab_size,

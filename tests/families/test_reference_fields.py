@@ -57,6 +57,7 @@ HALVES = {"is_decoder": "set by the model itself, for its two halves"}
 OWN: dict[str, dict[str, str]] = {
     "bart": HALVES,
     "bert": CROSS,
+    "camembert": CROSS,
     "distilbert": {"sinusoidal_pos_embds": "the sinusoids are stored as a table, and read like a learned one"},
     "electra": CROSS,
     "gemma3_text": {"attn_logit_softcapping": "transformers 5.23 does not pass it to Gemma 3's attention"},

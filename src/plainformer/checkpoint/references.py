@@ -12,6 +12,7 @@ from plainformer.checkpoint.bundled import BUNDLED, bundled_path
 from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
+from plainformer.checkpoint.small_files import MODULES, not_a_transformer
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
@@ -145,6 +146,8 @@ def _resolve_folder(ref: str, folder: Path) -> Path:
 def _folder_hint(ref: str, folder: Path, ggufs: list[str]) -> str:
     if ggufs:
         return f"several GGUF files: give one of them, such as {str(folder / ggufs[0])!r}"
+    if (folder / MODULES).is_file() and (hint := not_a_transformer(folder / MODULES)):
+        return hint
     below = sorted([*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
     if below:
         return f"did you mean {str(below[0].parent)!r}?"

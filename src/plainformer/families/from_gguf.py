@@ -91,7 +91,9 @@ def config_json(file: TensorSource) -> dict[str, Any]:
         meta = Metadata(file)
         if meta.all.get("general.type") == "adapter":
             what = "it is an adapter (LoRA), not a model of its own, and adapters are not loaded yet"
-            raise CheckpointError(what, "merge it into its base model with llama.cpp's llama-export-lora, and load that")
+            raise CheckpointError(
+                what, "merge it into its base model with llama.cpp's llama-export-lora, and load that"
+            )
         architecture = _architecture(meta.architecture)
         if not meta.tensors:
             raise CheckpointError("it holds no tensors, only a vocabulary", "choose the file with the weights")

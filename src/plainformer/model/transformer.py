@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.config.model import in_millions
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
@@ -66,6 +67,16 @@ class Transformer(nn.Module):
             self.decoder = Stack(config.decoder) if config.decoder is not None else None
             self.head = Head(config.head, config.main_stack.hidden_size)
         self.tie()
+        self._parameters_in_all = sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_parameters(self) -> int:
+        """Return how many numbers the model has, tied ones counted once, however they are stored."""
+        return self._parameters_in_all
+
+    def __repr__(self) -> str:
+        size, kind = in_millions(self.num_parameters), str(self.dtype).removeprefix("torch.")
+        return f"Transformer({self.config.summary}, {size}, {kind}, {self.device})"
 
     def tie(self) -> None:
         """Make the parameters that `config.tied` pairs up one and the same."""

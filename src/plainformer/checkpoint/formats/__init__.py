@@ -12,7 +12,7 @@ from plainformer.checkpoint.formats.opening import open_weights
 from plainformer.checkpoint.formats.parts import open_gguf_model
 from plainformer.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
 from plainformer.checkpoint.formats.scaled import with_scales
-from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object
+from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object, read_json_objects
 from plainformer.checkpoint.formats.torch_file import open_torch
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "open_torch",
     "open_weights",
     "read_json_object",
+    "read_json_objects",
     "with_scales",
     "write_safetensors",
 ]
