@@ -169,7 +169,7 @@ class OptionSet(Checked):
         cls.__repr__ = OptionSet.__repr__  # type: ignore[method-assign]  # before the dataclass writes its own, of all
 
     def __repr__(self) -> str:
-        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in self.explicit)
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in self.given)
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __new__(cls, *args: Any, **values: Any) -> Self:

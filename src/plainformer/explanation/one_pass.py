@@ -90,6 +90,9 @@ class Explanation:
     lens: tuple[Lens, ...] = ()
     nearest: tuple[Nearest, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.ref!r}, {self.task}, {len(self.pieces)} pieces, {len(self.steps)} steps)"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without what was not asked for."""
         values = asdict(self)
