@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
-from plainformer.checkpoint.weights import check_depth
+from plainformer.checkpoint.weights import check_depth, check_weights
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.model import in_millions
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task, head_for_task, stated_task
+from plainformer.tasks import default_task, head_for_task, stated_task, task_class
 from plainformer.tasks.lengths import least, text_limit
 from plainformer.tasks.text.sentence_files import read_sentence_files
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters."""
+    """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters.
+
+    `problem` is what `load` raises for it (weights that do not fit, no tokenizer, no task), None where it loads.
+    """
 
     ref: str
     family: str
@@ -44,16 +47,17 @@ class CheckpointInfo:
     labels: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
+    problem: PlainformerError | None = None
 
     def __repr__(self) -> str:
         return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "problem": None if self.problem is None else str(self.problem)}
 
-    def summary(self) -> dict[str, str]:
-        """Return the facts that fit a line each."""
+    def summary(self, spelling: Spelling = in_python) -> dict[str, str]:
+        """Return the facts that fit a line each; `spelling` is how options are written."""
         lines = {
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
@@ -75,23 +79,31 @@ class CheckpointInfo:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
             lines["not used"] = f"{len(self.unused_tensors)} tensors: " + ", ".join(self.unused_tensors[:6])
+        if self.problem is not None:
+            lines["not loadable"] = self.problem.message(spelling)
         return lines
 
 
 def inspect_checkpoint(
-    ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ref: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    family: str | None = None,
 ) -> CheckpointInfo:
     """Return a reference's facts.
 
     Raises:
-        HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
+        HubError, CheckpointError: as `load`, where there is no configuration or no weight file that can be read. What
+            else `load` would raise is the `problem`.
     """
-    with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
+    with open_checkpoint(ref, revision=revision, token=token, family=family) as checkpoint:
         stated = stated_task(checkpoint)
         head = head_for_task(stated.name, ()) if stated is not None else None
         config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
-        table, model, tokenizer = checkpoint.rows(config), Transformer(config), _tokenizer(checkpoint)
+        table, model = checkpoint.rows(config), Transformer(config)
+        tokenizer = _tokenizer(checkpoint)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
         return CheckpointInfo(
             ref=checkpoint.ref,
@@ -111,10 +123,11 @@ def inspect_checkpoint(
             unused_tensors=tuple(
                 name for name in source.names() if (row := table.find(name)) is None or row[0].kind == "ignore"
             ),
-            tokenizer=_describe_tokenizer(tokenizer) if tokenizer is not None else None,
+            tokenizer=None if isinstance(tokenizer, CheckpointError) else _describe_tokenizer(tokenizer),
             labels=config.labels,
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+            problem=_problem(checkpoint, model, tokenizer),
         )
 
 
@@ -129,6 +142,26 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | CheckpointError:
+    """Return the tokenizer, or why there is none."""
+    try:
+        return checkpoint.tokenizer()
+    except CheckpointError as error:
+        return error
+
+
+def _problem(
+    checkpoint: Checkpoint, model: Transformer, tokenizer: Tokenizer | CheckpointError
+) -> PlainformerError | None:
+    """Return what `load` would raise."""
+    try:
+        check_weights(model, checkpoint.tensors(), checkpoint.rows(model.config))
+        kind = task_class(default_task(model.config), model.config.head.kind)
+    except PlainformerError as error:
+        return error
+    return tokenizer if kind.needs_tokenizer and isinstance(tokenizer, CheckpointError) else None
 
 
 def _task(config: ModelConfig) -> str:
@@ -180,16 +213,9 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
     return {**described, "windows": windows} if windows else described
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    try:
-        return checkpoint.tokenizer()
-    except CheckpointError:
-        return None
-
-
-def _longest_text(checkpoint: Checkpoint, config: ModelConfig, tokenizer: Tokenizer | None) -> int | None:
+def _longest_text(checkpoint: Checkpoint, config: ModelConfig, tokenizer: Tokenizer | CheckpointError) -> int | None:
     """Return the longest text that the checkpoint's task reads; None where nothing limits it, or it reads no text."""
-    if tokenizer is None or not isinstance(config.input_frontend, TokenFrontend):
+    if isinstance(tokenizer, CheckpointError) or not isinstance(config.input_frontend, TokenFrontend):
         return None
     made_for = read_sentence_files(checkpoint).max_tokens if _task(config) == "feature-extraction" else None
     return least(made_for, text_limit(config, tokenizer.max_length))

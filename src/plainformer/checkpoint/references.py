@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
 from plainformer.checkpoint.bundled import BUNDLED, bundled_path
+from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
 from plainformer.checkpoint.small_files import MODULES, holds_tokenizer, not_a_transformer
@@ -135,17 +137,17 @@ def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
     if part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
         return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
-    ggufs = [name for name in names if name.endswith(".gguf")]
+    ggufs = whole_models(name for name in names if name.endswith(".gguf"))
     if len(ggufs) == 1:
         return folder / ggufs[0]
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise adapter_error(repr(ref), folder / ADAPTER_CONFIG)
     raise CheckpointError(f"{ref!r} holds no config.json; it holds {some(names)}", _folder_hint(ref, folder, ggufs))
 
 
 def _folder_hint(ref: str, folder: Path, ggufs: list[str]) -> str:
     if ggufs:
         return f"several GGUF files: give one of them, such as {str(folder / ggufs[0])!r}"
-    if (folder / "adapter_config.json").is_file():
-        return "an adapter (LoRA) has no model of its own: give the base model that its adapter_config.json names"
     if (folder / MODULES).is_file() and (hint := not_a_transformer(folder / MODULES)):
         return hint
     below = sorted([*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from plainformer.cli import STDIN
+from plainformer.cli.progress import screen
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _interrupted(number: int, frame: Any) -> None:
-    os.write(2, b"interrupted\n")
+    screen.interrupted()
     os._exit(130)
 
 

@@ -12,8 +12,8 @@ from plainformer.entities.documents import Document, Found, Mention
 from plainformer.entities.matching import THRESHOLD, Compare, Ranked, rank
 from plainformer.entities.phrases import Pair, Phrase, cut, pairs, phrase_table
 
-# Texts → the entities of each, in order; a `TokenClassification` task is one.
-Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention]]]
+# Texts → the entities of each, in order, or None for one to leave out; a `TokenClassification` task is one.
+Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention] | None]]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def analyse(
     found = []
     for document in sources:
         mentions = next(answers) if document.text.strip() else ()
+        if mentions is None:
+            continue
         kept = tuple(m for m in mentions if m.score >= min_score and (not labels or m.label in labels))
         found.append(Found(document, kept))
         seen(found[-1])

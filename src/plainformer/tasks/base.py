@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -18,7 +18,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.errors import InputError, PlainformerError, UsageError, nth, placed
 from plainformer.inputs.listed import a_kind, as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.calls import called_with as called_with
@@ -26,7 +26,7 @@ from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 from plainformer.tasks.results import LabelScore as LabelScore
 from plainformer.tasks.results import Result as Result
-from plainformer.tasks.results import Results
+from plainformer.tasks.results import Results, Skipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,6 @@ _FOR_TASKS = {
     "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of", "run", "runs",
     "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
-_READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
 
 
 class Task(ABC):
@@ -120,20 +119,23 @@ class Task(ABC):
         """Return the options of the task by name."""
         return specs(cls.Options)
 
-    def answer(self, inputs: Any, options: Any) -> Any:
+    def answer(self, inputs: Any, options: Any, *, done: Callable[[int], object] = lambda count: None) -> Any:
         """Answer one input, a list or an iterator of them, with options that are made already.
 
-        `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
-        are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
+        `batch_size` inputs of similar length run at once: of a list, any; of an iterator, those among the next inputs, which
+        are read ahead (at first `batch_size` of them, later up to 32 times as many, 4 times where text is generated; with
+        batch_size=1 none). `done` is told after each batch how many inputs it had.
         """
         inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
-            with placed(None):
-                return self.run([inputs], options)[0]
+            return self._one(inputs, options)
         if isinstance(inputs, list | tuple):
-            return self._many(self._answers([list(inputs)], options))
+            found = list(self._answers([list(inputs)], options, done))
+            gaps = any(isinstance(answer, Skipped) for answer in found)
+            return Results(found) if gaps else self._many(found)  # with gaps, vectors are not one array
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
-            return self._answers(_windows(inputs, options.batch_size), options)
+            ahead = options.read_ahead if options.batch_size > 1 else 1
+            return self._answers(_windows(inputs, options.batch_size, ahead), options, done)
         what = f"{a_kind(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
 
@@ -159,7 +161,16 @@ class Task(ABC):
         what = f"{nth(place)}, {a_kind(item)}, is not an input for {self.name}"
         return InputError(what, f"give {self.reads()}")
 
-    def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
+    def _one(self, item: Any, options: Any) -> Any:
+        try:
+            with placed(None):
+                return self.run([item], options)[0]
+        except PlainformerError as error:
+            if options.on_error == "stop" or not isinstance(error, InputError):
+                raise
+            return Skipped(0, error)
+
+    def _answers(self, windows: Iterable[list[Any]], options: Any, done: Callable[[int], object]) -> Iterator[Any]:
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
         for window in windows:
@@ -170,12 +181,44 @@ class Task(ABC):
             for start in range(0, len(order), options.batch_size):
                 places = order[start : start + options.batch_size]
                 own = [before + place for place in places]
-                with placed(own):
-                    found = self.run([window[place] for place in places], options.of_rows(own))
+                found = self._batch([window[place] for place in places], own, options)
                 for place, answer in zip(places, found, strict=True):
                     answers[place] = answer
+                done(len(places))
             yield from answers
             before += len(window)
+
+    def _batch(self, inputs: Sequence[Any], places: Sequence[int], options: Any) -> list[Any]:
+        """Answer a batch of inputs, which have these places in the caller's list.
+
+        With `on_error="skip"`, an input that an error names is run by itself, and skipped if it fails there, too; the
+        others run on without it. Where the error names none, or others fail as well, the batch is halved until all are found.
+        """
+        answers: dict[int, Any] = {}
+        groups, failures = [list(range(len(inputs)))], 0
+        while groups:
+            group = groups.pop()
+            own = [places[index] for index in group]
+            try:
+                with placed(own):
+                    found = self.run([inputs[index] for index in group], options.of_rows(own))
+            except PlainformerError as error:
+                is_of_an_input = isinstance(error, InputError) or error.place is not None
+                if options.on_error == "stop" or not is_of_an_input:
+                    raise
+                failures += 1
+                if len(group) == 1:
+                    found = [Skipped(own[0], error)]
+                elif error.place in own and failures == 1:
+                    at = own.index(error.place)
+                    groups += [group[:at] + group[at + 1 :], [group[at]]]
+                    continue
+                else:
+                    half = len(group) // 2
+                    groups += [group[half:], group[:half]]
+                    continue
+            answers.update(zip(group, found, strict=True))
+        return [answers[index] for index in range(len(inputs))]
 
     def size(self, item: Any) -> int:
         """Return how long an input is beside others: characters, however they are nested, or an array's last dimension."""
@@ -283,13 +326,13 @@ def _is_a_value(inputs: Any) -> bool:
     return isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | os.PathLike) or hasattr(inputs, "ndim")
 
 
-def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
+def _windows(inputs: Iterable[Any], batch_size: int, most: int) -> Iterator[list[Any]]:
     """Yield what is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
     iterator = iter(inputs)
     ahead = 1
     while window := list(islice(iterator, ahead * batch_size)):
         yield window
-        ahead = min(2 * ahead, _READ_AHEAD if batch_size > 1 else 1)
+        ahead = min(2 * ahead, most)
 
 
 def best(scores_V: Tensor, count: int) -> Tensor:

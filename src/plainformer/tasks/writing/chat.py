@@ -17,7 +17,7 @@ from plainformer.tasks.writing.text_generation import GeneratedText, Messages, T
 
 NEW_TOKENS = 512  # at most, in an answer, where nothing else is asked for
 _FIRST_CAPACITY = 256
-_OF_THE_SESSION = ("cache", "num_return_sequences", "num_alternatives")
+_OF_THE_SESSION = ("cache", "num_return_sequences", "num_alternatives", "on_error")
 
 
 class ChatSession:

@@ -47,6 +47,11 @@ class WritingOptions(TaskOptions, GenerationOptions):
         return tuple(dict.fromkeys(strings))
 
     @property
+    def read_ahead(self) -> int:
+        """Few: writing takes so long that what is read ahead holds up the answers before it."""
+        return 4
+
+    @property
     def sorts(self) -> bool:
         """Not where a caller's function, or a cache, knows inputs by their place in a batch."""
         functions = any(callable(getattr(self, name)) for name in self.explicit)
