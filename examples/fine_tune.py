@@ -179,7 +179,8 @@ def evaluate(job: str, folder: Path, dev: Path) -> None:
         answers = task([(question, context) for question, context, _ in asked])
         found = {str(number): answer.text for number, answer in enumerate(answers)}
         truth = {str(number): [answer["text"] for answer in right] for number, (_, _, right) in enumerate(asked)}
-        print(evaluate_squad(found, truth, version="1.1"))
+        scores = evaluate_squad(found, truth, version="1.1")
+        print(f"{scores.total} questions: exactly right {scores.exact:.1f} %, F1 {scores.f1:.1f} %")
         return
     right = marked = named = 0
     sentences = read_conll(dev)
