@@ -505,3 +505,19 @@ def test_importing_and_bundled_names_load_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": source}, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_all_parts_of_a_split_gguf_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+    """By the repository's name or by that of any part; in a folder of the repository, too, and from the cache."""
+    parts = {f"q4/m-0000{part}-of-00002.gguf": b"GGUF" for part in (1, 2)}
+    hub.repos["o/split"] = parts
+    for ref, name in (
+        ("o/split", "m-00001-of-00002.gguf"),
+        ("o/split:q4/m-00002-of-00002.gguf", "m-00002-of-00002.gguf"),
+    ):
+        cache = tmp_path / name
+        path = resolve(ref, cache_dir=cache).path
+        assert path.name == name and len(list(path.parent.glob("*.gguf"))) == 2
+        assert resolve(ref, cache_dir=cache, revision=COMMIT).path == path
+    hub.repos["o/half"] = {"m-00002-of-00002.gguf": b"GGUF"}
+    assert "holds no 'm-00001-of-00002.gguf'" in message("o/half", cache_dir=tmp_path / "cache")
