@@ -13,11 +13,15 @@ from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task
+from plainformer.tasks.writing.purposes import read_purposes
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters."""
+    """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters.
+
+    `prefixes`: what a text begins with where the checkpoint is loaded for a purpose (`task="summarization"`).
+    """
 
     ref: str
     family: str
@@ -34,6 +38,7 @@ class CheckpointInfo:
     unused_tensors: tuple[str, ...]
     tokenizer: dict[str, Any] | None
     labels: tuple[str, ...]
+    prefixes: dict[str, str]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
 
@@ -56,6 +61,8 @@ class CheckpointInfo:
             lines["tokenizer"] = _line(self.tokenizer)
         if self.labels:
             lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
+        if self.prefixes:
+            lines["prefixes"] = ", ".join(f"{purpose} {prefix!r}" for purpose, prefix in self.prefixes.items())
         if self.tied:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
@@ -94,6 +101,7 @@ def inspect_checkpoint(
             ),
             tokenizer=_describe_tokenizer(checkpoint),
             labels=config.labels,
+            prefixes={name: one.prefix for name, one in read_purposes(config.source).items() if one.prefix},
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         )
@@ -171,7 +179,9 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
         if (value := getattr(tokenizer, f"{name}_id")) is not None
     }
+    languages = {"languages": len(tokenizer.languages.ids)} if tokenizer.languages else {}
     return {
+        **languages,
         "size": tokenizer.vocab_size,
         "limit": tokenizer.max_length,
         "padding": tokenizer.padding_side,

@@ -24,6 +24,8 @@ from plainformer.explanation.request import GENERATING, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.tasks.base import Task, check_top_k, text_limit
 from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.options import Text2TextOptions
+from plainformer.tasks.writing.text2text import Text2TextGeneration
 
 # Modules that are steps: the head, frontends and final norms, each layer and its parts.
 _STEP = re.compile(r"head|(?!head\.)\w+\.(frontend|norm|layers\.\d+(\.(attention|cross|ffn))?)")
@@ -108,6 +110,8 @@ def explain(
     """
     _check_arguments(task, pair, chat, top_k, truncate)
     given = paired(task, item, pair)
+    if isinstance(task, Text2TextGeneration):
+        item = task.prefix_of(Text2TextOptions()) + item
     inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
     if task.config.kind == "encoder-decoder" and (start := _start_ids(task)):
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)

@@ -140,6 +140,9 @@ class Task(ABC):
             raise UsageError(f"{self.ref} has no tokenizer files", "add tokenizer.json to its folder")
         return self._tokenizer
 
+    def loaded_as(self, name: str) -> None:  # noqa: B027 - most tasks have nothing to take
+        """Take what another name of the task adds to it: that of "summarization" may be a prefix."""
+
     if TYPE_CHECKING:
         __call__ = cast("Call[..., Any]", None)  # inferred, not declared, so that each task's own is seen
 
@@ -246,6 +249,7 @@ class Task(ABC):
         pairs: bool = False,
         limit: int | None = None,
         stride: int | None = None,
+        src_lang: str | None = None,
     ) -> TextBatch:
         """Return texts (or `pairs`) as padded tensors.
 
@@ -253,6 +257,7 @@ class Task(ABC):
             truncate: cut over-long texts; otherwise they are an error.
             side: of the padding. limit: in tokens, where it is lower than the model's own.
             stride: read over-long texts in windows of the limit that share this many tokens, each a row of its own.
+            src_lang: the language that they are marked with, where it is not the tokenizer's usual one.
         """
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not (pairs and is_pair(text)):
@@ -260,7 +265,9 @@ class Task(ABC):
         most = least(limit, text_limit(self.config, self.tokenizer))
         cut = self.cut if truncate and most is not None else False
         overlap = stride if most is not None else None
-        rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
+        rows = self.tokenizer.encode_batch(
+            list(texts), truncate=cut, max_length=most, stride=overlap, src_lang=src_lang
+        )
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:
                 raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")

@@ -1,9 +1,9 @@
 """Text to token ids and back, with exact character positions.
 
 The work is done by the `tokenizers` library; this file adds what it leaves to the caller: no silent truncation,
-windows over long texts, padding to tensors, special-token roles, chat templates, saving. The ids are those of the
-checkpoint's `tokenizer.json`, whatever its other files say; without one, the tokenizer is built from the vocabulary
-files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
+windows over long texts, padding to tensors, special-token roles, languages, chat templates, saving. The ids are those of
+the checkpoint's `tokenizer.json`, with the source language that tokenizer_config.json names; without one, the tokenizer is
+built from the vocabulary files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from plainformer.config.values import check_whole, is_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
+from plainformer.inputs.text.languages import Languages
 from plainformer.inputs.text.windows import Side, truncated, windows
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class EncodeOptions(TypedDict, total=False):
     stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the result,
         the others are its `overflow`. Of a pair, only the second text is split.
     window: the length of a window in tokens; by default the limit.
+    src_lang: the language that the text is marked with, by a code of `Tokenizer.languages`; default: the checkpoint's.
     """
 
     add_special_tokens: bool
@@ -53,6 +55,7 @@ class EncodeOptions(TypedDict, total=False):
     max_length: Limit
     stride: int | None
     window: int | None
+    src_lang: str | None
 
 
 class Tokenizer:
@@ -69,6 +72,7 @@ class Tokenizer:
             M2M100 publish a vocab.json whose ids are not those of their SentencePiece model).
         source_files: name → content, of files that `save` writes unchanged because tokenizer.json cannot express them.
         settings: further entries for the saved tokenizer_config.json.
+        languages: those of a multilingual tokenizer.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Tokenizer:
         piece_ids: Mapping[str, int] | None = None,
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
+        languages: Languages | None = None,
     ) -> None:
         _check_side(padding_side)
         backend.no_truncation()
@@ -89,6 +94,7 @@ class Tokenizer:
         self.backend = backend
         self.padding_side: Side = padding_side
         self.max_length = max_length
+        self.languages = languages or Languages()
         self._piece_ids = dict(piece_ids) if piece_ids is not None else None
         self._pieces = {i: piece for piece, i in self._piece_ids.items()} if self._piece_ids is not None else None
         self._source_files = dict(source_files or {})
@@ -166,11 +172,13 @@ class Tokenizer:
         max_length: Limit = "own",
         stride: int | None = None,
         window: int | None = None,
+        src_lang: str | None = None,
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         limit = self._limit(truncate, max_length, stride, window)
+        source = self.languages.code("src_lang", src_lang) if src_lang is not None else None
         for row, item in enumerate(texts):
             _check_row(item, nth(row))
             if limit is not None and not truncate and stride is None:
@@ -180,7 +188,10 @@ class Tokenizer:
             rows = [self.backend.encode(text, pair, add_special_tokens=add_special_tokens)]
         else:
             rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [self._fit(self._row(row), limit, truncate, stride, nth(place)) for place, row in enumerate(rows)]
+        made = [self._row(row) for row in rows]
+        if source is not None:
+            made = [self.languages.marked(row, source) for row in made]
+        return [self._fit(row, limit, truncate, stride, nth(place)) for place, row in enumerate(made)]
 
     def _limit(self, truncate: bool | Side, max_length: Limit, stride: int | None, window: int | None) -> int | None:
         """Check that the arguments agree, and return how many tokens a row may have; None where nothing limits it."""

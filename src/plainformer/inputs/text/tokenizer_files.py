@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_text
+from plainformer.inputs.text.languages import ORIGINAL_CLASS, follow_config
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
 from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
@@ -57,7 +58,10 @@ def read_folder(
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
-        parts: dict[str, Any] = {"backend": backend, "special_tokens": find_roles(settings, backend)}
+        roles = find_roles(settings, backend)
+        languages = follow_config(backend, settings, conventions, roles)
+        parts: dict[str, Any] = {"backend": backend, "special_tokens": roles, "languages": languages}
+        parts["settings"] = _stated(settings, ORIGINAL_CLASS, "tokenizer_class") if languages else {}
     else:
         parts = _build(settings, conventions)
     side = settings.config.get("padding_side", "right")
@@ -65,15 +69,22 @@ def read_folder(
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
         )
-    kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
+    kept = _stated(settings, "clean_up_tokenization_spaces")
+    if parts.get("languages"):
+        kept |= _stated(settings, "src_lang", "tgt_lang", "legacy_behaviour")
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
         "padding_side": side,
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
-        "settings": kept,
         **parts,
+        "settings": {**kept, **parts.get("settings", {})},
     }
+
+
+def _stated(settings: Settings, *names: str) -> dict[str, Any]:
+    """Return those of the entries of tokenizer_config.json that it has."""
+    return {name: settings.config[name] for name in names if name in settings.config}
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:

@@ -93,9 +93,11 @@ def fill_template(
     """Return what goes around a text and around a pair, with the roles' tokens in their places."""
     words = {role.removesuffix("_token"): token for role, token in roles.items()}
     words["lang"] = convention.language_token.format(settings.config.get("src_lang") or convention.language)
+    old = bool(convention.legacy_single) and settings.config.get("legacy_behaviour") is True
+    single = convention.legacy_single if old else convention.single
     try:
-        pair = convention.pair or convention.single.replace("$A", "$A $B")
-        return convention.single.format(**words).split(), pair.format(**words).split()
+        pair = convention.pair or single.replace("$A", "$A $B")
+        return single.format(**words).split(), pair.format(**words).split()
     except KeyError as error:
         raise CheckpointError(
             f"{settings.folder}: the vocabulary lacks the {error.args[0]} token that this family puts around a text",

@@ -112,6 +112,10 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def start_ids(self) -> list[int]:
         return self.prompt.ids(None, None, None)
 
+    def checked(self, inputs: Any, options: Any) -> Any:
+        self.prompt.ids(options.language, options.task, None)  # raises what is wrong with them before anything is read
+        return super().checked(inputs, options)
+
     def predict(self, encoded: AudioBatch, options: SpeechOptions) -> list[Transcript]:
         """Decode short clips at once; longer ones, or with timestamps or retries, window by window."""
         assert isinstance(self.processor, MelProcessor) and encoded.input_features is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plainformer.config.options import MISSING, flag, one_of, opt, option, whole
+from plainformer.config.options import MISSING, flag, one_of, opt, option, text, whole
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean
 from plainformer.tasks.options import TextOptions, WindowOptions
@@ -99,6 +99,7 @@ class ZeroShotOptions(TextOptions):
     template: the hypothesis; a label replaces its `{}`.
     multi_label: False: the labels exclude each other, and their probabilities sum to 1 (a softmax over the labels'
         entailment logits). True: each holds or not by itself (entailment against contradiction); so does a single label.
+    entailment_label: the label that says "it follows"; default: the one that begins with "entail".
     truncate: cuts the end of the text; the hypothesis stays whole.
     """
 
@@ -107,6 +108,9 @@ class ZeroShotOptions(TextOptions):
     )
     template: str = option(TEMPLATE, help="Zero-shot: the sentence with {}.", check=_template)
     multi_label: bool = option(False, help="Zero-shot: several labels may hold.", check=flag())
+    entailment_label: str | None = option(
+        None, help='Zero-shot: the checkpoint\'s label for "it follows".', check=text()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,11 @@ class GeneratingTask(Task):
         """Return options with the checkpoint's own added where they ask for it."""
         if options.defaults == "plain":
             return options
-        return with_checkpoint_defaults(self.settings.values, options).changed(defaults="plain")
+        return with_checkpoint_defaults(self.default_values(options), options).changed(defaults="plain")
+
+    def default_values(self, options: Any) -> Mapping[str, Any]:
+        """Return what `defaults="checkpoint"` takes, by the names of generation_config.json."""
+        return self.settings.values
 
     def engine_options(
         self,
