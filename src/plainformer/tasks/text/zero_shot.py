@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedLabels(Classification):
-    """The best label with its probability; `scores` has all labels, best first."""
+    """The best label; `scores` has all labels, best first.
+
+    score: the label's probability, 0 to 1: among the labels given, or with `multi_label` by itself.
+    """
 
 
 class ZeroShotClassification(Task):

@@ -108,6 +108,8 @@ class GeneratingTask(Task):
         eos_ids = own.eos_ids if options.eos_ids is None else options.eos_ids
         fixed = {"suppress": own.suppress, "suppress_first": own.suppress_first, "bad_words_ids": own.bad_words or None}
         given = {**{name: value for name, value in fixed.items() if name not in options.explicit}, **changes}
+        if options.choices is not None and "output_scores" not in options.explicit:
+            given["output_scores"] = True  # of so short an answer it costs nothing
         if isinstance(options.draft_model, Task):
             given["draft_model"] = options.draft_model.model
         if options.stop_strings:

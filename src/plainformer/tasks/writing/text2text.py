@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransformedText(Answer):
-    """An `Answer`: the whole output, `decoder_prefix` included; `alternatives` as in `GeneratedText`."""
+    """An `Answer`: the whole output, `decoder_prefix` included; `alternatives` as in `GeneratedText`.
+
+    input_tokens: how many were read, special ones included. input_ids: their ids.
+    """
 
     input_tokens: int = 0
+    input_ids: tuple[int, ...] = field(default=(), repr=False)
     alternatives: tuple[Answer, ...] = ()
 
 
@@ -89,8 +93,10 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         return Beginning(tuple(start), kept[len(start) :], lead, len(lead), taken)
 
     def result(self, row: Encoding, answers: Sequence[Answer], options: Text2TextOptions) -> TransformedText:
-        more = {"input_tokens": len(row.input_ids), "alternatives": tuple(answers[1:])}
-        return TransformedText(**{**vars(answers[0]), **more})
+        ids = tuple(row.input_ids)
+        return TransformedText(
+            **vars(answers[0]), input_tokens=len(ids), input_ids=ids, alternatives=tuple(answers[1:])
+        )
 
     # ---- how an output begins -------------------------------------------------------------------------------------
 
