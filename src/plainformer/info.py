@@ -10,9 +10,10 @@ from typing import Any
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.config.model import in_millions
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task
+from plainformer.tasks import default_task, head_for_task, stated_task
 from plainformer.tasks.writing.purposes import read_purposes
 
 
@@ -41,6 +42,9 @@ class CheckpointInfo:
     prefixes: dict[str, str]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -79,7 +83,9 @@ def inspect_checkpoint(
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
     with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
-        config, source = checkpoint.config(), checkpoint.tensors()
+        stated = stated_task(checkpoint)
+        head = head_for_task(stated.name, ()) if stated is not None else None
+        config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
@@ -175,9 +181,9 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except CheckpointError:
         return None
     special = {
-        name: tokenizer.id_to_token(value)
+        name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-        if (value := getattr(tokenizer, f"{name}_id")) is not None
+        if getattr(tokenizer, f"{name}_id") is not None
     }
     languages = {"languages": len(tokenizer.languages.ids)} if tokenizer.languages else {}
     return {

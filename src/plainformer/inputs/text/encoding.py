@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from plainformer.errors import InputError, UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,6 +40,11 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def __repr__(self) -> str:
+        more = f", ... {len(self) - 12} more" if len(self) > 12 else ""
+        windows = f"; {len(self.overflow)} more windows" if self.overflow else ""
+        return f"Encoding({len(self)} tokens: {', '.join(self.tokens[:12])}{more}{windows})"
+
     def windows(self) -> tuple[Encoding, ...]:
         """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
@@ -61,3 +68,20 @@ class TextBatch:
     token_type_ids: torch.Tensor
     encodings: tuple[Encoding, ...]
     counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        rows, width = self.input_ids.shape
+        return f"TextBatch({rows} rows of {width} tokens, {int(self.attention_mask.sum())} of them not padding)"
+
+
+def check_row(item: object, name: str) -> None:
+    """Refuse what is not a text or a pair of texts that can be written as UTF-8; `name` is what messages call it."""
+    parts: tuple[object, ...] = item if isinstance(item, tuple) and len(item) == 2 else (item,)
+    for part in parts:
+        if not isinstance(part, str):
+            raise UsageError(f"{name} is a {type(part).__name__}, not a str", "pass text, or a (text, pair) tuple")
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as error:
+            what = f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}"
+            raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None

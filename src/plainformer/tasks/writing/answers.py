@@ -10,6 +10,7 @@ from plainformer.errors import UsageError
 from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.result import Generation, Search
 from plainformer.tasks.base import Result
+from plainformer.tasks.html import continued
 
 R = TypeVar("R")
 OPTIONAL = ("stop_string", "log_probability", "log_probabilities", "score", "segments", "alternatives")
@@ -47,6 +48,9 @@ class Answer(Result):
     def lines(self) -> list[str]:
         """Return the text; of several answers each, with its number and score."""
         return answer_lines(self)
+
+    def _repr_html_(self) -> str:
+        return continued(getattr(self, "prompt", ""), self.text)
 
 
 def answer_lines(result: Any) -> list[str]:
@@ -104,6 +108,9 @@ class AnswerStream(Generic[R]):
     def __init__(self, steps: Generator[str, None, R]) -> None:
         self._steps = steps
         self._result: R | None = None
+
+    def __repr__(self) -> str:
+        return f"AnswerStream({'at its end' if self._result is not None else 'not at its end yet'})"
 
     def __iter__(self) -> Iterator[str]:
         return self

@@ -12,11 +12,12 @@ from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.tasks.base import called_with
 from plainformer.tasks.writing.answers import Answer
+from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation
 from plainformer.tasks.writing.options import Text2TextOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
 from plainformer.tasks.writing.purposes import TRANSLATION, read_purposes, translations
-from plainformer.tasks.writing.writer import WritingTask
+from plainformer.tasks.writing.writer import WritingTask, streams_with
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -54,6 +55,8 @@ class Text2TextGeneration(WritingTask[TransformedText]):
     """
 
     __call__ = called_with(Text2TextOptions, TransformedText)
+    stream = streams_with(Text2TextOptions, TransformedText)
+    prepare = prepares_with(Text2TextOptions)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,9 +115,10 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         `target` is the code of a language; None takes the checkpoint's own, if it names one.
         """
         first, forced, languages = self.settings.decoder_start_id, self.settings.forced_bos_id, self.tokenizer.languages
-        prefix = self.tokenizer.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
+        own = self.tokenizer.output
+        prefix = own.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
         # A prefix that names a language itself ("fr_XX", "__fr__") takes the place of the one that is forced.
-        named = bool(prefix) and prefix[0] in self.tokenizer.special_ids
+        named = bool(prefix) and prefix[0] in own.special_ids
         no_effect(named and target is not None, "tgt_lang", f"with a {opt('decoder_prefix')} that names a language")
         if target is None and not named and forced is None and first not in languages.ids.values():
             target = languages.target
