@@ -55,6 +55,7 @@ _NAMES = {
     "Trace": "plainformer.explanation",
     "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
+    "Skipped": "plainformer.tasks.results",
     "read_tags": "plainformer.tasks.text.tag_schemes",
 }
 __all__ = ["__version__", *_NAMES]
@@ -84,6 +85,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.model.stack import join_outputs as join_outputs
     from plainformer.model.transformer import Transformer as Transformer
     from plainformer.tasks import TASKS as TASKS
+    from plainformer.tasks.results import Skipped as Skipped
     from plainformer.tasks.text.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
 # isort: on

@@ -78,11 +78,25 @@ class PlainformerError(Exception):
 
     def moved(self, places: Sequence[int] | None) -> PlainformerError:
         """The same error for inputs that stood at these places of the caller's list; None where there is only one."""
-        if not _PLACE.search(self._message):
+        return self.named(lambda place: "the input" if places is None else nth(places[place]))
+
+    def named(self, name: Callable[[int], str]) -> PlainformerError:
+        """Return the same error with its inputs, given by their places, named in the caller's words: "line 2 of big.txt"."""
+        if self.place is None:
             return self
-        named = "the input" if places is None else None
-        what, fix = (_PLACE.sub(lambda found: named or nth(places[int(found[1])]), part) for part in self._parts())  # type: ignore[index]
+        what, fix = (_PLACE.sub(lambda found: name(int(found[1])), part) for part in self._parts())
         return type(self)(what, fix)
+
+    @property
+    def place(self) -> int | None:
+        """The place of the first input that the message names, from 0; None where it names none."""
+        found = _PLACE.search(self._message)
+        return None if found is None else int(found[1])
+
+    def advised(self, fix: str) -> PlainformerError:
+        """Return the same error with one more thing to do."""
+        what, known = self._parts()
+        return type(self)(what, "; ".join(part for part in (known, fix) if part)) if fix else self
 
     def within(self, where: str) -> PlainformerError:
         """Return the same error with the name of what it is about before it: a file, a field."""

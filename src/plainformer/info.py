@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
-from plainformer.checkpoint.weights import check_depth
+from plainformer.checkpoint.weights import check_depth, check_weights
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.model import in_millions
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task, head_for_task, stated_task
+from plainformer.tasks import default_task, head_for_task, stated_task, task_class
+from plainformer.tasks.lengths import least, text_limit
+from plainformer.tasks.text.sentence_files import read_sentence_files
 from plainformer.tasks.writing.purposes import read_purposes
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class CheckpointInfo:
     """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters.
 
     `prefixes`: what a text begins with where the checkpoint is loaded for a purpose (`task="summarization"`).
+    `problem` is what `load` raises for it (weights that do not fit, no tokenizer, no task), None where it loads.
     """
 
     ref: str
@@ -34,6 +40,8 @@ class CheckpointInfo:
     stacks: dict[str, dict[str, Any]]
     vocabulary: int | None
     max_positions: int | None
+    trained_positions: int | None
+    longest_text: int | None
     weights: dict[str, str]
     stored_dtypes: dict[str, int]
     unused_tensors: tuple[str, ...]
@@ -42,16 +50,17 @@ class CheckpointInfo:
     prefixes: dict[str, str]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
+    problem: PlainformerError | None = None
 
     def __repr__(self) -> str:
         return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "problem": None if self.problem is None else str(self.problem)}
 
-    def summary(self) -> dict[str, str]:
-        """Return the facts that fit a line each."""
+    def summary(self, spelling: Spelling = in_python) -> dict[str, str]:
+        """Return the facts that fit a line each; `spelling` is how options are written."""
         lines = {
             "family": f"{self.family} ({self.architecture or 'no architecture named'}), {self.kind}",
             "task": self.task,
@@ -60,6 +69,10 @@ class CheckpointInfo:
             "stored dtypes": ", ".join(f"{name} x {count}" for name, count in self.stored_dtypes.items()),
             "max positions": str(self.max_positions) if self.max_positions is not None else "no hard limit",
         }
+        if self.max_positions is None and self.trained_positions is not None:
+            lines["max positions"] += f"; trained on {self.trained_positions}"
+        if self.longest_text is not None:
+            lines["longest text"] = f"{self.longest_text} tokens"
         lines |= {name: _line(stack) for name, stack in self.stacks.items()}
         if self.tokenizer is not None:
             lines["tokenizer"] = _line(self.tokenizer)
@@ -71,23 +84,31 @@ class CheckpointInfo:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
             lines["not used"] = f"{len(self.unused_tensors)} tensors: " + ", ".join(self.unused_tensors[:6])
+        if self.problem is not None:
+            lines["not loadable"] = self.problem.message(spelling)
         return lines
 
 
 def inspect_checkpoint(
-    ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ref: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    family: str | None = None,
 ) -> CheckpointInfo:
     """Return a reference's facts.
 
     Raises:
-        HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
+        HubError, CheckpointError: as `load`, where there is no configuration or no weight file that can be read. What
+            else `load` would raise is the `problem`.
     """
-    with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
+    with open_checkpoint(ref, revision=revision, token=token, family=family) as checkpoint:
         stated = stated_task(checkpoint)
         head = head_for_task(stated.name, ()) if stated is not None else None
         config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)
+        tokenizer = _tokenizer(checkpoint)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
         return CheckpointInfo(
             ref=checkpoint.ref,
@@ -100,16 +121,19 @@ def inspect_checkpoint(
             stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
             vocabulary=config.vocab_size,
             max_positions=config.main_stack.max_positions,
+            trained_positions=config.trained_positions,
+            longest_text=_longest_text(checkpoint, config, tokenizer),
             weights=source.describe(),
             stored_dtypes=dict(Counter(map(source.stored, source.names()))),
             unused_tensors=tuple(
                 name for name in source.names() if (row := table.find(name)) is None or row[0].kind == "ignore"
             ),
-            tokenizer=_describe_tokenizer(checkpoint),
+            tokenizer=None if isinstance(tokenizer, CheckpointError) else _describe_tokenizer(tokenizer),
             labels=config.labels,
             prefixes={name: one.prefix for name, one in read_purposes(config.source).items() if one.prefix},
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+            problem=_problem(checkpoint, model, tokenizer),
         )
 
 
@@ -124,6 +148,26 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | CheckpointError:
+    """Return the tokenizer, or why there is none."""
+    try:
+        return checkpoint.tokenizer()
+    except CheckpointError as error:
+        return error
+
+
+def _problem(
+    checkpoint: Checkpoint, model: Transformer, tokenizer: Tokenizer | CheckpointError
+) -> PlainformerError | None:
+    """Return what `load` would raise."""
+    try:
+        check_weights(model, checkpoint.tensors(), checkpoint.rows(model.config))
+        kind = task_class(default_task(model.config), model.config.head.kind)
+    except PlainformerError as error:
+        return error
+    return tokenizer if kind.needs_tokenizer and isinstance(tokenizer, CheckpointError) else None
 
 
 def _task(config: ModelConfig) -> str:
@@ -175,11 +219,15 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
     return {**described, "windows": windows} if windows else described
 
 
-def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    try:
-        tokenizer = checkpoint.tokenizer()
-    except CheckpointError:
+def _longest_text(checkpoint: Checkpoint, config: ModelConfig, tokenizer: Tokenizer | CheckpointError) -> int | None:
+    """Return the longest text that the checkpoint's task reads; None where nothing limits it, or it reads no text."""
+    if isinstance(tokenizer, CheckpointError) or not isinstance(config.input_frontend, TokenFrontend):
         return None
+    made_for = read_sentence_files(checkpoint).max_tokens if _task(config) == "feature-extraction" else None
+    return least(made_for, text_limit(config, tokenizer.max_length))
+
+
+def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     special = {
         name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -189,7 +237,7 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return {
         **languages,
         "size": tokenizer.vocab_size,
-        "limit": tokenizer.max_length,
+        "stated length": tokenizer.max_length,
         "padding": tokenizer.padding_side,
         "chat template": tokenizer.has_chat_template,
         "special": special,

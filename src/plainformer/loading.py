@@ -150,7 +150,7 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
     """
     asked = LoadOptions.of(options, "load")
     given = task_info(task) if task is not None else None
-    with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+    with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
         model = build_model(checkpoint, asked, _head_for(checkpoint, info))
         info = _task_of(checkpoint, model.config, info)
@@ -239,14 +239,20 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
             token by token. The answers change a little, and the model can no longer be saved or trained.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: accept tensors that no weight row knows.
+        family: the `model_type` to read config.json as, where it names none, or a class that is code of its own.
         prepare: False keeps plain, separate weights that can be trained.
         revision, token: of a Hub repository.
     Raises:
         HubError, CheckpointError, UsageError: see each message.
     """
     asked = LoadOptions.of(options, "load_model")
-    with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+    with open_asked(ref, asked) as checkpoint:
         return build_model(checkpoint, asked, head)
+
+
+def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
+    """Open a reference as the options say."""
+    return open_checkpoint(ref, revision=options.revision, token=options.token, family=options.family)
 
 
 def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
@@ -371,7 +377,8 @@ def save_model(model: Transformer, folder: Ref) -> None:
     table = table_for(model.config)
     write_safetensors(export_weights(model, table), target)
     raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
-    raw.pop("torch_dtype", None)
+    for name in ("torch_dtype", "quantization_config", "compression_config"):  # what is saved is not quantised
+        raw.pop(name, None)
     if model.config.architecture:
         raw["architectures"] = [architecture_with_head(model.config)]
     if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:

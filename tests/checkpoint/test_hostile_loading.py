@@ -297,7 +297,7 @@ BY_FAMILY: list[tuple[str, dict[str, Any], str]] = [
     ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
     ("modernbert", {"rope_parameters": {"full_attention": 3}}, "full_attention"),
     ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings"),
-    ("bart", {"encoder_layers": 10**9}, "layers"),
+    ("bart", {"decoder_layers": 10**9}, "layers"),
     ("whisper", {"decoder_attention_heads": 5, "d_model": 32}, "heads"),
 ]  # fmt: skip
 

@@ -312,9 +312,9 @@ def test_nothing_usable(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["o/tf"] = {"config.json": b"{}", "tf_model.h5": b"", "flax_model.msgpack": b""}
     text = message("o/tf", cache_dir=tmp_path / "cache")
     assert "tf_model.h5 (TensorFlow weights)" in text and "flax_model.msgpack (Flax weights)" in text
-    hub.repos["o/lora"] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b""}
+    hub.repos["o/lora"] = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": b""}
     assert "adapter (LoRA)" in message("o/lora", cache_dir=tmp_path / "cache")
-    assert not hub.downloaded()
+    assert hub.downloaded() == {"adapter_config.json"}  # which names the base model
 
 
 def test_refusals_have_distinct_messages(hub: FakeHub, tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_folder_without_a_config(tmp_path: Path) -> None:
     (tmp_path / "out" / "notes.txt").write_text("x")
     text = message(tmp_path / "out")
     assert "best/, notes.txt" in text and "did you mean" in text and "best" in text
-    (tmp_path / "out" / "adapter_config.json").write_text("{}")
+    (tmp_path / "out" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "adapter (LoRA)" in message(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     assert "holds nothing" in message(tmp_path / "empty")

@@ -71,9 +71,9 @@ def test_run_reads_jsonl(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) 
     ]
     assert found == [done(answer).lines[0] for answer in alone]
     (tmp_path / "bad.jsonl").write_text('"fine"\n{nope\n')
-    refused(cli("run", tiny("text-classification"), "bad.jsonl"), "bad.jsonl, line 2 is not JSON")
+    refused(cli("run", tiny("text-classification"), "bad.jsonl"), "line 2 of bad.jsonl is not JSON")
     (tmp_path / "number.jsonl").write_text("7\n")
-    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1: 7 is not an input")
+    refused(cli("run", tiny("text-classification"), "number.jsonl"), "line 1 of number.jsonl: 7 is not an input")
 
 
 def test_jsonl_holds_whole_questions_and_chats(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -85,8 +85,9 @@ def test_jsonl_holds_whole_questions_and_chats(cli: Cli, tiny: Callable[[str], P
     chosen = done(cli("run", tiny("multiple-choice"), "the cat", "--choice", "sat", "--choice", "ran"))
     assert done(cli("run", tiny("multiple-choice"), "c.jsonl")).lines == chosen.lines
     (tmp_path / "m.jsonl").write_text(json.dumps([{"role": "user", "content": "hi"}]))
-    answered = done(cli("run", tiny("chat"), "hi", "--chat", "--json", "--max-new-tokens", 3)).json()
-    assert done(cli("run", tiny("chat"), "m.jsonl", "--json", "--max-new-tokens", 3)).json() == answered
+    (answered,) = done(cli("run", tiny("chat"), "hi", "--chat", "--json", "--max-new-tokens", 3)).json()
+    (read,) = done(cli("run", tiny("chat"), "m.jsonl", "--json", "--max-new-tokens", 3)).json()
+    assert read == {"file": "m.jsonl", "line": 1, **answered, "input": [{"role": "user", "content": "hi"}]}
     refused(cli("run", tiny("chat"), "m.jsonl", "--chat"), "--chat has no effect on")
 
 
@@ -98,8 +99,8 @@ def test_a_misspelt_file_is_not_a_text(cli: Cli, tiny: Callable[[str], Path]) ->
 
 def test_inputs_that_are_not_text(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"caf\xe9")
-    refused(cli("run", tiny("text-classification"), "in.txt"), "in.txt, line 1 is not UTF-8 text: byte 3")
-    refused(cli("run", tiny("text-classification"), "-", stdin=b"\xff"), "stdin, line 1 is not UTF-8 text: byte 0")
+    refused(cli("run", tiny("text-classification"), "in.txt"), "line 1 of in.txt is not UTF-8 text: byte 3")
+    refused(cli("run", tiny("text-classification"), "-", stdin=b"\xff"), "stdin line 1 is not UTF-8 text: byte 0")
     refused(cli("run", tiny("text-classification"), "caf\udce9"), "half a surrogate pair")
 
 
@@ -114,12 +115,12 @@ def test_run_needs_something(cli: Cli, tiny: Callable[[str], Path]) -> None:
 
 def test_json_is_one_value_a_line_and_nothing_else(cli: Cli, tiny: Callable[[str], Path]) -> None:
     found = done(cli("run", tiny("text-classification"), "the cat", "bad dog", "--json")).json()
-    assert [set(row) for row in found] == [{"label", "score", "scores"}] * 2
+    assert [list(row) for row in found] == [["input", "label", "score", "scores"]] * 2
     close(sum(score["score"] for score in found[0]["scores"]), 1)
     vector = done(cli("run", tiny("embedding"), "the cat", "--json", "--pooling", "cls")).json()[0]
     assert len(vector["vector"]) == 32 and vector["pooling"] == "cls"
     tokens = done(cli("run", tiny("token-classification"), "the cat", "--json")).json()[0]
-    assert [token["text"] for token in tokens] == ["the", "cat"]
+    assert [token["text"] for token in tokens["results"]] == ["the", "cat"] and tokens["input"] == "the cat"
 
 
 def test_every_task_answers_in_words(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_generation_flags_are_the_tasks_options(cli: Cli, tiny: Callable[[str], 
         expected = task("the cat", max_new_tokens=9, **options, **more)
         arguments = ("run", tiny("text-generation"), "the cat", "--max-new-tokens", 9, "--backend", "plain", "--json")
         (found,) = done(cli(*arguments, *shlex.split(flags))).json()
-        assert found == json.loads(json.dumps(expected.to_dict()))
+        assert found == {"input": "the cat", **json.loads(json.dumps(expected.to_dict()))}
 
 
 def test_definitions_come_from_text_or_a_file(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -385,7 +386,8 @@ def test_explain_agrees_with_run(cli: Cli, tiny: Callable[[str], Path]) -> None:
         same = [*options, "--backend", "plain", "--json"]
         (explained,) = done(cli("explain", tiny(name), text, *same)).json()
         (answered,) = done(cli("run", tiny(name), text, *same)).json()
-        assert explained["answer"] == answered
+        answered.pop("input")
+        assert explained["answer"] == answered.get("results", answered)
     for name in ("text-generation", "text2text"):
         (explained,) = done(cli("explain", tiny(name), "the cat", "--json", "--top-k", "1")).json()
         (answered,) = done(cli("run", tiny(name), "the cat", "--json", "--max-new-tokens", 1)).json()

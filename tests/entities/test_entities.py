@@ -197,7 +197,7 @@ def test_documents_of_files_folders_and_lines(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("x.txt", b"\xff\xfe", "not UTF-8"),
-        ("x.jsonl", b"{", "x.jsonl:1 is not JSON"),
+        ("x.jsonl", b"{", "line 1 of .*x.jsonl is not JSON"),
         ("x.jsonl", b"3", "is not a document"),
         ("x.jsonl", b'{"id": 1}', "is not a document"),
         ("x.jsonl", b"[" * 100_000, "not JSON"),
@@ -306,7 +306,7 @@ def test_the_command(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (["PATH", "--within", "lines"], "did you mean 'line'"),
         (["PATH", "--aggregation", "none"], "finds no entities"),
         (["PATH", "--scheme", "BILOU"], "BILOU"),
-        (["PATH", "--html", "/nowhere/x.html"], "cannot be written"),
+        (["PATH", "--html", "/nowhere/x.html"], "cannot be written: there is no folder '/nowhere'"),
     ],
 )
 def test_wrong_usage(

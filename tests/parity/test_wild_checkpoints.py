@@ -227,11 +227,35 @@ def test_pretraining_files_predict_words(name: str, tmp_path: Path) -> None:
 def test_unknown_tensor_is_named(file: str, tmp_path: Path) -> None:
     case = bert()
     reference, state = saved(case, tmp_path)
-    rewrite(tmp_path, {**state, "bert.encoder.layer.0.adapter.weight": torch.ones(2, 2)}, file)
-    with pytest.raises(CheckpointError, match=r"bert\.encoder\.layer\.0\.adapter\.weight") as caught:
+    rewrite(tmp_path, {**state, "loss.weight": torch.ones(2, 2)}, file)
+    with pytest.raises(CheckpointError, match=r"loss\.weight") as caught:
         load_model(tmp_path)
     assert "allow_unused" in str(caught.value)
     check(reference, tmp_path, case, allow_unused=True)
+
+
+INSIDE = {
+    "in-a-layer": ("bert.encoder.layer.0.adapter.weight", "model card"),
+    "a-layer-too-many": ("bert.encoder.layer.2.output.dense.bias", "model card"),
+    "beside-a-weight": ("bert.embeddings.word_embeddings.scale", "model card"),
+    "beside-a-module": ("bert.embeddings.speaker_embeddings.weight", "model card"),
+    "before-the-output": ("pre_classifier.weight", "model card"),
+    "gptq": ("bert.encoder.layer.0.output.dense.qweight", "unquantised"),
+    "bitsandbytes": ("bert.encoder.layer.0.output.dense.weight.absmax", "unquantised"),
+    "a-scale": ("bert.encoder.layer.0.output.dense.weight_scale", "unquantised"),
+    "lora": ("bert.encoder.layer.0.output.dense.lora_A.default.weight", "merge_and_unload"),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_what_the_computation_needs_is_never_left_out_by_advice(kind: str, tmp_path: Path) -> None:
+    _, state = saved(bert(), tmp_path)
+    name, advice = INSIDE[kind]
+    rewrite(tmp_path, {**state, name: torch.ones(3)})
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
+        load_model(tmp_path)
+    assert "allow_unused" not in str(caught.value) and "ownload" not in str(caught.value)
+    assert advice in caught.value.fix
 
 
 def test_a_layer_too_many_is_named(tmp_path: Path) -> None:
@@ -417,7 +441,7 @@ def test_token_types_outside_the_table(tmp_path: Path) -> None:
         ("deberta-v2", dict(conv_kernel_size=3), "conv_kernel_size without relative_attention"),
         ("deberta-v2", dict(attention_head_size=3), "attention_head_size=3 is not supported"),
         ("deberta-v2", dict(pooler_hidden_size=16), "pooler_hidden_size=16 is not supported"),
-        ("distilbert", dict(dim=31), "size 31 is not a multiple of 4 attention heads"),
+        ("distilbert", dict(hidden_size=31), "size 31 is not a multiple of 4 attention heads"),
         ("modernbert", dict(num_hidden_layers=10**12), "num_hidden_layers=1000000000000 is not a whole number"),
         ("albert", dict(num_hidden_layers=4000, inner_group_num=4000), "inner_group_num=4000 is not a whole number"),
         ("deberta-v2", dict(hidden_size=0), "hidden_size 0 is not a multiple"),

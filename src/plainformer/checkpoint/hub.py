@@ -16,11 +16,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
 from plainformer.checkpoint.bundled import BUNDLED
+from plainformer.checkpoint.formats.parts import part_names, whole_models
 from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
 from plainformer.checkpoint.small_files import (
     MODULES,
     SMALL_FILES,
+    holds_tokenizer,
     missing_module_file,
     pick_module_files,
     pick_small_files,
@@ -108,10 +111,12 @@ class HubRepository:
 
         file = self.file or self._only_gguf(names)
         if file is not None:
-            if file not in names:
-                ggufs = [name for name in names if name.endswith(".gguf")]
-                raise HubError(f"{self.where} holds no {file!r}", did_you_mean(file, ggufs) if ggufs else "")
-            return get(file), info.sha
+            ggufs = [name for name in names if name.endswith(".gguf")]
+            parts = part_names(file) if file in ggufs else [file]
+            for part in parts:
+                if part not in names:
+                    raise HubError(f"{self.where} holds no {part!r}", did_you_mean(part, ggufs) if ggufs else "")
+            return [get(part) for part in parts][parts.index(file)], info.sha
         wanted = pick_small_files(names) + self._pick_weights(names, get)
         if MODULES in names and self.part == "model":
             wanted += pick_module_files(names, get(MODULES))
@@ -122,7 +127,7 @@ class HubRepository:
 
     def _only_gguf(self, names: list[str]) -> str | None:
         """Return the one GGUF file of a repository that holds nothing else to load; several are an error that lists them."""
-        ggufs = [name for name in names if name.endswith(".gguf")]
+        ggufs = whole_models(name for name in names if name.endswith(".gguf"))
         if not ggufs or ("config.json" in names and set(names).intersection(WEIGHT_FILES)):
             return None
         if len(ggufs) == 1:
@@ -130,9 +135,13 @@ class HubRepository:
         raise HubError(f"{self.where} holds several GGUF files: {some(ggufs)}", f"give one: '{self.repo}:{ggufs[0]}'")
 
     def _pick_weights(self, names: list[str], get: Any) -> list[str]:
+        if self.part == "tokenizer" and holds_tokenizer(names):
+            return []
+        if ADAPTER_CONFIG in names and not set(names).intersection(WEIGHT_FILES) and self.part == "model":
+            error = adapter_error(self.where, get(ADAPTER_CONFIG))
+            raise HubError(error.what, error.fix)
         if "config.json" not in names:
-            hint = "an adapter (LoRA): load its base model" if "adapter_config.json" in names else ""
-            raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
+            raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}")
         if self.part == "tokenizer":
             return []
         try:
@@ -148,8 +157,8 @@ class HubRepository:
         local = {**self.common, "revision": self.revision, "local_files_only": True}
         try:
             if self.file:
-                path = Path(hf_hub_download(filename=self.file, **local))
-                return path, _commit(path)
+                paths = {part: Path(hf_hub_download(filename=part, **local)) for part in part_names(self.file)}
+                return paths[self.file], _commit(paths[self.file])
             # In huggingface_hub's patterns `*` crosses folders: "original/tokenizer.model" is not one of our files.
             nested = ["*/" + pattern for pattern in SMALL_FILES if "*" in pattern]
             folder = Path(snapshot_download(allow_patterns=list(SMALL_FILES), ignore_patterns=nested, **local))
@@ -157,10 +166,12 @@ class HubRepository:
             missing = f": {_first_line(error)}" if "Incomplete" in type(error).__name__ else ""
             what = f"{self.file!r} of {self.where}" if self.file else self.where
             raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
+        if self.part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
+            return folder, folder.name
         if not (folder / "config.json").exists():
-            ggufs = sorted(folder.rglob("*.gguf"))
+            ggufs = whole_models(str(path) for path in folder.rglob("*.gguf"))
             if len(ggufs) == 1:
-                return ggufs[0], folder.name
+                return Path(ggufs[0]), folder.name
             raise HubError(f"{self.where}: the download cache lacks config.json, and {cause}", fix)
         try:
             if self.part == "model":

@@ -17,14 +17,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object, read_json_objects
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
+from plainformer.checkpoint.formats import (
+    find_weights,
+    open_gguf_model,
+    open_weights,
+    read_json_object,
+    read_json_objects,
+    with_scales,
+)
+from plainformer.checkpoint.formats.source import WEIGHT_FILES
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading
+from plainformer.config.values import no_effect
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.families import CONVENTIONS, config_from_dict, from_gguf, table_for
+from plainformer.families import CONVENTIONS, completed, config_from_dict, from_gguf, refuse_own_code, table_for
 from plainformer.families.hf_config import HfConfig
+from plainformer.families.quantised import block_size
 
 if TYPE_CHECKING:
     from typing import Self
@@ -37,11 +48,22 @@ CONFIG = "config.json"
 
 
 def open_checkpoint(
-    ref: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None, part: Part = "model"
+    ref: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    family: str | None = None,
+    part: Part = "model",
 ) -> Checkpoint:
-    """Open a reference, downloading it first when it names a Hub repository; arguments and errors as `resolve`'s."""
+    """Open a reference, downloading it first when it names a Hub repository; arguments and errors as `resolve`'s.
+
+    `family` is the `model_type` to read a folder's `config.json` as, whatever it says itself.
+    """
     files = resolve(ref, revision=revision, token=token, part=part)
-    return FolderCheckpoint(files) if files.path.is_dir() else GgufCheckpoint(files)
+    if files.path.is_dir():
+        return FolderCheckpoint(files, family)
+    no_effect(family is not None, "family", "on a GGUF file, which names its architecture")
+    return GgufCheckpoint(files)
 
 
 class Checkpoint(ABC):
@@ -159,23 +181,34 @@ class Checkpoint(ABC):
 class FolderCheckpoint(Checkpoint):
     """A folder as Hugging Face libraries write it."""
 
+    def __init__(self, files: Files, family: str | None = None) -> None:
+        super().__init__(files)
+        self._family = family
+
     def config(self, head: str | None = None) -> ModelConfig:
+        with reading(self.config_name):
+            if self._family is None:
+                refuse_own_code(self.raw_config)
         return config_from_dict(self.raw_config, head, self.config_name)
 
     def rows(self, config: ModelConfig) -> WeightTable:
-        return table_for(config)
+        return table_for(config).for_names(self.tensors().names())
 
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self.path, self.raw_config, CONVENTIONS)
+        config = self.raw_config if (self.path / CONFIG).is_file() else {}
+        return Tokenizer.from_folder(self.path, config, CONVENTIONS)
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
-        return read_json_object(self.path / CONFIG)
+        return completed(read_json_object(self.path / CONFIG), self._family)
 
     def _open(self) -> TensorSource:
-        return open_weights(find_weights(self.path))
+        adapter = self.path / ADAPTER_CONFIG
+        if adapter.is_file() and not any((self.path / name).exists() for name in WEIGHT_FILES):
+            raise adapter_error(repr(self.ref), adapter)
+        return with_scales(open_weights(find_weights(self.path)), block_size(self.raw_config))
 
 
 class GgufCheckpoint(Checkpoint):
@@ -203,4 +236,4 @@ class GgufCheckpoint(Checkpoint):
         return from_gguf.Metadata(self.tensors()).architecture
 
     def _open(self) -> TensorSource:
-        return open_gguf(self.path)
+        return open_gguf_model(self.path)

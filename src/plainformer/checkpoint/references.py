@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
 from plainformer.checkpoint.bundled import BUNDLED, bundled_path
+from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
-from plainformer.checkpoint.small_files import MODULES, not_a_transformer
+from plainformer.checkpoint.small_files import MODULES, holds_tokenizer, not_a_transformer
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
@@ -61,7 +63,7 @@ def resolve(
         raise UsageError(f"the model reference {ref!r} is a {type(ref).__name__}", "give a str or a Path")
     _check_text(text)
     try:
-        local = _resolve_local(text, is_path=not isinstance(ref, str))
+        local = _resolve_local(text, is_path=not isinstance(ref, str), part=part)
     except OSError as error:  # a folder that may not be read, a name longer than a file's can be
         raise CheckpointError(
             f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
@@ -87,13 +89,13 @@ def _check_text(ref: str) -> None:
         raise UsageError(f"{ref!r} is a web address", f"give the Hub name, {url.group(1) if url else 'owner/name'!r}")
 
 
-def _resolve_local(ref: str, *, is_path: bool) -> Path | None:
+def _resolve_local(ref: str, *, is_path: bool, part: Part = "model") -> Path | None:
     """Return the folder or GGUF file that `ref` is on this machine; None when it can only be a Hub name."""
     if ref.startswith("hf://"):
         return None
     path = Path(ref).expanduser()
     if path.is_dir():
-        return _resolve_folder(ref, path)
+        return _resolve_folder(ref, path, part)
     if path.exists():
         return _resolve_file(ref, path)
     if not is_path and ref.lower() in BUNDLED:
@@ -129,21 +131,23 @@ def _near_paths(ref: str, path: Path) -> str:
     return "; ".join(part for part in (where, near, hub) if part)
 
 
-def _resolve_folder(ref: str, folder: Path) -> Path:
+def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
     if (folder / "config.json").is_file():
         return folder
+    if part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
+        return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
-    ggufs = [name for name in names if name.endswith(".gguf")]
+    ggufs = whole_models(name for name in names if name.endswith(".gguf"))
     if len(ggufs) == 1:
         return folder / ggufs[0]
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise adapter_error(repr(ref), folder / ADAPTER_CONFIG)
     raise CheckpointError(f"{ref!r} holds no config.json; it holds {some(names)}", _folder_hint(ref, folder, ggufs))
 
 
 def _folder_hint(ref: str, folder: Path, ggufs: list[str]) -> str:
     if ggufs:
         return f"several GGUF files: give one of them, such as {str(folder / ggufs[0])!r}"
-    if (folder / "adapter_config.json").is_file():
-        return "an adapter (LoRA) has no model of its own: give the base model that its adapter_config.json names"
     if (folder / MODULES).is_file() and (hint := not_a_transformer(folder / MODULES)):
         return hint
     below = sorted([*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])

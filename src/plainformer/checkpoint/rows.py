@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -255,6 +256,30 @@ class WeightTable:
     prefix: str = ""
     aliases: tuple[tuple[str, str], ...] = ()
 
+    def for_names(self, names: Sequence[str]) -> WeightTable:
+        """Return the table for a file whose names are wrapped: `_orig_mod.`, `module.`, `model.`, mixtures of them.
+
+        What torch.compile, FSDP and data parallelism put into names is left out wherever it is. A prefix that all names
+        share is left out as far as more of them are known without it.
+        """
+        sample = names[:: max(1, len(names) // 8)]
+        if all(self.find(name) is not None for name in sample):
+            return self
+        unwrapped = (re.sub(_WRAPPERS, "", name).split(".")[:-1] for name in names)
+        shared = [
+            column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*unwrapped, strict=False))
+        ]
+        prefixes = ["".join(f"{part}." for part in shared[:depth]) for depth in range(len(shared) + 1)]
+        tables = [
+            replace(self, aliases=((_WRAPPERS, ""), (f"^{re.escape(prefix)}", ""), *self.aliases))
+            for prefix in prefixes
+        ]
+        return max(tables, key=lambda table: table._known(names))  # of equals the first
+
+    def _known(self, names: Sequence[str]) -> int:
+        found = (self.find(name) for name in names)
+        return sum(match is not None and match[0].kind != "ignore" for match in found)
+
     def is_zero(self, name: str) -> bool:
         """Whether a parameter is zero where no tensor fills it."""
         return any(row.kind == "zeros" and _pattern(row.ours[0]).fullmatch(name) for row in self.rows)
@@ -275,6 +300,9 @@ class WeightTable:
         named = (row for row in self.rows if row.kind != "zeros")
         return next(((row, ours) for row in named if (ours := row.match(spelling)) is not None), None)
 
+
+# What training programs put around modules, and so into names: torch.compile, data parallelism, FSDP.
+_WRAPPERS = r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
 # TensorFlow's names for a norm's weight and bias, in BERT checkpoints of 2018-2019.
 OLD_NORM_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))

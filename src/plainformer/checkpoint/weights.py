@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from plainformer.checkpoint.account import what_to_do, why_missing
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError, opt
+from plainformer.errors import CheckpointError
 from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MANY_LAYERS = 64
+Plan = list[tuple[str, Row, Sequence[str]]]  # the tensors to read, each with its row and our names
 _OTHER = "the configuration and the weights are not of the same model"
 
 
@@ -49,20 +51,13 @@ def load_weights(
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
+    dtype = dtype or (getattr(torch, source.dtype) if source.dtype is not None else None)
     tied = dict(model.config.tied)
     copies: dict[str, nn.Parameter] = {}  # of tied parameters, where the file has them too
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    ranks = {row: rank for rank, row in enumerate(table.rows)}
-    filled: dict[str, int] = {}  # by which row
-    unused: list[str] = []
-    for name in source.names():
-        row, ours = table.find(name) or (None, ())
-        wanted = [n for n in ours if n in parameters and not (row.kind == "also" and n in tied)] if row else []
-        if row is None or (row.kind == "map" and not wanted):
-            unused.append(name)
-            continue
-        if all(filled.get(n, ranks[row]) < ranks[row] for n in wanted):
-            continue  # a known extra, or filled by an earlier row
+    # Until the file has shown that it is of this size, a lying configuration must not take memory for zeros.
+    plan = check_weights(model, source, table, allow_unused=allow_unused)
+    for name, row, ours in plan:
         for our_name, tensor in zip(ours, _read(source, name, row, ours, parameters), strict=True):
             value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
             if our_name in tied:
@@ -70,13 +65,44 @@ def load_weights(
             else:
                 _set(model, our_name, value)
         source.release()  # of a tensor that was converted, the file's own pages are not needed any more
-        filled.update(dict.fromkeys(ours, ranks[row]))
     _drop_pooler(model)
     _untie_or_tie(model, tied, copies)
-    # Only now, when the file has shown that it is of this size: a lying configuration must not take memory for zeros.
-    _account(model, table, unused, allow_unused)
     _fill_zeros(model, dtype, device)
     model.requires_grad_(trainable)
+
+
+def check_weights(model: Transformer, source: TensorSource, table: WeightTable, *, allow_unused: bool = False) -> Plan:
+    """Return what `load_weights` reads, and refuse what it refuses, by names, shapes and types: nothing is read.
+
+    Raises CheckpointError.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    plan, unused = _plan(model, source, table)
+    for name, row, ours in plan:
+        _check_type(name, source.stored(name))
+        _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, parameters)
+    _account(model, table, plan, unused, allow_unused)
+    return plan
+
+
+def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple[Plan, list[str]]:
+    """Return the tensors to read, in the file's order, each with its row and our names; and those that no row uses."""
+    tied, parameters = dict(model.config.tied), set(dict(model.named_parameters(remove_duplicate=False)))
+    ranks = {row: rank for rank, row in enumerate(table.rows)}
+    filled: dict[str, int] = {}  # by which row
+    plan: Plan = []
+    unused: list[str] = []
+    for name in source.names():
+        row, ours = table.find(name) or (None, ())
+        wanted = [n for n in ours if n in parameters and not (row.kind == "also" and n in tied)] if row else []
+        if row is None or (row.kind == "map" and not wanted):
+            unused.append(name)
+        elif any(
+            filled.get(n, ranks[row]) >= ranks[row] for n in wanted
+        ):  # else a known extra, or filled by an earlier row
+            plan.append((name, row, ours))
+            filled.update(dict.fromkeys(ours, ranks[row]))
+    return plan, unused
 
 
 def check_depth(config: ModelConfig, source: TensorSource) -> None:
@@ -98,11 +124,21 @@ def _read(
 ) -> list[Tensor]:
     """Return a tensor of the file as the tensors of ours that it is, of the model's shapes."""
     tensor = source.read(name)
-    if not tensor.is_floating_point():
+    _check_type(name, str(tensor.dtype).removeprefix("torch."))
+    return _fit(name, tensor, row, ours, parameters)
+
+
+def _check_type(name: str, stored: str) -> None:
+    """Refuse weights that are whole numbers, without scales beside them."""
+    if stored.startswith(("int", "uint", "bool", "complex")):
         raise CheckpointError(
-            f"tensor {name!r} holds {tensor.dtype}, not floating-point weights",
+            f"tensor {name!r} holds {stored}, not floating-point weights",
             "a quantised checkpoint of another tool? load the original, or a GGUF of it",
         )
+
+
+def _fit(name: str, tensor: Tensor, row: Row, ours: Sequence[str], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return a tensor as the tensors of ours that it is, of the model's shapes."""
     try:
         tensors = row.op.load(tensor)
     except (RuntimeError, IndexError):  # sizes that do not add up, or an axis that is not there
@@ -155,20 +191,22 @@ def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn
     model.tie()
 
 
-def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unused: bool) -> None:
-    """Refuse parameters that no tensor filled, and tensors that filled none."""
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta and not table.is_zero(name)]
+def _account(model: Transformer, table: WeightTable, plan: Plan, unused: list[str], allow_unused: bool) -> None:
+    """Refuse parameters that no tensor would fill, and tensors that would fill none."""
+    filled, tied = {our_name for _, _, ours in plan for our_name in ours}, dict(model.config.tied)
+    filled |= {shared for own, shared in tied.items() if own in filled}  # only the tied end was stored
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if name not in tied]
+    if model.config.head.kind == "none" and not any(name.startswith("head.") for name in filled):
+        names = [name for name in names if not name.startswith("head.")]  # the pooler, which is dropped then
+    missing = [name for name in names if name not in filled and not table.is_zero(name)]
     if missing:
-        cause, fix = "the file is incomplete, or the configuration is of another model", "download it again"
-        if all(name.startswith("head.") for name in missing):
-            cause = "the checkpoint has no weights for this head: it was trained for another task"
-            fix = f"leave out {opt('task', ...)}, or choose a task that it was trained for"
+        cause, fix = why_missing(missing, unused, bool(plan))
         extra = f"; it has {_some(unused)} that no row knows" if unused else ""
         raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
     if unused and not allow_unused:
         raise CheckpointError(
             f"the checkpoint has {_some(unused)} that this model does not use",
-            f"{opt('allow_unused', True)} loads it without",
+            what_to_do(unused),
         )
 
 

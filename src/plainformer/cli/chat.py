@@ -8,17 +8,19 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
-from unicodedata import category
 
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.options import open_stdin, read_inputs, restored
+from plainformer.cli.inputs import Reading, read_texts
+from plainformer.cli.options import harmless, open_stdin, restored
+from plainformer.cli.progress import screen, typing_hidden
 from plainformer.config.options import NotTyped, Spec, specs
 from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, did_you_mean
@@ -50,26 +52,36 @@ def chat(
     Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the commands. Over a pipe each line is a message (or
     a command), and answers alone are written to stdout.
     """
-    from plainformer.tasks.writing.chat import ChatSession
-
-    task = load.load(ref)
-    if task.name != "text-generation":
-        raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
     for name in ("num_return_sequences", "num_alternatives"):
         no_effect(name in generation.given(), name, "in a chat")
-    options = generation.options(TextGenerationOptions, "a chat")
-    session = ChatSession(task, system=restored(system), **options)
+    generation.check_files()
     open_stdin()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    with typing_hidden() if terminal else contextlib.nullcontext():
+        task = load.load(ref)
+        if task.name != "text-generation":
+            raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
+        options = generation.options(TextGenerationOptions, "a chat")
+        from plainformer.tasks.writing.chat import ChatSession
+
+        session = ChatSession(task, system=restored(system), **options)
+        if terminal:
+            _make_ready(task)
     with _interruptible(session, terminal):
         _talk(session, terminal)
+
+
+def _make_ready(task: Any) -> None:
+    """Write two tokens: the second step compiles kernels, for which nobody should wait in the middle of an answer."""
+    with screen.during("making ready"), contextlib.suppress(PlainformerError):
+        task("a", min_new_tokens=2, max_new_tokens=2)
 
 
 def _talk(session: ChatSession, terminal: bool) -> None:
     """Messages and commands until the end. In a terminal an error is said, and the chat goes on."""
     if terminal:
         _say(f"{session.task.ref}: /help lists the commands, Ctrl-D ends the chat")
-    for line in _typed() if terminal else read_inputs([STDIN], whole=False, literal=False):
+    for line in _typed() if terminal else _piped():
         try:
             if _is_exit(line):
                 return
@@ -78,6 +90,15 @@ def _talk(session: ChatSession, terminal: bool) -> None:
             if not terminal:
                 raise
             _say(f"error: {error}")
+
+
+def _piped() -> Iterator[str]:
+    """Yield the lines of stdin that are not blank."""
+    for item in read_texts([STDIN], Reading(), []):
+        if item.problem is not None:
+            raise item.problem
+        if not item.blank:
+            yield item.value
 
 
 def _typed() -> Iterator[str]:
@@ -114,18 +135,17 @@ def _handle(session: ChatSession, line: str, terminal: bool) -> None:
 
 def _answer(session: ChatSession, text: str, terminal: bool) -> None:
     session.result = None
-    for piece in session.send(text):
-        print(_harmless(piece) if terminal else piece, end="", flush=True)
-    print(flush=True)
+    with typing_hidden() if terminal else contextlib.nullcontext():
+        with screen.during("reading"):
+            pieces = session.send(text)
+            first = list(islice(pieces, 1))
+        for piece in chain(first, pieces):
+            screen.write(harmless(piece) if terminal else piece, end="")
+        screen.write("")
     reason = session.result.stop_reason if session.result is not None else None
     notes = {"callback": "(stopped)", "length": "(cut off at the limit of tokens)", "time": "(cut off: out of time)"}
     if reason is not None and reason in notes:
         _say(notes[reason])
-
-
-def _harmless(text: str) -> str:
-    """Text without what a terminal would obey: an answer may hold any characters."""
-    return "".join(c if c in "\n\t" or category(c) != "Cc" else ascii(c)[1:-1] for c in text)
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.options import Json, console, restored, table, write_json
+from plainformer.cli.flags import Flags, LoadFlags, as_flag
+from plainformer.cli.options import Json, console, probe_output, restored, table, write_json
+from plainformer.cli.progress import Count, screen
 from plainformer.config.values import check_choice, no_effect
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
-    from plainformer.entities import Analysis
+    from plainformer.entities import Analysis, Document
 
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
 
 
-class EntityFlags(Flags, kinds=[TokenClassificationOptions], only=("aggregation", "scheme", "batch_size")):
+class EntityFlags(Flags, kinds=[TokenClassificationOptions], only=("aggregation", "scheme", "batch_size", "on_error")):
     """How entities are found."""
 
 
@@ -84,28 +85,23 @@ def entities(
     REF is a token classification checkpoint. PATH is a text file (one document), a .jsonl file (a document a line: a
     text, or an object with "text" and perhaps "id"), or a folder of such files.
     """
-    from plainformer.entities import analyse, read_documents
+    from plainformer.entities.documents import document_files
 
     if not paths:
         raise UsageError("entities needs at least one PATH", "give files or folders")
     views = _views(written, needs.require, json)
+    if written.html is not None:
+        probe_output("html", written.html)
+    given = [restored(path) for path in paths]
+    document_files(given)  # says what is not there before a model is loaded
     required = needs.options(load)
     task = _finder(load, ref, label or ())
     options = task.make_options({"aggregation": "first", **flags.options()})
     if options.aggregation == "none":
         raise UsageError(f"{opt('aggregation', 'none')} finds no entities", "give simple, first, average or max")
-    skipped: list[Path] = []
-    with _progress() as seen:
-        analysis = analyse(
-            lambda texts: task.answer(texts, options),
-            read_documents([restored(path) for path in paths], skipped=skipped.append),
-            labels=label or (),
-            min_score=min_score,
-            within=within,
-            **required,
-            seen=seen,
-        )
-    _say(analysis, skipped)
+    analysis, failed = _analyse(
+        task, options, given, labels=label or (), min_score=min_score, within=within, **required
+    )
     if written.html is not None:
         _write_page(analysis, written.html)
     if json:
@@ -115,6 +111,56 @@ def entities(
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
         _print(analysis, views, written.top)
+    if failed:
+        what = f"{failed:,} of {len(analysis.found) + failed:,} documents {'was' if failed == 1 else 'were'} skipped"
+        raise PlainformerError(what, "the lines above say which, and why")
+
+
+def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple[Analysis, int]:
+    """Return what the documents hold, and how many were skipped, which stderr says."""
+    from plainformer.entities import analyse, read_documents
+    from plainformer.entities.documents import count_documents
+    from plainformer.tasks.results import Skipped
+
+    other: list[Path] = []
+    failed: list[PlainformerError] = []
+
+    def fail(error: PlainformerError) -> None:
+        failed.append(error)
+        screen.say("skipped: " + error.message(as_flag, first=1).partition("\n  → ")[0])
+
+    count = Count(count_documents(paths) if screen.shows else None, "documents")
+
+    names: deque[str] = deque()  # of the documents that the task gets
+
+    def documents() -> Iterator[Document]:
+        for one in read_documents(paths, skipped=other.append, failed=fail if options.on_error == "skip" else None):
+            if one.text.strip():
+                names.append(one.name)
+            yield one
+
+    def find(texts: Iterable[str]) -> Iterator[Any]:
+        answered = 0
+        try:
+            for found in task.answer(iter(texts), options, done=count.advance):
+                name, answered = names.popleft(), answered + 1
+                if isinstance(found, Skipped):
+                    fail(found.error.named(lambda place, name=name: name))  # type: ignore[misc]
+                yield None if isinstance(found, Skipped) else found
+        except PlainformerError as error:
+            raise error.named(lambda place: names[place - answered]) from error.__cause__
+
+    with screen.during(count):
+        analysis = analyse(find, documents(), **how)
+    found = sum(len(one.mentions) for one in analysis.found)
+    more = ", ..." if len(other) > 1 else ""
+    left = f", {_plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
+    screen.say(f"{_plural(len(analysis.found), 'document')}, {_plural(found, 'entity', 'entities')}{left}")
+    return analysis, len(failed)
+
+
+def _plural(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
@@ -161,26 +207,6 @@ def _compare(ref: str, flags: LoadFlags) -> Any:
         return found
 
     return cosines
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Tell a terminal how many documents are done."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.completed} documents"), TimeElapsedColumn())
-    screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        job = progress.add_task("", total=None)
-        yield lambda found: progress.advance(job)
-
-
-def _say(analysis: Analysis, skipped: Sequence[Path]) -> None:
-    """Say what was read, on stderr."""
-    count = sum(len(one.mentions) for one in analysis.found)
-    left = f", {len(skipped)} files skipped (not text: {skipped[0].name}, ...)" if skipped else ""
-    print(f"{len(analysis.found)} documents, {count} entities{left}", file=sys.stderr)
 
 
 def _write_page(analysis: Analysis, path: Path) -> None:

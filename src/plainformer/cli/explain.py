@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.insights import InsightFlags, print_insights, probe_page, write_page
-from plainformer.cli.options import Json, console, read_inputs, read_stdin, restored, shown, table, write_json
-from plainformer.config.values import check_whole, no_effect
+from plainformer.cli.insights import InsightFlags, print_insights, write_page
+from plainformer.cli.options import Json, console, probe_output, read_stdin, restored, shown, table, write_json
+from plainformer.config.values import check_whole, decode_text, no_effect
 from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def explain(
     _check_flags(asked, json, **flags, **inside.given())
     if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
-    probe_page(inside.html)
+    if inside.html is not None:
+        probe_output("html", inside.html)
     task = load.load(ref)
     if replay is not None:
         _replay(task, replay, item, json)
@@ -136,7 +137,7 @@ def _read(task: Any, item: str | None) -> Any:
     from plainformer.explanation.one_pass import reads_text
 
     if item == STDIN:
-        return next(read_inputs([STDIN], whole=True, literal=False)) if reads_text(task) else read_stdin()
+        return decode_text(read_stdin(), "stdin") if reads_text(task) else read_stdin()
     return item
 
 

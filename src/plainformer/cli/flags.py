@@ -6,6 +6,7 @@ when the checkpoint is loaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from cyclopts import Parameter
 
 from plainformer.cli.options import restored
+from plainformer.cli.progress import screen
 from plainformer.config.loading import LoadOptions
-from plainformer.config.options import NotTyped, OptionSet, Spec, specs
+from plainformer.config.options import NotTyped, OptionSet, Spec, at_file, json_at_file, specs
 from plainformer.config.values import no_effect
 from plainformer.errors import opt, spelt
 
@@ -71,6 +73,13 @@ class Flags:
         """Return the names of those that were given."""
         values = ((name, getattr(self, name)) for name in self.known)
         return [name for name, value in values if value is not None and value is not False]
+
+    def check_files(self) -> None:
+        """Read the files that options name with an @, before anything long runs: one that is not there is an error."""
+        for name in self.given():
+            read = self.known[name].spec.read
+            if read in (at_file, json_at_file):
+                read(restored(getattr(self, name)))
 
     def options(self, kind: type[OptionSet] | None = None, owner: str = "") -> dict[str, Any]:
         """Return those that were given as options of `kind`; None: of any of the classes that the flags are made of.
@@ -157,6 +166,9 @@ class LoadFlags(Flags, kinds=[LoadOptions]):
 
     def load(self, ref: str) -> Any:
         """Return the reference as a task, ready to call."""
-        from plainformer.loading import load
+        if not screen.shows:  # huggingface_hub shows some of its bars in pipes, too
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        with screen.during(f"loading {restored(ref)}", ticks=False):  # a download has bars of its own
+            from plainformer.loading import load
 
-        return load(restored(ref), task=self.task, **self.options())
+            return load(restored(ref), task=self.task, **self.options())

@@ -9,5 +9,7 @@ from plainformer.tasks.writing.options import Text2TextOptions, TextGenerationOp
 _KINDS = (TextGenerationOptions, Text2TextOptions, SpeechOptions)
 
 
-class GenerationFlags(Flags, kinds=_KINDS, group="How text is generated", without=("batch_size", "truncate")):
+class GenerationFlags(
+    Flags, kinds=_KINDS, group="How text is generated", without=("batch_size", "on_error", "truncate")
+):
     """The options of every task that writes."""

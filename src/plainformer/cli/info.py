@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.flags import Flags
+from plainformer.cli.flags import Flags, as_flag
 from plainformer.cli.options import Json, console, restored, shown, table, write_json
 from plainformer.config.loading import LoadOptions
 
 
-class HubFlags(Flags, kinds=[LoadOptions], only=("revision", "token")):
-    """Which version of a Hub repository is read, and with what right."""
+class HubFlags(Flags, kinds=[LoadOptions], only=("revision", "token", "family")):
+    """Which version of a Hub repository is read, with what right, and as which family."""
 
 
 def info(
@@ -31,7 +31,7 @@ def info(
         write_json([found.to_dict()])
         return
     out = console()
-    for name, value in found.summary().items():
+    for name, value in found.summary(as_flag).items():
         out.print(f"{name:<18} {shown(str(value))}")
     out.print()
     parts = table("part", "parameters", "share", right=("parameters", "share"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -77,19 +76,6 @@ class InsightFlags:
         if self.nearest is not None:
             found["nearest"] = int(self.nearest) if self.nearest.isdecimal() else self.nearest
         return found
-
-
-def probe_page(path: Path | None) -> None:
-    """Refuse a path that cannot be written, before anything long runs."""
-    if path is None:
-        return
-    why = "it is a folder" if path.is_dir() else ""
-    if not path.parent.is_dir():
-        why = f"there is no folder {str(path.parent)!r}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        why = why or "there is no permission"
-    if why:
-        raise InputError(f"{opt('html', str(path))} cannot be written: {why}", "choose another path")
 
 
 def write_page(task: Any, given: dict[str, Any], inside: InsightFlags, steps: ExplainedSteps | None = None) -> None:

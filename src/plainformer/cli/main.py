@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from plainformer.cli import STDIN
+from plainformer.cli.progress import screen
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _interrupted(number: int, frame: Any) -> None:
-    os.write(2, b"interrupted\n")
+    screen.interrupted()
     os._exit(130)
 
 
@@ -101,7 +102,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _completed(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the arguments, and a value where an option may be without one: the parser would take the next argument for it."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         yield argument
         if argument in _OPTIONAL and arguments[0] == "explain":
             pattern, usual = _OPTIONAL[argument]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
+from unicodedata import category
 
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
-from plainformer.config.values import decode_text, no_effect, read_json_line
 from plainformer.errors import InputError, PlainformerError, opt
 
 Text = TypeVar("Text", str, str | None)
@@ -34,36 +34,7 @@ def open_stdin() -> BinaryIO:
 
 def read_stdin() -> bytes:
     """Return all of stdin, up to the bound of one input."""
-    return _bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
-
-
-def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterator[Any]:
-    """Yield texts from the command line, from files, and from stdin ("-").
-
-    A file gives one input a line; a `.jsonl` file one JSON value a line: a string, an object with "text" (and "pair"),
-    or what else the task takes. `whole` makes each text file one input; `literal` takes every value as text even if a
-    file has that name.
-    """
-    _check(values, whole=whole, literal=literal)
-    for value in values:
-        if literal:
-            yield restored(value)
-        elif value == STDIN:
-            yield from _parts(open_stdin(), "stdin", whole=whole, jsonl=False)
-        elif is_file(value):
-            with Path(value).open("rb") as file:
-                yield from _parts(file, value, whole=whole, jsonl=value.endswith(".jsonl"))
-        else:
-            yield value
-
-
-def _check(values: Sequence[str], *, whole: bool, literal: bool) -> None:
-    texts = [value for value in values if value == STDIN or (is_file(value) and not value.endswith(".jsonl"))]
-    no_effect(whole and (literal or not texts), "whole", ": no INPUT is read as a text file")
-    for value in values:
-        # A misspelt file would otherwise be read as a text of one word.
-        if not literal and re.fullmatch(r"\S+\.(txt|jsonl)", value) and not is_file(value):
-            raise InputError(f"there is no file {value!r}", f"check the path; {opt('literal')} takes it as text")
+    return bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
 
 
 def is_file(value: str) -> bool:
@@ -74,45 +45,48 @@ def is_file(value: str) -> bool:
         return False
 
 
-def _parts(file: BinaryIO, where: str, *, whole: bool, jsonl: bool) -> Iterator[Any]:
-    """Yield inputs as they arrive: an endless stream is answered line by line and never held."""
-    if whole and not jsonl:
-        yield decode_text(_bounded(file.read(MAX_INPUT_BYTES + 1), where), where)
-        return
-    number = 0
-    # Only line feeds end a line, so a form feed or U+2028 inside a text stays in it.
-    while data := file.readline(MAX_INPUT_BYTES + 1):
-        number += 1
-        line = decode_text(_bounded(data, where), f"{where}, line {number}").rstrip("\n").removesuffix("\r")
-        if line.strip():
-            yield _json_input(line, where, number) if jsonl else line
-
-
-def _bounded(data: bytes, where: str) -> bytes:
+def bounded(data: bytes, where: str) -> bytes:
+    """Return what was read, if it is no longer than one input may be."""
     if len(data) > MAX_INPUT_BYTES:
         what = f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB"
         raise InputError(what, "cut it into lines or files")
     return data
 
 
-def _json_input(line: str, where: str, number: int) -> Any:
-    value = read_json_line(line, f"{where}, line {number}")
-    if isinstance(value, dict) and isinstance(value.get("text"), str):
-        return (value["text"], value["pair"]) if "pair" in value else value["text"]
-    if isinstance(value, str | list | dict):
-        return value
-    raise InputError(f"{where}, line {number}: {value!r} is not an input", 'give a string, or an object with "text"')
+def as_json(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        what = "the answer holds NaN or infinity, which JSON cannot"
+        raise PlainformerError(what, f"try {opt('dtype', 'fp32')}") from None
 
 
 def write_json(values: Iterable[Any]) -> None:
     """Print one JSON value a line, at once."""
     for value in values:
-        try:
-            line = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            what = "the answer holds NaN or infinity, which JSON cannot"
-            raise PlainformerError(what, f"try {opt('dtype', 'fp32')}") from None
-        print(line, flush=True)
+        print(as_json(value), flush=True)
+
+
+def harmless(text: str) -> str:
+    """Return text without what a terminal would obey: an answer may hold any characters."""
+    return "".join(c if c in "\n\t" or category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+
+
+def probe_output(name: str, path: str | Path) -> None:
+    """Refuse a file that could not be written, given as option `name`, before anything long runs."""
+    target, why = Path(path), ""
+    try:
+        if target.is_dir():
+            why = "it is a folder"
+        elif not target.parent.is_dir():
+            why = f"there is no folder {str(target.parent)!r}"
+        elif not os.access(target if target.exists() else target.parent, os.W_OK):
+            why = "there is no permission"
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it
+        why = getattr(error, "strerror", "") or str(error)
+    if why:
+        raise InputError(f"{opt(name, str(path))} cannot be written: {why}", "choose another path")
 
 
 def console() -> Any:

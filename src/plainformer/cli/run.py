@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli import STDIN
-from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.options import Json, read_inputs, read_stdin, restored, write_json
+from plainformer.cli import inputs as reader
+from plainformer.cli.flags import Flags, LoadFlags, as_flag
+from plainformer.cli.inputs import IMAGES, SOUNDS, Item, Reading
+from plainformer.cli.options import Json, restored
+from plainformer.cli.progress import Count, screen, typing_hidden
+from plainformer.cli.rows import CsvRows, JsonRows, PlainRows, Rows, for_people
 from plainformer.config.values import no_effect
-from plainformer.errors import UsageError, opt
+from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.tasks import TASKS, option_classes
 
 
@@ -29,43 +37,166 @@ def run(
     question: Annotated[str | None, Parameter(help="Question; each input is a context to find the answer in.")] = None,
     choice: Annotated[list[str] | None, Parameter(help="A choice of a multiple-choice question; repeat it.")] = None,
     query: Annotated[str | None, Parameter(help="Query; the inputs are the documents to rank.")] = None,
-    whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
+    whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one per line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
+    field: Annotated[str | None, Parameter(help="Field (JSON) or column (CSV) that holds the input.")] = None,
     load: LoadFlags = LoadFlags(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
     json: Json = False,
+    csv: Annotated[bool, Parameter(negative="", help="A table on stdout: one row for each answer.")] = False,
 ) -> None:
     """Run a checkpoint on inputs.
 
-    REF is a local folder, a .gguf file, a bundled name or a Hub id. INPUT is text, "-" for stdin, or a file: text files
-    give one input a line, .jsonl files one JSON value a line; for images and audio it is the file itself.
+    REF is a local folder, a .gguf file, a bundled name or a Hub id. INPUT is text, "-" for stdin, a file or a folder of
+    files: text files give one input per line, .jsonl files one JSON value per line, .csv and .tsv files one row; for images
+    and audio it is the file itself.
     """
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
+    no_effect(json and csv, "csv", f"with {opt('json')}", "leave one of them out")
+    reader.check_paths(inputs, literal=literal)
+    flags.check_files()
     task = load.load(ref)
     options = task.make_options(flags.options(task.Options, task.name))
-    items = _items(task, inputs, whole=whole, literal=literal)
     texts = {"system": system, "pair": pair, "question": question, "query": query}
     forms: dict[str, Any] = {name: restored(value) for name, value in texts.items() if value is not None}
     forms |= {"chat": True} if chat else {}
     forms |= {"choice": [restored(one) for one in choice]} if choice else {}
-    results = task.answer(_wrap(task.name, items, forms), options)
-    if json:
-        write_json(as_plain(result) for result in results)
+    keys = () if forms else tuple(re.findall(r'"(\w+)":', TASKS[task.name].form))
+    reading = Reading(whole, literal, restored(field), keys)
+    other: list[Path] = []  # files of folders, of kinds that the task does not read
+    media = task.name.startswith(("image", "audio", "automatic"))
+    items = _wrap(task.name, _items(task, inputs, reading, other), forms)
+    if reader.is_one_text(inputs, reading) and not (media or json or csv) and _streams(task, options):
+        _stream(task, next(items), options)
         return
-    for result in results:
-        print("\n".join(_lines(result)), flush=True)
+    total = (None if media else reader.count(inputs, reading)) if screen.shows else None
+    Answering(task, options, total).run(items, JsonRows if json else CsvRows if csv else None)
+    if other:
+        were, more = ("file was", "") if len(other) == 1 else ("files were", ", ...")
+        screen.say(f"{len(other)} {were} passed over, of another kind: {other[0].name}{more}")
 
 
-def _items(task: Any, inputs: tuple[str, ...], *, whole: bool, literal: bool) -> Iterator[Any]:
+def _items(task: Any, inputs: Sequence[str], reading: Reading, other: list[Path]) -> Iterator[Item]:
     if task.name.startswith(("image", "audio", "automatic")):
-        for flag, on in (("whole", whole), ("literal", literal)):
+        for flag in ("whole", "literal", "field"):
+            on = bool(getattr(reading, flag))
             no_effect(on, flag, f"in {task.name}: an INPUT is a file there")
-        return (read_stdin() if value == STDIN else value for value in inputs)
-    return read_inputs(inputs, whole=whole, literal=literal)
+        return reader.read_media(inputs, IMAGES if task.name.startswith("image") else SOUNDS, other)
+    reader.check_reading(inputs, reading)
+    return reader.read_texts(inputs, reading, other)
 
 
-def _wrap(name: str, items: Iterator[Any], given: dict[str, Any]) -> Iterator[Any]:
+# ---- one text, as it is written -----------------------------------------------------------------------------------------
+
+
+def _streams(task: Any, options: Any) -> bool:
+    """Whether the task writes one text, which can be shown while it is written."""
+    several = getattr(options, "num_return_sequences", 1) > 1 or getattr(options, "num_alternatives", 1) > 1
+    return hasattr(task, "streamed") and not several and options.on_error == "stop"
+
+
+def _stream(task: Any, item: Item, options: Any) -> None:
+    if item.problem is not None:
+        raise item.problem
+    with typing_hidden():
+        with screen.during("writing"):
+            pieces = task.streamed(item.value, options)
+            # A first step compiles kernels, and says so below: nothing is written until it is done.
+            first = list(islice(pieces, 3 if getattr(options, "answer_prefix", "") else 2))
+        for piece in chain(first, pieces):
+            screen.write(for_people(piece), end="")
+        screen.write("")
+
+
+# ---- many inputs --------------------------------------------------------------------------------------------------------
+
+
+class Answering:
+    """A task on a stream of inputs: answers in their order, as they come, and what became of those without one."""
+
+    def __init__(self, task: Any, options: Any, total: int | None) -> None:
+        self.task, self.options = task, options
+        self.count = Count(total)
+        self.waiting: deque[Item] = deque()  # read, and not answered yet
+        self.read = self.answered = self.skipped = 0
+        self.ended = False
+
+    def run(self, items: Iterator[Item], kind: Callable[[], Rows] | None) -> None:
+        """Answer all, and write the answers.
+
+        Raises:
+            PlainformerError: an input cannot be answered, with its place; or some were skipped, at the end.
+        """
+        rows = PlainRows(self.task.name, self._several) if kind is None else kind()
+        with screen.during(self.count):
+            try:
+                for result in self.task.answer(self._values(items), self.options, done=self.count.advance):
+                    self._put(result, rows)
+            except PlainformerError as error:
+                raise self._placed(error) from error.__cause__
+            self._without_answer(rows)
+            rows.end()
+        if self.skipped:
+            what = f"{self.skipped:,} of {self.read:,} inputs {'was' if self.skipped == 1 else 'were'} skipped"
+            raise PlainformerError(what, "the lines above say which, and why")
+
+    def _values(self, items: Iterator[Item]) -> Iterator[Any]:
+        for item in items:
+            if item.problem is not None and self.options.on_error == "stop":
+                raise item.problem
+            self.waiting.append(item)
+            self.read += not item.blank
+            if item.value is not None:
+                yield item.value
+        self.ended = True
+
+    def _several(self) -> bool:
+        """Whether there is more than one input; where that is not known yet, there may be."""
+        return self.read > 1 or not self.ended
+
+    def _put(self, result: Any, rows: Rows) -> None:
+        from plainformer.tasks.results import Skipped
+
+        self._without_answer(rows)
+        item = self.waiting.popleft()
+        self.answered += 1
+        if isinstance(result, Skipped):
+            self._skip(item, result.error, rows)
+        else:
+            rows.write(item, result)
+
+    def _without_answer(self, rows: Rows) -> None:
+        """Write of the next inputs those that were not given to the task."""
+        while self.waiting and self.waiting[0].value is None:
+            item = self.waiting.popleft()
+            if item.problem is not None:
+                self._skip(item, item.problem, rows)
+            else:
+                rows.skip(item, "a blank line")
+
+    def _skip(self, item: Item, error: PlainformerError, rows: Rows) -> None:
+        self.skipped += 1
+        reason = error.named(lambda place: item.place).message(as_flag).partition("\n  → ")[0]
+        screen.say(f"skipped: {reason}" if item.place in reason else f"skipped {item.place}: {reason}")
+        rows.skip(item, reason)
+
+    def _placed(self, error: PlainformerError) -> PlainformerError:
+        """The error with the place of the input that it names."""
+        left = [item for item in self.waiting if item.value is not None]
+
+        def name(place: int) -> str:
+            index = place - self.answered
+            return left[index].place if 0 <= index < len(left) else f"input {place + 1}"
+
+        several = self.read > 1 and error.place is not None
+        return error.named(name).advised(f"{opt('on_error', 'skip')} goes on without it" if several else "")
+
+
+# ---- what the task gets -------------------------------------------------------------------------------------------------
+
+
+def _wrap(name: str, items: Iterator[Item], given: dict[str, Any]) -> Iterator[Item]:
     """Return each input in the form that the task takes; a flag of another task is an error."""
     info = TASKS[name]
     for flag in given:
@@ -74,43 +205,40 @@ def _wrap(name: str, items: Iterator[Any], given: dict[str, Any]) -> Iterator[An
     no_effect("system" in given and "chat" not in given, "system", f"without {opt('chat')}", f"add {opt('chat')}")
     if "chat" in given:
         first = [{"role": "system", "content": given["system"]}] if "system" in given else []
-        return ([*first, {"role": "user", "content": text}] for text in _texts(items, "chat"))
+        return _completed(items, "chat", lambda text: [*first, {"role": "user", "content": text}])
     if "pair" in given:
-        return ((text, given["pair"]) for text in _texts(items, "pair"))
+        return _completed(items, "pair", lambda text: (text, given["pair"]))
     if "question" in given:
-        return ((given["question"], text) for text in _texts(items, "question"))
+        return _completed(items, "question", lambda text: (given["question"], text))
     if "choice" in given:
-        return ((text, given["choice"]) for text in _texts(items, "choice"))
+        return _completed(items, "choice", lambda text: (text, given["choice"]))
     if "query" in given:
-        return iter([(given["query"], list(_texts(items, "query")))])
-    return _complete(items, name) if info.form else items
+        return _of_query(given["query"], _completed(items, "query", lambda text: text))
+    return _whole(items, name) if info.form else items
 
 
-def _texts(items: Iterator[Any], flag: str) -> Iterator[str]:
+def _completed(items: Iterator[Item], flag: str, complete: Callable[[str], Any]) -> Iterator[Item]:
     """Yield inputs that a flag completes: each must be a text alone."""
     for item in items:
-        no_effect(not isinstance(item, str), flag, f"on {str(item)[:60]!r}, which is more than a text")
-        yield item
+        text = item.value
+        no_effect(not isinstance(text, str | None), flag, f"on {str(text)[:60]!r}, which is more than a text")
+        yield item if text is None else replace(item, value=complete(text))
 
 
-def _complete(items: Iterator[Any], name: str) -> Iterator[Any]:
+def _of_query(query: str, items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the one input of a query: all documents."""
+    texts = []
+    for item in items:
+        if item.problem is not None:
+            raise item.problem
+        texts += [] if item.blank else [item.value]
+    yield Item((query, texts), "the query")
+
+
+def _whole(items: Iterator[Item], name: str) -> Iterator[Item]:
     """Yield inputs of a task that takes more than a text, when no flag completes them."""
     for item in items:
-        if isinstance(item, str):
+        if isinstance(item.value, str):
             info = TASKS[name]
             raise UsageError(f"{name} needs {opt(info.flags[0])}", f"or a .jsonl file with {info.form} a line")
         yield item
-
-
-def as_plain(result: Any) -> Any:
-    """Return a result for JSON."""
-    if isinstance(result, tuple | list):
-        return [as_plain(part) for part in result]
-    return result.to_dict() if hasattr(result, "to_dict") else result
-
-
-def _lines(result: Any) -> list[str]:
-    """Return a result for people: the answer first."""
-    if isinstance(result, tuple | list):
-        return [line for part in result for line in _lines(part)]
-    return list(result.lines())

@@ -32,6 +32,9 @@ class LoadOptions(OptionSet):
         0, help="Positions that a feed-forward network runs at a time; 0 for all.", check=whole(0)
     )
     allow_unused: bool = option(False, help="Accept tensors that no weight row knows.", check=flag())
+    family: str | None = option(
+        None, help="Read config.json as this model_type's, where it names none or code of its own.", check=text()
+    )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
     token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
@@ -54,6 +57,7 @@ class LoadArgs(TypedDict, total=False):
     quantize: str | None
     ffn_chunk_size: int
     allow_unused: bool
+    family: str | None
     prepare: bool
     revision: str | None
     token: str | None

@@ -12,8 +12,8 @@ from plainformer.entities.documents import Document, Found, Mention
 from plainformer.entities.matching import THRESHOLD, Compare, Ranked, rank
 from plainformer.entities.phrases import Pair, Phrase, cut, pairs, phrase_table
 
-# Texts → the entities of each, in order; a `TokenClassification` task is one.
-Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention]]]
+# Texts → the entities of each, in order, or None for one to leave out; a `TokenClassification` task is one.
+Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention] | None]]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Analysis:
     ranking: tuple[Ranked, ...] | None
 
     def __repr__(self) -> str:
-        counts = {"documents": len(self.found), "phrases": len(self.phrases), "pairs": len(self.pairs)}
-        return f"Analysis({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        counts = {"document": len(self.found), "phrase": len(self.phrases), "pair": len(self.pairs)}
+        parts = (f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+        return f"Analysis({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, so that its style is its own."""
@@ -84,6 +85,8 @@ def analyse(
     found = []
     for document in sources:
         mentions = next(answers) if document.text.strip() else ()
+        if mentions is None:
+            continue
         kept = tuple(m for m in mentions if m.score >= min_score and (not labels or m.label in labels))
         found.append(Found(document, kept))
         seen(found[-1])

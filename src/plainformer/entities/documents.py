@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,54 +45,112 @@ class Found:
     mentions: tuple[Mention, ...]
 
 
-def read_documents(
-    paths: Sequence[str | Path], *, skipped: Callable[[Path], None] = lambda path: None
-) -> Iterator[Document]:
-    """Yield the documents at these paths, one at a time.
+def files_in(folder: str | Path, suffixes: Collection[str], skipped: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield a folder's files of these suffixes and those of its folders, by name; `skipped` is told of its others.
 
-    A file is a document; a `.jsonl` file one a line, a text or an object with "text" and perhaps "id"; a folder all
-    that its files of known suffixes hold, by name; `skipped` is told of its others.
-
-    Raises:
-        InputError: a path that is not there, is unreadable, not UTF-8 or not JSON.
+    Hidden ones are passed over.
     """
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            for file in sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path)):
-                if file.suffix.lower() in SUFFIXES:
-                    yield from _documents_of(file)
-                else:
-                    skipped(file)
-        elif path.is_file():
-            yield from _documents_of(path)
+    root = Path(folder)
+    for file in sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(path, root)):
+        if file.suffix.lower() in suffixes:
+            yield file
         else:
-            raise InputError(f"there is no file or folder {str(path)!r}", "check the path")
+            skipped(file)
 
 
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _documents_of(path: Path) -> Iterator[Document]:
+def read_documents(
+    paths: Sequence[str | Path],
+    *,
+    skipped: Callable[[Path], object] = lambda path: None,
+    failed: Callable[[InputError], object] | None = None,
+) -> Iterator[Document]:
+    """Yield the documents at these paths, one at a time.
+
+    A file is a document; a `.jsonl` file one a line, a text or an object with "text" and perhaps "id"; a folder all
+    that its files of known suffixes hold, by name; `skipped` is told of its others. With `failed`, a document that cannot be
+    read is passed over, and `failed` told why.
+
+    Raises:
+        InputError: a path that is not there, is unreadable, not UTF-8 or not JSON; a folder without documents.
+    """
+    for given in paths:
+        for file in document_files([given], skipped):
+            yield from _documents_of(file, failed)
+
+
+def document_files(paths: Sequence[str | Path], skipped: Callable[[Path], object] = lambda path: None) -> list[Path]:
+    """Return the files of documents at these paths, unread; see `read_documents`."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = list(files_in(path, SUFFIXES, skipped))
+            if not found:
+                known = ", ".join(sorted(SUFFIXES))
+                raise InputError(
+                    f"the folder {str(path)!r} has no documents", f"they are files of these kinds: {known}"
+                )
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"there is no file or folder {str(path)!r}", "check the path")
+    return files
+
+
+def count_documents(paths: Sequence[str | Path]) -> int:
+    """Return how many documents there are at these paths, without reading what they say."""
+    return sum(_count_in(file) for file in document_files(paths))
+
+
+def _count_in(path: Path) -> int:
+    if path.suffix.lower() != ".jsonl":
+        return 1
+    try:
+        with path.open("rb") as file:
+            return sum(bool(line.strip()) for line in file)
+    except OSError:  # whoever reads it says so
+        return 1
+
+
+def _documents_of(path: Path, failed: Callable[[InputError], object] | None) -> Iterator[Document]:
     try:
         if path.suffix.lower() == ".jsonl":
             with path.open("rb") as file:
-                lines = ((f"{path}:{number}", line) for number, line in enumerate(file, 1) if line.strip())
-                yield from (_from_json(line, where) for where, line in lines)
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield from _one(lambda: _from_json(line, path, number), failed)  # noqa: B023  # called at once
         elif path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise InputError(f"{path} is longer than {MAX_DOCUMENT_BYTES // 2**20} MiB", "cut it into files")
         else:
-            yield Document(str(path), decode_text(path.read_bytes(), path))
+            yield from _one(lambda: Document(str(path), decode_text(path.read_bytes(), path)), failed)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+        refused = InputError(f"{path} cannot be read: {error.strerror}", "check its permissions")
+        if failed is None:
+            raise refused from error
+        failed(refused)
 
 
-def _from_json(line: bytes, where: str) -> Document:
-    value = read_json_line(line, where)
+def _one(read: Callable[[], Document], failed: Callable[[InputError], object] | None) -> Iterator[Document]:
+    try:
+        document = read()
+    except InputError as error:
+        if failed is None:
+            raise
+        failed(error)
+        return
+    yield document
+
+
+def _from_json(line: bytes, path: Path, number: int) -> Document:
+    place = f"line {number} of {path}"
+    value = read_json_line(line, place)
     if isinstance(value, str):
-        return Document(where, value)
+        return Document(f"{path}:{number}", value)
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         name = value.get("id", value.get("name"))
-        return Document(where if name is None else str(name), value["text"])
-    raise InputError(f"{where} is not a document", 'give a text, or {"id": ..., "text": ...}')
+        return Document(f"{path}:{number}" if name is None else str(name), value["text"])
+    raise InputError(f"{place} is not a document", 'give a text, or {"id": ..., "text": ...}')

@@ -9,6 +9,7 @@ A family module has
 and, where it needs them,
 
 - `DEFAULTS`: values of config.json's fields where it has none, before `config` reads it,
+- `ALIASES`: other names that config.json may have for a field, and the name that `config` reads,
 - `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
 - `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
@@ -25,9 +26,11 @@ from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
+from plainformer.config.values import check_choice
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
+from plainformer.families.naming import HEADS_BY_SUFFIX, foreign_class, implied_model_type
 
 # model_type in config.json → module here.
 _CALLED_ALIKE = (
@@ -51,27 +54,6 @@ FAMILIES = {
     "xlm-roberta": "roberta",
 }
 FAMILIES = dict(sorted(FAMILIES.items()))
-
-# What the class name in `architectures` ends with → head; longest first.
-HEADS_BY_SUFFIX = {
-    "ForImageClassificationWithTeacher": "image",
-    "ForAudioFrameClassification": "token",
-    "ForSequenceClassification": "sequence",
-    "ForAudioClassification": "audio",
-    "ForConditionalGeneration": "seq2seq_lm",
-    "ForQuestionAnswering": "span",
-    "ForTokenClassification": "token",
-    "ForImageClassification": "image",
-    "ForMultipleChoice": "choice",
-    "ForPreTraining": "masked_lm",
-    "ForMaskedLM": "masked_lm",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-    "MTModel": "seq2seq_lm",
-    "ForCTC": "ctc",
-    "EncoderModel": "none",
-    "Model": "none",
-}
 
 
 def family_module(model_type: str) -> ModuleType:
@@ -149,6 +131,35 @@ def architecture_with_head(config: ModelConfig) -> str:
     return stem + usual.get(config.head.kind, endings[0])
 
 
+def completed(raw: dict[str, Any], family: str | None = None) -> dict[str, Any]:
+    """Return a `config.json` with its `model_type`: `family` where that is given, else what its class name implies.
+
+    Raises:
+        UsageError: `family` is not one that is supported.
+    """
+    if family is not None:
+        check_choice("family", family, FAMILIES)
+        return {**raw, "model_type": family}
+    names = raw.get("architectures")
+    first = names[0] if isinstance(names, list) and names else None
+    if raw.get("model_type") is not None or not isinstance(first, str):
+        return raw
+    implied = implied_model_type(first, raw, FAMILIES)
+    return raw if implied is None else {**raw, "model_type": implied}
+
+
+def refuse_own_code(raw: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose model is code of its own: it may compute anything (decoders that see both directions)."""
+    model_type, names = raw.get("model_type"), raw.get("architectures")
+    first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    name = foreign_class(raw, first, FAMILIES)
+    if name and isinstance(model_type, str) and model_type in FAMILIES:
+        raise CheckpointError(
+            f"class {shown(name)} is not of the {model_type!r} family: it is code of its own, which is never executed",
+            f"if it computes what {model_type} models do, pass {opt('family', model_type)}; otherwise use another checkpoint",
+        )
+
+
 def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = "config.json") -> ModelConfig:
     """Return a Hugging Face `config.json` as a ModelConfig.
 
@@ -168,10 +179,14 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         raise CheckpointError(f"a {type(raw).__name__} is not an object", "it is not a model's config")
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        what = "is missing" if model_type is None else f"is {shown(model_type)}, not a name"
-        raise CheckpointError(f"'model_type' {what}", "is this a Hugging Face model folder?")
+        if model_type is not None:
+            what = f"'model_type' is {shown(model_type)}, not a name"
+            raise CheckpointError(what, "is this a Hugging Face model folder?")
+        what = "'model_type' is missing, and no class in 'architectures' implies it"
+        raise CheckpointError(what, f"pass {opt('family', ...)}: {', '.join(FAMILIES)}")
     module = family_module(model_type)
-    source = HfConfig(raw).with_defaults(**getattr(module, "DEFAULTS", {}))
+    source = HfConfig(raw).renamed(getattr(module, "ALIASES", {})).with_defaults(**getattr(module, "DEFAULTS", {}))
+    source.refuse_variants()
     architecture = next(iter(source.texts("architectures")), "")
     wanted = head if head is not None else head_of(architecture, model_type) if architecture else "none"
     if wanted not in module.HEADS:
@@ -180,6 +195,9 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
             raise CheckpointError(f"architecture {shown(architecture)}: {what}", f"pass {opt('task', ...)}")
         raise UsageError(what, "choose another task")
     config: ModelConfig = module.config(source, wanted)
+    if head is None and wanted == "causal_lm" and config.main_stack.direction == "both":
+        wanted = "none"  # published under a decoder's class, an embedding model writes nothing
+        config = module.config(source, wanted)
     head_config = module.HEADS[wanted].config(source, config.main_stack)
     return replace(
         config,

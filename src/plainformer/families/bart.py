@@ -19,6 +19,7 @@ from plainformer.families.seq2seq_line import NORM, rows, stacks, tied, token_ro
 # Of each position table the first two rows are fairseq's padding rows: no position uses them.
 UNUSED_ROWS = 2
 DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2}
+ALIASES = seq2seq_line.ALIASES
 HEADS = {
     **seq2seq_line.HEADS,
     "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),

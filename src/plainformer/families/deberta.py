@@ -161,6 +161,7 @@ def table(config: ModelConfig) -> WeightTable:
         *linear(f"{encoder}.LayerNorm", "encoder.relative.norm"),
         *linears({".conv.conv": ".local.conv", ".conv.LayerNorm": ".local.norm"}, encoder, "encoder"),
         *linears(LAYER, encoder + ".layer.{}", "encoder.layers.{}"),
+        *(ignore(f"{encoder}.LayerNorm.*") if config.main_stack.disentangled is None else ()),
         *ignore("lm_predictions.*", "mask_predictions.*", "pooler.*"),
         *EXTRAS,
     ]

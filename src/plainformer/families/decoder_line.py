@@ -19,7 +19,9 @@ from plainformer.families.heads import BASE, SPAN, Head, scores, words
 from plainformer.families.hf_config import HfConfig, rope_from
 
 # As Llama 1 and 2 publish it, and others after them.
-SENTENCEPIECE = TokenizerConvention("SentencePiece", "bos_token=<s> eos_token=</s> unk_token=<unk>", add_bos=True)
+SENTENCEPIECE = TokenizerConvention(
+    "SentencePiece", "bos_token=<s> eos_token=</s> unk_token=<unk>", add_bos=True, prefix_switch=True
+)
 TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
 
 
@@ -44,13 +46,24 @@ def decoder(source: HfConfig, **changes: Any) -> StackConfig:
         "norm": NormConfig("rms", source.number("rms_norm_eps", default=1e-6)),
         "norm_place": "pre",
         "final_norm": "norm",
-        "direction": "causal",
         "qkv_bias": bias,
         "out_bias": bias,
         "ffn_bias": source.flag("mlp_bias", default=False),
         "rope": every_layer(rope, layers),
     }
-    return StackConfig(**{**fields, **changes})
+    return StackConfig(**directed(source, {**fields, **changes}))
+
+
+def directed(source: HfConfig, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack's fields with its direction: causal, unless config.json says `is_causal: false`.
+
+    Embedding models are decoders with that flag (gte-Qwen2). A window then reaches as far to the right as to the left,
+    and its edge counts (|i - j| <= window, in transformers 5.23): one more than ours, which leaves the edge out.
+    """
+    if source.flag("is_causal", default=True):
+        return {"direction": "causal", **fields}
+    wider = tuple(None if window is None else window + 1 for window in fields.get("windows", ()))
+    return {**fields, "direction": "both", "windows": wider}
 
 
 def every_layer(value: Any, layers: int) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ LAYER = {
     ".output_layer_norm": ".ffn_norm",
 }
 WORDS = {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "head.out"}
-
+ALIASES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
 HEADS = heads(
     Head(lambda source, stack: masked_lm(stack), linears(WORDS)), "pre_classifier", transform_activation="relu"
 )
@@ -29,7 +29,7 @@ TOKENIZERS = {"distilbert": TokenizerConvention("wordpiece")}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
-    size = source.integer("dim", "hidden_size", default=768)
+    size = source.integer("dim", default=768)
     norm = NormConfig(eps=1e-12)
     stack = StackConfig(
         frontend=TokenFrontend(
@@ -40,8 +40,8 @@ def config(source: HfConfig, head: str) -> ModelConfig:
             norm=norm,
         ),
         hidden_size=size,
-        num_layers=source.integer("n_layers", "num_hidden_layers", default=6),
-        num_heads=source.integer("n_heads", "num_attention_heads", default=12),
+        num_layers=source.integer("n_layers", default=6),
+        num_heads=source.integer("n_heads", default=12),
         ffn_size=source.integer("hidden_dim", default=4 * 768),
         activation=source.activation("activation", default="gelu"),
         norm=norm,

@@ -89,6 +89,11 @@ def config_json(file: TensorSource) -> dict[str, Any]:
     """Return what the model's `config.json` would hold, from a file's metadata and the names of its tensors."""
     with reading(WHERE):
         meta = Metadata(file)
+        if meta.all.get("general.type") == "adapter":
+            what = "it is an adapter (LoRA), not a model of its own, and adapters are not loaded yet"
+            raise CheckpointError(
+                what, "merge it into its base model with llama.cpp's llama-export-lora, and load that"
+            )
         architecture = _architecture(meta.architecture)
         if not meta.tensors:
             raise CheckpointError("it holds no tensors, only a vocabulary", "choose the file with the weights")
@@ -125,7 +130,7 @@ def _architecture(name: str) -> Architecture:
 def _shared(meta: Metadata, file: TensorSource) -> dict[str, Any]:
     """Return the fields that all architectures share, under config.json's names."""
     if "token_embd.weight" not in meta.tensors:
-        raise CheckpointError("there is no tensor 'token_embd.weight'", "download the file again")
+        raise CheckpointError("there is no tensor 'token_embd.weight'", "choose the file with the whole model")
     shape, hidden = file.shape("token_embd.weight"), meta.size("embedding_length")
     require(
         len(shape) == 2 and shape[1] == hidden,

@@ -68,16 +68,15 @@ def _stack(source: HfConfig, kind: str) -> StackConfig:
         pattern = source.integer("sliding_window_pattern", default=6) if kind != "gemma2" else 2
         require_size("sliding_window_pattern", pattern, MAX_LAYERS)
         sliding = sliding_layers(source, layers, window, lambda index: bool((index + 1) % pattern))
-        # Absent is Gemma 2's default; null is none.
-        stated = "attn_logit_softcapping" in source.raw or kind != "gemma2"
-        cap = source.maybe_number("attn_logit_softcapping") if stated else 50.0
         changes.update(
             norm_place="both",
             attention_scale=source.positive("query_pre_attn_scalar", default=256) ** -0.5,
-            score_softcap=cap,
             windows=windows(sliding, window),
         )
-        if kind != "gemma2":
+        if kind == "gemma2":  # absent is its default, null is none; in Gemma 3 transformers 5.23 reads no cap of scores
+            stated = "attn_logit_softcapping" in source.raw
+            changes["score_softcap"] = source.maybe_number("attn_logit_softcapping") if stated else 50.0
+        else:
             changes.update(qk_norm="head", rope=_two_ropes(source, sliding, head_dim))
     # Each of two ropes has its own name; the shared reader wants the global one.
     return decoder(HfConfig(_global_rope(source.raw)), **changes)

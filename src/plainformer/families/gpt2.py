@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plainformer.checkpoint.rows import Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
 from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.decoder_line import build, decoder_heads
+from plainformer.families.decoder_line import build, decoder_heads, directed
 from plainformer.families.hf_config import HfConfig
 
+ALIASES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
 HEADS = decoder_heads(token="classifier")
 TOKENIZERS = {"gpt2": TokenizerConvention("byte-level BPE")}
 
@@ -16,24 +24,24 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     for name, usual in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         source.refuse(name, usual, why="only the published GPT-2 models' scaling is known here")
     source.refuse("add_cross_attention", False, why="GPT-2 as a decoder after an encoder is not known here")
-    hidden = source.integer("n_embd", "hidden_size", default=768)
-    stack = StackConfig(
-        frontend=TokenFrontend(
-            vocab_size=source.integer("vocab_size", default=50257),
-            embedding_size=hidden,
-            positions="learned",
-            max_positions=source.integer("n_positions", "max_position_embeddings", default=1024),
-        ),
-        hidden_size=hidden,
-        num_layers=source.integer("n_layer", "num_hidden_layers", default=12),
-        num_heads=source.integer("n_head", "num_attention_heads", default=12),
-        ffn_size=source.integer("n_inner", default=4 * hidden),
-        activation=source.activation("activation_function", default="gelu_new"),
-        norm=NormConfig(eps=source.number("layer_norm_epsilon", default=1e-5)),
-        norm_place="pre",
-        final_norm="norm",
-        direction="causal",
+    hidden = source.integer("n_embd", default=768)
+    frontend = TokenFrontend(
+        vocab_size=source.integer("vocab_size", default=50257),
+        embedding_size=hidden,
+        positions="learned",
+        max_positions=source.integer("n_positions", default=1024),
     )
+    fields: dict[str, Any] = {
+        "hidden_size": hidden,
+        "num_layers": source.integer("n_layer", default=12),
+        "num_heads": source.integer("n_head", default=12),
+        "ffn_size": source.integer("n_inner", default=4 * hidden),
+        "activation": source.activation("activation_function", default="gelu_new"),
+        "norm": NormConfig(eps=source.number("layer_norm_epsilon", default=1e-5)),
+        "norm_place": "pre",
+        "final_norm": "norm",
+    }
+    stack = StackConfig(frontend=frontend, **directed(source, fields))
     return build("gpt2", source, head, stack, tie=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from plainformer.config import RopeConfig, RopeScaling
@@ -18,6 +19,7 @@ from plainformer.config.checks import (
 from plainformer.config.fields import Fields
 from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, did_you_mean
+from plainformer.families.quantised import refuse_quantised
 
 # The names that config.json files use for activations → ours.
 ACTIVATION_NAMES = {
@@ -57,6 +59,18 @@ class HfConfig(Fields):
     def with_defaults(self, **defaults: Any) -> HfConfig:
         """Return the same file with these values where it has none."""
         return HfConfig({**self.raw, **{n: value for n, value in defaults.items() if self.raw.get(n) is None}})
+
+    def renamed(self, aliases: Mapping[str, str]) -> HfConfig:
+        """Return the same file with its fields under the names that `aliases` give them; as in transformers, these win."""
+        given = {name: self.raw[other] for other, name in aliases.items() if self.raw.get(other) is not None}
+        return HfConfig({**self.raw, **given})
+
+    def refuse_variants(self) -> None:
+        """Refuse what any family's file may say and none here computes."""
+        inner = self.raw.get("text_config")
+        for raw in (self.raw, inner if isinstance(inner, dict) else {}):
+            HfConfig(raw).refuse("per_layer_config", {}, why="layers of different sizes are not known here")
+            refuse_quantised(raw)
 
     def stack_sizes(self, activation: str = "hidden_act") -> dict[str, Any]:
         """Return a stack's sizes and activation under the names that most families use; the defaults are BERT's."""
@@ -106,9 +120,12 @@ class HfConfig(Fields):
         return stated if is_whole(stated, 1) else None
 
     def labels(self) -> tuple[str, ...]:
-        """Return the names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none."""
+        """Return the names of classes 0, 1, ...; LABEL_0, ... where the checkpoint names none, or another number of them.
+
+        As in transformers 5.23, `num_labels` wins over an `id2label` of another length.
+        """
         names = self.object("id2label")
-        if self.get("id2label") is None:
+        if self.get("id2label") is None or self.integer("num_labels", default=len(names)) != len(names):
             count = self.integer("num_labels", default=2)
             require_size("num_labels", count, MAX_UNNAMED_LABELS)
             return tuple(f"LABEL_{i}" for i in range(count))

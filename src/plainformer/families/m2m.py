@@ -10,8 +10,9 @@ from plainformer.config.checks import require
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
 from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig
-from plainformer.families.seq2seq_line import rows, stacks, tied, token_rows, word_rows
+from plainformer.families.seq2seq_line import ALIASES, rows, stacks, tied, token_rows, word_rows
 
+__all__ = ["ALIASES", "HEADS", "TOKENIZERS", "config", "table"]
 DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows, out_bias=False)}
 LANGUAGES = names("""

@@ -13,6 +13,7 @@ from plainformer.config import ModelConfig, TokenFrontend
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import (
+    ALIASES,
     DECODER_TOKENS,
     HEADS,
     rows,
@@ -23,7 +24,7 @@ from plainformer.families.seq2seq_line import (
     token_rows,
 )
 
-__all__ = ["HEADS", "TOKENIZERS", "config", "table"]
+__all__ = ["ALIASES", "HEADS", "TOKENIZERS", "config", "table"]
 DEFAULTS = {"eos_token_id": 0}
 TOKENIZERS = {
     "marian": TokenizerConvention(

@@ -22,10 +22,16 @@ from plainformer.config import Frontend, ModelConfig, NormConfig, StackConfig, T
 from plainformer.families.heads import BASE, words
 from plainformer.families.hf_config import HfConfig
 
+CAUSAL_DECODER = "a decoder after an encoder sees what it has written, and nothing later"
 ENCODER_TOKENS, DECODER_TOKENS = "encoder.frontend.tokens.weight", "decoder.frontend.tokens.weight"
 TIED_STACKS = (DECODER_TOKENS, ENCODER_TOKENS)
 TIED_HEAD = ("head.out.weight", ENCODER_TOKENS)
 NORM = NormConfig(eps=1e-5)
+ALIASES = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
+    "num_attention_heads": "encoder_attention_heads",
+}
 
 
 def stacks(source: HfConfig, frontend: dict[str, Any], **layers: Any) -> tuple[StackConfig, StackConfig]:
@@ -43,6 +49,7 @@ def stacks(source: HfConfig, frontend: dict[str, Any], **layers: Any) -> tuple[S
 
 def stack(source: HfConfig, side: str, frontend: Frontend, **layers: Any) -> StackConfig:
     """Return one side, "encoder" or "decoder"."""
+    source.refuse("is_causal", True, why=CAUSAL_DECODER)
     fields = {"activation": source.activation("activation_function", default="gelu"), "norm": NORM, **layers}
     return StackConfig(
         frontend=frontend,

@@ -15,7 +15,7 @@ from plainformer.config.checks import require, shown
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores, vocabulary
 from plainformer.families.hf_config import ACTIVATION_NAMES, HfConfig
-from plainformer.families.seq2seq_line import TIED_HEAD, TIED_STACKS, token_rows
+from plainformer.families.seq2seq_line import CAUSAL_DECODER, TIED_HEAD, TIED_STACKS, token_rows
 
 
 def feed_forward(source: HfConfig) -> tuple[str, Literal["plain", "gated"]]:
@@ -40,6 +40,7 @@ def is_mt5(source: HfConfig) -> bool:
 
 def stack(source: HfConfig, side: str) -> StackConfig:
     """Return the encoder or the decoder."""
+    source.refuse("is_causal", True, why=CAUSAL_DECODER)
     hidden = source.integer("d_model", default=512)
     layers = source.integer("num_layers", default=6)
     activation, ffn = feed_forward(source)
@@ -80,6 +81,12 @@ def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
     return HeadConfig("seq2seq_lm", out_size=vocabulary(stack), out_bias=False, scale=scale)
 
 
+ALIASES = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "head_dim": "d_kv",
+}
 DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1}
 HEADS = {
     "none": BASE,
@@ -107,6 +114,8 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     encoder = stack(source, "encoder")
     names = source.texts("architectures")
     alone = head == "token" or (head == "none" and any(name.endswith("EncoderModel") for name in names))
+    if not alone:
+        source.refuse("is_encoder_decoder", True, why="transformers 5.23 then computes something else")
     tie_head = head == "seq2seq_lm" and source.flag("tie_word_embeddings", default=True)
     stacks_tied = () if alone else (TIED_STACKS,)
     return ModelConfig(

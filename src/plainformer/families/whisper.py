@@ -7,6 +7,7 @@ from plainformer.config import MelFrontend, ModelConfig, TokenFrontend
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import AUDIO, BASE, words
 from plainformer.families.hf_config import HfConfig
+from plainformer.families.seq2seq_line import ALIASES as LINE_ALIASES
 from plainformer.families.seq2seq_line import CROSS, LAYER, stack
 
 SIZES = {"layers": 4, "attention_heads": 6, "ffn_dim": 1536}
@@ -15,6 +16,7 @@ DEFAULTS = {
     "decoder_start_token_id": 50257,
     **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in SIZES.items()},
 }
+ALIASES = {**LINE_ALIASES, "num_key_value_heads": "encoder_attention_heads"}
 HEADS = {
     "none": BASE,
     "seq2seq_lm": words("seq2seq_lm", [row("proj_out.weight", "head.out.weight")], out_bias=False),

@@ -75,6 +75,8 @@ def make_prompt(
         raise UsageError(
             f"this model has a {config.head.kind!r} head and cannot generate", "load a causal or seq2seq language model"
         )
+    if config.main_stack.direction != "causal":
+        raise UsageError("this model sees later positions too and cannot generate", "load a causal language model")
     if config.encoder is None:
         if input_ids is None or decoder_input_ids is not None or encoder_output is not None or encoder_inputs:
             raise UsageError("a decoder generates from input_ids alone", "pass input_ids and attention_mask")

@@ -140,7 +140,7 @@ def head_for_task(name: str, heads: Collection[str]) -> str | None:
 def default_task(config: ModelConfig) -> TaskInfo:
     """Return the task that a model's head and inputs imply."""
     first, kind = config.input_frontend, config.head.kind
-    if kind == "none":
+    if kind == "none" or (kind == "causal_lm" and config.main_stack.direction == "both"):  # which cannot write
         return TASKS[_features(first)]
     if kind == "seq2seq_lm" and isinstance(first, MelFrontend | WaveFrontend):
         return TASKS["automatic-speech-recognition"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -18,14 +18,15 @@ from plainformer.config import ModelConfig
 from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.errors import InputError, PlainformerError, UsageError, nth, placed
 from plainformer.inputs.listed import a_kind, as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.calls import called_with as called_with
+from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 from plainformer.tasks.results import LabelScore as LabelScore
 from plainformer.tasks.results import Result as Result
-from plainformer.tasks.results import Results
+from plainformer.tasks.results import Results, Skipped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,9 @@ _FOR_TASKS = {
     "answer", "beginning", "checked", "companions", "completed", "cut", "default_values", "detect_language", "encode_texts",
     "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as", "logits_of",
     "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of", "prepared",
-    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
+    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of", "run", "runs",
     "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
-_READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
 
 
 class Task(ABC):
@@ -51,7 +51,8 @@ class Task(ABC):
         name: the task. model, tokenizer, config: what it is made of. checkpoint: what it was loaded from, closed; its
             companion files can still be read.
         Options: the dataclass of its options, given whole to each of the three steps.
-        needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
+        needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops; None: as the checkpoint
+            says. companions: files
             of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
@@ -59,7 +60,7 @@ class Task(ABC):
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     _many: ClassVar[type[Results[Any]]] = Results  # what the answers to a list are in
     needs_tokenizer = True
-    cut: Side = "right"
+    cut: Side | None = None
     companions: tuple[str, ...] = ()
 
     def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer | None, checkpoint: Checkpoint) -> None:
@@ -121,20 +122,23 @@ class Task(ABC):
         """Return the options of the task by name."""
         return specs(cls.Options)
 
-    def answer(self, inputs: Any, options: Any) -> Any:
+    def answer(self, inputs: Any, options: Any, *, done: Callable[[int], object] = lambda count: None) -> Any:
         """Answer one input, a list or an iterator of them, with options that are made already.
 
-        `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
-        are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
+        `batch_size` inputs of similar length run at once: of a list, any; of an iterator, those among the next inputs, which
+        are read ahead (at first `batch_size` of them, later up to 32 times as many, 4 times where text is generated; with
+        batch_size=1 none). `done` is told after each batch how many inputs it had.
         """
         inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
-            with placed(None):
-                return self.run([inputs], options)[0]
+            return self._one(inputs, options)
         if isinstance(inputs, list | tuple):
-            return self._many(self._answers([list(inputs)], options))
+            found = list(self._answers([list(inputs)], options, done))
+            gaps = any(isinstance(answer, Skipped) for answer in found)
+            return Results(found) if gaps else self._many(found)  # with gaps, vectors are not one array
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
-            return self._answers(_windows(inputs, options.batch_size), options)
+            ahead = options.read_ahead if options.batch_size > 1 else 1
+            return self._answers(_windows(inputs, options.batch_size, ahead), options, done)
         what = f"{a_kind(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
 
@@ -160,7 +164,16 @@ class Task(ABC):
         what = f"{nth(place)}, {a_kind(item)}, is not an input for {self.name}"
         return InputError(what, f"give {self.reads()}")
 
-    def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
+    def _one(self, item: Any, options: Any) -> Any:
+        try:
+            with placed(None):
+                return self.run([item], options)[0]
+        except PlainformerError as error:
+            if options.on_error == "stop" or not isinstance(error, InputError):
+                raise
+            return Skipped(0, error)
+
+    def _answers(self, windows: Iterable[list[Any]], options: Any, done: Callable[[int], object]) -> Iterator[Any]:
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
         for window in windows:
@@ -171,12 +184,44 @@ class Task(ABC):
             for start in range(0, len(order), options.batch_size):
                 places = order[start : start + options.batch_size]
                 own = [before + place for place in places]
-                with placed(own):
-                    found = self.run([window[place] for place in places], options.of_rows(own))
+                found = self._batch([window[place] for place in places], own, options)
                 for place, answer in zip(places, found, strict=True):
                     answers[place] = answer
+                done(len(places))
             yield from answers
             before += len(window)
+
+    def _batch(self, inputs: Sequence[Any], places: Sequence[int], options: Any) -> list[Any]:
+        """Answer a batch of inputs, which have these places in the caller's list.
+
+        With `on_error="skip"`, an input that an error names is run by itself, and skipped if it fails there, too; the
+        others run on without it. Where the error names none, or others fail as well, the batch is halved until all are found.
+        """
+        answers: dict[int, Any] = {}
+        groups, failures = [list(range(len(inputs)))], 0
+        while groups:
+            group = groups.pop()
+            own = [places[index] for index in group]
+            try:
+                with placed(own):
+                    found = self.run([inputs[index] for index in group], options.of_rows(own))
+            except PlainformerError as error:
+                is_of_an_input = isinstance(error, InputError) or error.place is not None
+                if options.on_error == "stop" or not is_of_an_input:
+                    raise
+                failures += 1
+                if len(group) == 1:
+                    found = [Skipped(own[0], error)]
+                elif error.place in own and failures == 1:
+                    at = own.index(error.place)
+                    groups += [group[:at] + group[at + 1 :], [group[at]]]
+                    continue
+                else:
+                    half = len(group) // 2
+                    groups += [group[half:], group[:half]]
+                    continue
+            answers.update(zip(group, found, strict=True))
+        return [answers[index] for index in range(len(inputs))]
 
     def size(self, item: Any) -> int:
         """Return how long an input is beside others: characters, however they are nested, or an array's last dimension."""
@@ -203,7 +248,9 @@ class Task(ABC):
         truncate: bool = False,
         side: Any = None,
         pairs: bool = False,
-        limit: int | None = None,
+        max_length: int | None = None,
+        made_for: int | None = None,
+        window: int | None = None,
         stride: int | None = None,
         src_lang: str | None = None,
     ) -> TextBatch:
@@ -211,19 +258,21 @@ class Task(ABC):
 
         Args:
             truncate: cut over-long texts; otherwise they are an error.
-            side: of the padding. limit: in tokens, where it is lower than the model's own.
-            stride: read over-long texts in windows of the limit that share this many tokens, each a row of its own.
+            side: of the padding. max_length, made_for: see `lengths.max_length_of`.
+            window: read over-long texts in windows of this many tokens that share `stride` of them, each a row of its own.
             src_lang: the language that they are marked with, where it is not the tokenizer's usual one.
         """
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not (pairs and is_pair(text)):
                 raise self.not_an_input(text, place)
-        most = least(limit, text_limit(self.config, self.tokenizer))
-        cut = self.cut if truncate and most is not None else False
-        overlap = stride if most is not None else None
-        rows = self.tokenizer.encode_batch(
-            list(texts), truncate=cut, max_length=most, stride=overlap, src_lang=src_lang
-        )
+        if window is not None:
+            rows = self.tokenizer.encode_batch(list(texts), max_length=window, stride=stride)
+        else:
+            most = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=max_length, made_for=made_for)
+            cut = (self.cut or True) if truncate and most is not None else False
+            hard = text_limit(self.config, self.tokenizer.max_length)
+            with offering(self.Options, movable=most != hard):
+                rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, src_lang=src_lang)
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:
                 raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")
@@ -277,28 +326,18 @@ def is_pair(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
-def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
-    """Return the longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
-    return least(config.input_stack.max_positions, tokenizer.max_length)
-
-
-def least(*limits: int | None) -> int | None:
-    """Return the smallest of some limits, of which None is no limit."""
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
 def _is_a_value(inputs: Any) -> bool:
     """Whether something that can be iterated over is one thing all the same: bytes, a dictionary, a path, an array."""
     return isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | os.PathLike) or hasattr(inputs, "ndim")
 
 
-def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
+def _windows(inputs: Iterable[Any], batch_size: int, most: int) -> Iterator[list[Any]]:
     """Yield what is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
     iterator = iter(inputs)
     ahead = 1
     while window := list(islice(iterator, ahead * batch_size)):
         yield window
-        ahead = min(2 * ahead, _READ_AHEAD if batch_size > 1 else 1)
+        ahead = min(2 * ahead, most)
 
 
 def best(scores_V: Tensor, count: int) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from plainformer.config.options import OptionSet, flag, opt, option, whole
+from plainformer.config.options import OptionSet, flag, one_of, opt, option, whole
 from plainformer.errors import UsageError
 
 T = TypeVar("T", bound="TaskOptions")
@@ -15,9 +15,21 @@ BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(OptionSet):
-    """Options of every task."""
+    """Options of every task.
+
+    on_error: "skip" puts a `Skipped` in the place of an answer that an input of its own cannot have: too long, empty,
+        unreadable. What is wrong with the call itself is raised all the same.
+    """
 
     batch_size: int = option(BATCH_SIZE, help="Inputs that run at once; 1 answers each as it is read.", check=whole(1))
+    on_error: str = option(
+        "stop", help="An input that cannot be answered: stop, or skip it and go on.", check=one_of("stop", "skip")
+    )
+
+    @property
+    def read_ahead(self) -> int:
+        """Batches of a stream that are read ahead, among which inputs of similar length are found."""
+        return 32
 
     @property
     def sorts(self) -> bool:
@@ -31,9 +43,14 @@ class TaskOptions(OptionSet):
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(TaskOptions):
-    """Options of tasks that read a text whole."""
+    """Options of tasks that read a text whole.
+
+    max_length: what is longer is cut with `truncate`, and refused without. Default: what the model can read; with
+        `truncate` also what the tokenizer's files state.
+    """
 
     truncate: bool = option(False, help="Cut over-long inputs instead of refusing them.", check=flag())
+    max_length: int | None = option(None, help="Tokens of an input, at most.", check=whole(1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
-from plainformer.errors import MissingDependencyError
+from plainformer.errors import MissingDependencyError, PlainformerError
 from plainformer.tasks.html import blocks, table
 
 if TYPE_CHECKING:
@@ -49,6 +49,29 @@ class Result:
     def to_dataframe(self) -> pd.DataFrame:
         """Return the answer as a pandas DataFrame."""
         return pandas().DataFrame(self.rows())
+
+
+@dataclass(frozen=True)
+class Skipped(Result):
+    """What is in the place of an answer where `on_error="skip"` left an input out.
+
+    Attributes:
+        place: of the input in the caller's list or iterator, from 0. error: why it has no answer.
+    """
+
+    place: int
+    error: PlainformerError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the place, and the reason as `skipped`."""
+        return {"place": self.place, "skipped": self.error.what}
+
+    def lines(self) -> list[str]:
+        return [f"skipped: {self.error.what}"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: the reason as `skipped`."""
+        return [{"skipped": self.error.what}]
 
 
 @dataclass(frozen=True)

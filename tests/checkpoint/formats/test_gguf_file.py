@@ -216,10 +216,8 @@ def test_a_sparse_gigabyte_does_not_become_python_objects(tmp_path: Path) -> Non
 
 def test_unsupported_type_says_what_is_supported(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", {"w": (np.zeros((2, 2), np.float64), None), "v": (np.ones(2, np.float32), None)})
-    source = open_gguf(path)
-    assert source.read("v").tolist() == [1.0, 1.0]
     with pytest.raises(CheckpointError, match=r"stored as F64.*\n.*Q4_K"):
-        source.read("w")
+        open_gguf(path)
 
 
 def small_file() -> bytes:

@@ -61,6 +61,16 @@ def heads(family: str, prefix: str, config_name: str, **changes: Any) -> list[Ca
     ]
 
 
+def not_causal(prefix: str, **changes: Any) -> list[Case]:
+    """Decoders whose file says `is_causal: false`, as embedding models' do."""
+    made = config(f"{prefix}Config", is_causal=False, **changes)
+    name = prefix.removesuffix("Text").lower()
+    return [
+        Case(f"{name}-not-causal", f"{prefix}{head}", made, length=14)
+        for head in ("Model", "ForSequenceClassification")
+    ]
+
+
 def both_ways(**changes: Any) -> Any:
     return config("Gemma3TextConfig", use_bidirectional_attention=True, head_dim=8, query_pre_attn_scalar=9, **changes)
 
@@ -121,5 +131,18 @@ OTHERS = [
         config("SmolLM3Config", no_rope_layer_interval=2, use_sliding_window=True, **WINDOW),
     ),
     *heads("olmo2", "Olmo2", "Olmo2Config"),
+    *not_causal("Llama"),
+    *not_causal("Qwen2"),
+    *not_causal("Qwen2", use_sliding_window=True, sliding_window=3, max_window_layers=1),
+    *not_causal("Qwen3"),
+    *not_causal("Mistral", **WINDOW),
+    *not_causal("Phi3", **WINDOW),
+    *not_causal("SmolLM3", no_rope_layer_interval=2),
+    *not_causal("Gemma", head_dim=8),
+    *not_causal("Gemma2", head_dim=8, **WINDOW),
+    *not_causal("Gemma3Text", head_dim=8, query_pre_attn_scalar=9, **WINDOW),
+    *not_causal("GPTNeoX"),
+    Case("gpt2-not-causal", "GPT2Model", config("GPT2Config", is_causal=False, n_embd=32, n_head=4, n_layer=3)),
+    Case("olmo2-not-causal", "Olmo2Model", config("Olmo2Config", is_causal=False)),
     Case("olmo2-bias", "Olmo2ForCausalLM", config("Olmo2Config", attention_bias=True)),
 ]

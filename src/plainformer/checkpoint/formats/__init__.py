@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from plainformer.checkpoint.formats.gguf_file import open_gguf
 from plainformer.checkpoint.formats.opening import open_weights
+from plainformer.checkpoint.formats.parts import open_gguf_model
 from plainformer.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
+from plainformer.checkpoint.formats.scaled import with_scales
 from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object, read_json_objects
 from plainformer.checkpoint.formats.torch_file import open_torch
 
@@ -17,10 +19,12 @@ __all__ = [
     "TensorSource",
     "find_weights",
     "open_gguf",
+    "open_gguf_model",
     "open_safetensors",
     "open_torch",
     "open_weights",
     "read_json_object",
     "read_json_objects",
+    "with_scales",
     "write_safetensors",
 ]

@@ -41,9 +41,11 @@ DEFAULT_ALIGNMENT = 32
 CHUNK_ELEMENTS = 1 << 17
 
 STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "MXFP4")
+_BLOCKS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "NVFP4")
 _K_BLOCKS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-QUANTISED = _BLOCKS + _K_BLOCKS
+_I_BLOCKS = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS")
+_TERNARY = ("TQ1_0", "TQ2_0")
+QUANTISED = _BLOCKS + _K_BLOCKS + _I_BLOCKS + _TERNARY
 _SUPPORTED = "supported: " + ", ".join((*STORED, *QUANTISED))
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -63,12 +65,10 @@ def open_gguf(path: Path) -> TensorSource:
     return TensorSource(path, f"gguf version {header.version}", header.tensors, [header.data], header.metadata)
 
 
-def _read(path: Path, data: mmap.mmap, name: str, kind: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
+def _read(data: mmap.mmap, kind: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
     if kind in STORED:
         return mapped_tensor(data, STORED[kind], shape, start)
-    if kind in QUANTISED:
-        return _dequantise(data, kind, shape, start)
-    raise CheckpointError(f"{path}: tensor {name!r} is stored as {kind}, which is not supported", _SUPPORTED)
+    return _dequantise(data, kind, shape, start)
 
 
 def _dequantise(data: mmap.mmap, type_name: str, shape: tuple[int, ...], start: int) -> torch.Tensor:
@@ -207,7 +207,7 @@ class _Header:
             if end > self._size:
                 what = f"tensor {name!r} ({kind}, {list(shape)}) ends at byte {end:,}, the file has {self._size:,}"
                 raise self._fail(f"truncated: {what}", "download it again")
-            table[name] = StoredTensor(shape, kind, partial(_read, self.path, self.data, name, kind, shape, start))
+            table[name] = StoredTensor(shape, kind, partial(_read, self.data, kind, shape, start))
             if size:
                 places.append((start, end, name))
         places.sort()
@@ -234,6 +234,8 @@ class _Header:
             block_elements, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError):
             raise self._fail(f"tensor {name!r} has the unknown type number {type_number}", _SUPPORTED) from None
+        if kind.name not in STORED and kind.name not in QUANTISED:
+            raise self._fail(f"tensor {name!r} is stored as {kind.name}, which is not supported", _SUPPORTED)
         row = shape[-1] if shape else 1
         if row % block_elements:
             raise self._fail(f"tensor {name!r}: rows of {row:,} are not whole {kind.name} blocks of {block_elements}")

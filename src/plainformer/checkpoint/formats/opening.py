@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from plainformer.checkpoint.formats.gguf_file import open_gguf
 from plainformer.checkpoint.formats.safetensors_file import open_safetensors
@@ -40,7 +41,7 @@ def open_weights(paths: Sequence[Path]) -> TensorSource:
         raise UsageError("no weight file was given", "pass the files that find_weights(folder) returns")
     sources = [_open_one(Path(path)) for path in paths]
     _check_weight_maps(sources)
-    return sources[0] if len(sources) == 1 else _merged(sources)
+    return sources[0] if len(sources) == 1 else merged(sources)
 
 
 def _open_one(path: Path) -> TensorSource:
@@ -51,8 +52,11 @@ def _open_one(path: Path) -> TensorSource:
     return opener(path)
 
 
-def _merged(sources: Sequence[TensorSource]) -> TensorSource:
-    """Return shards as one source. A name that occurs twice is an error: which one is meant would be a guess."""
+def merged(sources: Sequence[TensorSource], metadata: dict[str, Any] | None = None) -> TensorSource:
+    """Return shards as one source, with the given metadata.
+
+    A name that occurs twice is an error: which one is meant would be a guess.
+    """
     tensors: dict[str, StoredTensor] = {}
     owners: dict[str, Path] = {}
     for source in sources:
@@ -65,7 +69,7 @@ def _merged(sources: Sequence[TensorSource]) -> TensorSource:
             tensors[name], owners[name] = tensor, source.where
     maps = [data for source in sources for data in source.maps]
     kind = ", ".join(dict.fromkeys(source.kind for source in sources))
-    return TensorSource(sources[0].where.parent, kind, tensors, maps, files=len(sources))
+    return TensorSource(sources[0].where.parent, kind, tensors, maps, metadata, len(sources))
 
 
 def _check_weight_maps(sources: Sequence[TensorSource]) -> None:

@@ -59,6 +59,7 @@ class TensorSource:
     Attributes:
         where: the file or folder, for messages.
         metadata: what the file says of itself, such as a GGUF's key-value pairs.
+        dtype: torch's name of the type to compute in where the stored ones are not for that (fp8); None where they are.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class TensorSource:
         maps: Sequence[mmap.mmap] = (),
         metadata: dict[str, Any] | None = None,
         files: int = 1,
+        dtype: str | None = None,
     ) -> None:
-        self.where, self.kind, self.files = where, kind, files
+        self.where, self.kind, self.files, self.dtype = where, kind, files, dtype
         self.metadata: dict[str, Any] = metadata or {}
         self.tensors, self.maps = tensors, tuple(maps)
         self._closed = False

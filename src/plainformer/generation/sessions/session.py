@@ -5,6 +5,8 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,9 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.processors.context import Context
 from plainformer.generation.prompt import Prompt, take_rows
 from plainformer.model.transformer import ModelOutput, Transformer
+
+_progress = logging.getLogger("plainformer.progress")
+_LONG = 256  # tokens that may take a while to read
 
 
 class Session:
@@ -69,6 +74,9 @@ class Session:
         chunk = self.chunk or self.length
         for begin in range(start, self.length, chunk):
             end = min(begin + chunk, self.length)
+            if self.length - start >= _LONG:
+                share = (begin - start) / (self.length - start)
+                _progress.info("reading a prompt of %s tokens", f"{self.length:,}", extra={"share": share})
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
         if self.copies > 1:
             self.cache.share(self.copies)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError
-
 if TYPE_CHECKING:
     import torch
 
@@ -49,6 +47,20 @@ class Encoding:
         """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
 
+    def once(self, bos_id: int | None, eos_id: int | None) -> Encoding:
+        """Return the row without an added beginning or end token next to one that its text has already."""
+        size = len(self)
+        first = (
+            size > 1 and self.special[0] and not self.special[1] and self.input_ids[0] == self.input_ids[1] == bos_id
+        )
+        last = (
+            size > 1
+            and self.special[-1]
+            and not self.special[-2]
+            and self.input_ids[-1] == self.input_ids[-2] == eos_id
+        )
+        return self.select(range(int(first), size - int(last))) if first or last else self
+
     def select(self, positions: Sequence[int]) -> Encoding:
         """Return the row made of the tokens at `positions`."""
         names = (f.name for f in fields(self) if f.name != "overflow")
@@ -72,16 +84,3 @@ class TextBatch:
     def __repr__(self) -> str:
         rows, width = self.input_ids.shape
         return f"TextBatch({rows} rows of {width} tokens, {int(self.attention_mask.sum())} of them not padding)"
-
-
-def check_row(item: object, name: str) -> None:
-    """Refuse what is not a text or a pair of texts that can be written as UTF-8; `name` is what messages call it."""
-    parts: tuple[object, ...] = item if isinstance(item, tuple) and len(item) == 2 else (item,)
-    for part in parts:
-        if not isinstance(part, str):
-            raise UsageError(f"{name} is a {type(part).__name__}, not a str", "pass text, or a (text, pair) tuple")
-        try:
-            part.encode("utf-8")
-        except UnicodeEncodeError as error:
-            what = f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}"
-            raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None

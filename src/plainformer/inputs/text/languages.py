@@ -68,9 +68,9 @@ class Languages:
 
     def marked(self, row: Encoding, source: str) -> Encoding:
         """Return a row whose text is marked with another language than the usual one."""
-        old, new = self.ids[self.source], self.ids[source]
-        if old == new:
+        if source == self.source:
             return row
+        old, new = self.ids[self.source], self.ids[source]
         places = [i for i, special in enumerate(row.special) if special and row.input_ids[i] == old]
         ids, tokens = list(row.input_ids), list(row.tokens)
         for place in places:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -21,6 +22,7 @@ from torch import Tensor
 Matrix = tuple[Any, Any]  # see kernels.py
 # With more rows than this, torch's matrix products are faster.
 FEW_ROWS = 24
+_progress = logging.getLogger("plainformer.progress")
 
 _left_behind = False  # in the process that this one was forked from
 
@@ -49,7 +51,7 @@ def _tried_out() -> ModuleType | None:
             numba.config.THREADING_LAYER = "threadsafe"
         from plainformer.model.fast import kernels as module
 
-        _keep_if_possible(module)
+        _watch(module)
         # Numba starts as many threads as there are processors, and tells the OpenMP that torch may share with it.
         threads = torch.get_num_threads()
         numba.get_num_threads()
@@ -64,12 +66,21 @@ def _tried_out() -> ModuleType | None:
     return module if works else None
 
 
-def _keep_if_possible(module: ModuleType) -> None:
-    """Numba raises where it cannot keep on disk what it has compiled: then it is only not kept."""
+def _watch(module: ModuleType) -> None:
+    """Say when Numba compiles; where it cannot keep on disk what it has compiled it raises: then it is only not kept."""
     for kernel in vars(module).values():
         cache: Any = getattr(kernel, "_cache", None)
         if hasattr(cache, "save_overload"):
+            cache.load_overload = functools.partial(_found, cache.load_overload)
             cache.save_overload = functools.partial(_saved, cache.save_overload, module.say_not_kept)
+
+
+def _found(load: Callable[..., Any], *wanted: Any) -> Any:
+    """Return what an earlier process has compiled; None, after which Numba compiles."""
+    compiled = load(*wanted)
+    if compiled is None:
+        _progress.info("compiling kernels for this processor, once")
+    return compiled
 
 
 def _saved(save: Callable[..., None], say_not_kept: Callable[[str], None], *compiled: Any) -> None:

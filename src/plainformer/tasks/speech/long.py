@@ -9,6 +9,7 @@ Times are counted in frames of the spectrogram, of 10 ms; a timestamp is two. Sh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, Attempted, LogProbabilities, Thresholds, seed_of
 
+_progress = logging.getLogger("plainformer.progress")
 FRAMES_A_TIMESTAMP = 2  # the second of the encoder's convolutions takes every other frame
 
 
@@ -105,7 +107,10 @@ class LongSpeech:
         """Transcribe clips in place; `begin`: encoder output of their first windows → start tokens of each."""
         for clip in clips:
             clip.conditioned = self.conditioned
+        total = sum(clip.spectrogram.size(1) for clip in clips)
         while active := [clip for clip in clips if clip.left(self.frames) > 0]:
+            share = sum(clip.seek for clip in clips) / total
+            _progress.info("listening", extra={"share": share})
             features_BMT = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
             encoder_output = self.model.encode(input_features=features_BMT)
             if not active[0].windows:

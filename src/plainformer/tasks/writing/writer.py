@@ -80,6 +80,7 @@ class WritingTask(GeneratingTask, Generic[A]):
         """`stream`, with options that are made already."""
         for name in ("num_return_sequences", "num_alternatives"):
             no_effect(getattr(options, name) != 1, name, "in a stream, which is of one answer")
+        no_effect(options.on_error != "stop", "on_error", "in a stream, which raises what is wrong")
         with placed(None), torch.inference_mode():
             encoded = self.encode([item], options)
             prepared = self.prepared(encoded, options)
