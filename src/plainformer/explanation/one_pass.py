@@ -288,7 +288,8 @@ def _text(
     if chat:
         given = tokenizer.chat_prompt([{"role": "user", "content": text}], add_generation_prompt=True)
     limit = max_length_of(task.config, tokenizer, truncate=truncate)
-    cut = (task.cut or True) if truncate and limit is not None else False
+    no_effect(truncate and limit is None, "truncate", ": this model has no limit, and its tokenizer states no length")
+    cut = (task.cut or True) if truncate else False
     with offering(TextOptions):
         row = tokenizer.encode(given, pair, truncate=cut, max_length=limit)
     if task.config.head.kind == "causal_lm":

@@ -91,9 +91,11 @@ def test_they_reach_it_from_the_command_line(task: Any, folder: Path, cli: Cli) 
 @pytest.mark.parametrize(
     ("item", "options", "message"),
     [
+        ("text", {"tools": []}, "tools has no effect on a text"),
         ("text", {"tools": TOOLS}, "tools has no effect on a text"),
         ("text", {"allow_control_tokens": True}, "allow_control_tokens has no effect on a text"),
         (MESSAGES, {"template_variables": {"enable_thinkin": True}}, "does not read 'enable_thinkin'"),
+        (MESSAGES, {"template_variables": {"role": 1}}, "template_variables has no effect: .* does not read 'role'"),
         (MESSAGES, {"template_variables": {"tools": []}}, "names 'tools', which has a place of its own"),
         (MESSAGES, {"template_variables": [1]}, "template_variables is not a dict"),
         (MESSAGES, {"documents": ["x"]}, "documents is not a list of dicts"),

@@ -82,6 +82,10 @@ class ChatTemplate:
         scope["messages"] = control.marked(scope["messages"])
         return control.prompt(_render(source, {**scope, "add_generation_prompt": add_generation_prompt}))
 
+    def reads(self, template: str | None = None, tools: Any = None) -> frozenset[str]:
+        """Return the names of the variables that a template reads, `messages` and special tokens among them."""
+        return _variables(self.source(template, tools))
+
     def _scope(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a template sees: plain values."""
         given = {**variables, "tools": as_tools(variables.get("tools"))}
@@ -193,6 +197,16 @@ def _compile(source: str) -> Template:
         raise ChatTemplateError(
             f"the chat template is too deeply nested to compile ({type(error).__name__})", "use a simpler template"
         ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _variables(source: str) -> frozenset[str]:
+    from jinja2.meta import find_undeclared_variables
+
+    _compile(source)  # says what is wrong with a template
+    from plainformer.inputs.chat.guard import GuardedEnvironment
+
+    return frozenset(find_undeclared_variables(GuardedEnvironment().parse(source)))
 
 
 def _render(source: str, scope: dict[str, Any]) -> str:

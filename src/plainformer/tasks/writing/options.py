@@ -124,9 +124,8 @@ class ChatOptions(PromptOptions):
     @property
     def chat_options(self) -> list[str]:
         """The names of those that were given."""
-        return [
-            name for name in ("tools", "documents", "template_variables", "allow_control_tokens") if getattr(self, name)
-        ]
+        names = ("tools", "documents", "template_variables", "allow_control_tokens")
+        return [name for name in names if name in self.given]
 
     @property
     def variables(self) -> dict[str, Any]:

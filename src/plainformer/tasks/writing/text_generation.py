@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
@@ -102,11 +101,10 @@ class TextGeneration(WritingTask[GeneratedText]):
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
-        source = self.tokenizer.chat_template.source(tools=options.tools)
-        for name in options.variables:
-            named = name if name in options.chat_options else "template_variables"
-            idle = not re.search(rf"\b{re.escape(name)}\b", source)
-            no_effect(idle, named, f": this checkpoint's chat template does not read {name!r}")
+        read = self.tokenizer.chat_template.reads(tools=options.tools)
+        for name in options.variables.keys() - read:
+            named = name if name in ("tools", "documents") else "template_variables"
+            no_effect(True, named, f": this checkpoint's chat template does not read {name!r}")
         if options.allow_control_tokens:
             return ChatPrompt(((self.tokenizer.apply_chat_template(item, **options.variables), False),))
         return self.tokenizer.chat_prompt(item, **options.variables)
@@ -123,7 +121,9 @@ class TextGeneration(WritingTask[GeneratedText]):
         else:
             limit = self.config.main_stack.max_positions
             most = least(limit, self.tokenizer.max_length) if options.truncate else limit
-            cut = self.cut if options.truncate and most is not None else False
+            idle = options.truncate and most is None
+            no_effect(idle, "truncate", ": this model has no limit, and its tokenizer states no length")
+            cut = self.cut if options.truncate else False
             with offering(self.Options):
                 (row,) = self.tokenizer.encode_batch([whole], truncate=cut, max_length="own" if most is None else most)
         return row if isinstance(prompt, ChatPrompt) else row.once(self.tokenizer.bos_id, self.tokenizer.eos_id)
