@@ -16,6 +16,7 @@ from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task, head_for_task, stated_task, task_class
 from plainformer.tasks.lengths import least, text_limit
 from plainformer.tasks.text.sentence_files import read_sentence_files
+from plainformer.tasks.writing.purposes import read_purposes
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 class CheckpointInfo:
     """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters.
 
+    `prefixes`: what a text begins with where the checkpoint is loaded for a purpose (`task="summarization"`).
     `problem` is what `load` raises for it (weights that do not fit, no tokenizer, no task), None where it loads.
     """
 
@@ -45,6 +47,7 @@ class CheckpointInfo:
     unused_tensors: tuple[str, ...]
     tokenizer: dict[str, Any] | None
     labels: tuple[str, ...]
+    prefixes: dict[str, str]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     problem: PlainformerError | None = None
@@ -75,6 +78,8 @@ class CheckpointInfo:
             lines["tokenizer"] = _line(self.tokenizer)
         if self.labels:
             lines["labels"] = ", ".join(self.labels[:12]) + (", ..." if len(self.labels) > 12 else "")
+        if self.prefixes:
+            lines["prefixes"] = ", ".join(f"{purpose} {prefix!r}" for purpose, prefix in self.prefixes.items())
         if self.tied:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
@@ -125,6 +130,7 @@ def inspect_checkpoint(
             ),
             tokenizer=None if isinstance(tokenizer, CheckpointError) else _describe_tokenizer(tokenizer),
             labels=config.labels,
+            prefixes={name: one.prefix for name, one in read_purposes(config.source).items() if one.prefix},
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
             problem=_problem(checkpoint, model, tokenizer),
@@ -227,7 +233,9 @@ def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
         if getattr(tokenizer, f"{name}_id") is not None
     }
+    languages = {"languages": len(tokenizer.languages.ids)} if tokenizer.languages else {}
     return {
+        **languages,
         "size": tokenizer.vocab_size,
         "stated length": tokenizer.max_length,
         "padding": tokenizer.padding_side,

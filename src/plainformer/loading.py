@@ -158,7 +158,10 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
         if isinstance(task, type):
             made = _as_class(checkpoint, task, made)
         tokenizer = checkpoint.tokenizer() if made.needs_tokenizer else None
-        return made(info.name, model, tokenizer, checkpoint)
+        found = made(info.name, model, tokenizer, checkpoint)
+        if isinstance(task, str):
+            found.loaded_as(task)
+        return found
 
 
 @overload

@@ -211,7 +211,7 @@ def test_several_answers_are_numbered(cli: Cli, tiny: Callable[[str], Path]) -> 
     for name in ("text-generation", "text2text"):
         options = ("--num-beams", 3, "--num-return-sequences", 2, "--regex", "[a-z]{4}")
         found = done(cli("run", tiny(name), "the cat", *options)).lines
-        assert len(found) == 2 and found[0].startswith("[1] (-") and found[1].startswith("[2] (-")
+        assert len(found) == 2 and found[0].startswith("[1] (score -") and found[1].startswith("[2] (score -")
         (result,) = done(cli("run", tiny(name), "the cat", *options, "--json")).json()
         assert found[0].endswith(f" {result['text']}") and len(result["alternatives"]) == 1
 

@@ -78,7 +78,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
         found |= {**draw(st.sampled_from(SAMPLERS)), "seed": draw(st.integers(0, 99))}
     if "num_beams" in found:
         found |= draw(st.sampled_from(BEAMS))
-    elif draw(st.booleans()):
+    if draw(st.booleans()):
         found["output_scores"] = True
     return found
 
@@ -135,6 +135,7 @@ def compare(alone: Generation, together: Generation, first: int, choices: Choice
         assert alone.stop_reasons[row] == together.stop_reasons[first + row]
         if alone.scores is not None and together.scores is not None:
             close(alone.scores[row], together.scores[first + row], rel=2e-5)
+        assert (alone.log_probabilities is None) == (together.log_probabilities is None)
         if alone.log_probabilities is not None and together.log_probabilities is not None:
             close(alone.log_probabilities[row], together.log_probabilities[first + row], rel=2e-5)
     return True

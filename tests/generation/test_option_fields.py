@@ -229,7 +229,7 @@ def test_changes_keep_what_was_explicit() -> None:
     assert GenerationOptions.of({"num_beams": 1}, "generation").explicit == {"num_beams"}
 
 
-OTHERS: dict[str, Any] = {"dola_layers": "low", "cache_kind": "int8", "early_stopping": True, "output_scores": True}
+OTHERS: dict[str, Any] = {"dola_layers": "low", "cache_kind": "int8", "early_stopping": True}
 
 
 @pytest.mark.parametrize("name", sorted(set(TAKEN_BY) - {"cache"}))

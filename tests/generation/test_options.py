@@ -67,7 +67,7 @@ def test_the_fix_can_be_followed() -> None:
         make_options({"num_beams": 4, "diversity_penalty": 0.5})
     make_options({"num_beams": 4, "diversity_penalty": 0.5, "num_beam_groups": 2})
     with pytest.raises(UsageError, match=r"greedy or sampling mode takes it|do_sample=True takes it"):
-        make_options({"num_beams": 4, "output_scores": True})
+        make_options({"num_beams": 4, "num_alternatives": 2})
 
 
 def test_modes_that_exclude_each_other() -> None:

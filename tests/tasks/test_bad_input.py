@@ -201,8 +201,8 @@ def test_no_labels_in_the_config(tmp_path: Path) -> None:
     raw.pop("label2id", None)
     path.write_text(json.dumps({**raw, "num_labels": 3}))
     assert {s.label for s in make.load(tmp_path)("the cat").scores} == {"LABEL_0", "LABEL_1", "LABEL_2"}
-    with pytest.raises(UsageError, match="no entailment label: it has LABEL_0, LABEL_1, LABEL_2"):
-        make.load(tmp_path, task="zero-shot-classification")
+    with pytest.raises(UsageError, match="no label that begins with 'entail': it has LABEL_0, LABEL_1, LABEL_2"):
+        make.load(tmp_path, task="zero-shot-classification")("the cat", labels=["a"])
     with pytest.raises(UsageError, match="no single score"):
         make.load(tmp_path, task="text-ranking")
     for labels in ({}, {"a": "b"}, {"0": None}, ["x"], {"1": "x"}):

@@ -16,6 +16,7 @@ import transformers
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
+from plainformer.tasks.speech.languages import CODES
 from tests.support import models as make
 from tests.support.close import close
 from tests.support.media import CLIPS, RATE, SECONDS, clip, pictures
@@ -250,7 +251,15 @@ def heard(model: Any, ours: Any, sound: Any, **options: Any) -> tuple[list[int],
     return found, ours.tokenizer.decode(words, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize("options", [{"language": "de"}, {"language": "<|fr|>", "task": "translate"}])
+NAMED = [
+    {"language": "de"},
+    {"language": "<|fr|>", "task": "translate"},
+    {"language": "French"},
+    {"language": "german"},
+]
+
+
+@pytest.mark.parametrize("options", NAMED)
 def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_path: Path) -> None:
     model = whisper(tmp_path)
     task = make.load(tmp_path)
@@ -258,7 +267,8 @@ def test_whisper_writes_what_the_reference_does(options: dict[str, str], tmp_pat
     for sound, result in zip(SECONDS, task(SECONDS, max_new_tokens=12, **options), strict=True):
         ids, text = heard(model, task, sound, max_new_tokens=12, **options)
         assert result.text == text
-        assert result.language == options["language"].strip("<|>")
+        named = options["language"].strip("<|>")
+        assert result.language == {"French": "fr", "german": "de"}.get(named, named)
         found = make.predicted(task, [sound], max_new_tokens=12, **options)[0]
         written = [i for i in found.ids if i != task.tokenizer.eos_id]
         assert written and written == [i for i in ids if i != task.tokenizer.eos_id][-len(written) :]
@@ -274,6 +284,31 @@ def test_whisper_hears_the_language(tmp_path: Path) -> None:
         assert task.tokenizer.id_to_token(language) == f"<|{result.language}|>"
         expected = task(sound, language=result.language, max_new_tokens=6)
         assert result == expected
+
+
+def test_names_of_languages_are_the_references() -> None:
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    assert TO_LANGUAGE_CODE == CODES
+
+
+def test_a_language_of_the_checkpoint(tmp_path: Path) -> None:
+    """Its generation_config.json may give a name, a code or a token."""
+    whisper(tmp_path)
+    path = tmp_path / "generation_config.json"
+    settings, options = json.loads(path.read_text()), {"max_new_tokens": 4}
+    expected = make.load(tmp_path)(SECONDS[0], language="fr", **options)
+    for named in ("french", "FR", "<|fr|>"):
+        path.write_text(json.dumps({**settings, "language": named}))
+        assert make.load(tmp_path)(SECONDS[0], **options) == expected
+    path.write_text(json.dumps({**settings, "language": "frensh", "task": "translat"}))
+    task = make.load(tmp_path)
+    with pytest.raises(UsageError, match=r"generation_config.json: language='frensh' is unknown") as caught:
+        task(SECONDS[0])
+    assert "'french'" in caught.value.fix and "language" in caught.value.fix
+    with pytest.raises(UsageError, match=r"generation_config.json: task='translat' is unknown"):
+        task(SECONDS[0], language="fr")
+    assert task(SECONDS[0], language="fr", task="transcribe", **options) == expected
 
 
 def test_older_files_force_ids(tmp_path: Path) -> None:
@@ -320,6 +355,10 @@ def test_what_whisper_refuses(tmp_path: Path) -> None:
     assert task(long, truncate=True, language="en", max_new_tokens=3).stop_reason in ("eos", "length")
     with pytest.raises(UsageError, match="'xx' is unknown"):
         task(SECONDS[0], language="xx")
+    with pytest.raises(UsageError, match="did you mean 'german'"):
+        task(SECONDS[0], language="germann")
+    with pytest.raises(UsageError, match="'hindi' is unknown to this model"):
+        task(SECONDS[0], language="hindi")  # the model has three
     with pytest.raises(UsageError, match="did you mean 'translate'"):
         task(SECONDS[0], task="translat")
     full = make.predicted(task, SECONDS[:1], language="en")[0]

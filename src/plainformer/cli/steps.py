@@ -12,7 +12,7 @@ from plainformer.errors import InputError
 
 if TYPE_CHECKING:
     from plainformer.explanation import ExplainedSteps, Replayed, Trace
-    from plainformer.explanation.trace_format import Branch, Ladder, Pick
+    from plainformer.explanation.trace_format import Branch, Ladder, Pick, TraceStep
 
 
 Name = Callable[[int], str]  # a token as it is shown
@@ -29,8 +29,7 @@ def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
     out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} prompt tokens\n")
     several = len(trace.answers) > 1
     for step in trace.steps[:most]:
-        cache = f"{step.cache_positions} positions, {_size(step.cache_bytes)}" if step.cache_bytes else "none"
-        out.print(f"step {step.number}   cache: {cache}")
+        out.print(f"step {step.number}   cache: {_cache(step)}")
         picks = {pick.row: pick for pick in step.picks}
         for ladder in step.ladders:
             if several or step.groups:
@@ -79,6 +78,14 @@ def _effect(effect: Any) -> str:
 
 def _number(value: float | None) -> str:
     return "banned" if value is None else f"{value:.3f}"
+
+
+def _cache(step: TraceStep) -> str:
+    """Return what the cache holds, and the memory that is allocated for it."""
+    if not step.cache_reserved_bytes:
+        return "none"
+    used, reserved = _size(step.cache_used_bytes), _size(step.cache_reserved_bytes)
+    return f"{step.cache_positions} position{'s' * (step.cache_positions != 1)}, {used} used of {reserved} reserved"
 
 
 def _size(count: int) -> str:

@@ -32,7 +32,7 @@ class TokenizerConvention:
         single, pair: what goes around a text and around a pair, as words; `{bos}` and the like mean role tokens, `{lang}`
             the source language. A BPE vocabulary may lack a token that is written out: it is then left out. "" leaves
             it to add_bos_token and add_eos_token, or to what is usual for the algorithm; a `pair` of "" is `single` with "$A $B"
-            for "$A".
+            for "$A". legacy_single: around a text where the files say `legacy_behaviour: true`.
         add_bos: whether a text begins with bos, where neither `single` nor the files say.
         unicode: normalisation before byte-level BPE. words: how it cuts a text into words, by its name in
             `inputs.text.pre_tokenizers`. trim_offsets: whether a token's offsets leave out the space before it.
@@ -48,8 +48,10 @@ class TokenizerConvention:
             `language_codes` in tokenizer_config.json gives. language_marks: how tokens of languages begin and end in a
             vocabulary that lists them itself.
         language: the usual source language; where `languages` is empty the checkpoint has to list them.
-        language_token: how a language's code is written as a token.
-        saved_as: the tokenizer_class to save, where tokenizer.json cannot express the tokenizer.
+        language_token: how a language's code is written as a token. language_starts: whether a translation begins with its
+            language's token in place of the decoder's start token, and not after it.
+        saved_as: the tokenizer_class to save, where tokenizer.json cannot express the tokenizer, or its class knows its
+            languages.
         unused_positions: rows of the position table that no token may use. limit_fields: config.json's fields for the
             longest input, the first that is there.
     """
@@ -58,6 +60,7 @@ class TokenizerConvention:
     roles: str = ""
     single: str = ""
     pair: str = ""
+    legacy_single: str = ""
     add_bos: bool = False
     unicode: Literal["", "NFC"] = ""
     words: str = "gpt-2"
@@ -72,9 +75,14 @@ class TokenizerConvention:
     language_marks: tuple[str, str] | None = None
     language: str = ""
     language_token: str = "{}"
+    language_starts: bool = False
     saved_as: str = ""
     unused_positions: int = 0
     limit_fields: tuple[str, ...] = ("max_position_embeddings", "n_positions")
+
+    def languages_named(self, release: object) -> tuple[str, ...]:
+        """Return the codes of a release of the family, which `language_codes` in the files names."""
+        return self.language_sets.get(str(release), self.languages)
 
     def usual_roles(self, usual: str = "") -> dict[str, str]:
         """Return role → token; `usual` are the algorithm's."""
@@ -94,6 +102,9 @@ class Conventions(Protocol):
 
     def of_model(self, model_type: str) -> TokenizerConvention | None:
         """Return the convention of a family's own tokenizer; None where it has no such files, or is not known."""
+
+    def known(self, kind: str) -> TokenizerConvention | None:
+        """Return the convention of a kind of tokenizer; None where no family has it."""
 
     def named(self, kind: str) -> TokenizerConvention:
         """Return the convention of a kind of tokenizer, or raise a CheckpointError that lists those that there are."""

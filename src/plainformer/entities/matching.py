@@ -41,7 +41,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document's place: how many of the required phrases it has, the sum of their scores, and each of them."""
+    """A document's place: `found` of the required phrases, `score`, the sum of their scores, and each of them."""
 
     place: int
     name: str

@@ -33,6 +33,8 @@ from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.options import Text2TextOptions
+from plainformer.tasks.writing.text2text import Text2TextGeneration
 
 if TYPE_CHECKING:
     from plainformer.explanation.steps import ExplainedSteps
@@ -140,6 +142,8 @@ def explain(
     _check_insights(task, lens, nearest, map_size is not None and not (attention and attention is not True))
     wanted = wanted_heads(task.model, attention)
     given = paired(task, item, pair)
+    if isinstance(task, Text2TextGeneration):
+        item = task.prefix_of(Text2TextOptions()) + item
     inputs, pieces = _inputs(task, item, pair, chat, truncate, ids)
     with watch(task.model) as steps:
         output = task.model(**inputs, output_hidden_states=lens or nearest not in (None, "embedding"))

@@ -91,7 +91,7 @@ class Recorder:
 
     def _keep(self, session: Session, ladders: tuple[Ladder, ...], **chosen: Any) -> None:
         cache, number = session.cache, len(self.steps) + 1 - self._begun
-        step = TraceStep(number, cache.length, cache.memory_bytes(), ladders, **chosen)
+        step = TraceStep(number, cache.length, cache.used_bytes(), cache.memory_bytes(), ladders, **chosen)
         self.steps.append(step)
         self.closed(step)
 

@@ -165,7 +165,7 @@ class _Follower(Recorder):
         was, is_now = _logits(expected), _logits(step)
         differences = (abs(was[key] - is_now[key]) for key in was.keys() & is_now.keys())
         self.difference = max(self.difference, *differences, 0.0)
-        self.steps[-1] = TraceStep(number, 0, 0, ())  # only its number is needed from here on
+        self.steps[-1] = TraceStep(number, 0, 0, 0, ())  # only its number is needed from here on
 
 
 def _fates(step: TraceStep) -> list[tuple[int, int, int, str]]:

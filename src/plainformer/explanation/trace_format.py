@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from plainformer.errors import InputError
 
-FORMAT, VERSION = "plainformer-trace", 1
+FORMAT, VERSION = "plainformer-trace", 2
 Fate = Literal["runs", "finished", "pruned"]
 T = TypeVar("T")
 
@@ -79,8 +79,8 @@ class Branch:
     """A candidate of beam search: the tokens of row `parent`, then `token_id`.
 
     Attributes:
-        log_probability: of all its tokens, penalties included.
-        fate: "runs" on in row `row`, "finished" with `score`, or "pruned".
+        log_probability: the sum over its tokens, penalties included.
+        fate: "runs" on in row `row`, "finished" with `score` (that sum over length ** length_penalty), or "pruned".
     """
 
     parent: int
@@ -102,11 +102,16 @@ class BeamGroup:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """A step: `picks` where rows pick their tokens, `groups` in beam search, and the cache before it takes them in."""
+    """A step: `picks` where rows pick their tokens, `groups` in beam search, and the cache before it takes them in.
+
+    cache_positions: tokens of a row that it holds. cache_used_bytes: what they take, of all rows and layers.
+    cache_reserved_bytes: what is allocated, which tokens to come fill.
+    """
 
     number: int
     cache_positions: int
-    cache_bytes: int
+    cache_used_bytes: int
+    cache_reserved_bytes: int
     ladders: tuple[Ladder, ...]
     picks: tuple[Pick, ...] = ()
     groups: tuple[BeamGroup, ...] = ()
@@ -114,7 +119,7 @@ class TraceStep:
 
 @dataclass(frozen=True)
 class TracedAnswer:
-    """A row of the result: its new tokens, why it stopped, and its score where it has one."""
+    """A row of the result: its new tokens, why it stopped, and of beams the score that ranks it."""
 
     token_ids: tuple[int, ...]
     stop_reason: str

@@ -74,14 +74,20 @@ class _Conventions:
             return None
         return _tokenizers(FAMILIES[model_type]).get(kind_of(model_type))
 
+    def known(self, kind: str) -> TokenizerConvention | None:
+        return self._all().get(kind)
+
     def named(self, kind: str) -> TokenizerConvention:
-        known = {name: found for module in FAMILIES.values() for name, found in _tokenizers(module).items()}
+        known = self._all()
         if kind not in known:
             raise CheckpointError(
                 f"a {kind!r} tokenizer is of no family that is supported",
                 did_you_mean(kind, known) or f"supported: {', '.join(sorted(known))}; or provide a tokenizer.json",
             )
         return known[kind]
+
+    def _all(self) -> dict[str, TokenizerConvention]:
+        return {name: found for module in FAMILIES.values() for name, found in _tokenizers(module).items()}
 
 
 CONVENTIONS = _Conventions()

@@ -35,12 +35,25 @@ MORE_LANGUAGES = names("""
 """)
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 MBART = TokenizerConvention(
-    "SentencePiece", FAIRSEQ_ROLES, "$A {eos} {lang}", pieces="fairseq", languages=LANGUAGES, language="en_XX"
+    "SentencePiece",
+    FAIRSEQ_ROLES,
+    "$A {eos} {lang}",
+    pieces="fairseq",
+    languages=LANGUAGES,
+    language="en_XX",
+    language_starts=True,
+    saved_as="MBartTokenizer",
 )
 TOKENIZERS = {
     "bart": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True),
     "mbart": MBART,
-    "mbart50": replace(MBART, single="{lang} $A {eos}", languages=(*LANGUAGES, *MORE_LANGUAGES)),
+    "mbart50": replace(
+        MBART,
+        single="{lang} $A {eos}",
+        languages=(*LANGUAGES, *MORE_LANGUAGES),
+        language_starts=False,
+        saved_as="MBart50Tokenizer",
+    ),
 }
 
 

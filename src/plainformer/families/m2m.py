@@ -33,7 +33,13 @@ TOKENIZERS = {
         saved_as="M2M100Tokenizer",
     ),
     "nllb": TokenizerConvention(
-        "SentencePiece", FAIRSEQ_ROLES, "{lang} $A {eos}", pieces="fairseq", language="eng_Latn"
+        "SentencePiece",
+        FAIRSEQ_ROLES,
+        "{lang} $A {eos}",
+        legacy_single="$A {eos} {lang}",
+        pieces="fairseq",
+        language="eng_Latn",
+        saved_as="NllbTokenizer",
     ),
 }
 

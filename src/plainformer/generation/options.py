@@ -250,7 +250,7 @@ class GenerationOptions(OptionSet):
     prefill_chunk: int | None = option(help="Run long prompts this many tokens at a time.", group=RUNNING,
         check=whole(1), modes=(*TOKENS, *BEAMS))
     output_scores: bool = option(False, help="Return the log-probability of each new token.", group=RUNNING,
-        check=flag(), modes=TOKENS)
+        check=flag())
     # fmt: on
 
     def __post_init__(self) -> None:

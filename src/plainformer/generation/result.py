@@ -21,17 +21,18 @@ class Generation:
         stop_reasons: "eos", "stop_string", "callback", "length" (a limit cut it off), "time", or
             "exhausted": a beam search whose processors left fewer answers than were asked for; the row is empty, its
             score -inf.
-        scores: of beams, the sum of log-probabilities over length ** length_penalty; of other modes with
-            `output_scores=True`, the sum of log-probabilities of what was picked, after all processors. None otherwise.
-        log_probabilities: with `output_scores=True`, of each new token. None otherwise, and for beams.
+        log_probabilities: with `output_scores=True`, of each new token: how likely it was in the distribution that it was
+            picked from, after all processors. None otherwise.
+        scores: of beams, what ranks them: the sum of their tokens' scores over length ** length_penalty, where a token's score
+            is its log-probability, which processors may have changed. None in other modes.
         cache: keys and values of all tokens but the last, to continue from with the next turn; for one prompt with one row.
         accepted: of speculative decoding, how many drafted tokens stayed, and how many were drafted. None otherwise.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     stop_reasons: tuple[StopReason, ...]
-    scores: tuple[float, ...] | None = None
     log_probabilities: tuple[tuple[float, ...], ...] | None = None
+    scores: tuple[float, ...] | None = None
     cache: KeyValueCache | None = field(default=None, repr=False, compare=False)
     accepted: tuple[int, int] | None = None
 
@@ -42,10 +43,10 @@ def joined(parts: list[Generation]) -> Generation:
     return Generation(
         tuple(row for part in parts for row in part.token_ids),
         tuple(reason for part in parts for reason in part.stop_reasons),
-        tuple(s for part in parts for s in part.scores or ()) if parts[0].scores is not None else None,
         tuple(row for part in parts for row in part.log_probabilities or ())
         if parts[0].log_probabilities is not None
         else None,
+        tuple(s for part in parts for s in part.scores or ()) if parts[0].scores is not None else None,
         accepted=(sum(kept for kept, _ in drafted), sum(all_ for _, all_ in drafted)) if drafted else None,
     )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,11 +104,16 @@ ALIASES = {
 
 def task_info(name: str | type[Task]) -> TaskInfo:
     """Return the task of that name, alias or class; raise UsageError, which offers the closest ones."""
-    known = ALIASES.get(name, name) if isinstance(name, str) else _task_of_class(name)
+    known = _by_name(name) if isinstance(name, str) else _task_of_class(name)
     if known not in TASKS:
         what = f"{opt('task', name)} is unknown"
         raise UsageError(what, did_you_mean(str(name), [*TASKS, *ALIASES]) or "see `plainformer tasks`")
     return TASKS[known]
+
+
+def _by_name(name: str) -> str:
+    """Return the task of a name or alias; "translation_en_to_de" also says which languages."""
+    return ALIASES["translation"] if re.fullmatch("translation_.+_to_.+", name) else ALIASES.get(name, name)
 
 
 def _task_of_class(kind: object) -> str:

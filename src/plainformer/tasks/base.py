@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 # What a task's own code calls and overrides: left out of completion.
 _FOR_TASKS = {
-    "answer", "beginning", "checked", "companions", "completed", "cut", "detect_language", "encode_texts",
-    "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "logits_of",
-    "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prepared",
+    "answer", "beginning", "checked", "companions", "completed", "cut", "default_values", "detect_language", "encode_texts",
+    "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as", "logits_of",
+    "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of", "prepared",
     "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of", "run", "runs",
     "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
@@ -94,6 +94,9 @@ class Task(ABC):
         if self._tokenizer is None:
             raise UsageError(f"{self.ref} has no tokenizer files", "add tokenizer.json to its folder")
         return self._tokenizer
+
+    def loaded_as(self, name: str) -> None:  # noqa: B027 - most tasks have nothing to take
+        """Take what another name of the task adds to it: that of "summarization" may be a prefix."""
 
     if TYPE_CHECKING:
         __call__ = cast(Any, None)  # inferred, not declared, so that each task's own is seen
@@ -249,6 +252,7 @@ class Task(ABC):
         made_for: int | None = None,
         window: int | None = None,
         stride: int | None = None,
+        src_lang: str | None = None,
     ) -> TextBatch:
         """Return texts (or `pairs`) as padded tensors.
 
@@ -256,6 +260,7 @@ class Task(ABC):
             truncate: cut over-long texts; otherwise they are an error.
             side: of the padding. max_length, made_for: see `lengths.max_length_of`.
             window: read over-long texts in windows of this many tokens that share `stride` of them, each a row of its own.
+            src_lang: the language that they are marked with, where it is not the tokenizer's usual one.
         """
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not (pairs and is_pair(text)):
@@ -267,7 +272,7 @@ class Task(ABC):
             cut = (self.cut or True) if truncate and most is not None else False
             hard = text_limit(self.config, self.tokenizer.max_length)
             with offering(self.Options, movable=most != hard):
-                rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most)
+                rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, src_lang=src_lang)
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:
                 raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")

@@ -76,7 +76,7 @@ class Skipped(Result):
 
 @dataclass(frozen=True)
 class LabelScore:
-    """A class and its probability (or value, for regression)."""
+    """A class; `score` is its probability, 0 to 1, or of a regression the value itself."""
 
     label: str
     score: float

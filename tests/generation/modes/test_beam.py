@@ -103,8 +103,14 @@ def test_scores_are_log_probabilities(name: str, mode: str, length_penalty: floa
     both = pair(name)
     rows = prompts(both, (6, 3, 8))
     penalty = {"length_penalty": length_penalty} if length_penalty is not None else {}
-    found = generate(both.ours, **batch(both, rows), **MODES[mode], **penalty, max_new_tokens=7, eos_ids=ENDS)
+    options: dict[str, Any] = {**MODES[mode], **penalty, "max_new_tokens": 7, "eos_ids": ENDS}
+    found = generate(both.ours, **batch(both, rows), **options)
     assert found.scores is not None and found.log_probabilities is None and found.cache is None
+    asked = generate(both.ours, **batch(both, rows), **options, output_scores=True)
+    assert (asked.token_ids, asked.scores) == (found.token_ids, found.scores) and asked.log_probabilities is not None
+    for tokens, score, chances in zip(asked.token_ids, asked.scores, asked.log_probabilities, strict=True):
+        assert len(chances) == len(tokens)
+        close(sum(chances) / len(tokens) ** (1.0 if length_penalty is None else length_penalty), score, rel=2e-5)
     for index, row in enumerate(rows):
         place = slice(4 * index, 4 * index + 4)
         answers, scores = found.token_ids[place], found.scores[place]

@@ -235,7 +235,8 @@ def test_short_clips_beside_long_ones(whisper: tuple[Any, Any]) -> None:
     assert together[0] == task(sounds[0], language="en", timestamps=False) and together[1].segments is None
     scored = task(sounds, language="en", output_scores=True)
     assert [one.text for one in scored] == [one.text for one in together]
-    assert all(one.score == pytest.approx(sum(one.log_probabilities)) for one in scored)
+    assert all(one.log_probability == pytest.approx(sum(one.log_probabilities)) for one in scored)
+    assert all(one.score is None and len(one.token_ids) == len(one.log_probabilities) for one in scored)
     seeds = [1, 2, 3, 4]
     drawn = task(sounds, language="en", do_sample=True, temperature=1.0, seed=seeds)
     alone = [

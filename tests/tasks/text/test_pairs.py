@@ -83,6 +83,30 @@ def test_a_named_contradiction_counts_wherever_it_stands(tmp_path: Path) -> None
     close(zero_shot(tmp_path)("paris", labels=["good"]).score, expected)
 
 
+def test_the_entailment_label_may_be_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Many checkpoints have LABEL_0 to LABEL_2; where entailment comes first, contradiction is the last."""
+    for labels, name, like in (
+        (("LABEL_0", "LABEL_1", "LABEL_2"), "LABEL_2", ("contradiction", "neutral", "entailment")),
+        (("yes", "perhaps", "no"), "yes", ("entailment", "neutral", "no")),
+    ):
+        entailment_model(tmp_path, labels)
+        task = zero_shot(tmp_path)
+        with pytest.raises(UsageError, match=f"begins with 'entail': it has {', '.join(labels)}") as caught:
+            task(TEXTS[0], labels=LABELS)
+        assert "entailment_label=..." in caught.value.fix
+        with pytest.raises(UsageError, match="entailment_label='LABEL' is not a label of this model"):
+            task(TEXTS[0], labels=LABELS, entailment_label="LABEL")
+        entailment_model(tmp_path, like)
+        theirs = transformers.pipeline("zero-shot-classification", model=str(tmp_path), device="cpu")
+        for multi in (False, True):
+            found = task(TEXTS[0], labels=LABELS, entailment_label=name, multi_label=multi)
+            expected = theirs(TEXTS[0], LABELS, multi_label=multi)
+            assert [one.label for one in found.scores] == expected["labels"]
+            close([one.score for one in found.scores], expected["scores"])
+    other = zero_shot(folders["usual"])
+    assert other(TEXTS[0], labels=LABELS, entailment_label="neutral") != other(TEXTS[0], labels=LABELS)
+
+
 def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None:
     task = zero_shot(folders["usual"])
     theirs = transformers.pipeline("zero-shot-classification", model=str(folders["usual"]), device="cpu")

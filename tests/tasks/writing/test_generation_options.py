@@ -19,7 +19,7 @@ from tests.support import models as make
 from tests.support.models import save
 
 PROMPTS = ["the cat", "a", "who is in france?"]
-EVERY = {"text", "stop_reason", "new_tokens", "score"}
+EVERY = {"text", "stop_reason", "new_tokens", "token_ids", "score"}
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sample": {"do_sample": True, "seed": 5, "temperature": 1.5},
@@ -139,12 +139,17 @@ def test_further_answers_are_alternatives(task: Any, options: dict[str, Any]) ->
 
 
 def test_scores(task: Any) -> None:
-    assert task("a", max_new_tokens=5).score is None
+    bare = task("a", max_new_tokens=5)
+    assert bare.score is None and bare.log_probability is None and bare.log_probabilities is None
     found = task("a", max_new_tokens=5, output_scores=True)
-    assert len(found.log_probabilities) == found.new_tokens
-    assert found.score == pytest.approx(sum(found.log_probabilities))
-    # Length penalty 0 divides by nothing: the beam's own score is then the sum of log-probabilities.
-    assert task("a", max_new_tokens=5, num_beams=2, length_penalty=0.0).score >= found.score - 1e-4
+    assert len(found.log_probabilities) == found.new_tokens == len(found.token_ids)
+    assert found.score is None and found.log_probability == pytest.approx(sum(found.log_probabilities))
+    beam = task("a", max_new_tokens=5, num_beams=2, length_penalty=0.0)
+    assert beam.log_probability is None
+    same = task("a", max_new_tokens=5, num_beams=2, length_penalty=0.0, output_scores=True)
+    assert (same.text, same.score, same.token_ids) == (beam.text, beam.score, beam.token_ids)
+    # Length penalty 0 divides by nothing: the beam's score is then the log-probability, and at least the greedy one's.
+    assert same.log_probability == pytest.approx(same.score, rel=1e-5) and same.score >= found.log_probability - 1e-4
 
 
 # ---- what is wrong --------------------------------------------------------------------------------------------------

@@ -55,8 +55,10 @@ class Store:
             self.parts[i] = old.new_empty(old.size(0), old.size(1), capacity, old.size(3))
             self.parts[i][:, :, :used] = old[:, :, :used]
 
-    def memory_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts)
+    def memory_bytes(self, positions: int | None = None) -> int:
+        """Return the bytes of this many positions; None: of all that are allocated."""
+        count = self.capacity if positions is None else positions
+        return sum(part[:, :, :1].numel() * part.element_size() for part in self.parts) * count
 
 
 class Int8Store(Store):

@@ -138,9 +138,20 @@ class KeyValueCache:
 
     def memory_bytes(self) -> int:
         """Return how many bytes are allocated, cross-attention included."""
+        return self._bytes(used=False)
+
+    def used_bytes(self) -> int:
+        """Return how many of them hold a key or a value."""
+        return self._bytes(used=True)
+
+    def _bytes(self, *, used: bool) -> int:
         kept = [t for pair in self.encoder if pair is not None for t in pair]
         kept += [t for layer in self.layers if layer.shared is not None for t in layer.shared]
-        stores = sum(store.memory_bytes() for layer in self.layers for store in (layer.keys, layer.values))
+        stores = sum(
+            store.memory_bytes(layer.held if used else None)
+            for layer in self.layers
+            for store in (layer.keys, layer.values)
+        )
         return stores + sum(t.numel() * t.element_size() for t in kept)
 
     def _check_fit(self, *wanted: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -29,11 +29,15 @@ from plainformer.generation.stopping import StopReason, Stops
 
 @dataclass(frozen=True)
 class Beam:
-    """A beginning of an answer: new tokens, the sum of their log-probabilities, and the row that holds it."""
+    """A beginning of an answer: new tokens, the sum of their scores, the row that holds it, and, if asked for, log-probabilities.
+
+    A token's score is its log-probability, which processors may have changed; `chances` are normalised after them.
+    """
 
     tokens: tuple[int, ...]
     log_probability: float
     row: int
+    chances: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Hypothesis:
     log_probability: float
     score: float
     reason: StopReason
+    chances: tuple[float, ...] = ()
 
 
 class BeamWatcher(Watcher, Protocol):
@@ -70,6 +75,7 @@ class _Group:
         self.finished: list[Hypothesis] = []
         self.taken: list[int] = []  # tokens that later groups are penalised for
         self.improvable, self.done = True, False
+        self.output_scores = options.output_scores
 
     def advance(self, candidates: list[Beam]) -> None:
         """Sort candidates, best first or as they were drawn, into finished answers and the next beams: of those, the best."""
@@ -92,8 +98,11 @@ class _Group:
     def _score(self, beam: Beam) -> float:
         return beam.log_probability / max(len(beam.tokens), 1) ** self.length_penalty
 
+    def _hypothesis(self, beam: Beam, reason: StopReason) -> Hypothesis:
+        return Hypothesis(beam.tokens, beam.log_probability, self._score(beam), reason, beam.chances)
+
     def _finish(self, beam: Beam, reason: StopReason) -> None:
-        self.finished.append(Hypothesis(beam.tokens, beam.log_probability, self._score(beam), reason))
+        self.finished.append(self._hypothesis(beam, reason))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)
         del self.finished[self.capacity :]
 
@@ -112,7 +121,7 @@ class _Group:
 
     def best(self) -> list[Hypothesis]:
         """Return the answers, best first; where time ran out before enough had finished, the running beams follow them."""
-        unfinished = [Hypothesis(b.tokens, b.log_probability, self._score(b), "time") for b in self.running]
+        unfinished = [self._hypothesis(beam, "time") for beam in self.running]
         return self.finished + unfinished[: self.capacity - len(self.finished)]
 
     def common_prefix(self) -> tuple[int, ...]:
@@ -157,9 +166,7 @@ def search_beams(
                 for place, beam in enumerate(group.running):
                     tokens[group.first_row + place] = beam.tokens[-1]
                     sources[group.first_row + place] = beam.row
-                group.running = [
-                    Beam(b.tokens, b.log_probability, group.first_row + i) for i, b in enumerate(group.running)
-                ]
+                group.running = [replace(beam, row=group.first_row + i) for i, beam in enumerate(group.running)]
         running = {b.row for groups in prompts for group in groups if not group.done for b in group.running}
         session.ended = [row not in running for row in range(len(tokens))]
         if watcher is not None:
@@ -170,7 +177,7 @@ def search_beams(
         if sources != list(range(len(sources))):
             session.reorder(torch.tensor(sources, device=logits_RV.device))
         logits_RV = session.decode_step(torch.tensor(tokens, device=logits_RV.device))
-    return (yield from streamer.finish(options.num_return_sequences))
+    return (yield from streamer.finish(options.num_return_sequences, options.output_scores))
 
 
 def _advance(
@@ -204,16 +211,17 @@ def _candidates(group: _Group, scores_RV: Tensor, count: int, stream: random.Ran
     else:
         places = draw_without_replacement(total_N, count, stream)
         values = total_N[places]
+    chances: list[float | None] = [None] * len(places)
+    if group.output_scores:
+        chances = scores_RV.log_softmax(-1).flatten()[places].tolist()
     vocabulary = scores_RV.size(1)
-    return [
-        Beam(
-            (*group.running[place // vocabulary].tokens, place % vocabulary),
-            value,
-            group.running[place // vocabulary].row,
-        )
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if value > float("-inf")
-    ]
+    found = []
+    for value, place, chance in zip(values.tolist(), places.tolist(), chances, strict=True):
+        if value > float("-inf"):
+            before = group.running[place // vocabulary]
+            own = () if chance is None else (*before.chances, chance)
+            found.append(Beam((*before.tokens, place % vocabulary), value, before.row, own))
+    return found
 
 
 class _BeamStreamer:
@@ -241,7 +249,7 @@ class _BeamStreamer:
             self.reported = [reasons[i] if self.emitted[i] >= len(certain[i]) else None for i in places]
             yield step, self.reported
 
-    def finish(self, returned: int) -> Search:
+    def finish(self, returned: int, output_scores: bool) -> Search:
         """Emit the rest; return `returned` answers for each prompt, with an empty row for each that was not found."""
         none = Hypothesis((), -math.inf, -math.inf, "exhausted")
         answers = []
@@ -250,4 +258,5 @@ class _BeamStreamer:
             answers.append((found + [none] * returned)[:returned])
         yield from self._emit([found[0].tokens for found in answers], [found[0].reason for found in answers])
         flat = [hypothesis for found in answers for hypothesis in found]
-        return Generation(tuple(h.tokens for h in flat), tuple(h.reason for h in flat), tuple(h.score for h in flat))
+        tokens, reasons, scores = zip(*((h.tokens, h.reason, h.score) for h in flat), strict=True)
+        return Generation(tokens, reasons, tuple(h.chances for h in flat) if output_scores else None, scores)

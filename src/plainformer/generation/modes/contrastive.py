@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from plainformer.generation.modes.token_loop import Rows, Watcher, process
+from plainformer.generation.modes.token_loop import Rows, Watcher, log_probability_of, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Context, Processor
 from plainformer.generation.prompt import Prompt, take_rows
@@ -105,8 +105,9 @@ def search_contrastively(
             session.length -= 1  # the watcher sees the step's beginning
             watcher.picked(logits_BV, picked_B, None, session)
             session.length += 1
+        scored = log_probability_of(logits_BV, picked_B).tolist() if options.output_scores else None
         logits_BV = logits_RV[session.keep(chosen_B)]
-        step = rows.record(picked_B.tolist(), banned_Bk.all(-1).tolist())
+        step = rows.record(picked_B.tolist(), banned_Bk.all(-1).tolist(), scored)
         session.ended = rows.ended
         yield step
-    return rows.generation()
+    return rows.generation(output_scores=options.output_scores)

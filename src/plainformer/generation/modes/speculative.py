@@ -23,7 +23,7 @@ from plainformer.config import TokenFrontend
 from plainformer.errors import UsageError, opt
 from plainformer.generation.cache.cache import SLACK
 from plainformer.generation.draw import Draws, draw_tokens
-from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, process
+from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, log_probability_of, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Processor
 from plainformer.generation.prompt import Prompt
@@ -148,11 +148,12 @@ class _Judge:
     row: Row
     processors: Sequence[Processor]
     watcher: Watcher | None
+    output_scores: bool = False
     stream: random.Random | None = None
     proposed: int = 0
 
-    def run(self, draft: Draft) -> list[int]:
-        """Return the accepted draft tokens and one of the model's own, which the row then ends with.
+    def run(self, draft: Draft) -> list[tuple[int, float | None]]:
+        """Return the accepted draft tokens and one of the model's own, which the row then ends with, with log-probabilities.
 
         Position by position, and none after a rejected token: processors never see what cannot happen.
         """
@@ -161,6 +162,7 @@ class _Judge:
         logits_NV = row.catch_up(len(draft.tokens) + 1)
         self.proposed += len(draft.tokens)
         tokens: list[int] = []
+        chances: list[float | None] = []
         for place in range(len(draft.tokens) + 1):
             row.length = start + place
             scores_1V = process(logits_NV[place : place + 1], row.context, self.processors, self.watcher)
@@ -170,12 +172,13 @@ class _Judge:
             if self.watcher is not None:
                 self.watcher.picked(scores_1V, token_1, None, row)
             tokens.append(int(token_1))
+            chances.append(float(log_probability_of(scores_1V, token_1)) if self.output_scores else None)
             if not stays:
                 break
         row.length = start
         row.append(tokens)
         self.row = row.back_to(row.length)
-        return tokens
+        return list(zip(tokens, chances, strict=True))
 
     def _judge(self, scores_1V: Tensor, draft: Draft, place: int) -> tuple[Tensor, bool]:
         """Return the token of one position, and whether it is the drafted one."""
@@ -214,31 +217,33 @@ def search_speculatively(
     assert len(prompt) == 1 and prompt.real is None  # `search` runs a batch one by one
     drafter = _make_drafter(model, prompt, options, stops, processors)
     count, rows = _draft_count(model, options), options.num_return_sequences
-    judge = _Judge(Row(model, prompt, budget=stops.limits[0]), processors, watcher)
+    judge = _Judge(Row(model, prompt, budget=stops.limits[0]), processors, watcher, options.output_scores)
     streams = Draws(options.seed, 1, rows).streams if options.do_sample else [None] * rows
     found, accepted = Rows(stops, 1, rows), 0
     for index, stream in enumerate(streams):
         judge.stream, judge.row = stream, judge.row.back_to(prompt.ids.size(1))
-        for token, stayed in _tokens(judge, drafter, count, stops.limits[0]):
+        for token, chance, stayed in _tokens(judge, drafter, count, stops.limits[0]):
             accepted += stayed
-            found.add(index, token)
+            found.add(index, token, chance)
             yield [token if i == index else None for i in range(rows)], list(found.reasons)
             if found.reasons[index] is not None:
                 break
     row = judge.row.back_to(prompt.ids.size(1) + len(found.tokens[-1]))
-    whole = found.generation(row.finished_cache() if rows == 1 else None)
+    whole = found.generation(row.finished_cache() if rows == 1 else None, output_scores=options.output_scores)
     return replace(whole, accepted=(accepted, judge.proposed))
 
 
-def _tokens(judge: _Judge, drafter: ModelDrafter | PromptLookup, count: int, limit: int) -> Iterator[tuple[int, bool]]:
-    """Yield a row's tokens, and whether each was drafted, until the limit or the caller has enough."""
+def _tokens(
+    judge: _Judge, drafter: ModelDrafter | PromptLookup, count: int, limit: int
+) -> Iterator[tuple[int, float | None, bool]]:
+    """Yield a row's tokens, their log-probabilities, and whether they were drafted, until the limit or the caller has enough."""
     emitted = 0
     while emitted < limit:
         most = min(count, limit - emitted - 1)  # one more comes with them
         draft = drafter.propose(judge.row, most, judge.stream) if most > 0 else Draft([])
         run = judge.run(draft)
-        for place, token in enumerate(run):
-            yield token, place < len(run) - 1
+        for place, (token, chance) in enumerate(run):
+            yield token, chance, place < len(run) - 1
         emitted += len(run)
 
 

@@ -108,22 +108,21 @@ class Rows:
                 if banned is not None and banned[row]:
                     raise all_banned(len(self.tokens[row]), row // self.copies)
                 step[row] = token
-                if scored is not None:
-                    self.log_probabilities[row].append(scored[row])
-                self.add(row, token)
+                self.add(row, token, None if scored is None else scored[row])
         return step, list(self.reasons)
 
-    def add(self, row: int, token: int) -> None:
+    def add(self, row: int, token: int, log_probability: float | None = None) -> None:
         """Record a token of one row that has not ended."""
         self.tokens[row].append(token)
+        if log_probability is not None:
+            self.log_probabilities[row].append(log_probability)
         self.reasons[row] = self.stops.reason(self.tokens[row], row // self.copies)
 
     def generation(self, cache: KeyValueCache | None = None, *, output_scores: bool = False) -> Generation:
         """Return what was generated."""
         chances = tuple(map(tuple, self.log_probabilities)) if output_scores else None
-        scores = tuple(map(sum, self.log_probabilities)) if output_scores else None
         reasons = tuple(reason or "length" for reason in self.reasons)
-        return Generation(tuple(map(tuple, self.tokens)), reasons, scores, chances, cache)
+        return Generation(tuple(map(tuple, self.tokens)), reasons, chances, cache=cache)
 
 
 def search_tokens(
@@ -148,7 +147,7 @@ def search_tokens(
         if watcher is not None:
             watcher.picked(logits_RV, picked_R, draws_R, session)
         banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
-        waiting.append((picked_R, banned_R, _scores(logits_RV, picked_R) if output_scores else None))
+        waiting.append((picked_R, banned_R, log_probability_of(logits_RV, picked_R) if output_scores else None))
         if number % every == 0 or number == most:
             yield from _fetch(waiting, rows)
             if all(rows.reasons):
@@ -158,7 +157,8 @@ def search_tokens(
     return rows.generation(session.finished_cache(), output_scores=output_scores)
 
 
-def _scores(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
+def log_probability_of(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
+    """Return the log-probability of each row's token in the distribution that it was picked from, (R,)."""
     return logits_RV.float().log_softmax(-1).gather(-1, picked_R[:, None])[:, 0]
 
 

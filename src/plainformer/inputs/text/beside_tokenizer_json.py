@@ -177,7 +177,12 @@ def _set_parts(backend: tokenizers.Tokenizer, parts: dict[str, Any]) -> None:
 
 
 def _follow_language(backend: tokenizers.Tokenizer, settings: Settings, convention: TokenizerConvention | None) -> None:
-    """Put the source language's token to a text where tokenizer_config.json names one."""
+    """Put the source language's token to a text where tokenizer_config.json names one.
+
+    Where the tokenizer's class is named, and knows languages, `languages.follow_config` does that.
+    """
+    if settings.names_class and convention is not None and convention.language:
+        return
     language = settings.config.get("src_lang")
     if not isinstance(language, str) or backend.token_to_id(language) in backend.encode("a").ids:
         return

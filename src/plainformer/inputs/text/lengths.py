@@ -48,12 +48,14 @@ class LengthOptions(TypedDict, total=False):
 
 
 class EncodeOptions(LengthOptions, total=False):
-    """How texts become rows of tokens: those of `LengthOptions`, and one more.
+    """How texts become rows of tokens: those of `LengthOptions`, and two more.
 
     add_special_tokens: put the model's special tokens around a text; default True.
+    src_lang: the language that the text is marked with, by a code of `Tokenizer.languages`; default: the checkpoint's.
     """
 
     add_special_tokens: bool
+    src_lang: str | None
 
 
 class TooLongError(InputError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plainformer.config.checks import reading
 from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError
+from plainformer.inputs.text.languages import ORIGINAL_CLASS, languages_of
 from plainformer.inputs.text.sentencepiece_model import (
     CONTROL,
     NORMAL,
@@ -45,11 +46,13 @@ def read_sentencepiece(path: Path, settings: Settings, convention: TokenizerConv
     roles = known_roles(settings, convention.usual_roles(), known)
     backend = to_backend(model, cleanup=_cleanup(settings, convention), prefix=_prefix(model, settings, convention))
     register_special(backend, settings, roles, mask_lstrip=True)
+    languages = languages_of(backend, settings, convention, roles)
     if convention.single:
         surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")
     else:
         begin_and_end(backend, *settings.ends(roles, convention))
-    return {"backend": backend, "special_tokens": roles}
+    own = {ORIGINAL_CLASS: convention.saved_as} if languages else {}
+    return {"backend": backend, "special_tokens": roles, "languages": languages, "settings": own}
 
 
 def _prefix(model: SpmModel, settings: Settings, convention: TokenizerConvention) -> Literal["always", "first"]:
@@ -231,8 +234,9 @@ def _side(path: Path, ids: str, settings: Settings, convention: TokenizerConvent
     register_pieces(backend, _control(*roles.values()))
     kind = USER_DEFINED if convention.language_marks else CONTROL
     register_pieces(backend, [Piece(name, 0.0, kind) for name in languages])
+    spoken = languages_of(backend, settings, convention, roles, vocabulary.get)
     surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")
-    return {"backend": backend, "special_tokens": roles, "piece_ids": vocabulary}
+    return {"backend": backend, "special_tokens": roles, "piece_ids": vocabulary, "languages": spoken}
 
 
 def _ids_and_languages(
@@ -244,7 +248,7 @@ def _ids_and_languages(
         begin, end = convention.language_marks
         languages = [token for token in vocabulary if token.startswith(begin) and token.endswith(end)]
     else:
-        named = convention.language_sets.get(str(settings.config.get("language_codes")), convention.languages)
+        named = convention.languages_named(settings.config.get("language_codes"))
         languages = [convention.language_token.format(code) for code in named]
         size = len(vocabulary)
         vocabulary |= {name: size + i for i, name in enumerate(languages)}

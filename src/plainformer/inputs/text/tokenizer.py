@@ -1,8 +1,9 @@
 """Text to token ids and back, with exact character positions.
 
 The work is done by the `tokenizers` library; this file adds what it leaves to the caller: no silent truncation,
-windows over long texts (`lengths.py`), padding to tensors, special-token roles, chat templates, saving. The ids are those of
-the checkpoint's `tokenizer.json` with what its other files add to it; without one, the tokenizer is built from the vocabulary
+windows over long texts (`lengths.py`), padding to tensors, special-token roles, languages, chat
+templates, saving. The ids are those of the
+checkpoint's `tokenizer.json` with what its other files add to it; without one, the tokenizer is built from the vocabulary
 files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
 """
 
@@ -22,6 +23,7 @@ from plainformer.inputs.chat.template import ChatTemplate
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.listed import as_list
 from plainformer.inputs.text.encoding import Encoding, TextBatch
+from plainformer.inputs.text.languages import Languages
 from plainformer.inputs.text.lengths import EncodeOptions, LengthOptions, Lengths
 from plainformer.inputs.text.windows import Side
 
@@ -54,6 +56,7 @@ class Tokenizer:
             encoded by this one, ids decoded by `output`.
         source_files: name → content, of files that `save` writes unchanged because tokenizer.json cannot express them.
         settings: further entries for the saved tokenizer_config.json.
+        languages: those of a multilingual tokenizer.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Tokenizer:
         target: Tokenizer | None = None,
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
+        languages: Languages | None = None,
     ) -> None:
         for side in (padding_side, truncation_side):
             _check_side(side)
@@ -78,6 +82,7 @@ class Tokenizer:
         self.padding_side: Side = padding_side
         self.truncation_side: Side = truncation_side
         self.max_length = max_length
+        self.languages = languages or Languages()
         self._said_long = False
         self._piece_ids = dict(piece_ids) if piece_ids is not None else None
         self.output: Tokenizer = target or self
@@ -163,6 +168,7 @@ class Tokenizer:
         texts: Sequence[str | tuple[str, str] | ChatPrompt],
         *,
         add_special_tokens: bool = True,
+        src_lang: str | None = None,
         **options: Unpack[LengthOptions],
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
@@ -170,6 +176,7 @@ class Tokenizer:
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
         lengths = Lengths.of(self.max_length, self.truncation_side, **options)
+        source = self.languages.code("src_lang", src_lang) if src_lang is not None else self.languages.source
         for row, item in enumerate(texts):
             lengths.fail_early(_checked_row(item, nth(row)), self._count, nth(row))
         plain: list[Any] = [item for item in texts if not isinstance(item, ChatPrompt)]
@@ -179,7 +186,7 @@ class Tokenizer:
         else:
             rows = iter(self.backend.encode_batch(plain, add_special_tokens=add_special_tokens))
         each = (encode_pieces(self, one) if isinstance(one, ChatPrompt) else self.row(next(rows)) for one in texts)
-        encodings = [lengths.fit(row, place) for place, row in enumerate(each)]
+        encodings = [lengths.fit(self.languages.marked(row, source), place) for place, row in enumerate(each)]
         if options.get("max_length", "own") == "own":
             self._say_long(max(map(len, encodings), default=0))
         return encodings

@@ -18,6 +18,7 @@ from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_text
 from plainformer.inputs.text.beside_tokenizer_json import check_padding, follow
+from plainformer.inputs.text.languages import ORIGINAL_CLASS, follow_config
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
 from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
@@ -65,7 +66,9 @@ def read_folder(
         backend.no_truncation()
         follow(backend, settings, conventions)
         roles = check_padding(backend, settings, find_roles(settings, backend))
-        parts: dict[str, Any] = {"backend": backend, "special_tokens": roles}
+        languages = follow_config(backend, settings, conventions, roles)
+        parts: dict[str, Any] = {"backend": backend, "special_tokens": roles, "languages": languages}
+        parts["settings"] = _stated(settings, ORIGINAL_CLASS, "tokenizer_class") if languages else {}
     else:
         parts, sides = _build(settings, conventions), {}
     for name in ("padding_side", "truncation_side"):
@@ -73,14 +76,21 @@ def read_folder(
         if side not in ("left", "right"):
             where = folder / "tokenizer_config.json"
             raise CheckpointError(f"{where}: {name} is {side!r}", "it must be 'left' or 'right'")
-    kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
+    kept = _stated(settings, "clean_up_tokenization_spaces")
+    if parts.get("languages"):
+        kept |= _stated(settings, "src_lang", "tgt_lang", "legacy_behaviour")
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
-        "settings": kept,
         **parts,
+        "settings": {**kept, **parts.get("settings", {})},
     }
+
+
+def _stated(settings: Settings, *names: str) -> dict[str, Any]:
+    """Return those of the entries of tokenizer_config.json that it has."""
+    return {name: settings.config[name] for name in names if name in settings.config}
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:

@@ -107,9 +107,8 @@ def fill_template(
     """Return what goes around a text and around a pair, with the roles' tokens in their places."""
     words = {role.removesuffix("_token"): token for role, token in roles.items()}
     words["lang"] = convention.language_token.format(settings.config.get("src_lang") or convention.language)
-    single = convention.single
-    if "{lang}" in single and settings.config.get("legacy_behaviour") is True:  # NLLB as it was first published
-        single = "$A {eos} {lang}"
+    old = bool(convention.legacy_single) and settings.config.get("legacy_behaviour") is True
+    single = convention.legacy_single if old else convention.single
     try:
         pair = convention.pair or single.replace("$A", "$A $B")
         return single.format(**words).split(), pair.format(**words).split()

@@ -40,7 +40,11 @@ _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Kh
 
 @dataclass(frozen=True)
 class Span(Result):
-    """`text` is `context[start:end]`, verbatim; "" at 0 to 0 is "no answer". `score`: see `QuestionAnsweringOptions`."""
+    """`text` is `context[start:end]`, verbatim; "" at 0 to 0 is "no answer".
+
+    score: a probability, 0 to 1. With scoring="probability" P(start) * P(end) in its window, added up over spans of the same
+        text; with "squad" the share (softmax) among the spans of the n-best list.
+    """
 
     text: str
     start: int

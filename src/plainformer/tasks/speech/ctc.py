@@ -88,7 +88,8 @@ class CtcSpeechRecognition(AudioTask):
 
     def _transcription(self, frames_TV: Frames, one: Hypothesis, timestamps: bool) -> Transcription:
         segments = self._segments(frames_TV, one.ids) if timestamps else None
-        return Transcription(self.vocabulary.written(one.ids), score=one.score, segments=segments)
+        text = self.vocabulary.written(one.ids)
+        return Transcription(text, token_ids=tuple(one.ids), score=one.score, segments=segments)
 
     def _segments(self, frames_TV: Frames, ids: Sequence[int]) -> tuple[Segment, ...]:
         """Return the words, from the beginning of each one's first frame to the end of its last."""

@@ -23,7 +23,10 @@ _NEVER = -math.inf
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A text as token ids, blanks and repeats removed, and its score: its log-probability plus the language's bonus."""
+    """A text as token ids, blanks and repeats removed, and its score.
+
+    score: the log-probability of the text, or of its best alignment (`best_alignment`), plus the language's bonus.
+    """
 
     ids: tuple[int, ...]
     score: float

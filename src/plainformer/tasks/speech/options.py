@@ -113,7 +113,7 @@ def _no_effect(name: str, value: Any) -> None:
 class SpeechOptions(AudioOptions, WritingOptions):
     """Options of speech recognition by an encoder-decoder.
 
-    language: "en"; if not given, a multilingual model detects it in the first window.
+    language: "en" or "english"; if not given, a multilingual model detects it in the first window.
     timestamps: True also says when each part was said (`segments`, without those of no words).
     condition_on_previous_text: True writes each window after the text before it; default: the checkpoint's
         `condition_on_prev_tokens`, else False.
@@ -123,7 +123,9 @@ class SpeechOptions(AudioOptions, WritingOptions):
     max_new_tokens: of a window; default: as many as the decoder has positions for.
     """
 
-    language: str | None = option(None, help="Language spoken, such as en; detected if not given.", typed=str)
+    language: str | None = option(
+        None, help="Language spoken, such as en or english; detected if not given.", typed=str
+    )
     task: str | None = option(None, help="transcribe, or translate into English.", flag="speech_task", typed=str)
     timestamps: bool = option(False, help="Say when each part was said.", check=flag())
     condition_on_previous_text: bool | None = option(None, help="Write a window after the text before.", check=flag())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.tasks.speech.languages import CODES
 from plainformer.tasks.writing.checkpoint_settings import FILE, GenerationSettings
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class SpeechPrompt:
 
     Attributes:
         start_id: the first token. languages, tasks: name ("en", "transcribe") → id; empty for an English-only model.
-        language, task: the checkpoint's defaults; None where it has none.
+        language, task: the checkpoint's defaults; None where it has none. A language may be named ("hindi") wherever one is
+            given: `languages.CODES`.
         no_timestamps_id: None where the vocabulary has no such token. Ids above it are timestamps.
         previous_id: <|startofprev|>, before the text of earlier windows; None where the vocabulary has no such token.
     """
@@ -54,7 +56,7 @@ class SpeechPrompt:
             settings.decoder_start_id,
             languages,
             tasks,
-            language=_bare(values["language"]) if values.get("language") else _name_of(settings.forced, languages),
+            language=str(values["language"]) if values.get("language") else _name_of(settings.forced, languages),
             task=values.get("task") or _name_of(settings.forced, tasks),
             no_timestamps_id=no_timestamps,
             previous_id=previous,
@@ -69,15 +71,26 @@ class SpeechPrompt:
                 what = f"this model is English-only: {opt('language')} and {opt('task')} have no effect"
                 raise UsageError(what, "leave them out")
             return [self.start_id, *self._end(timestamps)]
-        wanted = _bare(language) if language is not None else self.language
-        if wanted is not None and wanted not in self.languages:
-            what = f"{opt('language', wanted)} is unknown to this model"
-            raise UsageError(what, did_you_mean(wanted, self.languages) or "such as 'en'")
+        spoken = detected
+        if language is not None:
+            spoken = self._id_of(language, opt("language", language), "")
+        elif self.language is not None:
+            spoken = self._id_of(self.language, f"{FILE}: language={self.language!r}", f"; or give {opt('language')}")
         chosen = task or self.task or "transcribe"
         if chosen not in self.tasks:
-            raise UsageError(f"{opt('task', chosen)} is unknown to this model", did_you_mean(chosen, self.tasks))
-        spoken = self.languages[wanted] if wanted is not None else detected
+            what = opt("task", chosen) if task else f"{FILE}: task={chosen!r}"
+            raise UsageError(f"{what} is unknown to this model", did_you_mean(chosen, self.tasks))
         return [self.start_id, *([spoken] if spoken is not None else []), self.tasks[chosen], *self._end(timestamps)]
+
+    def _id_of(self, language: str, what: str, otherwise: str) -> int:
+        """Return the id of a language by its code, name or token; `what` names the place that gives it, for messages."""
+        bare = _bare(language)
+        code = bare if bare in self.languages else CODES.get(bare, bare)
+        if code in self.languages:
+            return self.languages[code]
+        names = (name for name, own in CODES.items() if own in self.languages)
+        hint = did_you_mean(bare, [*self.languages, *names]) or "give a code or a name, such as 'en' or 'english'"
+        raise UsageError(f"{what} is unknown to this model", hint + otherwise)
 
     def needs_language_detection(self, language: str | None) -> bool:
         """Whether neither call nor checkpoint names the language."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,20 +44,26 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcription(Result):
-    """What was said. Of Whisper alone, all but `text`:
+    """What was said.
 
     Attributes:
-        language: detected, or named by the call or the checkpoint. segments: with `timestamps=True`.
-        stop_reason, stop_string, score, log_probabilities: as in `answers.Answer`.
-        alternatives: further transcriptions, with `num_return_sequences` or `num_alternatives`.
+        segments: with `timestamps=True`. alternatives: further transcriptions, with `num_return_sequences` or
+            `num_alternatives`.
+        token_ids: of the text; of Whisper with its end token and timestamps.
+        language: by its code: detected, or named by the call or the checkpoint (Whisper).
+        stop_reason, stop_string, log_probability, log_probabilities: as in `answers.Answer` (Whisper).
+        score: what alternatives are ranked by. Of Whisper's beams as in `answers.Answer`; of CTC the log-probability of the best
+            alignment, or with `beam_width` above 1 of the text, plus what words and n-grams add.
     """
 
     text: str
     language: str | None = None
     stop_reason: str | None = None
     stop_string: str | None = None
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    log_probability: float | None = None
+    log_probabilities: tuple[float, ...] | None = field(default=None, repr=False)
     score: float | None = None
-    log_probabilities: tuple[float, ...] | None = None
     segments: tuple[Segment, ...] | None = None
     alternatives: tuple[Transcription, ...] = ()
 
@@ -82,8 +88,8 @@ class Transcript:
     ids: tuple[int, ...]
     language: str | None = None
     stop_reason: str | None = None
-    score: float | None = None
     log_probabilities: tuple[float, ...] | None = None
+    score: float | None = None
     segments: tuple[TokenSegment, ...] = ()
     alternatives: tuple[Transcript, ...] = ()
 
@@ -117,6 +123,10 @@ class SpeechRecognition(AudioTask, GeneratingTask):
 
     def start_ids(self) -> list[int]:
         return self.prompt.ids(None, None, None)
+
+    def checked(self, inputs: Any, options: Any) -> Any:
+        self.prompt.ids(options.language, options.task, None)  # raises what is wrong with them before anything is read
+        return super().checked(inputs, options)
 
     def predict(self, encoded: AudioBatch, options: SpeechOptions) -> list[Transcript]:
         """Decode short clips at once; longer ones, or with timestamps or retries, window by window."""
@@ -201,8 +211,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             found.token_ids,
             languages,
             found.stop_reasons,
-            found.scores or none,
             found.log_probabilities or none,
+            found.scores or none,
         )
         rows = [Transcript(*row) for row in zip(*columns, strict=True)]
         return [replace(rows[i], alternatives=tuple(rows[i + 1 : i + count])) for i in range(0, len(rows), count)]
@@ -221,8 +231,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
                 clip.ids, self.prompt.language_of(clip.start), clip.reason, segments=tuple(clip.segments)
             )
             if speech.attempts[0].options.output_scores:
-                each = tuple(clip.log_probabilities)
-                found = replace(found, score=sum(each), log_probabilities=each)
+                found = replace(found, log_probabilities=tuple(clip.log_probabilities))
             rows.append(found)
         return rows
 
@@ -291,13 +300,16 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     def _transcription(self, one: Transcript, options: SpeechOptions) -> Transcription:
         text = self.text_of(one.ids)
         match = first_stop(text, options.stop_strings)
+        chances = one.log_probabilities
         return Transcription(
             (text if match is None else text[: match.start]).strip(),
             one.language,
             one.stop_reason if match is None else "stop_string",
             None if match is None else match.string,
+            one.ids,
+            None if chances is None else sum(chances),
+            chances,
             one.score,
-            one.log_probabilities,
             self._segments(one.segments) if options.timestamps else None,
             tuple(self._transcription(other, options) for other in one.alternatives),
         )

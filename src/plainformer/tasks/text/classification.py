@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classification(Result):
-    """The best label; `scores` has them all, in the checkpoint's order."""
+    """The best label; `scores` has them all, in the checkpoint's order.
+
+    score: the label's probability, 0 to 1: among all labels (softmax), or by itself (sigmoid) where several may hold or
+        there is only one. Of a regression the value itself, in the unit that it was trained on.
+    """
 
     label: str
     score: float

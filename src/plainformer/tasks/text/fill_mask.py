@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A word for a gap: its probability, its id, its text, and the whole text with this gap filled."""
+    """A word for a gap: its text and id, the whole text with this gap filled; `score` is its probability, 0 to 1."""
 
     token: str
     score: float

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice(Result):
-    """The best choice: its place, its text, its probability, and the probabilities of all in the order given."""
+    """The best choice: its place and text. `score` is its probability, 0 to 1, among all; `scores` theirs, in the order given."""
 
     index: int
     text: str

@@ -110,6 +110,7 @@ class ZeroShotOptions(TextOptions):
     template: the hypothesis; a label replaces its `{}`.
     multi_label: False: the labels exclude each other, and their probabilities sum to 1 (a softmax over the labels'
         entailment logits). True: each holds or not by itself (entailment against contradiction); so does a single label.
+    entailment_label: the label that says "it follows"; default: the one that begins with "entail".
     truncate: cuts the end of the text; the hypothesis stays whole.
     """
 
@@ -118,6 +119,9 @@ class ZeroShotOptions(TextOptions):
     )
     template: str = option(TEMPLATE, help="Zero-shot: the sentence with {}.", check=_template)
     multi_label: bool = option(False, help="Zero-shot: several labels may hold.", check=flag())
+    entailment_label: str | None = option(
+        None, help='Zero-shot: the checkpoint\'s label for "it follows".', check=text()
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.labels, set | frozenset):  # which the check refuses

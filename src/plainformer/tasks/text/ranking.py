@@ -25,7 +25,10 @@ _ACTIVATIONS = {"Sigmoid": "probabilities", "Identity": "logits"}
 
 @dataclass(frozen=True)
 class RankedDocument(Result):
-    """A document, its place in the list that was given, and its score: the higher, the better it answers."""
+    """A document and its place in the list that was given.
+
+    score: the higher, the better it answers: a probability, 0 to 1 (sigmoid of the logit), or with `scores="logits"` the logit.
+    """
 
     index: int
     text: str

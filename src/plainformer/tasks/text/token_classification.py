@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledSpan(Result):
-    """A label, its probability, and what it is of: `text` is the input's [start:end]."""
+    """A label and what it is of: `text` is the input's [start:end]; `score` is the label's probability, 0 to 1."""
 
     label: str
     score: float
@@ -49,7 +49,7 @@ class TokenLabel(LabelledSpan):
 
 @dataclass(frozen=True)
 class Entity(LabelledSpan):
-    """An entity: its type, and the mean probability of its words' labels."""
+    """An entity: `label` is its type, `score` the mean probability of its words' labels, 0 to 1."""
 
 
 class Spans(tuple[LabelledSpan, ...]):

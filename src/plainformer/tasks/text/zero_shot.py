@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.errors import InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.text.pairs import encode_pairs
 from plainformer.tasks.base import LabelScore, Task, called_with
 from plainformer.tasks.lengths import max_length_of, offering
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankedLabels(Classification):
-    """The best label with its probability; `scores` has all labels, best first."""
+    """The best label; `scores` has all labels, best first.
+
+    score: the label's probability, 0 to 1: among the labels given, or with `multi_label` by itself.
+    """
 
 
 class ZeroShotClassification(Task):
@@ -39,17 +42,37 @@ class ZeroShotClassification(Task):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.entailment = self._find("entail")
-        if self.entailment is None:
+        if len(self.config.labels) < 2:
             what = f"{self.ref} has no entailment label: it has {', '.join(self.config.labels)}"
             raise UsageError(what, "take a checkpoint of natural language inference (MNLI, XNLI)")
-        found = self._find("contra")
-        # As in transformers where it is not named: the first label, or the last where entailment is the first.
-        self.contradiction = found if found is not None else len(self.config.labels) - 1 if self.entailment == 0 else 0
+        self.entailment = self._find("entail")
 
     def _find(self, beginning: str) -> int | None:
         places = (i for i, label in enumerate(self.config.labels) if label.lower().startswith(beginning))
         return next(places, None)
+
+    def checked(self, inputs: Any, options: ZeroShotOptions) -> Any:
+        self._places(options)
+        return inputs
+
+    def _places(self, options: ZeroShotOptions) -> tuple[int, int]:
+        """Return the places of the contradiction's label and of the entailment's.
+
+        Raises:
+            UsageError: no label is the entailment's, or none has the name that is given.
+        """
+        labels, given = self.config.labels, options.entailment_label
+        if given is not None and given not in labels:
+            what = f"{opt('entailment_label', given)} is not a label of this model"
+            raise UsageError(what, did_you_mean(given, labels) or f"it has {', '.join(labels[:12])}")
+        place = self.entailment if given is None else labels.index(given)
+        if place is None:
+            what = f"{self.ref} has no label that begins with 'entail': it has {', '.join(labels[:12])}"
+            fix = "take a checkpoint of natural language inference (MNLI, XNLI)"
+            raise UsageError(what, f"{fix}, or say which one it is: {opt('entailment_label', ...)}")
+        found = self._find("contra")
+        # As in transformers where it is not named: the first label, or the last where entailment is the first.
+        return (found if found is not None else len(labels) - 1 if place == 0 else 0), place
 
     def encode(self, inputs: Sequence[Any], options: ZeroShotOptions) -> TextBatch:
         """One row for each label of each text, in order."""
@@ -72,10 +95,11 @@ class ZeroShotClassification(Task):
     def decode(self, encoded: TextBatch, predicted: Tensor, options: ZeroShotOptions) -> list[RankedLabels]:
         names = options.labels
         logits_BLC = predicted.unflatten(0, (-1, len(names)))
+        contradiction, entailment = self._places(options)
         if options.multi_label or len(names) == 1:
-            scores_BL = logits_BLC[..., [self.contradiction, self.entailment]].softmax(-1)[..., 1]
+            scores_BL = logits_BLC[..., [contradiction, entailment]].softmax(-1)[..., 1]
         else:
-            scores_BL = logits_BLC[..., self.entailment].softmax(-1)
+            scores_BL = logits_BLC[..., entailment].softmax(-1)
         results = []
         for row in scores_BL.tolist():
             pairs = sorted(zip(names, row, strict=True), key=lambda pair: -pair[1])

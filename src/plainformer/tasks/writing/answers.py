@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from plainformer.errors import UsageError
@@ -13,7 +13,7 @@ from plainformer.tasks.base import Result
 from plainformer.tasks.html import continued
 
 R = TypeVar("R")
-OPTIONAL = ("stop_string", "score", "log_probabilities", "segments", "alternatives")
+OPTIONAL = ("stop_string", "log_probability", "log_probabilities", "score", "segments", "alternatives")
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,22 @@ class Answer(Result):
         text: without the stop string that ended it, and without special tokens.
         stop_reason: why it ended: "eos" (the model ended it), "stop_string", "length" (a limit cut it off), "time", or
             "callback" (`stop_when`).
-        new_tokens: how many were generated; those of the stop string and the end token count.
+        new_tokens: how many were generated; those of the stop string and the end token count. token_ids: their ids.
         stop_string: which one.
-        score: of beams, the sum of log-probabilities over length ** length_penalty; with `output_scores=True`, the sum.
-        log_probabilities: of each new token, with `output_scores=True`.
+        log_probability: the sum of `log_probabilities`: exp of it is the probability that just these tokens were written.
+        log_probabilities: of each new token in the distribution that it was picked from, after all processors and constraints;
+            natural logarithms, at most 0. Both with `output_scores=True` or `choices`, else None.
+        score: what beams are ranked by, the sum of log-probabilities over length ** length_penalty; None in other modes.
     """
 
     text: str
     stop_reason: str
     new_tokens: int
     stop_string: str | None = None
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    log_probability: float | None = None
+    log_probabilities: tuple[float, ...] | None = field(default=None, repr=False)
     score: float | None = None
-    log_probabilities: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what was not asked for or does not apply."""
@@ -50,12 +54,18 @@ class Answer(Result):
 
 
 def answer_lines(result: Any) -> list[str]:
-    """Return the text of a result; of several answers each, with its number and score."""
+    """Return the text of a result; of several answers each, with its number, and its score or else its log-probability."""
     answers = (result, *getattr(result, "alternatives", ()))
     if len(answers) == 1:
         return [result.text]
-    scores = (f" ({answer.score:.4f})" if answer.score is not None else "" for answer in answers)
-    return [f"[{n}]{score} {a.text}" for n, (a, score) in enumerate(zip(answers, scores, strict=True), 1)]
+    return [f"[{number}]{_rated(answer)} {answer.text}" for number, answer in enumerate(answers, 1)]
+
+
+def _rated(answer: Any) -> str:
+    for value, name in ((answer.score, "score"), (answer.log_probability, "log-probability")):
+        if value is not None:
+            return f" ({name} {value:.4f})"
+    return ""
 
 
 def without_missing(values: dict[str, Any]) -> dict[str, Any]:
@@ -68,13 +78,16 @@ def without_missing(values: dict[str, Any]) -> dict[str, Any]:
 def make_answer(found: Generation, row: int, lead: str, text: str, strings: Sequence[str]) -> Answer:
     """Return the answer of a row: the text that it begins with, and the new text up to its first stop string."""
     match = first_stop(text, strings)
+    chances = found.log_probabilities[row] if found.log_probabilities is not None else None
     return Answer(
         lead + (text if match is None else text[: match.start]),
         found.stop_reasons[row] if match is None else "stop_string",
         len(found.token_ids[row]),
         None if match is None else match.string,
+        found.token_ids[row],
+        None if chances is None else sum(chances),
+        chances,
         found.scores[row] if found.scores is not None else None,
-        found.log_probabilities[row] if found.log_probabilities is not None else None,
     )
 
 

@@ -82,7 +82,11 @@ class GeneratingTask(Task):
         """Return options with the checkpoint's own added where they ask for it."""
         if options.defaults == "plain":
             return options
-        return with_checkpoint_defaults(self.settings.values, options).changed(defaults="plain")
+        return with_checkpoint_defaults(self.default_values(options), options).changed(defaults="plain")
+
+    def default_values(self, options: Any) -> Mapping[str, Any]:
+        """Return what `defaults="checkpoint"` takes, by the names of generation_config.json."""
+        return self.settings.values
 
     def engine_options(
         self,
@@ -104,6 +108,8 @@ class GeneratingTask(Task):
         eos_ids = own.eos_ids if options.eos_ids is None else options.eos_ids
         fixed = {"suppress": own.suppress, "suppress_first": own.suppress_first, "bad_words_ids": own.bad_words or None}
         given = {**{name: value for name, value in fixed.items() if name not in options.explicit}, **changes}
+        if options.choices is not None and "output_scores" not in options.explicit:
+            given["output_scores"] = True  # of so short an answer it costs nothing
         if isinstance(options.draft_model, Task):
             given["draft_model"] = options.draft_model.model
         if options.stop_strings:

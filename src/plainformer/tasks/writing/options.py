@@ -148,9 +148,19 @@ class TextGenerationOptions(ChatOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Text2TextOptions(PromptOptions):
-    """Options of text to text; see also `generation.options.GenerationOptions`."""
+    """Options of text to text; see also `generation.options.GenerationOptions`.
+
+    prefix: default: that of the purpose that the task was loaded for, such as "summarize: ", else none.
+    src_lang, tgt_lang: of a multilingual tokenizer, by its own codes (`Tokenizer.languages`); of a checkpoint that translates
+        by prefixes, those of its config.json. Default: what tokenizer_config.json and generation_config.json name.
+    """
 
     truncate: bool = option(False, help="Cut the end of an over-long text.", check=flag())
+    prefix: str | None = option(None, help="What each text begins with (T5).", check=text())
+    src_lang: str | None = option(None, help="Language of the text: a code such as eng_Latn or en.", check=text())
+    tgt_lang: str | None = option(
+        None, help="Language to write: a code such as deu_Latn or de.", check=text(), excludes="forced_bos_id"
+    )
     decoder_prefix: str = option("", help="What the output begins with (encoder-decoders).", check=text())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
@@ -40,12 +40,13 @@ class GeneratedText(Answer):
     """An `Answer`, `answer_prefix` included.
 
     Attributes:
-        prompt: what it continues. prompt_tokens: all tokens before the first new one.
+        prompt: what it continues. prompt_tokens: all tokens before the first new one. prompt_ids: their ids.
         alternatives: further answers, with `num_return_sequences` or `num_alternatives`.
     """
 
     prompt: str = ""
     prompt_tokens: int = 0
+    prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     alternatives: tuple[Answer, ...] = ()
 
 
@@ -172,6 +173,7 @@ class TextGeneration(WritingTask[GeneratedText]):
             **vars(answers[0]),
             prompt=self.tokenizer.decode(row.input_ids).removesuffix(options.answer_prefix),
             prompt_tokens=len(row.input_ids),
+            prompt_ids=tuple(row.input_ids),
             alternatives=tuple(answers[1:]),
         )
 

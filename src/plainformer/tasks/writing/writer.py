@@ -151,4 +151,8 @@ def streams_with(options: Callable[Given, WritingOptions], answer: type[Whole]) 
 
 def _without_first(found: Generation, count: int) -> Generation:
     """Return a generation without the first tokens of each row."""
-    return replace(found, token_ids=tuple(row[count:] for row in found.token_ids)) if count else found
+    if not count:
+        return found
+    chances = found.log_probabilities
+    kept = None if chances is None else tuple(row[count:] for row in chances)
+    return replace(found, token_ids=tuple(row[count:] for row in found.token_ids), log_probabilities=kept)
