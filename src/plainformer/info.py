@@ -10,7 +10,8 @@ from typing import Any
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.config.loading import LoadOptions
+from plainformer.errors import CheckpointError, UsageError, plural
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task
 
@@ -59,7 +60,7 @@ class CheckpointInfo:
         if self.tied:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
-            lines["not used"] = f"{len(self.unused_tensors)} tensors: " + ", ".join(self.unused_tensors[:6])
+            lines["not used"] = f"{plural(len(self.unused_tensors), 'tensor')}: " + ", ".join(self.unused_tensors[:6])
         return lines
 
 
@@ -71,7 +72,8 @@ def inspect_checkpoint(
     Raises:
         HubError, CheckpointError: as `load`; weights are not checked for completeness, only listed.
     """
-    with open_checkpoint(ref, revision=revision, token=token) as checkpoint:
+    asked = LoadOptions(revision=revision, token=token)
+    with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
         config, source = checkpoint.config(), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)

@@ -71,7 +71,7 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
     assert len(list(task(iter(forms)))) == len(forms)
     assert task([]) == []
     for wrong, message in (
-        (3, "a int is not an input"),
+        (3, "an int is not an input"),
         (None, "a NoneType is not an input"),
         ([3], "input 0: an image cannot be a int"),
         ({"image": 1}, "an image cannot be a dict"),
@@ -221,7 +221,7 @@ def test_every_form_of_a_clip(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="truncate has no effect"):
         task(sound, truncate=True)
     for wrong, message in (
-        (3, "a int is not an input"),
+        (3, "an int is not an input"),
         (None, "a NoneType is not an input"),
         ([[0.1, 0.2]], "input 0, a list, is not an input"),
         ({"array": sound["array"]}, "dictionary with keys"),

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from plainformer.checkpoint.bundled import BUNDLED, bundled_path
+from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
-from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -57,7 +57,7 @@ def resolve(
     """
     text = os.fspath(ref) if isinstance(ref, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise UsageError(f"the model reference {ref!r} is a {type(ref).__name__}", "give a str or a Path")
+        raise UsageError(f"the model reference {ref!r} is {a_type(ref)}", "give a str or a Path")
     _check_text(text)
     try:
         local = _resolve_local(text, is_path=not isinstance(ref, str))
@@ -123,9 +123,10 @@ def _near_paths(ref: str, path: Path) -> str:
     except OSError:
         siblings = []
     near = did_you_mean(parts[0] if parts else path.name, siblings)
+    near = near if near.startswith("did") else near_bundled(path.name)  # not all that the folder holds
     where = f"{str(parent)!r} exists, {parts[0]!r} in it does not" if parts and str(parent) != "." else ""
     hub = f"for the Hub repository write 'hf://{ref}'" if REPOSITORY_NAME.fullmatch(ref) and "/" in ref else ""
-    return "; ".join(part for part in (where, near, hub) if part)
+    return "; ".join(part for part in (where, near, hub) if part) or "check the path"
 
 
 def _resolve_folder(ref: str, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError, opt
+from plainformer.errors import CheckpointError, opt, plural
 from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def check_depth(config: ModelConfig, source: TensorSource) -> None:
     layers, count = sum(len(set(stack.layer_ids)) for stack in stacks), len(source.names())
     if layers > max(count, MANY_LAYERS):
         raise CheckpointError(
-            f"the configuration asks for {layers} layers, and the weights are only {count} tensors",
+            f"the configuration asks for {layers} layers, and the weights are only {plural(count, 'tensor')}",
             _OTHER,
         )
 
@@ -163,8 +163,8 @@ def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unus
         if all(name.startswith("head.") for name in missing):
             cause = "the checkpoint has no weights for this head: it was trained for another task"
             fix = f"leave out {opt('task', ...)}, or choose a task that it was trained for"
-        extra = f"; it has {_some(unused)} that no row knows" if unused else ""
-        raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
+        extra = f"; it has {_some(unused)} that the model does not use" if unused else ""
+        raise CheckpointError(f"{_missing(missing)}: {cause}{extra}", fix)
     if unused and not allow_unused:
         raise CheckpointError(
             f"the checkpoint has {_some(unused)} that this model does not use",
@@ -174,6 +174,11 @@ def _account(model: nn.Module, table: WeightTable, unused: list[str], allow_unus
 
 def _some(names: list[str]) -> str:
     return f"{'tensor' if len(names) == 1 else f'{len(names)} tensors'} {some(list(map(repr, names)), 4)}"
+
+
+def _missing(names: list[str]) -> str:
+    be = "is" if len(names) == 1 else "are"
+    return f"{plural(len(names), 'weight')} {be} missing from the checkpoint: {some(list(map(repr, names)), 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.options import Json, console, restored, table, write_json
-from plainformer.config.values import check_choice, no_effect
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.cli.options import Json, Ref, console, restored, table, write_json
+from plainformer.config.values import check_choice, check_number, check_whole, no_effect
+from plainformer.errors import InputError, UsageError, did_you_mean, opt, plural
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
+    from plainformer.config import ModelConfig
     from plainformer.entities import Analysis
 
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
@@ -33,12 +34,16 @@ class EntityFlags(Flags, kinds=[TokenClassificationOptions], only=("aggregation"
 class Required:
     """What the documents should have."""
 
-    require: Annotated[str | None, Parameter(help="File of required phrases, one a line: ranks the documents.")] = None
-    similar: Annotated[str | None, Parameter(help="Embedding model that also finds what means about the same.")] = None
-    threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None
+    require: Annotated[str | None, Parameter(help="File of required phrases, one per line: ranks the documents.")] = (
+        None
+    )
+    similar: Annotated[str | None, Parameter(help="Embedding model; also match phrases of similar meaning.")] = None
+    threshold: Annotated[
+        float | None, Parameter(help="Minimum cosine similarity of a similar phrase; default 0.8.")
+    ] = None
     anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False
 
-    def options(self, load: LoadFlags) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Return those of `analyse`."""
         from plainformer.entities import read_requirements
         from plainformer.entities.matching import THRESHOLD
@@ -47,10 +52,11 @@ class Required:
             no_effect(on and self.require is None, flag, f"without {opt('require')}", f"add {opt('require')} FILE")
         idle = self.threshold is not None and self.similar is None
         no_effect(idle, "threshold", f"without {opt('similar')}", f"add {opt('similar')} REF")
+        threshold = THRESHOLD if self.threshold is None else self.threshold
+        check_number("threshold", threshold, "[-1, 1]", fix="give a cosine, from 0 to 1")
         return {
             "required": read_requirements(restored(self.require)) if self.require is not None else (),
-            "compare": _compare(self.similar, load) if self.similar is not None else None,
-            "threshold": THRESHOLD if self.threshold is None else self.threshold,
+            "threshold": threshold,
             "anywhere": self.anywhere,
         }
 
@@ -67,11 +73,11 @@ class Written:
 
 
 def entities(
-    ref: str,
+    ref: Ref,
     /,
-    *paths: str,
+    *paths: Annotated[str, Parameter(help="Text files, .jsonl files, or folders of such files.")],
     label: Annotated[list[str] | None, Parameter(help="A type of entity that counts; repeat it. Default: all.")] = None,
-    min_score: Annotated[float, Parameter(help="Least score of an entity that counts.")] = 0.0,
+    min_score: Annotated[float, Parameter(help="Minimum score of an entity that counts.")] = 0.0,
     within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
     flags: EntityFlags = EntityFlags(),  # noqa: B008
     needs: Required = Required(),
@@ -81,19 +87,27 @@ def entities(
 ) -> None:
     """Analyse the entities of documents.
 
-    REF is a token classification checkpoint. PATH is a text file (one document), a .jsonl file (a document a line: a
-    text, or an object with "text" and perhaps "id"), or a folder of such files.
+    REF is a token classification checkpoint (`plainformer info REF` tells what a checkpoint does). A path is a text file
+    (one document), a .jsonl file (one document per line: a text, or an object with "text" and perhaps "id"), or a folder
+    of such files.
+
+    Example: plainformer entities MODEL letters/ --require wanted.txt --html report.html
     """
     from plainformer.entities import analyse, read_documents
+    from plainformer.entities.phrases import UNITS
 
     if not paths:
         raise UsageError("entities needs at least one PATH", "give files or folders")
     views = _views(written, needs.require, json)
-    required = needs.options(load)
-    task = _finder(load, ref, label or ())
-    options = task.make_options({"aggregation": "first", **flags.options()})
+    check_whole("top", written.top, 0)
+    check_number("min_score", min_score, "[0, 1]")
+    check_choice("within", within, UNITS)
+    required = needs.options()
+    options = TokenClassificationOptions(**{"aggregation": "first", **flags.options()})
     if options.aggregation == "none":
         raise UsageError(f"{opt('aggregation', 'none')} finds no entities", "give simple, first, average or max")
+    task = _finder(load, ref, label or ())
+    compare = _compare(needs.similar, load) if needs.similar is not None else None
     skipped: list[Path] = []
     with _progress() as seen:
         analysis = analyse(
@@ -102,6 +116,7 @@ def entities(
             labels=label or (),
             min_score=min_score,
             within=within,
+            compare=compare,
             **required,
             seen=seen,
         )
@@ -135,15 +150,17 @@ def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
 
 def _finder(load: LoadFlags, ref: str, labels: Sequence[str]) -> Any:
     """Return the task, which has these types of entities."""
-    task = load.load(ref)
-    if task.name != "token-classification":
-        what = f"{restored(ref)} does {task.name}, which finds no entities"
-        raise UsageError(what, "give a token classification checkpoint")
-    known = sorted({name[2:] if name[1:2] == "-" else name for name in task.config.labels} - {"O"})
-    for name in labels:
-        if name not in known:
-            raise UsageError(f"{opt('label', name)} is not a type of this checkpoint", did_you_mean(name, known))
-    return task
+
+    def check(kind: Any, task: str, config: ModelConfig) -> None:
+        if task != "token-classification":
+            what = f"{restored(ref)} does {task}, which finds no entities"
+            raise UsageError(what, "give a token classification checkpoint")
+        known = sorted({name[2:] if name[1:2] == "-" else name for name in config.labels} - {"O"})
+        for name in labels:
+            if name not in known:
+                raise UsageError(f"{opt('label', name)} is not a label of this model", did_you_mean(name, known))
+
+    return load.load(ref, check)
 
 
 def _compare(ref: str, flags: LoadFlags) -> Any:
@@ -179,8 +196,10 @@ def _progress() -> Iterator[Any]:
 def _say(analysis: Analysis, skipped: Sequence[Path]) -> None:
     """Say what was read, on stderr."""
     count = sum(len(one.mentions) for one in analysis.found)
-    left = f", {len(skipped)} files skipped (not text: {skipped[0].name}, ...)" if skipped else ""
-    print(f"{len(analysis.found)} documents, {count} entities{left}", file=sys.stderr)
+    more = ", ..." if len(skipped) > 1 else ""
+    left = f", {plural(len(skipped), 'file')} skipped (not text: {skipped[0].name}{more})" if skipped else ""
+    documents, entities = plural(len(analysis.found), "document"), plural(count, "entity", "entities")
+    print(f"{documents}, {entities}{left}", file=sys.stderr)
 
 
 def _write_page(analysis: Analysis, path: Path) -> None:
@@ -189,7 +208,9 @@ def _write_page(analysis: Analysis, path: Path) -> None:
     try:
         path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", f"give another {opt('html')}") from error
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}", f"choose another path for {opt('html')}"
+        ) from error
 
 
 def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from plainformer.cli import STDIN
 from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.options import Json, read_inputs, read_stdin, restored, write_json
+from plainformer.cli.options import Json, Ref, read_inputs, read_stdin, restored, write_json
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 from plainformer.tasks import TASKS, option_classes
@@ -20,16 +20,16 @@ class TaskFlags(Flags, kinds=option_classes(), group="What a task does"):
 
 
 def run(
-    ref: str,
+    ref: Ref,
     /,
-    *inputs: str,
+    *inputs: Annotated[str, Parameter(help="Texts, files, or - for stdin.")],
     chat: Annotated[bool, Parameter(negative="", help="Each input is a user's message in a chat.")] = False,
     system: Annotated[str | None, Parameter(help="System message of a chat.")] = None,
     pair: Annotated[str | None, Parameter(help="Second text of each pair, for text classification.")] = None,
     question: Annotated[str | None, Parameter(help="Question; each input is a context to find the answer in.")] = None,
     choice: Annotated[list[str] | None, Parameter(help="A choice of a multiple-choice question; repeat it.")] = None,
     query: Annotated[str | None, Parameter(help="Query; the inputs are the documents to rank.")] = None,
-    whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one a line.")] = False,
+    whole: Annotated[bool, Parameter(negative="", help="A text file is one input, not one per line.")] = False,
     literal: Annotated[bool, Parameter(negative="", help="Every INPUT is text, even if a file has that name.")] = False,
     load: LoadFlags = LoadFlags(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
@@ -37,13 +37,16 @@ def run(
 ) -> None:
     """Run a checkpoint on inputs.
 
-    REF is a local folder, a .gguf file, a bundled name or a Hub id. INPUT is text, "-" for stdin, or a file: text files
-    give one input a line, .jsonl files one JSON value a line; for images and audio it is the file itself.
+    An input is a text, "-" for stdin, or a file: text files give one input per line, .jsonl files one JSON value per line;
+    for images and audio it is the file itself.
+
+    Example: plainformer run smollm2-135m-instruct "The capital of France is" --max-new-tokens 8
     """
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
-    task = load.load(ref)
-    options = task.make_options(flags.options(task.Options, task.name))
+    asked: dict[str, Any] = {}
+    task = load.load(ref, lambda kind, name, config: asked.update(flags.checked(kind.Options, name)))
+    options = task.make_options(asked)
     items = _items(task, inputs, whole=whole, literal=literal)
     texts = {"system": system, "pair": pair, "question": question, "query": query}
     forms: dict[str, Any] = {name: restored(value) for name, value in texts.items() if value is not None}
@@ -98,7 +101,7 @@ def _complete(items: Iterator[Any], name: str) -> Iterator[Any]:
     for item in items:
         if isinstance(item, str):
             info = TASKS[name]
-            raise UsageError(f"{name} needs {opt(info.flags[0])}", f"or a .jsonl file with {info.form} a line")
+            raise UsageError(f"{name} needs {opt(info.flags[0])}", f"or a .jsonl file with one {info.form} per line")
         yield item
 
 

@@ -59,7 +59,7 @@ def read_requirements(path: str | Path) -> tuple[str, ...]:
         if phrase and phrase != "#" and not phrase.startswith("# "):
             phrases.setdefault(normal_form(phrase), phrase)
     if not phrases:
-        raise InputError(f"the list {str(path)!r} names nothing", "write a required phrase a line")
+        raise InputError(f"the list {str(path)!r} names nothing", "write one required phrase per line")
     return tuple(phrases.values())
 
 

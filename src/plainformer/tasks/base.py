@@ -20,7 +20,7 @@ import torch
 from plainformer.config import ModelConfig
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, UsageError, nth, placed
+from plainformer.errors import InputError, UsageError, a_type, nth, placed
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 
@@ -178,7 +178,7 @@ class Task(ABC):
             return list(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             return self._answers(_windows(inputs, options.batch_size), options)
-        what = f"a {type(inputs).__name__} is not an input for {self.name}"
+        what = f"{a_type(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
 
     def checked(self, inputs: Any, options: Any) -> Any:
@@ -197,9 +197,7 @@ class Task(ABC):
 
     def not_an_input(self, item: Any, place: int) -> InputError:
         """Return the error for an item of a batch of which the task cannot read the kind."""
-        return InputError(
-            f"{nth(place)}, a {type(item).__name__}, is not an input for {self.name}", f"give {self.reads()}"
-        )
+        return InputError(f"{nth(place)}, {a_type(item)}, is not an input for {self.name}", f"give {self.reads()}")
 
     def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""

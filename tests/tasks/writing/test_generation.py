@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import plainformer
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError, UsageError, a_type
 from plainformer.tasks.writing.detokenize import continuation, pieces
 from tests.support import models as make
 
@@ -79,7 +79,7 @@ def test_prompts_that_cannot_be_continued(gpt2: tuple[Any, Path]) -> None:
     with pytest.raises(UsageError, match="did you mean 'max_new_tokens'"):
         task("a", max_new_token=3)
     for wrong in (3, b"bytes", {"role": "user", "content": "x"}):
-        with pytest.raises(InputError, match=f"a {type(wrong).__name__} is not an input for text-generation"):
+        with pytest.raises(InputError, match=f"{a_type(wrong)} is not an input for text-generation"):
             task(wrong)
     assert task([]) == []
 
@@ -240,6 +240,6 @@ def test_long_texts(tmp_path: Path) -> None:
     assert task("", max_new_tokens=3).input_tokens == 1
     assert json.dumps(task("a", max_new_tokens=3).to_dict())
     assert len(task(("a", "b"), max_new_tokens=2)) == 2
-    for wrong, message in (([("a", "b")], "input 0, a tuple, is not an input"), (3, "a int is not an input")):
+    for wrong, message in (([("a", "b")], "input 0, a tuple, is not an input"), (3, "an int is not an input")):
         with pytest.raises(InputError, match=message):
             task(wrong)

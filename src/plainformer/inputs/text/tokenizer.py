@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from plainformer.config.values import check_whole, is_whole
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
+from plainformer.config.values import check_flag, check_whole, is_whole
+from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
@@ -169,7 +169,8 @@ class Tokenizer:
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-            raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
+            raise UsageError(f"texts is {a_type(texts)}, not a list of texts", "use encode() for one text")
+        check_flag("add_special_tokens", add_special_tokens)
         limit = self._limit(truncate, max_length, stride, window)
         for row, item in enumerate(texts):
             _check_row(item, nth(row))
@@ -187,8 +188,8 @@ class Tokenizer:
         most = self.max_length if max_length == "own" else max_length
         for name, value, least in (("max_length", most, 1), ("window", window, 1), ("stride", stride, 0)):
             if value is not None:
-                check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
-        if truncate not in (True, False, "left", "right"):
+                check_whole(name, value, least, fix=f"for example {opt(name, 128)}")
+        if not isinstance(truncate, bool) and truncate not in ("left", "right"):
             raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:
             raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
@@ -254,7 +255,7 @@ class Tokenizer:
 
         side = self.padding_side if side is None else side
         _check_side(side)
-        check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="pass 8, say")
+        check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="for example 8")
         each = [encoding.windows() for encoding in encodings]
         rows = tuple(window for windows_of in each for window in windows_of)
         if not rows:
@@ -301,12 +302,13 @@ class Tokenizer:
         Raises:
             UsageError, InputError: not a row of ids, or an id that no token has; see `known`.
         """
+        check_flag("skip_special_tokens", skip_special_tokens)
         plain: Any = ids.tolist() if hasattr(ids, "tolist") else ids
         if not isinstance(plain, Sequence):
-            raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
+            raise UsageError(f"ids is {a_type(ids)}, not a row of ids", "for example [5]")
         for position, i in enumerate(plain):
             if not is_whole(i):
-                what = f"ids[{position}] is a {type(i).__name__}, not an integer"
+                what = f"ids[{position}] is {a_type(i)}, not an integer"
                 raise UsageError(what, "pass one row of token ids")
             if self.id_to_token(i) is None:
                 what = f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has"
@@ -361,6 +363,7 @@ class Tokenizer:
         """
         from plainformer.inputs.chat.template import ChatTemplate
 
+        check_flag("add_generation_prompt", add_generation_prompt)
         if not self._chat_templates:
             raise UsageError("this checkpoint has no chat template", "it is not a chat model: pass a plain text prompt")
         return ChatTemplate(self._chat_templates, self.special_tokens).render(
@@ -410,7 +413,7 @@ def _check_row(item: object, name: str) -> None:
     parts: tuple[object, ...] = item if isinstance(item, tuple) and len(item) == 2 else (item,)
     for part in parts:
         if not isinstance(part, str):
-            raise UsageError(f"{name} is a {type(part).__name__}, not a str", "pass text, or a (text, pair) tuple")
+            raise UsageError(f"{name} is {a_type(part)}, not a str", "pass text, or a (text, pair) tuple")
         try:
             part.encode("utf-8")
         except UnicodeEncodeError as error:

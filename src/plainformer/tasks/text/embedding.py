@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.errors import UsageError, a_type, did_you_mean, opt
 from plainformer.tasks.base import Result, Task, called_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
@@ -122,7 +122,7 @@ class FeatureExtraction(Task):
         if isinstance(text, str) and isinstance(other, str):
             return float(self.similarity([text], [other])[0, 0])
         if not isinstance(text, list) or not (other is None or isinstance(other, list)):
-            what = f"similarity of a {type(text).__name__} and a {type(other).__name__}"
+            what = f"similarity of {a_type(text)} and {a_type(other)}"
             raise UsageError(what, "give two texts, two lists of texts, or one list")
         if not text or other == []:
             return torch.zeros(len(text), len(text if other is None else other))

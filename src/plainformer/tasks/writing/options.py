@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from plainformer.config.options import at_file, flag, one_of, option, text
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import CONTENT, GenerationOptions
 from plainformer.tasks.options import TaskOptions
 
 W = TypeVar("W", bound="WritingOptions")
 _DEFAULTS = one_of("plain", "checkpoint")
+
+
+def _choices(name: str, value: Any) -> None:
+    if isinstance(value, list | tuple) and not value:
+        raise UsageError(f"{opt(name, value)} is an empty list: there is nothing to choose from", "give two or more")
+
+
+def _schema(name: str, value: Any) -> None:
+    """Refuse a text that is not JSON; what the schema means is for the library of grammars to say."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError) as error:
+            what = f"{opt(name, value)} is not valid JSON: {error}"
+            raise UsageError(what, "write names and texts in double quotes") from None
+
+
 CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 
 
@@ -20,10 +38,17 @@ CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 class WritingOptions(TaskOptions, GenerationOptions):
     """Options of every task whose answer is generated: those of generation, `stop` and `grammar` as text too, and more."""
 
-    choices: Sequence[str] | None = option(None, help="The answer is one of these.", group=CONTENT, typed=list[str])
+    choices: Sequence[str] | None = option(
+        None, help="The answer is one of these.", group=CONTENT, check=_choices, typed=list[str]
+    )
     regex: str | None = option(None, help="The answer matches this regular expression.", group=CONTENT, typed=str)
     json_schema: Mapping[str, Any] | str | None = option(
-        None, help="The answer is JSON of this schema: text, or @FILE.", group=CONTENT, typed=str, read=at_file
+        None,
+        help="The answer is JSON of this schema: text, or @FILE.",
+        group=CONTENT,
+        check=_schema,
+        typed=str,
+        read=at_file,
     )
     defaults: str = option("plain", help="Default options: plain (greedy), or checkpoint (its own).", check=_DEFAULTS)
 
@@ -31,7 +56,7 @@ class WritingOptions(TaskOptions, GenerationOptions):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if not isinstance(stop, list | tuple) or not all(isinstance(one, str) and one for one in stop):
             what = f"{opt('stop', self.stop)} is neither a text nor a list of texts"
-            raise UsageError(what, f"give {opt('stop', ['###'])}, say")
+            raise UsageError(what, f"for example {opt('stop', ['###'])}")
         asked = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
@@ -56,7 +81,9 @@ class WritingOptions(TaskOptions, GenerationOptions):
         if not isinstance(self.seed, list | tuple):
             return self
         if places and max(places) >= len(self.seed):
-            raise UsageError(f"{len(self.seed)} seeds for more inputs", "give one int, or a list of one for each")
+            raise UsageError(
+                f"{plural(len(self.seed), 'seed')} for more inputs", "give one int, or a list of one for each"
+            )
         return self.changed(seed=[self.seed[place] for place in places])
 
 
@@ -71,7 +98,9 @@ class PromptOptions(WritingOptions):
 class TextGenerationOptions(PromptOptions):
     """Options of text generation; see also `generation.options.GenerationOptions`."""
 
-    truncate: bool = option(False, help="Cut the beginning of an over-long prompt.", check=flag())
+    truncate: bool = option(
+        False, help="Cut over-long inputs instead of refusing them: of a prompt the beginning.", check=flag()
+    )
     answer_prefix: str = option("", help="What the answer begins with (decoders).", check=text())
     negative_prompt: str | None = option(None, help="Text that guidance leads away from.", check=text())
 
@@ -80,7 +109,9 @@ class TextGenerationOptions(PromptOptions):
 class Text2TextOptions(PromptOptions):
     """Options of text to text; see also `generation.options.GenerationOptions`."""
 
-    truncate: bool = option(False, help="Cut the end of an over-long text.", check=flag())
+    truncate: bool = option(
+        False, help="Cut over-long inputs instead of refusing them: of a text the end.", check=flag()
+    )
     decoder_prefix: str = option("", help="What the output begins with (encoder-decoders).", check=text())
 
 
@@ -93,5 +124,11 @@ def _check_template(name: str, value: Any) -> None:
 class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
     """Options of abstractive answers: those of both writers, of which a model takes its own."""
 
-    template: str | None = option(None, help="What is read, with {question} and {context}.", check=_check_template)
-    truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
+    template: str | None = option(
+        None, help="Abstractive answers: what is read, with {question} and {context}.", check=_check_template
+    )
+    truncate: bool = option(
+        False,
+        help="Cut over-long inputs instead of refusing them: of a context the end, so that prompt and answer fit.",
+        check=flag(),
+    )

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from plainformer.config.values import no_effect
-from plainformer.errors import InputError, UsageError, nth, opt, placed
+from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.tasks.base import called_with
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.writing.answers import Answer
@@ -80,7 +80,7 @@ class TextGeneration(WritingTask[GeneratedText]):
         if isinstance(item, str):
             return item, False
         if not _is_chat(item):
-            what = f"{nth(place)} is a {type(item).__name__}, neither text nor chat messages"
+            what = f"{nth(place)} is {a_type(item)}, neither text nor chat messages"
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
