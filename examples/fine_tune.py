@@ -3,8 +3,8 @@
     python examples/fine_tune.py ner TRAIN.conll DEV.conll FOLDER       lines of "token<TAB>tag", sentences apart by an empty line
     python examples/fine_tune.py qa  TRAIN.json  DEV.json  FOLDER       SQuAD's format
 
-The checkpoint in FOLDER is one that `plainformer run`, `plainformer entities` and the reference library load. The documents in
-docs/how-to-tasks.md were read by the two that this makes of WikiAnn (2 epochs) and of PolicyQA (3 epochs).
+The checkpoint in FOLDER is one that `plainformer run`, `plainformer entities` and transformers load. docs/how-to-tasks.md makes
+both, of the small data of examples/make_data.py; a real model wants real data, in the same formats.
 """
 
 from __future__ import annotations
@@ -124,8 +124,11 @@ def loss_of(model: pf.Transformer, batch: list[Example], job: str) -> Tensor:
 
 def train(model: pf.Transformer, examples: list[Example], job: str, epochs: int, rate: float, size: int) -> None:
     steps = [batch for epoch in range(epochs) for batch in batches(examples, size, epoch)]
+    warm = min(100, max(1, len(steps) // 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min((n + 1) / 100, (len(steps) - n) / len(steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / warm, (len(steps) - n) / len(steps))
+    )
     began, mean = time.time(), 0.0
     for number, batch in enumerate(steps, 1):
         loss = loss_of(model, batch, job)

@@ -43,6 +43,12 @@ _NAMES = {
     "explain_steps": "plainformer.explanation",
     "replay_steps": "plainformer.explanation",
     "what_if": "plainformer.explanation",
+    "nearest_tokens": "plainformer.explanation",
+    "plot_attention": "plainformer.explanation",
+    "plot_lens": "plainformer.explanation",
+    "plot_embeddings": "plainformer.explanation",
+    "plot_step": "plainformer.explanation",
+    "plot_beams": "plainformer.explanation",
     "record": "plainformer.explanation",
     "replay": "plainformer.explanation",
     "Request": "plainformer.explanation",
@@ -63,6 +69,9 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
     from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
     from plainformer.explanation import replay as replay, replay_steps as replay_steps, what_if as what_if
+    from plainformer.explanation import nearest_tokens as nearest_tokens, plot_attention as plot_attention
+    from plainformer.explanation import plot_beams as plot_beams, plot_embeddings as plot_embeddings
+    from plainformer.explanation import plot_lens as plot_lens, plot_step as plot_step
     from plainformer.families import config_from_dict as config_from_dict
     from plainformer.generation.cache.cache import KeyValueCache as KeyValueCache
     from plainformer.generation.options import GenerationOptions as GenerationOptions
@@ -80,14 +89,16 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
 # isort: on
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(import_module(_NAMES[name]), name)
-        globals()[name] = value
-        return value
-    from plainformer.errors import did_you_mean
+if not TYPE_CHECKING:  # which would take any name for one that there is
 
-    raise AttributeError(f"module 'plainformer' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            value = getattr(import_module(_NAMES[name]), name)
+            globals()[name] = value
+            return value
+        from plainformer.errors import did_you_mean
+
+        raise AttributeError(f"module 'plainformer' has no attribute {name!r}; {did_you_mean(name, _NAMES)}")
 
 
 def __dir__() -> list[str]:

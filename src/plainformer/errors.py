@@ -101,9 +101,9 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 
 
 def a_type(value: object) -> str:
-    """Return the type of a value with its article: "a list", "an int"."""
+    """Return the type of a value with its article, for a message: "a list", "an int", "None"."""
     name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+    return "None" if value is None else f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.loading import LoadOptions
 from plainformer.errors import CheckpointError, UsageError, plural
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import default_task
+from plainformer.tasks import default_task, head_for_task, stated_task
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def inspect_checkpoint(
     """
     asked = LoadOptions(revision=revision, token=token)
     with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
-        config, source = checkpoint.config(), checkpoint.tensors()
+        stated = stated_task(checkpoint)
+        head = head_for_task(stated.name, ()) if stated is not None else None
+        config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
         table, model = checkpoint.rows(config), Transformer(config)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
@@ -169,9 +171,9 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except CheckpointError:
         return None
     special = {
-        name: tokenizer.id_to_token(value)
+        name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-        if (value := getattr(tokenizer, f"{name}_id")) is not None
+        if getattr(tokenizer, f"{name}_id") is not None
     }
     return {
         "size": tokenizer.vocab_size,

@@ -25,7 +25,16 @@ from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.tasks import BUILT_ON, TaskInfo, default_task, head_for_task, task_class, task_info, tasks_of
+from plainformer.tasks import (
+    BUILT_ON,
+    TaskInfo,
+    default_task,
+    head_for_task,
+    stated_task,
+    task_class,
+    task_info,
+    tasks_of,
+)
 from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -118,6 +127,14 @@ def load(
 @overload
 def load(ref: Ref, *, task: type[T], **options: Unpack[LoadArgs]) -> T: ...
 @overload
+def load(ref: Literal["all-minilm-l6-v2"], *, task: None = None, **options: Unpack[LoadArgs]) -> FeatureExtraction: ...
+@overload
+def load(
+    ref: Literal["smollm2-135m-instruct"], *, task: None = None, **options: Unpack[LoadArgs]
+) -> TextGeneration: ...
+@overload
+def load(ref: Literal["albert-smiles"], *, task: None = None, **options: Unpack[LoadArgs]) -> FillMask: ...
+@overload
 def load(ref: Ref, *, task: str | None = None, **options: Unpack[LoadArgs]) -> Task: ...
 @_names_options
 def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[LoadArgs]) -> Task:
@@ -139,8 +156,9 @@ def load_chosen(
     ref: Ref, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen = lambda kind, name, config: None
 ) -> Task:
     """Do as `load`; `chosen` is told of the task before any weight is read: what it refuses is refused at once."""
-    info = task_info(task) if task is not None else None
+    given = task_info(task) if task is not None else None
     with open_checkpoint(ref, revision=asked.revision, token=asked.token) as checkpoint:
+        info = given or stated_task(checkpoint)
         head = _head_for(checkpoint, info)
         config = checkpoint.config(head)
         info = _task_of(checkpoint, config, info)
@@ -153,8 +171,62 @@ def load_chosen(
         return made(info.name, model, tokenizer, checkpoint)
 
 
+@overload
+def pipeline(task: Literal["text-generation", "chat"], ref: Ref, **options: Unpack[LoadArgs]) -> TextGeneration: ...
+@overload
+def pipeline(
+    task: Literal["text2text-generation", "summarization", "translation"], ref: Ref, **options: Unpack[LoadArgs]
+) -> Text2TextGeneration: ...
+@overload
+def pipeline(task: Literal["fill-mask"], ref: Ref, **options: Unpack[LoadArgs]) -> FillMask: ...
+@overload
+def pipeline(
+    task: Literal["text-classification", "sentiment-analysis"], ref: Ref, **options: Unpack[LoadArgs]
+) -> TextClassification: ...
+@overload
+def pipeline(
+    task: Literal["token-classification", "ner"], ref: Ref, **options: Unpack[LoadArgs]
+) -> TokenClassification: ...
+@overload
+def pipeline(task: Literal["question-answering"], ref: Ref, **options: Unpack[LoadArgs]) -> QuestionAnswering: ...
+@overload
+def pipeline(task: Literal["multiple-choice"], ref: Ref, **options: Unpack[LoadArgs]) -> MultipleChoice: ...
+@overload
+def pipeline(
+    task: Literal["feature-extraction", "sentence-embedding", "embedding"], ref: Ref, **options: Unpack[LoadArgs]
+) -> FeatureExtraction: ...
+@overload
+def pipeline(
+    task: Literal["image-feature-extraction"], ref: Ref, **options: Unpack[LoadArgs]
+) -> ImageFeatureExtraction: ...
+@overload
+def pipeline(task: Literal["image-classification"], ref: Ref, **options: Unpack[LoadArgs]) -> ImageClassification: ...
+@overload
+def pipeline(
+    task: Literal["audio-feature-extraction"], ref: Ref, **options: Unpack[LoadArgs]
+) -> AudioFeatureExtraction: ...
+@overload
+def pipeline(task: Literal["audio-classification"], ref: Ref, **options: Unpack[LoadArgs]) -> AudioClassification: ...
+@overload
+def pipeline(
+    task: Literal["automatic-speech-recognition", "asr"], ref: Ref, **options: Unpack[LoadArgs]
+) -> SpeechRecognition | CtcSpeechRecognition: ...
+@overload
+def pipeline(
+    task: Literal["zero-shot-classification", "zero-shot"], ref: Ref, **options: Unpack[LoadArgs]
+) -> ZeroShotClassification: ...
+@overload
+def pipeline(task: Literal["text-ranking", "reranking"], ref: Ref, **options: Unpack[LoadArgs]) -> TextRanking: ...
+@overload
+def pipeline(
+    task: Literal["abstractive-question-answering", "abstractive-qa"], ref: Ref, **options: Unpack[LoadArgs]
+) -> AbstractiveQuestionAnswering: ...
+@overload
+def pipeline(task: type[T], ref: Ref, **options: Unpack[LoadArgs]) -> T: ...
+@overload
+def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task: ...
 @_names_options
-def pipeline(task: str, ref: Ref, **options: Unpack[LoadArgs]) -> Task:
+def pipeline(task: str | type[Task], ref: Ref, **options: Unpack[LoadArgs]) -> Task:
     """Do as `load`, with the task first, for those who are used to that order."""
     return load(ref, task=task, **options)
 
@@ -207,7 +279,7 @@ def build_model(
     load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if options.prepare:
-        rows = 1 if config.decoder is not None else 128
+        rows = 1 if config.main_stack.direction == "causal" else 128
         prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
     return model
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 import plainformer
 from plainformer.errors import UsageError
+from plainformer.tasks.results import Results
 from tests.support.close import close
 
 
@@ -71,7 +74,9 @@ def check_task(task: Any, items: list[Any], folder: Path, option: str, *, sides:
 def _check_forms(task: Any, items: list[Any], expected: list[Any], options: dict[str, Any]) -> None:
     """One, a list and an iterator; nothing is read, and nothing run, before it is asked for."""
     found = task(items, **options)
-    assert isinstance(found, list) and task([], **options) == [] and list(task(iter([]), **options)) == []
+    assert isinstance(found, Results) and task([], **options) == [] and list(task(iter([]), **options)) == []
+    _check_list(found)
+    check_completion(task)
     for one, answer in zip(found, expected, strict=True):
         same(one, answer, "a list")
     read: list[int] = []
@@ -87,6 +92,65 @@ def _check_forms(task: Any, items: list[Any], expected: list[Any], options: dict
     assert read == [0]
     for one, answer in zip(lazy, expected[1:], strict=True):
         same(one, answer, "an iterator")
+
+
+def _check_list(found: Any) -> None:
+    """The answers to a list: a list in all that lists can do, a line of text, a table of a notebook and of pandas."""
+    assert found == list(found) and type(found[1:]) is type(found) and found[1:] == list(found)[1:]
+    again = pickle.loads(pickle.dumps(found))
+    assert again == found and type(again) is type(found) and json.dumps(found.to_dict()) == json.dumps(_plain(found))
+    for one in (found, *found):
+        assert "\n" not in repr(one) and len(repr(one)) < 2000 and "object at" not in repr(one)
+    frame = found.to_dataframe(index=[f"row {place}" for place in range(len(found))])
+    assert set(frame.index) <= {f"row {place}" for place in range(len(found))} and len(frame) >= len(found)
+    assert found._repr_html_().startswith(("<table>", "<ol")) and len(found[:0].to_dataframe()) == 0
+
+
+# What people are offered of any task, and of some.
+EVERY = {
+    "Options",
+    "checkpoint",
+    "config",
+    "decode",
+    "encode",
+    "folder",
+    "model",
+    "name",
+    "options",
+    "predict",
+    "ref",
+    "tokenizer",
+}
+SOME = {
+    "contradiction",
+    "entailment",
+    "files",
+    "kind",
+    "max_tokens",
+    "measure",
+    "normalized",
+    "pooling",
+    "prepare",
+    "processor",
+    "prompt",
+    "scores",
+    "score",
+    "search",
+    "settings",
+    "similarity",
+    "stream",
+    "vocabulary",
+}
+
+
+def check_completion(task: Any) -> None:
+    """Completion offers what a task is for, and not what it is made of; `repr` and `help` say what it is."""
+    names = {name for name in dir(task) if not name.startswith("_")}
+    assert EVERY <= names <= EVERY | SOME, names - EVERY - SOME
+    assert repr(task).startswith(f"{type(task).__name__}({task.ref!r}, ") and "\n" not in repr(task)
+    for text in (type(task).__call__.__doc__, task.__call__.__doc__):
+        assert all(f"{name}: " in text for name in task.options())
+    assert list(inspect.signature(type(task).__call__).parameters) == ["self", "inputs", *task.options()]
 
 
 def _check_batches(task: Any, items: list[Any], expected: list[Any], options: dict[str, Any], sides: bool) -> None:

@@ -210,7 +210,7 @@ def check_embeds(ours: Transformer, case: Case) -> None:
 @torch.no_grad()
 def check_cache(ours: Transformer, case: Case) -> None:
     """A prompt, then a chunk, then single tokens through the cache: the logits of the whole at once. Also with padding."""
-    if ours.config.decoder is None or ours.config.head.kind not in ("causal_lm", "seq2seq_lm", "none"):
+    if not ours.main.causal or ours.config.head.kind not in ("causal_lm", "seq2seq_lm", "none"):
         return
     inputs = make_inputs(case)
     name = "decoder_input_ids" if ours.config.encoder is not None else "input_ids"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,19 @@ def train(path: Path, **options: Any) -> Path:
     with path.open("wb") as target:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus()), model_writer=target, **settings)
     return path
+
+
+def write_two_sides(folder: Path, **config: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Write Marian's files with a vocabulary for each side; return both. As in published ones they share </s> and <unk>."""
+    import sentencepiece
+
+    vocabularies = []
+    for side, ids, size in (("source", "vocab.json", 95), ("target", "target_vocab.json", 340)):
+        path = train(folder / f"{side}.spm", vocab_size=size, unk_id=0, bos_id=-1, eos_id=1)
+        processor = sentencepiece.SentencePieceProcessor(str(path))
+        words = [processor.id_to_piece(i) for i in range(2, processor.get_piece_size())]
+        listed = ["</s>", "<unk>", *(words if side == "source" else reversed(words)), "<pad>"]
+        vocabularies.append({piece: i for i, piece in enumerate(listed)})
+        (folder / ids).write_text(json.dumps(vocabularies[-1]))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer", **config}))
+    return vocabularies[0], vocabularies[1]

@@ -72,7 +72,7 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
     assert task([]) == []
     for wrong, message in (
         (3, "an int is not an input"),
-        (None, "a NoneType is not an input"),
+        (None, "None is not an input"),
         ([3], "input 0: an image cannot be a int"),
         ({"image": 1}, "an image cannot be a dict"),
         ("no-such-file.png", "is not a file"),
@@ -222,7 +222,7 @@ def test_every_form_of_a_clip(tmp_path: Path) -> None:
         task(sound, truncate=True)
     for wrong, message in (
         (3, "an int is not an input"),
-        (None, "a NoneType is not an input"),
+        (None, "None is not an input"),
         ([[0.1, 0.2]], "input 0, a list, is not an input"),
         ({"array": sound["array"]}, "dictionary with keys"),
         ("none.wav", "is not a file"),

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object
+from plainformer.checkpoint.formats import find_weights, open_gguf, open_weights, read_json_object, read_json_objects
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
 from plainformer.config import ModelConfig
@@ -104,8 +104,21 @@ class Checkpoint(ABC):
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Return the content of a companion file such as "generation_config.json"; None where there is none."""
+        path = self._companion(name)
+        return read_json_object(path) if path is not None else None
+
+    def json_list(self, name: str) -> list[dict[str, Any]] | None:
+        """Return the objects that a companion file such as "modules.json" lists; None where there is none."""
+        path = self._companion(name)
+        return read_json_objects(path) if path is not None else None
+
+    def _companion(self, name: str) -> Path | None:
         path = self.folder / name if self.folder is not None else None
-        return read_json_object(path) if path is not None and path.is_file() else None
+        return path if path is not None and path.is_file() else None
+
+    def tensors_in(self, name: str) -> TensorSource:
+        """Return the weights of a part that has a folder of its own; the caller closes them. Raises CheckpointError."""
+        return open_weights(find_weights(self.need_folder(f"folder {name!r}") / name))
 
     def need_folder(self, what: str) -> Path:
         """Return the folder, for what can only be in one. Raises UsageError where there is only one file."""

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
-from plainformer.cli.flags import LoadFlags
+from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
+from plainformer.cli.insights import InsightFlags, print_insights, probe_page, write_page
 from plainformer.cli.options import Json, Ref, console, read_inputs, read_stdin, restored, shown, table, write_json
 from plainformer.config.values import check_whole, no_effect
 from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
-    from plainformer.explanation import Explanation, Request
+    from plainformer.explanation import ExplainedSteps, Explanation, Request
     from plainformer.tasks.base import Task
 
 _WHAT_IF = (
     "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
     "or an option=value, such as num-beams=4; repeat it."
 )
+_ENDS = (16, 4)  # patches or frames that are shown at the beginning and at the end
 
 
 def explain(
@@ -40,6 +42,10 @@ def explain(
     steps: Annotated[int | None, Parameter(help="Generate this many tokens, and show how each came about.")] = None,
     candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
+    all_pieces: Annotated[
+        bool, Parameter(negative="", help="Every patch or frame, not only the first and last.")
+    ] = False,
+    inside: InsightFlags = InsightFlags(),  # noqa: B008
     replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
     load: LoadFlags = LoadFlags(),  # noqa: B008
     generation: GenerationFlags = GenerationFlags(),  # noqa: B008
@@ -54,31 +60,53 @@ def explain(
     """
     asked = [name for name, on in (("steps", steps), ("what_if", what_if), ("replay", replay)) if on is not None]
     _check_generation(asked, generation, candidates, steps)
-    _check_flags(asked, json, pair=pair is not None, shapes=shapes, chat=chat, truncate=truncate)
+    flags = {"pair": pair is not None, "shapes": shapes, "chat": chat, "truncate": truncate, "all_pieces": all_pieces}
+    _check_flags(asked, json, **flags, **inside.given())
     if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
+    probe_page(inside.html)
     options: dict[str, Any] = {}
     task = load.load(ref, lambda kind, name, config: options.update(_options(kind, name, asked, generation)))
     if replay is not None:
         _replay(task, replay, item, json)
         return
     from plainformer.explanation import Request
-    from plainformer.explanation import explain as explain_item
     from plainformer.explanation.one_pass import paired
 
     given, second = _read(task, item), restored(pair)
-    if not asked:
-        top_k = getattr(generation, "top_k", None)
-        found = explain_item(task, given, pair=second, chat=chat, top_k=top_k, truncate=truncate)
-        _show(found, json, _print_explanation, shapes)
+    request = Request(paired(task, given, second), chat, truncate, options)
+    width = 5 if candidates is None else candidates
+    call = {"item": given, "pair": second, "chat": chat, "truncate": truncate}
+    if what_if:
+        _what_if(task, request, what_if, steps, width, json)
+    elif steps is None:
+        call["top_k"] = getattr(generation, "top_k", None)
+        _one_pass(task, call, inside, json, shapes=shapes, all_pieces=all_pieces)
     else:
-        request = Request(paired(task, given, second), chat, truncate, options)
-        width = 5 if candidates is None else candidates
-        if what_if:
-            _what_if(task, request, what_if, steps, width, json)
-        else:
-            assert steps is not None
-            _steps(task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json)
+        found = _steps(
+            task, request, {name: getattr(generation, name) for name in generation.given()}, steps, width, json
+        )
+        _insights(task, {**call, "ids": (*found.trace.prompt_ids, *found.trace.answers[0].token_ids)}, inside, found)
+
+
+def _one_pass(task: Any, given: dict[str, Any], inside: InsightFlags, json: bool, **how: bool) -> None:
+    from plainformer.explanation import explain as explain_item
+    from plainformer.explanation.one_pass import reads_text
+
+    no_effect(how["all_pieces"] and reads_text(task), "all_pieces", "on a text, of which every token is shown")
+    found = explain_item(task, **given, **inside.arguments())
+    _show(found, json, _print_explanation, how)
+    write_page(task, given, inside)
+
+
+def _insights(task: Any, given: dict[str, Any], inside: InsightFlags, steps: Any) -> None:
+    """Show what is inside the whole of a prompt and its answer, and write the page."""
+    from plainformer.explanation import explain as explain_item
+
+    if inside.arguments():
+        console().print("")
+        print_insights(console(), explain_item(task, **given, **inside.arguments()))
+    write_page(task, given, inside, steps)
 
 
 def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None, steps: int | None) -> None:
@@ -113,10 +141,17 @@ def _options(kind: type[Task], name: str, asked: list[str], generation: Generati
 def _check_flags(asked: list[str], json: bool, **flags: bool) -> None:
     """Refuse flags that what is asked for does not take."""
     replays = "replay" in asked
+    inside = not asked or asked == ["steps"]
     taken = {"pair": asked in ([], ["what_if"]), "shapes": not asked, "chat": not replays, "truncate": not replays}
+    taken |= {"all_pieces": not asked, "attention": inside, "lens": inside, "nearest": inside, "html": inside}
     for name, on in flags.items():
         no_effect(on and not taken[name], name, f"with {opt(asked[0])}" if asked else "", "leave one of them out")
-    no_effect(flags["shapes"] and json, "shapes", f"with {opt('json')}, which always has every shape")
+        idle = on and json and bool(asked) and name in ("attention", "lens", "nearest")
+        no_effect(
+            idle, name, f"with {opt('steps')} and {opt('json')}, which is the trace alone", "leave one of them out"
+        )
+    for name, what in (("shapes", "shape"), ("all_pieces", "patch and frame")):
+        no_effect(flags[name] and json, name, f"with {opt('json')}, which always has every {what}")
 
 
 def _read(task: Any, item: str | None) -> Any:
@@ -136,10 +171,10 @@ def _show(found: Any, json: bool, printed: Callable[..., None], *arguments: Any)
         printed(console(), found, *arguments)
 
 
-def _print_explanation(out: Any, found: Explanation, everything: bool) -> None:
+def _print_explanation(out: Any, found: Explanation, how: dict[str, bool]) -> None:
     out.print(f"{shown(found.ref)}: {found.task}\n")
-    _print_pieces(out, found.pieces)
-    _print_steps(out, found.steps, everything=everything)
+    _print_pieces(out, found.pieces, everything=how["all_pieces"])
+    _print_steps(out, found.steps, everything=how["shapes"])
     if found.next_tokens:
         rows = table("next token", "id", "probability", "logit", right=("id", "probability", "logit"))
         for token in found.next_tokens:
@@ -147,9 +182,12 @@ def _print_explanation(out: Any, found: Explanation, everything: bool) -> None:
         out.print(rows)
     elif found.answer is not None:
         _print_answer(out, found.answer)
+    if found.attention is not None or found.lens or found.nearest:
+        out.print("")
+        print_insights(out, found)
 
 
-def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width: int, json: bool) -> None:
+def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width: int, json: bool) -> ExplainedSteps:
     from plainformer.cli.steps import print_steps
     from plainformer.explanation import explain_steps
 
@@ -157,6 +195,7 @@ def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width
     about = {"text": text, "chat": request.chat, "truncate": request.truncate, "flags": flags}
     found = explain_steps(task, request, steps=steps, width=width, about=about)
     _show(found, json, print_steps, steps)
+    return found
 
 
 def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
@@ -193,15 +232,21 @@ def _what_if(task: Any, request: Request, changes: list[str], steps: int | None,
         _show(what_if(task, request, change, width=width), json, print_difference)
 
 
-def _print_pieces(out: Any, pieces: Any) -> None:
+def _print_pieces(out: Any, pieces: Any, *, everything: bool) -> None:
     if pieces and pieces[0].token_id is None:
         rows = table("#", "piece", "where", "norm", right=("#", "norm"))
-        for piece in pieces:
+        first, last = (len(pieces), 0) if everything or len(pieces) <= sum(_ENDS) + 1 else _ENDS
+        for piece in pieces[:first]:
+            rows.add_row(str(piece.index), piece.text, piece.place, f"{piece.norm:.3f}")
+        if last:
+            rows.add_row("...", "", f"{len(pieces) - first - last} more ({as_flag('all_pieces', None)} shows them)", "")
+        for piece in pieces[len(pieces) - last :]:
             rows.add_row(str(piece.index), piece.text, piece.place, f"{piece.norm:.3f}")
     else:
         rows = table("#", "token", "id", "characters", "special", "norm", right=("#", "id", "characters", "norm"))
         for piece in pieces:
-            span = f"{piece.start}:{piece.end}" + (" (pair)" if piece.sequence == 1 else "")
+            span = "" if piece.start is None else f"{piece.start}:{piece.end}"
+            span += " (pair)" if piece.sequence == 1 else ""
             where = ("", "special") if piece.special else (span, "")
             rows.add_row(str(piece.index), shown(piece.text), str(piece.token_id), *where, f"{piece.norm:.3f}")
     out.print(rows)

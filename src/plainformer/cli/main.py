@@ -6,9 +6,10 @@ Exit codes: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,12 @@ _VERBS = {
     "models": "List the families that are supported and the bundled models.",
     "completion": "Print the script by which bash, zsh or fish completes verbs and flags.",
     "glossary": "Explain a term of the field, with its place in this code and its source.",
+}
+
+# Options of which the value may be left out: what one looks like, and what its absence means.
+_OPTIONAL = {
+    "--attention": (r"all|(\w+\.)?\d+\.\d+", "overview"),
+    "--nearest": (r"embedding|last|\d+", "embedding"),
 }
 
 
@@ -96,7 +103,17 @@ def run_app(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> None:
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
-    app(given[0] if given else "")(given, exit_on_error=False, print_error=False)
+    app(given[0] if given else "")(list(_completed(given)), exit_on_error=False, print_error=False)
+
+
+def _completed(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments, and a value where an option may be without one: the parser would take the next argument for it."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        yield argument
+        if argument in _OPTIONAL and arguments[0] == "explain":
+            pattern, usual = _OPTIONAL[argument]
+            if not re.fullmatch(pattern, following):
+                yield usual
 
 
 def _report(error: Exception) -> int:

@@ -120,6 +120,16 @@ class StackConfig:
                 object.__setattr__(self, name, value)
 
     @property
+    def summary(self) -> str:
+        """Return the stack's size in a few words."""
+        return f"{self.num_layers} layers, {self.num_heads} heads, hidden size {self.hidden_size}"
+
+    def __repr__(self) -> str:
+        direction = "causal" if self.direction == "causal" else "bidirectional"
+        details = f"feed-forward {self.ffn_size}, {self.norm_place}-norm, {direction}"
+        return f"StackConfig({self.frontend.kind}; {self.summary}, {details})"
+
+    @property
     def max_positions(self) -> int | None:
         """Return the longest input in positions, where a learned table sets a hard limit; None where there is none."""
         if isinstance(self.frontend, TokenFrontend):
@@ -167,6 +177,12 @@ class HeadConfig:
         if self.softcap is not None:
             require_positive("soft cap of logits", self.softcap)
         require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
+
+
+def in_millions(count: int) -> str:
+    """Return a number of parameters for people: "22.7M parameters"."""
+    power, letter = next(((10**p, x) for p, x in ((9, "B"), (6, "M"), (3, "K")) if count >= 10**p), (1, ""))
+    return f"{count / power:.1f}{letter} parameters" if letter else f"{count} parameters"
 
 
 @dataclass(frozen=True)
@@ -237,6 +253,18 @@ class ModelConfig:
             if stack is not None and isinstance(stack.frontend, TokenFrontend):
                 return stack.frontend.vocab_size
         return None
+
+    @property
+    def summary(self) -> str:
+        """Return family, stacks and head in a line."""
+        stacks = {"encoder": self.encoder, "decoder": self.decoder}
+        parts = [f"{name} of {stack.summary}" for name, stack in stacks.items() if stack is not None]
+        words = [] if self.vocab_size is None else [f"{self.vocab_size:,} tokens"]
+        head = [] if self.head.kind == "none" else [f"{self.head.kind} head"]
+        return ", ".join([self.family, *parts, *words, *head])
+
+    def __repr__(self) -> str:
+        return f"ModelConfig({self.summary})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without `source`."""

@@ -157,6 +157,14 @@ class OptionSet(Checked):
 
     explicit: ClassVar[frozenset[str]]
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        cls.__repr__ = OptionSet.__repr__  # type: ignore[method-assign]  # before the dataclass writes its own, of all
+
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in self.explicit)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __new__(cls, *args: Any, **values: Any) -> Self:
         made = super().__new__(cls)
         object.__setattr__(made, "explicit", frozenset(values))

@@ -37,7 +37,8 @@ class TokenizerConvention:
         unicode: normalisation before byte-level BPE. words: how it cuts a text into words, by its name in
             `inputs.text.pre_tokenizers`. trim_offsets: whether a token's offsets leave out the space before it.
         pieces: how ids follow from a SentencePiece model's pieces. "plain": as they come; "fairseq": <s>, <pad>, </s>,
-            <unk> first, languages and <mask> last; "sentinels": <extra_id_99> to <extra_id_0> last; "reserved": ids of
+            <unk> first, languages and <mask> last; "fairseq-before": five of fairseq's, some never used, then the model's
+            own but for its <unk>, <mask> last; "sentinels": <extra_id_99> to <extra_id_0> last; "reserved": ids of
             pre-training after the first two; "bracketed": a [MASK] last; "vocab.json": looked up in that file.
         lowercase: the default of do_lower_case; None where the files' word does not count. strip_accents: whether quotation
             marks and accents are simplified first, unless keep_accents says no.
@@ -60,7 +61,7 @@ class TokenizerConvention:
     unicode: Literal["", "NFC"] = ""
     words: str = "gpt-2"
     trim_offsets: bool = False
-    pieces: Literal["plain", "fairseq", "sentinels", "reserved", "bracketed", "vocab.json"] = "plain"
+    pieces: Literal["plain", "fairseq", "fairseq-before", "sentinels", "reserved", "bracketed", "vocab.json"] = "plain"
     lowercase: bool | None = None
     strip_accents: bool = False
     legacy_prefix: bool = False

@@ -1,18 +1,19 @@
 """How one input becomes an answer, step by step: tokens (or patches, frames), shapes after every step, the answer.
 
-Hooks on the model's own modules read the shapes while it runs.
+Hooks on the model's own modules read the shapes while it runs. On request: what attention looks at, what each layer would
+predict, and the words nearest to each token's vector.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,18 @@ from torch import Tensor, nn
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.values import check_flag, check_text, check_whole, no_effect
 from plainformer.errors import InputError, UsageError, a_type, opt
+from plainformer.explanation.attention import Attention, Sequenced, read_attention, wanted_heads
+from plainformer.explanation.candidates import NextToken, likeliest
+from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
+from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tokens, vectors_at
 from plainformer.explanation.request import GENERATING, plain_answer
 from plainformer.model.frontend import TokenEmbedding
-from plainformer.tasks.base import Task, check_top_k, text_limit
+from plainformer.model.transformer import ModelOutput, shift_right
+from plainformer.tasks.base import Task, text_limit
 from plainformer.tasks.writing.base import GeneratingTask
+
+if TYPE_CHECKING:
+    from plainformer.explanation.steps import ExplainedSteps
 
 # Modules that are steps: the head, frontends and final norms, each layer and its parts.
 _STEP = re.compile(r"head|(?!head\.)\w+\.(frontend|norm|layers\.\d+(\.(attention|cross|ffn))?)")
@@ -59,18 +68,14 @@ class StepShape:
 
 
 @dataclass(frozen=True)
-class NextToken:
-    """A candidate for the next token."""
-
-    token: str
-    token_id: int
-    probability: float
-    logit: float
-
-
-@dataclass(frozen=True)
 class Explanation:
-    """How one input becomes an answer. `next_tokens` for models that generate; `answer` (plain values) for all others."""
+    """How one input becomes an answer.
+
+    Attributes:
+        pieces: the tokens, patches or frames. steps: each step's shape.
+        next_tokens: of models that generate; answer: of all others, as plain values.
+        attention, lens, nearest: what was asked for; None or empty otherwise.
+    """
 
     ref: str
     task: str
@@ -78,10 +83,20 @@ class Explanation:
     steps: tuple[StepShape, ...]
     next_tokens: tuple[NextToken, ...]
     answer: Any
+    attention: Attention | None = None
+    lens: tuple[Lens, ...] = ()
+    nearest: tuple[Nearest, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON, without what was not asked for."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value or name not in ("attention", "lens", "nearest")}
+
+    def to_html(self, steps: ExplainedSteps | None = None) -> str:
+        """Return one page that needs nothing else, with the maps that were asked for and a generation's `steps`."""
+        from plainformer.explanation.page import to_html
+
+        return to_html(self, steps)
 
 
 @torch.inference_mode()
@@ -93,34 +108,131 @@ def explain(
     chat: bool = False,
     top_k: int | None = None,
     truncate: bool = False,
+    attention: bool | str | Sequence[str] = False,
+    lens: bool = False,
+    nearest: int | str | None = None,
+    ids: Sequence[int] = (),
+    map_size: int | None = None,
 ) -> Explanation:
     """Explain one input.
 
     Args:
-        task: what `load` returned.
-        item: a text; for images and audio what the task takes (a path, an array).
+        task: what `load` returned. item: a text; for images and audio what the task takes (a path, an array).
         pair: the second text, where the task reads two (the context of a question, say).
         chat: wrap the text as a user's message in the model's chat format.
-        top_k: candidates for the next token, 5 if None; for other tasks their option of that name.
-        truncate: cut an over-long text instead of refusing it.
+        top_k: candidates for the next token (5 if None), of the lens (3) and of the nearest words (4); for other tasks their
+            option of that name. truncate: cut an over-long text instead of refusing it.
+        attention: True for a summary of every head; with the maps of some heads, "3.5" or ["encoder.0.1", "cross.2.0"], or "all".
+        lens: what each layer would predict: as the next token, or at each mask.
+        nearest: the words nearest to each token's "embedding", to its hidden state after a layer (a number), or to the "last".
+        ids: the decoder's token ids in place of those of the input alone: what a generation began with, and wrote.
+        map_size: keep only the first queries and keys of each map.
     Raises:
         UsageError: an argument that has no effect here; otherwise as the task itself.
     """
     _check_arguments(task, pair, chat, top_k, truncate)
+    _check_insights(task, lens, nearest, map_size is not None and not (attention and attention is not True))
+    wanted = wanted_heads(task.model, attention)
     given = paired(task, item, pair)
-    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
-    if task.config.kind == "encoder-decoder" and (start := _start_ids(task)):
-        inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
+    inputs, pieces = _inputs(task, item, pair, chat, truncate, ids)
     with watch(task.model) as steps:
-        output = task.model(**inputs)
+        output = task.model(**inputs, output_hidden_states=lens or nearest not in (None, "embedding"))
     if output.logits is None:  # a base model's head scores nothing: it is a pooler
         steps = [replace(step, step="pooler") if step.step == "head" else step for step in steps]
-    if not pieces:
-        pieces = _signal_pieces(task, inputs)
     generates = task.config.head.kind in GENERATING
-    next_tokens = _next_tokens(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else ()
-    answer = None if generates else _answer(task, given, top_k, truncate)
-    return Explanation(task.ref, task.name, pieces, tuple(steps), next_tokens, answer)
+    return Explanation(
+        task.ref,
+        task.name,
+        pieces,
+        tuple(steps),
+        likeliest(task, output.logits[0, -1], 5 if top_k is None else top_k) if generates else (),
+        None if generates else _answer(task, given, top_k, truncate),
+        read_attention(task.model, inputs, sequences(task, inputs, pieces), wanted, map_size) if attention else None,
+        read_lens(task, output, _places(task, inputs, pieces), top_k or LENS_TOKENS) if lens else (),
+        _nearest(task, nearest, inputs, output, pieces, top_k or NEAREST_TOKENS) if nearest is not None else (),
+    )
+
+
+def _inputs(
+    task: Task, item: Any, pair: str | None, chat: bool, truncate: bool, ids: Sequence[int]
+) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
+    """Return what the model is given, and the pieces of what it reads."""
+    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
+    writes = task.config.head.kind in GENERATING
+    no_effect(bool(ids) and not writes, "ids", f"in {task.name}, which generates no text")
+    if task.config.kind == "encoder-decoder" and writes and (start := list(ids) or _start_ids(task)):
+        inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
+    elif ids:
+        inputs = {"input_ids": torch.tensor([list(ids)], device=task.model.device)}
+        pieces = _continued(task, pieces, list(ids))
+    return inputs, pieces or _signal_pieces(task, inputs)
+
+
+def _continued(task: Task, pieces: tuple[Piece, ...], ids: list[int]) -> tuple[Piece, ...]:
+    """Return the pieces of `ids`, with the places in the text of those that they begin with."""
+    norms = _embedded(task, torch.tensor([ids], device=task.model.device)).norm(dim=-1).tolist()
+    special = task.tokenizer.special_ids
+    made = [Piece(i, _name(task, t), t, None, None, None, t in special, norms[i]) for i, t in enumerate(ids)]
+    same = len(ids) >= len(pieces) and all(piece.token_id == t for piece, t in zip(pieces, ids, strict=False))
+    return (*pieces, *made[len(pieces) :]) if same else tuple(made)
+
+
+def _name(task: Task, token_id: int) -> str:
+    """Return the vocabulary's text of an id, as the tokens of an input are shown."""
+    return str(task.tokenizer.id_to_token(token_id) or f"<{token_id}>")
+
+
+def _embedded(task: Task, ids: Tensor) -> Tensor:
+    """Return the token vectors of one row of ids, (T, W)."""
+    embedding = (task.model.encoder or task.model.main).frontend
+    assert isinstance(embedding, TokenEmbedding)
+    return embedding.embed(ids.view(1, -1))[0].float()
+
+
+def sequences(task: Task, inputs: dict[str, Tensor], pieces: tuple[Piece, ...]) -> dict[str, Sequenced]:
+    """Return the tokens of each stack of the model by its name."""
+    read = Sequenced(tuple(piece.text for piece in pieces), tuple(piece.special for piece in pieces))
+    if task.config.kind != "encoder-decoder":
+        return {task.config.kind: read}
+    ids = inputs.get("decoder_input_ids")
+    if ids is None:  # what does not write reads the input itself in its decoder, moved by one place
+        ids = shift_right(inputs["input_ids"], task.config, inputs.get("attention_mask"))
+    written = ids[0].tolist()
+    special = task.tokenizer.special_ids
+    texts = tuple(_name(task, token_id) for token_id in written)
+    return {"encoder": read, "decoder": Sequenced(texts, tuple(token_id in special for token_id in written))}
+
+
+def _check_insights(task: Task, lens: bool, nearest: int | str | None, idle_size: bool) -> None:
+    kind = task.config.head.kind
+    no_effect(lens and kind not in PREDICTING, "lens", f"in {task.name}, which predicts no tokens")
+    no_effect(nearest is not None and not reads_text(task), "nearest", "on images and audio")
+    no_effect(idle_size, "map_size", "where no map is asked for")
+
+
+def _places(task: Task, inputs: dict[str, Tensor], pieces: tuple[Piece, ...]) -> list[tuple[int, str]]:
+    """Return the positions that a token is predicted from, each with the token that is there."""
+    if task.config.head.kind == "masked_lm":
+        mask_id = task.tokenizer.mask_id  # that there is a mask, the task's own answer has checked
+        return [(piece.index, piece.text) for piece in pieces if piece.token_id == mask_id]
+    texts = sequences(task, inputs, pieces)["decoder"].texts
+    return [(len(texts) - 1, texts[-1])]
+
+
+def _nearest(
+    task: Task,
+    place: int | str,
+    inputs: dict[str, Tensor],
+    output: ModelOutput,
+    pieces: tuple[Piece, ...],
+    top_k: int,
+) -> tuple[Nearest, ...]:
+    """Return the words nearest to each token's vector; of an embedding, the token itself does not count."""
+    states = (output.hidden_states if output.encoder is None else output.encoder.hidden_states) or ()
+    vectors = vectors_at(task, place, _embedded(task, inputs["input_ids"]), states)
+    own = [piece.token_id or 0 for piece in pieces] if place == "embedding" else []
+    found = nearest_tokens(task, vectors, top_k=top_k, without=own)
+    return tuple(Nearest(piece.index, piece.text, near) for piece, near in zip(pieces, found, strict=True))
 
 
 def reads_text(task: Task) -> bool:
@@ -175,9 +287,7 @@ def _text(
     if not row.input_ids:
         raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))
-    embedding = (task.model.encoder or task.model.main).frontend
-    assert isinstance(embedding, TokenEmbedding)
-    norms = embedding.embed(inputs["input_ids"])[0].float().norm(dim=-1).tolist()
+    norms = _embedded(task, inputs["input_ids"]).norm(dim=-1).tolist()
     if task.config.head.kind == "choice":
         inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice
     starts, ends = zip(*row.offsets, strict=True)
@@ -226,14 +336,6 @@ def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
         Piece(index, name, None, None, None, None, index < fixed, norm, place)
         for index, ((name, place), norm) in enumerate(zip(named, norms, strict=True))
     )
-
-
-def _next_tokens(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, ...]:
-    best = logits_V.float().topk(check_top_k(top_k, len(logits_V)))
-    ids = best.indices.tolist()
-    tokens = [task.tokenizer.decode(task.tokenizer.known([token_id])) for token_id in ids]
-    probabilities = logits_V.float().softmax(-1)[best.indices].tolist()
-    return tuple(map(NextToken, tokens, ids, probabilities, best.values.tolist()))
 
 
 def _answer(task: Task, given: Any, top_k: int | None, truncate: bool) -> Any:

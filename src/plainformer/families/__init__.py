@@ -31,11 +31,12 @@ from plainformer.families.hf_config import HfConfig
 
 # model_type in config.json → module here.
 _CALLED_ALIKE = (
-    "albert bart bert distilbert electra gemma gpt2 gpt_neox llama marian mistral modernbert olmo2 pegasus phi3 roberta "
-    "smollm3 t5 vit wav2vec2 whisper"
+    "albert bart bert distilbert electra gemma gpt2 gpt_neox llama marian mistral modernbert mpnet olmo2 pegasus phi3 "
+    "roberta smollm3 t5 vit wav2vec2 whisper"
 )
 FAMILIES = {
     **{name: name for name in _CALLED_ALIKE.split()},
+    "camembert": "roberta",
     "deberta-v2": "deberta",
     "deit": "vit",
     "gemma2": "gemma",

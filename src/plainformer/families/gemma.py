@@ -45,7 +45,8 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     if kind == "gemma3":
         inner = source.object("text_config")
         source = HfConfig({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
-    source.refuse("use_bidirectional_attention", False, why="only causal Gemma models are known here")
+    if kind != "gemma3_text" or head == "causal_lm":
+        source.refuse("use_bidirectional_attention", False, why="only a text encoder (EmbeddingGemma) reads both ways")
     stack = _stack(source, kind)
     return build("gemma", source, head, stack, tie=True)
 
@@ -61,6 +62,9 @@ def _stack(source: HfConfig, kind: str) -> StackConfig:
     changes["ffn_bias"] = False
     if kind != "gemma":
         window = source.integer("sliding_window", default=4096)
+        if source.flag("use_bidirectional_attention", default=False):
+            window = window // 2 + 1  # the width of the whole window is stored; half of it is on each side
+            changes["direction"] = "both"
         pattern = source.integer("sliding_window_pattern", default=6) if kind != "gemma2" else 2
         require_size("sliding_window_pattern", pattern, MAX_LAYERS)
         sliding = sliding_layers(source, layers, window, lambda index: bool((index + 1) % pattern))

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020): BERT's encoder, fairseq's positions and heads."""
+"""RoBERTa (Liu et al. 2019), XLM-RoBERTa (Conneau et al. 2020), CamemBERT (Martin et al. 2020): BERT as fairseq numbers it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ HEADS = {
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 TOKENIZERS = {
     "roberta": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True, unused_positions=2),
+    "camembert": TokenizerConvention(
+        "SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq-before", unused_positions=2
+    ),
     "xlmroberta": TokenizerConvention("SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq", unused_positions=2),
 }
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.config.model import in_millions
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
@@ -66,6 +67,16 @@ class Transformer(nn.Module):
             self.decoder = Stack(config.decoder) if config.decoder is not None else None
             self.head = Head(config.head, config.main_stack.hidden_size)
         self.tie()
+        self._parameters_in_all = sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_parameters(self) -> int:
+        """Return how many numbers the model has, tied ones counted once, however they are stored."""
+        return self._parameters_in_all
+
+    def __repr__(self) -> str:
+        size, kind = in_millions(self.num_parameters), str(self.dtype).removeprefix("torch.")
+        return f"Transformer({self.config.summary}, {size}, {kind}, {self.device})"
 
     def tie(self) -> None:
         """Make the parameters that `config.tied` pairs up one and the same."""
@@ -178,6 +189,10 @@ class Transformer(nn.Module):
     def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
         if cache is not None and self.decoder is None:
             raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
+        if cache is not None and not self.main.causal:
+            raise UsageError(
+                "each position of this model sees the later ones: it cannot be cached", "leave out cache=..."
+            )
         if cache is not None and not isinstance(cache, Cache):
             raise UsageError(f"cache is {a_type(cache)}", "pass KeyValueCache(model.config, rows)")
         if encoder_output is not None and (self.encoder is None or self.decoder is None):

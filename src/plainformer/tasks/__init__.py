@@ -14,6 +14,7 @@ from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFro
 from plainformer.errors import UsageError, did_you_mean, opt
 
 if TYPE_CHECKING:
+    from plainformer.checkpoint.opened import Checkpoint
     from plainformer.tasks.base import Task
     from plainformer.tasks.options import TaskOptions
 
@@ -141,6 +142,20 @@ def default_task(config: ModelConfig) -> TaskInfo:
         what = "this model labels audio frames; no task does that yet"
         raise UsageError(what, "call the model itself (load_model), or load it with task='audio-feature-extraction'")
     return next(info for info in TASKS.values() if info.head == kind)
+
+
+MODULES = "modules.json"  # sentence-transformers' list of the steps from a text to its vector
+
+
+def stated_task(checkpoint: Checkpoint) -> TaskInfo | None:
+    """Return the task that a checkpoint's files name, whatever its architecture; None where they name none.
+
+    sentence-transformers trains vectors on top of models of any head, and keeps the name of their class; of its
+    cross-encoders the head is in use.
+    """
+    kind = (checkpoint.json("config_sentence_transformers.json") or {}).get("model_type")
+    listed = checkpoint.json_list(MODULES) is not None and kind != "CrossEncoder"
+    return TASKS["feature-extraction"] if listed else None
 
 
 def tasks_of(config: ModelConfig) -> list[str]:

@@ -5,24 +5,27 @@ Same kind of input, same type of output: one input gives one result, a list give
 
 from __future__ import annotations
 
-import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
 from plainformer.config import ModelConfig
+from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
 from plainformer.errors import InputError, UsageError, a_type, nth, placed
+from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
+from plainformer.tasks.calls import called_with as called_with
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
+from plainformer.tasks.results import LabelScore as LabelScore
+from plainformer.tasks.results import Result as Result
+from plainformer.tasks.results import Results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,73 +33,15 @@ if TYPE_CHECKING:
     from plainformer.checkpoint.opened import Checkpoint
     from plainformer.inputs.text.tokenizer import Side, TextBatch, Tokenizer
 
+# What a task's own code calls and overrides: left out of completion.
+_FOR_TASKS = {
+    "answer", "beginning", "checked", "companions", "completed", "cut", "detect_language", "encode_texts",
+    "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "logits_of",
+    "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prepared",
+    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
+    "size", "start_ids", "start_of", "streamed", "text_of", "writer",
+}  # fmt: skip
 _READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Result:
-    """A typed answer: `lines()` is what people read, `to_dict()` what JSON gets."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Return the answer as lines of text, most important first."""
-        return [str(self.to_dict())]
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """A class and its probability (or value, for regression)."""
-
-    label: str
-    score: float
-
-
-class Call(Protocol[Given, Answer]):
-    """How a task is called: one input → one answer; a list → a list; an iterator → an iterator of answers, in order."""
-
-    @overload
-    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> list[Answer]: ...
-    @overload
-    def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[Answer]: ...
-    @overload
-    def __call__(self, inputs: Any, /, *args: Given.args, **options: Given.kwargs) -> Answer: ...
-
-
-class _Called:
-    """The `__call__` of a task: keywords become its options, which are checked before anything runs."""
-
-    def __init__(self, options: type[TaskOptions]) -> None:
-        self.options = options
-
-    def __set_name__(self, owner: type[Task], name: str) -> None:
-        owner.Options = self.options
-
-    @cached_property
-    def signature(self) -> inspect.Signature:
-        """The inputs, then the options by name; made once, since each call of a task comes by here."""
-        first = inspect.Parameter("inputs", inspect.Parameter.POSITIONAL_ONLY)
-        return inspect.Signature([first, *inspect.signature(self.options).parameters.values()])
-
-    def __get__(self, task: Task | None, owner: type[Task]) -> Any:
-        if task is None:
-            return self
-
-        def call(inputs: Any, /, **given: Any) -> Any:
-            return task.answer(inputs, task.make_options(given))
-
-        call.__qualname__ = f"{owner.__name__}.__call__"  # what Python says of a wrong call
-        call.__signature__ = self.signature  # type: ignore[attr-defined]  # what notebooks complete
-        return call
-
-
-def called_with(options: Callable[Given, TaskOptions], answer: type[Answer]) -> Call[Given, Answer]:
-    """The `__call__` of a task, typed so that editors complete its options: their dataclass, and what one answer is."""
-    return cast(Any, _Called(cast("type[TaskOptions]", options)))
 
 
 class Task(ABC):
@@ -112,6 +57,7 @@ class Task(ABC):
 
     name: str
     Options: ClassVar[type[TaskOptions]] = TaskOptions
+    _many: ClassVar[type[Results[Any]]] = Results  # what the answers to a list are in
     needs_tokenizer = True
     cut: Side = "right"
     companions: tuple[str, ...] = ()
@@ -122,6 +68,14 @@ class Task(ABC):
         self.config: ModelConfig = model.config
         if self.needs_tokenizer:
             _ = self.tokenizer
+
+    def __repr__(self) -> str:
+        size = f"hidden size {self.config.main_stack.hidden_size}"
+        return f"{type(self).__name__}({self.ref!r}, {in_millions(self.model.num_parameters)}, {size}, {self.model.device})"
+
+    def __dir__(self) -> list[str]:
+        """Return the names for completion: without those that only a new task needs."""
+        return [name for name in super().__dir__() if name not in _FOR_TASKS]
 
     @property
     def ref(self) -> str:
@@ -141,7 +95,7 @@ class Task(ABC):
         return self._tokenizer
 
     if TYPE_CHECKING:
-        __call__ = cast("Call[..., Any]", None)  # inferred, not declared, so that each task's own is seen
+        __call__ = cast(Any, None)  # inferred, not declared, so that each task's own is seen
 
     @abstractmethod
     def encode(self, inputs: Sequence[Any], options: Any) -> Any:
@@ -170,12 +124,12 @@ class Task(ABC):
         `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
         are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
         """
-        inputs = self.checked(inputs, options)
+        inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
             with placed(None):
                 return self.run([inputs], options)[0]
         if isinstance(inputs, list | tuple):
-            return list(self._answers([list(inputs)], options))
+            return self._many(self._answers([list(inputs)], options))
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             return self._answers(_windows(inputs, options.batch_size), options)
         what = f"{a_type(inputs)} is not an input for {self.name}"
@@ -197,7 +151,11 @@ class Task(ABC):
 
     def not_an_input(self, item: Any, place: int) -> InputError:
         """Return the error for an item of a batch of which the task cannot read the kind."""
-        return InputError(f"{nth(place)}, {a_type(item)}, is not an input for {self.name}", f"give {self.reads()}")
+        if item is None or str(item) in ("nan", "<NA>"):  # a gap in a column
+            what = f"{nth(place)}, {item}, is missing: it is not an input for {self.name}"
+            return InputError(what, "leave it out, or fill it: column.dropna(), column.fillna('')")
+        what = f"{nth(place)}, {a_type(item)}, is not an input for {self.name}"
+        return InputError(what, f"give {self.reads()}")
 
     def _answers(self, windows: Iterable[list[Any]], options: Any) -> Iterator[Any]:
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
@@ -289,17 +247,17 @@ class TwoPartTask(Task):
 
     def is_one(self, inputs: Any) -> bool:
         pair = isinstance(inputs, tuple) and len(inputs) == 2
-        return isinstance(inputs, Mapping) or (pair and self.fits(*inputs))
+        return isinstance(inputs, Mapping) or (pair and self.fits(*map(as_list, inputs)))
 
     def parts_of(self, item: Any, place: int) -> tuple[Any, Any]:
         """Return the two parts of an item of a batch."""
         first, second = self.parts
         if isinstance(item, Mapping) and set(item) == {first, second}:
             item = (item[first], item[second])
-        if isinstance(item, Mapping) or not self.is_one(item) or not all(map(_is_text, item)):
+        if isinstance(item, Mapping) or not self.is_one(item) or not all(_is_text(as_list(each)) for each in item):
             what = f"{nth(place)}, {str(item)[:60]!r}, is not {self.reads()}"
             raise InputError(what, f'give a ({first}, {second}) tuple, or {{"{first}": ..., "{second}": ...}}')
-        return item[0], item[1]
+        return as_list(item[0]), as_list(item[1])
 
 
 def _is_text(part: Any) -> bool:
@@ -334,6 +292,13 @@ def _windows(inputs: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
     while window := list(islice(iterator, ahead * batch_size)):
         yield window
         ahead = min(2 * ahead, _READ_AHEAD if batch_size > 1 else 1)
+
+
+def best(scores_V: Tensor, count: int) -> Tensor:
+    """Return the places of the highest scores, best first, (count,); of equal ones, which `topk` mixes, the first comes first."""
+    lowest = scores_V.topk(count).values[-1]
+    places = (scores_V >= lowest).nonzero()[:, 0]
+    return places[scores_V[places].argsort(descending=True, stable=True)[:count]]
 
 
 def check_top_k(top_k: int, most: int) -> int:

@@ -14,7 +14,7 @@ from plainformer.errors import CheckpointError
 from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support import ROOT
-from tests.support.sentencepiece import TEXTS, train
+from tests.support.sentencepiece import TEXTS, train, write_two_sides
 
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "T5Tokenizer": ("t5", {}),
     "XLMRobertaTokenizer": ("fairseq", {}),
+    "CamembertTokenizer": ("fairseq", {}),
     "MBartTokenizer": ("fairseq", {}),
     "MBart50Tokenizer": ("fairseq", {}),
     "NllbTokenizer": ("fairseq_bpe", {"additional_special_tokens": ["eng_Latn", "fra_Latn"]}),
@@ -216,6 +217,44 @@ def test_marian_and_m2m100(spm: dict[str, Path], tmp_path: Path) -> None:
     assert read(marian).encode(">>fra<< the").input_ids[0] == vocabulary[">>fra<<"]
 
 
+def test_marian_with_separate_vocabularies(tmp_path: Path) -> None:
+    import transformers
+
+    source, target = write_two_sides(tmp_path, separate_vocabs=True)
+    tokenizer = read(tmp_path)
+    reference = transformers.MarianTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        if "<s>" in text or "</s>" in text:
+            continue
+        ids, targets = tokenizer.encode(text).input_ids, tokenizer.output.encode(text).input_ids
+        assert ids == reference(text)["input_ids"], text
+        assert targets == reference(text_target=text)["input_ids"], text
+        if source["<pad>"] in targets:
+            continue  # a word of the target's, which the reference takes for the source's padding
+        # The reference puts spaces around special tokens.
+        assert tokenizer.decode(targets).replace(" ", "") == reference.decode(targets).replace(" ", "")
+        if target["<unk>"] in targets:
+            continue
+        padded = [target["<pad>"], *targets, target["<pad>"]]
+        assert tokenizer.decode(padded, skip_special_tokens=True).strip() == reference.decode(targets[:-1])
+    assert tokenizer.pad_id == source["<pad>"] != target["<pad>"] == tokenizer.output.pad_id
+    assert tokenizer.id_to_token(target["<pad>"]) == "<pad>" and tokenizer.token_to_id("<pad>") == source["<pad>"]
+    tokenizer.save(tmp_path / "saved")
+    assert read(tmp_path / "saved").decode(targets) == tokenizer.decode(targets)
+    assert transformers.MarianTokenizer.from_pretrained(tmp_path / "saved").decode(targets) == reference.decode(targets)
+
+
+def test_marian_by_what_the_model_says(tmp_path: Path) -> None:
+    _, target = write_two_sides(tmp_path)
+    apart = {"model_type": "marian", "share_encoder_decoder_embeddings": False}
+    assert read(tmp_path, apart).output.eos_id == target["</s>"]
+    shared = read(tmp_path, {"model_type": "marian"})
+    assert shared.output is shared
+    (tmp_path / "target.spm").unlink()
+    with pytest.raises(CheckpointError, match=r"target\.spm is missing"):
+        read(tmp_path, apart)
+
+
 # ---- WordPiece and byte-level BPE ---------------------------------------------------------------------------------
 
 WORDPIECE = [
@@ -266,6 +305,25 @@ def test_wordpiece_is_the_references(family: str, config: dict[str, Any], tmp_pa
         assert tokenizer.decode(row.input_ids) == reference.decode(row.input_ids)
     pair, expected = tokenizer.encode("hello", "world"), reference("hello", "world", return_token_type_ids=True)
     assert (pair.input_ids, pair.token_type_ids) == (expected["input_ids"], expected["token_type_ids"])
+
+
+def test_mpnet_is_the_references(tmp_path: Path) -> None:
+    """BERT's words between RoBERTa's special tokens; the mask takes the space before it."""
+    import transformers
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDPIECE[5:], "[UNK]", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    tokenizer = read(tmp_path, {"model_type": "mpnet", "max_position_embeddings": 514})
+    reference = transformers.MPNetTokenizer.from_pretrained(tmp_path)
+    for text in ("Hello worlds!", "Über the 日", "", "hello <mask> world", "hello</s>world"):
+        row, expected = tokenizer.encode(text), reference(text, return_offsets_mapping=True)
+        assert (row.input_ids, row.offsets) == (expected["input_ids"], expected["offset_mapping"]), text
+    pair = tokenizer.encode("hello", "world")
+    assert pair.input_ids == reference("hello", "world")["input_ids"] and not any(pair.token_type_ids)
+    for role in ("bos", "eos", "cls", "sep", "pad", "unk", "mask"):
+        assert getattr(tokenizer, f"{role}_id") == getattr(reference, f"{role}_token_id"), role
+    assert tokenizer.max_length == 512
 
 
 def byte_bpe(folder: Path, special: list[str], **config: Any) -> Path:

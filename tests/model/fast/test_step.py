@@ -389,13 +389,16 @@ def test_settings_that_rule_kernels_out(setting: str) -> None:
     assert _run(script, **{name: value}).strip() == "None"
 
 
-FULL_DISK = """
+NOT_KEPT = """
+import logging
 import numba.core.caching as caching
 
 def full(*_):
     raise OSError(28, "No space left on device")
 
-caching.IndexDataCacheFile.save = full
+{fault}
+said = []
+logging.getLogger("plainformer.model.fast.kernels").addFilter(lambda record: said.append(record.getMessage()) or True)
 from tests.support.close import apart
 from tests.support.step import decode, ids_of, make
 from plainformer.model.fast import compiled
@@ -403,12 +406,20 @@ from plainformer.model.fast.prepare import prepare_for_inference
 model, ids = make(), ids_of(2)
 expected = decode(model, ids)
 prepare_for_inference(model)
-print(compiled.kernels() is not None, apart(decode(model, ids), expected) < 1e-5)
+print(compiled.kernels() is not None, apart(decode(model, ids), expected) < 1e-5, *said, sep="\\n")
 """
+A_FULL_DISK = "caching.IndexDataCacheFile.save = full"
+# As in a container: the package is read-only and there is no home.
+NO_FOLDER = "for locator in caching.CacheImpl._locator_classes: locator.ensure_cache_path = full"
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    """What cannot be kept is compiled all the same."""
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [(A_FULL_DISK, "No space left on device"), (NO_FOLDER, "neither the package's folder nor the user's cache folder")],
+)
+def test_what_cannot_be_kept_is_compiled_all_the_same_and_said_once(fault: str, cause: str, tmp_path: Path) -> None:
     if compiled.kernels() is None:
         pytest.skip("no Numba with OpenMP or TBB here")
-    assert _run(FULL_DISK, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["True", "True"]
+    works, fits, *said = _run(NOT_KEPT.format(fault=fault), NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
+    assert (works, fits) == ("True", "True")
+    assert len(said) == 1 and cause in said[0] and "set NUMBA_CACHE_DIR" in said[0]

@@ -61,6 +61,10 @@ def heads(family: str, prefix: str, config_name: str, **changes: Any) -> list[Ca
     ]
 
 
+def both_ways(**changes: Any) -> Any:
+    return config("Gemma3TextConfig", use_bidirectional_attention=True, head_dim=8, query_pre_attn_scalar=9, **changes)
+
+
 LLAMA = [
     Case("llama", "LlamaForCausalLM", config("LlamaConfig")),
     Case("llama-tied", "LlamaForCausalLM", config("LlamaConfig", tie_word_embeddings=True)),
@@ -101,6 +105,11 @@ OTHERS = [
     Case("gemma2-uncapped", "Gemma2ForCausalLM", config("Gemma2Config", attn_logit_softcapping=None, head_dim=8)),
     *heads("gemma3", "Gemma3Text", "Gemma3TextConfig", head_dim=16, **WINDOW, **HALF),
     Case("gemma3", "Gemma3ForCausalLM", config("Gemma3TextConfig", head_dim=16, query_pre_attn_scalar=9, **WINDOW)),
+    *heads(
+        "gemma3-both-ways", "Gemma3Text", "Gemma3TextConfig", use_bidirectional_attention=True, head_dim=16, **WINDOW
+    ),
+    Case("gemma3-both-ways-wide", "Gemma3TextModel", both_ways(sliding_window=8)),
+    Case("gemma3-both-ways-narrow", "Gemma3TextModel", both_ways(sliding_window=2), length=14),
     Case("gemma3-capped", "Gemma3ForCausalLM", config("Gemma3TextConfig", head_dim=8, final_logit_softcapping=3.0)),
     *heads("phi3", "Phi3", "Phi3Config", **WINDOW),
     Case("phi3-partial", "Phi3ForCausalLM", config("Phi3Config", partial_rotary_factor=0.5)),

@@ -95,6 +95,19 @@ ROBERTA = [
     Case("roberta-full-table", "RobertaModel", config("RobertaConfig", max_position_embeddings=11)),
 ]
 
+CAMEMBERT = [
+    *heads("camembert", "Camembert", type_vocab_size=1),
+    Case("camembert-ids", "CamembertModel", config("CamembertConfig", bos_token_id=5, eos_token_id=6), token_types=2),
+]
+
+MPNET = [
+    *heads("mpnet", "MPNet"),
+    Case("mpnet-long", "MPNetModel", config("MPNetConfig"), length=60),
+    Case("mpnet-relu", "MPNetForMaskedLM", config("MPNetConfig", hidden_act="relu", layer_norm_eps=1e-5)),
+    Case("mpnet-untied", "MPNetForMaskedLM", config("MPNetConfig", tie_word_embeddings=False)),
+    Case("mpnet-full-table", "MPNetModel", config("MPNetConfig", max_position_embeddings=11)),
+]
+
 DISTILBERT = [
     *heads("distilbert", "DistilBert", hidden_dim=37),
     Case("distilbert-relu", "DistilBertForMaskedLM", config("DistilBertConfig", hidden_dim=37, activation="relu")),
@@ -179,4 +192,4 @@ DEBERTA = [
     Case("deberta-plain-no-terms", "DebertaV2Model", config("DebertaV2Config", type_vocab_size=2), token_types=2),
 ]
 
-ALL = [*BERT, *ROBERTA, *DISTILBERT, *ALBERT, *ELECTRA, *MODERNBERT, *DEBERTA]
+ALL = [*BERT, *ROBERTA, *CAMEMBERT, *MPNET, *DISTILBERT, *ALBERT, *ELECTRA, *MODERNBERT, *DEBERTA]

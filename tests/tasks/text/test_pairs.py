@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     assert task([], labels=LABELS) == []
     assert task(TEXTS[1], labels=("dog", "good")) == task(TEXTS[1], labels=["dog", "good"])
     for labels, message in (
-        (None, "is a NoneType, not a list"),
+        (None, "is None, not a list"),
         ("dog, good", "is a str, not a list"),
         ({"dog"}, "is a set, not a list"),
         ([], "empty list"),
@@ -203,6 +204,21 @@ def test_ranking_many_queries(folders: dict[str, Path]) -> None:
         close([d.score for d in ranking.documents], [d.score for d in alone.documents])
     same = task((QUERY, ["cat"] * 40))
     assert [d.index for d in same.documents] == list(range(40))
+
+
+def test_equal_documents_keep_their_order(folders: dict[str, Path]) -> None:
+    """Though a batch of them would have other neighbours, other padding, and so other last bits."""
+    task = make.load(folders["ranker"], task="text-ranking")
+    words = ["the", "cat", "sat", "on", "mat", "paris", "is", "in", "france", "good", "dog", "bad"]
+    documents = [" ".join(words[: 1 + i % 12]) for i in range(60)] + ["The Cat", "THE CAT", "the  cat"] * 3
+    ranked = task((QUERY, documents)).documents
+    scores: dict[str, set[float]] = {}
+    for document in ranked:
+        scores.setdefault(" ".join(document.text.lower().split()), set()).add(document.score)
+    assert len(scores) == 12 and all(len(equal) == 1 for equal in scores.values())
+    for one, other in pairwise(ranked):
+        assert one.score > other.score or one.index < other.index
+    close([d.score for d in ranked], [task((QUERY, [d.text])).documents[0].score for d in ranked])
 
 
 def test_ranking_truncates_the_document_alone(folders: dict[str, Path]) -> None:

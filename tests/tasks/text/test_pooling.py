@@ -225,18 +225,18 @@ def test_prompts(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     bare = task("paris", prompt="").vector
     close(task("who is: paris", prompt="").vector, task("paris").vector)
-    close(task("paris", prompt="query").vector, task("paris").vector)
-    close(task("paris", prompt="document").vector, bare)
+    close(task("paris", prompt_name="query").vector, task("paris").vector)
+    close(task("paris", prompt_name="document").vector, bare)
     assert not torch.allclose(task("paris").vector, bare)
     with pytest.raises(UsageError, match="did you mean 'query'"):
-        task("paris", prompt="quer")
+        task("paris", prompt_name="quer")
     for wrong in ({"prompts": ["a"]}, {"prompts": {"a": 3}}, {"prompts": {"a": "b"}, "default_prompt_name": "c"}):
         write_files(tmp_path, MEAN, "Pooling", **wrong)
         with pytest.raises(CheckpointError, match="prompt"):
             make.load(tmp_path)
     write_files(tmp_path, MEAN, "Pooling")
     with pytest.raises(UsageError, match="no prompts"):
-        make.load(tmp_path)("paris", prompt="query")
+        make.load(tmp_path)("paris", prompt_name="query")
 
 
 @torch.no_grad()
@@ -247,7 +247,7 @@ def test_prompts_that_are_read_and_not_pooled(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     tokenizer = make.reference_tokenizer(tmp_path)
     before = len(tokenizer("who is: ")["input_ids"]) - 1
-    for text, result in zip(TEXTS, task(TEXTS, prompt="query"), strict=True):
+    for text, result in zip(TEXTS, task(TEXTS, prompt_name="query"), strict=True):
         hidden = model(**tokenizer("who is: " + text, return_tensors="pt")).last_hidden_state[0]
         close(result.vector, hidden[before:].mean(0))
         close(task(text).vector, model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0))
@@ -269,8 +269,35 @@ def test_similarity_of_lists(folder: Path) -> None:
     close(own.diagonal(), torch.ones(3))
     close(own, own.T)
     assert task.similarity([], []).shape == (0, 0) and task.similarity(a, []).shape == (3, 0)
-    for wrong in (("a", ["b"]), (["a"], "b"), ("a", None), (3, 4)):
-        with pytest.raises(UsageError, match="give two texts"):
-            task.similarity(*wrong)
-    with pytest.raises(InputError, match="input 1, a NoneType"):
+    close(task.similarity("a", b), task.similarity(["a"], b)[0])
+    close(task.similarity(a, "b"), task.similarity(a, ["b"])[:, 0])
+    for wrong, message in (
+        (("a", None), "one input alone"),
+        ((3, 4), "cannot compare an int"),
+        (("a", None, {}), "one"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            task.similarity(*wrong[:2])
+    with pytest.raises(InputError, match="input 1, None, is missing"):
         task.similarity(["a", None])
+
+
+def test_the_checkpoint_says_how_to_compare(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    vectors = torch.stack([result.vector for result in make.load(tmp_path)(TEXTS)])
+    expected = {
+        "dot": vectors @ vectors.T,
+        "euclidean": -(vectors[:, None] - vectors[None]).square().sum(-1).sqrt(),
+        "manhattan": -(vectors[:, None] - vectors[None]).abs().sum(-1),
+    }
+    for name, numbers in expected.items():
+        write_files(tmp_path, MEAN, "Pooling", similarity_fn_name=name)
+        task = make.load(tmp_path)
+        close(task.similarity(TEXTS), numbers)
+        close(task.similarity(TEXTS[0], TEXTS[1]), numbers[0, 1].item())
+    for absent in ({}, {"similarity_fn_name": None}):
+        write_files(tmp_path, MEAN, "Pooling", **absent)
+        close(make.load(tmp_path).similarity(TEXTS).diagonal(), torch.ones(3))
+    write_files(tmp_path, MEAN, "Pooling", similarity_fn_name="maxsim")
+    with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: similarity_fn_name='maxsim'"):
+        make.load(tmp_path)

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.tasks.base import best
 from tests.support import models as make
 from tests.support.close import close
 
@@ -240,6 +241,15 @@ def test_sentence_transformers_files(tmp_path: Path) -> None:
     (tmp_path / "it" / "modules.json").write_text("[{")
     with pytest.raises(CheckpointError, match="JSON"):
         make.load(tmp_path / "it")
+
+
+def test_the_best_of_equal_ones_is_the_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        scores_V = torch.randint(0, 6, (200,), generator=generator).float()
+        ranked = sorted(range(200), key=lambda place: -scores_V[place].item())
+        for count in (1, 5, 40, 200):
+            assert best(scores_V, count).tolist() == ranked[:count]
 
 
 # ---- what every task promises -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import plainformer
 from plainformer.errors import InputError, UsageError, a_type
 from plainformer.tasks.writing.detokenize import continuation, pieces
 from tests.support import models as make
+from tests.support.sentencepiece import write_two_sides
 
 PROMPTS = ["the cat", "a", "who is in france? not the dog"]
 
@@ -229,6 +230,26 @@ def test_marian_never_writes_its_padding(tmp_path: Path) -> None:
     found = make.predicted(task, ["the cat"], max_new_tokens=9)
     assert 0 not in found.token_ids[0]
     assert list(found.token_ids[0]) == greedy(model, 9, input_ids=ids_of(task, "the cat"))[1:]
+
+
+def test_marian_with_a_vocabulary_for_each_side(tmp_path: Path) -> None:
+    """A text is encoded by the source's vocabulary, what is written decoded by the target's, as by MarianTokenizer."""
+    source, target = write_two_sides(tmp_path, separate_vocabs=True)
+    ids = dict(pad_token_id=source["<pad>"], eos_token_id=0, decoder_start_token_id=target["<pad>"])
+    sizes = dict(**make.SEQ2SEQ, max_position_embeddings=64, vocab_size=len(source), decoder_vocab_size=len(target))
+    apart = dict(share_encoder_decoder_embeddings=False, forced_eos_token_id=None)
+    config = transformers.MarianConfig(**sizes, **ids, **apart)
+    model = make.save_model(tmp_path, "MarianMTModel", config)
+    tokenizer = transformers.MarianTokenizer.from_pretrained(tmp_path)
+    task = make.load(tmp_path)
+    for text in ("the cat", "quoted lower caps", "hello world language"):
+        found = greedy(model, 9, input_ids=torch.tensor([tokenizer(text)["input_ids"]]))
+        # Not the reference's own skipping, which goes by the ids of the source's special tokens.
+        expected = tokenizer.decode([i for i in found if i not in (0, target["<pad>"], target["<unk>"])])
+        assert task(text, max_new_tokens=9).text.strip() == expected
+    word = next(piece for piece in target if piece.startswith("▁") and piece not in source)[1:]
+    assert task("the cat", decoder_prefix=word, max_new_tokens=4).text.startswith(word)
+    assert task("the cat", choices=[word, "the"], max_new_tokens=9).text in (word, "the")
 
 
 def test_long_texts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from plainformer.checkpoint.formats.gguf_file import open_gguf
 from plainformer.checkpoint.formats.opening import open_weights
 from plainformer.checkpoint.formats.safetensors_file import open_safetensors, write_safetensors
-from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object
+from plainformer.checkpoint.formats.source import TensorSource, find_weights, read_json_object, read_json_objects
 from plainformer.checkpoint.formats.torch_file import open_torch
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "open_torch",
     "open_weights",
     "read_json_object",
+    "read_json_objects",
     "write_safetensors",
 ]

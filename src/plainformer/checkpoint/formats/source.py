@@ -234,18 +234,36 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, A
     Raises:
         CheckpointError: not a regular file, too big, not UTF-8, not JSON, or not an object.
     """
+    return parse_json_object(_read_json_bytes(path, max_bytes), str(path))
+
+
+def read_json_objects(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects that a file lists; errors as those of `read_json_object`."""
+    value = _parse_json(_read_json_bytes(path, MAX_JSON_BYTES), str(path))
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise CheckpointError(f"{path}: a list of JSON objects was expected", "fetch the file again")
+    return value
+
+
+def _read_json_bytes(path: Path, max_bytes: int) -> bytes:
     size = checked_file(path).stat().st_size
     if size > max_bytes:
         raise CheckpointError(f"{path}: has {size:,} bytes, which is too much for a JSON file of a checkpoint")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_json_object(data, str(path))
 
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     """Do as `read_json_object` for bytes already in memory; `where` names them in errors."""
+    value = _parse_json(data, where)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+def _parse_json(data: bytes, where: str) -> Any:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(table := dict(pairs)) != len(pairs):
@@ -254,16 +272,13 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
         return table
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
         seen, fix = describe_content(data[:512], len(data))
         hint = f"it looks like {seen}; {fix}"
         raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
-    return value
 
 
 def mapped(path: Path) -> mmap.mmap:

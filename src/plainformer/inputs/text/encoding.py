@@ -38,6 +38,11 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def __repr__(self) -> str:
+        more = f", ... {len(self) - 12} more" if len(self) > 12 else ""
+        windows = f"; {len(self.overflow)} more windows" if self.overflow else ""
+        return f"Encoding({len(self)} tokens: {', '.join(self.tokens[:12])}{more}{windows})"
+
     def windows(self) -> tuple[Encoding, ...]:
         """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
@@ -61,3 +66,7 @@ class TextBatch:
     token_type_ids: torch.Tensor
     encodings: tuple[Encoding, ...]
     counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        rows, width = self.input_ids.shape
+        return f"TextBatch({rows} rows of {width} tokens, {int(self.attention_mask.sum())} of them not padding)"

@@ -84,6 +84,10 @@ def _arranged(model: SpmModel, settings: Settings, convention: TokenizerConventi
     """Return the vocabulary from the model's pieces."""
     if convention.pieces == "fairseq":
         return _fairseq(model, settings, convention)
+    if convention.pieces == "fairseq-before":
+        _check_first(model, settings)
+        before = _control("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED")
+        return [*before, *model.pieces[1:], *_control("<mask>")]
     arrange = {"sentinels": _with_sentinels, "reserved": _with_reserved, "bracketed": _with_mask}.get(convention.pieces)
     return arrange(model, settings) if arrange is not None else list(model.pieces)
 
@@ -93,11 +97,7 @@ def _fairseq(model: SpmModel, settings: Settings, convention: TokenizerConventio
 
     The languages of a family may differ between releases: the checkpoint has to list them then.
     """
-    if {piece.text for piece in model.pieces[:3]} != {"<unk>", "<s>", "</s>"}:
-        raise CheckpointError(
-            f"{model.where}: the first three pieces are not <unk>, <s> and </s>, as a {settings.kind!r} model has them",
-            "the file belongs to another family: correct tokenizer_class, or download it again",
-        )
+    _check_first(model, settings)
     pieces = [*_control("<s>", "<pad>", "</s>", "<unk>"), *model.pieces[3:]]
     languages = list(convention.languages)
     if convention.language and not languages:
@@ -110,6 +110,14 @@ def _fairseq(model: SpmModel, settings: Settings, convention: TokenizerConventio
                 "additional_special_tokens in special_tokens_map.json holds them: download that file too",
             )
     return [*pieces, *_control(*languages, "<mask>")]
+
+
+def _check_first(model: SpmModel, settings: Settings) -> None:
+    if {piece.text for piece in model.pieces[:3]} != {"<unk>", "<s>", "</s>"}:
+        raise CheckpointError(
+            f"{model.where}: the first three pieces are not <unk>, <s> and </s>, as a {settings.kind!r} model has them",
+            "the file belongs to another family: correct tokenizer_class, or download it again",
+        )
 
 
 def _with_sentinels(model: SpmModel, settings: Settings) -> list[Piece]:
@@ -172,29 +180,15 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
 
 
 def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """SentencePiece cuts the text, and a vocab.json gives the ids of the pieces.
+    """SentencePiece cuts the text, and a vocab.json gives the ids of the pieces. A target may have both of its own.
 
     The punctuation normalisation of some (Moses) is not applied, as in transformers without sacremoses.
     """
-    vocabulary, languages = _ids_and_languages(settings, convention)
-    usual = convention.usual_roles()
-    roles = known_roles(settings, usual, vocabulary)
-    for role in ("eos_token", "unk_token"):
-        if role not in roles:
-            raise CheckpointError(
-                f"{settings.folder / 'vocab.json'} has no {usual[role]!r}", "the file is damaged: download it again"
-            )
-    backend = to_backend(read_proto(path))
-    register_pieces(backend, _control(*roles.values()))
-    kind = USER_DEFINED if convention.language_marks else CONTROL
-    register_pieces(backend, [Piece(name, 0.0, kind) for name in languages])
-    surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")
     names = [path.name, "vocab.json", "target.spm", "target_vocab.json"]
     kept = ("source_lang", "target_lang", "src_lang", "tgt_lang", "language_codes", "separate_vocabs")
     return {
-        "backend": backend,
-        "special_tokens": roles,
-        "piece_ids": vocabulary,
+        **_side(path, "vocab.json", settings, convention),
+        "target": _target(settings, convention) if _is_separate(settings) else None,
         "source_files": {n: (settings.folder / n).read_bytes() for n in names if (settings.folder / n).is_file()},
         "settings": {
             **{key: settings.config[key] for key in kept if key in settings.config},
@@ -203,9 +197,46 @@ def _looked_up(path: Path, settings: Settings, convention: TokenizerConvention) 
     }
 
 
-def _ids_and_languages(settings: Settings, convention: TokenizerConvention) -> tuple[dict[str, int], list[str]]:
+def _is_separate(settings: Settings) -> bool:
+    """Whether what is written has a vocabulary of its own (Marian)."""
+    stated = settings.config.get("separate_vocabs")
+    own = settings.model.get("share_encoder_decoder_embeddings") is False
+    return bool(stated) or (stated is None and own and (settings.folder / "target_vocab.json").is_file())
+
+
+def _target(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
+    missing = [name for name in ("target.spm", "target_vocab.json") if not (settings.folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{settings.folder}: source and target have a vocabulary each (separate_vocabs), and {missing[0]} is missing",
+            "download that file too",
+        )
+    return _side(settings.folder / "target.spm", "target_vocab.json", settings, convention)
+
+
+def _side(path: Path, ids: str, settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
+    """Return the arguments of `Tokenizer` for a SentencePiece model and the file that has the ids of its pieces."""
+    vocabulary, languages = _ids_and_languages(settings.folder / ids, settings, convention)
+    usual = convention.usual_roles()
+    roles = known_roles(settings, usual, vocabulary)
+    for role in ("eos_token", "unk_token"):
+        if role not in roles:
+            raise CheckpointError(
+                f"{settings.folder / ids} has no {usual[role]!r}", "the file is damaged: download it again"
+            )
+    backend = to_backend(read_proto(path))
+    register_pieces(backend, _control(*roles.values()))
+    kind = USER_DEFINED if convention.language_marks else CONTROL
+    register_pieces(backend, [Piece(name, 0.0, kind) for name in languages])
+    surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")
+    return {"backend": backend, "special_tokens": roles, "piece_ids": vocabulary}
+
+
+def _ids_and_languages(
+    path: Path, settings: Settings, convention: TokenizerConvention
+) -> tuple[dict[str, int], list[str]]:
     """Return the vocabulary with its language tokens: those that it marks, or the convention's, numbered after all else."""
-    vocabulary = dict(read_vocabulary(settings.folder / "vocab.json"))
+    vocabulary = dict(read_vocabulary(path))
     if convention.language_marks is not None:
         begin, end = convention.language_marks
         languages = [token for token in vocabulary if token.startswith(begin) and token.endswith(end)]

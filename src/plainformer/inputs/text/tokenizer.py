@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from plainformer.config.values import check_flag, check_whole, is_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth, opt, placed
 from plainformer.inputs.files import make_folder
+from plainformer.inputs.listed import as_list
 from plainformer.inputs.text.encoding import Encoding, TextBatch
 from plainformer.inputs.text.windows import Side, truncated, windows
 
@@ -67,6 +68,8 @@ class Tokenizer:
         chat_template: name → jinja2 source; a plain text is the template named "default".
         piece_ids: the vocabulary, where ids are looked up by token text instead of taken from the backend (Marian and
             M2M100 publish a vocab.json whose ids are not those of their SentencePiece model).
+        target: the tokenizer of what the model writes, where that has a vocabulary of its own: Marian's may. Texts are
+            encoded by this one, ids decoded by `output`.
         source_files: name → content, of files that `save` writes unchanged because tokenizer.json cannot express them.
         settings: further entries for the saved tokenizer_config.json.
     """
@@ -80,6 +83,7 @@ class Tokenizer:
         max_length: int | None = None,
         chat_template: str | Mapping[str, str] | None = None,
         piece_ids: Mapping[str, int] | None = None,
+        target: Tokenizer | None = None,
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -90,6 +94,7 @@ class Tokenizer:
         self.padding_side: Side = padding_side
         self.max_length = max_length
         self._piece_ids = dict(piece_ids) if piece_ids is not None else None
+        self.output: Tokenizer = target or self
         self._pieces = {i: piece for piece, i in self._piece_ids.items()} if self._piece_ids is not None else None
         self._source_files = dict(source_files or {})
         self._settings = dict(settings or {})
@@ -106,6 +111,11 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         marked = {self.token_to_id(token.content) if self._piece_ids else i for i, token in added if token.special}
         self.special_ids: frozenset[int] = frozenset(i for i in {*marked, *role_ids.values()} if i is not None)
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        limit = "no limit" if self.max_length is None else f"at most {self.max_length:,} a text"
+        return f"Tokenizer({kind}, {self.vocab_size:,} tokens, {limit}, padding on the {self.padding_side})"
 
     # ---- where tokenizers come from -------------------------------------------------------------------------------
 
@@ -125,7 +135,9 @@ class Tokenizer:
         """
         from plainformer.inputs.text.tokenizer_files import read_folder
 
-        return cls(**read_folder(Path(folder), config, conventions))
+        parts = read_folder(Path(folder), config, conventions)
+        target = parts.pop("target", None)
+        return cls(**parts, target=cls(**target) if target is not None else None)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -168,6 +180,7 @@ class Tokenizer:
         window: int | None = None,
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
+        texts = as_list(texts)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is {a_type(texts)}, not a list of texts", "use encode() for one text")
         check_flag("add_special_tokens", add_special_tokens)
@@ -286,6 +299,7 @@ class Tokenizer:
         known = ("side", "pad_to_multiple_of", *EncodeOptions.__annotations__)
         for name in options.keys() - set(known):
             raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
+        text = as_list(text)
         one = isinstance(text, str)
         if pair is not None and not one:
             raise UsageError(f"{opt('pair')} goes with a single text", "pass a list of (text, pair) tuples")
@@ -313,6 +327,8 @@ class Tokenizer:
             if self.id_to_token(i) is None:
                 what = f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has"
                 raise InputError(what, "are they another tokenizer's ids? mask out labels such as -100 first")
+        if self.output is not self:
+            return self.output.decode(plain, skip_special_tokens=skip_special_tokens)
         if self._piece_ids is None:
             return self.backend.decode(list(plain), skip_special_tokens=skip_special_tokens)
         skipped = self.special_ids if skip_special_tokens else frozenset()
@@ -325,7 +341,9 @@ class Tokenizer:
         return [i for i in ids if self.id_to_token(i) is not None]
 
     def id_to_token(self, index: int) -> str | None:
-        """Return the vocabulary's text of an id, or None."""
+        """Return the vocabulary's text of an id, or None: that of `output`."""
+        if self.output is not self:
+            return self.output.id_to_token(index)
         if self._pieces is not None:
             return self._pieces.get(index)
         return self.backend.id_to_token(index) if 0 <= index < 2**32 else None

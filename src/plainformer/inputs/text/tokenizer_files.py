@@ -162,7 +162,10 @@ def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str,
         strip_accents=accents if isinstance(accents, bool) else None,
         lowercase=bool(settings.config.get("do_lower_case", True)),
     )
-    register_special(backend, settings, roles)
+    register_special(backend, settings, roles, mask_lstrip=convention.trim_offsets)
+    if convention.trim_offsets:
+        _surround_trimmed(backend, roles, prefix_space=False)
+        return {"backend": backend, "special_tokens": roles}
     cls, sep = roles["cls_token"], roles["sep_token"]
     surround(backend, [cls, "$A", sep], [cls, "$A", sep, "$B:1", f"{sep}:1"])
     return {"backend": backend, "special_tokens": roles}
@@ -175,7 +178,6 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     """Read a vocab.json and a merges.txt."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, normalizers
-    from tokenizers.processors import RobertaProcessing
 
     folder = settings.folder
     vocabulary = read_vocabulary(folder / "vocab.json")
@@ -197,10 +199,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
         return {"backend": backend, "special_tokens": roles}
     single, pair = fill_template(convention, roles, settings)
     if convention.trim_offsets:
-        cls, sep = roles["cls_token"], roles["sep_token"]
-        backend.post_processor = RobertaProcessing(
-            (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=prefix_space
-        )
+        _surround_trimmed(backend, roles, prefix_space)
     else:
         known = {
             word
@@ -209,6 +208,16 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
         }
         surround(backend, [w for w in single if w in known], [w for w in pair if w in known])
     return {"backend": backend, "special_tokens": roles}
+
+
+def _surround_trimmed(backend: tokenizers.Tokenizer, roles: Mapping[str, str], prefix_space: bool) -> None:
+    """<s> A </s>, or <s> A </s> </s> B </s>, where a token's offsets leave out the spaces around it."""
+    from tokenizers.processors import RobertaProcessing
+
+    vocabulary, sep, cls = backend.get_vocab(), roles["sep_token"], roles["cls_token"]
+    backend.post_processor = RobertaProcessing(
+        (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=prefix_space
+    )
 
 
 # ---- characters (speech) ------------------------------------------------------------------------------------------

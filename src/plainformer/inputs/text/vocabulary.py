@@ -144,6 +144,17 @@ def cut_to_bytes(backend: tokenizers.Tokenizer, patterns: Sequence[str], prefix_
     backend.decoder = decoders.ByteLevel()
 
 
+def lower_first(backend: tokenizers.Tokenizer) -> None:
+    """Lower-case texts before the backend's own normalisation, if that does not do so already."""
+    from tokenizers import normalizers
+
+    own: Any = backend.normalizer
+    several = isinstance(own, normalizers.Sequence)
+    steps = list(own) if several else [] if own is None else [own]
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
 def wordpiece(vocabulary: Mapping[str, int], unknown: str, **normalizer: Any) -> tokenizers.Tokenizer:
     """Return BERT's tokenizer (Schuster and Nakajima 2012; Devlin et al. 2019), without special tokens."""
     from tokenizers import Tokenizer as Backend

@@ -7,7 +7,6 @@ process that was forked from one with kernels: GNU's OpenMP does not survive the
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import os
@@ -70,12 +69,14 @@ def _keep_if_possible(module: ModuleType) -> None:
     for kernel in vars(module).values():
         cache: Any = getattr(kernel, "_cache", None)
         if hasattr(cache, "save_overload"):
-            cache.save_overload = functools.partial(_saved, cache.save_overload)
+            cache.save_overload = functools.partial(_saved, cache.save_overload, module.say_not_kept)
 
 
-def _saved(save: Callable[..., None], *compiled: Any) -> None:
-    with contextlib.suppress(OSError):
+def _saved(save: Callable[..., None], say_not_kept: Callable[[str], None], *compiled: Any) -> None:
+    try:
         save(*compiled)
+    except OSError as error:
+        say_not_kept(error.strerror or str(error))
 
 
 def follow_torch_threads() -> None:

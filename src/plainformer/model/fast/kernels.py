@@ -13,6 +13,8 @@ S positions that a row keeps itself, P positions that it shares with its copies.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,7 @@ import numba
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+log = logging.getLogger(__name__)
 
 ACTIVATION_CODES = {
     name: code
@@ -44,6 +47,16 @@ LOWEST = np.finfo(np.float32).min
 #                added to the scores. Of N for R rows, each serves R / N of them.
 
 
+@functools.cache
+def say_not_kept(cause: str) -> None:
+    """Warn, once a process, that what Numba compiles is lost at its end."""
+    log.warning(
+        "compiled kernels cannot be kept on disk (%s), so each process spends about 10 s compiling them again; "
+        "set NUMBA_CACHE_DIR to a folder that can be written to",
+        cause,
+    )
+
+
 def _compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
     """Return `numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
     # Of what Numba may do in parallel, only `prange`: looking for the rest takes seconds at each compilation.
@@ -61,7 +74,8 @@ def _compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        except RuntimeError:
+            say_not_kept("neither the package's folder nor the user's cache folder can be written to")
             return numba.njit(**options)(function)
 
     return decorate

@@ -17,11 +17,12 @@ from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
 from plainformer.tasks.base import TwoPartTask, called_with, least, text_limit
 from plainformer.tasks.writing.answers import Answer, AnswerStream
-from plainformer.tasks.writing.base import GeneratingTask, W
+from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with
 from plainformer.tasks.writing.options import AbstractiveOptions
 from plainformer.tasks.writing.prepared import Prepared
 from plainformer.tasks.writing.text2text import Text2TextGeneration
 from plainformer.tasks.writing.text_generation import TextGeneration
+from plainformer.tasks.writing.writer import streams_with
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -45,6 +46,8 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
     parts = ("question", "context")
     companions = Text2TextGeneration.companions
     __call__ = called_with(AbstractiveOptions, Answer)
+    stream = streams_with(AbstractiveOptions, Answer)
+    prepare = prepares_with(AbstractiveOptions)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,10 +76,9 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
     def prepared_item(self, item: Any, options: AbstractiveOptions) -> Prepared:
         return self.writer.prepared_item(self._prompt(item, 0, options), self._written(options))
 
-    def stream(self, item: Any, /, **options: Any) -> AnswerStream[Any]:
-        """Return the answer piece by piece; its `.result` is the whole."""
-        chosen: AbstractiveOptions = self.make_options(options)
-        return self.writer.streamed(self._prompt(item, 0, chosen), self._written(chosen))
+    def streamed(self, item: Any, options: AbstractiveOptions) -> AnswerStream[Any]:
+        """`stream`, with options that are made already."""
+        return self.writer.streamed(self._prompt(item, 0, options), self._written(options))
 
     def completed(self, options: W) -> W:
         for name in options.explicit:

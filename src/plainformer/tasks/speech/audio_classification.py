@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from plainformer.inputs.audio.processors import AudioBatch
-from plainformer.tasks.base import called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import AudioTask
 from plainformer.tasks.speech.options import AudioOptions
 from plainformer.tasks.text.classification import Classification, classify
@@ -15,7 +15,7 @@ from plainformer.tasks.text.classification import Classification, classify
 class AudioClassification(AudioTask):
     """A clip (path, bytes, array with its rate) → a label with its probability."""
 
-    __call__ = called_with(AudioOptions, Classification)
+    __call__ = media_called_with(AudioOptions, Classification)
 
     def predict(self, encoded: AudioBatch, options: AudioOptions) -> Tensor:
         """Logits, (B, C)."""

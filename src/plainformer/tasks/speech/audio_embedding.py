@@ -7,19 +7,18 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from plainformer.inputs.audio.processors import AudioBatch
-from plainformer.tasks.base import called_with
+from plainformer.tasks.embeddings import Embedding, EmbeddingTask, embeds_media_with
 from plainformer.tasks.media import AudioTask
 from plainformer.tasks.speech.options import AudioFeatureExtractionOptions
-from plainformer.tasks.text.embedding import Embedding
 
 
-class AudioFeatureExtraction(AudioTask):
+class AudioFeatureExtraction(AudioTask, EmbeddingTask):
     """A clip (path, bytes, array with its rate) → the mean of the encoder's last vectors over its own sound.
 
     Whisper's encoder hears the silence after a clip too; the vectors there are left out of the mean.
     """
 
-    __call__ = called_with(AudioFeatureExtractionOptions, Embedding)
+    __call__ = embeds_media_with(AudioFeatureExtractionOptions)
 
     def predict(self, encoded: AudioBatch, options: AudioFeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""

@@ -16,7 +16,7 @@ from plainformer.config.values import no_effect, read_text
 from plainformer.errors import UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch
 from plainformer.inputs.text.ctc_vocabulary import CtcVocabulary
-from plainformer.tasks.base import called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.ctc_decoding import (
     Frames,
@@ -45,7 +45,7 @@ class Heard:
 class CtcSpeechRecognition(AudioTask):
     """A clip of any length (path, bytes, array with its rate) → its text; see `CtcOptions`."""
 
-    __call__ = called_with(CtcOptions, Transcription)
+    __call__ = media_called_with(CtcOptions, Transcription)
     needs_tokenizer = True
     companions = (*PREPROCESSOR_FILES, "vocab.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -18,14 +18,16 @@ from plainformer.generation.processors.timestamps import WhisperTimestamps
 from plainformer.generation.search import generate
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor
 from plainformer.model.stack import StackOutput
-from plainformer.tasks.base import Result, called_with
+from plainformer.tasks.base import Result
+from plainformer.tasks.calls import media_called_with
+from plainformer.tasks.html import continued, table
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds
 from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment
 from plainformer.tasks.speech.options import SpeechOptions
 from plainformer.tasks.speech.prompt import SpeechPrompt
 from plainformer.tasks.writing.answers import answer_lines, without_missing
-from plainformer.tasks.writing.base import GeneratingTask, W
+from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
 from plainformer.tasks.writing.options import CONSTRAINTS
 from plainformer.tasks.writing.prepared import Prepared
@@ -69,6 +71,9 @@ class Transcription(Result):
             return answer_lines(self)
         return [f"[{part.start:.2f} - {part.end:.2f}] {part.text}" for part in self.segments]
 
+    def _repr_html_(self) -> str:
+        return continued("", self.text) if self.segments is None else table([vars(part) for part in self.segments])
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -95,7 +100,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     stop strings.
     """
 
-    __call__ = called_with(SpeechOptions, Transcription)
+    __call__ = media_called_with(SpeechOptions, Transcription)
+    prepare = prepares_with(SpeechOptions)
     needs_tokenizer = True
     reads_long = True
 

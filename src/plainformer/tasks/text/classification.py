@@ -28,6 +28,10 @@ class Classification(Result):
     def lines(self) -> list[str]:
         return [f"{self.label}  {self.score:.4f}"]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: the best label, and the score of each in a column of its own."""
+        return [{"label": self.label, "score": self.score, **{f"scores.{o.label}": o.score for o in self.scores}}]
+
     def _repr_html_(self) -> str:
         return bars([(one.label, one.score) for one in self.scores])
 

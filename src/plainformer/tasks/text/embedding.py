@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, a_type, did_you_mean, opt
-from plainformer.tasks.base import Result, Task, called_with
+from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.inputs.text.vocabulary import lower_first
+from plainformer.tasks.embeddings import Embedding as Embedding
+from plainformer.tasks.embeddings import EmbeddingTask, embeds_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
@@ -19,44 +20,33 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
 
 
-@dataclass(frozen=True)
-class Embedding(Result):
-    """A text's vector, (D,) fp32, and how it was pooled."""
-
-    vector: Tensor
-    pooling: str
-    normalized: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"vector": self.vector.tolist(), "pooling": self.pooling, "normalized": self.normalized}
-
-    def lines(self) -> list[str]:
-        return [" ".join(f"{value:.5f}" for value in self.vector.tolist())]
-
-
-class FeatureExtraction(Task):
+class FeatureExtraction(EmbeddingTask):
     """A text → its vector. Without sentence-transformers files: the mean over tokens, not normalised.
 
     Of an encoder-decoder, the encoder's vectors: they represent the text. See `FeatureExtractionOptions`.
     """
 
-    __call__ = called_with(FeatureExtractionOptions, Embedding)
+    __call__ = embeds_with(FeatureExtractionOptions)
+    reads_arrays = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.files: SentenceFiles = read_sentence_files(self.folder)
+        self.files: SentenceFiles = read_sentence_files(self.checkpoint)
         self.companions = self.files.names
         # A GGUF file names its pooling among its metadata.
         self.pooling = self.config.source.get("gguf_pooling", self.files.pooling)
         self.normalized = self.files.normalized
         self.max_tokens = self.files.max_tokens
+        self.measure = self.files.similarity
+        if self.files.lower_case:
+            lower_first(self.tokenizer.backend)
 
     def checked(self, inputs: Any, options: FeatureExtractionOptions) -> Any:
-        self.prompt_text(options.prompt)
+        self.prompt_text(options)
         return inputs
 
     def encode(self, inputs: Sequence[str], options: FeatureExtractionOptions) -> TextBatch:
-        before = self.prompt_text(options.prompt)
+        before = self.prompt_text(options)
         texts = [before + text if isinstance(text, str) else text for text in inputs]
         return self.encode_texts(texts, truncate=options.truncate, limit=self.max_tokens)
 
@@ -65,14 +55,16 @@ class FeatureExtraction(Task):
         names = read_poolings(options.pooling or self.pooling)
         inputs = self.model_inputs(encoded)
         states, pooler_BD = self._run_model(inputs, "pooler" in names)
-        real_BT = self._pooled(inputs["attention_mask"].bool(), self.prompt_text(options.prompt))
-        vectors_BD = pool(names, states.float(), real_BT, pooler_BD)
+        real_BT = inputs["attention_mask"].bool()
+        pooled_BT = self._pooled(real_BT, self.prompt_text(options))
+        vectors_BD = pool(names, states.float(), real_BT, pooler_BD, pooled_BT)
         for dense in self.files.dense:
             if vectors_BD.size(-1) != dense.weight.size(1):
                 sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer takes {dense.weight.size(1)}"
                 fix = f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}"
                 raise UsageError(f"{opt('pooling', '+'.join(names))} {sizes}", fix)
             vectors_BD = dense(vectors_BD)
+        vectors_BD = self._cut(vectors_BD, options.truncate_dim)
         return torch.nn.functional.normalize(vectors_BD, dim=-1) if self._normalizes(options) else vectors_BD
 
     def _run_model(self, inputs: dict[str, Tensor], with_pooler: bool) -> tuple[Tensor, Tensor | None]:
@@ -90,15 +82,28 @@ class FeatureExtraction(Task):
     def _normalizes(self, options: FeatureExtractionOptions) -> bool:
         return self.normalized if options.normalize is None else options.normalize
 
-    def prompt_text(self, prompt: str | None) -> str:
-        """Return what each text begins with: the prompt of that name, by default the checkpoint's default one."""
-        name = self.files.default_prompt if prompt is None else prompt
-        if not name:
-            return ""
-        if name not in self.files.prompts:
-            hint = did_you_mean(name, self.files.prompts) if self.files.prompts else "this checkpoint has no prompts"
-            raise UsageError(f"{opt('prompt', prompt)} is unknown", hint)
-        return self.files.prompts[name]
+    def _cut(self, vectors_BD: Tensor, truncate_dim: int | None) -> Tensor:
+        """Return the first numbers of each vector, as many as the option asks for, or else the checkpoint."""
+        size = vectors_BD.size(-1)
+        if truncate_dim is not None and truncate_dim > size:
+            raise UsageError(f"{opt('truncate_dim', truncate_dim)}: the vectors have {size} numbers", "give fewer")
+        return vectors_BD[:, : truncate_dim or self.files.truncate_dim]
+
+    def prompt_text(self, options: FeatureExtractionOptions) -> str:
+        """Return what each text begins with: the prompt, the one of that name, or else the checkpoint's default one."""
+        prompts, text, name = self.files.prompts, options.prompt, options.prompt_name
+        if text is not None:
+            if text in prompts:  # the name and the text of a prompt are easily mistaken for each other
+                fix = f"give {opt('prompt_name', text)}"
+                raise UsageError(f"{opt('prompt', text)} is the name of a prompt, not its text", fix)
+            return text
+        if name is not None and name not in prompts:
+            hint = (
+                did_you_mean(name, prompts) if prompts else f"this checkpoint has no prompts: give {opt('prompt', ...)}"
+            )
+            raise UsageError(f"{opt('prompt_name', name)} is unknown", hint)
+        chosen = self.files.default_prompt if name is None else name
+        return "" if chosen is None else prompts[chosen]
 
     def _pooled(self, real_BT: Tensor, before: str) -> Tensor:
         """Return which positions are pooled: without those of the prompt where the checkpoint says so (INSTRUCTOR)."""
@@ -108,27 +113,8 @@ class FeatureExtraction(Task):
         ends = bool(row.special) and row.special[-1]  # a closing special token follows the text, not the prompt
         return real_BT & (real_BT.cumsum(1) > len(row) - ends)
 
-    @overload
-    def similarity(self, text: str, other: str) -> float: ...
-
-    @overload
-    def similarity(self, text: list[str], other: list[str] | None = None) -> Tensor: ...
-
-    def similarity(self, text: str | list[str], other: str | list[str] | None = None) -> float | Tensor:
-        """Return the cosine between two texts' vectors, -1 to 1; of lists of N and M texts, all of them, (N, M).
-
-        Without `other`, a list's texts with each other.
-        """
-        if isinstance(text, str) and isinstance(other, str):
-            return float(self.similarity([text], [other])[0, 0])
-        if not isinstance(text, list) or not (other is None or isinstance(other, list)):
-            what = f"similarity of {a_type(text)} and {a_type(other)}"
-            raise UsageError(what, "give two texts, two lists of texts, or one list")
-        if not text or other == []:
-            return torch.zeros(len(text), len(text if other is None else other))
-        a_ND = self._directions(text)
-        return a_ND @ (a_ND if other is None else self._directions(other)).T
-
-    def _directions(self, texts: list[str]) -> Tensor:
-        """Return the texts' vectors at length 1, (N, D)."""
-        return torch.nn.functional.normalize(torch.stack([result.vector for result in self(texts)]), dim=-1)
+    def searching(self, kind: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        names = ("query",) if kind == "query" else ("document", "passage", "corpus")
+        name = next((name for name in names if name in self.files.prompts), None)
+        said = name is None or {"prompt", "prompt_name"} & options.keys()
+        return options if said else {"prompt_name": name, **options}

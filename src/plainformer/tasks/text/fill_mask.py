@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, nth
-from plainformer.tasks.base import Result, Task, called_with
+from plainformer.tasks.base import Result, Task, best, called_with
 from plainformer.tasks.html import bars
 from plainformer.tasks.text.options import FillMaskOptions
 
@@ -37,6 +37,10 @@ class FilledMask(Result):
 
     def lines(self) -> list[str]:
         return [f"{one.score:.4f}  {one.token}  {one.text}" for one in self.candidates]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each candidate."""
+        return [{"start": self.start, "end": self.end, **asdict(one)} for one in self.candidates]
 
     def _repr_html_(self) -> str:
         return bars([(one.text, one.score) for one in self.candidates])
@@ -72,8 +76,9 @@ class FillMask(Task):
         self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor, options: FillMaskOptions
     ) -> list[tuple[FilledMask, ...]]:
         texts, batch = encoded
-        best = predicted.topk(min(options.top_k, predicted.size(-1)))
-        ranked = iter(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        count = min(options.top_k, predicted.size(-1))
+        ids = [best(row_V, count) for row_V in predicted]
+        ranked = iter([(row_V[own].tolist(), own.tolist()) for row_V, own in zip(predicted, ids, strict=True)])
         results = []
         for text, row in zip(texts, batch.encodings, strict=True):
             spans = [

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from plainformer.errors import InputError, nth, placed
 from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.tasks.html import bars
 from plainformer.tasks.options import TextOptions
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ class Choice(Result):
 
     def lines(self) -> list[str]:
         return [f"{self.text}  {self.score:.4f}"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: the best choice, and the score of each in a column of its own."""
+        scores = {f"scores.{place}": score for place, score in enumerate(self.scores)}
+        return [{"index": self.index, "text": self.text, "score": self.score, **scores}]
+
+    def _repr_html_(self) -> str:
+        return bars([(self.text if place == self.index else f"[{place}]", s) for place, s in enumerate(self.scores)])
 
 
 class MultipleChoice(TwoPartTask):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plainformer.config.options import MISSING, flag, one_of, opt, option, whole
+from plainformer.config.options import MISSING, flag, one_of, opt, option, text, whole
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, a_type, did_you_mean
+from plainformer.inputs.listed import as_list
 from plainformer.tasks.options import TextOptions, WindowOptions
 
 # The order in which older checkpoints of sentence-transformers, which name theirs by flags, concatenate several.
@@ -65,12 +66,22 @@ class FeatureExtractionOptions(TextOptions):
 
     pooling: cls, max, mean, mean_sqrt_len, weightedmean, last or pooler; several side by side as "cls+mean". A dense layer
         of the checkpoint follows in any case.
-    prompt: the name of a prompt of the checkpoint, such as "query", that each text begins with; "" for none.
+    prompt_name: a prompt of the checkpoint, such as "query", that each text begins with. prompt: the same as a text, such as
+        "query: "; "" for none. Default: the checkpoint's default prompt, usually none.
+    truncate_dim: keep the first numbers of a vector, as far as it was trained for that (Matryoshka, Kusupati et al. 2022).
+        Where vectors are normalised, the shorter ones are.
     """
 
     pooling: str | None = option(None, help="Vectors: mean, cls, max, last, pooler, ..., or cls+mean.", check=_pooling)
     normalize: bool | None = option(None, help="Vectors of length 1.", check=flag())
-    prompt: str | None = option(None, help="Vectors: the name of a prompt in the checkpoint's files.")
+    prompt_name: str | None = option(None, help="Vectors: a prompt of the checkpoint, by its name.", check=text())
+    prompt: str | None = option(None, help="Vectors: a text that each input begins with.", check=text())
+    truncate_dim: int | None = option(None, help="Vectors: how many numbers to keep.", check=whole(1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        both = self.prompt is not None and self.prompt_name is not None
+        no_effect(both, "prompt_name", f"with {opt('prompt', self.prompt)}", "leave one of them out")
 
 
 def _labels(name: str, labels: Any) -> None:
@@ -107,6 +118,11 @@ class ZeroShotOptions(TextOptions):
     )
     template: str = option(TEMPLATE, help="Zero-shot: the sentence with {}.", check=_template)
     multi_label: bool = option(False, help="Zero-shot: several labels may hold.", check=flag())
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.labels, set | frozenset):  # which the check refuses
+            object.__setattr__(self, "labels", as_list(self.labels))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Pairs of texts through a model that scores each: labels for a text, documents for a query.
 
-A call makes many pairs of few texts, and their lengths differ: they run in batches of pairs of like length.
+A call makes many pairs of few texts, and their lengths differ: they run in batches of pairs of like length. Equal pairs run
+once, for in another batch their last bits would differ, and equal documents change places in a ranking.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ def pair_logits(task: Task, batch: TextBatch) -> Tensor:
     """Return logits of rows in their order, (N, C) fp32 on the CPU; each batch of them without the columns that are padding."""
     inputs = task.model_inputs(batch)
     real_NT = batch.attention_mask.bool()
-    order_N = real_NT.sum(1).argsort(stable=True)
+    first: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    keys = [(tuple(row.input_ids), tuple(row.token_type_ids)) for row in batch.encodings]
+    same_N = torch.tensor([first.setdefault(key, place) for place, key in enumerate(keys)])
+    distinct_U = torch.tensor(list(first.values()))  # U rows differ
+    order_U = distinct_U[real_NT[distinct_U].sum(1).argsort(stable=True)]
     logits = []
-    for places in order_N.split(BATCH_SIZE):
+    for places in order_U.split(BATCH_SIZE):
         columns = real_NT[places].any(0).nonzero()
         part = slice(int(columns[0]), int(columns[-1]) + 1)
         run = {name: value[places.to(value.device)][:, part] for name, value in inputs.items()}
         logits.append(task.model(**run, only_logits=True).logits.float().cpu())
-    return torch.cat(logits)[order_N.argsort()]
+    row_N = torch.empty_like(same_N).index_copy_(0, order_U, torch.arange(len(order_U)))
+    return torch.cat(logits)[row_N[same_N]]

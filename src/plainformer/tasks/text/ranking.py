@@ -11,6 +11,7 @@ from torch import Tensor
 from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
 from plainformer.tasks.base import Result, TwoPartTask, called_with, text_limit
+from plainformer.tasks.html import table
 from plainformer.tasks.text.options import TextRankingOptions
 from plainformer.tasks.text.pairs import pair_logits
 
@@ -39,6 +40,13 @@ class Ranking(Result):
 
     def lines(self) -> list[str]:
         return [f"{one.score:.4f}  [{one.index}]  {one.text}" for one in self.documents]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each document, best first."""
+        return [{"query": self.query, **one.to_dict()} for one in self.documents]
+
+    def _repr_html_(self) -> str:
+        return table([one.to_dict() for one in self.documents])
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,35 @@
 """What sentence-transformers (6.2, and older) writes beside a model: how its token vectors become a text's vector.
 
 `modules.json` lists the steps, each with a folder of its own; `sentence_bert_config.json` holds the longest text;
-`config_sentence_transformers.json` the prompts that texts begin with.
+`config_sentence_transformers.json` the prompts that texts begin with, and how vectors are compared.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from plainformer.checkpoint.formats import find_weights, open_weights, read_json_object
-from plainformer.config.values import is_whole
+from plainformer.config.checks import MAX_POSITIONS, MAX_WIDTH, reading, require_choice, shown
+from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
+from plainformer.tasks import MODULES
+from plainformer.tasks.text.similarity import SIMILARITIES
 
-MODULES, LIMITS, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+if TYPE_CHECKING:
+    from plainformer.checkpoint.opened import Checkpoint
+
+SETTINGS = "config_sentence_transformers.json"
+# Of the transformer itself; before version 2 it was named after the model.
+_MODELS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+LIMITS = tuple(f"sentence_{model}_config.json" for model in _MODELS)
+PACKAGE = "sentence_transformers."
+STEPS = ("Transformer", "Pooling", "Dense", "Normalize")  # in this order; there may be several Dense
 # Our name of a pooling, the name in a pooling module's config.json, and the flag that older files have instead, which
 # concatenate poolings in this order.
 _POOLINGS = (
@@ -59,6 +68,9 @@ class SentenceFiles:
         pooling: see `pooling.read_poolings`. dense: layers after it. normalized: whether vectors get length 1.
         include_prompt: whether a prompt's tokens count in the pooling.
         max_tokens: the longest text that the vectors were made for, None where nothing says.
+        lower_case: whether texts are lower-cased before anything else.
+        truncate_dim: how many numbers of a vector are kept, None for all.
+        similarity: how two vectors are compared, a name in `similarity.SIMILARITIES`.
         prompts: by name. default_prompt: the one that a text gets where nothing else is asked for.
         names: the files themselves, relative to the folder.
     """
@@ -68,73 +80,91 @@ class SentenceFiles:
     normalized: bool = False
     include_prompt: bool = True
     max_tokens: int | None = None
+    lower_case: bool = False
+    truncate_dim: int | None = None
+    similarity: str = "cosine"
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     names: tuple[str, ...] = ()
 
 
-def read_sentence_files(folder: Path | None) -> SentenceFiles:
-    """Return what the files of a checkpoint's folder say.
+def read_sentence_files(checkpoint: Checkpoint) -> SentenceFiles:
+    """Return what the files of a checkpoint say.
 
     Raises:
         CheckpointError: one is unreadable, holds what it cannot, or lists a step that is not supported.
     """
-    if folder is None:
-        return SentenceFiles()
-    prompts, default = _prompts(folder / PROMPTS)
-    found = SentenceFiles(
-        max_tokens=_max_tokens(folder), prompts=prompts, default_prompt=default, names=(LIMITS, PROMPTS)
-    )
-    if not (folder / MODULES).is_file():
+    found = SentenceFiles(**_settings(checkpoint), **_limits(checkpoint), names=(*LIMITS, SETTINGS))
+    modules = checkpoint.json_list(MODULES)
+    if modules is None:
         return found
-    for module in _modules(folder / MODULES):
-        kind = str(module.get("type", "")).rpartition(".")[2]
-        found = _with_step(found, folder, kind, str(module.get("path") or ""))
+    with reading(MODULES):
+        steps = _steps([Fields(module) for module in modules])
+    for kind, path in steps:
+        found = _with_step(found, checkpoint, kind, path)
     return replace(found, names=(MODULES, *found.names))
 
 
-def _with_step(found: SentenceFiles, folder: Path, kind: str, path: str) -> SentenceFiles:
+def _steps(modules: list[Fields]) -> list[tuple[str, str]]:
+    """Return the kind and the folder of each step, in their order; refuse what is not supported, by name."""
+    steps: list[tuple[str, str]] = []
+    for module in modules:
+        path, named = module.text("path", default=""), module.text("type", default="")
+        # Saving writes to a folder of the same name, so it must be below the checkpoint's on every system.
+        roots = (PurePosixPath(path), PureWindowsPath(path))
+        if any(root.is_absolute() or root.drive or ".." in root.parts for root in roots) or "\0" in path:
+            raise CheckpointError(f"the path {shown(path)} leaves the folder", "correct the entry")
+        kind = named.rpartition(".")[2] if named.startswith(PACKAGE) or "." not in named else named
+        if kind == "Dropout":  # has an effect in training alone
+            continue
+        before = STEPS.index(steps[-1][0]) if steps else -1
+        place = STEPS.index(kind) if kind in STEPS else -1
+        if place < before + (kind != "Dense") or place < 0:
+            misplaced = f" after {steps[-1][0]}" if kind in STEPS and steps else ""
+            raise CheckpointError(
+                f"the step {shown(kind)} is not supported{misplaced}", f"supported: {', '.join(STEPS)}, in this order"
+            )
+        if kind == "Transformer" and path:
+            raise CheckpointError(f"the model is in the folder {shown(path)}", "move its files up to modules.json")
+        steps.append((kind, path))
+    missing = next((kind for kind in STEPS[:2] if kind not in dict(steps)), None)
+    if missing is not None:
+        what = f"no {missing} is listed: the steps give no vector for a whole text"
+        raise CheckpointError(what, f"supported: {', '.join(STEPS)}; remove {MODULES} to load the model alone")
+    return steps
+
+
+def _with_step(found: SentenceFiles, checkpoint: Checkpoint, kind: str, path: str) -> SentenceFiles:
     """Return the steps so far, and one more of some kind, whose files are in the folder `path`."""
     if kind == "Transformer":
         return found
-    if kind == "Normalize":
-        return replace(found, normalized=True)
-    if kind == "Pooling":
-        name = f"{_subfolder(folder, path or '1_Pooling')}/config.json"
-        pooling, include_prompt = _pooling(folder / name)
-        return replace(found, pooling=pooling, include_prompt=include_prompt, names=(*found.names, name))
-    if kind == "Dense" and not found.normalized:
-        path = _subfolder(folder, path or "2_Dense")
-        names = (f"{path}/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin"))
-        return replace(found, dense=(*found.dense, _dense(folder / path)), names=(*found.names, *names))
-    raise CheckpointError(
-        f"{MODULES} lists {kind!r}, which changes the vectors and is not supported"
-        + (" after Normalize" if kind == "Dense" else ""),
-        "supported: Transformer, Pooling, Dense, Normalize, in this order",
-    )
+    folder = path or {"Pooling": "1_Pooling", "Dense": "2_Dense"}.get(kind, "2_Normalize")
+    name = f"{folder}/config.json"
+    raw = checkpoint.json(name)
+    if raw is None and kind != "Normalize":
+        raise CheckpointError(f"{MODULES} lists {folder!r}, and there is no {name}", "download the checkpoint again")
+    found = replace(found, names=(*found.names, name))
+    with reading(name):
+        fields = Fields(raw or {})
+        if kind == "Normalize":
+            _on_the_text(fields)
+            return replace(found, normalized=True)
+        if kind == "Pooling":
+            return replace(found, pooling=_pooling(fields), include_prompt=fields.flag("include_prompt", default=True))
+        files = tuple(f"{folder}/{weights}" for weights in ("model.safetensors", "pytorch_model.bin"))
+        return replace(found, dense=(*found.dense, _dense(fields, checkpoint, folder)), names=(*found.names, *files))
 
 
-def _modules(path: Path) -> list[dict[str, Any]]:
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}", "fetch the file again") from error
-    if not isinstance(listed, list) or not all(isinstance(module, dict) for module in listed):
-        raise CheckpointError(f"{path} is not a list of modules", "fetch the file again")
-    return listed
+def _on_the_text(fields: Fields) -> None:
+    """Refuse a step that is on other vectors than the text's own."""
+    for name in ("module_input_name", "module_output_name"):
+        if (value := fields.get(name, default="sentence_embedding")) != "sentence_embedding":
+            raise CheckpointError(f"{name}={shown(value)} is not supported", "supported: 'sentence_embedding'")
 
 
-def _subfolder(folder: Path, path: str) -> str:
-    """A module's folder, which must lie in the checkpoint's: saving writes to a folder of the same name."""
-    if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
-        raise CheckpointError(f"{folder / MODULES}: the path {path!r} leaves the folder", "correct the entry")
-    return path
-
-
-def _pooling(path: Path) -> tuple[str, bool]:
-    """How a pooling module pools, and whether prompts count; the newer files name it, the older ones have flags."""
-    raw = read_json_object(path)
-    named = raw.get("pooling_mode")
+def _pooling(fields: Fields) -> str:
+    """How a pooling module pools; the newer files name it, the older ones have flags."""
+    raw, named = fields.raw, fields.get("pooling_mode")
     if named is None:
         others = [key for key in raw if key.startswith("pooling_mode_") and raw[key] is True and key not in _FLAGS]
         found = [name for key, name in _FLAGS.items() if raw.get(key)] or ["mean"]
@@ -143,56 +173,67 @@ def _pooling(path: Path) -> tuple[str, bool]:
         found = [_NAMES[name] for name in listed if isinstance(name, str) and name in _NAMES]
         others = [str(name) for name in listed if str(name) not in _NAMES] if listed else ["nothing"]
     if others:
-        raise CheckpointError(f"{path} asks for {', '.join(others)}", f"supported: {', '.join(_NAMES)}")
-    return "+".join(found), raw.get("include_prompt", True) is not False
+        raise CheckpointError(f"it asks for {shown(', '.join(others))}", f"supported: {', '.join(_NAMES)}")
+    return "+".join(found)
 
 
-def _dense(folder: Path) -> Dense:
+def _dense(fields: Fields, checkpoint: Checkpoint, folder: str) -> Dense:
     """A dense module: config.json names the activation, never executed; the weights are `linear.weight` and `.bias`."""
-    raw = read_json_object(folder / "config.json")
-    activation = str(raw.get("activation_function", "Tanh")).rpartition(".")[2]
-    vectors = ("sentence_embedding", None)
-    odd = raw.get("use_residual") or any(
-        raw.get(key) not in vectors for key in ("module_input_name", "module_output_name")
-    )
-    if activation not in _ACTIVATIONS or odd:
-        what = f"{folder / 'config.json'}: this Dense is not supported (activation {activation!r})"
-        raise CheckpointError(what, f"supported: {', '.join(_ACTIVATIONS)}, on the pooled vector, without a residual")
-    source = open_weights(find_weights(folder))
+    activation = fields.text("activation_function", default="Tanh").rpartition(".")[2]
+    require_choice("activation_function", activation, tuple(_ACTIVATIONS))
+    _on_the_text(fields)
+    if fields.flag("use_residual", default=False):
+        raise CheckpointError("use_residual=True is not supported", "supported: a linear layer and its activation")
+    needed = ["linear.bias", "linear.weight"] if fields.flag("bias", default=True) else ["linear.weight"]
+    source = checkpoint.tensors_in(folder)
     try:
-        has_bias, names = raw.get("bias", True) is not False, source.names()
-        needed = ["linear.weight", "linear.bias"] if has_bias else ["linear.weight"]
-        if sorted(names) != sorted(needed) or len(source.shape("linear.weight")) != 2:
-            raise CheckpointError(f"{folder}: a Dense holds {', '.join(needed)}, this one {', '.join(names[:5])}")
+        names = sorted(source.names())
+        if names != needed or len(source.shape("linear.weight")) != 2:
+            what = f"{folder}: a Dense holds {', '.join(reversed(needed))}, this one {', '.join(names[:5])}"
+            raise CheckpointError(what, "download the checkpoint again")
         weight = source.read("linear.weight").float().clone()
-        bias = source.read("linear.bias").float().clone() if has_bias else None
+        bias = source.read("linear.bias").float().clone() if "linear.bias" in needed else None
     finally:
         source.close()
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise CheckpointError(f"{folder}: linear.bias {tuple(bias.shape)} does not fit {tuple(weight.shape)}")
+        what = f"{folder}: linear.bias {tuple(bias.shape)} does not fit {tuple(weight.shape)}"
+        raise CheckpointError(what, "download the checkpoint again")
     return Dense(weight, bias, _ACTIVATIONS[activation])
 
 
-def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the name of the default one."""
-    raw = read_json_object(path) if path.is_file() else {}
-    prompts, default = raw.get("prompts") or {}, raw.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise CheckpointError(f"{path}: 'prompts' does not map names to texts", "correct the entry")
-    if default is not None and default not in prompts:
-        raise CheckpointError(f"{path}: default_prompt_name={default!r} is not one of the prompts", "correct the entry")
-    return prompts, default
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what holds for all texts: prompts, the measure of likeness, how much of a vector is kept."""
+    with reading(SETTINGS):
+        fields = Fields(checkpoint.json(SETTINGS) or {})
+        similarity = fields.text("similarity_fn_name", default="cosine")
+        require_choice("similarity_fn_name", similarity, tuple(SIMILARITIES))
+        prompts = fields.object("prompts")
+        default = fields.get("default_prompt_name")
+        if not all(isinstance(text, str | None) for text in prompts.values()):
+            raise CheckpointError("'prompts' does not map names to texts", "correct the entry")
+        prompts = {name: text or "" for name, text in prompts.items()}
+        if default is not None and default not in prompts:
+            raise CheckpointError(
+                f"default_prompt_name={shown(default)} is not one of the prompts", "correct the entry"
+            )
+        kept = fields.get("truncate_dim")
+        return {
+            "similarity": similarity,
+            "prompts": prompts,
+            "default_prompt": default,
+            "truncate_dim": None if kept is None else fields.bounded("truncate_dim", MAX_WIDTH),
+        }
 
 
-def _max_tokens(folder: Path) -> int | None:
-    """Return the longest text that the vectors were made for, in tokens, from `sentence_bert_config.json`."""
-    path = folder / LIMITS
-    if not path.is_file():
-        return None
-    raw = read_json_object(path)
-    longest = raw.get("max_seq_length")
-    if raw.get("do_lower_case"):
-        raise CheckpointError(f"{path}: do_lower_case is not supported", "lower the texts, and set it to false")
-    if longest is not None and not is_whole(longest, 1):
-        raise CheckpointError(f"{path}: max_seq_length={longest!r} is not a count", "correct the entry")
-    return None if longest is None else int(longest)
+def _limits(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the longest text that the vectors were made for, in tokens, and whether texts are lower-cased."""
+    name = next((name for name in LIMITS if checkpoint.json(name) is not None), LIMITS[0])
+    with reading(name):
+        fields = Fields(checkpoint.json(name) or {})
+        usual = "feature-extraction"  # the model without its head
+        require_choice("transformer_task", fields.text("transformer_task", default=usual), (usual,))
+        longest = fields.get("max_seq_length")
+        return {
+            "max_tokens": None if longest is None else fields.bounded("max_seq_length", MAX_POSITIONS),
+            "lower_case": fields.flag("do_lower_case", default=False),
+        }

@@ -16,11 +16,13 @@ from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
 from plainformer.tasks.base import Result, Task, called_with, text_limit
 from plainformer.tasks.html import marked
+from plainformer.tasks.results import listed, pandas
 from plainformer.tasks.text.options import TokenClassificationOptions
 from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pandas as pd
 
     from plainformer.inputs.text.tokenizer import TextBatch
 
@@ -60,6 +62,17 @@ class Spans(tuple[LabelledSpan, ...]):
         made = cls(spans)
         made.text = text
         return made
+
+    def __repr__(self) -> str:
+        return f"Spans({listed(f'{one.text!r} {one.label} {one.score:.2f}' for one in self)})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each."""
+        return [one.to_dict() for one in self]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the spans as a pandas DataFrame."""
+        return pandas().DataFrame(self.rows(), columns=["label", "score", "text", "start", "end"])
 
     def _repr_html_(self) -> str:
         return marked(self.text, [(one.start, one.end, one.label) for one in self])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plainformer.tasks.base import called_with
+from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.media import ImageTask
 from plainformer.tasks.text.classification import Classification, classify
 from plainformer.tasks.vision.options import ImageOptions
@@ -13,7 +13,7 @@ from plainformer.tasks.vision.options import ImageOptions
 class ImageClassification(ImageTask):
     """An image (path, bytes, PIL image, array) → a label with its probability."""
 
-    __call__ = called_with(ImageOptions, Classification)
+    __call__ = media_called_with(ImageOptions, Classification)
 
     def predict(self, encoded: Tensor, options: ImageOptions) -> Tensor:
         """Logits, (B, C)."""

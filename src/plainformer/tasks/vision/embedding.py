@@ -7,16 +7,15 @@ from torch.nn.functional import normalize as unit_length
 
 from plainformer.config import PatchFrontend
 from plainformer.errors import UsageError, opt
-from plainformer.tasks.base import called_with
+from plainformer.tasks.embeddings import Embedding, EmbeddingTask, embeds_media_with
 from plainformer.tasks.media import ImageTask
-from plainformer.tasks.text.embedding import Embedding
 from plainformer.tasks.vision.options import ImageFeatureExtractionOptions
 
 
-class ImageFeatureExtraction(ImageTask):
+class ImageFeatureExtraction(ImageTask, EmbeddingTask):
     """An image (path, bytes, PIL image, array) → its vector."""
 
-    __call__ = called_with(ImageFeatureExtractionOptions, Embedding)
+    __call__ = embeds_media_with(ImageFeatureExtractionOptions)
 
     def predict(self, encoded: Tensor, options: ImageFeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""

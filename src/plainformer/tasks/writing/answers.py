@@ -10,6 +10,7 @@ from plainformer.errors import UsageError
 from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.result import Generation, Search
 from plainformer.tasks.base import Result
+from plainformer.tasks.html import continued
 
 R = TypeVar("R")
 OPTIONAL = ("stop_string", "score", "log_probabilities", "segments", "alternatives")
@@ -43,6 +44,9 @@ class Answer(Result):
     def lines(self) -> list[str]:
         """Return the text; of several answers each, with its number and score."""
         return answer_lines(self)
+
+    def _repr_html_(self) -> str:
+        return continued(getattr(self, "prompt", ""), self.text)
 
 
 def answer_lines(result: Any) -> list[str]:

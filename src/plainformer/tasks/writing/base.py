@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from plainformer.errors import UsageError, placed, plural
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
+from plainformer.tasks.calls import Given, ItemCall, method_with
+from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.writing.checkpoint_defaults import with_checkpoint_defaults
 from plainformer.tasks.writing.checkpoint_settings import GenerationSettings
 from plainformer.tasks.writing.options import CONSTRAINTS, WritingOptions
@@ -56,15 +58,13 @@ class GeneratingTask(Task):
 
     # ---- by hand --------------------------------------------------------------------------------------------------
 
-    def prepare(self, item: Any, /, **options: Any) -> Prepared:
-        """Return what `generate` gets for one input: the way to run this task by hand.
+    if TYPE_CHECKING:
+        prepare = cast(Any, None)  # inferred, not declared, so that each task's own is seen
+    else:
 
-        prepared = task.prepare("The capital of France is", max_new_tokens=8)
-        found = generate(task.model, **prepared.inputs, options=prepared.options)
-        print(prepared.text(task.tokenizer, found.token_ids[0]))
-        """
-        with placed(None), torch.inference_mode():
-            return self.prepared_item(item, self.make_options(options))
+        def prepare(self, item: Any, /, **options: Any) -> Prepared:
+            """Return what `generate` gets for one input; see `prepares_with`."""
+            return _prepare(self, item, self.make_options(options))
 
     def prepared_item(self, item: Any, options: Any) -> Prepared:
         """Prepare one input, with options that are made already."""
@@ -124,7 +124,7 @@ class GeneratingTask(Task):
         from plainformer.generation.constraints.stop_strings import StopStrings
 
         # After any ordinary token, so that a first word keeps the space before it.
-        before = () if bare else self.tokenizer.encode("a", add_special_tokens=False).input_ids
+        before = () if bare else self.tokenizer.output.encode("a", add_special_tokens=False).input_ids
         return StopStrings(strings, self.text_of, after=before)
 
     def text_of(self, ids: Sequence[int]) -> str:
@@ -178,7 +178,25 @@ class GeneratingTask(Task):
     def _bytes(self) -> TokenBytes:
         from plainformer.inputs.text.token_bytes import token_bytes
 
-        return token_bytes(self.tokenizer)
+        return token_bytes(self.tokenizer.output)
+
+
+def _prepare(task: Any, item: Any, options: Any) -> Prepared:
+    with placed(None), torch.inference_mode():
+        prepared: Prepared = task.prepared_item(item, options)
+        return prepared
+
+
+_BY_HAND = """Return what `generate` gets for one input: the way to run this task by hand.
+
+    prepared = task.prepare("The capital of France is", max_new_tokens=8)
+    found = generate(task.model, **prepared.inputs, options=prepared.options)
+    print(prepared.text(task.tokenizer, found.token_ids[0]))"""
+
+
+def prepares_with(options: Callable[Given, TaskOptions]) -> ItemCall[Given, Prepared]:
+    """The `prepare` of a task whose answer is generated."""
+    return method_with(options, Prepared, _BY_HAND, _prepare)
 
 
 def _key(value: Any) -> str:

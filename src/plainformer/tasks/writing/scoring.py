@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import check_flag
 from plainformer.errors import InputError, UsageError, a_type, nth, opt
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
+from plainformer.tasks.html import table
 from plainformer.tasks.options import BATCH_SIZE
+from plainformer.tasks.results import Results
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -36,6 +38,13 @@ class ScoredText(Result):
     perplexity: float
     tokens: tuple[ScoredToken, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each token."""
+        return [asdict(token) for token in self.tokens]
+
+    def _repr_html_(self) -> str:
+        return table(self.rows())
+
 
 def score_texts(
     task: Task,
@@ -44,7 +53,7 @@ def score_texts(
     truncate: bool = False,
     stride: int | None = None,
     max_length: int | None = None,
-) -> list[ScoredText]:
+) -> Results[ScoredText]:
     """Score texts with a task whose model is a decoder; each as it would score alone. See `TextGeneration.score`."""
     for place, text in enumerate(texts):
         if not isinstance(text, str):
@@ -54,7 +63,7 @@ def score_texts(
         raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
     own = task.config.main_stack.max_positions or task.tokenizer.max_length
     limit = own if max_length is None else max_length
-    results = []
+    results: Results[ScoredText] = Results()
     for start in range(0, len(texts), BATCH_SIZE):
         part = texts[start : start + BATCH_SIZE]
         batch = _encoded(task, part, start, truncate, None if stride is not None else limit)

@@ -11,10 +11,11 @@ import torch
 from plainformer.errors import UsageError
 from plainformer.tasks.base import called_with
 from plainformer.tasks.writing.answers import Answer
+from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation
 from plainformer.tasks.writing.options import Text2TextOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
-from plainformer.tasks.writing.writer import WritingTask
+from plainformer.tasks.writing.writer import WritingTask, streams_with
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -38,6 +39,8 @@ class Text2TextGeneration(WritingTask[TransformedText]):
     """
 
     __call__ = called_with(Text2TextOptions, TransformedText)
+    stream = streams_with(Text2TextOptions, TransformedText)
+    prepare = prepares_with(Text2TextOptions)
 
     def encode(self, inputs: Sequence[str], options: Text2TextOptions) -> TextBatch:
         return self.encode_texts(inputs, truncate=options.truncate)
@@ -80,9 +83,11 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         if self.settings.decoder_start_id is None:
             raise UsageError("the checkpoint names no decoder_start_token_id", "add it to its config.json")
         start = [self.settings.decoder_start_id]
-        prefix = self.tokenizer.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
+        prefix = (
+            self.tokenizer.output.encode(decoder_prefix, add_special_tokens=False).input_ids if decoder_prefix else []
+        )
         forced = self.settings.forced_bos_id
         # A prefix that names a language itself ("fr_XX", "__fr__") takes the place of the one that is forced.
-        if forced is not None and not (prefix and prefix[0] in self.tokenizer.special_ids):
+        if forced is not None and not (prefix and prefix[0] in self.tokenizer.output.special_ids):
             start.append(forced)
         return start, prefix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -11,14 +11,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
-from plainformer.tasks.base import called_with
+from plainformer.inputs.listed import as_list
+from plainformer.tasks.calls import Column, called_with
 from plainformer.tasks.options import TaskOptions
+from plainformer.tasks.results import Results
 from plainformer.tasks.writing.answers import Answer
+from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation
 from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
 from plainformer.tasks.writing.scoring import ScoredText, score_texts
-from plainformer.tasks.writing.writer import WritingTask
+from plainformer.tasks.writing.writer import WritingTask, streams_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +53,13 @@ class ChatCall(Protocol[Given, A]):
     @overload
     def __call__(self, inputs: Sequence[dict[str, Any]], /, *args: Given.args, **options: Given.kwargs) -> A: ...
     @overload
-    def __call__(self, inputs: list[Any], /, *args: Given.args, **options: Given.kwargs) -> list[A]: ...
+    def __call__(
+        self,
+        inputs: list[Any] | Column | KeysView[Any] | ValuesView[Any],
+        /,
+        *args: Given.args,
+        **options: Given.kwargs,
+    ) -> Results[A]: ...
     @overload
     def __call__(self, inputs: Iterator[Any], /, *args: Given.args, **options: Given.kwargs) -> Iterator[A]: ...
     @overload
@@ -70,7 +79,9 @@ class TextGeneration(WritingTask[GeneratedText]):
     """
 
     cut = "left"
-    __call__ = chat_called_with(TextGenerationOptions, GeneratedText)  # type: ignore[assignment]  # one input may be a list
+    __call__ = chat_called_with(TextGenerationOptions, GeneratedText)
+    stream = streams_with(TextGenerationOptions, GeneratedText)
+    prepare = prepares_with(TextGenerationOptions)
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
@@ -137,14 +148,27 @@ class TextGeneration(WritingTask[GeneratedText]):
             alternatives=tuple(answers[1:]),
         )
 
+    @overload
+    def score(
+        self, texts: str, *, truncate: bool = False, stride: int | None = None, max_length: int | None = None
+    ) -> ScoredText: ...
+    @overload
     def score(
         self,
-        texts: str | list[str],
+        texts: list[str] | tuple[str, ...] | Column,
         *,
         truncate: bool = False,
         stride: int | None = None,
         max_length: int | None = None,
-    ) -> ScoredText | list[ScoredText]:
+    ) -> Results[ScoredText]: ...
+    def score(
+        self,
+        texts: str | list[str] | tuple[str, ...] | Column,
+        *,
+        truncate: bool = False,
+        stride: int | None = None,
+        max_length: int | None = None,
+    ) -> ScoredText | Results[ScoredText]:
         """How likely each token of a text is after those before it, and the text's perplexity; a list gives a list.
 
         Args:
@@ -154,10 +178,11 @@ class TextGeneration(WritingTask[GeneratedText]):
                 window that holds it: after all tokens before it, or after at least max_length - stride of them.
             max_length: in tokens; default: what the model or the tokenizer allows.
         """
-        if not isinstance(texts, str):
-            return score_texts(self, texts, truncate=truncate, stride=stride, max_length=max_length)
+        given: Any = as_list(texts)
+        if not isinstance(given, str):
+            return score_texts(self, given, truncate=truncate, stride=stride, max_length=max_length)
         with placed(None):
-            return score_texts(self, [texts], truncate=truncate, stride=stride, max_length=max_length)[0]
+            return score_texts(self, [given], truncate=truncate, stride=stride, max_length=max_length)[0]
 
     def _tensors(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return rows as (B, T) ids and attention mask, padded on the left."""

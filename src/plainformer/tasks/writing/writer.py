@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,11 +16,12 @@ from plainformer.generation.constraints.stop_strings import StopStrings, shown
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.result import Generation, joined
 from plainformer.generation.search import generate, stream
+from plainformer.tasks.calls import Given, ItemCall, method_with
 from plainformer.tasks.writing.answers import Answer, AnswerStream, first_row, make_answer
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
 from plainformer.tasks.writing.detokenize import pieces
-from plainformer.tasks.writing.options import PromptOptions
+from plainformer.tasks.writing.options import PromptOptions, WritingOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
 
 A = TypeVar("A", bound=Answer)
+Whole = TypeVar("Whole", bound=Answer)
 
 
 class WritingTask(GeneratingTask, Generic[A]):
@@ -68,9 +70,11 @@ class WritingTask(GeneratingTask, Generic[A]):
             results.append(self.result(row, answers, options))
         return results
 
-    def stream(self, item: Any, /, **options: Any) -> AnswerStream[A]:
-        """Return the answer piece by piece, in every mode; beams give what they agree on. Its `.result` is the whole."""
-        return self.streamed(item, self.make_options(options))
+    if not TYPE_CHECKING:  # which sees each task's own
+
+        def stream(self, item: Any, /, **options: Any) -> AnswerStream[A]:
+            """Return the answer piece by piece; see `streams_with`."""
+            return self.streamed(item, self.make_options(options))
 
     def streamed(self, item: Any, options: Any) -> AnswerStream[A]:
         """`stream`, with options that are made already."""
@@ -135,7 +139,13 @@ class WritingTask(GeneratingTask, Generic[A]):
 
     def is_bare(self, rows: Sequence[Sequence[int]]) -> bool:
         """Whether rows of ids are special tokens alone."""
-        return all(i in self.tokenizer.special_ids for row in rows for i in row)
+        return all(i in self.tokenizer.output.special_ids for row in rows for i in row)
+
+
+def streams_with(options: Callable[Given, WritingOptions], answer: type[Whole]) -> ItemCall[Given, AnswerStream[Whole]]:
+    """The `stream` of a task that writes: its options, and what the whole answer is."""
+    doc = "Return the answer piece by piece, in every mode; beams give what they agree on. Its `.result` is the whole."
+    return method_with(options, AnswerStream[Whole], doc, lambda task, item, made: task.streamed(item, made))
 
 
 def _without_first(found: Generation, count: int) -> Generation:

@@ -1,0 +1,265 @@
+"""Write small data for the pages of docs/: sentences with names, questions with answers, and documents. All of it is made up.
+
+    python examples/make_data.py FOLDER
+
+    ner-train.conll, ner-dev.conll   "token<TAB>tag" lines, sentences apart by an empty line: PER, LOC, ORG
+    qa-train.json, qa-dev.json       SQuAD's format: short texts, and questions whose answer is a piece of the text
+    letters.jsonl                    eight letters, one per line: {"id": ..., "text": ...}
+    places.txt                       places to look for in them, one per line
+    policy.txt                       a privacy policy of one page
+
+Sentences come from patterns, with names drawn from lists; patterns and names of the dev files are not in the train files.
+A model trained on them has seen few kinds of sentences: enough to show how the tasks work, not more.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def listed(text: str) -> list[str]:
+    """Return the names of a text, apart by commas or, where it has none, by blanks."""
+    return [name.strip() for name in text.replace("\n", " ").split("," if "," in text else None)]
+
+
+FIRST = listed("""
+Ada Alan Amara Anna Anton Astrid Ben Boris Carla Chen Clara Daniel Diego Dora Edgar Elena Emil Erik Esther Farid Felix
+Fiona Greta Hana Hassan Helen Hugo Ida Igor Ines Ivan Jana Jonas Julia Karim Katya Kenji Lars Laura Lea Leon Lina Luis
+Maria Marek Marta Mei Mila Nadia Nils Nina Olga Omar Oscar Paula Pedro Petra Priya Rosa Ruth Samir Sara Sofia Stefan
+Tariq Tess Tomas Vera Victor Wanda Yusuf Zara Zofia
+""")
+LAST = listed("""
+Abbott Aziz Bauer Becker Bell Berg Blum Brandt Brooks Castro Cohen Costa Cruz Dahl Dubois Duarte Ekman Faure Ferrari
+Fischer Foster Garcia Graf Green Haas Hansen Hoffman Horvat Ito Jansen Kaya Keller Khan Kim Klein Kovacs Kumar Lang
+Larsen Lehmann Lopez Mancini Martin Mendes Meyer Miller Moreau Nagy Nakamura Novak Okafor Olsen Ortiz Park Patel
+Petrov Popov Ramos Reyes Ricci Rossi Sato Schmidt Silva Singh Sokolov Stone Suzuki Torres Vogel Walker Weber Wolf
+Yamada Young Zhang
+""")
+PLACES = listed("""
+Accra, Algeria, Amsterdam, Ankara, Antwerp, Argentina, Athens, Australia, Austria, Bangkok, Barcelona, Basel, Belgium,
+Bergen, Berlin, Bolivia, Bologna, Bombay, Boston, Brazil, Bremen, Brussels, Bucharest, Buenos Aires, Cairo, Canada,
+Cape Town, Chicago, Chile, China, Cologne, Colombia, Copenhagen, Cuba, Dakar, Damascus, Delhi, Denmark, Dresden,
+Dublin, Ecuador, Edinburgh, Egypt, Finland, Florence, France, Geneva, Genoa, Germany, Ghana, Glasgow, Greece, Hamburg,
+Hanoi, Havana, Helsinki, Hong Kong, Hungary, Iceland, India, Indonesia, Iran, Ireland, Istanbul, Italy, Jakarta,
+Japan, Kenya, Kiev, Kyoto, Lagos, Leipzig, Lima, Lisbon, London, Los Angeles, Lyon, Madrid, Malaysia, Marseille,
+Melbourne, Mexico, Milan, Montreal, Morocco, Moscow, Munich, Nairobi, Naples, Nepal, Netherlands, New York, New
+Zealand, Nigeria, Norway, Osaka, Oslo, Oxford, Paris, Peru, Poland, Porto, Portugal, Prague, Quebec, Rio de Janeiro,
+Rome, Rotterdam, Russia, San Francisco, Santiago, Scotland, Senegal, Seoul, Seville, Shanghai, Singapore, South
+Africa, Spain, Stockholm, Sweden, Switzerland, Sydney, Syria, Tehran, Thailand, Tokyo, Toronto, Tunisia, Turin,
+Turkey, Uganda, Ukraine, Valencia, Vancouver, Venice, Vienna, Vietnam, Warsaw, Zurich
+""")
+KINDS = listed("""
+Museum, Orchestra, City Council, Institute, Chamber of Commerce, Academy, Football Club, Observatory, Opera, Bank
+""")
+FIRMS = listed("""
+Foundation, Press, Brothers, Industries, Laboratories, Shipping, Airlines, Energy, Books, Motors
+""")
+PATTERNS = """{per} moved from {loc} to {loc} , where she worked at the {org} .
+{per} was born in {loc} and studied in {loc} .
+The {org} is looking for a new director .
+In {loc} , the winter was long and cold .
+{per} and {per} met at the {org} in {loc} .
+The letter of {per} arrived from {loc} after three weeks .
+{per} , who founded the {org} , lives in {loc} .
+Last year the {org} opened an office in {loc} .
+The train from {loc} to {loc} was late again .
+According to {per} , the {org} has no debts .
+{per} works for {org} .
+Yesterday {per} spoke about the history of {loc} .
+The price of bread rose in March .
+Nobody knew where the key was , so we waited outside .
+{org} and {org} signed an agreement in {loc} .
+After the war , {per} returned to {loc} .
+The University of {loc} invited {per} to give a lecture .
+He asked the committee of the {org} for a loan .
+{loc} and {loc} share a long border .
+Dr {per} of the {org} wrote the report .
+We drank tea in the garden and talked about the weather .
+The ship left {loc} on Monday and reached {loc} on Friday .
+Her brother {per} never left {loc} .
+The painting belongs to the {org} , not to {per} .
+Most of the books had been printed in {loc} .
+My neighbours sold their old car and bought two bicycles .
+Thanks to {org} , the school in {loc} has a library .
+{per} thanked {per} for the photographs .
+When does the bus to {loc} leave ?
+The {org} announced that {per} would become its president .
+Dear {per} , thank you for the books .
+Please send the parcel to {per} in {loc} .
+They grow olives , lemons and figs on the hills near {loc} .
+A doctor from {loc} treated {per} .
+Early in the morning the baker lights the oven .
+{per} visited the {org} twice .
+The members elected {per} to the board of {org} .
+From {loc} we took the night train to {loc} .
+The meeting in {loc} was cancelled because of the strike .
+She sent a postcard from {loc} to {per} .""".splitlines()
+
+Tagged = list[tuple[str, str]]
+
+
+class Names:
+    """Names drawn from one half of the lists: `part` 0 for training, 1 for the rest."""
+
+    def __init__(self, draw: random.Random, part: int) -> None:
+        def mine(names: list[str]) -> list[str]:
+            return [name for place, name in enumerate(names) if (place % 5 == 0) == bool(part)]
+
+        self.draw, self.first, self.last, self.places = draw, mine(FIRST), mine(LAST), mine(PLACES)
+
+    def per(self) -> str:
+        first, last = self.draw.choice(self.first), self.draw.choice(self.last)
+        return self.draw.choice([f"{first} {last}", f"{first} {last}", first, last])
+
+    def loc(self) -> str:
+        return self.draw.choice(self.places)
+
+    def org(self) -> str:
+        place, last, other = self.draw.choice(self.places), self.draw.choice(self.last), self.draw.choice(self.last)
+        named = f"{place} {self.draw.choice(KINDS)}", f"University of {place}", f"{last} {self.draw.choice(FIRMS)}"
+        return self.draw.choice([*named, f"{last} & {other}", f"{place} {self.draw.choice(FIRMS)}"])
+
+
+def sentence(pattern: str, names: Names) -> Tagged:
+    """Return the words of a pattern with their IOB2 tags."""
+    found: Tagged = []
+    for word in pattern.replace("University of {loc}", "{university}").split():
+        slot = re.fullmatch(r"\{(\w+)\}", word)
+        if slot is None:
+            found.append((word, "O"))
+            continue
+        kind = "org" if slot[1] == "university" else slot[1]
+        value = f"University of {names.loc()}" if slot[1] == "university" else getattr(names, kind)()
+        tags = [f"{'I' if place else 'B'}-{kind.upper()}" for place in range(len(value.split()))]
+        found += zip(value.split(), tags, strict=True)
+    return found
+
+
+def sentences(count: int, part: int) -> Iterator[Tagged]:
+    """Yield tagged sentences, each pattern equally often."""
+    drawn = Names(random.Random(part), part)
+    patterns = [pattern for place, pattern in enumerate(PATTERNS) if (place % 5 == 0) == bool(part)]
+    for number in range(count):
+        yield sentence(patterns[number % len(patterns)], drawn)
+
+
+FACTS = (
+    ("{per} founded the club in {year}.", (("Who founded the club?", "per"), ("When was the club founded?", "year"))),
+    ("It has {count} members.", (("How many members does it have?", "count"),)),
+    ("Its office is in {loc}.", (("Where is its office?", "loc"), ("Which city is the office in?", "loc"))),
+    ("A ticket costs {price}.", (("How much is a ticket?", "price"), ("What does a ticket cost?", "price"))),
+    ("Meetings take place {when}.", (("When are the meetings?", "when"), ("How often do they meet?", "when"))),
+    ("The library opens at {hour}.", (("When does the library open?", "hour"),)),
+    ("Letters are kept for {period}.", (("How long are letters kept?", "period"),)),
+    ("Its money comes from {source}.", (("Where does its money come from?", "source"), ("Who pays for it?", "source"))),
+    ("Visitors may not {ban}.", (("What must visitors not do?", "ban"), ("What is forbidden?", "ban"))),
+    ("Questions are answered by {per}.", (("Who answers questions?", "per"),)),
+    ("Data are deleted after {period}.", (("When are data deleted?", "period"), ("How long is data kept?", "period"))),
+    ("We collect {things}.", (("What do you collect?", "things"), ("Which data are collected?", "things"))),
+    ("Photographs are shared with {source}.", (("Who are photographs shared with?", "source"),)),
+)
+VALUES = {
+    "when": ["every Monday", "on the first Friday of the month", "twice a year", "each spring", "every second Tuesday"],
+    "hour": ["nine o'clock", "half past ten", "noon", "eight in the morning", "seven"],
+    "period": ["two years", "thirty days", "six months", "ten years", "a year", "90 days"],
+    "source": [
+        "its members",
+        "the city council",
+        "two foundations",
+        "a bank in Basel",
+        "the visitors",
+        "local schools",
+    ],
+    "ban": ["take photographs", "bring dogs", "smoke in the garden", "touch the pictures", "use their telephones"],
+    "things": [
+        "names and addresses",
+        "the date of each visit",
+        "your e-mail address",
+        "photographs of gardens",
+        "old maps",
+    ],
+}
+
+
+def passage(names: Names) -> tuple[str, list[tuple[str, str, int]]]:
+    """Return a short text of some facts, and its questions: (question, answer, where the answer begins)."""
+    draw, text, asked = names.draw, "", []
+    for template, questions in draw.sample(FACTS, draw.randint(3, 6)):
+        value = {
+            "per": names.per(),
+            "loc": names.loc(),
+            "year": str(draw.randint(1850, 2020)),
+            "count": str(draw.randint(20, 900)),
+            "price": f"{draw.randint(2, 40)} euros",
+        } | {name: draw.choice(values) for name, values in VALUES.items()}
+        start = len(text) + bool(text)
+        text = f"{text} {template.format(**value)}".strip()
+        for question, slot in questions:
+            asked.append((question, value[slot], text.index(value[slot], start)))
+    return text, asked
+
+
+def squad(count: int, part: int) -> dict[str, object]:
+    """Return passages and questions in SQuAD's format."""
+    drawn = Names(random.Random(part), part)
+    paragraphs = []
+    for number in range(count):
+        text, asked = passage(drawn)
+        qas = [
+            {
+                "id": f"{part}-{number}-{place}",
+                "question": question,
+                "answers": [{"text": answer, "answer_start": start}],
+            }
+            for place, (question, answer, start) in enumerate(asked)
+        ]
+        paragraphs.append({"context": text, "qas": qas})
+    return {"version": "1.1", "data": [{"title": "clubs", "paragraphs": paragraphs}]}
+
+
+LETTERS = (
+    "Dear Clara, I arrived in Lisbon on Sunday. Felix Brandt met me at the station. Tomorrow we take the train to Porto.",
+    "The Lisbon Observatory has invited Ada Novak to speak about comets. She will travel from Warsaw by ship.",
+    "Felix Brandt writes that the winter in Oslo was mild. He has sold his house and moved to Bergen, in Norway.",
+    "The board of the Oslo Museum thanks Ada Novak for her photographs of Norway. They will be shown in New York.",
+    "Nobody answered our letter. The garden is full of roses, and the baker has opened his shop again.",
+    "Hugo Keller of the Basel Academy visited Warsaw and Prague. In Prague he met Clara Stone.",
+    "Clara Stone was born in new york and lives in Lisbon. She works for Keller Press.",
+    "Keller Press and the University of Warsaw will print the letters of Ada Novak.",
+)
+REQUIRED = ("Lisbon", "New York", "Warsaw", "Norway", "Kyoto")
+POLICY = """The Garden Club keeps the data of its members with care.
+
+We collect names, addresses and the date of each visit. Photographs are shared with the local newspaper, if a member agrees.
+
+Data are deleted after two years. Letters are kept for ten years, since the law asks for it. Questions are answered by Marta Weber,
+who reads her mail every Monday.
+
+Visitors may not bring dogs. The library opens at noon, and a ticket costs 4 euros.
+"""
+
+
+def main(folder: Path) -> None:
+    """Write all files, and say how large they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"places.txt": "\n".join(REQUIRED) + "\n", "policy.txt": POLICY}
+    for name, count, part in (("train", 2000, 0), ("dev", 200, 1)):
+        rows = ("".join(f"{word}\t{tag}\n" for word, tag in each) for each in sentences(count, part))
+        files[f"ner-{name}.conll"] = "\n".join(rows)
+        files[f"qa-{name}.json"] = json.dumps(squad(count // 10, part), indent=1)
+    letters = ({"id": f"letter-{number}", "text": text} for number, text in enumerate(LETTERS, 1))
+    files["letters.jsonl"] = "".join(json.dumps(letter) + "\n" for letter in letters)
+    for name, text in sorted(files.items()):
+        (folder / name).write_text(text, encoding="utf-8")
+        print(f"{name:16} {len(text):7} characters")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

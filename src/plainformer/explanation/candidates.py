@@ -1,0 +1,31 @@
+"""The likeliest next tokens, from logits.
+
+Shapes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from plainformer.tasks.base import Task, check_top_k
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A candidate for the next token."""
+
+    token: str
+    token_id: int
+    probability: float
+    logit: float
+
+
+def likeliest(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, ...]:
+    """Return the `top_k` likeliest tokens, best first."""
+    best = logits_V.float().topk(check_top_k(top_k, len(logits_V)))
+    ids = best.indices.tolist()
+    tokens = [task.tokenizer.decode(task.tokenizer.known([token_id])) for token_id in ids]
+    probabilities = logits_V.float().softmax(-1)[best.indices].tolist()
+    return tuple(map(NextToken, tokens, ids, probabilities, best.values.tolist()))
