@@ -46,7 +46,7 @@ def read_stdin() -> bytes:
 def read_inputs(values: Sequence[str], *, whole: bool, literal: bool) -> Iterator[Any]:
     """Yield texts from the command line, from files, and from stdin ("-").
 
-    A file gives one input a line; a `.jsonl` file one JSON value a line: a string, an object with "text" (and "pair"),
+    A file gives one input per line; a `.jsonl` file one JSON value per line: a string, an object with "text" (and "pair"),
     or what else the task takes. `whole` makes each text file one input; `literal` takes every value as text even if a
     file has that name.
     """
@@ -111,7 +111,7 @@ def _json_input(line: str, where: str, number: int) -> Any:
 
 
 def write_json(values: Iterable[Any]) -> None:
-    """Print one JSON value a line, at once."""
+    """Print one JSON value per line, at once."""
     for value in values:
         try:
             line = json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -52,7 +52,7 @@ class Ranked:
 
 
 def read_requirements(path: str | Path) -> tuple[str, ...]:
-    """Return required phrases, one a line, each once; empty lines and those that begin with "# " do not count."""
+    """Return required phrases, one per line, each once; empty lines and those that begin with "# " do not count."""
     phrases: dict[str, str] = {}
     for line in read_text(path, "the list").splitlines():
         phrase = line.strip()

@@ -41,7 +41,7 @@ _FOR_TASKS = {
     "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
     "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
-_READ_AHEAD = 32  # batches of a stream, among which inputs of like length are found
+_READ_AHEAD = 32  # batches of a stream, among which inputs of similar length are found
 
 
 class Task(ABC):
@@ -121,7 +121,7 @@ class Task(ABC):
     def answer(self, inputs: Any, options: Any) -> Any:
         """Answer one input, a list or an iterator of them, with options that are made already.
 
-        `batch_size` inputs of like length run at once: of a list, any; of an iterator, those among the next inputs, which
+        `batch_size` inputs of similar length run at once: of a list, any; of an iterator, those among the next inputs, which
         are read ahead (at first `batch_size` of them, later up to 32 times as many; with batch_size=1 none).
         """
         inputs = self.checked(as_list(inputs), options)

@@ -54,7 +54,7 @@ class CtcOptions(AudioOptions):
 
     beam_width: 1 takes the best alignment; more searches for the best text (`ctc_decoding`). Default: 1, or 50 where `words`
         or `ngram` are given.
-    words: all words that may be written, a list or a text file with one a line.
+    words: all words that may be written, a list or a text file with one per line.
     ngram: an .arpa (or .arpa.gz) file, or an `NgramModel`.
     word_bonus: default: 1.5, or 0 without n-grams.
     num_return_sequences: all but the best text are its `alternatives`.
