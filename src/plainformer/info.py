@@ -11,6 +11,7 @@ from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.loading import LoadOptions
+from plainformer.config.model import in_millions
 from plainformer.errors import CheckpointError, UsageError, plural
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task, head_for_task, stated_task
@@ -37,6 +38,9 @@ class CheckpointInfo:
     labels: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

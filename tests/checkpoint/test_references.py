@@ -14,12 +14,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+import plainformer
 from plainformer.checkpoint.bundled import BUNDLED
 from plainformer.checkpoint.references import Files, resolve
 from plainformer.errors import CheckpointError, HubError, PlainformerError, UsageError
 from plainformer.loading import load_tokenizer
 from tests.support import ROOT
+from tests.support import models as make
 
 COMMIT = "a" * 40
 OTHER_COMMIT = "b" * 40
@@ -208,13 +212,64 @@ def test_a_second_call_downloads_nothing(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_processor_sentence_and_sentencepiece_files(hub: FakeHub, tmp_path: Path) -> None:
     names = """preprocessor_config.json processor_config.json chat_template.jinja generation_config.json spiece.model
-        special_tokens_map.json added_tokens.json source.spm merges.txt vocab.json modules.json 1_Pooling/config.json
-        sentence_bert_config.json config_sentence_transformers.json"""
-    extra = dict.fromkeys(names.split(), b"{}")
+        special_tokens_map.json added_tokens.json source.spm target.spm merges.txt vocab.json target_vocab.json
+        sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json
+        additional_chat_templates/tool_use.jinja"""
+    extra = {**dict.fromkeys(names.split(), b"{}"), "modules.json": b'[{"path": "1_Pooling", "type": "Pooling"}]'}
     hub.repos["o/x"] = {"config.json": b"{}", "pytorch_model.bin": b"w", "optimizer.pt": b"no", **extra}
     files = resolve("o/x", cache_dir=tmp_path / "cache")
     assert hub.downloaded() == {"config.json", "pytorch_model.bin", *extra}
     assert files.path.is_dir() and (files.path / "1_Pooling" / "config.json").is_file()
+
+
+def embedding_model(folder: Path) -> dict[str, bytes]:
+    """A folder of sentence-transformers whose steps have folders of unusual names, beside files that nobody needs."""
+    make.bert(folder, "BertModel")
+    steps = [
+        ("", "Transformer"),
+        ("pool", "Pooling"),
+        ("layers/first", "Dense"),
+        ("2_Dense", "Dense"),
+        ("3", "Normalize"),
+    ]
+    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in steps]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "sentence_xlm-roberta_config.json").write_text('{"max_seq_length": 9}')
+    for path in ("pool", "layers/first", "2_Dense", "4_Other"):
+        (folder / path).mkdir(parents=True)
+        dense = {"bias": False, "activation_function": "torch.nn.Tanh"} if path != "pool" else {}
+        (folder / path / "config.json").write_text(json.dumps(dense))
+        save_file({"linear.weight": torch.eye(32) * 2}, folder / path / "model.safetensors")
+        torch.save({"linear.weight": torch.eye(32) * 2}, folder / path / "pytorch_model.bin")
+    for path in ("layers/first/model.safetensors", "pool/pytorch_model.bin", "pool/model.safetensors"):
+        (folder / path).unlink()
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_steps_of_an_embedding_model(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = embedding_model(tmp_path / "it")
+    hub.repos["o/embed"] = {**files, "onnx/model.onnx": b"onnx", "3/README.md": b""}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    vector = plainformer.load("o/embed")("the cat").vector
+    assert torch.equal(vector, plainformer.load(tmp_path / "it")("the cat").vector)
+    assert hub.downloaded() == set(files) - {
+        "2_Dense/pytorch_model.bin",
+        *(name for name in files if name.startswith("4_Other/")),
+    }
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert torch.equal(vector, plainformer.load("o/embed")("the cat").vector)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for lost in ("pool/config.json", "layers/first/pytorch_model.bin"):
+        (resolve("o/embed").path / lost).unlink()
+        hub.requests.clear()
+        assert torch.equal(vector, plainformer.load("o/embed", revision=COMMIT)("the cat").vector)
+        assert lost in hub.downloaded()
+
+
+def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
+    listed = [{"path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (tmp_path / "modules.json").write_text(json.dumps(listed))
+    assert "modules.json lists 'CLIPModel', which is not supported" in message(tmp_path)
 
 
 @pytest.mark.parametrize("stem, ending", [("model", "safetensors"), ("pytorch_model", "bin")])

@@ -125,7 +125,7 @@ def test_json_is_one_value_a_line_and_nothing_else(cli: Cli, tiny: Callable[[str
 def test_every_task_answers_in_words(cli: Cli, tiny: Callable[[str], Path], tmp_path: Path) -> None:
     assert done(cli("run", tiny("fill-mask"), "the [MASK] sat", "--top-k", 2)).out.count("the ") == 2
     assert "[0:3]" in done(cli("run", tiny("token-classification"), "the cat")).lines[0]
-    assert len(done(cli("run", tiny("embedding"), "the")).lines[0].split()) == 32
+    assert done(cli("run", tiny("embedding"), "the")).lines[0].startswith("32 numbers: ")
     answers = done(cli("run", tiny("question-answering"), "the cat sat", "--question", "who", "--top-k", 3)).lines
     assert len(answers) == 3 and all("[" in line for line in answers)
     assert done(cli("run", tiny("multiple-choice"), "the", "--choice", "cat", "--choice", "dog")).lines[0].split()[

@@ -17,7 +17,7 @@ import torch
 
 import plainformer
 from plainformer.explanation import Explanation, explain, explain_steps
-from plainformer.explanation.page import map_size_of, to_html, visible
+from plainformer.explanation.page import _short, map_size_of, to_html, visible
 from plainformer.explanation.request import Request
 from plainformer.explanation.tree import beam_tree
 from tests.support import models as make
@@ -233,3 +233,8 @@ def test_media(page_of: Any) -> None:
     read = self_contained(page)
     assert "class token 0" in "".join(str(a) for _, a in read.elements) or "class" in read.all_text()
     assert len(found.pieces) == 17 and "negative" in read.all_text()
+
+
+def test_a_vector_is_shown_by_its_first_numbers() -> None:
+    answer = {"vector": [0.5] * 300, "labels": [{"label": "a", "score": 0.25}]}
+    assert _short(answer) == {"vector": f"300 numbers: {', '.join(['0.5000'] * 8)}, ...", "labels": answer["labels"]}

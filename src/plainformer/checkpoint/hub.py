@@ -12,47 +12,25 @@ import errno
 import logging
 import os
 import re
-from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from plainformer.checkpoint.bundled import near_bundled
 from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
+from plainformer.checkpoint.small_files import (
+    MODULES,
+    SMALL_FILES,
+    missing_module_file,
+    pick_module_files,
+    pick_small_files,
+)
 from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean, opt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Part = Literal["model", "tokenizer"]
 Found = tuple[Path, str | None]  # a folder or a GGUF file, and the commit that it is of
 
 _log = logging.getLogger(__name__)
-
-# Everything but the weights, as patterns; `*` does not cross a folder here.
-SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "bpe.codes",
-    "normalizer.json",
-    "*.model",
-    "*.spm",
-    "*.tiktoken",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "chat_template.*",
-    "modules.json",
-    "[1-9]_[PD]*/*",  # the steps of sentence-transformers: 1_Pooling, 2_Dense with its weights
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-)
 
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?(?:/[\w](?:[\w.-]{0,94}[\w])?)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -76,15 +54,6 @@ def _parse_hub_name(ref: str) -> tuple[str, str | None]:
         if not file.endswith(".gguf") or any(part in ("", ".", "..") for part in parts) or "\\" in file:
             raise UsageError(f"{ref!r}: {file!r} is not a .gguf file's name", f"write {repo + ':file.gguf'!r}")
     return repo, file or None
-
-
-def pick_small_files(names: Iterable[str]) -> list[str]:
-    """Return a repository's configuration, tokenizer and processor files that a model needs."""
-    return [
-        name
-        for name in names
-        if any(name.count("/") == pattern.count("/") and fnmatchcase(name, pattern) for pattern in SMALL_FILES)
-    ]
 
 
 class HubRepository:
@@ -144,6 +113,8 @@ class HubRepository:
                 raise HubError(f"{self.where} holds no {file!r}", did_you_mean(file, ggufs) if ggufs else "")
             return get(file), info.sha
         wanted = pick_small_files(names) + self._pick_weights(names, get)
+        if MODULES in names and self.part == "model":
+            wanted += pick_module_files(names, get(MODULES))
         folder = Path(snapshot_download(allow_patterns=[escape(name) for name in wanted], **remote))
         if self.part == "model":
             find_weights(folder)  # says so if anything is still missing
@@ -194,6 +165,8 @@ class HubRepository:
         try:
             if self.part == "model":
                 find_weights(folder)
+                if missing := missing_module_file(folder):
+                    raise CheckpointError(f"{missing} is missing")
         except CheckpointError as error:
             what = f"{self.where}: the download cache is incomplete ({error.what}), and {cause}"
             raise HubError(what, fix) from error

@@ -59,6 +59,9 @@ class Checkpoint(ABC):
         self.folder = self.path if self.path.is_dir() else None
         self._source: TensorSource | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.ref!r})"
+
     # ---- the configuration
 
     @cached_property

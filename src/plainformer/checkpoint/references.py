@@ -10,6 +10,7 @@ from pathlib import Path
 from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
+from plainformer.checkpoint.small_files import MODULES, not_a_transformer
 from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
@@ -144,6 +145,8 @@ def _folder_hint(ref: str, folder: Path, ggufs: list[str]) -> str:
         return f"several GGUF files: give one of them, such as {str(folder / ggufs[0])!r}"
     if (folder / "adapter_config.json").is_file():
         return "an adapter (LoRA) has no model of its own: give the base model that its adapter_config.json names"
+    if (folder / MODULES).is_file() and (hint := not_a_transformer(folder / MODULES)):
+        return hint
     below = sorted([*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
     if below:
         return f"did you mean {str(below[0].parent)!r}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from itertools import tee
 from typing import Any
 
@@ -25,6 +26,16 @@ class Analysis:
     phrases: tuple[Phrase, ...]
     pairs: tuple[Pair, ...]
     ranking: tuple[Ranked, ...] | None
+
+    def __repr__(self) -> str:
+        counts = {"documents": len(self.found), "phrases": len(self.phrases), "pairs": len(self.pairs)}
+        return f"Analysis({', '.join(f'{count} {name}' for name, count in counts.items())})"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that its style is its own."""
+        from plainformer.entities.report import to_html
+
+        return f"<iframe srcdoc='{escape(to_html(self))}' style='width:100%;height:40em;border:0'></iframe>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; each document with its entities and its text cut by them."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from plainformer.entities.analysis import Analysis
 from plainformer.entities.phrases import cut
+
+if TYPE_CHECKING:
+    from plainformer.entities.analysis import Analysis
 
 TOP = 200  # rows of a table
 

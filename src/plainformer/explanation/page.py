@@ -27,6 +27,7 @@ MAX_STEPS = 50
 MAX_NODES = 400  # of the tree
 MAX_MAP_BYTES = 6 * 2**20  # of all maps on a page
 MAP_SIZES = (8, 64)  # tokens of a map: at least, at most
+_FEW = 8  # numbers of a vector that are shown
 _LEVELS = 65535  # a weight is stored in 16 bits: to within 0.000008
 
 
@@ -73,13 +74,22 @@ def to_html(found: Explanation, steps: ExplainedSteps | None = None) -> str:
         layers=_layers(found.attention) if found.attention is not None else [],
         maps=_script(_maps(found.attention)) if found.attention is not None else "",
         cuts=_cuts(found.attention) if found.attention is not None else [],
-        answer=json.dumps(found.answer, ensure_ascii=False, indent=1) if found.answer is not None else "",
+        answer=json.dumps(_short(found.answer), ensure_ascii=False, indent=1) if found.answer is not None else "",
         most_pieces=MAX_PIECES,
         most_steps=MAX_STEPS,
         tree=tree,
         tree_cut=tree_cut,
         number=_number,
     )
+
+
+def _short(answer: Any) -> Any:
+    """Return an answer with its vectors as the first few of their numbers, in one line."""
+    if isinstance(answer, dict):
+        return {name: _short(value) for name, value in answer.items()}
+    if isinstance(answer, list) and len(answer) > _FEW and all(isinstance(value, float) for value in answer):
+        return f"{len(answer)} numbers: {', '.join(f'{value:.4f}' for value in answer[:_FEW])}, ..."
+    return [_short(value) for value in answer] if isinstance(answer, list) else answer
 
 
 def visible(token: str) -> str:

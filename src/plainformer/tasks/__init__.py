@@ -144,9 +144,6 @@ def default_task(config: ModelConfig) -> TaskInfo:
     return next(info for info in TASKS.values() if info.head == kind)
 
 
-MODULES = "modules.json"  # sentence-transformers' list of the steps from a text to its vector
-
-
 def stated_task(checkpoint: Checkpoint) -> TaskInfo | None:
     """Return the task that a checkpoint's files name, whatever its architecture; None where they name none.
 
@@ -154,7 +151,7 @@ def stated_task(checkpoint: Checkpoint) -> TaskInfo | None:
     cross-encoders the head is in use.
     """
     kind = (checkpoint.json("config_sentence_transformers.json") or {}).get("model_type")
-    listed = checkpoint.json_list(MODULES) is not None and kind != "CrossEncoder"
+    listed = checkpoint.json_list("modules.json") is not None and kind != "CrossEncoder"
     return TASKS["feature-extraction"] if listed else None
 
 

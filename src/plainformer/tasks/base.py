@@ -39,7 +39,7 @@ _FOR_TASKS = {
     "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "logits_of",
     "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prepared",
     "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
-    "size", "start_ids", "start_of", "streamed", "text_of", "writer",
+    "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
 _READ_AHEAD = 32  # batches of a stream, among which inputs of similar length are found
 

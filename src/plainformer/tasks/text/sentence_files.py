@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from plainformer.checkpoint.small_files import MODULES
 from plainformer.config.checks import MAX_POSITIONS, MAX_WIDTH, reading, require_choice, shown
 from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
-from plainformer.tasks import MODULES
 from plainformer.tasks.text.similarity import SIMILARITIES
 
 if TYPE_CHECKING:

@@ -96,6 +96,9 @@ class AnswerStream(Generic[R]):
         self._steps = steps
         self._result: R | None = None
 
+    def __repr__(self) -> str:
+        return f"AnswerStream({'at its end' if self._result is not None else 'not at its end yet'})"
+
     def __iter__(self) -> Iterator[str]:
         return self
 

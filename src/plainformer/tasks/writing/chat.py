@@ -64,6 +64,9 @@ class ChatSession:
         if system is not None:
             self.set_system(system)
 
+    def __repr__(self) -> str:
+        return f"ChatSession({self.task.ref!r}, {len(self.messages)} messages)"
+
     # ---- what it is ----------------------------------------------------------------------------------------------
 
     def set(self, **options: Any) -> None:
