@@ -19,7 +19,7 @@ from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
-from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, a_type, opt
 from plainformer.families import architecture_with_head, config_from_dict, head_of, heads_of, table_for
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
@@ -290,7 +290,7 @@ def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
         return torch.float32 if device.type == "cpu" else None
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        raise UsageError(f"{opt('dtype', dtype)} is not supported", did_you_mean(str(dtype), DTYPES))
+        raise UsageError(f"{opt('dtype', dtype)} is not supported", "give fp32, bf16 or fp16")
     return found
 
 

@@ -288,8 +288,8 @@ def test_options_without_effect(
     [
         ("--max-new-tokens 0", "--max-new-tokens 0 is not a whole number of at least 1\n  → ask for at least 1"),
         ("--max-new-tokens few", '"few" into int'),
-        ("--dtype int8", "--dtype 'int8' is unknown"),
-        ("--dtype bf17", "did you mean"),
+        ("--dtype int8", "--dtype 'int8' is not supported"),
+        ("--dtype bf17", "give fp32, bf16 or fp16"),
         ("--device tpu", "--device 'tpu' is unknown"),
         ("--device cuda:99", "CUDA devices"),
         ("--backend onednnn", "did you mean 'onednn'?"),

@@ -96,7 +96,7 @@ def test_what_is_only_known_to_type_checkers() -> None:
     kind = KINDS[-1]
     assert kind(dtype=torch.float16, device=torch.device("cpu")).given == {"dtype", "device"}
     for wrong in (3, object(), ["fp16"]):
-        with pytest.raises(UsageError, match=r"dtype=.* is not a text or a dtype"):
+        with pytest.raises(UsageError, match=r"dtype=.* is not supported"):
             kind(dtype=wrong)
 
 
@@ -207,7 +207,7 @@ def loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("text-generation", "run REF a --dola-layers middle", "'middle' is not a list of layer numbers"),
         ("embedding", "run REF a --top-k 3", "--top-k has no effect in feature-extraction"),
         ("embedding", "run REF a --pooling meen", "did you mean 'mean'"),
-        ("embedding", "run REF a --dtype fp8", "--dtype 'fp8' is unknown"),
+        ("embedding", "run REF a --dtype fp8", "--dtype 'fp8' is not supported"),
         ("embedding", "run REF a --device gpu", "--device 'gpu' is unknown"),
         ("embedding", "chat REF", "cannot chat"),
         ("chat", "chat REF --top-p 3", "--top-p 3.0 is not a number in [0, 1]"),

@@ -11,7 +11,7 @@ from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
 from plainformer.checkpoint.small_files import MODULES, not_a_transformer
-from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -58,7 +58,7 @@ def resolve(
     """
     text = os.fspath(ref) if isinstance(ref, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise UsageError(f"the model reference {ref!r} is {a_type(ref)}", "give a str or a Path")
+        raise UsageError(f"the model reference {ref!r} is neither a text nor a path", "give a str or a Path")
     _check_text(text)
     try:
         local = _resolve_local(text, is_path=not isinstance(ref, str))

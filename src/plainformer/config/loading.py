@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from plainformer.config.options import NotTyped, OptionSet, flag, one_of, option, text, whole
-from plainformer.config.values import check_choice
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, spelling_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +17,11 @@ BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
 
 
 def _dtype(name: str, value: Any) -> None:
-    if isinstance(value, str):
-        check_choice(name, value, DTYPES)
+    named = value in DTYPES if isinstance(value, str) else hasattr(value, "is_floating_point")  # torch's own
+    if not named:
+        raise UsageError(
+            f"{opt(name, value)} is not supported", spelling_of(str(value), DTYPES) or "give fp32, bf16 or fp16"
+        )
 
 
 def _device(name: str, value: Any) -> None:
