@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth
@@ -15,6 +15,11 @@ from plainformer.config.model import in_millions
 from plainformer.errors import CheckpointError, UsageError, plural
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task, head_for_task, stated_task
+from plainformer.tasks.lengths import least, text_limit
+from plainformer.tasks.text.sentence_files import read_sentence_files
+
+if TYPE_CHECKING:
+    from plainformer.inputs.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class CheckpointInfo:
     stacks: dict[str, dict[str, Any]]
     vocabulary: int | None
     max_positions: int | None
+    trained_positions: int | None
+    longest_text: int | None
     weights: dict[str, str]
     stored_dtypes: dict[str, int]
     unused_tensors: tuple[str, ...]
@@ -56,6 +63,10 @@ class CheckpointInfo:
             "stored dtypes": ", ".join(f"{name} x {count}" for name, count in self.stored_dtypes.items()),
             "max positions": str(self.max_positions) if self.max_positions is not None else "no hard limit",
         }
+        if self.max_positions is None and self.trained_positions is not None:
+            lines["max positions"] += f"; trained on {self.trained_positions}"
+        if self.longest_text is not None:
+            lines["longest text"] = f"{self.longest_text} tokens"
         lines |= {name: _line(stack) for name, stack in self.stacks.items()}
         if self.tokenizer is not None:
             lines["tokenizer"] = _line(self.tokenizer)
@@ -82,7 +93,7 @@ def inspect_checkpoint(
         head = head_for_task(stated.name, ()) if stated is not None else None
         config, source = checkpoint.config(head), checkpoint.tensors()
         check_depth(config, source)
-        table, model = checkpoint.rows(config), Transformer(config)
+        table, model, tokenizer = checkpoint.rows(config), Transformer(config), _tokenizer(checkpoint)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
         return CheckpointInfo(
             ref=checkpoint.ref,
@@ -95,12 +106,14 @@ def inspect_checkpoint(
             stacks={name: describe_stack(stack) for name, stack in stacks.items() if stack is not None},
             vocabulary=config.vocab_size,
             max_positions=config.main_stack.max_positions,
+            trained_positions=config.trained_positions,
+            longest_text=_longest_text(checkpoint, config, tokenizer),
             weights=source.describe(),
             stored_dtypes=dict(Counter(map(source.stored, source.names()))),
             unused_tensors=tuple(
                 name for name in source.names() if (row := table.find(name)) is None or row[0].kind == "ignore"
             ),
-            tokenizer=_describe_tokenizer(checkpoint),
+            tokenizer=_describe_tokenizer(tokenizer) if tokenizer is not None else None,
             labels=config.labels,
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
@@ -169,11 +182,22 @@ def describe_stack(stack: StackConfig) -> dict[str, Any]:
     return {**described, "windows": windows} if windows else described
 
 
-def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     try:
-        tokenizer = checkpoint.tokenizer()
+        return checkpoint.tokenizer()
     except CheckpointError:
         return None
+
+
+def _longest_text(checkpoint: Checkpoint, config: ModelConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return the longest text that the checkpoint's task reads; None where nothing limits it, or it reads no text."""
+    if tokenizer is None or not isinstance(config.input_frontend, TokenFrontend):
+        return None
+    made_for = read_sentence_files(checkpoint).max_tokens if _task(config) == "feature-extraction" else None
+    return least(made_for, text_limit(config, tokenizer.max_length))
+
+
+def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     special = {
         name: tokenizer.special_tokens[f"{name}_token"]
         for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -181,7 +205,7 @@ def _describe_tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     }
     return {
         "size": tokenizer.vocab_size,
-        "limit": tokenizer.max_length,
+        "stated length": tokenizer.max_length,
         "padding": tokenizer.padding_side,
         "chat template": tokenizer.has_chat_template,
         "special": special,

@@ -48,6 +48,8 @@ PLAIN: dict[str, Callable[[Any], bool]] = {
     "Sequence[int]": lambda v: type(v) in (list, tuple, set) and all(type(one) is int for one in v),
     "Sequence[float]": lambda v: type(v) in (list, tuple, set) and all(type(one) in (int, float) for one in v),
     "Sequence[Sequence[int]]": lambda v: type(v) is list and all(PLAIN["Sequence[int]"](one) for one in v),
+    "Sequence[Any]": lambda v: v == [],
+    "Sequence[Mapping[str, Any]]": lambda v: v == [],
     "Sequence[Processor]": lambda v: type(v) is list and not v,
     "tuple[int, int]": lambda v: type(v) in (list, tuple) and len(v) == 2 and all(type(one) is int for one in v),
     "tuple[int, float]": lambda v: type(v) is tuple and v == (1, 2.0),

@@ -21,6 +21,7 @@ from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, 
 from plainformer.checkpoint.small_files import (
     MODULES,
     SMALL_FILES,
+    holds_tokenizer,
     missing_module_file,
     pick_module_files,
     pick_small_files,
@@ -130,6 +131,8 @@ class HubRepository:
         raise HubError(f"{self.where} holds several GGUF files: {some(ggufs)}", f"give one: '{self.repo}:{ggufs[0]}'")
 
     def _pick_weights(self, names: list[str], get: Any) -> list[str]:
+        if self.part == "tokenizer" and holds_tokenizer(names):
+            return []
         if "config.json" not in names:
             hint = "an adapter (LoRA): load its base model" if "adapter_config.json" in names else ""
             raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", hint)
@@ -157,6 +160,8 @@ class HubRepository:
             missing = f": {_first_line(error)}" if "Incomplete" in type(error).__name__ else ""
             what = f"{self.file!r} of {self.where}" if self.file else self.where
             raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
+        if self.part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
+            return folder, folder.name
         if not (folder / "config.json").exists():
             ggufs = sorted(folder.rglob("*.gguf"))
             if len(ggufs) == 1:

@@ -168,7 +168,8 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self.path, self.raw_config, CONVENTIONS)
+        config = self.raw_config if (self.path / CONFIG).is_file() else {}
+        return Tokenizer.from_folder(self.path, config, CONVENTIONS)
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
-from plainformer.checkpoint.small_files import MODULES, not_a_transformer
+from plainformer.checkpoint.small_files import MODULES, holds_tokenizer, not_a_transformer
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 
 _URL = re.compile(r"https?://[^/]+/([^/]+/[^/?#]+)")
@@ -61,7 +61,7 @@ def resolve(
         raise UsageError(f"the model reference {ref!r} is neither a text nor a path", "give a str or a Path")
     _check_text(text)
     try:
-        local = _resolve_local(text, is_path=not isinstance(ref, str))
+        local = _resolve_local(text, is_path=not isinstance(ref, str), part=part)
     except OSError as error:  # a folder that may not be read, a name longer than a file's can be
         raise CheckpointError(
             f"{text[:200]!r} cannot be read: {error.strerror}", "check its name and its permissions"
@@ -87,13 +87,13 @@ def _check_text(ref: str) -> None:
         raise UsageError(f"{ref!r} is a web address", f"give the Hub name, {url.group(1) if url else 'owner/name'!r}")
 
 
-def _resolve_local(ref: str, *, is_path: bool) -> Path | None:
+def _resolve_local(ref: str, *, is_path: bool, part: Part = "model") -> Path | None:
     """Return the folder or GGUF file that `ref` is on this machine; None when it can only be a Hub name."""
     if ref.startswith("hf://"):
         return None
     path = Path(ref).expanduser()
     if path.is_dir():
-        return _resolve_folder(ref, path)
+        return _resolve_folder(ref, path, part)
     if path.exists():
         return _resolve_file(ref, path)
     if not is_path and ref.lower() in BUNDLED:
@@ -130,8 +130,10 @@ def _near_paths(ref: str, path: Path) -> str:
     return "; ".join(part for part in (where, near, hub) if part) or "check the path"
 
 
-def _resolve_folder(ref: str, folder: Path) -> Path:
+def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
     if (folder / "config.json").is_file():
+        return folder
+    if part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
         return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     ggufs = [name for name in names if name.endswith(".gguf")]

@@ -38,7 +38,13 @@ SMALL_FILES = (
     "sentence_*_config.json",
     "config_sentence_transformers.json",
 )
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm")
 _NEEDED = {"Pooling": ("config.json",), "Dense": ("config.json", "weights")}
+
+
+def holds_tokenizer(names: Iterable[str]) -> bool:
+    """Return whether a tokenizer's vocabulary is among the names of files; it needs no config.json."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in _VOCABULARIES)
 
 
 def pick_small_files(names: Iterable[str]) -> list[str]:

@@ -108,7 +108,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _completed(arguments: Sequence[str]) -> Iterator[str]:
     """Yield the arguments, and a value where an option may be without one: the parser would take the next argument for it."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         yield argument
         if argument in _OPTIONAL and arguments[0] == "explain":
             pattern, usual = _OPTIONAL[argument]

@@ -5,7 +5,9 @@ A check names the field; `reading` puts the name of the file before it.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,20 @@ def reading(where: str) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise error.within(where) from error.__cause__
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half a surrogate pair: as an emoji's, or alone
+
+
+def require_text(written: str, value: object) -> None:
+    """Raise CheckpointError where JSON, `value` as it was written, has half a surrogate pair: no file could hold its text."""
+    if not _HALF.search(written):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise CheckpointError(f"a text with half a surrogate pair, {half}, is not text", "correct it") from None
 
 
 def require(condition: bool, what: str, fix: str = "check it against the model card") -> None:

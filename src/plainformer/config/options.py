@@ -10,6 +10,7 @@ and the table in the documentation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -91,6 +92,16 @@ def at_file(text: str) -> str:
         raise InputError(f"there is no file {path!r}", "check the path after the @") from None
 
 
+def json_at_file(text: str) -> Any:
+    """`Spec.read` of what is not a text: JSON, or what the file whose name follows an @ holds of it."""
+    written = at_file(text)
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError) as error:
+        where = text[1:] if text.startswith("@") else repr(text[:60])
+        raise UsageError(f"{where} is not JSON: {error}", "give JSON, or @FILE with JSON in it") from None
+
+
 def option(
     default: Any = None,
     *,
@@ -162,7 +173,7 @@ class OptionSet(Checked):
         cls.__repr__ = OptionSet.__repr__  # type: ignore[method-assign]  # before the dataclass writes its own, of all
 
     def __repr__(self) -> str:
-        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in self.explicit)
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in self.given)
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
@@ -216,6 +227,7 @@ __all__ = [
     "at_file",
     "cached",
     "flag",
+    "json_at_file",
     "number",
     "one_of",
     "opt",

@@ -42,6 +42,7 @@ class TokenizerConvention:
             pre-training after the first two; "bracketed": a [MASK] last; "vocab.json": looked up in that file.
         lowercase: the default of do_lower_case; None where the files' word does not count. strip_accents: whether quotation
             marks and accents are simplified first, unless keep_accents says no.
+        prefix_switch: whether add_prefix_space says if a text begins with a space, of a family of SentencePiece models.
         legacy_prefix: whether `legacy: false` asks for no space after special tokens.
         languages: tokens of languages, numbered after the pieces. language_sets: others, by the name that
             `language_codes` in tokenizer_config.json gives. language_marks: how tokens of languages begin and end in a
@@ -64,6 +65,7 @@ class TokenizerConvention:
     pieces: Literal["plain", "fairseq", "fairseq-before", "sentinels", "reserved", "bracketed", "vocab.json"] = "plain"
     lowercase: bool | None = None
     strip_accents: bool = False
+    prefix_switch: bool = False
     legacy_prefix: bool = False
     languages: tuple[str, ...] = ()
     language_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -77,6 +79,14 @@ class TokenizerConvention:
     def usual_roles(self, usual: str = "") -> dict[str, str]:
         """Return role → token; `usual` are the algorithm's."""
         return dict(word.split("=", 1) for word in (self.roles or usual).split())
+
+    @property
+    def obeyed(self) -> tuple[str, ...]:
+        """Return the fields of tokenizer_config.json that win over what tokenizer.json does with a text."""
+        if self.algorithm == "wordpiece":
+            return ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+        lower = ("do_lower_case",) if self.lowercase is not None else ()
+        return (*lower, "add_prefix_space") if self.prefix_switch or self.algorithm == "byte-level BPE" else lower
 
 
 class Conventions(Protocol):

@@ -28,8 +28,9 @@ class Analysis:
     ranking: tuple[Ranked, ...] | None
 
     def __repr__(self) -> str:
-        counts = {"documents": len(self.found), "phrases": len(self.phrases), "pairs": len(self.pairs)}
-        return f"Analysis({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        counts = {"document": len(self.found), "phrase": len(self.phrases), "pair": len(self.pairs)}
+        parts = (f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+        return f"Analysis({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, so that its style is its own."""

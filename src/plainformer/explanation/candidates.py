@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plainformer.tasks.base import Task, check_top_k
+from plainformer.tasks.base import Task, best, check_top_k
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class NextToken:
 
 
 def likeliest(task: Task, logits_V: Tensor, top_k: int) -> tuple[NextToken, ...]:
-    """Return the `top_k` likeliest tokens, best first."""
-    best = logits_V.float().topk(check_top_k(top_k, len(logits_V)))
-    ids = best.indices.tolist()
+    """Return the `top_k` likeliest tokens, best first; of equal ones the lowest id."""
+    scores_V = logits_V.float()
+    places = best(scores_V, check_top_k(top_k, len(logits_V)))
+    ids = places.tolist()
     tokens = [task.tokenizer.decode(task.tokenizer.known([token_id])) for token_id in ids]
-    probabilities = logits_V.float().softmax(-1)[best.indices].tolist()
-    return tuple(map(NextToken, tokens, ids, probabilities, best.values.tolist()))
+    probabilities = scores_V.softmax(-1)[places].tolist()
+    return tuple(map(NextToken, tokens, ids, probabilities, scores_V[places].tolist()))

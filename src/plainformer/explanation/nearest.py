@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plainformer.errors import UsageError, opt
 from plainformer.model.frontend import TokenEmbedding
-from plainformer.tasks.base import Task, check_top_k
+from plainformer.tasks.base import Task, best, check_top_k
 
 NEAREST_TOKENS = 4  # of each vector, unless top_k says
 _ROWS = 16_384  # of the table at a time: a vocabulary of 256,000 would be gigabytes in fp32
@@ -76,10 +76,10 @@ def nearest_tokens(
     cosines_NV[:, unknown] = -torch.inf
     for row, token_id in enumerate(without):
         cosines_NV[row, token_id] = -torch.inf
-    best = cosines_NV.topk(check_top_k(top_k, len(ids) - len(unknown) - bool(without)))
+    count = check_top_k(top_k, len(ids) - len(unknown) - bool(without))
     return [
-        tuple(Neighbour(str(task.tokenizer.id_to_token(i)), i, cosine) for i, cosine in zip(row, values, strict=True))
-        for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        tuple(Neighbour(str(task.tokenizer.id_to_token(i)), i, float(row_V[i])) for i in best(row_V, count).tolist())
+        for row_V in cosines_NV
     ]
 
 

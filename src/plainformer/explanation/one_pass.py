@@ -26,9 +26,12 @@ from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
 from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tokens, vectors_at
 from plainformer.explanation.request import GENERATING, plain_answer
+from plainformer.inputs.chat.prompt import ChatPrompt
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.transformer import ModelOutput, shift_right
-from plainformer.tasks.base import Task, text_limit
+from plainformer.tasks.base import Task
+from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.base import GeneratingTask
 
 if TYPE_CHECKING:
@@ -86,6 +89,9 @@ class Explanation:
     attention: Attention | None = None
     lens: tuple[Lens, ...] = ()
     nearest: tuple[Nearest, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.ref!r}, {self.task}, {len(self.pieces)} pieces, {len(self.steps)} steps)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without what was not asked for."""
@@ -280,10 +286,15 @@ def _text(
     task: Task, text: str, pair: str | None, chat: bool, truncate: bool
 ) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
     tokenizer = task.tokenizer
+    given: str | ChatPrompt = text
     if chat:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
-    limit = text_limit(task.config, tokenizer)
-    row = tokenizer.encode(text, pair, add_special_tokens=not chat, truncate=truncate and task.cut, max_length=limit)
+        given = tokenizer.chat_prompt([{"role": "user", "content": text}], add_generation_prompt=True)
+    limit = max_length_of(task.config, tokenizer, truncate=truncate)
+    cut = (task.cut or True) if truncate and limit is not None else False
+    with offering(TextOptions):
+        row = tokenizer.encode(given, pair, truncate=cut, max_length=limit)
+    if task.config.head.kind == "causal_lm":
+        row = row.once(tokenizer.bos_id, tokenizer.eos_id)  # as the task itself reads a prompt
     if not row.input_ids:
         raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))

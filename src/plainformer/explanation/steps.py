@@ -28,6 +28,9 @@ class ExplainedSteps:
     tokens: dict[int, str]
     texts: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"ExplainedSteps({self.ref!r}, {self.trace!r})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the trace, with the rest in its `about`."""
         about = {**self.trace.about, "ref": self.ref, "task": self.task, "texts": list(self.texts)}

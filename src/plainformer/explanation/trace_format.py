@@ -143,6 +143,9 @@ class Trace:
     answers: tuple[TracedAnswer, ...]
     about: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Trace({self.mode}, {len(self.steps)} step{'s' * (len(self.steps) != 1)}, {self.model})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {"format": FORMAT, "version": VERSION, **_listed(asdict(self))}

@@ -30,7 +30,7 @@ from plainformer.explanation.request import GENERATING, Request
 from plainformer.explanation.steps import answer_texts, token_text
 from plainformer.explanation.trace_format import first_difference
 from plainformer.generation.search import generate
-from plainformer.tasks.base import Task
+from plainformer.tasks.base import Task, best
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.prepared import Prepared
 
@@ -103,9 +103,9 @@ def _run(task: GeneratingTask, prepared: Prepared, width: int) -> tuple[Run, Ten
     found = generate(task.model, **prepared.inputs, options=prepared.options, watcher=watcher)
     raw_V, final_V = watcher.raw_V, watcher.final_V
     assert raw_V is not None and final_V is not None
-    best = final_V.softmax(-1).topk(min(width, len(final_V)))
-    ids = best.indices.tolist()
-    likely = tuple(map(LikelyToken, (token_text(task, i) for i in ids), ids, best.values.tolist()))
+    probabilities_V = final_V.softmax(-1)
+    ids = best(probabilities_V, min(width, len(final_V))).tolist()
+    likely = tuple(map(LikelyToken, (token_text(task, i) for i in ids), ids, probabilities_V[ids].tolist()))
     text = answer_texts(task, prepared, found)[0]
     return Run(text, (*prepared.begun, *found.token_ids[0]), found.stop_reasons[0], likely), raw_V, final_V
 

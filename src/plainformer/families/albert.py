@@ -53,6 +53,7 @@ TOKENIZERS = {
         pieces="bracketed",
         strip_accents=True,
         lowercase=True,
+        prefix_switch=True,
     )
 }
 

@@ -19,7 +19,9 @@ from plainformer.families.heads import BASE, SPAN, Head, scores, words
 from plainformer.families.hf_config import HfConfig, rope_from
 
 # As Llama 1 and 2 publish it, and others after them.
-SENTENCEPIECE = TokenizerConvention("SentencePiece", "bos_token=<s> eos_token=</s> unk_token=<unk>", add_bos=True)
+SENTENCEPIECE = TokenizerConvention(
+    "SentencePiece", "bos_token=<s> eos_token=</s> unk_token=<unk>", add_bos=True, prefix_switch=True
+)
 TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
 
 

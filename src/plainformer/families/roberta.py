@@ -28,9 +28,11 @@ AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 TOKENIZERS = {
     "roberta": TokenizerConvention("byte-level BPE", FAIRSEQ_ROLES, *AROUND, trim_offsets=True, unused_positions=2),
     "camembert": TokenizerConvention(
-        "SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq-before", unused_positions=2
+        "SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq-before", unused_positions=2, prefix_switch=True
     ),
-    "xlmroberta": TokenizerConvention("SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq", unused_positions=2),
+    "xlmroberta": TokenizerConvention(
+        "SentencePiece", FAIRSEQ_ROLES, *AROUND, pieces="fairseq", unused_positions=2, prefix_switch=True
+    ),
 }
 
 

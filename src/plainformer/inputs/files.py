@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plainformer.config.checks import reading
+from plainformer.config.checks import reading, require_text
 from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth
 
@@ -34,14 +34,17 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return a checkpoint file's JSON object, or {} where there is no such file."""
     if not path.is_file():
         return {}
+    written = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON: {error}", "the file is damaged or truncated: download it again"
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {a_type(content)}, not an object", "download the file again")
+    with reading(str(path)):
+        require_text(written, content)
     return content
 
 

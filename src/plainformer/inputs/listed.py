@@ -28,7 +28,9 @@ def as_list(inputs: Any) -> Any:
     if hasattr(inputs, "columns") and hasattr(inputs, "shape"):
         columns = [str(name) for name in list(inputs.columns)[:12]]
         what = f"a table with the columns {', '.join(columns)} is not a list of inputs"
-        raise InputError(what, f"give one of its columns, for example table[{columns[0] if columns else 'text'!r}]")
+        raise InputError(
+            what, f"give a column, table[{columns[0] if columns else 'text'!r}], or the rows, table.to_dict('records')"
+        )
     if hasattr(inputs, "ndim"):
         return _of_array(inputs)
     if hasattr(inputs, "to_pylist"):  # pyarrow, whose items are not Python's own

@@ -253,7 +253,7 @@ class Stack(nn.Module):
         if limit is not None and length > limit:
             raise InputError(
                 f"an input of {length} tokens is longer than the {limit} positions this model has learned",
-                f"truncate it ({opt('truncate', True)}), or split it into overlapping windows ({opt('stride', ...)})",
+                f"have the tokenizer cut it ({opt('truncate', True)}), or split it into windows ({opt('stride', ...)})",
             )
 
     def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:

@@ -22,6 +22,7 @@ from plainformer.errors import InputError, UsageError, a_type, nth, placed
 from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.calls import called_with as called_with
+from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 from plainformer.tasks.results import LabelScore as LabelScore
 from plainformer.tasks.results import Result as Result
@@ -38,7 +39,7 @@ _FOR_TASKS = {
     "answer", "beginning", "checked", "companions", "completed", "cut", "detect_language", "encode_texts",
     "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "logits_of",
     "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prepared",
-    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "run", "runs",
+    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of", "run", "runs",
     "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
 _READ_AHEAD = 32  # batches of a stream, among which inputs of similar length are found
@@ -51,7 +52,8 @@ class Task(ABC):
         name: the task. model, tokenizer, config: what it is made of. checkpoint: what it was loaded from, closed; its
             companion files can still be read.
         Options: the dataclass of its options, given whole to each of the three steps.
-        needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops. companions: files
+        needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops; None: as the checkpoint
+            says. companions: files
             of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
@@ -59,7 +61,7 @@ class Task(ABC):
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     _many: ClassVar[type[Results[Any]]] = Results  # what the answers to a list are in
     needs_tokenizer = True
-    cut: Side = "right"
+    cut: Side | None = None
     companions: tuple[str, ...] = ()
 
     def __init__(self, name: str, model: Transformer, tokenizer: Tokenizer | None, checkpoint: Checkpoint) -> None:
@@ -200,23 +202,29 @@ class Task(ABC):
         truncate: bool = False,
         side: Any = None,
         pairs: bool = False,
-        limit: int | None = None,
+        max_length: int | None = None,
+        made_for: int | None = None,
+        window: int | None = None,
         stride: int | None = None,
     ) -> TextBatch:
         """Return texts (or `pairs`) as padded tensors.
 
         Args:
             truncate: cut over-long texts; otherwise they are an error.
-            side: of the padding. limit: in tokens, where it is lower than the model's own.
-            stride: read over-long texts in windows of the limit that share this many tokens, each a row of its own.
+            side: of the padding. max_length, made_for: see `lengths.max_length_of`.
+            window: read over-long texts in windows of this many tokens that share `stride` of them, each a row of its own.
         """
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not (pairs and is_pair(text)):
                 raise self.not_an_input(text, place)
-        most = least(limit, text_limit(self.config, self.tokenizer))
-        cut = self.cut if truncate and most is not None else False
-        overlap = stride if most is not None else None
-        rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, stride=overlap)
+        if window is not None:
+            rows = self.tokenizer.encode_batch(list(texts), max_length=window, stride=stride)
+        else:
+            most = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=max_length, made_for=made_for)
+            cut = (self.cut or True) if truncate and most is not None else False
+            hard = text_limit(self.config, self.tokenizer.max_length)
+            with offering(self.Options, movable=most != hard):
+                rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most)
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             if not row.input_ids:
                 raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")
@@ -268,16 +276,6 @@ def _is_text(part: Any) -> bool:
 def is_pair(item: Any) -> bool:
     """Whether an input is a tuple of two texts."""
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
-
-
-def text_limit(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
-    """Return the longest text in tokens: the learned positions' limit and the tokenizer's own, whichever is shorter."""
-    return least(config.input_stack.max_positions, tokenizer.max_length)
-
-
-def least(*limits: int | None) -> int | None:
-    """Return the smallest of some limits, of which None is no limit."""
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _is_a_value(inputs: Any) -> bool:

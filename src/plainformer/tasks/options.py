@@ -31,9 +31,14 @@ class TaskOptions(OptionSet):
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions(TaskOptions):
-    """Options of tasks that read a text whole."""
+    """Options of tasks that read a text whole.
+
+    max_length: what is longer is cut with `truncate`, and refused without. Default: what the model can read; with
+        `truncate` also what the tokenizer's files state.
+    """
 
     truncate: bool = option(False, help="Cut over-long inputs instead of refusing them.", check=flag())
+    max_length: int | None = option(None, help="Tokens of an input, at most.", check=whole(1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,8 +245,8 @@ def test_calling_pads() -> None:
         (lambda t: t.save(""), "'' is not the path of a folder"),
         (lambda t: t.apply_chat_template([]), "this checkpoint has no chat template"),
         (lambda t: Tokenizer(t.backend, padding_side="middle"), "padding side 'middle' is neither 'left' nor 'right'"),
-        (lambda t: byte_level().encode("a", truncate=True), "this model sets no length limit"),
-        (lambda t: byte_level().encode("a", stride=1), "this model sets no length limit"),
+        (lambda t: byte_level().encode("a", truncate=True), "this tokenizer states no length"),
+        (lambda t: byte_level().encode("a", stride=1), "this tokenizer states no length"),
     ],
 )
 def test_misuse_is_a_usage_error(call: Any, says: str) -> None:
@@ -258,16 +258,23 @@ def test_misuse_is_a_usage_error(call: Any, says: str) -> None:
 # ---- limits -------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_tokenizer_states_is_said_and_does_not_bind(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = Tokenizer.from_folder(minilm_folder(), None, CONVENTIONS)
+    assert len(tokenizer.encode("word " * 600)) == 602 and len(tokenizer.encode("word " * 600)) == 602
+    assert caplog.messages == ["a text has 602 tokens; this tokenizer's files state 512"]
+    assert len(tokenizer.encode("word " * 600, stride=10).windows()) == 2
+
+
 def test_nothing_is_cut_silently() -> None:
     text = "word " * 600
     with pytest.raises(InputError, match="602 tokens; the limit is 512") as caught:
-        minilm().encode(text)
+        minilm().encode(text, max_length=512)
     assert "the input has 602" in caught.value.what and "truncate=True" in caught.value.fix
     assert len(minilm().encode(text, max_length=1000)) == len(minilm().encode(text, max_length=None)) == 602
     cut = minilm().encode(text, truncate=True)
     assert len(cut) == 512 and cut.input_ids[-1] == 102 and cut.overflow == ()
     with pytest.raises(InputError, match="input 1 has 602 tokens"):
-        minilm().encode_batch(["short", text])
+        minilm().encode_batch(["short", text], max_length=512)
 
 
 @settings(max_examples=200, deadline=None)
@@ -328,9 +335,9 @@ def test_ten_megabytes_fail_fast_with_a_limit() -> None:
     text = "word " * 2_000_000
     start = time.monotonic()
     with pytest.raises(InputError, match="10000000 characters, more than"):
-        minilm().encode(text)
+        minilm().encode(text, max_length=512)
     with pytest.raises(InputError, match="10000000 characters, more than"):
-        minilm().encode("question", text)
+        minilm().encode("question", text, max_length=512)
     assert time.monotonic() - start < 5
     blank = minilm().encode(" " * 1_000_000 + "word")  # long, but few tokens
     assert blank.input_ids == [101, 2773, 102] and blank.offsets[1] == (1_000_000, 1_000_004)

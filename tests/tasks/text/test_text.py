@@ -291,7 +291,7 @@ def test_unknown_options(bert_folders: dict[str, Path]) -> None:
         task("[MASK]", topk=3)
     with pytest.raises(UsageError, match="top_k=0 is not a whole number of at least 1\n  → give 1 or more"):
         task("[MASK]", top_k=0)
-    assert set(task.options()) == {"batch_size", "truncate", "top_k"}
+    assert set(task.options()) == {"batch_size", "truncate", "max_length", "top_k"}
 
 
 def test_wrong_task_says_what_the_checkpoint_does(bert_folders: dict[str, Path]) -> None:

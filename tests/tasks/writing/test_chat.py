@@ -62,10 +62,10 @@ def test_a_turn_runs_only_what_is_new(tmp_path: Path) -> None:
     seen = count_positions(task)
     session = ChatSession(task, **WORD)
     for turn, text in enumerate(("hello there", "go on", "more")):
-        before = len(task.tokenizer.encode(task.prompt_of(session.messages)[0]).input_ids) if turn else 0
+        before = len(task.row_of(session.messages, task.Options())) if turn else 0
         seen.clear()
         say(session, text)
-        whole = len(task.tokenizer.encode(task.prompt_of(session.messages[:-1])[0]).input_ids)
+        whole = len(task.row_of(session.messages[:-1], task.Options()))
         if turn:
             assert seen[0] < 40 < before + 20 < whole + 20  # the message and the words around it, not the conversation
         else:

@@ -66,6 +66,9 @@ class KeyValueCache:
             for window in stack.windows
         ]
 
+    def __repr__(self) -> str:
+        return f"KeyValueCache({self.length} positions, {self.rows} row{'s' * (self.rows != 1)})"
+
     @property
     def rows(self) -> int:
         return self.layers[0].shape[0]

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import CheckpointError, PlainformerError, UsageError, a_type, did_you_mean, opt
+from plainformer.inputs.chat.prompt import ChatPrompt, ControlTokens
+from plainformer.inputs.chat.tools import as_tools
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from plainformer.inputs.text.tokenizer import Tokenizer
 
 MAX_TEMPLATE_TEXT = 1_000_000
 
@@ -49,20 +53,43 @@ class ChatTemplate:
             add_generation_prompt: end with the words that make the model answer as the assistant.
             template: the name of one of several templates; by default "tool_use" when `tools` are given and it exists,
                 otherwise "default".
-            variables: further variables of the template, such as `tools`, `documents` or `enable_thinking`.
+            variables: further variables of the template, such as `tools` (JSON schemas, or Python functions: `tools.py`),
+                `documents` or `enable_thinking`.
 
         Raises:
             UsageError: messages that are not dicts of plain JSON values, or an unknown template name.
             ChatTemplateError: the template is malformed, refuses the messages, or exceeds its budget.
         """
-        source = self._select(template, variables.get("tools"))
-        scope: dict[str, Any] = {"tools": None, "documents": None, **self.special_tokens}
-        scope.update({name: _plain(value, name) for name, value in variables.items()})
-        scope["messages"] = _plain_messages(messages)
-        scope["add_generation_prompt"] = add_generation_prompt
-        return _render(source, scope)
+        source = self.source(template, variables.get("tools"))
+        scope = self._scope(_plain_messages(messages), variables)
+        return _render(source, {**scope, "add_generation_prompt": add_generation_prompt})
 
-    def _select(self, name: str | None, tools: Any) -> str:
+    def prompt(
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """`render`, with control tokens inside messages and variables told from those that the template writes."""
+        source = self.source(template, variables.get("tools"))
+        control = ControlTokens(tokenizer, source)
+        scope = self._scope(_plain_messages(messages), variables)
+        for name in ("tools", "documents", *variables):
+            scope[name] = control.marked_value(scope[name])
+        scope["messages"] = control.marked(scope["messages"])
+        return control.prompt(_render(source, {**scope, "add_generation_prompt": add_generation_prompt}))
+
+    def _scope(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a template sees: plain values."""
+        given = {**variables, "tools": as_tools(variables.get("tools"))}
+        plain = {name: _plain(value, name) for name, value in given.items()}
+        return {"documents": None, **self.special_tokens, **plain, "messages": messages}
+
+    def source(self, name: str | None = None, tools: Any = None) -> str:
+        """Return the template of a name, or the one that is used where none is named."""
         if name is None:
             name = "tool_use" if tools and "tool_use" in self.templates else "default"
             if name not in self.templates and len(self.templates) == 1:
@@ -102,6 +129,8 @@ def _plain_messages(messages: Any) -> list[dict[str, Any]]:
     plain = _plain(list(messages), "messages")
     for position, message in enumerate(plain):
         _check_message(message, f"messages[{position}]")
+    # Interfaces write `"content": null` beside tool calls: templates know a missing key, and would print "None".
+    plain = [{key: value for key, value in message.items() if value is not None} for message in plain]
     # transformers gives a message's reasoning under all its customary names (version 5, chat_template_utils).
     for message in plain:
         reasoning = next(
@@ -125,8 +154,11 @@ def _check_message(message: Any, where: str) -> None:
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """Return a fresh copy out of JSON types only, so that a template never touches the caller's objects."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    for kind in (str, int, float):  # a subclass, such as an enum's, brings methods along
+        if isinstance(value, kind):
+            return kind.__str__(value) if kind is str else kind(value)
     if depth > 100:
         raise UsageError(f"{where} is nested more than 100 levels deep", "pass flatter messages")
     if isinstance(value, Mapping):

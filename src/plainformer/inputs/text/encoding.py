@@ -47,6 +47,20 @@ class Encoding:
         """Return this row and its overflow, as rows of their own, in text order."""
         return (replace(self, overflow=()), *self.overflow) if self.overflow else (self,)
 
+    def once(self, bos_id: int | None, eos_id: int | None) -> Encoding:
+        """Return the row without an added beginning or end token next to one that its text has already."""
+        size = len(self)
+        first = (
+            size > 1 and self.special[0] and not self.special[1] and self.input_ids[0] == self.input_ids[1] == bos_id
+        )
+        last = (
+            size > 1
+            and self.special[-1]
+            and not self.special[-2]
+            and self.input_ids[-1] == self.input_ids[-2] == eos_id
+        )
+        return self.select(range(int(first), size - int(last))) if first or last else self
+
     def select(self, positions: Sequence[int]) -> Encoding:
         """Return the row made of the tokens at `positions`."""
         names = (f.name for f in fields(self) if f.name != "overflow")

@@ -11,6 +11,7 @@ from plainformer.inputs.text.windows import truncated_to_fit, windows
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding
+    from plainformer.inputs.text.lengths import Limit
     from plainformer.inputs.text.tokenizer import Tokenizer
 
 STRIDE = 128  # tokens: the default of transformers
@@ -20,14 +21,14 @@ def encode_pairs(
     tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     *,
-    limit: int | None,
+    limit: Limit,
     truncate: bool = False,
     shortened: int = 0,
 ) -> list[Encoding]:
     """Return pairs as rows of at most `limit` tokens, in order.
 
     Args:
-        truncate: cut the end of one text of a pair that is too long; otherwise that is an error.
+        truncate: cut one text of a pair that is too long, its end or what the checkpoint says; otherwise that is an error.
         shortened: which one, 0 or 1.
     Raises:
         InputError: a pair is too long, or has no tokens.
@@ -36,10 +37,12 @@ def encode_pairs(
     for place, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
         if not row.input_ids:
             raise InputError(f"{nth(place)}, {pair!r}, has no tokens: there is nothing to read", "leave it out")
-    if limit is None or not truncate:
+    if not isinstance(limit, int) or not truncate:
         return rows
+    cut = tokenizer.truncation_side
     return [
-        row if len(row) <= limit else row.select(truncated_to_fit(row.sequence_ids, limit, shortened)) for row in rows
+        row if len(row) <= limit else row.select(truncated_to_fit(row.sequence_ids, limit, shortened, cut))
+        for row in rows
     ]
 
 

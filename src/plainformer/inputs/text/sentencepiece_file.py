@@ -54,9 +54,12 @@ def read_sentencepiece(path: Path, settings: Settings, convention: TokenizerConv
 
 def _prefix(model: SpmModel, settings: Settings, convention: TokenizerConvention) -> Literal["always", "first"]:
     """`legacy: false` asks for no space after special tokens; BPE with user-defined pieces needs that to be exact."""
-    if convention.legacy_prefix and settings.config.get("legacy") is False:
+    legacy = settings.config.get("legacy")
+    if convention.legacy_prefix and legacy is False:
         return "first"
-    return "first" if model.kind == "bpe" and any(piece.type == USER_DEFINED for piece in model.pieces) else "always"
+    own = {token.content for token in settings.added.values()} if legacy is True else ()
+    cut_out = any(piece.type == USER_DEFINED and piece.text not in own for piece in model.pieces)
+    return "first" if model.kind == "bpe" and cut_out else "always"
 
 
 def _cleanup(settings: Settings, convention: TokenizerConvention) -> list[Any]:
@@ -171,7 +174,7 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
         while len(pieces) <= index:
             pieces.append(Piece(f"<unused {len(pieces)}>", 0.0, CONTROL))
         if pieces[index].text != token.content:
-            pieces[index] = Piece(token.content, 0.0, CONTROL if token.special else pieces[index].type)
+            pieces[index] = Piece(token.content, 0.0, CONTROL if token.special else USER_DEFINED)
             places[token.content] = index
     return pieces
 

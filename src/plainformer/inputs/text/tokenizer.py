@@ -1,26 +1,29 @@
 """Text to token ids and back, with exact character positions.
 
 The work is done by the `tokenizers` library; this file adds what it leaves to the caller: no silent truncation,
-windows over long texts, padding to tensors, special-token roles, chat templates, saving. The ids are those of the
-checkpoint's `tokenizer.json`, whatever its other files say; without one, the tokenizer is built from the vocabulary
+windows over long texts (`lengths.py`), padding to tensors, special-token roles, chat templates, saving. The ids are those of
+the checkpoint's `tokenizer.json` with what its other files add to it; without one, the tokenizer is built from the vocabulary
 files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from plainformer.config.values import check_flag, check_whole, is_whole
 from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth, opt, placed
+from plainformer.inputs.chat.prompt import ChatPrompt, encode_pieces
+from plainformer.inputs.chat.template import ChatTemplate
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.listed import as_list
 from plainformer.inputs.text.encoding import Encoding, TextBatch
-from plainformer.inputs.text.windows import Side, truncated, windows
+from plainformer.inputs.text.lengths import EncodeOptions, LengthOptions, Lengths
+from plainformer.inputs.text.windows import Side
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,30 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoding", "Side", "TextBatch", "Tokenizer"]
 
-Limit = int | Literal["own"] | None  # in tokens; "own" is the tokenizer's own limit, None checks no length
-
-# A text this many times longer than the limit is first measured by its beginning, to fail before gigabytes are used.
-_PROBE_CHARACTERS_PER_TOKEN = 64
+log = logging.getLogger(__name__)
 _NAMES_WITH_TYPES = ["input_ids", "token_type_ids", "attention_mask"]
-
-
-class EncodeOptions(TypedDict, total=False):
-    """How texts become rows of tokens.
-
-    add_special_tokens: put the model's special tokens around them; default True.
-    truncate: cut what exceeds the limit (of a pair: from the longer one) instead of raising; the end, or with "left" the
-        beginning. Default False.
-    max_length: the limit in tokens; "own", the default, is the tokenizer's, and None allows any length.
-    stride: split what exceeds the window into overlapping windows that share this many tokens; the first is the result,
-        the others are its `overflow`. Of a pair, only the second text is split.
-    window: the length of a window in tokens; by default the limit.
-    """
-
-    add_special_tokens: bool
-    truncate: bool | Side
-    max_length: Limit
-    stride: int | None
-    window: int | None
 
 
 class Tokenizer:
@@ -63,8 +44,9 @@ class Tokenizer:
         backend: the `tokenizers.Tokenizer`; truncation and padding stored in it are switched off.
         special_tokens: role ("bos_token", "pad_token", ...) → token text. A role whose token the vocabulary lacks is
             None.
-        padding_side: where `pad` puts padding.
-        max_length: the most tokens a row may have (special ones included), or None when the model sets no limit.
+        padding_side: where `pad` puts padding. truncation_side: what `truncate=True` cuts.
+        max_length: the length in tokens, special ones included, that the tokenizer's files state; None where they do not. It
+            binds nobody by itself: see `lengths`.
         chat_template: name → jinja2 source; a plain text is the template named "default".
         piece_ids: the vocabulary, where ids are looked up by token text instead of taken from the backend (Marian and
             M2M100 publish a vocab.json whose ids are not those of their SentencePiece model).
@@ -80,6 +62,7 @@ class Tokenizer:
         *,
         special_tokens: Mapping[str, str] | None = None,
         padding_side: Side = "right",
+        truncation_side: Side = "right",
         max_length: int | None = None,
         chat_template: str | Mapping[str, str] | None = None,
         piece_ids: Mapping[str, int] | None = None,
@@ -87,12 +70,15 @@ class Tokenizer:
         source_files: Mapping[str, bytes] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_side(padding_side)
+        for side in (padding_side, truncation_side):
+            _check_side(side)
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
         self.padding_side: Side = padding_side
+        self.truncation_side: Side = truncation_side
         self.max_length = max_length
+        self._said_long = False
         self._piece_ids = dict(piece_ids) if piece_ids is not None else None
         self.output: Tokenizer = target or self
         self._pieces = {i: piece for piece, i in self._piece_ids.items()} if self._piece_ids is not None else None
@@ -100,7 +86,7 @@ class Tokenizer:
         self._settings = dict(settings or {})
         self.special_tokens = {role: t for role, t in (special_tokens or {}).items() if self.token_to_id(t) is not None}
         named = {"default": chat_template} if isinstance(chat_template, str) else chat_template
-        self._chat_templates = dict(named or {})
+        self.chat_template = ChatTemplate(named or {}, self.special_tokens)
         self._set_special_ids()
 
     def _set_special_ids(self) -> None:
@@ -154,11 +140,12 @@ class Tokenizer:
 
     def encode(
         self,
-        text: str,
+        text: str | ChatPrompt,
         pair: str | None = None,
         **options: Unpack[EncodeOptions],
     ) -> Encoding:
-        """Return the tokens of a text, or of a pair of texts. An empty text gives the special tokens alone.
+        """Return the tokens of a text, or of a pair of texts. An empty text gives the special tokens alone; to the prompt
+        of a chat (`chat_prompt`), which has its own, none are added.
 
         Args:
             text, pair: the texts. options: see `EncodeOptions`.
@@ -167,64 +154,48 @@ class Tokenizer:
             InputError: the text is too long for the limit, or holds half a surrogate pair.
         """
         with placed(None):
-            return self.encode_batch([(text, pair) if pair is not None else text], **options)[0]
+            return self.encode_batch(
+                [text if pair is None or isinstance(text, ChatPrompt) else (text, pair)], **options
+            )[0]
 
     def encode_batch(
         self,
-        texts: Sequence[str | tuple[str, str]],
+        texts: Sequence[str | tuple[str, str] | ChatPrompt],
         *,
         add_special_tokens: bool = True,
-        truncate: bool | Side = False,
-        max_length: Limit = "own",
-        stride: int | None = None,
-        window: int | None = None,
+        **options: Unpack[LengthOptions],
     ) -> list[Encoding]:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
         texts = as_list(texts)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
             raise UsageError(f"texts is {a_type(texts)}, not a list of texts", "use encode() for one text")
         check_flag("add_special_tokens", add_special_tokens)
-        limit = self._limit(truncate, max_length, stride, window)
+        lengths = Lengths.of(self.max_length, self.truncation_side, **options)
         for row, item in enumerate(texts):
-            _check_row(item, nth(row))
-            if limit is not None and not truncate and stride is None:
-                self._fail_early(item, limit, nth(row))
-        if len(texts) == 1:  # without waking the thread pool, which a later fork would not survive
-            text, pair = (texts[0], None) if isinstance(texts[0], str) else texts[0]
-            rows = [self.backend.encode(text, pair, add_special_tokens=add_special_tokens)]
+            lengths.fail_early(_checked_row(item, nth(row)), self._count, nth(row))
+        plain: list[Any] = [item for item in texts if not isinstance(item, ChatPrompt)]
+        if len(plain) == 1:  # without waking the thread pool, which a later fork would not survive
+            text, pair = (plain[0], None) if isinstance(plain[0], str) else plain[0]
+            rows = iter([self.backend.encode(text, pair, add_special_tokens=add_special_tokens)])
         else:
-            rows = self.backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [self._fit(self._row(row), limit, truncate, stride, nth(place)) for place, row in enumerate(rows)]
+            rows = iter(self.backend.encode_batch(plain, add_special_tokens=add_special_tokens))
+        each = (encode_pieces(self, one) if isinstance(one, ChatPrompt) else self.row(next(rows)) for one in texts)
+        encodings = [lengths.fit(row, place) for place, row in enumerate(each)]
+        if options.get("max_length", "own") == "own":
+            self._say_long(max(map(len, encodings), default=0))
+        return encodings
 
-    def _limit(self, truncate: bool | Side, max_length: Limit, stride: int | None, window: int | None) -> int | None:
-        """Check that the arguments agree, and return how many tokens a row may have; None where nothing limits it."""
-        most = self.max_length if max_length == "own" else max_length
-        for name, value, least in (("max_length", most, 1), ("window", window, 1), ("stride", stride, 0)):
-            if value is not None:
-                check_whole(name, value, least, fix=f"for example {opt(name, 128)}")
-        if not isinstance(truncate, bool) and truncate not in ("left", "right"):
-            raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
-        if truncate and stride is not None:
-            raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
-        if window is not None and stride is None:
-            fix = f"pass {opt('stride', 0)} for windows that do not overlap"
-            raise UsageError(f"{opt('window')} has no effect without {opt('stride')}", fix)
-        limit = window or most
-        if limit is None and (truncate or stride is not None):
-            raise UsageError("this model sets no length limit", "pass max_length (or window, with stride)")
-        return limit
+    def _count(self, text: str) -> int:
+        return len(self.backend.encode(text, add_special_tokens=False))
 
-    def _fail_early(self, item: str | tuple[str, str], limit: int, name: str) -> None:
-        """Raise for a text whose beginning alone is far beyond the limit, before all of it is tokenized."""
-        for text in (item,) if isinstance(item, str) else item:
-            beginning = text[: _PROBE_CHARACTERS_PER_TOKEN // 2 * limit]
-            if len(text) > _PROBE_CHARACTERS_PER_TOKEN * limit:
-                # Twice the limit, so that no merge across the cut could bring the whole text below it.
-                count = len(self.backend.encode(beginning, add_special_tokens=False))
-                if count > 2 * limit + 16:
-                    raise _too_long(name, f"{len(text)} characters, more than {count} tokens", limit)
+    def _say_long(self, length: int) -> None:
+        """Say once that a row is longer than the length that the tokenizer's files state."""
+        if self.max_length is not None and length > self.max_length and not self._said_long:
+            self._said_long = True
+            log.warning("a text has %d tokens; this tokenizer's files state %d", length, self.max_length)
 
-    def _row(self, row: tokenizers.Encoding) -> Encoding:
+    def row(self, row: tokenizers.Encoding) -> Encoding:
+        """Return a row of the backend's as ours."""
         tokens = row.tokens
         ids = row.ids
         if self._piece_ids is not None:
@@ -239,16 +210,6 @@ class Tokenizer:
             sequence_ids=row.sequence_ids,
             word_ids=row.word_ids,
         )
-
-    def _fit(self, row: Encoding, limit: int | None, truncate: bool | Side, stride: int | None, name: str) -> Encoding:
-        if limit is None or len(row) <= limit:
-            return row
-        if truncate:
-            return row.select(truncated(row.sequence_ids, limit, "left" if truncate == "left" else "right"))
-        if stride is None:
-            raise _too_long(name, f"{len(row)} tokens", limit)
-        first, *rest = [row.select(positions) for positions in windows(row.sequence_ids, limit, stride)]
-        return replace(first, overflow=tuple(rest))
 
     # ---- rows to tensors ------------------------------------------------------------------------------------------
 
@@ -296,7 +257,7 @@ class Tokenizer:
         **options: Unpack[EncodeOptions],
     ) -> TextBatch:
         """`encode` or `encode_batch`, then `pad`: one text (B = 1, more with stride) or a list of texts or pairs."""
-        known = ("side", "pad_to_multiple_of", *EncodeOptions.__annotations__)
+        known = ("side", "pad_to_multiple_of", *EncodeOptions.__required_keys__, *EncodeOptions.__optional_keys__)
         for name in options.keys() - set(known):
             raise UsageError(f"a tokenizer has no option {name!r}", did_you_mean(name, known))
         text = as_list(text)
@@ -364,7 +325,7 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether the checkpoint says how to lay out a conversation."""
-        return bool(self._chat_templates)
+        return bool(self.chat_template.templates)
 
     def apply_chat_template(
         self,
@@ -376,17 +337,28 @@ class Tokenizer:
     ) -> str:
         """Return the prompt text for a conversation (see `ChatTemplate.render`); encode it with add_special_tokens=False.
 
+        A control token inside a message cannot be told from the template's own then: see `chat_prompt`.
+
         Raises:
             UsageError: the checkpoint has no chat template.
         """
-        from plainformer.inputs.chat.template import ChatTemplate
-
         check_flag("add_generation_prompt", add_generation_prompt)
-        if not self._chat_templates:
-            raise UsageError("this checkpoint has no chat template", "it is not a chat model: pass a plain text prompt")
-        return ChatTemplate(self._chat_templates, self.special_tokens).render(
+        self._need_chat_template()
+        return self.chat_template.render(
             messages, add_generation_prompt=add_generation_prompt, template=template, **variables
         )
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> ChatPrompt:
+        """`apply_chat_template` for messages that others wrote: `encode` reads control tokens inside them as text.
+
+        `options` are those of `apply_chat_template`.
+        """
+        self._need_chat_template()
+        return self.chat_template.prompt(self, messages, **options)
+
+    def _need_chat_template(self) -> None:
+        if not self.has_chat_template:
+            raise UsageError("this checkpoint has no chat template", "it is not a chat model: pass a plain text prompt")
 
     def _uses_types(self) -> bool:
         return self._piece_ids is None and 1 in self.backend.encode("", "").type_ids
@@ -403,6 +375,7 @@ class Tokenizer:
         settings = {
             **self._settings,
             "padding_side": self.padding_side,
+            **({"truncation_side": self.truncation_side} if self.truncation_side != "right" else {}),
             **({"model_input_names": _NAMES_WITH_TYPES} if self._uses_types() else {}),
             **({"model_max_length": self.max_length} if self.max_length is not None else {}),
         }
@@ -413,7 +386,7 @@ class Tokenizer:
                 backend=self.backend if self._piece_ids is None else None,
                 source_files=self._source_files,
                 special_tokens=self.special_tokens,
-                chat_templates=self._chat_templates,
+                chat_templates=self.chat_template.templates,
                 settings=settings,
             )
         except OSError as error:
@@ -426,9 +399,10 @@ def _check_side(side: object) -> None:
         raise UsageError(f"padding side {side!r} is neither 'left' nor 'right'", "pass 'left' or 'right'")
 
 
-def _check_row(item: object, name: str) -> None:
-    """A row is a text or a pair of texts; each must be encodable as UTF-8."""
-    parts: tuple[object, ...] = item if isinstance(item, tuple) and len(item) == 2 else (item,)
+def _checked_row(item: object, name: str) -> tuple[str, ...]:
+    """Return the texts of a row, one or two; each must be encodable as UTF-8."""
+    text = item.text if isinstance(item, ChatPrompt) else item
+    parts: tuple[Any, ...] = text if isinstance(text, tuple) and len(text) == 2 else (text,)
     for part in parts:
         if not isinstance(part, str):
             raise UsageError(f"{name} is {a_type(part)}, not a str", "pass text, or a (text, pair) tuple")
@@ -437,10 +411,4 @@ def _check_row(item: object, name: str) -> None:
         except UnicodeEncodeError as error:
             what = f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}"
             raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None
-
-
-def _too_long(name: str, length: str, limit: int) -> InputError:
-    return InputError(
-        f"{name} has {length}; the limit is {limit}",
-        f"pass {opt('truncate', True)} to cut it, or split it into shorter ones",
-    )
+    return parts

@@ -1,9 +1,10 @@
 """A tokenizer from a checkpoint's files.
 
-`tokenizer.json` is taken as it is. Without one, the tokenizer that the checkpoint was trained with is rebuilt from its
-vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level BPE), vocab.json alone (characters, for
-speech), or a SentencePiece model (`sentencepiece_file.py`). Which special tokens go around a text the vocabulary does not
-say: it is the family's convention, found by tokenizer_config.json's tokenizer_class or config.json's model_type.
+`tokenizer.json` is taken with what the other files add to it (`beside_tokenizer_json.py`). Without one, the tokenizer that
+the checkpoint was trained with is rebuilt from its vocabulary: vocab.txt (WordPiece), vocab.json + merges.txt (byte-level
+BPE), vocab.json alone (characters, for speech), or a SentencePiece model (`sentencepiece_file.py`). Which special tokens go
+around a text the vocabulary does not say: it is the family's convention, found by tokenizer_config.json's tokenizer_class
+or config.json's model_type.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_text
+from plainformer.inputs.text.beside_tokenizer_json import check_padding, follow
 from plainformer.inputs.text.pre_tokenizers import patterns_for
 from plainformer.inputs.text.sentencepiece_file import read_sentencepiece
 from plainformer.inputs.text.tokenizer_settings import Settings, find_roles, library_errors, read_settings
@@ -57,18 +59,23 @@ def read_folder(
     settings = read_settings(folder, model)
     if (folder / "tokenizer.json").is_file():
         backend = read_tokenizer_json(folder / "tokenizer.json")
-        parts: dict[str, Any] = {"backend": backend, "special_tokens": find_roles(settings, backend)}
+        stored = {"padding_side": backend.padding, "truncation_side": backend.truncation}
+        sides = {name: state["direction"] for name, state in stored.items() if state is not None}
+        backend.no_padding()
+        backend.no_truncation()
+        follow(backend, settings, conventions)
+        roles = check_padding(backend, settings, find_roles(settings, backend))
+        parts: dict[str, Any] = {"backend": backend, "special_tokens": roles}
     else:
-        parts = _build(settings, conventions)
-    side = settings.config.get("padding_side", "right")
-    if side not in ("left", "right"):
-        raise CheckpointError(
-            f"{folder / 'tokenizer_config.json'}: padding_side is {side!r}", "it must be 'left' or 'right'"
-        )
+        parts, sides = _build(settings, conventions), {}
+    for name in ("padding_side", "truncation_side"):
+        parts[name] = side = settings.config.get(name, sides.get(name, "right"))
+        if side not in ("left", "right"):
+            where = folder / "tokenizer_config.json"
+            raise CheckpointError(f"{where}: {name} is {side!r}", "it must be 'left' or 'right'")
     kept = {k: settings.config[k] for k in ("clean_up_tokenization_spaces",) if k in settings.config}
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
     return {
-        "padding_side": side,
         "max_length": settings.max_length(own or TokenizerConvention("wordpiece")),
         "chat_template": settings.chat_templates,
         "settings": kept,

@@ -7,7 +7,7 @@ config.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,8 @@ class Settings:
         config: tokenizer_config.json, or {}.
         model: the model's config.json, or {}.
         roles: role ("bos_token", ...) → token; one that the files set to null is None, which differs from unset.
-        added: id → token, of added_tokens.json and added_tokens_decoder.
+        added: id → token, of added_tokens.json and added_tokens_decoder. states_flags: whether the latter is there, which
+            says of each token how it is matched.
         listed: additional special tokens without an id.
         chat_templates: name → source.
     """
@@ -57,15 +58,20 @@ class Settings:
     model: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, AddedToken | None] = field(default_factory=dict)
     added: dict[int, AddedToken] = field(default_factory=dict)
+    states_flags: bool = False
     listed: tuple[AddedToken, ...] = ()
     chat_templates: dict[str, str] = field(default_factory=dict)
 
     @property
     def names_class(self) -> bool:
         """Return whether tokenizer_class says more than that there is a tokenizer.json."""
+        return isinstance(self.config.get("tokenizer_class"), str) and not self.is_generic
+
+    @property
+    def is_generic(self) -> bool:
+        """Return whether tokenizer_class says that there is a tokenizer.json, and no more."""
         generic = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
-        name = self.config.get("tokenizer_class")
-        return isinstance(name, str) and name not in generic
+        return self.config.get("tokenizer_class") in generic
 
     @property
     def kind(self) -> str:
@@ -117,7 +123,7 @@ def special_token(content: str, **flags: bool) -> AddedToken:
     return AddedToken(content, **{"normalized": False, "special": True, **flags})
 
 
-def _stated_token(value: Any, where: str) -> AddedToken:
+def stated_token(value: Any, where: str) -> AddedToken:
     """Return a token written as a text or as an AddedToken object."""
     if isinstance(value, str):
         return special_token(value)
@@ -136,30 +142,37 @@ def read_settings(folder: Path, model: Mapping[str, Any] | None = None) -> Setti
     path = folder / "tokenizer_config.json"
     config = read_object(path)
     roles: dict[str, AddedToken | None] = {}
-    for source in (folder / "special_tokens_map.json", path):  # the latter is the newer format and wins
+    states_flags = "added_tokens_decoder" in config
+    # As in transformers: a file that lists its added tokens is of the newer format, and wins; or else the map does.
+    sources = (folder / "special_tokens_map.json", path)
+    for source in sources if states_flags else reversed(sources):
         entries = read_object(source)
         for role in ROLES:
             if role in entries:
                 value = entries[role]
-                roles[role] = None if value is None else _stated_token(value, f"{source}: {role}")
+                roles[role] = None if value is None else stated_token(value, f"{source}: {role}")
+    listed = _listed_tokens(folder, config)
+    named = {token.content for token in (*roles.values(), *listed) if token is not None}
     return Settings(
         folder=folder,
         config=config,
         model=dict(model) if model is not None else read_object(folder / "config.json"),
         roles=roles,
-        added=_added_tokens(folder, config),
-        listed=_listed_tokens(folder, config),
+        added=_added_tokens(folder, config, named),
+        states_flags=states_flags,
+        listed=listed,
         chat_templates=_chat_templates(folder, config),
     )
 
 
-def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedToken]:
+def _added_tokens(folder: Path, config: Mapping[str, Any], special: Container[str]) -> dict[int, AddedToken]:
+    """Return id → token; of those in added_tokens.json, which says no more, the ones named elsewhere are special."""
     added: dict[int, AddedToken] = {}
     path = folder / "added_tokens.json"
     for content, index in read_object(path).items():
         if not is_whole(index, 0):
             raise CheckpointError(f"{path}: the id of {content!r} is {index!r}", "ids are whole numbers from 0")
-        added[index] = special_token(content)
+        added[index] = special_token(content, special=content in special, normalized=content not in special)
     decoder = config.get("added_tokens_decoder") or {}
     where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
     if not isinstance(decoder, Mapping):
@@ -167,7 +180,7 @@ def _added_tokens(folder: Path, config: Mapping[str, Any]) -> dict[int, AddedTok
     for key, value in decoder.items():
         if not str(key).isdecimal():
             raise CheckpointError(f"{where} has the id {key!r}", "ids are whole numbers from 0")
-        added[int(key)] = _stated_token(value, f"{where}[{key}]")
+        added[int(key)] = stated_token(value, f"{where}[{key}]")
     return added
 
 
@@ -176,8 +189,8 @@ def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[AddedToken,
     for source in (read_object(folder / "special_tokens_map.json"), config):
         for key in ("additional_special_tokens", "extra_special_tokens"):
             values = source.get(key) or []
-            for value in values if isinstance(values, list) else []:
-                token = _stated_token(value, f"{folder}: {key}")
+            for value in values.values() if isinstance(values, dict) else values:
+                token = stated_token(value, f"{folder}: {key}")
                 found[token.content] = token
     return tuple(found.values())
 

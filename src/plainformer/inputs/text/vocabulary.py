@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from plainformer.errors import CheckpointError
 from plainformer.inputs.files import read_object, read_text
 from plainformer.inputs.text.pre_tokenizers import BUILT_IN
+from plainformer.inputs.text.sentencepiece_model import SPACE
 from plainformer.inputs.text.tokenizer_settings import Settings, library_errors, special_token
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import AddedToken
 
     from plainformer.config.tokenizer import TokenizerConvention
 
@@ -73,12 +75,24 @@ def register_special(
         if stated is not None and (stated.lstrip or stated.rstrip or stated.single_word or stated.normalized):
             chosen[stated.content] = stated
     for stated in (*settings.listed, *settings.added.values()):
-        chosen[stated.content] = stated
+        chosen[stated.content] = _as_matched(stated, backend, named=stated.content in roles.values())
     listed = {stated.content for stated in settings.listed}
     order = {token: backend.token_to_id(token) for token in chosen}
     known = sorted((i, token) for token, i in order.items() if i is not None)
     tokens = [token for _, token in known] + [token for token, i in order.items() if i is None and token in listed]
     backend.add_tokens([chosen[token] for token in tokens])
+
+
+def _as_matched(token: AddedToken, backend: tokenizers.Tokenizer, *, named: bool) -> AddedToken:
+    """Return an added token with the flags by which the backend finds it wherever a text holds it.
+
+    Where normalisation puts a space before a text, it puts one before the token, too, which would then be found at the
+    beginning of words alone: such a token is searched for in the text as given.
+    """
+    flags = {**token.__getstate__(), "special": token.special or named}
+    if backend.normalizer is not None and backend.normalizer.normalize_str("A").startswith(SPACE):
+        flags["normalized"] = False
+    return special_token(flags.pop("content"), **flags)
 
 
 def known_roles(settings: Settings, usual: Mapping[str, str], vocabulary: Container[str]) -> dict[str, str]:
@@ -93,9 +107,12 @@ def fill_template(
     """Return what goes around a text and around a pair, with the roles' tokens in their places."""
     words = {role.removesuffix("_token"): token for role, token in roles.items()}
     words["lang"] = convention.language_token.format(settings.config.get("src_lang") or convention.language)
+    single = convention.single
+    if "{lang}" in single and settings.config.get("legacy_behaviour") is True:  # NLLB as it was first published
+        single = "$A {eos} {lang}"
     try:
-        pair = convention.pair or convention.single.replace("$A", "$A $B")
-        return convention.single.format(**words).split(), pair.format(**words).split()
+        pair = convention.pair or single.replace("$A", "$A $B")
+        return single.format(**words).split(), pair.format(**words).split()
     except KeyError as error:
         raise CheckpointError(
             f"{settings.folder}: the vocabulary lacks the {error.args[0]} token that this family puts around a text",

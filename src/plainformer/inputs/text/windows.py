@@ -44,11 +44,12 @@ def truncated(sequence_ids: Sequence[int | None], limit: int, cut: Side = "right
     return _take(sequence_ids, [range(size - n, size) if cut == "left" else range(n) for size, n in kept])
 
 
-def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: int) -> list[int]:
+def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: int, cut: Side = "right") -> list[int]:
     """Return positions to keep so that the row has at most `limit` tokens, where one sequence alone may lose its end.
 
     Args:
         shortened: 0 or 1, the sequence that is cut ("only_first" and "only_second" of Hugging Face tokenizers).
+        cut: the side that it loses.
     Raises:
         InputError: the rest of the row leaves no room for a token of that sequence.
     """
@@ -57,8 +58,9 @@ def truncated_to_fit(sequence_ids: Sequence[int | None], limit: int, shortened: 
     if kept < min(1, sizes[shortened]):
         what = f"what may not be cut takes {len(sequence_ids) - sizes[shortened]} tokens; the limit is {limit}"
         raise InputError(what, "shorten it")
-    sizes[shortened] = kept
-    return _take(sequence_ids, [range(size) for size in sizes])
+    keep = [range(size) for size in sizes]
+    keep[shortened] = range(sizes[shortened] - kept, sizes[shortened]) if cut == "left" else range(kept)
+    return _take(sequence_ids, keep)
 
 
 def windows(sequence_ids: Sequence[int | None], window: int, stride: int) -> Iterator[list[int]]:

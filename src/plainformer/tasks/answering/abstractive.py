@@ -15,7 +15,8 @@ from plainformer.config.values import no_effect
 from plainformer.errors import InputError, nth, plural
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.tasks.base import TwoPartTask, called_with, least, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with
+from plainformer.tasks.lengths import least, usual_length
 from plainformer.tasks.writing.answers import Answer, AnswerStream
 from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with
 from plainformer.tasks.writing.options import AbstractiveOptions
@@ -98,7 +99,11 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
                 raise InputError(f"the {name} of {nth(place)} is empty", f"give a {name} with words")
         form = TEMPLATES[self.kind] if options.template is None else options.template
         room = self._room(options) if options.truncate else None
-        return self._laid_out(form, question, context) if room is None else self._fit(form, question, context, room)
+        return (
+            self._laid_out(form, question, context)
+            if room is None
+            else self._fit(form, question, context, room, options)
+        )
 
     def _laid_out(self, form: str, question: str, context: str) -> Any:
         texts = {"{question}": question, "{context}": context}
@@ -106,23 +111,23 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
         return [{"role": "user", "content": text}] if self.kind == "chat" else text
 
     def _room(self, options: AbstractiveOptions) -> int | None:
-        """Return how many tokens a prompt may have; None where nothing limits it."""
+        """Return how many tokens a prompt is cut to; None where nothing limits it."""
         if self.kind == "encoder-decoder":
-            return text_limit(self.config, self.tokenizer)
-        most = least(text_limit(self.config, self.tokenizer), self.config.trained_positions)
+            return usual_length(self.config, self.tokenizer)
+        most = least(usual_length(self.config, self.tokenizer), self.config.trained_positions)
         return None if most is None else most - (options.max_new_tokens or DEFAULT_NEW_TOKENS)
 
-    def _fit(self, form: str, question: str, context: str, room: int) -> Any:
+    def _fit(self, form: str, question: str, context: str, room: int, options: AbstractiveOptions) -> Any:
         """Return the prompt with as much of the context's beginning as there is room for."""
         row = self.tokenizer.encode(context, add_special_tokens=False, max_length=None)
         kept = len(row)
         while kept > 0:
             cut = context if kept == len(row) else context[: row.offsets[kept - 1][1]]
             prompt = self._laid_out(form, question, cut)
-            text, is_chat = (
-                self.writer.prompt_of(prompt) if isinstance(self.writer, TextGeneration) else (prompt, False)
-            )
-            count = len(self.tokenizer.encode(text, add_special_tokens=not is_chat, max_length=None).input_ids)
+            if isinstance(self.writer, TextGeneration):
+                count = len(self.writer.row_of(prompt, self._written(options), any_length=True))
+            else:
+                count = len(self.tokenizer.encode(prompt, max_length=None))
             if count <= room:
                 return prompt
             kept -= count - room

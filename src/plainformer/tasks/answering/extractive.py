@@ -13,7 +13,8 @@ from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.windows import window_size
 from plainformer.tasks.answering.options import QuestionAnsweringOptions
 from plainformer.tasks.answering.spans import Answer, Span, Window, by_probability, by_squad
-from plainformer.tasks.base import TwoPartTask, called_with, text_limit
+from plainformer.tasks.base import TwoPartTask, called_with
+from plainformer.tasks.lengths import least, text_limit, usual_length
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -78,7 +79,8 @@ class QuestionAnswering(TwoPartTask):
 
     def _size(self, options: QuestionAnsweringOptions) -> int:
         """Return the tokens of a window."""
-        return window_size(options.window, text_limit(self.config, self.tokenizer), WINDOW) or WINDOW
+        limit, usual = text_limit(self.config, self.tokenizer.max_length), usual_length(self.config, self.tokenizer)
+        return window_size(options.window, limit, least(WINDOW, usual)) or WINDOW
 
     def encode(self, inputs: Sequence[Any], options: QuestionAnsweringOptions) -> Questions:
         """Return all windows of all questions.

@@ -65,7 +65,7 @@ class TextClassification(Task):
         return isinstance(inputs, str) or is_pair(inputs)
 
     def encode(self, inputs: Sequence[Any], options: TextOptions) -> TextBatch:
-        return self.encode_texts(inputs, truncate=options.truncate, pairs=True)
+        return self.encode_texts(inputs, truncate=options.truncate, max_length=options.max_length, pairs=True)
 
     def predict(self, encoded: TextBatch, options: TextOptions) -> Tensor:
         """Logits, (B, C)."""

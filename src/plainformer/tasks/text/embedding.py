@@ -48,7 +48,9 @@ class FeatureExtraction(EmbeddingTask):
     def encode(self, inputs: Sequence[str], options: FeatureExtractionOptions) -> TextBatch:
         before = self.prompt_text(options)
         texts = [before + text if isinstance(text, str) else text for text in inputs]
-        return self.encode_texts(texts, truncate=options.truncate, limit=self.max_tokens)
+        return self.encode_texts(
+            texts, truncate=options.truncate, max_length=options.max_length, made_for=self.max_tokens
+        )
 
     def predict(self, encoded: TextBatch, options: FeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""

@@ -56,7 +56,7 @@ class FillMask(Task):
         if mask_id is None:
             raise UsageError(f"the tokenizer of {self.ref} has no mask token", "load a masked language model")
         mask = self.tokenizer.id_to_token(mask_id)
-        batch = self.encode_texts(inputs, truncate=options.truncate)
+        batch = self.encode_texts(inputs, truncate=options.truncate, max_length=options.max_length)
         for place, (text, row) in enumerate(zip(inputs, batch.encodings, strict=True)):
             if mask_id not in row.input_ids:
                 cut = options.truncate and str(mask) in text

@@ -51,7 +51,7 @@ class MultipleChoice(TwoPartTask):
         questions = [self._question(item, place) for place, item in enumerate(inputs)]
         pairs = [(prompt, choice) for prompt, choices in questions for choice in choices]
         with placed([place for place, (_, choices) in enumerate(questions) for _ in choices]):
-            batch = self.encode_texts(pairs, truncate=options.truncate, pairs=True)
+            batch = self.encode_texts(pairs, truncate=options.truncate, max_length=options.max_length, pairs=True)
         return [choices for _, choices in questions], batch
 
     def _question(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import Result, TwoPartTask, called_with, text_limit
+from plainformer.tasks.base import Result, TwoPartTask, called_with
 from plainformer.tasks.html import table
+from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.text.options import TextRankingOptions
 from plainformer.tasks.text.pairs import pair_logits
 
@@ -80,9 +81,10 @@ class TextRanking(TwoPartTask):
     def encode(self, inputs: Sequence[Any], options: TextRankingOptions) -> Queries:
         items = [self._query(item, place) for place, item in enumerate(inputs)]
         pairs = [(query, document) for query, documents in items for document in documents]
-        limit = text_limit(self.config, self.tokenizer)
-        with placed([place for place, (_, documents) in enumerate(items) for _ in documents]):
-            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=options.truncate, shortened=1)
+        truncate, asked = options.truncate, options.max_length
+        limit = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=asked)
+        with offering(self.Options), placed([place for place, (_, documents) in enumerate(items) for _ in documents]):
+            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=truncate, shortened=1)
         queries, documents = zip(*items, strict=True)
         return Queries(queries, documents, self.tokenizer.pad(rows))
 

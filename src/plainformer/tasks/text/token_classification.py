@@ -14,8 +14,9 @@ from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
-from plainformer.tasks.base import Result, Task, called_with, text_limit
+from plainformer.tasks.base import Result, Task, called_with
 from plainformer.tasks.html import marked
+from plainformer.tasks.lengths import text_limit, usual_length
 from plainformer.tasks.results import listed, pandas
 from plainformer.tasks.text.options import TokenClassificationOptions
 from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
@@ -116,12 +117,13 @@ class TokenClassification(Task):
         fix = f"leave it out, or give {opt('aggregation', 'simple')}"
         no_effect(idle, "scheme", ": these labels mark no entities", fix)
         idle = options.stride is not None and self._size(options) is None
-        no_effect(idle, "stride", ": this model sets no limit", f"give {opt('window')} too, or leave it out")
+        no_effect(idle, "stride", ": this model has no limit", f"give {opt('window')} too, or leave it out")
         return inputs
 
     def _size(self, options: TokenClassificationOptions) -> int | None:
         """Return the tokens of a window; None where nothing limits it."""
-        return window_size(options.window, text_limit(self.config, self.tokenizer))
+        limit = text_limit(self.config, self.tokenizer.max_length)
+        return window_size(options.window, limit, usual_length(self.config, self.tokenizer))
 
     def _aggregation(self, options: TokenClassificationOptions) -> str:
         return options.aggregation or ("first" if has_scheme(self.config.labels) else "none")
@@ -129,7 +131,7 @@ class TokenClassification(Task):
     def encode(self, inputs: Sequence[str], options: TokenClassificationOptions) -> Windows:
         size = self._size(options)
         overlap = size // 4 if options.stride is None and size is not None else options.stride
-        return Windows(inputs, self.encode_texts(inputs, limit=size, stride=overlap), overlap or 0)
+        return Windows(inputs, self.encode_texts(inputs, window=size, stride=overlap), overlap or 0)
 
     def predict(self, encoded: Windows, options: TokenClassificationOptions) -> Tensor:
         """Probabilities of the labels, (B, T, C), a row for each window."""

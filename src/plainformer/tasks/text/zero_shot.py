@@ -13,7 +13,8 @@ from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import LabelScore, Task, called_with, text_limit
+from plainformer.tasks.base import LabelScore, Task, called_with
+from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.text.classification import Classification
 from plainformer.tasks.text.options import ZeroShotOptions
 from plainformer.tasks.text.pairs import pair_logits
@@ -58,9 +59,10 @@ class ZeroShotClassification(Task):
             if not text.strip():
                 raise InputError(f"{nth(place)}, {text!r}, is empty: there is nothing to classify", "leave it out")
         pairs = [(text, options.template.replace("{}", name)) for text in inputs for name in options.labels]
-        limit = text_limit(self.config, self.tokenizer)
-        with placed([place for place in range(len(inputs)) for _ in options.labels]):
-            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=options.truncate, shortened=0)
+        truncate, asked = options.truncate, options.max_length
+        limit = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=asked)
+        with offering(self.Options), placed([place for place in range(len(inputs)) for _ in options.labels]):
+            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=truncate, shortened=0)
         return self.tokenizer.pad(rows)
 
     def predict(self, encoded: TextBatch, options: ZeroShotOptions) -> Tensor:

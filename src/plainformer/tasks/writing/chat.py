@@ -11,7 +11,7 @@ from plainformer.config.values import check_text
 from plainformer.errors import InputError, UsageError, a_type, did_you_mean, plural
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.options import TOKENS
-from plainformer.tasks.base import least
+from plainformer.tasks.lengths import least
 from plainformer.tasks.writing.answers import AnswerStream
 from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.text_generation import GeneratedText, Messages, TextGeneration
@@ -171,12 +171,11 @@ class ChatSession:
 
     def _room(self, messages: Messages) -> int | None:
         """Return how many new tokens fit after the conversation; None where nothing limits them."""
-        tokenizer, config = self.task.tokenizer, self.task.config
-        most = least(config.main_stack.max_positions, tokenizer.max_length, config.trained_positions)
+        # Rotary positions have no end, but far beyond its training a model does not write sense.
+        most = least(self.task.config.main_stack.max_positions, self.task.config.trained_positions)
         if most is None:
             return None
-        text = self.task.prompt_of(messages)[0] + self._options.answer_prefix
-        count = len(tokenizer.encode(text, add_special_tokens=False, max_length=None).input_ids)
+        count = len(self.task.row_of(messages, self._options, any_length=True))
         if self._options.truncate:
             return max(1, most - count)
         if count >= most:

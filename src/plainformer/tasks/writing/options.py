@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from plainformer.config.options import at_file, flag, one_of, option, text
+from plainformer.config.options import at_file, flag, json_at_file, one_of, option, text
 from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import CONTENT, GenerationOptions
+from plainformer.inputs.chat.tools import as_tools
 from plainformer.tasks.options import TaskOptions
 
 W = TypeVar("W", bound="WritingOptions")
@@ -94,8 +95,78 @@ class PromptOptions(WritingOptions):
     heal: bool = option(False, help="Let the model rewrite the prompt's last tokens.", check=flag())
 
 
+CHAT = "What a chat template reads"
+
+
+def _check_tools(name: str, tools: Any) -> None:
+    try:
+        as_tools(tools)
+    except UsageError as error:
+        raise error.within(opt(name)) from None
+
+
+def _check_documents(name: str, documents: Any) -> None:
+    listed = isinstance(documents, list | tuple)
+    if not listed or not all(isinstance(one, Mapping) for one in documents):
+        raise UsageError(
+            f"{opt(name)} is not a list of dicts", f"for example {opt(name, [{'title': 'A', 'text': 'B'}])}"
+        )
+
+
+def _check_variables(name: str, variables: Any) -> None:
+    if not isinstance(variables, Mapping) or not all(isinstance(key, str) for key in variables):
+        raise UsageError(f"{opt(name)} is not a dict", f"for example {opt(name, {'enable_thinking': False})}")
+    for key in variables:
+        if key in ("messages", "tools", "documents", "add_generation_prompt"):
+            raise UsageError(f"{opt(name)} names {key!r}, which has a place of its own", "leave it out there")
+
+
 @dataclass(frozen=True, kw_only=True)
-class TextGenerationOptions(PromptOptions):
+class ChatOptions(PromptOptions):
+    """Options of what a chat template makes of messages, each for templates that read it.
+
+    tools: what the model may call: JSON schemas, or Python functions, whose signature and docstring become one.
+    documents: dicts with "title" and "text". template_variables: whatever else a template reads, by name.
+    allow_control_tokens: whether `<|im_end|>` and the like inside a message count as control tokens; they are text otherwise.
+    """
+
+    tools: Sequence[Any] | None = option(
+        None, help="Tools to call, as JSON or @FILE.", check=_check_tools, group=CHAT, typed=str, read=json_at_file
+    )
+    documents: Sequence[Mapping[str, Any]] | None = option(
+        None, help="Documents, as JSON or @FILE.", check=_check_documents, group=CHAT, typed=str, read=json_at_file
+    )
+    template_variables: Mapping[str, Any] | None = option(
+        None,
+        help="Other variables, as JSON or @FILE.",
+        check=_check_variables,
+        group=CHAT,
+        typed=str,
+        read=json_at_file,
+    )
+    allow_control_tokens: bool = option(
+        False, help="Control tokens in messages are not read as text.", check=flag(), group=CHAT
+    )
+
+    @property
+    def chat_options(self) -> list[str]:
+        """The names of those that were given."""
+        return [
+            name for name in ("tools", "documents", "template_variables", "allow_control_tokens") if getattr(self, name)
+        ]
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What a chat template gets by name."""
+        named = {"tools": self.tools, "documents": self.documents}
+        return {
+            **(self.template_variables or {}),
+            **{name: value for name, value in named.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGenerationOptions(ChatOptions):
     """Options of text generation; see also `generation.options.GenerationOptions`."""
 
     truncate: bool = option(

@@ -52,3 +52,6 @@ class Prepared(Beginning):
     inputs: dict[str, Any]
     options: GenerationOptions
     uncounted: int = 0
+
+    def __repr__(self) -> str:
+        return f"Prepared({', '.join(self.inputs)} of {len(self.before) + len(self.begun)} tokens, {self.options!r})"

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import check_flag
-from plainformer.errors import InputError, UsageError, a_type, nth, opt
+from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.html import table
+from plainformer.tasks.lengths import least
 from plainformer.tasks.options import BATCH_SIZE
 from plainformer.tasks.results import Results
 
@@ -61,7 +62,9 @@ def score_texts(
     check_flag("truncate", truncate)
     if truncate and stride is not None:
         raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
-    own = task.config.main_stack.max_positions or task.tokenizer.max_length
+    own = task.config.main_stack.max_positions
+    if truncate or stride is not None:
+        own = least(own, task.tokenizer.max_length)
     limit = own if max_length is None else max_length
     results: Results[ScoredText] = Results()
     for start in range(0, len(texts), BATCH_SIZE):
@@ -77,7 +80,10 @@ def _encoded(task: Task, texts: Sequence[str], first: int, truncate: bool, limit
     """Encode texts of at most `limit` tokens, padded; None is no limit. `first`: the place of the first one."""
     rows = []
     for place, text in enumerate(texts, first):
-        row = task.tokenizer.encode(text, truncate=truncate and limit is not None and task.cut, max_length=limit)
+        cut = (task.cut or True) if truncate and limit is not None else False
+        with placed([place]):
+            (row,) = task.tokenizer.encode_batch([text], truncate=cut, max_length=limit)
+        row = row.once(task.tokenizer.bos_id, task.tokenizer.eos_id)
         if not row.input_ids:
             raise InputError(f"{nth(place)} is an empty text: there is nothing to score", "give at least two tokens")
         rows.append(row)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
+from plainformer.inputs.chat.prompt import ChatPrompt
 from plainformer.inputs.listed import as_list
 from plainformer.tasks.calls import Column, called_with
+from plainformer.tasks.lengths import least, offering
 from plainformer.tasks.options import TaskOptions
 from plainformer.tasks.results import Results
 from plainformer.tasks.writing.answers import Answer
@@ -74,6 +77,7 @@ def chat_called_with(options: Callable[Given, TaskOptions], answer: type[A]) -> 
 class TextGeneration(WritingTask[GeneratedText]):
     """A text → its continuation; a list of chat messages → the assistant's answer.
 
+    Control tokens inside chat messages are text (`allow_control_tokens`); in a text prompt they count.
     `truncate` cuts a prompt that is too long at its beginning: what comes right before the answer is kept. `answer_prefix`
     is what the answer begins with; constraints hold for what follows it.
     """
@@ -86,26 +90,48 @@ class TextGeneration(WritingTask[GeneratedText]):
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, str) or _is_chat(inputs)
 
-    def prompt_of(self, item: Any, place: int = 0) -> tuple[str, bool]:
-        """Return an input's prompt, and whether a chat template made it, with its special tokens; errors name `place`."""
+    def prompt_of(self, item: Any, options: TextGenerationOptions) -> str | ChatPrompt:
+        """Return an input's prompt: a text, or what a chat template made, with its special tokens."""
         if isinstance(item, str):
-            return item, False
+            for name in options.chat_options:
+                no_effect(True, name, "on a text: it is for chat messages")
+            return item
         if not _is_chat(item):
-            what = f"{nth(place)} is {a_type(item)}, neither text nor chat messages"
+            what = f"{nth(0)} is {a_type(item)}, neither text nor chat messages"
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
-        return self.tokenizer.apply_chat_template(item, add_generation_prompt=True), True
+        source = self.tokenizer.chat_template.source(tools=options.tools)
+        for name in options.variables:
+            named = name if name in options.chat_options else "template_variables"
+            idle = not re.search(rf"\b{re.escape(name)}\b", source)
+            no_effect(idle, named, f": this checkpoint's chat template does not read {name!r}")
+        if options.allow_control_tokens:
+            return ChatPrompt(((self.tokenizer.apply_chat_template(item, **options.variables), False),))
+        return self.tokenizer.chat_prompt(item, **options.variables)
+
+    def row_of(self, item: Any, options: TextGenerationOptions, *, any_length: bool = False) -> Encoding:
+        """Return the tokens of an input, with what the answer begins with.
+
+        A text that begins with the beginning token, as a rendered prompt does, gets no second one; likewise at its end.
+        """
+        prompt, prefix = self.prompt_of(item, options), options.answer_prefix
+        whole = prompt.followed_by(prefix) if isinstance(prompt, ChatPrompt) else prompt + prefix
+        if any_length:
+            (row,) = self.tokenizer.encode_batch([whole], max_length=None)
+        else:
+            limit = self.config.main_stack.max_positions
+            most = least(limit, self.tokenizer.max_length) if options.truncate else limit
+            cut = self.cut if options.truncate and most is not None else False
+            with offering(self.Options):
+                (row,) = self.tokenizer.encode_batch([whole], truncate=cut, max_length="own" if most is None else most)
+        return row if isinstance(prompt, ChatPrompt) else row.once(self.tokenizer.bos_id, self.tokenizer.eos_id)
 
     def encode(self, inputs: Sequence[Any], options: TextGenerationOptions) -> TextBatch:
-        limit: int | Literal["own"] = self.config.main_stack.max_positions or "own"
-        cut = self.cut if options.truncate else False
         rows = []
         for place, item in enumerate(inputs):
-            prompt, is_chat = self.prompt_of(item, place)
-            row = self.tokenizer.encode(
-                prompt + options.answer_prefix, add_special_tokens=not is_chat, truncate=cut, max_length=limit
-            )
+            with placed([place]):
+                row = self.row_of(item, options)
             if not row.input_ids:
                 what = f"{nth(place)} is an empty prompt: there is nothing to continue"
                 raise InputError(what, "give at least one character")
@@ -127,7 +153,8 @@ class TextGeneration(WritingTask[GeneratedText]):
         changes = {}
         if options.negative_prompt is not None:
             no_effect(options.guidance_scale is None, "negative_prompt", f"without {opt('guidance_scale')}")
-            ids = self.encode([options.negative_prompt], TextGenerationOptions()).input_ids.to(self.model.device)
+            own = TextGenerationOptions(truncate=options.truncate)
+            ids = self.encode([options.negative_prompt], own).input_ids.to(self.model.device)
             changes["negative_ids"] = ids.expand(len(rows), -1)
         engine = self.engine_options_after(beginnings, options, bare=self.is_bare(rows), **changes)
         ids, mask = self._tensors(rows)
