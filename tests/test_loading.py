@@ -62,7 +62,7 @@ def test_keywords_options_and_flags_are_one_list() -> None:
         ({"ffn_chunk_size": True}, "ffn_chunk_size=True is not a whole number"),
         ({"prepare": 1}, "prepare=1 is neither True nor False"),
         ({"allow_unused": None}, "allow_unused=None is neither True nor False"),
-        ({"revision": 5}, "revision is a int"),
+        ({"revision": 5}, "revision=5 is not a text"),
         ({"quantize": "int8", "prepare": False}, "leave out backend=... and prepare=..."),
     ],
 )

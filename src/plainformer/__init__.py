@@ -1,4 +1,4 @@
-"""Plainformer: the whole life of a transformer language model, plain to see.
+"""Plainformer: load a transformer, run it, and see every step from text to answer.
 
 `load` a checkpoint and call it. Nothing happens at import: torch is imported when something needs it.
 """

@@ -57,7 +57,7 @@ class PlainformerError(Exception):
         what: the value or object concerned, and why it cannot work.
         fix: the next step for the user; appended to the message.
     Attributes:
-        what, fix: as Python writes them. option: the first option that `what` names, or None.
+        what, fix: as Python writes them. option: the first option that `what` names, or None. fix_options: those that `fix` names.
     """
 
     exit_code = 1
@@ -67,6 +67,7 @@ class PlainformerError(Exception):
         self.what, self.fix = spelt(what), spelt(fix)
         named = _OPTION.search(what)
         self.option: str | None = named[1] if named is not None else None
+        self.fix_options: tuple[str, ...] = tuple(found[1] for found in _OPTION.finditer(fix))
         super().__init__(spelt(self._message))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -106,6 +107,17 @@ class PlainformerError(Exception):
     def message(self, spelling: Spelling = in_python, first: int = 0) -> str:
         """The whole message, with options as a front end writes them and inputs as it counts them."""
         return spelt(self._message, spelling, first)
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return a count with its noun: "1 document", "2,000 documents"; `nouns` where the plural is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def a_type(value: object) -> str:
+    """Return the type of a value with its article, for a message: "a list", "an int", "None"."""
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0] in "aeioAEIO" or name == "ndarray" else f"a {name}"
 
 
 @contextmanager
@@ -153,3 +165,26 @@ def did_you_mean(name: str, options: Iterable[str], limit: int = 3) -> str:
     if len(known) <= 12:
         return "known: " + ", ".join(known)
     return ""
+
+
+def spelling_of(name: str, options: Iterable[str]) -> str:
+    """Name what differs from `name` in case, hyphens, underscores and dots alone; "" where nothing does.
+
+    For names of what a checkpoint computes, where another name that is merely close would give other answers.
+    """
+    plain = re.sub(r"[-_. ]", "", name.lower())
+    same = [option for option in options if re.sub(r"[-_. ]", "", option.lower()) == plain]
+    return "did you mean " + " or ".join(map(repr, same)) + "?" if same else ""
+
+
+def to_install(extra: str) -> str:
+    """Return the command that installs what one of our extras needs: the packages themselves, wherever we came from."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        needed = [
+            one.partition(";")[0].strip() for one in requires("plainformer") or () if f'extra == "{extra}"' in one
+        ]
+    except PackageNotFoundError:
+        needed = []
+    return "pip install " + (" ".join(f"'{one}'" for one in needed) or f"'plainformer[{extra}]'")

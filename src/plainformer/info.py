@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, check_weights
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
+from plainformer.config.loading import LoadOptions
 from plainformer.config.model import in_millions
-from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python
+from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python, plural
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import default_task, head_for_task, stated_task, task_class
 from plainformer.tasks.lengths import least, text_limit
@@ -83,7 +84,7 @@ class CheckpointInfo:
         if self.tied:
             lines["tied"] = ", ".join(f"{a} = {b}" for a, b in self.tied)
         if self.unused_tensors:
-            lines["not used"] = f"{len(self.unused_tensors)} tensors: " + ", ".join(self.unused_tensors[:6])
+            lines["not used"] = f"{plural(len(self.unused_tensors), 'tensor')}: " + ", ".join(self.unused_tensors[:6])
         if self.problem is not None:
             lines["not loadable"] = self.problem.message(spelling)
         return lines
@@ -102,7 +103,8 @@ def inspect_checkpoint(
         HubError, CheckpointError: as `load`, where there is no configuration or no weight file that can be read. What
             else `load` would raise is the `problem`.
     """
-    with open_checkpoint(ref, revision=revision, token=token, family=family) as checkpoint:
+    asked = LoadOptions(revision=revision, token=token, family=family)
+    with open_checkpoint(ref, revision=asked.revision, token=asked.token, family=asked.family) as checkpoint:
         stated = stated_task(checkpoint)
         head = head_for_task(stated.name, ()) if stated is not None else None
         config, source = checkpoint.config(head), checkpoint.tensors()

@@ -19,7 +19,7 @@ from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
-from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, a_type, opt
 from plainformer.families import architecture_with_head, config_from_dict, head_of, heads_of, table_for
 from plainformer.inputs.files import make_folder
 from plainformer.model.block import set_ffn_chunk_size
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 Ref = str | os.PathLike[str]
 T = TypeVar("T", bound=Task)
 F = TypeVar("F", bound=Callable[..., Any])
+Chosen = Callable[[type[Task], str, ModelConfig], None]  # a task's class, its name, its model's configuration
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
@@ -148,15 +149,24 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
     Raises:
         PlainformerError: with the value, the cause and the next step.
     """
-    asked = LoadOptions.of(options, "load")
+    return load_chosen(ref, task, LoadOptions.of(options, "load"))
+
+
+def load_chosen(
+    ref: Ref, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen = lambda kind, name, config: None
+) -> Task:
+    """Do as `load`; `chosen` is told of the task before any weight is read: what it refuses is refused at once."""
     given = task_info(task) if task is not None else None
     with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
-        model = build_model(checkpoint, asked, _head_for(checkpoint, info))
-        info = _task_of(checkpoint, model.config, info)
-        made = task_class(info, model.config.head.kind)
+        head = _head_for(checkpoint, info)
+        config = checkpoint.config(head)
+        info = _task_of(checkpoint, config, info)
+        made = task_class(info, config.head.kind)
         if isinstance(task, type):
             made = _as_class(checkpoint, task, made)
+        chosen(made, info.name, config)
+        model = build_model(checkpoint, asked, head)
         tokenizer = checkpoint.tokenizer() if made.needs_tokenizer else None
         found = made(info.name, model, tokenizer, checkpoint)
         if isinstance(task, str):
@@ -238,7 +248,7 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
         quantize: "int8" rounds the weights of all linears to eight bits (fp32, CPU): a quarter of the memory, faster
             token by token. The answers change a little, and the model can no longer be saved or trained.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
-        allow_unused: accept tensors that no weight row knows.
+        allow_unused: load even if the file has tensors that the model does not use.
         family: the `model_type` to read config.json as, where it names none, or a class that is code of its own.
         prepare: False keeps plain, separate weights that can be trained.
         revision, token: of a Hub repository.
@@ -257,7 +267,8 @@ def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
 
 def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
     """Return the tokenizer of a reference, without its model: no weights are downloaded."""
-    with open_checkpoint(ref, revision=revision, token=token, part="tokenizer") as checkpoint:
+    asked = LoadOptions(revision=revision, token=token)
+    with open_checkpoint(ref, revision=asked.revision, token=asked.token, part="tokenizer") as checkpoint:
         return checkpoint.tokenizer()
 
 
@@ -288,7 +299,7 @@ def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
         return torch.float32 if device.type == "cpu" else None
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in DTYPES.values():
-        raise UsageError(f"{opt('dtype', dtype)} is not supported", did_you_mean(str(dtype), DTYPES))
+        raise UsageError(f"{opt('dtype', dtype)} is not supported", "give fp32, bf16 or fp16")
     return found
 
 
@@ -364,7 +375,7 @@ def save(model: Transformer | Task, folder: Ref) -> None:
         save_model(model, folder)
         return
     if not isinstance(model, Task):
-        raise UsageError(f"a {type(model).__name__} is neither a model nor a task", "pass what load or load_model gave")
+        raise UsageError(f"{a_type(model)} is neither a model nor a task", "pass what load or load_model gave")
     save_model(model.model, folder)
     if model.needs_tokenizer:
         model.tokenizer.save(Path(folder))

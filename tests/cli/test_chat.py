@@ -97,7 +97,7 @@ def test_who_cannot_chat(cli: Cli, tiny: Callable[[str], Path]) -> None:
     refused(cli("chat", tiny("text-generation"), stdin=b"hi"), "has no chat template", "plainformer run")
     refused(cli("chat", tiny("text-classification"), stdin=b"hi"), "cannot chat")
     refused(cli("chat", tiny("chat"), "--num-return-sequences", 2, stdin=b"hi"), "--num-return-sequences has no effect")
-    refused(cli("chat", tiny("chat"), "--decoder-prefix", "x", stdin=b"hi"), "--decoder-prefix has no effect")
+    refused(cli("chat", tiny("chat"), "--decoder-prefix", "x", stdin=b"hi"), "Unknown option: --decoder-prefix")
     refused(cli("chat", tiny("chat"), "--temperature", 2, stdin=b"hi"), "has no effect in greedy mode")
     refused(cli("chat", tiny("chat"), stdin=b"\xff\n"), "not UTF-8")
 

@@ -33,7 +33,7 @@ def test_the_ladder(cli: Cli, tiny: Tiny) -> None:
     options = "--steps 2 --do-sample --seed 4 --temperature 2 --top-k 3 --candidates 4"
     found = done(cli("explain", tiny("text-generation"), "the cat", *options.split()))
     (trace,) = done(cli("explain", tiny("text-generation"), "the cat", *options.split(), "--json")).json()
-    assert "sample, seed 4, 7 prompt tokens" in found.lines[0]
+    assert "sample, seed 4, prompt: 7 tokens" in found.lines[0]
     assert sum(line.startswith("step ") for line in found.lines) == 2
     assert "step 1   cache: 7 positions" in found.out and "step 2   cache: 8 positions" in found.out
     ladder = trace["steps"][0]["ladders"][0]
@@ -42,10 +42,10 @@ def test_the_ladder(cli: Cli, tiny: Tiny) -> None:
     assert column(found.lines, "top_k")[3] == "banned"
     vocabulary = ladder["effects"][0]["changed"]
     assert f"  temperature: changes {vocabulary} logits" in found.lines
-    assert f"  top_k: bans {vocabulary - 3} of {vocabulary} tokens, 3 are left" in found.lines
+    assert f"  top_k: removes {vocabulary - 3} of {vocabulary} tokens; 3 are left" in found.lines
     pick = trace["steps"][0]["picks"][0]
     assert f"the draw {pick['draw']:.6f} gives" in found.out and f"(id {pick['token_id']})" in found.out
-    assert "stopped because of length, after 2 new tokens" in found.lines[-1]
+    assert "stopped at the token limit after 2 new tokens" in found.lines[-1]
 
 
 def test_steps_agree_with_run(cli: Cli, tiny: Tiny) -> None:
@@ -118,7 +118,7 @@ def test_a_replay_that_fails(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     refused(cli("explain", tiny("text-generation"), "--replay", "t.json"), "the model is 'llama", code=1)
     refused(cli("explain", tiny("chat"), "--replay", "none.json"), "none.json cannot be read")
     (tmp_path / "x.json").write_text("{")
-    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "is not JSON")
+    refused(cli("explain", tiny("chat"), "--replay", "x.json"), "is not valid JSON")
     (tmp_path / "x.json").write_text("[]")
     refused(cli("explain", tiny("chat"), "--replay", "x.json"), "not a trace of a generation")
     refused(cli("explain", tiny("embedding"), "--replay", "t.json"), "a replay has no effect in feature-extraction")

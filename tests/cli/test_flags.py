@@ -47,7 +47,7 @@ def test_flags_become_options() -> None:
 
 def test_one_flag_of_several_options_says_what_they_are() -> None:
     (size,) = (f for f in fields(Both) if f.name == "size")
-    assert "A size. / Another size." in str(size.type)
+    assert "A size. Another size." in str(size.type)
 
 
 def test_help_names_other_options_as_flags() -> None:

@@ -44,7 +44,7 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         ({"greedy": 1}, "greedy=1 is neither True nor False"),
         ({"mode": "fsat"}, r"(?s)mode='fsat' is unknown.*did you mean 'fast'"),
         ({"mode": None}, "mode=None is unknown"),
-        ({"prompt": 3}, "prompt is a int"),
+        ({"prompt": 3}, "prompt=3 is not a text"),
     ],
 )
 def test_values_are_checked_when_options_are_made(given: dict[str, Any], message: str) -> None:

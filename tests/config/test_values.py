@@ -28,7 +28,7 @@ from plainformer.errors import UsageError
         (lambda: check_flag("f", None), "f=None is neither True nor False"),
         (lambda: check_choice("c", "fas", ["fast", "exact"]), "did you mean 'fast'"),
         (lambda: check_choice("c", 3, ["fast", "exact"]), "c=3 is unknown"),
-        (lambda: check_text("t", 3), "t is a int"),
+        (lambda: check_text("t", 3), "t=3 is not a text"),
     ],
 )
 def test_what_is_refused(check: Callable[[], None], says: str) -> None:

@@ -197,10 +197,10 @@ def test_documents_of_files_folders_and_lines(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("x.txt", b"\xff\xfe", "not UTF-8"),
-        ("x.jsonl", b"{", "line 1 of .*x.jsonl is not JSON"),
+        ("x.jsonl", b"{", "line 1 of .*x.jsonl is not valid JSON"),
         ("x.jsonl", b"3", "is not a document"),
         ("x.jsonl", b'{"id": 1}', "is not a document"),
-        ("x.jsonl", b"[" * 100_000, "not JSON"),
+        ("x.jsonl", b"[" * 100_000, "not valid JSON"),
         (None, b"", "no file or folder"),
     ],
 )
@@ -302,7 +302,7 @@ def test_the_command(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixt
         (["PATH", "--show", "phrase"], "did you mean 'phrases'"),
         (["PATH", "--show", "ranking"], "without --require"),
         (["PATH", "--csv", "--json"], "--json gives everything"),
-        (["PATH", "--label", "XYZ"], "is not a type of this checkpoint"),
+        (["PATH", "--label", "XYZ"], "is not a label of this model"),
         (["PATH", "--within", "lines"], "did you mean 'line'"),
         (["PATH", "--aggregation", "none"], "finds no entities"),
         (["PATH", "--scheme", "BILOU"], "BILOU"),

@@ -95,7 +95,6 @@ def test_modes_that_exclude_each_other() -> None:
         ("mirostat_eta", "mirostat_tau"),
         ("dry_base", "dry_multiplier"),
         ("dry_breakers", "dry_multiplier"),
-        ("negative_ids", "guidance_scale"),
         ("num_beam_groups", "diversity_penalty"),
     ],
 )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from plainformer.errors import InputError
-from plainformer.inputs.listed import a_kind, as_list
+from plainformer.errors import InputError, a_type
+from plainformer.inputs.listed import as_list
 
 pd = pytest.importorskip("pandas")
 TEXTS = ["b", "a", "b"]
@@ -62,7 +62,7 @@ def test_what_has_no_order_or_no_column() -> None:
 
 
 def test_kinds_for_messages() -> None:
-    assert [a_kind(value) for value in (3, None, np.zeros(1), "", 1.0)] == [
+    assert [a_type(value) for value in (3, None, np.zeros(1), "", 1.0)] == [
         "an int",
         "None",
         "an ndarray",

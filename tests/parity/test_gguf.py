@@ -496,7 +496,7 @@ UINT = gguf.GGUFValueType.UINT32
 NEEDED = ("embedding_length", "block_count", "feed_forward_length", "attention.head_count", "context_length")
 BAD: list[tuple[str, Change, str]] = [
     ("vocabulary only", vocabulary_only, "only a vocabulary"),
-    ("architecture unknown", setting("general.architecture", "lama"), "did you mean 'llama'"),
+    ("architecture unknown", setting("general.architecture", "lama"), "supported: "),
     ("architecture far", setting("general.architecture", "mamba"), "supported"),
     ("architecture number", setting("general.architecture", 3, UINT), "'3' is not supported"),
     *((f"no {name}", setting(f"llama.{name}", None), f"'llama.{name}' is missing") for name in NEEDED),
@@ -535,8 +535,8 @@ BAD: list[tuple[str, Change, str]] = [
     ("q of one axis", replacing("blk.1.attn_q.weight", (64,)), "'blk.1.attn_q.weight' has shape"),
     ("q odd", replacing("blk.1.attn_q.weight", (63, 64)), "'blk.1.attn_q.weight' has shape"),
     ("k of another size", replacing("blk.0.attn_k.weight", (64, 64)), "'blk.0.attn_k.weight' has shape"),
-    ("norm missing", replacing("blk.0.attn_norm.weight", None), "no tensor for"),
-    ("one layer more", replacing("blk.1.ffn_up.weight", None), "no tensor for"),
+    ("norm missing", replacing("blk.0.attn_norm.weight", None), "missing from the checkpoint"),
+    ("one layer more", replacing("blk.1.ffn_up.weight", None), "missing from the checkpoint"),
 ]
 
 

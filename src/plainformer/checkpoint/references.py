@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
-from plainformer.checkpoint.bundled import BUNDLED, bundled_path
+from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
@@ -60,7 +60,7 @@ def resolve(
     """
     text = os.fspath(ref) if isinstance(ref, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise UsageError(f"the model reference {ref!r} is a {type(ref).__name__}", "give a str or a Path")
+        raise UsageError(f"the model reference {ref!r} is neither a text nor a path", "give a str or a Path")
     _check_text(text)
     try:
         local = _resolve_local(text, is_path=not isinstance(ref, str), part=part)
@@ -126,9 +126,10 @@ def _near_paths(ref: str, path: Path) -> str:
     except OSError:
         siblings = []
     near = did_you_mean(parts[0] if parts else path.name, siblings)
+    near = near if near.startswith("did") else near_bundled(path.name)  # not all that the folder holds
     where = f"{str(parent)!r} exists, {parts[0]!r} in it does not" if parts and str(parent) != "." else ""
     hub = f"for the Hub repository write 'hf://{ref}'" if REPOSITORY_NAME.fullmatch(ref) and "/" in ref else ""
-    return "; ".join(part for part in (where, near, hub) if part)
+    return "; ".join(part for part in (where, near, hub) if part) or "check the path"
 
 
 def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:

@@ -19,7 +19,7 @@ from plainformer.checkpoint.account import what_to_do, why_missing
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, plural
 from plainformer.model.linear import Linear, LinearGroup
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def check_depth(config: ModelConfig, source: TensorSource) -> None:
     layers, count = sum(len(set(stack.layer_ids)) for stack in stacks), len(source.names())
     if layers > max(count, MANY_LAYERS):
         raise CheckpointError(
-            f"the configuration asks for {layers} layers, and the weights are only {count} tensors",
+            f"the configuration asks for {layers} layers, and the weights are only {plural(count, 'tensor')}",
             _OTHER,
         )
 
@@ -201,8 +201,8 @@ def _account(model: Transformer, table: WeightTable, plan: Plan, unused: list[st
     missing = [name for name in names if name not in filled and not table.is_zero(name)]
     if missing:
         cause, fix = why_missing(missing, unused, bool(plan))
-        extra = f"; it has {_some(unused)} that no row knows" if unused else ""
-        raise CheckpointError(f"no tensor for {_some(missing)}: {cause}{extra}", fix)
+        extra = f"; it has {_some(unused)} that the model does not use" if unused else ""
+        raise CheckpointError(f"{_missing(missing)}: {cause}{extra}", fix)
     if unused and not allow_unused:
         raise CheckpointError(
             f"the checkpoint has {_some(unused)} that this model does not use",
@@ -212,6 +212,11 @@ def _account(model: Transformer, table: WeightTable, plan: Plan, unused: list[st
 
 def _some(names: list[str]) -> str:
     return f"{'tensor' if len(names) == 1 else f'{len(names)} tensors'} {some(list(map(repr, names)), 4)}"
+
+
+def _missing(names: list[str]) -> str:
+    be = "is" if len(names) == 1 else "are"
+    return f"{plural(len(names), 'weight')} {be} missing from the checkpoint: {some(list(map(repr, names)), 4)}"
 
 
 def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:

@@ -17,9 +17,9 @@ from cyclopts import Parameter
 
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags
-from plainformer.cli.generation import GenerationFlags
+from plainformer.cli.generation import ChatFlags
 from plainformer.cli.inputs import Reading, read_texts
-from plainformer.cli.options import harmless, open_stdin, restored
+from plainformer.cli.options import Ref, harmless, open_stdin, restored
 from plainformer.cli.progress import screen, typing_hidden
 from plainformer.config.options import NotTyped, Spec, specs
 from plainformer.config.values import no_effect
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HELP = """\
 /reset              forget the conversation; the system message stays
 /system TEXT        the system message; without TEXT, none
-/set OPTION=VALUE   an option of generation (temperature=0.7); without VALUE, its default; alone, what is set
+/set OPTION=VALUE   an option of generation (max_new_tokens=200); without VALUE, its default; alone, what is set
 /save FILE          messages and settings as JSON
 /help, /exit        //TEXT says /TEXT to the model; Ctrl-C stops an answer"""
 # What a session decides by itself, or what has no meaning in one.
@@ -40,28 +40,27 @@ _NOT_SETTABLE = ("draft_model", "num_return_sequences", "num_alternatives", "bat
 
 
 def chat(
-    ref: str,
+    ref: Ref,
     /,
     *,
     system: Annotated[str | None, Parameter(help="System message.")] = None,
     load: LoadFlags = LoadFlags(),  # noqa: B008
-    generation: GenerationFlags = GenerationFlags(),  # noqa: B008
+    generation: ChatFlags = ChatFlags(),  # noqa: B008
 ) -> None:
     """Talk to a model, turn by turn; its answers appear as they are written.
+
+    Example: plainformer chat smollm2-135m-instruct --system "Answer in one sentence."
 
     Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the commands. Over a pipe each line is a message (or
     a command), and answers alone are written to stdout.
     """
     for name in ("num_return_sequences", "num_alternatives"):
         no_effect(name in generation.given(), name, "in a chat")
-    generation.check_files()
+    options = generation.checked(TextGenerationOptions, "a chat")
     open_stdin()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with typing_hidden() if terminal else contextlib.nullcontext():
-        task = load.load(ref)
-        if task.name != "text-generation":
-            raise UsageError(f"{restored(ref)} does {task.name}, and cannot chat", "`plainformer run` runs it")
-        options = generation.options(TextGenerationOptions, "a chat")
+        task = load.load(ref, lambda kind, name, config: _check_chats(restored(ref), name))
         from plainformer.tasks.writing.chat import ChatSession
 
         session = ChatSession(task, system=restored(system), **options)
@@ -75,6 +74,11 @@ def _make_ready(task: Any) -> None:
     """Write two tokens: the second step compiles kernels, for which nobody should wait in the middle of an answer."""
     with screen.during("making ready"), contextlib.suppress(PlainformerError):
         task("a", min_new_tokens=2, max_new_tokens=2)
+
+
+def _check_chats(ref: str, task: str) -> None:
+    if task != "text-generation":
+        raise UsageError(f"{ref} does {task}, and cannot chat", "`plainformer run` runs it")
 
 
 def _talk(session: ChatSession, terminal: bool) -> None:
@@ -184,7 +188,7 @@ def _save(session: ChatSession, path: str) -> None:
     try:
         Path(path).write_text(json.dumps(session.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "give another FILE") from None
+        raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "choose another FILE") from None
     _say(f"saved {path}")
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from plainformer.cli.options import shown, table
+from plainformer.errors import plural
 
 if TYPE_CHECKING:
     from plainformer.explanation import Difference, Run
@@ -35,7 +36,7 @@ def _output(side: Run) -> str:
     answer = side.answer
     if isinstance(answer, dict) and isinstance(answer.get("vector"), list):
         first = ", ".join(f"{value:.4f}" for value in answer["vector"][:6])
-        return f"a vector of {len(answer['vector'])} numbers: {first}, ..."
+        return f"a vector of {plural(len(answer['vector']), 'number')}: {first}, ..."
     return shown(json.dumps(answer, ensure_ascii=False))
 
 
@@ -43,7 +44,7 @@ def _verdict(found: Difference) -> str:
     if found.baseline.text is None:
         return "the answers are identical" if found.same else "the answers differ"
     if found.same:
-        return f"the outputs are identical: {len(found.baseline.token_ids)} tokens"
+        return f"the outputs are identical: {plural(len(found.baseline.token_ids), 'token')}"
     return f"the first token that differs: number {(found.first_difference or 0) + 1}"
 
 

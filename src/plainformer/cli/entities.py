@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, console, probe_output, restored, table, write_json
+from plainformer.cli.options import Json, Ref, console, probe_output, restored, table, write_json
 from plainformer.cli.progress import Count, screen
-from plainformer.config.values import check_choice, no_effect
-from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
+from plainformer.config.values import check_choice, check_number, check_whole, no_effect
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt, plural
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
+    from plainformer.config import ModelConfig
     from plainformer.entities import Analysis, Document
 
 VIEWS = ("phrases", "pairs", "pieces", "matches", "ranking")
@@ -34,12 +35,16 @@ class EntityFlags(Flags, kinds=[TokenClassificationOptions], only=("aggregation"
 class Required:
     """What the documents should have."""
 
-    require: Annotated[str | None, Parameter(help="File of required phrases, one a line: ranks the documents.")] = None
-    similar: Annotated[str | None, Parameter(help="Embedding model that also finds what means about the same.")] = None
-    threshold: Annotated[float | None, Parameter(help="Least cosine of a similar phrase; default 0.8.")] = None
+    require: Annotated[str | None, Parameter(help="File of required phrases, one per line: ranks the documents.")] = (
+        None
+    )
+    similar: Annotated[str | None, Parameter(help="Embedding model; also match phrases of similar meaning.")] = None
+    threshold: Annotated[
+        float | None, Parameter(help="Minimum cosine similarity of a similar phrase; default 0.8.")
+    ] = None
     anywhere: Annotated[bool, Parameter(negative="", help="Required words count outside entities, too.")] = False
 
-    def options(self, load: LoadFlags) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Return those of `analyse`."""
         from plainformer.entities import read_requirements
         from plainformer.entities.matching import THRESHOLD
@@ -48,10 +53,11 @@ class Required:
             no_effect(on and self.require is None, flag, f"without {opt('require')}", f"add {opt('require')} FILE")
         idle = self.threshold is not None and self.similar is None
         no_effect(idle, "threshold", f"without {opt('similar')}", f"add {opt('similar')} REF")
+        threshold = THRESHOLD if self.threshold is None else self.threshold
+        check_number("threshold", threshold, "[-1, 1]", fix="give a cosine, from 0 to 1")
         return {
             "required": read_requirements(restored(self.require)) if self.require is not None else (),
-            "compare": _compare(self.similar, load) if self.similar is not None else None,
-            "threshold": THRESHOLD if self.threshold is None else self.threshold,
+            "threshold": threshold,
             "anywhere": self.anywhere,
         }
 
@@ -68,11 +74,11 @@ class Written:
 
 
 def entities(
-    ref: str,
+    ref: Ref,
     /,
-    *paths: str,
+    *paths: Annotated[str, Parameter(help="Text files, .jsonl files, or folders of such files.")],
     label: Annotated[list[str] | None, Parameter(help="A type of entity that counts; repeat it. Default: all.")] = None,
-    min_score: Annotated[float, Parameter(help="Least score of an entity that counts.")] = 0.0,
+    min_score: Annotated[float, Parameter(help="Minimum score of an entity that counts.")] = 0.0,
     within: Annotated[str, Parameter(help="What makes phrases a pair: document, paragraph or line.")] = "paragraph",
     flags: EntityFlags = EntityFlags(),  # noqa: B008
     needs: Required = Required(),
@@ -82,23 +88,32 @@ def entities(
 ) -> None:
     """Analyse the entities of documents.
 
-    REF is a token classification checkpoint. PATH is a text file (one document), a .jsonl file (a document a line: a
-    text, or an object with "text" and perhaps "id"), or a folder of such files.
+    REF is a token classification checkpoint (`plainformer info REF` tells what a checkpoint does). A path is a text file
+    (one document), a .jsonl file (one document per line: a text, or an object with "text" and perhaps "id"), or a folder
+    of such files.
+
+    Example: plainformer entities MODEL letters/ --require wanted.txt --html report.html
     """
     from plainformer.entities.documents import document_files
+    from plainformer.entities.phrases import UNITS
 
     if not paths:
         raise UsageError("entities needs at least one PATH", "give files or folders")
     views = _views(written, needs.require, json)
+    check_whole("top", written.top, 0)
+    check_number("min_score", min_score, "[0, 1]")
+    check_choice("within", within, UNITS)
+    options = TokenClassificationOptions(**{"aggregation": "first", **flags.options()})
+    if options.aggregation == "none":
+        raise UsageError(f"{opt('aggregation', 'none')} finds no entities", "give simple, first, average or max")
     if written.html is not None:
         probe_output("html", written.html)
     given = [restored(path) for path in paths]
     document_files(given)  # says what is not there before a model is loaded
-    required = needs.options(load)
+    required = needs.options()
     task = _finder(load, ref, label or ())
-    options = task.make_options({"aggregation": "first", **flags.options()})
-    if options.aggregation == "none":
-        raise UsageError(f"{opt('aggregation', 'none')} finds no entities", "give simple, first, average or max")
+    if needs.similar is not None:
+        required["compare"] = _compare(needs.similar, load)
     analysis, failed = _analyse(
         task, options, given, labels=label or (), min_score=min_score, within=within, **required
     )
@@ -154,13 +169,9 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
         analysis = analyse(find, documents(), **how)
     found = sum(len(one.mentions) for one in analysis.found)
     more = ", ..." if len(other) > 1 else ""
-    left = f", {_plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
-    screen.say(f"{_plural(len(analysis.found), 'document')}, {_plural(found, 'entity', 'entities')}{left}")
+    left = f", {plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
+    screen.say(f"{plural(len(analysis.found), 'document')}, {plural(found, 'entity', 'entities')}{left}")
     return analysis, len(failed)
-
-
-def _plural(count: int, one: str, more: str = "") -> str:
-    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
@@ -181,15 +192,17 @@ def _views(written: Written, require: str | None, json: bool) -> Sequence[str]:
 
 def _finder(load: LoadFlags, ref: str, labels: Sequence[str]) -> Any:
     """Return the task, which has these types of entities."""
-    task = load.load(ref)
-    if task.name != "token-classification":
-        what = f"{restored(ref)} does {task.name}, which finds no entities"
-        raise UsageError(what, "give a token classification checkpoint")
-    known = sorted({name[2:] if name[1:2] == "-" else name for name in task.config.labels} - {"O"})
-    for name in labels:
-        if name not in known:
-            raise UsageError(f"{opt('label', name)} is not a type of this checkpoint", did_you_mean(name, known))
-    return task
+
+    def check(kind: Any, task: str, config: ModelConfig) -> None:
+        if task != "token-classification":
+            what = f"{restored(ref)} does {task}, which finds no entities"
+            raise UsageError(what, "give a token classification checkpoint")
+        known = sorted({name[2:] if name[1:2] == "-" else name for name in config.labels} - {"O"})
+        for name in labels:
+            if name not in known:
+                raise UsageError(f"{opt('label', name)} is not a label of this model", did_you_mean(name, known))
+
+    return load.load(ref, check)
 
 
 def _compare(ref: str, flags: LoadFlags) -> Any:
@@ -215,7 +228,9 @@ def _write_page(analysis: Analysis, path: Path) -> None:
     try:
         path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}", f"give another {opt('html')}") from error
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}", f"choose another path for {opt('html')}"
+        ) from error
 
 
 def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:

@@ -12,23 +12,27 @@ from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.insights import InsightFlags, print_insights, write_page
-from plainformer.cli.options import Json, console, probe_output, read_stdin, restored, shown, table, write_json
+from plainformer.cli.options import Json, Ref, console, probe_output, read_stdin, restored, shown, table, write_json
 from plainformer.config.values import check_whole, decode_text, no_effect
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, plural
+from plainformer.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
     from plainformer.explanation import ExplainedSteps, Explanation, Request
+    from plainformer.tasks.base import Task
 
 _WHAT_IF = (
     "Change one thing and show the difference: attend-to-padding, decoder-prefix=TEXT, no-cache, mask-head=L.H, "
-    "or an option=value, such as temperature=0.5; repeat it."
+    "or an option=value, such as num-beams=4; repeat it."
 )
 _ENDS = (16, 4)  # patches or frames that are shown at the beginning and at the end
 
 
 def explain(
-    ref: str,
-    item: Annotated[str | None, Parameter(name="TEXT")] = None,
+    ref: Ref,
+    item: Annotated[
+        str | None, Parameter(name="TEXT", help="A text, or - for stdin; an image's or a recording's file.")
+    ] = None,
     /,
     *,
     pair: Annotated[str | None, Parameter(help="The second text, where the task reads two.")] = None,
@@ -51,16 +55,19 @@ def explain(
 
     TEXT is a text, or "-" for stdin; for images and audio it is the file. --top-k is the number of candidates for the
     next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
+
+    Example: plainformer explain smollm2-135m-instruct "The capital of France is" --steps 3
     """
     asked = [name for name, on in (("steps", steps), ("what_if", what_if), ("replay", replay)) if on is not None]
-    _check_generation(asked, generation, candidates)
+    _check_generation(asked, generation, candidates, steps)
     flags = {"pair": pair is not None, "shapes": shapes, "chat": chat, "truncate": truncate, "all_pieces": all_pieces}
     _check_flags(asked, json, **flags, **inside.given())
     if item is None and replay is None:
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
     if inside.html is not None:
         probe_output("html", inside.html)
-    task = load.load(ref)
+    options: dict[str, Any] = {}
+    task = load.load(ref, lambda kind, name, config: options.update(_options(kind, name, asked, generation)))
     if replay is not None:
         _replay(task, replay, item, json)
         return
@@ -68,7 +75,7 @@ def explain(
     from plainformer.explanation.one_pass import paired
 
     given, second = _read(task, item), restored(pair)
-    request = Request(paired(task, given, second), chat, truncate, generation.options() if asked else {})
+    request = Request(paired(task, given, second), chat, truncate, options)
     width = 5 if candidates is None else candidates
     call = {"item": given, "pair": second, "chat": chat, "truncate": truncate}
     if what_if:
@@ -103,17 +110,33 @@ def _insights(task: Any, given: dict[str, Any], inside: InsightFlags, steps: Any
     write_page(task, given, inside, steps)
 
 
-def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None) -> None:
+def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None, steps: int | None) -> None:
     """Refuse options of generation where nothing is generated, or a trace has its own."""
-    if candidates is not None:
-        check_whole("candidates", candidates)
+    for name, count in (("candidates", candidates), ("steps", steps)):
+        if count is not None:
+            check_whole(name, count, fix="give the number of tokens, 1 or more")
     replays, otherwise = "replay" in asked, f"without {opt('steps')} or {opt('what_if')}"
     no_effect(replays and len(asked) > 1, asked[0] if asked else "", f"with {opt('replay')}", "leave one of them out")
     for name in generation.given():
         no_effect(replays, name, f"with {opt('replay')}: the trace has its options")
-        no_effect(not asked and name != "top_k", name, otherwise, f"add {opt('steps', 5)}, say")
+        no_effect(not asked and name != "top_k", name, otherwise, f"for example {opt('steps', 5)}")
     idle = candidates is not None and (replays or not asked)
     no_effect(idle, "candidates", otherwise, f"{opt('top_k')} shows more next tokens")
+
+
+def _options(kind: type[Task], name: str, asked: list[str], generation: GenerationFlags) -> dict[str, Any]:
+    """Return the options of generation, checked before any weight is read."""
+    top_k = generation.top_k
+    if not asked:
+        if top_k is not None:
+            check_whole("top_k", top_k)
+        return {}
+    if "replay" in asked or not issubclass(kind.Options, GenerationOptions):
+        return generation.options()
+    greedy = top_k is not None and not generation.do_sample and generation.penalty_alpha is None
+    fix = f"{opt('candidates', top_k)} shows that many tokens of each step"
+    no_effect(greedy, "top_k", f"with {opt(asked[0])} and without {opt('do_sample')}", fix)
+    return generation.checked(kind.Options, name)
 
 
 def _check_flags(asked: list[str], json: bool, **flags: bool) -> None:
@@ -253,5 +276,5 @@ def _print_answer(out: Any, answer: Any) -> None:
         if isinstance(vector := part.get("vector"), list):
             length = sum(value * value for value in vector) ** 0.5
             first = ", ".join(f"{value:.4f}" for value in vector[:6])
-            text = f"a vector of {len(vector)} numbers and length {length:.4f}: {first}, ..."
+            text = f"a vector of {plural(len(vector), 'number')} and length {length:.4f}: {first}, ..."
         out.print(f"answer: {text}", markup=False)

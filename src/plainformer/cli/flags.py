@@ -7,6 +7,7 @@ when the checkpoint is loaded.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
@@ -17,9 +18,12 @@ from cyclopts import Parameter
 from plainformer.cli.options import restored
 from plainformer.cli.progress import screen
 from plainformer.config.loading import LoadOptions
-from plainformer.config.options import NotTyped, OptionSet, Spec, at_file, json_at_file, specs
+from plainformer.config.options import NotTyped, OptionSet, Spec, specs
 from plainformer.config.values import no_effect
 from plainformer.errors import opt, spelt
+
+if TYPE_CHECKING:
+    from plainformer.loading import Chosen
 
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
@@ -69,17 +73,16 @@ class Flags:
         cls.known = {name: same[0] for name, same in merged.items()}
         Parameter(name="*")(dataclass(frozen=True)(cls))
 
+    def checked(self, kind: type[OptionSet], owner: str) -> dict[str, Any]:
+        """Return `options(kind, owner)`, whose values have been checked."""
+        found = self.options(kind, owner)
+        kind.of(found, owner)
+        return found
+
     def given(self) -> list[str]:
         """Return the names of those that were given."""
         values = ((name, getattr(self, name)) for name in self.known)
         return [name for name, value in values if value is not None and value is not False]
-
-    def check_files(self) -> None:
-        """Read the files that options name with an @, before anything long runs: one that is not there is an error."""
-        for name in self.given():
-            read = self.known[name].spec.read
-            if read in (at_file, json_at_file):
-                read(restored(getattr(self, name)))
 
     def options(self, kind: type[OptionSet] | None = None, owner: str = "") -> dict[str, Any]:
         """Return those that were given as options of `kind`; None: of any of the classes that the flags are made of.
@@ -135,12 +138,25 @@ def _own_type(f: Field[Any]) -> Any:
 def _typed(same: list[Flag], group: str) -> Any:
     """Return the type of one flag with what --help says, from all options that it is for."""
     first = same[0]
-    helps = list(dict.fromkeys(flag.help for flag in same))
-    help = " / ".join(one for one in helps if not any(one != more and more.startswith(one[:-1]) for more in helps))
+    help = _joined(dict.fromkeys(_PYTHON.sub("", flag.help) for flag in same))
     kind = bool if first.kind is bool else first.kind | None
     parameter = Parameter(help=spelt(help, as_flag), negative="", show_default=False)
     heading = first.spec.group or group  # a group of None would hide the flag
     return Annotated[(kind, parameter, Parameter(group=heading))] if heading else Annotated[kind, parameter]
+
+
+# What a help says of Python's callers alone.
+_PYTHON = re.compile(r";? in Python [^.;]*| \(in Python [^)]*\)")
+
+
+def _joined(helps: Collection[str]) -> str:
+    """Return the helps of one flag as one; of those that say more of the same, the only one, or what they share."""
+    kept = dict.fromkeys(helps)
+    for one in helps:
+        longer = [more for more in helps if more != one and more.startswith(one[:-1])]
+        for dropped in [one] if len(longer) == 1 else longer:
+            kept.pop(dropped, None)
+    return " ".join(kept)
 
 
 def as_flag(name: str, value: str | None) -> str:
@@ -164,11 +180,12 @@ class LoadFlags(Flags, kinds=[LoadOptions]):
 
     task: Annotated[str | None, Parameter(help="Task; default: what the checkpoint's architecture implies.")] = None
 
-    def load(self, ref: str) -> Any:
-        """Return the reference as a task, ready to call."""
+    def load(self, ref: str, chosen: Chosen = lambda kind, name, config: None) -> Any:
+        """Return the reference as a task, ready to call; `chosen` sees which it is before any weight is read."""
+        asked = LoadOptions.of(self.options(), "load")
         if not screen.shows:  # huggingface_hub shows some of its bars in pipes, too
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         with screen.during(f"loading {restored(ref)}", ticks=False):  # a download has bars of its own
-            from plainformer.loading import load
+            from plainformer.loading import load_chosen
 
-            return load(restored(ref), task=self.task, **self.options())
+            return load_chosen(restored(ref), self.task, asked, chosen)

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from plainformer.cli.options import Json, console, restored, shown, table, write_json
+from plainformer.cli.screen import folded, print_facts, visible
 from plainformer.errors import UsageError, did_you_mean
 
 
@@ -23,8 +27,11 @@ class Term:
     also: tuple[str, ...] = ()
 
 
-def glossary(*term: str, json: Json = False) -> None:
-    """Explain a term of the field; without one, list all terms."""
+def glossary(*term: Annotated[str, Parameter(help="A term, or several words of one.")], json: Json = False) -> None:
+    """Explain a term of the field; without one, list all terms.
+
+    Example: plainformer glossary attention head
+    """
     terms = read_terms()
     found = find(restored(" ".join(term)), terms) if term else terms
     if json:
@@ -40,10 +47,10 @@ def glossary(*term: str, json: Json = False) -> None:
     for number, each in enumerate(found):
         also = f" ({', '.join(each.also)})" if each.also else ""
         out.print("\n" * bool(number) + shown(f"{each.name}{also}"))
-        out.print(f"  {shown(each.text)}")
-        out.print(f"  code    {', '.join(each.code)}")
+        out.print("\n".join(folded(visible(each.text), out.width, "  ", "  ")), markup=False)
+        print_facts(out, {"code": ", ".join(each.code)}, indent="  ", label=7)
         for place, source in enumerate(each.source):
-            out.print(f"  {'' if place else 'source':<6}  {shown(source)}")
+            print_facts(out, {"" if place else "source": visible(source)}, indent="  ", label=7)
 
 
 def read_terms() -> list[Term]:

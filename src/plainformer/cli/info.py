@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, as_flag
-from plainformer.cli.options import Json, console, restored, shown, table, write_json
+from plainformer.cli.options import Json, Ref, console, restored, shown, table, write_json
+from plainformer.cli.screen import print_facts, visible
 from plainformer.config.loading import LoadOptions
 
 
@@ -16,14 +17,17 @@ class HubFlags(Flags, kinds=[LoadOptions], only=("revision", "token", "family"))
 
 
 def info(
-    ref: str,
+    ref: Ref,
     /,
     *,
     tensors: Annotated[bool, Parameter(negative="", help="List every parameter with its shape.")] = False,
     hub: HubFlags = HubFlags(),  # noqa: B008
     json: Json = False,
 ) -> None:
-    """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task."""
+    """Show a checkpoint's family, parameters by part, shapes, dtypes, tokenizer, limits and task.
+
+    Example: plainformer info all-minilm-l6-v2
+    """
     from plainformer.info import inspect_checkpoint
 
     found = inspect_checkpoint(restored(ref), **hub.options())
@@ -32,7 +36,7 @@ def info(
         return
     out = console()
     for name, value in found.summary(as_flag).items():
-        out.print(f"{name:<18} {shown(str(value))}")
+        print_facts(out, {name: visible(value)})
     out.print()
     parts = table("part", "parameters", "share", right=("parameters", "share"))
     for name, count in found.parameters_by_part.items():

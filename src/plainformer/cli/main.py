@@ -28,6 +28,7 @@ _VERBS = {
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
+    "completion": "Print the script by which bash, zsh or fish completes verbs and flags.",
     "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
 
@@ -51,23 +52,25 @@ def _interrupted(number: int, frame: Any) -> None:
 
 
 @cache
-def app() -> App:
-    """Return the verbs and their options."""
-    from cyclopts import App
+def app(shown: str = "") -> App:
+    """Return the verbs and their options. `shown`: the verb whose own help, with its example, --help prints."""
+    from cyclopts import App, Parameter
 
     import plainformer
 
     made = App(
         name="plainformer",
-        help="The whole life of a transformer language model, plain to see.",
+        help="Load a transformer, run it, and see every step from text to answer.",
         version=plainformer.__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # run_app says so and returns 130
         # "markdown" would load a parser for every --help.
         help_format="plaintext",
+        default_parameter=Parameter(negative=()),  # neither --no-X nor --empty-X
     )
     for verb, summary in _VERBS.items():
-        made.command(f"plainformer.cli.{verb}:{verb}", name=verb, help=summary)
+        # A summary that is given here saves the import of a verb's file, and hides its docstring.
+        made.command(f"plainformer.cli.{verb}:{verb}", name=verb, **({} if verb == shown else {"help": summary}))
     return made
 
 
@@ -89,6 +92,10 @@ def run_app(arguments: list[str]) -> int:
         # The reader (head, less) has gone; nothing is wrong. Keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich's own way out, in --help
+            return 0
+        raise
     except Exception as error:
         return _report(error)
     return 0
@@ -97,7 +104,7 @@ def run_app(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> None:
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
-    app()(list(_completed(given)), exit_on_error=False, print_error=False)
+    app(given[0] if given else "")(list(_completed(given)), exit_on_error=False, print_error=False)
 
 
 def _completed(arguments: Sequence[str]) -> Iterator[str]:

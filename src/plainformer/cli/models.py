@@ -6,7 +6,10 @@ from plainformer.cli.options import Json, console, table, write_json
 
 
 def models(*, json: Json = False) -> None:
-    """List the families that are supported (model_type in config.json), and the bundled names."""
+    """List the families that are supported (model_type in config.json), and the bundled names.
+
+    Example: plainformer models
+    """
     import ast
     import importlib.util
     from pathlib import Path
@@ -26,9 +29,10 @@ def models(*, json: Json = False) -> None:
         write_json([*rows, *({"bundled": name, "installed": there} for name, there in bundled.items())])
         return
     families = table("model_type", "about")
-    for row in rows:
-        families.add_row(row["model_type"], row["about"])
+    for about in dict.fromkeys(row["about"] for row in rows):  # several may share one file
+        families.add_row(", ".join(row["model_type"] for row in rows if row["about"] == about), about)
     console().print(families)
+    console().print()
     names = table("bundled name", "installed")
     for name, there in bundled.items():
         names.add_row(name, "yes" if there else "no")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 from unicodedata import category
@@ -13,10 +13,16 @@ from unicodedata import category
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
+from plainformer.cli.screen import console as console
+from plainformer.cli.screen import shown as shown
+from plainformer.cli.screen import table as table
 from plainformer.errors import InputError, PlainformerError, opt
 
 Text = TypeVar("Text", str, str | None)
 MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
+Ref = Annotated[
+    str, Parameter(help="A local folder, a .gguf file, a bundled name (see `plainformer models`) or a Hub id.")
+]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
@@ -63,7 +69,7 @@ def as_json(value: Any) -> str:
 
 
 def write_json(values: Iterable[Any]) -> None:
-    """Print one JSON value a line, at once."""
+    """Print one JSON value per line, at once."""
     for value in values:
         print(as_json(value), flush=True)
 
@@ -87,41 +93,3 @@ def probe_output(name: str, path: str | Path) -> None:
         why = getattr(error, "strerror", "") or str(error)
     if why:
         raise InputError(f"{opt(name, str(path))} cannot be written: {why}", "choose another path")
-
-
-def console() -> Any:
-    """Return a rich console on stdout that neither wraps nor colours when piped."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        return Console(highlight=False, soft_wrap=True)
-
-    class Piped(Console):
-        """Writes by itself: rich fills every line with blanks, and ends the program where the reader has gone."""
-
-        def print(self, *objects: Any, **options: Any) -> None:
-            with self.capture() as captured:
-                super().print(*objects, **options)
-            sys.stdout.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
-
-    return Piped(highlight=False, soft_wrap=True, width=1 << 12)
-
-
-def table(*columns: str, right: Sequence[str] = ()) -> Any:
-    """Return a plain table; the columns in `right` are aligned to the right."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        wraps = column in ("about", "answers", "also called", "where")
-        justify: Any = "right" if column in right else "left"
-        made.add_column(column, justify=justify, overflow="fold", no_wrap=not wraps)
-    return made
-
-
-def shown(text: str) -> str:
-    """Return a token's text with its blanks visible, safe from rich's markup."""
-    from rich.markup import escape
-
-    return escape(json.dumps(text, ensure_ascii=False)[1:-1].replace('\\"', '"'))

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from plainformer.cli import inputs as reader
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
 from plainformer.cli.inputs import IMAGES, SOUNDS, Item, Reading
-from plainformer.cli.options import Json, restored
+from plainformer.cli.options import Json, Ref, restored
 from plainformer.cli.progress import Count, screen, typing_hidden
 from plainformer.cli.rows import CsvRows, JsonRows, PlainRows, Rows, for_people
 from plainformer.config.values import no_effect
@@ -28,9 +28,9 @@ class TaskFlags(Flags, kinds=option_classes(), group="What a task does"):
 
 
 def run(
-    ref: str,
+    ref: Ref,
     /,
-    *inputs: str,
+    *inputs: Annotated[str, Parameter(help="Texts, files, or - for stdin.")],
     chat: Annotated[bool, Parameter(negative="", help="Each input is a user's message in a chat.")] = False,
     system: Annotated[str | None, Parameter(help="System message of a chat.")] = None,
     pair: Annotated[str | None, Parameter(help="Second text of each pair, for text classification.")] = None,
@@ -47,17 +47,18 @@ def run(
 ) -> None:
     """Run a checkpoint on inputs.
 
-    REF is a local folder, a .gguf file, a bundled name or a Hub id. INPUT is text, "-" for stdin, a file or a folder of
-    files: text files give one input per line, .jsonl files one JSON value per line, .csv and .tsv files one row; for images
-    and audio it is the file itself.
+    An input is a text, "-" for stdin, a file or a folder of files: text files give one input per line, .jsonl files one JSON
+    value per line, .csv and .tsv files one row; for images and audio it is the file itself.
+
+    Example: plainformer run smollm2-135m-instruct "The capital of France is" --max-new-tokens 8
     """
     if not inputs:
         raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
     no_effect(json and csv, "csv", f"with {opt('json')}", "leave one of them out")
     reader.check_paths(inputs, literal=literal)
-    flags.check_files()
-    task = load.load(ref)
-    options = task.make_options(flags.options(task.Options, task.name))
+    asked: dict[str, Any] = {}
+    task = load.load(ref, lambda kind, name, config: asked.update(flags.checked(kind.Options, name)))
+    options = task.make_options(asked)
     texts = {"system": system, "pair": pair, "question": question, "query": query}
     forms: dict[str, Any] = {name: restored(value) for name, value in texts.items() if value is not None}
     forms |= {"chat": True} if chat else {}
@@ -240,5 +241,5 @@ def _whole(items: Iterator[Item], name: str) -> Iterator[Item]:
     for item in items:
         if isinstance(item.value, str):
             info = TASKS[name]
-            raise UsageError(f"{name} needs {opt(info.flags[0])}", f"or a .jsonl file with {info.form} a line")
+            raise UsageError(f"{name} needs {opt(info.flags[0])}", f"or a .jsonl file with one {info.form} per line")
         yield item

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.cli.options import MAX_INPUT_BYTES, console, shown, table, write_json
-from plainformer.errors import InputError
+from plainformer.errors import InputError, plural
 
 if TYPE_CHECKING:
     from plainformer.explanation import ExplainedSteps, Replayed, Trace
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 
 Name = Callable[[int], str]  # a token as it is shown
+_ENDS = {
+    "eos": "stopped at the end token",
+    "length": "stopped at the token limit",
+    "stop_string": "stopped at a stop string",
+    "time": "stopped by the time limit",
+    "callback": "stopped by a function",
+}
 
 
 def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
@@ -26,7 +33,9 @@ def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
         return f'"{shown(found.tokens.get(token_id, "?"))}"'
 
     seed = f", seed {trace.options['seed']}" if "seed" in trace.options else ""
-    out.print(f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, {len(trace.prompt_ids)} prompt tokens\n")
+    out.print(
+        f"{shown(found.ref)}: {found.task}, {trace.mode}{seed}, prompt: {plural(len(trace.prompt_ids), 'token')}\n"
+    )
     several = len(trace.answers) > 1
     for step in trace.steps[:most]:
         out.print(f"step {step.number}   cache: {_cache(step)}")
@@ -40,12 +49,13 @@ def print_steps(out: Any, found: ExplainedSteps, most: int) -> None:
         out.print(_tree(trace, name, most))
         out.print("")
     if len(trace.steps) > most:
-        out.print(f"... and {len(trace.steps) - most} more steps\n")
+        out.print(f"... and {plural(len(trace.steps) - most, 'more step')}\n")
     for number, (answer, text) in enumerate(zip(trace.answers, found.texts, strict=True)):
         which = f"answer {number}: " if several else ""
         score = f", score {answer.score:.4f}" if answer.score is not None else ""
         count = len(answer.token_ids)
-        out.print(f'{which}stopped because of {answer.stop_reason}, after {count} new tokens{score}: "{shown(text)}"')
+        end = f"{_ENDS.get(answer.stop_reason, answer.stop_reason)} after {plural(count, 'new token')}"
+        out.print(f'{which}{end}{score}: "{shown(text)}"')
 
 
 def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: Name, unit: str) -> None:
@@ -71,8 +81,9 @@ def _print_ladder(out: Any, ladder: Ladder, pick: Pick | None, name: Name, unit:
 
 def _effect(effect: Any) -> str:
     total = effect.left + effect.banned
-    parts = [f"changes {effect.changed} logits"] if effect.changed else []
-    parts += [f"bans {effect.banned} of {total} tokens, {effect.left} are left"] if effect.banned else []
+    parts = [f"changes {plural(effect.changed, 'logit')}"] if effect.changed else []
+    left = f"{effect.left:,} {'is' if effect.left == 1 else 'are'} left"
+    parts += [f"removes {effect.banned:,} of {plural(total, 'token')}; {left}"] if effect.banned else []
     return ", ".join(parts) or "changes nothing"
 
 
@@ -85,7 +96,7 @@ def _cache(step: TraceStep) -> str:
     if not step.cache_reserved_bytes:
         return "none"
     used, reserved = _size(step.cache_used_bytes), _size(step.cache_reserved_bytes)
-    return f"{step.cache_positions} position{'s' * (step.cache_positions != 1)}, {used} used of {reserved} reserved"
+    return f"{plural(step.cache_positions, 'position')}, {used} used of {reserved} reserved"
 
 
 def _size(count: int) -> str:
@@ -124,7 +135,7 @@ def print_replayed(trace: Trace, found: Replayed, as_json: bool) -> None:
     if as_json:
         write_json([{"reproduces": True, **counts, "logit_difference": found.logit_difference}])
         return
-    same = ", ".join(f"{count} {name}" for name, count in counts.items())
+    same = ", ".join(plural(count, name.removesuffix("s")) for name, count in counts.items())
     console().print(f"reproduces: {same}; logits differ by {found.logit_difference:.2g} at most")
 
 
@@ -142,5 +153,5 @@ def read_trace(path: str) -> Trace:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}", "give what `explain --steps N --json` wrote") from None
+        raise InputError(f"{path} is not valid JSON: {error}", "give what `explain --steps N --json` wrote") from None
     return Trace.from_dict(content)

@@ -6,14 +6,18 @@ from plainformer.cli.options import Json, console, table, write_json
 
 
 def tasks(*, json: Json = False) -> None:
-    """List the tasks: what each reads and answers, and the field it belongs to."""
-    from dataclasses import asdict
+    """List the tasks: what each reads and answers, and the field it belongs to.
 
+    Example: plainformer tasks --json
+    """
     from plainformer.tasks import ALIASES, TASKS
 
     names = {info.name: [alias for alias, name in ALIASES.items() if name == info.name] for info in TASKS.values()}
     if json:
-        write_json({**asdict(info), "aliases": names[info.name]} for info in TASKS.values())
+        said = ("name", "field", "reads", "answers")
+        write_json(
+            {**{key: getattr(info, key) for key in said}, "aliases": names[info.name]} for info in TASKS.values()
+        )
         return
     shown = table("task", "field", "reads", "answers", "also called")
     for info in TASKS.values():

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from plainformer.config.options import NotTyped, OptionSet, flag, one_of, option, text, whole
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, spelling_of
 
 if TYPE_CHECKING:
     import torch
 
+DTYPES = ("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
+
+
+def _dtype(name: str, value: Any) -> None:
+    named = value in DTYPES if isinstance(value, str) else hasattr(value, "is_floating_point")  # torch's own
+    if not named:
+        raise UsageError(
+            f"{opt(name, value)} is not supported", spelling_of(str(value), DTYPES) or "give fp32, bf16 or fp16"
+        )
+
+
+def _device(name: str, value: Any) -> None:
+    if isinstance(value, str) and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise UsageError(f"{opt(name, value)} is unknown", "give cpu, cuda or cuda:0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +34,14 @@ class LoadOptions(OptionSet):
     """How a checkpoint becomes a model."""
 
     dtype: str | torch.dtype | None = option(
-        None, help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.", typed=str
+        None, help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.", check=_dtype, typed=str
     )
-    device: str | torch.device = option("cpu", help="cpu, cuda or cuda:N.", typed=str)
-    backend: str = option("auto", help="CPU linears: auto, plain, fused, onednn or compiled.", check=one_of(*BACKENDS))
+    device: str | torch.device = option("cpu", help="cpu, cuda or cuda:N.", check=_device, typed=str)
+    backend: str = option(
+        "auto",
+        help="How linear layers run on the CPU: auto, plain, fused, onednn or compiled.",
+        check=one_of(*BACKENDS),
+    )
     quantize: str | None = option(
         None,
         help="int8 rounds the weights of all linears to eight bits (fp32 on a CPU): a quarter of the memory.",
@@ -31,7 +50,9 @@ class LoadOptions(OptionSet):
     ffn_chunk_size: int = option(
         0, help="Positions that a feed-forward network runs at a time; 0 for all.", check=whole(0)
     )
-    allow_unused: bool = option(False, help="Accept tensors that no weight row knows.", check=flag())
+    allow_unused: bool = option(
+        False, help="Load even if the file has tensors that the model does not use.", check=flag()
+    )
     family: str | None = option(
         None, help="Read config.json as this model_type's, where it names none or code of its own.", check=text()
     )

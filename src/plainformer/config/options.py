@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, cast
 
+from plainformer.config.declared import check_declared
 from plainformer.config.values import check_choice, check_flag, check_number, check_text, check_whole
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
@@ -150,8 +151,11 @@ class Checked:
         for f in fields(self):  # type: ignore[arg-type]
             spec: Spec | None = f.metadata.get("option")
             value = getattr(self, f.name)
-            if spec is not None and spec.check is not None and not (value is None and f.default is None):
+            if spec is None or value is f.default:  # also an option that was given as what it is anyway
+                continue
+            if spec.check is not None:
                 spec.check(f.name, value)
+            check_declared(type(self), f.name, value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,8 @@ def check_whole(name: str, value: object, least: int = 1, most: int | None = Non
     """Refuse what is not a whole number from `least` to `most`."""
     if not is_whole(value, least) or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise UsageError(
-            f"{opt(name, value)} is not a whole number {bounds}", fix or f"give {opt(name, max(least, 1))}"
-        )
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise UsageError(f"{opt(name, value)} is not a whole number {bounds}", fix or f"give {allowed}")
 
 
 def check_number(name: str, value: object, interval: str = "(-inf, inf)", *, fix: str = "") -> None:
@@ -40,7 +39,7 @@ def check_number(name: str, value: object, interval: str = "(-inf, inf)", *, fix
 def check_flag(name: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool):
-        raise UsageError(f"{opt(name, value)} is neither True nor False", f"give {opt(name, True)} or leave it out")
+        raise UsageError(f"{opt(name, value)} is neither True nor False", f"give {opt(name, True)}, or leave it out")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -53,7 +52,13 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 def check_text(name: str, value: object) -> None:
     """Refuse what is not a str."""
     if not isinstance(value, str):
-        raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give a text")
+        raise UsageError(f"{opt(name, value)} is not a text", "give a text")
+
+
+def check_texts(name: str, value: object) -> None:
+    """Refuse what is not a list of str."""
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{opt(name, value)} is not a list of texts", "give a list of texts")
 
 
 def no_effect(given: bool, name: str, why: str, fix: str = "leave it out") -> None:
@@ -86,4 +91,4 @@ def read_json_line(line: str | bytes, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}", "one JSON value a line") from None
+        raise InputError(f"{where} is not valid JSON: {error}", "write one JSON value per line") from None

@@ -8,9 +8,10 @@ from html import escape
 from itertools import tee
 from typing import Any
 
+from plainformer.config.values import check_choice, check_flag, check_number, check_texts
 from plainformer.entities.documents import Document, Found, Mention
 from plainformer.entities.matching import THRESHOLD, Compare, Ranked, rank
-from plainformer.entities.phrases import Pair, Phrase, cut, pairs, phrase_table
+from plainformer.entities.phrases import UNITS, Pair, Phrase, cut, pairs, phrase_table
 
 # Texts → the entities of each, in order, or None for one to leave out; a `TokenClassification` task is one.
 Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention] | None]]
@@ -80,6 +81,12 @@ def analyse(
         required, compare, threshold, anywhere: see `matching.rank`.
         seen: is told of each document.
     """
+    check_number("min_score", min_score, "[0, 1]")
+    check_choice("within", within, UNITS)
+    check_number("threshold", threshold, "[-1, 1]", fix="give a cosine, from 0 to 1")
+    check_flag("anywhere", anywhere)
+    for name, phrases in (("labels", labels), ("required", required)):
+        check_texts(name, phrases)
     sources, texts = tee(documents)
     answers = iter(find(one.text for one in texts if one.text.strip()))  # nothing is found in nothing
     found = []
@@ -90,8 +97,8 @@ def analyse(
         kept = tuple(m for m in mentions if m.score >= min_score and (not labels or m.label in labels))
         found.append(Found(document, kept))
         seen(found[-1])
-    phrases = phrase_table(found)
+    table = phrase_table(found)
     ranking = None
     if required:
         ranking = rank(found, required, compare=compare, threshold=threshold, anywhere=anywhere)
-    return Analysis(tuple(found), tuple(phrases.values()), pairs(found, phrases, within), ranking)
+    return Analysis(tuple(found), tuple(table.values()), pairs(found, table, within), ranking)

@@ -70,7 +70,7 @@ def read_documents(
 ) -> Iterator[Document]:
     """Yield the documents at these paths, one at a time.
 
-    A file is a document; a `.jsonl` file one a line, a text or an object with "text" and perhaps "id"; a folder all
+    A file is a document; a `.jsonl` file one per line, a text or an object with "text" and perhaps "id"; a folder all
     that its files of known suffixes hold, by name; `skipped` is told of its others. With `failed`, a document that cannot be
     read is passed over, and `failed` told why.
 

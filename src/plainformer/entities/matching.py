@@ -52,14 +52,14 @@ class Ranked:
 
 
 def read_requirements(path: str | Path) -> tuple[str, ...]:
-    """Return required phrases, one a line, each once; empty lines and those that begin with "# " do not count."""
+    """Return required phrases, one per line, each once; empty lines and those that begin with "# " do not count."""
     phrases: dict[str, str] = {}
     for line in read_text(path, "the list").splitlines():
         phrase = line.strip()
         if phrase and phrase != "#" and not phrase.startswith("# "):
             phrases.setdefault(normal_form(phrase), phrase)
     if not phrases:
-        raise InputError(f"the list {str(path)!r} names nothing", "write a required phrase a line")
+        raise InputError(f"the list {str(path)!r} names nothing", "write one required phrase per line")
     return tuple(phrases.values())
 
 

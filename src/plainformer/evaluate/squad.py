@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from plainformer.config.values import check_choice, no_effect
-from plainformer.errors import InputError, opt
+from plainformer.errors import InputError, opt, plural
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -187,7 +187,7 @@ def _check_ids(what: str, given: Mapping[str, Any], references: Mapping[str, Any
     missing = [name for name in references if name not in given]
     if missing:
         raise InputError(
-            f"{what} lack {len(missing)} of {len(references)} questions, {missing[0]!r} say",
+            f"{what} lack {len(missing)} of {plural(len(references), 'question')}, for example {missing[0]!r}",
             'give "" for a question without an answer' if what == "predictions" else "give one for each question",
         )
     unknown = [name for name in given if name not in references]

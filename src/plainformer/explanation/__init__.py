@@ -13,7 +13,7 @@ Changes, as they are written on the command line:
     decoder-prefix=TEXT      forced beginning of the output
     no-cache                 every step runs the whole sequence again
     mask-head=L.H            mask head H of layer L (the decoder's; encoder.L.H: the encoder's)
-    OPTION=VALUE             any other option of generation: temperature=0.5, num_beams=4; none removes it
+    OPTION=VALUE             any other option of generation: num-beams=4, repetition-penalty=1.2; none removes it
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Difference:
 
 
 def parse_change(text: str) -> Change:
-    """Parse a change as it is written: "mask-head=0.1", "temperature=0.5".
+    """Parse a change as it is written: "mask-head=0.1", "num-beams=4".
 
     Raises:
         UsageError: an unknown change; a value is missing, or there is one too many.
@@ -174,7 +174,7 @@ def _find_head(task: Task, which: str) -> tuple[Stack, int, int]:
         there = [name for name, value in stacks.items() if value is not None]
         raise UsageError(f"mask-head={which}: this model has no {side!r}", f"it has {' and '.join(map(str, there))}")
     layers, heads = stack.config.num_layers, stack.config.num_heads
-    fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}: write mask-head={layers - 1}.0, say"
+    fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}: for example mask-head={layers - 1}.0"
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise UsageError(f"mask-head={which} does not name a head", fix)
     layer, head = map(int, parts)

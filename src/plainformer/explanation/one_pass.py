@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
-from plainformer.config.values import no_effect
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config.values import check_flag, check_text, check_whole, no_effect
+from plainformer.errors import InputError, UsageError, a_type, opt
 from plainformer.explanation.attention import Attention, Sequenced, read_attention, wanted_heads
 from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
@@ -252,6 +252,12 @@ def reads_text(task: Task) -> bool:
 
 def _check_arguments(task: Task, pair: str | None, chat: bool, top_k: int | None, truncate: bool) -> None:
     kind = task.config.head.kind
+    check_flag("chat", chat)
+    check_flag("truncate", truncate)
+    if pair is not None:
+        check_text("pair", pair)
+    if top_k is not None:
+        check_whole("top_k", top_k)
     for name, on in (("pair", pair is not None), ("chat", chat), ("truncate", truncate)):
         no_effect(on and not reads_text(task), name, "on images and audio")
     no_effect(chat and kind != "causal_lm", "chat", f"in {task.name}")
@@ -316,7 +322,7 @@ def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:
         if value is not None:
             tensors = {name: torch.as_tensor(value)}
     if not tensors:
-        raise UsageError(f"{task.name} cannot be explained for a {type(item).__name__}", "give one image or recording")
+        raise UsageError(f"{task.name} cannot be explained for {a_type(item)}", "give one image or recording")
     return {name: value.to(task.model.device) for name, value in tensors.items() if isinstance(value, Tensor)}
 
 

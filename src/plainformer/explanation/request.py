@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from plainformer.config.values import no_effect
+from plainformer.config.values import check_flag, no_effect
 from plainformer.errors import UsageError
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.base import GeneratingTask
@@ -28,6 +28,10 @@ class Request:
     chat: bool = False
     truncate: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_flag("chat", self.chat)
+        check_flag("truncate", self.truncate)
 
     def with_options(self, **changes: Any) -> Request:
         """Return the same with some options changed; None removes one."""

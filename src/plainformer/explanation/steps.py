@@ -49,7 +49,7 @@ def explain_steps(
         width: how many tokens of each step are kept. about: plain values to keep with the trace.
     """
     check_generates(task, opt("steps"))
-    check_whole("steps", steps)
+    check_whole("steps", steps, fix="give the number of tokens to generate, 1 or more")
     if not {"max_new_tokens", "max_length"} & set(request.options):
         request = request.with_options(max_new_tokens=steps)
     prepared = request.prepared(task)

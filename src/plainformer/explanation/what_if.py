@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plainformer.config.values import check_whole
 from plainformer.errors import UsageError
 from plainformer.explanation.answers import changed_answer
 from plainformer.explanation.changes import (
@@ -44,6 +45,7 @@ def what_if(task: Task, request: Request, change: Change | str, *, width: int = 
     Raises:
         UsageError: the change is unknown, or has no effect on this model.
     """
+    check_whole("width", width)
     if isinstance(change, str):
         change = parse_change(change)
     if not isinstance(task, GeneratingTask) or task.config.head.kind not in GENERATING:
@@ -139,4 +141,4 @@ def _likelihood(task: GeneratingTask, prepared: Prepared) -> str:
     inputs = {key: prepared.inputs[key] for key in ("input_ids", "attention_mask") if name != "input_ids"}
     log_p = task.model(**{**inputs, name: ids}).logits[0, len(prepared.before) - 1 : -1].float().log_softmax(-1)
     total = float(log_p.gather(-1, ids[0, len(prepared.before) :, None]).sum())
-    return f"left alone, the model would begin so with probability {torch.tensor(total).exp().item():.2g}"
+    return f"without the prefix, the model would have begun this way with probability {torch.tensor(total).exp().item():.2g}"

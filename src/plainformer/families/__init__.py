@@ -27,7 +27,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.config.values import check_choice
-from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, a_type, opt, spelling_of
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.naming import HEADS_BY_SUFFIX, foreign_class, implied_model_type
@@ -61,7 +61,7 @@ def family_module(model_type: str) -> ModuleType:
     if model_type not in FAMILIES:
         raise CheckpointError(
             f"model_type {shown(model_type)} is not a family that is supported",
-            did_you_mean(model_type, FAMILIES) or f"supported: {', '.join(FAMILIES)}",
+            spelling_of(model_type, FAMILIES) or f"supported: {', '.join(FAMILIES)}",
         )
     return importlib.import_module(f"plainformer.families.{FAMILIES[model_type]}")
 
@@ -82,7 +82,7 @@ class _Conventions:
         if kind not in known:
             raise CheckpointError(
                 f"a {kind!r} tokenizer is of no family that is supported",
-                did_you_mean(kind, known) or f"supported: {', '.join(sorted(known))}; or provide a tokenizer.json",
+                spelling_of(kind, known) or f"supported: {', '.join(sorted(known))}; or provide a tokenizer.json",
             )
         return known[kind]
 
@@ -111,7 +111,7 @@ def head_of(architecture: str, model_type: str) -> str:
             return head
     raise CheckpointError(
         f"architecture {shown(architecture)} is not supported",
-        did_you_mean(architecture, HEADS_BY_SUFFIX) or f"pass {opt('task', ...)} to choose a head",
+        spelling_of(architecture, HEADS_BY_SUFFIX) or f"pass {opt('task', ...)} to choose a head",
     )
 
 
@@ -176,7 +176,7 @@ def config_from_dict(raw: dict[str, Any], head: str | None = None, where: str = 
 
 def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
     if not isinstance(raw, dict):
-        raise CheckpointError(f"a {type(raw).__name__} is not an object", "it is not a model's config")
+        raise CheckpointError(f"{a_type(raw)} is not an object", "it is not a model's config")
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         if model_type is not None:

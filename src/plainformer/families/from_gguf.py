@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from plainformer.checkpoint.rows import SAME, Add, Op, Row, Split, Unpermute, WeightTable, fused, ignore, linear, row
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.config.checks import MAX_LAYERS, MAX_WIDTH, reading, require, require_size, shown
-from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, UsageError, opt, spelling_of
 from plainformer.families import config_from_dict
 from plainformer.families.hf_config import HfConfig
 
@@ -122,7 +122,7 @@ def _architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise CheckpointError(
             f"architecture {name[:80]!r} is not supported",
-            did_you_mean(name[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
+            spelling_of(name[:80], ARCHITECTURES) or "supported: " + ", ".join(ARCHITECTURES),
         )
     return ARCHITECTURES[name]
 

@@ -18,7 +18,7 @@ from plainformer.config.checks import (
 )
 from plainformer.config.fields import Fields
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, did_you_mean
+from plainformer.errors import CheckpointError, spelling_of
 from plainformer.families.quantised import refuse_quantised
 
 # The names that config.json files use for activations → ours.
@@ -88,7 +88,7 @@ class HfConfig(Fields):
         if name not in ACTIVATION_NAMES and name not in ACTIVATIONS:
             raise CheckpointError(
                 f"{names[0]}={shown(name)} is not an activation that is supported",
-                did_you_mean(name, ACTIVATION_NAMES),
+                spelling_of(name, ACTIVATION_NAMES) or "supported: " + ", ".join(ACTIVATION_NAMES),
             )
         return ACTIVATION_NAMES.get(name, name)
 
@@ -184,7 +184,9 @@ def _scaling(kind: str, fields: HfConfig, original: int, max_positions: int) -> 
     if kind in ("longrope", "su"):
         return _longrope(fields, original, max_positions)
     options = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
-    raise CheckpointError(f"rope type {shown(kind)} is not supported", did_you_mean(kind, options))
+    raise CheckpointError(
+        f"rope type {shown(kind)} is not supported", spelling_of(kind, options) or "supported: " + ", ".join(options)
+    )
 
 
 def _yarn(fields: HfConfig, original: int, max_positions: int) -> RopeScaling:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from plainformer.errors import UsageError, opt
+from plainformer.config.declared import fits
+from plainformer.errors import UsageError, a_type, opt
 
 Options = Any  # `GenerationOptions`, whose fields are made of what is here
 
@@ -21,7 +22,7 @@ def reusable_cache(name: str, value: object) -> None:
     from plainformer.generation.cache.cache import KeyValueCache
 
     if not isinstance(value, KeyValueCache):
-        raise UsageError(f"{opt(name)} is a {type(value).__name__}", f"pass the .{name} of an earlier result")
+        raise UsageError(f"{opt(name)} is {a_type(value)}", f"pass the .{name} of an earlier result")
 
 
 def function(signature: str) -> Callable[[str, object], None]:
@@ -45,6 +46,24 @@ def read_early_stopping(text: str) -> bool | str:
     if text not in words:
         raise UsageError(f"{opt('early_stopping', text)} is unknown", "give true, false or never")
     return words[text]
+
+
+def token_ids(name: str, value: object) -> None:
+    """Refuse what is not a list, or an array of one dimension, of token ids."""
+    if not fits(value, Sequence[int]) or any(i < 0 for i in value):  # type: ignore[attr-defined]
+        raise UsageError(f"{opt(name, value)} is not a list of token ids", "give whole numbers from 0: [50256]")
+
+
+def a_model(name: str, value: object) -> None:
+    """Refuse what is neither a model nor a task."""
+    if not hasattr(value, "config"):
+        raise UsageError(f"{opt(name, value)} is not a model", "give what `load` or `load_model` returned")
+
+
+def layers(name: str, value: object) -> None:
+    """Refuse a word that names no layers; numbers are checked against the model."""
+    if isinstance(value, str) and value not in ("low", "high"):
+        raise UsageError(f"{opt(name, value)} is unknown", "give low, high, or a list of layer numbers")
 
 
 def read_layers(text: str) -> str | list[int]:

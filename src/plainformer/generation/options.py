@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from plainformer.config.options import NotTyped, OptionSet, at_file, cached, flag, number, one_of, option, specs, whole
 from plainformer.errors import UsageError, opt
 from plainformer.generation.option_values import (
+    a_model,
     dry,
     early_stopping,
     forced_eos,
     function,
     keep,
+    layers,
     mirostat,
     read_early_stopping,
     read_layers,
     reusable_cache,
     text_stop,
+    token_ids,
     xtc,
 )
 
@@ -72,14 +75,14 @@ class GenerationOptions(OptionSet):
 
     # fmt: off
     max_new_tokens: int | None = option(
-        help="Generate at most this many tokens for each prompt; 64 if neither this nor a maximum length is given.",
+        help="Maximum number of new tokens for each prompt; 64 if neither this nor a maximum length is given.",
         group=LENGTH, check=whole(1, fix="ask for at least 1"), checkpoint="max_new_tokens")
     max_length: int | None = option(
-        help="At most this many tokens including the prompt; the number of new tokens takes precedence where both are given.",
+        help="Maximum number of tokens including the prompt; the number of new tokens takes precedence where both are given.",
         group=LENGTH, check=whole(1), checkpoint="max_length")
     eos_ids: Sequence[int] | None = option(
         help="Token ids that end an answer; by default the model's own, an empty list for none.", group=LENGTH,
-        typed=NotTyped)
+        typed=NotTyped, check=token_ids)
     stop: TextStop | str | Sequence[str] | None = option(
         help="Text that ends the answer and is not part of it; may be given several times.", group=LENGTH,
         typed=list[str], engine=text_stop, checkpoint="stop_strings")
@@ -89,12 +92,12 @@ class GenerationOptions(OptionSet):
     max_time: float | None = option(help="Stop after this many seconds.", group=LENGTH, check=number("(0, inf)"),
         checkpoint="max_time")
 
-    do_sample: bool = option(False, help="Draw tokens instead of taking the likeliest.", group=SEARCH, check=flag(),
+    do_sample: bool = option(False, help="Sample tokens instead of taking the likeliest.", group=SEARCH, check=flag(),
         chooses=("draft_model", "prompt_lookup", "num_beams"), checkpoint="do_sample", neutral=False)
     seed: int | Sequence[int] | None = option(
-        help="Seed of the draws: the same seed gives the same answer; in Python also one for each prompt.",
+        help="Random seed: the same seed gives the same answer; in Python also one for each prompt.",
         group=SEARCH, typed=int, modes=SAMPLING)
-    num_return_sequences: int = option(1, help="Answers for each prompt, of samples or beams.", group=SEARCH,
+    num_return_sequences: int = option(1, help="Number of answers for each prompt (sampling or beam search).", group=SEARCH,
         check=whole(1), modes=("sample", *BEAMS, "speculative"), checkpoint="num_return_sequences", neutral=1)
     num_alternatives: int = option(1,
         help="Answers for each prompt that begin with the likeliest, the second likeliest, ... token.", group=SEARCH,
@@ -121,7 +124,7 @@ class GenerationOptions(OptionSet):
         help="Contrastive search: weight of the penalty on resembling the text so far.", group=SEARCH,
         check=number("[0, 1]", fix="0.6 is the paper's choice"), chooses=(), checkpoint="penalty_alpha", neutral=0)
     draft_model: Any = option(help="Speculative decoding: a smaller model that drafts tokens.", group=SEARCH, typed=str,
-        chooses=("do_sample",))
+        check=a_model, chooses=("do_sample",))
     prompt_lookup: int | None = option(
         help="Speculative decoding: draft what followed the last N tokens earlier in the text.", group=SEARCH,
         check=whole(1), chooses=("do_sample",), checkpoint="prompt_lookup_num_tokens")
@@ -129,7 +132,7 @@ class GenerationOptions(OptionSet):
         check=whole(1), modes=("speculative",), checkpoint="num_assistant_tokens")
     dola_layers: str | Sequence[int] | None = option(
         help="DoLa: contrast the last layer with earlier ones: low, high, or layer numbers such as 1,3,5.",
-        group=SEARCH, typed=str, read=read_layers, modes=(*TOKENS, *BEAMS), excludes="guidance_scale",
+        group=SEARCH, typed=str, read=read_layers, check=layers, modes=(*TOKENS, *BEAMS), excludes="guidance_scale",
         checkpoint="dola_layers")
     guidance_scale: float | None = option(help="Classifier-free guidance: above 1 follows the prompt more closely.",
         group=SEARCH, check=number(), modes=(*TOKENS, *BEAMS), runs=("guidance",), checkpoint="guidance_scale",
@@ -160,10 +163,10 @@ class GenerationOptions(OptionSet):
     dry_allowed_length: int | None = option(help="DRY: repetitions of this many tokens are free. Default: 2.",
         group=REPETITION, check=whole(1), needs="dry_multiplier")
     dry_breakers: Sequence[int] | None = option(help="DRY: token ids that a repetition does not extend across.",
-        group=REPETITION, typed=NotTyped, needs="dry_multiplier")
-    no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens occurs twice.", group=REPETITION,
+        group=REPETITION, typed=NotTyped, check=token_ids, needs="dry_multiplier")
+    no_repeat_ngram_size: int | None = option(help="Never repeat an n-gram of this size.", group=REPETITION,
         check=whole(1), make="NoRepeatNgram", checkpoint="no_repeat_ngram_size", neutral=0)
-    encoder_no_repeat_ngram_size: int | None = option(help="No sequence of this many tokens of the input occurs.",
+    encoder_no_repeat_ngram_size: int | None = option(help="Never repeat an n-gram of this size that is in the input.",
         group=REPETITION, check=whole(1), make="EncoderNoRepeatNgram", checkpoint="encoder_no_repeat_ngram_size",
         neutral=0)
     bad_words_ids: Sequence[Sequence[int]] | None = option(help="Sequences of token ids that may not occur.",
@@ -192,14 +195,14 @@ class GenerationOptions(OptionSet):
         typed=NotTyped, make=lambda p, o, ends: p.ExponentialDecay(*o.exponential_decay, ends),
         checkpoint="exponential_decay_length_penalty")
     suppress: Sequence[int] = option((), help="Token ids that are never generated.", group=CONTENT, typed=NotTyped,
-        make="Suppress")
+        check=token_ids, make="Suppress")
     suppress_first: Sequence[int] = option((), help="Token ids that are not generated first.", group=CONTENT,
-        typed=NotTyped, make="SuppressFirst")
+        typed=NotTyped, check=token_ids, make="SuppressFirst")
     forced: Mapping[int, int | None] | None = option(help="Token ids forced at positions of a row: {1: 50259}.",
         group=CONTENT, typed=NotTyped, runs=("whisper_timestamps", "forced"), make="Forced")
 
     temperature: float | Sequence[float] | None = _sampler("below 1 sharpens the distribution, above 1 flattens it.",
-        typed=float, engine=number("(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"),
+        typed=float, check=number("(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"),
         make="Temperature", checkpoint="temperature", neutral=1)
     top_n_sigma: float | None = _sampler("keep tokens whose logit is within n standard deviations of the highest.",
         check=number("(0, inf)"), make="TopNSigma", checkpoint="top_n_sigma")
@@ -243,7 +246,7 @@ class GenerationOptions(OptionSet):
         typed=NotTyped)
     cache: KeyValueCache | None = option(
         help="The cache of an earlier result to continue from: only new tokens are run.", group=RUNNING, typed=NotTyped,
-        engine=reusable_cache, modes=TOKENS, excludes="cache_kind")
+        check=reusable_cache, modes=TOKENS, excludes="cache_kind")
     cache_kind: str = option("full",
         help="How keys and values are kept: full, int8 (a quarter of the memory), or none (computed again).",
         group=RUNNING, check=one_of("full", "int8", "none"), modes=(*TOKENS, *BEAMS))

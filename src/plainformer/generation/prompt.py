@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError, nth, opt
+from plainformer.errors import InputError, UsageError, a_type, nth, opt
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
@@ -107,7 +107,7 @@ def _decoder_start(model: Transformer, decoder_input_ids: Tensor | None, encoder
 def check_tensor(name: str, value: object) -> None:
     """Refuse what is neither None nor a tensor."""
     if value is not None and not isinstance(value, Tensor):
-        raise UsageError(f"{opt(name)} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+        raise UsageError(f"{opt(name)} is {a_type(value)}, not a tensor", f"torch.tensor({name})")
 
 
 def left_align(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

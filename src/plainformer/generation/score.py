@@ -93,7 +93,7 @@ def _window(model: Transformer, max_length: int | None, stride: int | None) -> i
     """Return the length of a window, checked; None where rows are read whole."""
     for name, value in (("stride", stride), ("max_length", max_length)):
         if value is not None:
-            check_whole(name, value, fix=f"give {opt(name, 256)}, say")
+            check_whole(name, value, fix=f"for example {opt(name, 256)}")
     if stride is None:
         if max_length is not None:
             raise UsageError(

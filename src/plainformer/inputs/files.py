@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plainformer.config.checks import reading, require_text
 from plainformer.config.fields import Fields
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth
+from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,10 +39,10 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not JSON: {error}", "the file is damaged or truncated: download it again"
+            f"{path} is not valid JSON: {error}", "the file is damaged or truncated: download it again"
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object", "download the file again")
+        raise CheckpointError(f"{path} holds {a_type(content)}, not an object", "download the file again")
     with reading(str(path)):
         require_text(written, content)
     return content
@@ -98,7 +98,7 @@ def as_array(source: Any, what: str, axes: int, layouts: tuple[str, str]) -> tup
         return source, layouts[0]
     if not (hasattr(source, "detach") and hasattr(source, "cpu")):  # a torch tensor, told without importing torch
         raise InputError(
-            f"{what} cannot be a {type(source).__name__}", f"give {what} as a path, bytes, a numpy array or a tensor"
+            f"{what} cannot be {a_type(source)}", f"give {what} as a path, bytes, a numpy array or a tensor"
         )
     tensor = source.detach().cpu()
     array: npt.NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()

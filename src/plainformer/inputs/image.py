@@ -26,7 +26,7 @@ from plainformer.config.checks import reading, require, require_size, shown
 from plainformer.config.fields import Fields
 from plainformer.config.parts import BILINEAR, ImageDefaults
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean
+from plainformer.errors import CheckpointError, InputError, MissingDependencyError, did_you_mean, to_install
 from plainformer.inputs.files import as_array, each, existing_file, read_preprocessor
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _pillow() -> ModuleType:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingDependencyError("images need Pillow", "pip install plainformer[image]") from error
+        raise MissingDependencyError("images need Pillow", to_install("image")) from error
     return Image
 
 

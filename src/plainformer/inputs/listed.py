@@ -38,12 +38,6 @@ def as_list(inputs: Any) -> Any:
     return list(inputs) if isinstance(inputs, Collection) else inputs
 
 
-def a_kind(value: Any) -> str:
-    """Return the kind of a value for a message: "an int", "None"."""
-    name = type(value).__name__
-    return "None" if value is None else f"an {name}" if name[0].lower() in "aeio" or name == "ndarray" else f"a {name}"
-
-
 def _of_array(array: Any) -> Any:
     """Return the items of an array or column that may hold text; anything else as it is."""
     if getattr(getattr(array, "dtype", None), "kind", "") not in _TEXT_KINDS:

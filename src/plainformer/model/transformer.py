@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from plainformer.config import ModelConfig, TokenFrontend
 from plainformer.config.model import in_millions
 from plainformer.config.values import check_whole
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.heads import Head, last_true
@@ -194,12 +194,12 @@ class Transformer(nn.Module):
                 "each position of this model sees the later ones: it cannot be cached", "leave out cache=..."
             )
         if cache is not None and not isinstance(cache, Cache):
-            raise UsageError(f"cache is a {type(cache).__name__}", "pass KeyValueCache(model.config, rows)")
+            raise UsageError(f"cache is {a_type(cache)}", "pass KeyValueCache(model.config, rows)")
         if encoder_output is not None and (self.encoder is None or self.decoder is None):
             raise UsageError("encoder_output is for an encoder-decoder, which this model is not", "leave it out")
         if encoder_output is not None and not isinstance(encoder_output, StackOutput):
             raise UsageError(
-                f"encoder_output is a {type(encoder_output).__name__}, not an encoder's output",
+                f"encoder_output is {a_type(encoder_output)}, not an encoder's output",
                 "pass what encode() gave, or .encoder of an earlier output",
             )
         check_whole("logits_to_keep", logits_to_keep, 0, fix="give 0 (all positions) or more")
@@ -277,7 +277,7 @@ class Transformer(nn.Module):
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor", f"torch.tensor({name})")
+        raise UsageError(f"{name} is {a_type(value)}, not a tensor", f"torch.tensor({name})")
 
 
 def _check_rows(decoder: StackInput, encoder_output: StackOutput, copies: int) -> None:

@@ -18,8 +18,8 @@ from plainformer.config import ModelConfig
 from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, PlainformerError, UsageError, nth, placed
-from plainformer.inputs.listed import a_kind, as_list
+from plainformer.errors import InputError, PlainformerError, UsageError, a_type, nth, placed
+from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.calls import called_with as called_with
 from plainformer.tasks.lengths import max_length_of, offering, text_limit
@@ -139,7 +139,7 @@ class Task(ABC):
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             ahead = options.read_ahead if options.batch_size > 1 else 1
             return self._answers(_windows(inputs, options.batch_size, ahead), options, done)
-        what = f"{a_kind(inputs)} is not an input for {self.name}"
+        what = f"{a_type(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
 
     def checked(self, inputs: Any, options: Any) -> Any:
@@ -161,7 +161,7 @@ class Task(ABC):
         if item is None or str(item) in ("nan", "<NA>"):  # a gap in a column
             what = f"{nth(place)}, {item}, is missing: it is not an input for {self.name}"
             return InputError(what, "leave it out, or fill it: column.dropna(), column.fillna('')")
-        what = f"{nth(place)}, {a_kind(item)}, is not an input for {self.name}"
+        what = f"{nth(place)}, {a_type(item)}, is not an input for {self.name}"
         return InputError(what, f"give {self.reads()}")
 
     def _one(self, item: Any, options: Any) -> Any:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, UsageError, placed
-from plainformer.inputs.listed import a_kind, as_list
+from plainformer.errors import InputError, UsageError, a_type, placed
+from plainformer.inputs.listed import as_list
 from plainformer.tasks.base import Task
 from plainformer.tasks.calls import Call, Given, MediaCall, called_with
 from plainformer.tasks.options import TaskOptions
@@ -237,7 +237,7 @@ class EmbeddingTask(Task):
             found = self(given, **options)  # of an array of pictures: several
             return (found.vector[None], True) if isinstance(found, Embedding) else (found.vectors, False)
         if not isinstance(given, list | tuple):
-            raise InputError(f"cannot compare {a_kind(given)}", f"give {self.reads()}, a vector, or a list of them")
+            raise InputError(f"cannot compare {a_type(given)}", f"give {self.reads()}, a vector, or a list of them")
         return self._embed(list(given), options), False
 
     def _embed(self, items: list[Any], options: Mapping[str, Any]) -> Tensor:

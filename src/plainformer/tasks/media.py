@@ -77,7 +77,7 @@ class ImageTask(MediaTask):
         assert isinstance(frontend, PatchFrontend)
         if any(edge % patch for edge, patch in zip(edges, frontend.patch_size, strict=True)):
             near = tuple(max(1, round(e / p)) * p for e, p in zip(edges, frontend.patch_size, strict=True))
-            raise UsageError(f"{opt('image_size', image_size)} is not a whole number of patches", f"give {near}, say")
+            raise UsageError(f"{opt('image_size', image_size)} is not a whole number of patches", f"for example {near}")
         if edges[0] * edges[1] > MAX_PIXELS:
             raise UsageError(f"{opt('image_size', image_size)} is more than {MAX_PIXELS:,} pixels", "give less")
         return edges[0], edges[1]

@@ -88,7 +88,7 @@ def test_code_never_runs(tmp_path: Path, kind: str) -> None:
     [
         ({"state_dict": TENSORS, "epoch": 3}, "training checkpoint: its weights are under the key 'state_dict'"),
         ({"model": TENSORS, "optimizer": {}}, "under the key 'model'"),
-        ({"a": torch.ones(1), "step": 3}, "'step' is a int, not a tensor"),
+        ({"a": torch.ones(1), "step": 3}, "'step' is an int, not a tensor"),
         ({"a": [torch.ones(1)]}, "'a' is a list"),
         ({1: torch.ones(1)}, "the key 1 is not a tensor name"),
         ([torch.ones(1)], "holds a list"),

@@ -418,7 +418,7 @@ def test_a_healed_prompt_is_completed_first() -> None:
         (lambda v: Grammar.regex(r"[^\s\S]", v), "no token"),
         (lambda v: Grammar.regex("x", v), "no token"),
         (lambda v: Grammar.regex("a" * 300_000, v), "300000 characters"),
-        (lambda v: Grammar.json_schema("{", v), "not JSON"),
+        (lambda v: Grammar.json_schema("{", v), "not valid JSON"),
         (lambda v: Grammar.json_schema("[]", v), "is an object"),
         (lambda v: Grammar.json_schema(False, v), "allows nothing"),
         (lambda v: Grammar.json_schema({"a": object}, v), "JSON"),

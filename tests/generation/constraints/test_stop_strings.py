@@ -212,7 +212,7 @@ def test_wrong_strings() -> None:
         "no stop strings": [],
         "'' is not": ["a", ""],
         "3 is not": [3],
-        "a NoneType, not": None,
+        "None, not": None,
     }
     for message, strings in wrong.items():
         with pytest.raises(UsageError, match=message):

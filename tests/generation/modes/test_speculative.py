@@ -196,7 +196,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         generate(model, row, draft_model=make("llama", vocab_size=40))
     with pytest.raises(UsageError, match="the model is not"):
         generate(model, row, draft_model=make("bart"))
-    with pytest.raises(UsageError, match="draft_model is a str"):
+    with pytest.raises(UsageError, match="is not a model"):
         generate(model, row, draft_model="gpt2")
     with pytest.raises(UsageError, match="at most 64"):
         generate(make("mistral"), row, prompt_lookup=2, num_draft_tokens=65)

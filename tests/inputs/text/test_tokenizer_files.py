@@ -580,7 +580,7 @@ def test_gguf_metadata() -> None:
         ({"tokenizer.ggml.pre": "gpt-9"}, "did you mean 'gpt-2'"),
         ({"tokenizer.ggml.tokens": None}, "tokens is missing"),
         ({"tokenizer.ggml.tokens": "abcd"}, "not an array"),
-        ({"tokenizer.ggml.tokens": ["a", 1, "ab", "<e>"]}, r"tokens\[1\] is a int"),
+        ({"tokenizer.ggml.tokens": ["a", 1, "ab", "<e>"]}, r"tokens\[1\] is an int"),
         ({"tokenizer.ggml.token_type": [1, 1]}, "2 items for 4 tokens"),
         ({"tokenizer.ggml.token_type": ["x"] * 4}, r"token_type\[0\] is a str"),
         ({"tokenizer.ggml.scores": [0.5]}, "1 items for 4 tokens"),

@@ -110,7 +110,7 @@ def test_silence_has_a_defined_answer(task: Any) -> None:
         ({"words": []}, "words is empty"),
         ({"words": ["tea", "çay"]}, "has no 'ç'"),
         ({"words": ["tea", 3]}, "is not a word"),
-        ({"ngram": 3}, "ngram is a int"),
+        ({"ngram": 3}, "ngram is an int"),
         ({"ngram_weight": 0.5}, "without ngram"),
         ({"word_bonus": 0.5}, "without words or ngram"),
         ({"beam_width": 5, "words": ["tea"], "word_bonus": "x"}, "word_bonus='x' is not a finite number"),

@@ -144,7 +144,7 @@ def test_zero_shot_inputs(folders: dict[str, Path]) -> None:
     assert task([], labels=LABELS) == []
     assert task(TEXTS[1], labels=("dog", "good")) == task(TEXTS[1], labels=["dog", "good"])
     for labels, message in (
-        (None, "is a NoneType, not a list"),
+        (None, "is None, not a list"),
         ("dog, good", "is a str, not a list"),
         ({"dog"}, "is a set, not a list"),
         ([], "empty list"),

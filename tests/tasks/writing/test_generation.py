@@ -12,8 +12,7 @@ import torch
 import transformers
 
 import plainformer
-from plainformer.errors import InputError, UsageError
-from plainformer.inputs.listed import a_kind
+from plainformer.errors import InputError, UsageError, a_type
 from plainformer.tasks.writing.detokenize import continuation, pieces
 from tests.support import models as make
 from tests.support.sentencepiece import write_two_sides
@@ -81,7 +80,7 @@ def test_prompts_that_cannot_be_continued(gpt2: tuple[Any, Path]) -> None:
     with pytest.raises(UsageError, match="did you mean 'max_new_tokens'"):
         task("a", max_new_token=3)
     for wrong in (3, b"bytes", {"role": "user", "content": "x"}):
-        with pytest.raises(InputError, match=f"{a_kind(wrong)} is not an input for text-generation"):
+        with pytest.raises(InputError, match=f"{a_type(wrong)} is not an input for text-generation"):
             task(wrong)
     assert task([]) == []
 

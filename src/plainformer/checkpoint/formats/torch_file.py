@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats.source import StoredTensor, TensorSource, checked_file, wrong_content
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, a_type
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
     import torch
 
     if not isinstance(loaded, dict):
-        raise _bad(path, f"holds a {type(loaded).__name__}, not a dictionary of tensors")
+        raise _bad(path, f"holds {a_type(loaded)}, not a dictionary of tensors")
     for key in _NESTED:
         if isinstance(loaded.get(key), dict):
             others = [other for other in list(loaded)[:6] if other != key]
@@ -105,9 +105,7 @@ def _checked_state_dict(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
         if not isinstance(name, str):
             raise _bad(path, f"the key {name!r} is not a tensor name")
         if not isinstance(value, torch.Tensor):
-            raise _bad(
-                path, f"{name!r} is a {type(value).__name__}, not a tensor", "save the model's state_dict() alone"
-            )
+            raise _bad(path, f"{name!r} is {a_type(value)}, not a tensor", "save the model's state_dict() alone")
         if problem := _problem(value, file_bytes):
             raise _bad(path, f"tensor {name!r} {problem}")
     return loaded

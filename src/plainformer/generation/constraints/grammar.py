@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, a_type, opt
 from plainformer.generation.constraints.healing import Heal
 from plainformer.generation.constraints.row_states import RowStates
 from plainformer.generation.processors.context import Context
@@ -188,10 +188,10 @@ class Grammar:
     def choices(cls, texts: Sequence[str], vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
         """Allow one of the texts, exactly."""
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
-            raise UsageError(f"{opt('choices', texts)} is not a list of texts", 'give ["yes", "no"], say')
+            raise UsageError(f"{opt('choices', texts)} is not a list of texts", 'for example ["yes", "no"]')
         for text in texts:
             if not isinstance(text, str):
-                raise UsageError(f"the choice {text!r} is a {type(text).__name__}", "choices are texts")
+                raise UsageError(f"the choice {text!r} is {a_type(text)}", "choices are texts")
             if not vocabulary.spells(_encoded(place.get("lead", "") + text)) and place.get("healing") is None:
                 raise UsageError(f"the tokens of this model cannot write the choice {text!r}", "leave it out")
         pattern = "|".join(map(_escaped, dict.fromkeys(texts)))
@@ -219,7 +219,7 @@ class Grammar:
             raise UsageError("the JSON schema false allows nothing", "give a schema that something fits")
         value = {} if value is True else value
         if not isinstance(value, dict):
-            raise UsageError(f"a JSON schema is an object, not {value!r}", 'give {"type": "object", ...}, say')
+            raise UsageError(f"a JSON schema is an object, not {value!r}", 'for example {"type": "object", ...}')
         value = {"x-guidance": {"whitespace_pattern": _JSON_SPACE}, **value}
         return cls({"json_schema": value}, vocabulary, title=_title("JSON schema", schema), **place)
 
@@ -323,12 +323,15 @@ def _parsed(schema: Mapping[str, Any] | bool | str) -> Any:
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"the {_title('JSON schema', schema)} is not JSON: {error}", "correct it") from None
+        raise UsageError(
+            f"the {_title('JSON schema', schema)} is not valid JSON: {error}",
+            "write names and texts in double quotes",
+        ) from None
 
 
 def _check_text(what: str, text: object) -> None:
     if not isinstance(text, str):
-        raise UsageError(f"the {what} is a {type(text).__name__}", "give text")
+        raise UsageError(f"the {what} is {a_type(text)}", "give text")
     _encoded(text)
     _check_size(what, text, _MOST_CHARACTERS)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, a_type
 from plainformer.generation.constraints.row_states import RowStates
 
 Decode = Callable[[Sequence[int]], str]
@@ -134,7 +134,7 @@ class StopStrings:
 
     def __init__(self, strings: Sequence[str], decode: Decode, *, after: Sequence[int] = (), skip: int = 0) -> None:
         if isinstance(strings, str) or not isinstance(strings, Sequence):
-            raise UsageError(f"stop strings are a {type(strings).__name__}, not a list", 'give ["\\n\\n"], say')
+            raise UsageError(f"stop strings are {a_type(strings)}, not a list", 'for example ["\\n\\n"]')
         for string in strings:
             if not isinstance(string, str) or not string:
                 raise UsageError(f"{string!r} is not a stop string", "give texts of at least one character")

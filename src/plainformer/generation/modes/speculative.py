@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, a_type, opt
 from plainformer.generation.cache.cache import SLACK
 from plainformer.generation.draw import Draws, draw_tokens
 from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, log_probability_of, process
@@ -273,7 +273,7 @@ def _make_drafter(
         assert options.prompt_lookup is not None
         return PromptLookup(options.prompt_lookup, _encoder_row(model, prompt))
     if not isinstance(draft, Transformer):
-        raise UsageError(f"{opt('draft_model')} is a {type(draft).__name__}", "pass a model, as `load_model` gives")
+        raise UsageError(f"{opt('draft_model')} is {a_type(draft)}", "pass a model, as `load_model` gives")
     if draft.config.decoder is None or draft.config.head.kind not in ("causal_lm", "seq2seq_lm"):
         raise UsageError(f"{opt('draft_model')} has a {draft.config.head.kind!r} head and cannot generate")
     own, other = model.config.head.out_size, draft.config.head.out_size

@@ -123,6 +123,9 @@ class ForcedEos(Configured, name="forced_eos_id"):
         return forced_RV if context.step + 1 == self.max_new_tokens else logits_RV.clone()
 
 
+MAX_POSITION = 1 << 24  # a table has an entry for each position up to the last that is forced
+
+
 class Forced(Configured, name="forced"):
     """Force tokens at positions of a row: {1: 50259} makes 50259 the row's second token, prompt included.
 
@@ -141,7 +144,7 @@ class Forced(Configured, name="forced"):
                 f"{opt('tokens', self.tokens)} holds no pairs of position and token", "give {1: 50259}"
             ) from None
         for position, token in listed:
-            check_whole("position", position, 0)
+            check_whole("position", position, 0, MAX_POSITION)
             check_whole("token", token, 0)
         if len({position for position, _ in listed}) < len(listed):
             raise UsageError(f"{opt('tokens', self.tokens)} names a position twice", "give each position once")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from plainformer.config.options import number, one_of, whole
 from plainformer.config.values import check_number
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.errors import InputError, UsageError, opt, plural
 from plainformer.generation.processors.base import Configured, as_sequence, parameter
 from plainformer.generation.processors.context import Context
 
@@ -152,7 +152,7 @@ class WatermarkDetector:
             tokens = tokens[1:]
         width = self.watermark.context_width
         if len(tokens) <= width:
-            raise InputError(f"a text of {len(tokens)} tokens has none to score", f"give {width + 1} or more")
+            raise InputError(f"a text of {plural(len(tokens), 'token')} has none to score", f"give {width + 1} or more")
         size = width + (self.watermark.seeding_scheme == "lefthash")
         found = Counter(tokens[start : start + size] for start in range(len(tokens) - size + 1))
         if self.ignore_repeated_ngrams:

@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.processors.context import Context
 from plainformer.generation.prompt import Prompt, take_rows
@@ -93,7 +93,9 @@ class Session:
             raise UsageError(f"{opt('cache')} continues one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
         if len(self.cache.layers) != self.model.config.decoder.num_layers:
-            raise UsageError(f"this cache has {len(self.cache.layers)} layers", "pass one of this model's generations")
+            raise UsageError(
+                f"this cache has {plural(len(self.cache.layers), 'layer')}", "pass one of this model's generations"
+            )
         if self.cache.rows != 1 or self.cache.copies != 1 or len(self.cache.tokens) != self.cache.length:
             raise UsageError(
                 "this cache does not know which tokens it holds", "pass the .cache of an earlier generation"

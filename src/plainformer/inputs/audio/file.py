@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from plainformer.errors import InputError, MissingDependencyError, opt
+from plainformer.errors import InputError, MissingDependencyError, opt, to_install
 from plainformer.inputs.files import as_array, existing_file
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _decode(source: str | os.PathLike[str] | bytes) -> tuple[Wave, int]:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the package is there and its C library is not
-        raise MissingDependencyError("audio files need soundfile", "pip install plainformer[audio]") from error
+        raise MissingDependencyError("audio files need soundfile", to_install("audio")) from error
     if isinstance(source, (str, os.PathLike)):
         path = existing_file(source, "audio")
         name = f"audio {str(path)!r}"
@@ -217,7 +217,7 @@ def _resample(wave: Wave, rate: int, target: int) -> Wave:
         import soxr
     except ImportError as error:
         raise MissingDependencyError(
-            f"audio at {rate} Hz must be resampled to {target} Hz, which needs soxr", "pip install plainformer[audio]"
+            f"audio at {rate} Hz must be resampled to {target} Hz, which needs soxr", to_install("audio")
         ) from error
     resampled: Wave = np.asarray(soxr.resample(wave, rate, target), dtype=np.float32)
     if resampled.size == 0:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, PlainformerError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError, PlainformerError, UsageError, a_type, did_you_mean, opt
 from plainformer.inputs.chat.prompt import ChatPrompt, ControlTokens
 from plainformer.inputs.chat.tools import as_tools
 
@@ -127,7 +127,7 @@ def read_templates(value: Any, where: str) -> dict[str, str]:
 def _plain_messages(messages: Any) -> list[dict[str, Any]]:
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise UsageError(
-            f"messages is a {type(messages).__name__}, not a list of dicts",
+            f"messages is {a_type(messages)}, not a list of dicts",
             'pass [{"role": "user", "content": "Hello"}]',
         )
     plain = _plain(list(messages), "messages")
@@ -149,7 +149,7 @@ def _check_message(message: Any, where: str) -> None:
     """A message has a role and says something; beside tool calls it may say nothing."""
     fix = 'pass [{"role": "user", "content": "Hello"}]'
     if not isinstance(message, dict):
-        raise UsageError(f"{where} is a {type(message).__name__}, not a dict", fix)
+        raise UsageError(f"{where} is {a_type(message)}, not a dict", fix)
     if not isinstance(message.get("role"), str):
         raise UsageError(f"{where} has the role {message.get('role')!r}, not a text", fix)
     if message.get("content") is None and not message.get("tool_calls"):
@@ -170,7 +170,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{position}]", depth + 1) for position, item in enumerate(value)]
     raise UsageError(
-        f"{where} is a {type(value).__name__}; a chat template sees only plain JSON values",
+        f"{where} is {a_type(value)}; a chat template sees only plain JSON values",
         "pass texts, numbers, lists and dicts",
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plainformer.config.checks import reading, require, shown
 from plainformer.config.fields import Fields
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, did_you_mean
+from plainformer.errors import CheckpointError, a_type, did_you_mean
 from plainformer.inputs.text.pre_tokenizers import ADDS_BOS, IGNORE_MERGES, NAMES, PLAIN_TEXT, patterns_for
 from plainformer.inputs.text.sentencepiece_model import (
     BYTE,
@@ -82,10 +82,10 @@ def _read(entries: Fields) -> dict[str, Any]:
 def _array(entries: Fields, name: str, kind: type | tuple[type, ...], length: int | None = None) -> list[Any]:
     """Return an array whose items are all of a kind, as many as there are tokens; empty where the file has none."""
     found = entries.get(_GGML + name, default=())
-    require(isinstance(found, list | tuple), f"{_GGML}{name} is a {type(found).__name__}, not an array", _DAMAGED)
+    require(isinstance(found, list | tuple), f"{_GGML}{name} is {a_type(found)}, not an array", _DAMAGED)
     wrong = next((i for i, item in enumerate(found) if not isinstance(item, kind)), None)
     if wrong is not None:
-        raise CheckpointError(f"{_GGML}{name}[{wrong}] is a {type(found[wrong]).__name__}", _DAMAGED)
+        raise CheckpointError(f"{_GGML}{name}[{wrong}] is {a_type(found[wrong])}", _DAMAGED)
     fits = length is None or len(found) in (0, length)
     require(fits, f"{_GGML}{name} has {len(found)} items for {length} tokens", _DAMAGED)
     return list(found)

@@ -95,7 +95,7 @@ class Lengths:
         for name, value, least in (("max_length", most, 1), ("window", window, 1), ("stride", stride, 0)):
             if value is not None:
                 check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
-        if truncate not in (True, False, "left", "right"):
+        if not isinstance(truncate, bool) and truncate not in ("left", "right"):
             raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:
             raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")

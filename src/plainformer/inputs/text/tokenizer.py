@@ -16,8 +16,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from plainformer.config.values import check_whole, is_whole
-from plainformer.errors import CheckpointError, InputError, UsageError, did_you_mean, nth, opt, placed
+from plainformer.config.values import check_flag, check_whole, is_whole
+from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth, opt, placed
 from plainformer.inputs.chat.prompt import ChatPrompt, encode_pieces
 from plainformer.inputs.chat.template import ChatTemplate
 from plainformer.inputs.files import make_folder
@@ -174,7 +174,8 @@ class Tokenizer:
         """`encode` for many texts or pairs, in parallel; each row is what `encode` gives for it alone."""
         texts = as_list(texts)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
-            raise UsageError(f"texts is a {type(texts).__name__}, not a list of texts", "use encode() for one text")
+            raise UsageError(f"texts is {a_type(texts)}, not a list of texts", "use encode() for one text")
+        check_flag("add_special_tokens", add_special_tokens)
         lengths = Lengths.of(self.max_length, self.truncation_side, **options)
         source = self.languages.code("src_lang", src_lang) if src_lang is not None else self.languages.source
         for row, item in enumerate(texts):
@@ -235,7 +236,7 @@ class Tokenizer:
 
         side = self.padding_side if side is None else side
         _check_side(side)
-        check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="pass 8, say")
+        check_whole("pad_to_multiple_of", pad_to_multiple_of, fix="for example 8")
         each = [encoding.windows() for encoding in encodings]
         rows = tuple(window for windows_of in each for window in windows_of)
         if not rows:
@@ -283,12 +284,13 @@ class Tokenizer:
         Raises:
             UsageError, InputError: not a row of ids, or an id that no token has; see `known`.
         """
+        check_flag("skip_special_tokens", skip_special_tokens)
         plain: Any = ids.tolist() if hasattr(ids, "tolist") else ids
         if not isinstance(plain, Sequence):
-            raise UsageError(f"ids is a {type(ids).__name__}, not a row of ids", "pass [5], say")
+            raise UsageError(f"ids is {a_type(ids)}, not a row of ids", "for example [5]")
         for position, i in enumerate(plain):
             if not is_whole(i):
-                what = f"ids[{position}] is a {type(i).__name__}, not an integer"
+                what = f"ids[{position}] is {a_type(i)}, not an integer"
                 raise UsageError(what, "pass one row of token ids")
             if self.id_to_token(i) is None:
                 what = f"ids[{position}] is {i}, which none of the vocabulary's {self.vocab_size} tokens has"
@@ -347,6 +349,7 @@ class Tokenizer:
         Raises:
             UsageError: the checkpoint has no chat template.
         """
+        check_flag("add_generation_prompt", add_generation_prompt)
         self._need_chat_template()
         return self.chat_template.render(
             messages, add_generation_prompt=add_generation_prompt, template=template, **variables
@@ -409,7 +412,7 @@ def _checked_row(item: object, name: str) -> tuple[str, ...]:
     parts: tuple[Any, ...] = text if isinstance(text, tuple) and len(text) == 2 else (text,)
     for part in parts:
         if not isinstance(part, str):
-            raise UsageError(f"{name} is a {type(part).__name__}, not a str", "pass text, or a (text, pair) tuple")
+            raise UsageError(f"{name} is {a_type(part)}, not a str", "pass text, or a (text, pair) tuple")
         try:
             part.encode("utf-8")
         except UnicodeEncodeError as error:

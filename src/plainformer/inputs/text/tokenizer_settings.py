@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config.tokenizer import kind_of
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, PlainformerError
+from plainformer.errors import CheckpointError, PlainformerError, a_type
 from plainformer.inputs.files import read_object, read_text
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _added_tokens(folder: Path, config: Mapping[str, Any], special: Container[st
     decoder = config.get("added_tokens_decoder") or {}
     where = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
     if not isinstance(decoder, Mapping):
-        raise CheckpointError(f"{where} is a {type(decoder).__name__}, not an object", "correct the entry")
+        raise CheckpointError(f"{where} is {a_type(decoder)}, not an object", "correct the entry")
     for key, value in decoder.items():
         if not str(key).isdecimal():
             raise CheckpointError(f"{where} has the id {key!r}", "ids are whole numbers from 0")

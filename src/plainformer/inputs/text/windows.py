@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.errors import InputError, UsageError, opt, plural
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding
@@ -105,7 +105,9 @@ def _take(sequence_ids: Sequence[int | None], keep: Sequence[range]) -> list[int
 def window_size(window: int | None, limit: int | None, default: int | None = None) -> int | None:
     """Return how many tokens to read at once: `window`, else `default`, and never more than the model's limit (None: no limit)."""
     if window is not None and limit is not None and window > limit:
-        raise UsageError(f"{opt('window', window)} is more than this model's limit of {limit} tokens", "give less")
+        raise UsageError(
+            f"{opt('window', window)} is more than this model's limit of {plural(limit, 'token')}", "give less"
+        )
     known = [size for size in (default, limit) if size is not None]
     return window if window is not None else min(known, default=None)
 

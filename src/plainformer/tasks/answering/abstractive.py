@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import no_effect
-from plainformer.errors import InputError, nth
+from plainformer.errors import InputError, nth, plural
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
 from plainformer.tasks.base import TwoPartTask, called_with
@@ -131,5 +131,5 @@ class AbstractiveQuestionAnswering(TwoPartTask, GeneratingTask):
             if count <= room:
                 return prompt
             kept -= count - room
-        what = f"the question and the template leave no room for the context: a prompt may have {room} tokens"
+        what = f"the question and the template leave no room for the context: a prompt may have {plural(room, 'token')}"
         raise InputError(what, "ask in fewer words, or give a shorter template")

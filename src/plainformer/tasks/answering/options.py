@@ -17,7 +17,7 @@ ALIGN = {"probability": "words", "squad": "tokens"}
 def _threshold(name: str, value: Any) -> None:
     if not isinstance(value, int | float) or math.isnan(value):
         what = f"{opt(name, value)} is neither True nor False nor a threshold"
-        raise UsageError(what, f"give {opt(name, True)}, or 0.5, say")
+        raise UsageError(what, f"for example {opt(name, True)}, or 0.5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class QuestionAnsweringOptions(WindowOptions):
         (`null_score_diff_threshold` of run_squad.py); negative ones favour "no answer".
     """
 
-    top_k: int = option(1, help="Spans that an answer names.", check=whole(1))
+    top_k: int = option(1, help="Extracted answers: spans to name.", check=whole(1))
     max_answer_tokens: int | None = option(None, help="Extracted answers: the longest.", check=whole(1))
     scoring: str = option("probability", help="Extracted answers: probability or squad.", check=one_of(*ALIGN))
     align: str | None = option(None, help="Extracted answers: whole words, or tokens.", check=one_of("words", "tokens"))

@@ -1,4 +1,4 @@
-"""Speech recognition by CTC (wav2vec 2.0, HuBERT): a character a frame; the best alignment, or a prefix beam search."""
+"""Speech recognition by CTC (wav2vec 2.0, HuBERT): one character per frame; the best alignment, or a prefix beam search."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CtcSpeechRecognition(AudioTask):
     def make_options(self, given: Mapping[str, Any]) -> Any:
         for name in given:
             other = name not in self.options() and name in SpeechRecognition.options()
-            no_effect(other, name, "on a CTC model, which writes a character a frame")
+            no_effect(other, name, "on a CTC model, which writes one character per frame")
         return super().make_options(given)
 
     def predict(self, encoded: AudioBatch, options: CtcOptions) -> list[Heard]:

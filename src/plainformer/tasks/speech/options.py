@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.config.options import NotTyped, flag, number, opt, option, whole
 from plainformer.config.values import check_number, no_effect
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, a_type
 from plainformer.generation.options import SAMPLERS, SAMPLING, SHAPING
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.options import WritingOptions
@@ -26,12 +26,12 @@ BEAM_WIDTH = 50  # where words or n-grams are given
 def _real(name: str, value: Any) -> None:
     """A number; infinity, too."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise UsageError(f"{opt(name, value)} is not a number", f"give {opt(name, -5.0)}, say")
+        raise UsageError(f"{opt(name, value)} is not a number", "give a number")
 
 
 def _ngram(name: str, value: Any) -> None:
     if not isinstance(value, str | os.PathLike) and not hasattr(value, "score"):
-        raise UsageError(f"{opt(name)} is a {type(value).__name__}", "give the path of an .arpa file")
+        raise UsageError(f"{opt(name)} is {a_type(value)}", "give the path of an .arpa file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class CtcOptions(AudioOptions):
 
     beam_width: 1 takes the best alignment; more searches for the best text (`ctc_decoding`). Default: 1, or 50 where `words`
         or `ngram` are given.
-    words: all words that may be written, a list or a text file with one a line.
+    words: all words that may be written, a list or a text file with one per line.
     ngram: an .arpa (or .arpa.gz) file, or an `NgramModel`.
     word_bonus: default: 1.5, or 0 without n-grams.
     num_return_sequences: all but the best text are its `alternatives`.
@@ -67,16 +67,16 @@ class CtcOptions(AudioOptions):
     ngram: Ngrams | None = option(None, help="N-gram model of words, an .arpa file (CTC).", check=_ngram, typed=str)
     ngram_weight: float | None = option(None, help="Factor of its logarithms; 0.5.", check=number())
     word_bonus: float | None = option(None, help="What each word adds to a text's score (CTC).", check=number())
-    num_return_sequences: int = option(1, help="Texts to return.", check=whole(1))
+    num_return_sequences: int = option(1, help="CTC: texts to return.", check=whole(1))
     min_token_logprob: float | None = option(None, help="Least log-probability of a token (CTC).", check=_real)
     max_beam_gap: float | None = option(None, help="Drop beams that score less than the best by more.", check=_real)
-    timestamps: bool = option(False, help="When each part was said.", check=flag())
+    timestamps: bool = option(False, help="Say when each part was said.", check=flag())
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("words", "ngram", "min_token_logprob", "max_beam_gap"):
             idle = self.width == 1 and getattr(self, name) is not None
-            no_effect(idle, name, "on the best alignment", f"give {opt('beam_width', BEAM_WIDTH)}, say")
+            no_effect(idle, name, "on the best alignment", f"for example {opt('beam_width', BEAM_WIDTH)}")
         if self.num_return_sequences > self.width:
             what = f"{opt('num_return_sequences', self.num_return_sequences)} of {self.width} beams"
             raise UsageError(what, f"give a {opt('beam_width')} as large")

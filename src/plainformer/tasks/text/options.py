@@ -8,7 +8,7 @@ from typing import Any
 
 from plainformer.config.options import MISSING, flag, one_of, opt, option, text, whole
 from plainformer.config.values import no_effect
-from plainformer.errors import UsageError, did_you_mean
+from plainformer.errors import UsageError, a_type, did_you_mean
 from plainformer.inputs.listed import as_list
 from plainformer.tasks.options import TextOptions, WindowOptions
 
@@ -23,7 +23,7 @@ TEMPLATE = "This example is {}."
 class FillMaskOptions(TextOptions):
     """Options of fill-mask."""
 
-    top_k: int = option(5, help="Candidates for each gap.", check=whole(1))
+    top_k: int = option(5, help="Fill-mask: candidates for each gap.", check=whole(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ def _labels(name: str, labels: Any) -> None:
     """Refuse labels that are not a list of different texts."""
     listed = isinstance(labels, Sequence) and not isinstance(labels, str)
     if not listed or not labels:
-        kind = "an empty list" if listed else f"a {type(labels).__name__}, not a list"
-        fix = f"give {opt(name, ['politics', 'sports'])}, say"
+        kind = "an empty list" if listed else f"{a_type(labels)}, not a list"
+        fix = f"for example {opt(name, ['politics', 'sports'])}"
         raise UsageError(f"{opt(name)} is {kind}: there is nothing to choose from", fix)
     for place, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
@@ -138,5 +138,5 @@ class TextRankingOptions(TextOptions):
     truncate: cuts the end of a document; the query stays whole.
     """
 
-    top_k: int | None = option(None, help="Documents to keep.", check=whole(1))
+    top_k: int | None = option(None, help="Ranking: documents to keep.", check=whole(1))
     scores: str | None = option(None, help="Ranking: probabilities or logits.", check=one_of("probabilities", "logits"))

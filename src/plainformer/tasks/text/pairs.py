@@ -1,6 +1,6 @@
 """Pairs of texts through a model that scores each: labels for a text, documents for a query.
 
-A call makes many pairs of few texts, and their lengths differ: they run in batches of pairs of like length. Equal pairs run
+A call makes many pairs of few texts, and their lengths differ: they run in batches of pairs of similar length. Equal pairs run
 once, for in another batch their last bits would differ, and equal documents change places in a ranking.
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from plainformer.errors import UsageError, placed
+from plainformer.errors import UsageError, placed, plural
 from plainformer.generation.options import GenerationOptions
 from plainformer.tasks.base import Task
 from plainformer.tasks.calls import Given, ItemCall, method_with
@@ -46,8 +46,15 @@ class GeneratingTask(Task):
     def checked(self, inputs: Any, options: Any) -> Any:
         many, seeds = isinstance(inputs, list | tuple) and not self.is_one(inputs), options.seed
         if many and isinstance(seeds, list | tuple) and len(seeds) != len(inputs):
-            raise UsageError(f"{len(seeds)} seeds for {len(inputs)} inputs", "give one int, or a list of one for each")
+            raise UsageError(
+                f"{plural(len(seeds), 'seed')} for {plural(len(inputs), 'input')}",
+                "give one int, or a list of one for each",
+            )
         return inputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: grammars hold a library's objects, which can be neither copied nor pickled."""
+        return {name: value for name, value in vars(self).items() if name not in ("_grammars", "_vocabularies")}
 
     # ---- by hand --------------------------------------------------------------------------------------------------
 

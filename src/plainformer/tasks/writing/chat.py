@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.config.values import check_text
+from plainformer.errors import InputError, UsageError, a_type, did_you_mean, plural
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.options import TOKENS
 from plainformer.tasks.lengths import least
@@ -83,6 +84,8 @@ class ChatSession:
 
     def set_system(self, text: str | None) -> None:
         """Replace the system message, which comes first; None removes it."""
+        if text is not None:
+            check_text("system", text)
         turns = [message for message in self.messages if message["role"] != "system"]
         self.messages = turns if text is None else [{"role": "system", "content": text}, *turns]
 
@@ -110,7 +113,7 @@ class ChatSession:
             InputError: the conversation has become longer than the model can read.
         """
         if not isinstance(text, str):
-            raise InputError(f"a {type(text).__name__} is not a message", "give a text")
+            raise InputError(f"{a_type(text)} is not a message", "give a text")
         if self.answering:
             raise UsageError("the last answer is still being written", "read it to its end, or stop() it")
         messages = [*self.messages, {"role": "user", "content": text}]
@@ -176,7 +179,7 @@ class ChatSession:
         if self._options.truncate:
             return max(1, most - count)
         if count >= most:
-            what = f"the conversation has {count} tokens, and the model reads {most}"
+            what = f"the conversation has {plural(count, 'token')}, and the model reads {most:,}"
             raise InputError(what, "forget it with reset() (/reset in the chat), or say less")
         return most - count
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from plainformer.config.options import at_file, flag, json_at_file, one_of, option, text
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import CONTENT, GenerationOptions
 from plainformer.inputs.chat.tools import as_tools
 from plainformer.tasks.options import TaskOptions
 
 W = TypeVar("W", bound="WritingOptions")
 _DEFAULTS = one_of("plain", "checkpoint")
+
+
+def _choices(name: str, value: Any) -> None:
+    if isinstance(value, list | tuple) and not value:
+        raise UsageError(f"{opt(name, value)} is an empty list: there is nothing to choose from", "give two or more")
+
+
+def _schema(name: str, value: Any) -> None:
+    """Refuse a text that is not JSON; what the schema means is for the library of grammars to say."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError) as error:
+            what = f"{opt(name, value)} is not valid JSON: {error}"
+            raise UsageError(what, "write names and texts in double quotes") from None
+
+
 CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 
 
@@ -21,10 +39,17 @@ CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
 class WritingOptions(TaskOptions, GenerationOptions):
     """Options of every task whose answer is generated: those of generation, `stop` and `grammar` as text too, and more."""
 
-    choices: Sequence[str] | None = option(None, help="The answer is one of these.", group=CONTENT, typed=list[str])
+    choices: Sequence[str] | None = option(
+        None, help="The answer is one of these.", group=CONTENT, check=_choices, typed=list[str]
+    )
     regex: str | None = option(None, help="The answer matches this regular expression.", group=CONTENT, typed=str)
     json_schema: Mapping[str, Any] | str | None = option(
-        None, help="The answer is JSON of this schema: text, or @FILE.", group=CONTENT, typed=str, read=at_file
+        None,
+        help="The answer is JSON of this schema: text, or @FILE.",
+        group=CONTENT,
+        check=_schema,
+        typed=str,
+        read=at_file,
     )
     defaults: str = option("plain", help="Default options: plain (greedy), or checkpoint (its own).", check=_DEFAULTS)
 
@@ -32,7 +57,7 @@ class WritingOptions(TaskOptions, GenerationOptions):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if not isinstance(stop, list | tuple) or not all(isinstance(one, str) and one for one in stop):
             what = f"{opt('stop', self.stop)} is neither a text nor a list of texts"
-            raise UsageError(what, f"give {opt('stop', ['###'])}, say")
+            raise UsageError(what, f"for example {opt('stop', ['###'])}")
         asked = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(asked) > 1:
             raise UsageError(f"{opt(asked[0])} and {opt(asked[1])} exclude each other", "give one of them")
@@ -62,7 +87,9 @@ class WritingOptions(TaskOptions, GenerationOptions):
         if not isinstance(self.seed, list | tuple):
             return self
         if places and max(places) >= len(self.seed):
-            raise UsageError(f"{len(self.seed)} seeds for more inputs", "give one int, or a list of one for each")
+            raise UsageError(
+                f"{plural(len(self.seed), 'seed')} for more inputs", "give one int, or a list of one for each"
+            )
         return self.changed(seed=[self.seed[place] for place in places])
 
 
@@ -77,18 +104,23 @@ CHAT = "What a chat template reads"
 
 
 def _check_tools(name: str, tools: Any) -> None:
-    as_tools(tools)
+    try:
+        as_tools(tools)
+    except UsageError as error:
+        raise error.within(opt(name)) from None
 
 
 def _check_documents(name: str, documents: Any) -> None:
     listed = isinstance(documents, list | tuple)
     if not listed or not all(isinstance(one, Mapping) for one in documents):
-        raise UsageError(f"{opt(name)} is not a list of dicts", f"give {opt(name, [{'title': 'A', 'text': 'B'}])}, say")
+        raise UsageError(
+            f"{opt(name)} is not a list of dicts", f"for example {opt(name, [{'title': 'A', 'text': 'B'}])}"
+        )
 
 
 def _check_variables(name: str, variables: Any) -> None:
     if not isinstance(variables, Mapping) or not all(isinstance(key, str) for key in variables):
-        raise UsageError(f"{opt(name)} is not a dict", f"give {opt(name, {'enable_thinking': False})}, say")
+        raise UsageError(f"{opt(name)} is not a dict", f"for example {opt(name, {'enable_thinking': False})}")
     for key in variables:
         if key in ("messages", "tools", "documents", "add_generation_prompt"):
             raise UsageError(f"{opt(name)} names {key!r}, which has a place of its own", "leave it out there")
@@ -141,7 +173,9 @@ class ChatOptions(PromptOptions):
 class TextGenerationOptions(ChatOptions):
     """Options of text generation; see also `generation.options.GenerationOptions`."""
 
-    truncate: bool = option(False, help="Cut the beginning of an over-long prompt.", check=flag())
+    truncate: bool = option(
+        False, help="Cut over-long inputs instead of refusing them: of a prompt the beginning.", check=flag()
+    )
     answer_prefix: str = option("", help="What the answer begins with (decoders).", check=text())
     negative_prompt: str | None = option(None, help="Text that guidance leads away from.", check=text())
 
@@ -155,7 +189,9 @@ class Text2TextOptions(PromptOptions):
         by prefixes, those of its config.json. Default: what tokenizer_config.json and generation_config.json name.
     """
 
-    truncate: bool = option(False, help="Cut the end of an over-long text.", check=flag())
+    truncate: bool = option(
+        False, help="Cut over-long inputs instead of refusing them: of a text the end.", check=flag()
+    )
     prefix: str | None = option(None, help="What each text begins with (T5).", check=text())
     src_lang: str | None = option(None, help="Language of the text: a code such as eng_Latn or en.", check=text())
     tgt_lang: str | None = option(
@@ -173,5 +209,11 @@ def _check_template(name: str, value: Any) -> None:
 class AbstractiveOptions(TextGenerationOptions, Text2TextOptions):
     """Options of abstractive answers: those of both writers, of which a model takes its own."""
 
-    template: str | None = option(None, help="What is read, with {question} and {context}.", check=_check_template)
-    truncate: bool = option(False, help="Cut the end of the context so that prompt and answer fit.", check=flag())
+    template: str | None = option(
+        None, help="Abstractive answers: what is read, with {question} and {context}.", check=_check_template
+    )
+    truncate: bool = option(
+        False,
+        help="Cut over-long inputs instead of refusing them: of a context the end, so that prompt and answer fit.",
+        check=flag(),
+    )

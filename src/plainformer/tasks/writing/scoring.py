@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import InputError, UsageError, nth, opt, placed
+from plainformer.config.values import check_flag
+from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.generation.score import TokenScores, score_tokens
 from plainformer.tasks.base import Result, Task
 from plainformer.tasks.html import table
@@ -57,9 +58,8 @@ def score_texts(
     """Score texts with a task whose model is a decoder; each as it would score alone. See `TextGeneration.score`."""
     for place, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(
-                f"{nth(place)} is a {type(text).__name__}, not a text to score", "give a str, or a list of them"
-            )
+            raise InputError(f"{nth(place)} is {a_type(text)}, not a text to score", "give a str, or a list of them")
+    check_flag("truncate", truncate)
     if truncate and stride is not None:
         raise UsageError(f"{opt('truncate')} drops what {opt('stride')} would keep", "pass one of the two")
     own = task.config.main_stack.max_positions

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from plainformer.config.values import no_effect
-from plainformer.errors import InputError, UsageError, nth, opt, placed
+from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.inputs.chat.prompt import ChatPrompt
 from plainformer.inputs.listed import as_list
 from plainformer.tasks.calls import Column, called_with
@@ -97,7 +97,7 @@ class TextGeneration(WritingTask[GeneratedText]):
                 no_effect(True, name, "on a text: it is for chat messages")
             return item
         if not _is_chat(item):
-            what = f"{nth(0)} is a {type(item).__name__}, neither text nor chat messages"
+            what = f"{nth(0)} is {a_type(item)}, neither text nor chat messages"
             raise InputError(what, "give a str or a list of dicts")
         if not self.tokenizer.has_chat_template:
             raise UsageError(f"{self.ref} has no chat template", "give it plain text to continue")
