@@ -262,3 +262,20 @@ def test_documents_that_are_skipped(cli: Cli, tiny: Tiny, tmp_path: Path) -> Non
     assert [one["name"] for one in answer.json()[0]["documents"]] == ["d.jsonl:1", "d.jsonl:4"]
     (tmp_path / "bad.jsonl").write_bytes(b'"the cat"\n{"id": "x", "text": "half \\ud83d"}\n')
     refused(cli("entities", folder, "bad.jsonl"), "error: x")
+
+
+def test_an_empty_input_is_no_folder(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
+    folder = tiny("text-classification")
+    (tmp_path / "a.txt").write_text("the cat\n")  # in the current folder, which Path("") is
+    refused(cli("run", folder, ""), "error: the INPUT is empty")
+    refused(cli("run", folder, "the cat", ""), "error: INPUT 2 is empty")
+    refused(cli("run", tiny("speech"), ""), "error: the INPUT is empty")
+    refused(cli("entities", folder, ""), "error: a path is empty")
+    assert len(done(cli("run", folder, "--literal", "", "--json")).json()) == 1
+
+
+def test_nothing_to_answer_is_said(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
+    folder = tiny("text-classification")
+    (tmp_path / "empty.txt").write_text("")
+    for answer in (cli("run", folder, "empty.txt"), cli("run", folder, "-", stdin=b"\n")):
+        assert (answer.code, answer.err) == (0, "nothing to answer: there is no text in the input\n")

@@ -72,7 +72,10 @@ class Reading:
 
 def check_paths(values: Sequence[str], *, literal: bool = False) -> None:
     """Refuse a path that leads nowhere, before a model is loaded: it would otherwise be read as a text of one word."""
-    for value in values:
+    for number, value in enumerate(values, 1):
+        if not (value or literal):  # as of a variable that is not set
+            place = f"INPUT {number}" if len(values) > 1 else "the INPUT"
+            raise InputError(f"{place} is empty", "give text, a file or a folder")
         if literal or value == STDIN or not _PATH.fullmatch(value) or is_file(value) or is_folder(value):
             continue
         try:
@@ -98,7 +101,7 @@ def check_reading(values: Sequence[str], reading: Reading) -> None:
 def is_folder(value: str) -> bool:
     """Whether a folder has that name."""
     try:
-        return len(value) < 4096 and Path(value).is_dir()
+        return 0 < len(value) < 4096 and Path(value).is_dir()  # Path("") is this folder
     except (OSError, ValueError):
         return False
 

@@ -72,7 +72,10 @@ def run(
         _stream(task, next(items), options)
         return
     total = (None if media else reader.count(inputs, reading)) if screen.shows else None
-    Answering(task, options, total).run(items, JsonRows if json else CsvRows if csv else None)
+    answering = Answering(task, options, total)
+    answering.run(items, JsonRows if json else CsvRows if csv else None)
+    if not (answering.read or json or csv):
+        screen.say("nothing to answer: there is no text in the input")
     if other:
         were, more = ("file was", "") if len(other) == 1 else ("files were", ", ...")
         screen.say(f"{len(other)} {were} passed over, of another kind: {other[0].name}{more}")

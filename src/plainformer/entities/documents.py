@@ -85,7 +85,10 @@ def read_documents(
 def document_files(paths: Sequence[str | Path], skipped: Callable[[Path], object] = lambda path: None) -> list[Path]:
     """Return the files of documents at these paths, unread; see `read_documents`."""
     files: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        path = Path(given)
+        if given == "":  # Path("") is this folder
+            raise InputError("a path is empty", "give a file or a folder")
         if path.is_dir():
             found = list(files_in(path, SUFFIXES, skipped))
             if not found:
