@@ -144,6 +144,9 @@ def test_what_if(cli: Cli, tiny: Tiny) -> None:
     values = done(cli("explain", tiny("text2text"), "the cat", *changes, "--steps", 4, "--json")).json()
     assert [value["change"] for value in values] == ["no-cache", "mask-head=0.1", "decoder-prefix=dog"]
     assert values[0]["same"] and values[1]["logit_change"] > 0
+    removed = done(cli("explain", tiny("chat"), "hi", "--what-if", "top-k=2", "--do-sample", "--steps", 1)).lines
+    table = removed[next(i for i, line in enumerate(removed) if line.startswith("baseline")) + 2 :]
+    assert [len(line.split('"')) // 2 for line in table[:5]] == [2, 2, 1, 1, 1]  # no tokens that cannot be drawn
     pair = ("--pair", "the cat sat", "--what-if", "attend-to-padding")
     assert "the answers" in done(cli("explain", tiny("question-answering"), "who", *pair)).out
     assert "a vector of 32 numbers" in done(cli("explain", tiny("embedding"), "hi", "--what-if", "mask-head=0.0")).out

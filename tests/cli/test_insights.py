@@ -178,3 +178,21 @@ def test_few_patches_are_all_listed(cli: Cli, tmp_path: Path) -> None:
     answer = done(cli("explain", tmp_path / "vit", tmp_path / "a.png", "--attention", *PLAIN))
     assert sum(", columns " in line for line in answer.lines) == 16
     assert any(line.startswith("attention, encoder: 2 layers x 4 heads, 17 tokens") for line in answer.lines)
+
+
+def test_forty_columns(cli: Cli, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "one two three four five six"
+    answer = done(cli("explain", tiny("chat"), text, "--attention", "--lens", "--nearest", *PLAIN))
+    assert all(len(line) <= 40 for line in answer.lines)
+    grid = done(cli("explain", tiny("chat"), text, "--attention", "0.1", *PLAIN))
+    assert "do not fit: the largest of each row" in " ".join(grid.lines)
+    at = next(i for i, line in enumerate(grid.lines) if "do not fit" in line)
+    assert all(len(line) <= 40 for line in grid.lines[at:])
+
+
+def test_a_wrong_value_of_an_option_that_needs_none(cli: Cli, tiny: Tiny) -> None:
+    given = ("explain", tiny("chat"), "hi")
+    refused(cli(*given, "--attention", "0,1"), "--attention does not take '0,1'", "LAYER.HEAD, such as 0.1")
+    refused(cli(*given, "--nearest", "first", "--lens"), "--nearest does not take 'first'", "embedding or last")
+    refused(cli(*given, "more"), "unexpected 'more'")

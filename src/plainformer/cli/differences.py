@@ -9,7 +9,7 @@ from plainformer.cli.options import shown, table
 from plainformer.errors import plural
 
 if TYPE_CHECKING:
-    from plainformer.explanation import Difference, Run
+    from plainformer.explanation import Difference, LikelyToken, Run
 
 
 def print_difference(out: Any, found: Difference) -> None:
@@ -24,10 +24,14 @@ def print_difference(out: Any, found: Difference) -> None:
     if found.baseline.next_tokens:
         rows = table("baseline", "probability", "changed", "probability ", right=("probability", "probability "))
         for was, now in zip(found.baseline.next_tokens, found.changed.next_tokens, strict=True):
-            values = (f"{was.probability:.4f}", f'"{shown(now.token)}"', f"{now.probability:.4f}")
-            rows.add_row(f'"{shown(was.token)}"', *values)
+            rows.add_row(*_cells(was), *_cells(now))
         out.print(rows)
     out.print("")
+
+
+def _cells(token: LikelyToken) -> tuple[str, str]:
+    """Return a token and its probability; nothing of one that was removed, which only fills up the list."""
+    return ("", "") if token.probability == 0 else (f'"{shown(token.token)}"', f"{token.probability:.4f}")
 
 
 def _output(side: Run) -> str:

@@ -119,8 +119,9 @@ def _print_overview(out: Any, attention: Attention) -> None:
         out.print("the kind of token that has at least half of a head's attention, and its percentage:")
         used = dict.fromkeys(head.kind for head in heads)
         out.print(fill("; ".join(f"{sign} {what}" for kind, (sign, what) in KINDS.items() if kind in used), 80) + "\n")
-        for first in range(0, side.heads, HEADS_IN_LINE):
-            columns = range(first, min(first + HEADS_IN_LINE, side.heads))
+        at_once = max(1, min(HEADS_IN_LINE, (out.width - 6) // 5))
+        for first in range(0, side.heads, at_once):
+            columns = range(first, min(first + at_once, side.heads))
             out.print("layer " + "".join(f"{column:>5}" for column in columns))
             for layer in range(side.layers):
                 cells = (_cell(heads[layer * side.heads + column]) for column in columns)
@@ -162,7 +163,9 @@ def _short(token: str, most: int = NAME) -> str:
 
 def _print_map(out: Any, one: AttentionMap, side: AttentionSide) -> None:
     out.print(f"attention, {one.name}: how much each token looks at the others, in percent")
-    lines = _grid(one, side) if len(one.weights[0]) <= COLUMNS else _targets(one, side)
+    columns = min(COLUMNS, (out.width - NAME - 5) // 4)
+    targets = max(1, min(TARGETS, (out.width - NAME - 5) // (NAME + 8)))
+    lines = _grid(one, side) if len(one.weights[0]) <= columns else _targets(one, side, targets)
     for line in lines:
         out.print(line, markup=False)
     out.print("")
@@ -187,13 +190,14 @@ def _shaded(weight: float) -> str:
     return f"{SHADES[min(int(weight * 5), 4)]}{100 * weight:>3.0f}"
 
 
-def _targets(one: AttentionMap, side: AttentionSide) -> Iterator[str]:
+def _targets(one: AttentionMap, side: AttentionSide, count: int) -> Iterator[str]:
     """Yield for each token what it looks at most: the map is too wide for a line."""
     from rich.cells import set_cell_size
 
-    yield f"({len(one.weights[0])} columns do not fit: the {TARGETS} largest of each row; --json has all)"
+    largest = "largest" if count == 1 else f"{count} largest"
+    yield f"({len(one.weights[0])} columns do not fit: the {largest} of each row; --json has all)"
     for place, row in enumerate(one.weights):
-        best = sorted(range(len(row)), key=lambda key: -row[key])[:TARGETS]
+        best = sorted(range(len(row)), key=lambda key: -row[key])[:count]
         parts = [f"{100 * row[key]:>3.0f} {_numbered(key, side.keys)}" for key in best if row[key] > 0]
         cells = "".join(set_cell_size(part, NAME + 8) for part in parts)
         yield f"{place:>3} {set_cell_size(_plain(side.queries[place]), NAME)} {cells}".rstrip()

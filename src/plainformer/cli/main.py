@@ -32,10 +32,10 @@ _VERBS = {
     "glossary": "Explain a term of the field, with its place in this code and its source.",
 }
 
-# Options of which the value may be left out: what one looks like, and what its absence means.
+# Options of which the value may be left out: what one looks like, what its absence means, and what there is in words.
 _OPTIONAL = {
-    "--attention": (r"all|(\w+\.)?\d+\.\d+", "overview"),
-    "--nearest": (r"embedding|last|\d+", "embedding"),
+    "--attention": (r"all|(\w+\.)?\d+\.\d+", "overview", "a head as LAYER.HEAD, such as 0.1, or all"),
+    "--nearest": (r"embedding|last|\d+", "embedding", "a layer's number, embedding or last"),
 }
 
 
@@ -112,7 +112,7 @@ def _completed(arguments: Sequence[str]) -> Iterator[str]:
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         yield argument
         if argument in _OPTIONAL and arguments[0] == "explain":
-            pattern, usual = _OPTIONAL[argument]
+            pattern, usual, _ = _OPTIONAL[argument]
             if not re.fullmatch(pattern, following):
                 yield usual
 
@@ -123,7 +123,8 @@ def _report(error: Exception) -> int:
     from plainformer.errors import PlainformerError
 
     if isinstance(error, CycloptsError):
-        return _say(f"error: {_usage(error)}\n  → `plainformer --help`, `plainformer VERB --help`", 2)
+        what, fix = _usage(error)
+        return _say(f"error: {what}\n  → {fix}", 2)
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
     if isinstance(error, PlainformerError):
@@ -138,13 +139,19 @@ def _report(error: Exception) -> int:
     return _say(f"error: {type(error).__name__}: {error}\n  → {hint}", 1)
 
 
-def _usage(error: Exception) -> str:
-    """What is wrong with the command line, in one sentence."""
+def _usage(error: Exception) -> tuple[str, str]:
+    """What is wrong with the command line, in one sentence, and what to do."""
     from cyclopts.exceptions import UnusedCliTokensError
 
-    if isinstance(error, UnusedCliTokensError):
-        return "unexpected " + ", ".join(repr(token) for token in error.unused_tokens or ())
-    return " ".join(str(error).replace(STDIN, "-").split())
+    fix = "`plainformer --help`, `plainformer VERB --help`"
+    if not isinstance(error, UnusedCliTokensError):
+        return " ".join(str(error).replace(STDIN, "-").split()), fix
+    unused = [str(token).replace(STDIN, "-") for token in error.unused_tokens or ()]
+    given = list(error.root_input_tokens or ())
+    for name, (_, usual, values) in _OPTIONAL.items():  # was an unexpected word meant as the value of one of these?
+        if usual in given and given[given.index(usual) + 1 :][:1] == unused[:1]:
+            return f"{name} does not take {unused[0]!r}", f"it takes {values}, or nothing"
+    return "unexpected " + ", ".join(map(repr, unused)), fix
 
 
 def _say(message: str, code: int) -> int:
