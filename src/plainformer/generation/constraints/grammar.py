@@ -157,7 +157,7 @@ class Grammar:
     Args:
         definition: an entry of llguidance's list of grammars, {"lark_grammar": text} or {"json_schema": schema}.
         vocabulary: of the model.
-        title: the definition, for messages.
+        title: the definition, for messages. syntax: how one is written, for messages about a wrong one.
         lead, healing: see `Place`.
 
     Raises:
@@ -172,11 +172,12 @@ class Grammar:
         vocabulary: Vocabulary,
         *,
         title: str,
+        syntax: str = "simplify it",
         lead: str = "",
         healing: Heal | None = None,
     ) -> None:
         self._definition, self._vocabulary, self._title = dict(definition), vocabulary, title
-        self._lead, self._healing = lead, healing
+        self._syntax, self._lead, self._healing = syntax, lead, healing
         self._starts: dict[str, llguidance.LLMatcher] = {}
         # A row that has ended has no matcher, nor has one that left the language: its score is -inf already.
         self._states: RowStates[str, llguidance.LLMatcher | None] = RowStates(self._begin, self._advance)
@@ -202,7 +203,8 @@ class Grammar:
     def regex(cls, pattern: str, vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
         """Allow texts that match the whole expression (syntax of Rust's regex crate: no look-around, no back-references)."""
         _check_text("regular expression", pattern)
-        return cls(_regex(pattern), vocabulary, title=_title("regular expression", pattern), **place)
+        syntax = r"it is written as for Rust's regex crate: no look-around, no back-references; \[ is a literal ["
+        return cls(_regex(pattern), vocabulary, title=_title("regular expression", pattern), syntax=syntax, **place)
 
     @classmethod
     def json_schema(
@@ -221,13 +223,15 @@ class Grammar:
         if not isinstance(value, dict):
             raise UsageError(f"a JSON schema is an object, not {value!r}", 'for example {"type": "object", ...}')
         value = {"x-guidance": {"whitespace_pattern": _JSON_SPACE}, **value}
-        return cls({"json_schema": value}, vocabulary, title=_title("JSON schema", schema), **place)
+        syntax = "use types and keywords of JSON Schema that llguidance supports (its docs/json_schema.md)"
+        return cls({"json_schema": value}, vocabulary, title=_title("JSON schema", schema), syntax=syntax, **place)
 
     @classmethod
     def lark(cls, text: str, vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:
         """Allow what a grammar in llguidance's dialect of Lark (its docs/syntax.md) describes; its rule `start` is the text."""
         _check_text("grammar", text)
-        return cls({"lark_grammar": text}, vocabulary, title=_title("grammar", text), **place)
+        syntax = "it is written in llguidance's dialect of Lark (its docs/syntax.md), for example start: /[0-9]+/"
+        return cls({"lark_grammar": text}, vocabulary, title=_title("grammar", text), syntax=syntax, **place)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
         leads = [self._lead] * len(context.ids)
@@ -259,7 +263,7 @@ class Grammar:
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._vocabulary.library, json.dumps({"grammars": grammars}), log_level=0, limits=limits)
         if matcher.is_error():
-            raise UsageError(f"the {self._title} cannot be used: {_reason(matcher)}", "correct it")
+            raise UsageError(f"the {self._title} cannot be used: {_reason(matcher)}", self._syntax)
         for warning in matcher.get_grammar_warnings():
             logger.warning("the %s: %s", self._title, warning)
         return matcher
