@@ -238,3 +238,11 @@ def test_media(page_of: Any) -> None:
 def test_a_vector_is_shown_by_its_first_numbers() -> None:
     answer = {"vector": [0.5] * 300, "labels": [{"label": "a", "score": 0.25}]}
     assert _short(answer) == {"vector": f"300 numbers: {', '.join(['0.5000'] * 8)}, ...", "labels": answer["labels"]}
+
+
+def test_a_notebook_shows_the_page_in_a_frame(tiny: Callable[[str], Path]) -> None:
+    task = plainformer.load(tiny("chat"), backend="plain")
+    found = explain(task, "the cat " + HOSTILE, attention="0.1")
+    ((tag, given),) = Reader(found._repr_html_()).elements
+    assert tag == "iframe" and given["sandbox"] == "allow-scripts"
+    assert given["srcdoc"] == found.to_html()

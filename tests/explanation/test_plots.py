@@ -127,3 +127,12 @@ def test_without_matplotlib(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_matplotlib_is_imported_when_something_is_drawn() -> None:
     assert "matplotlib" not in modules_after("import plainformer.explanation")
+
+
+def test_a_task_is_no_drawing(task: Any) -> None:
+    for draw in (lambda: pf.plot_attention(task, "1.2"), lambda: pf.plot_lens(task)):
+        with pytest.raises(InputError, match=r"a TextGeneration cannot be drawn here\n  → give what explain\(task"):
+            draw()
+    for draw in (lambda: pf.plot_step(task), lambda: pf.plot_beams(explain(task, "the cat"))):  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"cannot be drawn here\n  → give what explain_steps"):
+            draw()

@@ -106,6 +106,11 @@ class Explanation:
 
         return to_html(self, steps)
 
+    def _repr_html_(self) -> str:
+        from plainformer.explanation.page import framed
+
+        return framed(self.to_html())
+
 
 @torch.inference_mode()
 def explain(

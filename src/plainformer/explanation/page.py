@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,11 @@ def to_html(found: Explanation, steps: ExplainedSteps | None = None) -> str:
         tree_cut=tree_cut,
         number=_number,
     )
+
+
+def framed(page: str) -> str:
+    """Return a page as a part of a notebook: in a frame of its own, whose scripts and styles reach nothing outside it."""
+    return f'<iframe sandbox="allow-scripts" srcdoc="{escape(page)}" style="width:100%;height:32em;border:0"></iframe>'
 
 
 def _short(answer: Any) -> Any:

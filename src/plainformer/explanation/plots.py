@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, MissingDependencyError, UsageError, opt
+from plainformer.errors import InputError, MissingDependencyError, UsageError, a_type, opt
 from plainformer.explanation.attention import Attention
 from plainformer.explanation.lens import Lens
 from plainformer.explanation.one_pass import Explanation
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 else:
     Axes: TypeAlias = Any
 
+T = TypeVar("T")
 NAMED = 64  # tokens of a map that still have room for their names
 COLORS = {"runs": "tab:blue", "finished": "tab:green", "pruned": "tab:gray"}
 
@@ -37,7 +38,7 @@ def plot_attention(found: Explanation | Attention, head: str, axes: Axes | None 
     Raises:
         UsageError: there is no such map.
     """
-    attention = found.attention if isinstance(found, Explanation) else found
+    attention = found.attention if isinstance(found, Explanation) else _instance(found, Attention)
     if attention is None:
         raise UsageError("this explanation has no attention", f"explain with {opt('attention', head)}")
     one = attention.map(head)
@@ -62,6 +63,7 @@ def plot_lens(found: Explanation | Lens, axes: Axes | None = None) -> Axes:
         if not found.lens:
             raise UsageError("this explanation has no lens", f"explain with {opt('lens', True)}")
         found = found.lens[0]
+    found = _instance(found, Lens)
     names = ["embeddings", *(f"layer {layer.layer}" for layer in found.layers[1:])]
     axes = _axes(axes, (6, 1.5 + 0.25 * len(names)))
     places = range(len(names))
@@ -112,6 +114,7 @@ def plot_step(found: ExplainedSteps, step: int = 1, row: int = 0, axes: Axes | N
     Args:
         step: from 1. row: of several samples or beams, which.
     """
+    found = _instance(found, ExplainedSteps)
     steps = {one.number: one for one in found.trace.steps if any(ladder.row == row for ladder in one.ladders)}
     check_whole("step", step)
     if step not in steps:
@@ -130,7 +133,7 @@ def plot_step(found: ExplainedSteps, step: int = 1, row: int = 0, axes: Axes | N
 
 def plot_beams(found: ExplainedSteps, axes: Axes | None = None) -> Axes:
     """Draw a beam search as a tree: each candidate with its log-probability; green has finished, grey was pruned."""
-    nodes = beam_tree(found.trace)
+    nodes = beam_tree(_instance(found, ExplainedSteps).trace)
     if not nodes:
         raise UsageError("this generation has no beams", f"generate with {opt('num_beams', 3)}")
     height = max(node.height for node in nodes)
@@ -145,6 +148,15 @@ def plot_beams(found: ExplainedSteps, axes: Axes | None = None) -> Axes:
     axes.set(xlim=(0.9, max(node.depth for node in nodes) + 1), ylim=(height + 1, -1), xlabel="step", yticks=[])
     axes.set_xticks(sorted({node.depth for node in nodes}))
     return axes
+
+
+def _instance(found: Any, kind: type[T]) -> T:
+    """Return what was given to draw, or refuse it: a task, say, is explained first."""
+    if isinstance(found, kind):
+        return found
+    made = {Attention: "explain(task, item, attention=...)", Lens: "explain(task, item, lens=True)"}
+    fix = f"give what {made.get(kind, 'explain_steps(task, request, steps)')} returns"
+    raise InputError(f"{a_type(found)} cannot be drawn here", fix)
 
 
 def _axes(axes: Axes | None, size: tuple[float, float]) -> Axes:

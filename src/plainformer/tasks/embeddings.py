@@ -19,7 +19,7 @@ from plainformer.inputs.listed import as_list
 from plainformer.tasks.base import Task
 from plainformer.tasks.calls import Call, Given, MediaCall, called_with
 from plainformer.tasks.options import TaskOptions
-from plainformer.tasks.results import Result, Results, pandas
+from plainformer.tasks.results import Result, Results, check_index, pandas
 from plainformer.tasks.text.similarity import SIMILARITIES, Similarity
 
 if TYPE_CHECKING:
@@ -97,7 +97,12 @@ class Embeddings(Results[Embedding]):
         )
 
     def to_dataframe(self, index: Sequence[Any] | None = None) -> pd.DataFrame:
-        """Return the vectors as a pandas DataFrame: a row for each, a column for each of its D numbers."""
+        """Return the vectors as a pandas DataFrame: a row for each, a column for each of its D numbers.
+
+        Raises:
+            ValueError: `index` has another length.
+        """
+        check_index(index, len(self))
         return pandas().DataFrame(np.asarray(self), index=index)
 
 

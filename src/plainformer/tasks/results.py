@@ -124,8 +124,7 @@ class Results(list[R]):
         several answers (entities, ranked documents, alternatives) has a row for each, with the same index.
         """
         frame, own = pandas(), range(len(self)) if index is None else index
-        if len(own) != len(self):
-            raise ValueError(f"index has {len(own)} entries for {len(self)} results")
+        check_index(own, len(self))
         pairs = [(place, row) for place, one in zip(own, self, strict=True) for row in rows_of(one)]
         name = self._place if index is None else getattr(index, "name", None)
         kept = frame.Index([place for place, _ in pairs], name=name)
@@ -135,6 +134,12 @@ class Results(list[R]):
         if self and all(isinstance(one, tuple) and hasattr(one, "_repr_html_") for one in self):
             return blocks([one._repr_html_() for one in self])  # type: ignore[attr-defined]
         return table([{self._place: place, **row} for place, one in enumerate(self) for row in rows_of(one)])
+
+
+def check_index(index: Sequence[Any] | None, count: int) -> None:
+    """Refuse an index of a table that has not one entry for each result."""
+    if index is not None and len(index) != count:
+        raise ValueError(f"index has {len(index)} entries for {count} results")
 
 
 def rows_of(result: Any) -> list[dict[str, Any]]:
