@@ -27,7 +27,7 @@ def main() -> None:
         print(f"   {token.probability:6.1%}  {token.token!r}")
 
     embed = pf.load("all-minilm-l6-v2")
-    print("\n3. How alike sentences are (cosine), by MiniLM\n")
+    print("\n3. Sentence similarity (cosine, MiniLM)\n")
     first = "A man is eating food."
     for other in ("A man is eating a piece of bread.", "A woman is playing violin.", "Someone has lunch."):
         print(f"   {embed.similarity(first, other):.4f}  {first} / {other}")

@@ -276,6 +276,12 @@ def test_readme_counts_the_path() -> None:
     assert path_length() in (ROOT / "README.md").read_text(encoding="utf-8"), f"it is {path_length()}"
 
 
+def test_readme_shows_what_the_demo_prints() -> None:
+    shown = re.findall(r"^\d\. .+", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    program = (ROOT / "examples" / "demo.py").read_text(encoding="utf-8")
+    assert len(shown) == 3 and [line for line in shown if line not in program] == []
+
+
 def test_anchors_are_those_of_github() -> None:
     page = "# A `b`, c\n## [Link](x) & more\n## Twice\n```text\n# not a heading\n```\n## Twice\n"
     assert anchors_of(page) == {"a-b-c", "link--more", "twice", "twice-1"}

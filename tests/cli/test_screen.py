@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
+from inspect import cleandoc
 
 import pytest
 
-from plainformer.cli.main import run_app
+from plainformer.cli.main import _VERBS, run_app
 from plainformer.cli.screen import console, folded, print_facts, table, width
 from tests.support.cli import ENVIRONMENT, Cli
 
@@ -140,3 +142,10 @@ def test_a_reader_that_has_gone_is_not_an_error() -> None:
     command = f"set -o pipefail; {program} | true; {program} | head -n 1"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
     assert found.returncode == 0 and found.stdout.startswith("Usage:") and found.stderr == ""
+
+
+@pytest.mark.parametrize("verb", _VERBS)
+def test_help_has_no_stray_ends_of_lines(verb: str) -> None:
+    """--help keeps the docstring's line breaks, so its lines must fit 80 columns, or they are broken twice."""
+    text = getattr(import_module(f"plainformer.cli.{verb}"), verb).__doc__
+    assert [line for line in cleandoc(text).splitlines()[1:] if len(line) > 79 and "Example" not in line] == []

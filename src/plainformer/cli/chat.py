@@ -51,8 +51,9 @@ def chat(
 
     Example: plainformer chat smollm2-135m-instruct --system "Answer in one sentence."
 
-    Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the commands. Over a pipe each line is a message (or
-    a command), and answers alone are written to stdout.
+    Ctrl-C stops an answer, Ctrl-D or /exit ends the chat, /help lists the
+    commands. Over a pipe each line is a message (or a command), and answers alone
+    are written to stdout.
     """
     for name in ("num_return_sequences", "num_alternatives"):
         no_effect(name in generation.given(), name, "in a chat")

@@ -88,9 +88,10 @@ def entities(
 ) -> None:
     """Analyse the entities of documents.
 
-    REF is a token classification checkpoint (`plainformer info REF` tells what a checkpoint does). A path is a text file
-    (one document), a .jsonl file (one document per line: a text, or an object with "text" and perhaps "id"), or a folder
-    of such files.
+    REF is a token classification checkpoint (`plainformer info REF` tells what a
+    checkpoint does). A path is a text file (one document), a .jsonl file (one
+    document per line: a text, or an object with "text" and perhaps "id"), or a
+    folder of such files.
 
     Example: plainformer entities MODEL letters/ --require wanted.txt --html report.html
     """

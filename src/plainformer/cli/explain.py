@@ -53,8 +53,8 @@ def explain(
 ) -> None:
     """Show tokens with ids, character spans and embedding norms, the shape after every step, and the answer.
 
-    TEXT is a text, or "-" for stdin; for images and audio it is the file. --top-k is the number of candidates for the
-    next token (or of the answer); with --steps and --what-if, it is the sampling option of that name.
+    For images and audio, TEXT is the file. --top-k is how many next tokens (or
+    answers) are shown; with --steps and --what-if it is the option of sampling.
 
     Example: plainformer explain smollm2-135m-instruct "The capital of France is" --steps 3
     """

@@ -235,7 +235,8 @@ def _json(file: BinaryIO, name: str, where: Mapping[str, Any], reading: Reading)
         if isinstance(error, PlainformerError):
             raise
         raise InputError(
-            f"{name} is not JSON: {error}", f"correct it; {opt('literal')} takes its name as text"
+            f"{name} is not JSON: {error}",
+            f"one value per line is .jsonl; {opt('literal')} takes its name as text",
         ) from None
     for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         item = Item(value, f"item {number} of {name}", {**where, "item": number}, value)
@@ -260,7 +261,9 @@ def _rows(file: BinaryIO, name: str, where: Mapping[str, Any], delimiter: str, r
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not UTF-8 text: {error.reason}", "convert it, e.g. with iconv") from None
     except csv.Error as error:
-        raise InputError(f"line {rows.line_num} of {name} is not CSV: {error}", "correct it") from None
+        raise InputError(
+            f"line {rows.line_num} of {name} is not CSV: {error}", "check its quotes and line ends"
+        ) from None
 
 
 def _converted(item: Item, reading: Reading, read: Any) -> Item:

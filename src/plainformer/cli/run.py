@@ -47,8 +47,9 @@ def run(
 ) -> None:
     """Run a checkpoint on inputs.
 
-    An input is a text, "-" for stdin, a file or a folder of files: text files give one input per line, .jsonl files one JSON
-    value per line, .csv and .tsv files one row; for images and audio it is the file itself.
+    An input is a text, "-" for stdin, a file or a folder of files: text files give
+    one input per line, .jsonl files one JSON value per line, .csv and .tsv files
+    one row; for images and audio it is the file itself.
 
     Example: plainformer run smollm2-135m-instruct "The capital of France is" --max-new-tokens 8
     """

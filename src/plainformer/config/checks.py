@@ -60,7 +60,9 @@ def require_text(written: str, value: object) -> None:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise CheckpointError(f"a text with half a surrogate pair, {half}, is not text", "correct it") from None
+        raise CheckpointError(
+            f"a text with half a surrogate pair, {half}, is not text", "write the whole character"
+        ) from None
 
 
 def require(condition: bool, what: str, fix: str = "check it against the model card") -> None:

@@ -172,7 +172,8 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
             )
         if index > len(pieces) + 100_000:
             raise CheckpointError(
-                f"{settings.folder}: the id {index} of {token.content!r} is out of range", "correct it"
+                f"{settings.folder}: the id {index} of {token.content!r} is out of range",
+                f"ids of added tokens follow those of the {len(pieces)} pieces",
             )
         while len(pieces) <= index:
             pieces.append(Piece(f"<unused {len(pieces)}>", 0.0, CONTROL))

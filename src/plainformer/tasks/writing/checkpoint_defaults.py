@@ -72,4 +72,6 @@ def _biases(found: Any) -> dict[tuple[int, ...], float]:
     try:
         return {tuple(ids): float(bias) for ids, bias in found}
     except (TypeError, ValueError):
-        raise CheckpointError(f"{FILE}: sequence_bias={found!r} are not [ids, bias] pairs", "correct it") from None
+        raise CheckpointError(
+            f"{FILE}: sequence_bias={found!r} are not [ids, bias] pairs", "for example [[5, 6], -2.0]"
+        ) from None
