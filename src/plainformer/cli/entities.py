@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, Ref, console, probe_output, restored, table, write_json
+from plainformer.cli.options import Json, Ref, probe_output, restored, write_json
 from plainformer.cli.progress import Count, screen
+from plainformer.cli.screen import console, table
 from plainformer.config.values import check_choice, check_number, check_whole, no_effect
 from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt, plural
 from plainformer.tasks.text.options import TokenClassificationOptions

@@ -12,7 +12,8 @@ from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.insights import InsightFlags, print_insights, write_page
-from plainformer.cli.options import Json, Ref, console, probe_output, read_stdin, restored, shown, table, write_json
+from plainformer.cli.options import Json, Ref, probe_output, read_stdin, restored, write_json
+from plainformer.cli.screen import console, shown, table
 from plainformer.config.values import check_whole, decode_text, no_effect
 from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import GenerationOptions

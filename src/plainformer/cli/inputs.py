@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 from plainformer.cli import STDIN
 from plainformer.cli.options import MAX_INPUT_BYTES, bounded, is_file, open_stdin, read_stdin, restored
 from plainformer.config.values import decode_text, no_effect, read_json_line
-from plainformer.entities.documents import files_in
 from plainformer.errors import InputError, PlainformerError, did_you_mean, opt
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -172,6 +171,8 @@ def _count_of(value: str, reading: Reading) -> int:
 
 def _files(value: str, suffixes: Sequence[str], skipped: list[Path]) -> Iterable[Path]:
     """Return the file of that name, or a folder's files of these kinds."""
+    from plainformer.entities.documents import files_in
+
     if not is_folder(value):
         return [Path(value)]
     found = list(files_in(value, suffixes, skipped.append))

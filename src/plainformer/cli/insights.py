@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import shown, table
+from plainformer.cli.screen import shown, table
 from plainformer.errors import InputError, opt
 
 if TYPE_CHECKING:

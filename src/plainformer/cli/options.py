@@ -13,9 +13,6 @@ from unicodedata import category
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
-from plainformer.cli.screen import console as console
-from plainformer.cli.screen import shown as shown
-from plainformer.cli.screen import table as table
 from plainformer.errors import InputError, PlainformerError, opt
 
 Text = TypeVar("Text", str, str | None)

@@ -21,11 +21,8 @@ from plainformer.config.values import check_whole
 from plainformer.errors import InputError, PlainformerError, UsageError, a_type, nth, placed
 from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
-from plainformer.tasks.calls import called_with as called_with
 from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
-from plainformer.tasks.results import LabelScore as LabelScore
-from plainformer.tasks.results import Result as Result
 from plainformer.tasks.results import Results, Skipped
 
 if TYPE_CHECKING:
@@ -52,8 +49,7 @@ class Task(ABC):
             companion files can still be read.
         Options: the dataclass of its options, given whole to each of the three steps.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops; None: as the checkpoint
-            says. companions: files
-            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
+            says. companions: files of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
     name: str

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
 from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.tasks.base import TwoPartTask
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import table
 from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.results import Result
 from plainformer.tasks.text.options import TextRankingOptions
 from plainformer.tasks.text.pairs import pair_logits
 

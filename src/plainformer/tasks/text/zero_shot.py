@@ -13,8 +13,10 @@ from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, did_you_mean, nth, opt, placed
 from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import LabelScore, Task, called_with
+from plainformer.tasks.base import Task
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.results import LabelScore
 from plainformer.tasks.text.classification import Classification
 from plainformer.tasks.text.options import ZeroShotOptions
 from plainformer.tasks.text.pairs import pair_logits

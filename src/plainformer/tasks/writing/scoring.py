@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config.values import check_flag
 from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.generation.score import TokenScores, score_tokens
-from plainformer.tasks.base import Result, Task
+from plainformer.tasks.base import Task
 from plainformer.tasks.html import table
 from plainformer.tasks.lengths import least
 from plainformer.tasks.options import BATCH_SIZE
-from plainformer.tasks.results import Results
+from plainformer.tasks.results import Result, Results
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
