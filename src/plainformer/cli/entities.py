@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, Ref, probe_output, restored, write_json
+from plainformer.cli.options import Json, Ref, passed_over, probe_output, restored, some_skipped, write_json
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, table
 from plainformer.config.values import check_choice, check_number, check_whole, no_effect
@@ -128,8 +128,7 @@ def entities(
     else:
         _print(analysis, views, written.top)
     if failed:
-        what = f"{failed:,} of {len(analysis.found) + failed:,} documents {'was' if failed == 1 else 'were'} skipped"
-        raise PlainformerError(what, "the lines above say which, and why")
+        raise some_skipped(failed, len(analysis.found) + failed, "documents")
 
 
 def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple[Analysis, int]:
@@ -143,7 +142,7 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
 
     def fail(error: PlainformerError) -> None:
         failed.append(error)
-        screen.say("skipped: " + error.message(as_flag, first=1).partition("\n  → ")[0])
+        screen.say("skipped: " + error.reason(as_flag, first=1))
 
     count = Count(count_documents(paths) if screen.shows else None, "documents")
 
@@ -169,8 +168,7 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
     with screen.during(count):
         analysis = analyse(find, documents(), **how)
     found = sum(len(one.mentions) for one in analysis.found)
-    more = ", ..." if len(other) > 1 else ""
-    left = f", {plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
+    left = f", {passed_over(other, 'not text')}" if other else ""
     screen.say(f"{plural(len(analysis.found), 'document')}, {plural(found, 'entity', 'entities')}{left}")
     return analysis, len(failed)
 

@@ -1,7 +1,7 @@
 """Inputs of a command: texts, files, folders and stdin, one after the other, each with the place that it is from.
 
-A text file gives one input a line, or is one input; a `.jsonl` file one JSON value a line, a `.json` file a list of them, and a
-`.csv` or `.tsv` file a row each, under the names of its first line. Nothing is held: an endless stream is read line by line.
+A text file gives one input per line, or is one input; a `.jsonl` file one JSON value per line, a `.json` file a list of them, and a
+`.csv` or `.tsv` file one per row, under the names of its first line. Nothing is held: an endless stream is read line by line.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def check_paths(values: Sequence[str], *, literal: bool = False) -> None:
         if literal or value == STDIN or not _PATH.fullmatch(value) or is_file(value) or is_folder(value):
             continue
         try:
-            hint = did_you_mean(Path(value).name, [path.name for path in Path(value).parent.iterdir()])
+            siblings = [path.name for path in Path(value).parent.iterdir()]
         except (OSError, ValueError):  # no such folder, a NUL in the name
-            hint = ""
-        near = hint if hint.startswith("did") else "check the path"
+            siblings = []
+        near = did_you_mean(Path(value).name, siblings, few=False) or "check the path"
         as_text = "" if value.lower().endswith(_MEDIA) else f"; {opt('literal')} takes it as text"
         raise InputError(f"there is no file {value!r}", near + as_text)
 

@@ -106,7 +106,9 @@ def _dispatch(arguments: list[str]) -> None:
     given = [STDIN if argument == "-" else argument for argument in arguments]
     verb = given[0] if given else ""
     if verb in _VERBS and given[1:] in (["--help"], ["-h"]):
-        app(verb).help_print([verb])  # as the parser would, which first makes all options once more: a fifth of the time
+        app(verb).help_print(
+            [verb]
+        )  # as the parser would, which first makes all options once more: a fifth of the time
         return
     app(verb)(list(_completed(given)), exit_on_error=False, print_error=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 from unicodedata import category
@@ -13,7 +13,7 @@ from unicodedata import category
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
-from plainformer.errors import InputError, PlainformerError, opt
+from plainformer.errors import InputError, PlainformerError, opt, plural
 
 Text = TypeVar("Text", str, str | None)
 MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
@@ -74,6 +74,18 @@ def write_json(values: Iterable[Any]) -> None:
 def harmless(text: str) -> str:
     """Return text without what a terminal would obey: an answer may hold any characters."""
     return "".join(c if c in "\n\t" or category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+
+
+def some_skipped(count: int, total: int, what: str) -> PlainformerError:
+    """Return the error with which a run ends that went on without some of its inputs."""
+    were = "was" if count == 1 else "were"
+    return PlainformerError(f"{count:,} of {total:,} {what} {were} skipped", "the lines above say which, and why")
+
+
+def passed_over(files: Sequence[Path], why: str) -> str:
+    """Return a line about files that were not read, the first of them by name."""
+    more = ", ..." if len(files) > 1 else ""
+    return f"{plural(len(files), 'file')} passed over ({why}: {files[0].name}{more})"
 
 
 def probe_output(name: str, path: str | Path) -> None:

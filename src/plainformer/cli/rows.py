@@ -35,7 +35,7 @@ class Rows:
 
 
 class JsonRows(Rows):
-    """One object a line: where the input is from, the input, its answer."""
+    """One object per line: where the input is from, the input, its answer."""
 
     def write(self, item: Item, result: Any) -> None:
         from plainformer.tasks.results import plain

@@ -80,9 +80,10 @@ def _encoded(task: Task, texts: Sequence[str], first: int, truncate: bool, limit
     """Encode texts of at most `limit` tokens, padded; None is no limit. `first`: the place of the first one."""
     rows = []
     for place, text in enumerate(texts, first):
-        cut = (task.cut or True) if truncate and limit is not None else False
         with placed([place]):
-            (row,) = task.tokenizer.encode_batch([text], truncate=cut, max_length=limit)
+            (row,) = task.tokenizer.encode_batch(
+                [text], truncate=task.cut_side(truncate and limit is not None), max_length=limit
+            )
         row = row.once(task.tokenizer.bos_id, task.tokenizer.eos_id)
         if not row.input_ids:
             raise InputError(f"{nth(place)} is an empty text: there is nothing to score", "give at least two tokens")
