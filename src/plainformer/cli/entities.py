@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, Ref, passed_over, probe_output, restored, some_skipped, write_json
+from plainformer.cli.options import Json, Ref, passed_over, probe_output, restored, some_skipped, write_json, write_page
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, table
 from plainformer.config.values import check_choice, check_number, check_whole, no_effect
-from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt, plural
+from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt, plural
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def entities(
         task, options, given, labels=label or (), min_score=min_score, within=within, **required
     )
     if written.html is not None:
-        _write_page(analysis, written.html)
+        from plainformer.entities.report import to_html
+
+        write_page("html", written.html, to_html(analysis))
     if json:
         write_json([analysis.to_dict()])
     elif written.as_csv:
@@ -219,17 +221,6 @@ def _compare(ref: str, flags: LoadFlags) -> Any:
         return found
 
     return cosines
-
-
-def _write_page(analysis: Analysis, path: Path) -> None:
-    from plainformer.entities.report import to_html
-
-    try:
-        path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}", f"choose another path for {opt('html')}"
-        ) from error
 
 
 def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:

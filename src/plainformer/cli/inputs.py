@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from plainformer.cli import STDIN
-from plainformer.cli.options import MAX_INPUT_BYTES, bounded, is_file, open_stdin, read_stdin, restored
+from plainformer.cli.options import MAX_INPUT_BYTES, bounded, is_file, is_folder, open_stdin, read_stdin, restored
 from plainformer.config.values import decode_text, no_effect, read_json_line
 from plainformer.errors import InputError, PlainformerError, did_you_mean, opt
 
@@ -92,14 +92,6 @@ def check_reading(values: Sequence[str], reading: Reading) -> None:
     records = [value for value, kind in kinds.items() if kind in ("stdin", "records", "folder")]
     fix = "give a .jsonl, .json, .csv or .tsv file"
     no_effect(reading.field is not None and not records, "field", ": no INPUT has fields", fix)
-
-
-def is_folder(value: str) -> bool:
-    """Whether a folder has that name."""
-    try:
-        return len(value) < 4096 and Path(value).is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def _kind(value: str, reading: Reading) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 from unicodedata import category
@@ -42,8 +42,17 @@ def read_stdin() -> bytes:
 
 def is_file(value: str) -> bool:
     """Whether a file has that name."""
+    return _is(Path.is_file, value)
+
+
+def is_folder(value: str) -> bool:
+    """Whether a folder has that name."""
+    return _is(Path.is_dir, value)
+
+
+def _is(kind: Callable[[Path], bool], value: str) -> bool:
     try:
-        return len(value) < 4096 and Path(value).is_file()
+        return len(value) < 4096 and kind(Path(value))
     except (OSError, ValueError):  # a text too long, or with a character that no file name has
         return False
 
@@ -86,6 +95,15 @@ def passed_over(files: Sequence[Path], why: str) -> str:
     """Return a line about files that were not read, the first of them by name."""
     more = ", ..." if len(files) > 1 else ""
     return f"{plural(len(files), 'file')} passed over ({why}: {files[0].name}{more})"
+
+
+def write_page(name: str, path: Path, page: str) -> None:
+    """Write a page to the file that option `name` gives."""
+    try:
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        what = f"{path} cannot be written: {error.strerror or error}"
+        raise InputError(what, f"choose another path for {opt(name)}") from error
 
 
 def probe_output(name: str, path: str | Path) -> None:
