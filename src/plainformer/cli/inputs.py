@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from plainformer.cli import STDIN
-from plainformer.cli.options import MAX_INPUT_BYTES, bounded, is_file, is_folder, open_stdin, read_stdin, restored
+from plainformer.cli.options import (
+    MAX_INPUT_BYTES,
+    bounded,
+    is_file,
+    is_folder,
+    open_stdin,
+    read_bounded,
+    read_stdin,
+    restored,
+)
 from plainformer.config.values import decode_text, no_effect, read_json_line
 from plainformer.errors import InputError, PlainformerError, did_you_mean, opt
 
@@ -189,7 +198,7 @@ def _of_file(file: BinaryIO, path: Path | None, reading: Reading) -> Iterator[It
     elif suffix == ".json":
         yield from _json(file, name, where, reading)
     elif reading.whole and suffix != ".jsonl":
-        yield _text(bounded(file.read(MAX_INPUT_BYTES + 1), name), name, where, blank=False)
+        yield _text(read_bounded(file, name), name, where, blank=False)
     else:
         yield from _lines(file, name, where, reading, jsonl=suffix == ".jsonl")
 
@@ -220,7 +229,7 @@ def _text(data: bytes, place: str, where: Mapping[str, Any], *, blank: bool = Tr
 
 def _json(file: BinaryIO, name: str, where: Mapping[str, Any], reading: Reading) -> Iterator[Item]:
     try:
-        values = json.loads(decode_text(bounded(file.read(MAX_INPUT_BYTES + 1), name), name))
+        values = json.loads(decode_text(read_bounded(file, name), name))
     except (ValueError, RecursionError) as error:
         if isinstance(error, PlainformerError):
             raise

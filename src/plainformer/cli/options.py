@@ -37,7 +37,12 @@ def open_stdin() -> BinaryIO:
 
 def read_stdin() -> bytes:
     """Return all of stdin, up to the bound of one input."""
-    return bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
+    return read_bounded(open_stdin(), "stdin")
+
+
+def read_bounded(file: BinaryIO, where: str) -> bytes:
+    """Return all of a file, up to the bound of one input."""
+    return bounded(file.read(MAX_INPUT_BYTES + 1), where)
 
 
 def is_file(value: str) -> bool:
