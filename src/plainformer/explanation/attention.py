@@ -145,7 +145,7 @@ def wanted_heads(model: Transformer, asked: bool | str | Sequence[str]) -> Wante
     names = [asked] if isinstance(asked, str) else list(asked)
     if names == ["all"]:
         return lambda *head: True
-    chosen = {find_head(model, name, opt("attention", name)) for name in names}
+    chosen = {find_head(model, name, opt("attention", name), also='"all", ') for name in names}
     return lambda *head: head in chosen
 
 
@@ -272,11 +272,13 @@ def _kind(shares: Mapping[Any, float | None]) -> Kind:
     return name if most >= HALF else "spread"
 
 
-def find_head(model: Transformer, name: str, said: str, sides: Sequence[SideName] = SIDES) -> tuple[SideName, int, int]:
+def find_head(
+    model: Transformer, name: str, said: str, sides: Sequence[SideName] = SIDES, *, also: str = ""
+) -> tuple[SideName, int, int]:
     """Return side, layer and head of a name, "L.H" or "side.L.H"; without a side, it is the stack that the model's head reads.
 
     Args:
-        said: how a message names the option and its value. sides: those that may be named.
+        said: how a message names the option and its value. sides: those that may be named. also: what else may be written.
     Raises:
         UsageError: the name is not a head's, or this model has no such head.
     """
@@ -284,14 +286,15 @@ def find_head(model: Transformer, name: str, said: str, sides: Sequence[SideName
     stacks: dict[Any, Any] = {"encoder": model.encoder, "decoder": model.decoder}
     stacks["cross"] = model.decoder if model.decoder is not None and model.decoder.config.cross_attention else None
     there = [side for side in sides if stacks[side] is not None]
-    if found is None:
-        raise UsageError(f"{said} does not name a head", f"write L.H, or {there[-1]}.L.H: for example 0.0")
     own: SideName = "decoder" if model.decoder is not None else "encoder"
-    side = next((one for one in there if one == (found[1] or own)), None)
+    side = next((one for one in there if one == ((found and found[1]) or own)), None)
     if side is None:
-        raise UsageError(f"{said}: this model has no {found[1]!r}", f"it has {' and '.join(there)}")
+        raise UsageError(f"{said}: this model has no {found and found[1]!r}", f"it has {' and '.join(there)}")
     layers, heads = stacks[side].config.num_layers, stacks[side].config.num_heads
+    known = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}"
+    if found is None:
+        raise UsageError(f"{said} does not name a head", f"write L.H, {also}or {there[-1]}.L.H: {known}")
     layer, head = int(found[2]), int(found[3])
     if layer >= layers or head >= heads:
-        raise UsageError(f"{said}: there is no such head", f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}")
+        raise UsageError(f"{said}: there is no such head", known)
     return side, layer, head
