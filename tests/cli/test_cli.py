@@ -16,7 +16,7 @@ import pytest
 
 from plainformer.cli.flags import as_flag
 from plainformer.cli.main import run_app
-from plainformer.cli.options import shown
+from plainformer.cli.screen import shown
 from plainformer.errors import UsageError, opt
 from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
 from tests.support.close import close
@@ -107,7 +107,7 @@ def test_inputs_that_are_not_text(cli: Cli, tiny: Callable[[str], Path], tmp_pat
 def test_run_needs_something(cli: Cli, tiny: Callable[[str], Path]) -> None:
     refused(cli("run"), "REF")
     refused(cli("run", tiny("embedding")), "needs at least one INPUT")
-    assert done(cli("run", tiny("embedding"), "-", stdin=b"")).out == ""
+    assert done(cli("run", tiny("embedding"), "-", "--json", stdin=b"")).out == ""
 
 
 # ---- run: results -----------------------------------------------------------------------------------------------------

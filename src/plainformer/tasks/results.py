@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
-from plainformer.errors import MissingDependencyError, PlainformerError
+from plainformer.errors import MissingDependencyError, PlainformerError, UsageError, plural
 from plainformer.tasks.html import blocks, table
 
 if TYPE_CHECKING:
@@ -122,6 +122,9 @@ class Results(list[R]):
 
         Its index is the place of the input, from 0, or what `index` has for it (a column's own index). An input with
         several answers (entities, ranked documents, alternatives) has a row for each, with the same index.
+
+        Raises:
+            UsageError: `index` is not as long as the list. MissingDependencyError: pandas is not installed.
         """
         frame, own = pandas(), range(len(self)) if index is None else index
         check_index(own, len(self))
@@ -139,7 +142,8 @@ class Results(list[R]):
 def check_index(index: Sequence[Any] | None, count: int) -> None:
     """Refuse an index of a table that has not one entry for each result."""
     if index is not None and len(index) != count:
-        raise ValueError(f"index has {len(index)} entries for {count} results")
+        what = f"the index has {plural(len(index), 'entry', 'entries')} for {plural(count, 'result')}"
+        raise UsageError(what, "give one for each")
 
 
 def rows_of(result: Any) -> list[dict[str, Any]]:
