@@ -49,6 +49,15 @@ def reading(where: str) -> Iterator[None]:
         raise error.within(where) from error.__cause__
 
 
+def json_hint(text: str, error: Exception) -> str:
+    """Return what to do about a file that is not JSON: what ends too early is truncated; a mistake within may be its editor's."""
+    if isinstance(error, json.JSONDecodeError):
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            return "the file is truncated: download it again"
+        return "correct that place if you have edited the file, or else download it again"
+    return "the file is damaged or forged: download it again"
+
+
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half a surrogate pair: as an emoji's, or alone
 
 

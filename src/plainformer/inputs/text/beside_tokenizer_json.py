@@ -88,7 +88,7 @@ def _check_id(backend: tokenizers.Tokenizer, settings: Settings, index: int, con
         raise CheckpointError(
             f"{settings.folder}: the added tokens give {content!r} the id {index}, {there} in tokenizer.json"
             + (f"; {content!r} is {found} there" if other is not None else ""),
-            "the files do not belong together: download all of them again",
+            "the files are of different checkpoints, or edited: take all of them from one",
         )
 
 

@@ -142,7 +142,7 @@ def _with_step(found: SentenceFiles, checkpoint: Checkpoint, kind: str, path: st
     name = f"{folder}/config.json"
     raw = checkpoint.json(name)
     if raw is None and kind != "Normalize":
-        raise CheckpointError(f"{MODULES} lists {folder!r}, and there is no {name}", "download the checkpoint again")
+        raise CheckpointError(f"{MODULES} lists {folder!r}, and there is no {name}", "download that folder too")
     found = replace(found, names=(*found.names, name))
     with reading(name):
         fields = Fields(raw or {})
@@ -190,14 +190,14 @@ def _dense(fields: Fields, checkpoint: Checkpoint, folder: str) -> Dense:
         names = sorted(source.names())
         if names != needed or len(source.shape("linear.weight")) != 2:
             what = f"{folder}: a Dense holds {', '.join(reversed(needed))}, this one {', '.join(names[:5])}"
-            raise CheckpointError(what, "download the checkpoint again")
+            raise CheckpointError(what, f"take config.json and weights of {folder} from one checkpoint")
         weight = source.read("linear.weight").float().clone()
         bias = source.read("linear.bias").float().clone() if "linear.bias" in needed else None
     finally:
         source.close()
     if bias is not None and bias.shape != weight.shape[:1]:
         what = f"{folder}: linear.bias {tuple(bias.shape)} does not fit {tuple(weight.shape)}"
-        raise CheckpointError(what, "download the checkpoint again")
+        raise CheckpointError(what, f"take all files of {folder} from one checkpoint")
     return Dense(weight, bias, _ACTIVATIONS[activation])
 
 
