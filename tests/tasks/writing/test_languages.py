@@ -299,6 +299,26 @@ def test_what_the_checkpoint_says_of_prefixes(purposeful: Path) -> None:
     summary = make.load(purposeful, task="summarization")
     ids = [piece.token_id for piece in explain(summary, "the cat").pieces]
     assert ids == summary.tokenizer.encode("sum: the cat").input_ids
+    given = [piece.token_id for piece in explain(summary, "the cat", prefix="other: ").pieces]
+    assert given == summary.tokenizer.encode("other: the cat").input_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_explain_shows_what_the_task_reads_and_writes(kind: str, folders: dict[str, Path]) -> None:
+    from plainformer.explanation.one_pass import explain
+
+    task, (reference, _) = make.load(folders[kind]), oracle(folders[kind], kind)
+    source, target = KINDS[kind][2][1:]
+    reference.src_lang = source
+    found = explain(task, TEXTS[0], src_lang=source, tgt_lang=target, decoder_prefix="the", lens=True)
+    assert [piece.token_id for piece in found.pieces] == reference(TEXTS[0])["input_ids"]
+    answer = task(TEXTS[0], src_lang=source, tgt_lang=target, decoder_prefix="the", max_new_tokens=1)
+    assert found.next_tokens[0].token_id == answer.token_ids[-1]
+    assert explain(task, TEXTS[0]).next_tokens != found.next_tokens
+    with pytest.raises(UsageError, match="num_beams has no effect in one pass"):
+        explain(task, TEXTS[0], num_beams=2)
+    with pytest.raises(UsageError, match="has no option 'src_lan'\n  → did you mean 'src_lang'"):
+        explain(task, TEXTS[0], src_lan="a")
 
 
 @pytest.mark.parametrize("kind", ["nllb", "mbart", "mbart50"])
