@@ -370,7 +370,7 @@ def test_marian_marks_the_text_with_its_target(tmp_path: Path) -> None:
     named = make.load(tmp_path, task="translation_en_to_spa")
     assert named(TEXTS[0], max_new_tokens=3) == task(TEXTS[0], tgt_lang="spa", max_new_tokens=3)
     assert named(TEXTS[0], tgt_lang="ron", max_new_tokens=3) == task(TEXTS[0], tgt_lang="ron", max_new_tokens=3)
-    with pytest.raises(UsageError, match="tgt_lang='fr' is not a language of this model.*>>fra<<") as caught:
+    with pytest.raises(UsageError, match=r"tgt_lang='fr' is not a language of this model.*>>fra<<") as caught:
         task(TEXTS[0], tgt_lang="fr")
     assert "fra" in caught.value.fix
     with pytest.raises(UsageError, match="src_lang has no effect on this model"):

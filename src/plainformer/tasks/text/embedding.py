@@ -81,6 +81,12 @@ class FeatureExtraction(EmbeddingTask):
         pooling, normalized = options.pooling or self.pooling, self._normalizes(options)
         return [Embedding(vector, pooling, normalized) for vector in predicted.cpu()]
 
+    def width(self, options: FeatureExtractionOptions) -> int:
+        pooled = super().width(options) * len(read_poolings(options.pooling or self.pooling))
+        linear = [dense.weight.size(0) for dense in self.files.dense]
+        whole = linear[-1] if linear else pooled
+        return min(whole, options.truncate_dim or self.files.truncate_dim or whole)
+
     def _normalizes(self, options: FeatureExtractionOptions) -> bool:
         return self.normalized if options.normalize is None else options.normalize
 

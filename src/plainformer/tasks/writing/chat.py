@@ -65,6 +65,10 @@ class ChatSession:
         if system is not None:
             self.set_system(system)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: none of an answer that is being written, nor the cache, which only one may fill."""
+        return {**vars(self), "answering": False, "stopped": False, "_cache": None}
+
     def __repr__(self) -> str:
         return f"ChatSession({self.task.ref!r}, {len(self.messages)} messages)"
 
