@@ -14,7 +14,7 @@ from plainformer.tasks.embeddings import Embedding as Embedding
 from plainformer.tasks.embeddings import EmbeddingTask, embeds_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
-from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
+from plainformer.tasks.text.sentence_files import LayerNorm, SentenceFiles, read_sentence_files
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -61,8 +61,9 @@ class FeatureExtraction(EmbeddingTask):
         pooled_BT = self._pooled(real_BT, self.prompt_text(options))
         vectors_BD = pool(names, states.float(), real_BT, pooler_BD, pooled_BT)
         for dense in self.files.dense:
-            if vectors_BD.size(-1) != dense.weight.size(1):
-                sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer takes {dense.weight.size(1)}"
+            if vectors_BD.size(-1) != dense.sizes[0]:
+                name = "norm" if isinstance(dense, LayerNorm) else "dense layer"
+                sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's {name} takes {dense.sizes[0]}"
                 fix = f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}"
                 raise UsageError(f"{opt('pooling', '+'.join(names))} {sizes}", fix)
             vectors_BD = dense(vectors_BD)
@@ -83,8 +84,7 @@ class FeatureExtraction(EmbeddingTask):
 
     def width(self, options: FeatureExtractionOptions) -> int:
         pooled = super().width(options) * len(read_poolings(options.pooling or self.pooling))
-        linear = [dense.weight.size(0) for dense in self.files.dense]
-        whole = linear[-1] if linear else pooled
+        whole = self.files.dense[-1].sizes[1] if self.files.dense else pooled
         return min(whole, options.truncate_dim or self.files.truncate_dim or whole)
 
     def _normalizes(self, options: FeatureExtractionOptions) -> bool:
