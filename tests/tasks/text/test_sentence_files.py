@@ -215,7 +215,7 @@ def test_a_prompt_by_name_or_as_a_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="prompt_name has no effect with prompt='a'"):
         task("paris", prompt="a", prompt_name="query")
     for wrong in ({"prompt": 3}, {"prompt_name": ["query"]}):
-        with pytest.raises(UsageError, match="is a "):
+        with pytest.raises(UsageError, match="is not a text"):
             task("paris", **wrong)
 
 
