@@ -147,7 +147,7 @@ def test_a_folder_is_its_files(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     (texts / ".hidden.txt").write_text("not this\n")
     (texts / "a.bin").write_bytes(b"\xff")
     answer = cli("run", folder, "texts")
-    assert (answer.code, answer.err) == (0, "1 file was passed over, of another kind: a.bin\n")
+    assert (answer.code, answer.err) == (0, "1 file passed over (of another kind: a.bin)\n")
     assert answer.lines == done(cli("run", folder, "the cat", "bad dog", "the mat")).lines
     (tmp_path / "empty").mkdir()
     refused(cli("run", folder, "empty"), "the folder 'empty' has no files of this kind", ".txt")

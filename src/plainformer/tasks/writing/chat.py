@@ -70,7 +70,7 @@ class ChatSession:
         return {**vars(self), "answering": False, "stopped": False, "_cache": None}
 
     def __repr__(self) -> str:
-        return f"ChatSession({self.task.ref!r}, {len(self.messages)} messages)"
+        return f"ChatSession({self.task.ref!r}, {plural(len(self.messages), 'message')})"
 
     # ---- what it is ----------------------------------------------------------------------------------------------
 
