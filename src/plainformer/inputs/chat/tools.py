@@ -138,8 +138,9 @@ def _schema(hint: Any, name: str) -> dict[str, Any]:
         return {}
     if origin is None and isinstance(hint, type) and issubclass(hint, Enum):
         return _enum([member.value for member in hint], hint, name)
-    if origin is None and isinstance(hint, type) and hint in _NAMES:
-        return {"type": _NAMES[hint]}
+    bare = origin if origin is not None and not args else hint  # typing.List without its items
+    if isinstance(bare, type) and bare in _NAMES:
+        return {"type": _NAMES[bare]}
     if origin in (Union, types.UnionType):
         return _union([_schema(arg, name) for arg in args if arg is not type(None)], nullable=type(None) in args)
     if origin is Literal:
