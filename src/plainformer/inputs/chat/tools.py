@@ -39,7 +39,7 @@ def as_tools(tools: Any) -> list[Any] | None:
     """
     if tools is None:
         return None
-    if isinstance(tools, str | bytes | Mapping) or not hasattr(tools, "__iter__"):
+    if not isinstance(tools, list | tuple):
         raise UsageError(f"the tools are a {type(tools).__name__}, not a list", "give a list of schemas or functions")
     return [tool if isinstance(tool, Mapping) else tool_schema(tool) for tool in tools]
 
