@@ -104,6 +104,10 @@ class PlainformerError(Exception):
         what, fix = self._parts()
         return type(self)(f"{where}: {what}", fix)
 
+    def reason(self, spelling: Spelling = in_python, first: int = 0) -> str:
+        """Return the message without the next step; arguments as those of `message`."""
+        return spelt(self._parts()[0], spelling, first)
+
     def message(self, spelling: Spelling = in_python, first: int = 0) -> str:
         """The whole message, with options as a front end writes them and inputs as it counts them."""
         return spelt(self._message, spelling, first)
@@ -154,15 +158,21 @@ class MissingDependencyError(PlainformerError):
     """An optional package is needed and not installed."""
 
 
-def did_you_mean(name: str, options: Iterable[str], limit: int = 3) -> str:
-    """A sentence that names the options closest to `name`, or all of them when none is close and they are few."""
+def did_you_mean_these(names: Iterable[str]) -> str:
+    """Return "did you mean 'a' or 'b'?"; "" for none."""
+    listed = " or ".join(map(repr, names))
+    return f"did you mean {listed}?" if listed else ""
+
+
+def did_you_mean(name: str, options: Iterable[str], limit: int = 3, *, few: bool = True) -> str:
+    """Return a sentence that names the options closest to `name`; where none is close, all if they are `few`, else ""."""
     name = name[:80]  # comparing a forged name of megabytes would take minutes
     known = sorted(set(options))
     by_lower = {option.lower(): option for option in known}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=limit, cutoff=0.6)
     if close:
-        return "did you mean " + " or ".join(repr(by_lower[c]) for c in close) + "?"
-    if len(known) <= 12:
+        return did_you_mean_these(by_lower[c] for c in close)
+    if few and len(known) <= 12:
         return "known: " + ", ".join(known)
     return ""
 
@@ -173,8 +183,7 @@ def spelling_of(name: str, options: Iterable[str]) -> str:
     For names of what a checkpoint computes, where another name that is merely close would give other answers.
     """
     plain = re.sub(r"[-_. ]", "", name.lower())
-    same = [option for option in options if re.sub(r"[-_. ]", "", option.lower()) == plain]
-    return "did you mean " + " or ".join(map(repr, same)) + "?" if same else ""
+    return did_you_mean_these(option for option in options if re.sub(r"[-_. ]", "", option.lower()) == plain)
 
 
 def to_install(extra: str) -> str:

@@ -165,8 +165,8 @@ def _problem(
 ) -> PlainformerError | None:
     """Return what `load` would raise."""
     try:
-        check_weights(model, checkpoint.tensors(), checkpoint.rows(model.config))
         kind = task_class(default_task(model.config), model.config.head.kind)
+        check_weights(model, checkpoint.tensors(), checkpoint.rows(model.config))
     except PlainformerError as error:
         return error
     return tokenizer if kind.needs_tokenizer and isinstance(tokenizer, CheckpointError) else None

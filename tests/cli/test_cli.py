@@ -16,7 +16,7 @@ import pytest
 
 from plainformer.cli.flags import as_flag
 from plainformer.cli.main import run_app
-from plainformer.cli.options import shown
+from plainformer.cli.screen import shown
 from plainformer.errors import UsageError, opt
 from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
 from tests.support.close import close

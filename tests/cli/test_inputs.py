@@ -147,7 +147,7 @@ def test_a_folder_is_its_files(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     (texts / ".hidden.txt").write_text("not this\n")
     (texts / "a.bin").write_bytes(b"\xff")
     answer = cli("run", folder, "texts")
-    assert (answer.code, answer.err) == (0, "1 file was passed over, of another kind: a.bin\n")
+    assert (answer.code, answer.err) == (0, "1 file passed over (of another kind: a.bin)\n")
     assert answer.lines == done(cli("run", folder, "the cat", "bad dog", "the mat")).lines
     (tmp_path / "empty").mkdir()
     refused(cli("run", folder, "empty"), "the folder 'empty' has no files of this kind", ".txt")
@@ -171,10 +171,13 @@ def test_texts_that_are_no_paths(cli: Cli, text: str) -> None:
     refused(cli("run", "./no-model", text), "'./no-model'", code=1)
 
 
-def test_files_of_options_are_read_before_the_model_is_loaded(cli: Cli) -> None:
+def test_files_of_options_are_read_before_any_weight_is(
+    cli: Cli, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plainformer.loading.load_weights", None)
     for option in ("--json-schema", "--grammar"):
-        refused(cli("run", "./no-model", "x", option, "@nope.json"), "there is no file 'nope.json'")
-        refused(cli("chat", "./no-model", option, "@nope.json", stdin=b"hi"), "there is no file 'nope.json'")
+        refused(cli("run", tiny("text-generation"), "x", option, "@nope.json"), "there is no file 'nope.json'")
+        refused(cli("chat", tiny("chat"), option, "@nope.json", stdin=b"hi"), "there is no file 'nope.json'")
 
 
 def test_outputs_are_probed_before_the_model_is_loaded(cli: Cli, tmp_path: Path) -> None:

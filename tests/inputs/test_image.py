@@ -419,7 +419,7 @@ def test_paths_that_are_no_image(tmp_path: Path) -> None:
         (torch.zeros(3, 0, 4), "empty"),
         (Image.new("RGB", (0, 5)), "empty"),
         (Image.new("I", (5, 5)), "mode 'I'"),
-        (None, "NoneType"),
+        (None, "cannot be None"),
         (3, "int"),
         ({"image": 1}, "dict"),
         ([], "empty list"),
@@ -444,5 +444,5 @@ def test_sizes_that_cannot_be_batched(tmp_path: Path) -> None:
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = ours(tmp_path)
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install plainformer\[image\]"):
+    with pytest.raises(MissingDependencyError, match="pip install 'pillow"):
         processor(b"x")

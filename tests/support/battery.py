@@ -133,6 +133,7 @@ SOME = {
     "prepare",
     "processor",
     "prompt",
+    "purposes",
     "scores",
     "score",
     "search",

@@ -64,6 +64,8 @@ def test_columns_are_lists(embed: Any) -> None:
         assert torch.equal(embed.tokenizer(given).input_ids, embed.tokenizer(TEXTS).input_ids)
         assert embed.similarity(given).shape == (4, 4)
     assert frame.join(embed(frame.text).to_dataframe(index=frame.index)).shape == (4, 33)
+    with pytest.raises(UsageError, match="the index has 1 entry for 4 results"):
+        Results(embed(TEXTS)).to_dataframe(index=[1])
     with pytest.raises(InputError, match=r"input 1, (nan|None|<NA>), is missing"):
         embed(pd.Series(["a", None], dtype="string"))
     with pytest.raises(InputError, match="no order"):

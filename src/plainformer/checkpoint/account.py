@@ -18,14 +18,14 @@ _TRAINING = re.compile(
     r"(\w*loss\w*|criterion|metrics?|optimizer|v_head|value_head|critic|teacher|ema|num_updates|global_step|n_averaged)(\.|$)"
 )
 _MERGE = "merge the adapter into its base model with peft's merge_and_unload, save that, and load it"
-_UNQUANTISED = "take the unquantised repository that it was made from, or a GGUF of it"
+UNQUANTISED = "take the unquantised repository that it was made from, or a GGUF of it"
 _TOGETHER = "take the configuration and the weights from the same place, and check it against the model card"
 
 
 def why_missing(missing: Collection[str], unused: Collection[str], any_known: bool) -> tuple[str, str]:
     """Return the likely cause and the next step where weights are missing: of `unused` tensors no row knows the name."""
     if any(_QUANTISED.search(name) for name in unused):
-        return "the weights are quantised, and the configuration does not say how", _UNQUANTISED
+        return "the weights are quantised, and the configuration does not say how", UNQUANTISED
     if any(_ADAPTER.search(name) for name in unused):
         return "the weights are those of an adapter (LoRA) or hold one that is not merged", _MERGE
     if not any_known:
@@ -46,7 +46,7 @@ def what_to_do(unused: Collection[str]) -> str:
     a scale, an adapter, a layer before the classifier would make other answers.
     """
     if any(_QUANTISED.search(name) for name in unused):
-        return _UNQUANTISED
+        return UNQUANTISED
     if any(_ADAPTER.search(name) for name in unused):
         return _MERGE
     if all(_TRAINING.match(name) for name in unused):

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from plainformer.errors import HubError, did_you_mean
+from plainformer.errors import HubError, did_you_mean, did_you_mean_these
 
 # name → package, path inside it, the release that holds it.
 BUNDLED = {
@@ -20,10 +20,7 @@ def near_bundled(name: str) -> str:
     """Return "did you mean ...?" for what may be a bundled name, shortened or misspelt; "" where none is near."""
     plain = re.sub(r"[\W_]+", "", name.lower())
     parts = [known for known in BUNDLED if len(plain) >= 4 and plain in re.sub(r"\W", "", known)]
-    if parts:
-        return "did you mean " + " or ".join(map(repr, parts)) + "?"
-    hint = did_you_mean(name, BUNDLED)
-    return hint if hint.startswith("did") else ""
+    return did_you_mean_these(parts) or did_you_mean(name, BUNDLED, few=False)
 
 
 def bundled_path(name: str) -> Path:

@@ -125,8 +125,7 @@ def _near_paths(ref: str, path: Path) -> str:
         siblings = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         siblings = []
-    near = did_you_mean(parts[0] if parts else path.name, siblings)
-    near = near if near.startswith("did") else near_bundled(path.name)  # not all that the folder holds
+    near = did_you_mean(parts[0] if parts else path.name, siblings, few=False) or near_bundled(path.name)
     where = f"{str(parent)!r} exists, {parts[0]!r} in it does not" if parts and str(parent) != "." else ""
     hub = f"for the Hub repository write 'hf://{ref}'" if REPOSITORY_NAME.fullmatch(ref) and "/" in ref else ""
     return "; ".join(part for part in (where, near, hub) if part) or "check the path"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from plainformer.cli.options import shown, table
+from plainformer.cli.screen import shown, table
 from plainformer.errors import plural
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, Ref, console, probe_output, restored, table, write_json
+from plainformer.cli.options import Json, Ref, passed_over, probe_output, restored, some_skipped, write_json, write_page
 from plainformer.cli.progress import Count, screen
+from plainformer.cli.screen import console, table
 from plainformer.config.values import check_choice, check_number, check_whole, no_effect
-from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt, plural
+from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt, plural
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def entities(
         task, options, given, labels=label or (), min_score=min_score, within=within, **required
     )
     if written.html is not None:
-        _write_page(analysis, written.html)
+        from plainformer.entities.report import to_html
+
+        write_page("html", written.html, to_html(analysis))
     if json:
         write_json([analysis.to_dict()])
     elif written.as_csv:
@@ -127,8 +130,7 @@ def entities(
     else:
         _print(analysis, views, written.top)
     if failed:
-        what = f"{failed:,} of {len(analysis.found) + failed:,} documents {'was' if failed == 1 else 'were'} skipped"
-        raise PlainformerError(what, "the lines above say which, and why")
+        raise some_skipped(failed, len(analysis.found) + failed, "documents")
 
 
 def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple[Analysis, int]:
@@ -142,7 +144,7 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
 
     def fail(error: PlainformerError) -> None:
         failed.append(error)
-        screen.say("skipped: " + error.message(as_flag, first=1).partition("\n  → ")[0])
+        screen.say("skipped: " + error.reason(as_flag, first=1))
 
     count = Count(count_documents(paths) if screen.shows else None, "documents")
 
@@ -168,8 +170,7 @@ def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple
     with screen.during(count):
         analysis = analyse(find, documents(), **how)
     found = sum(len(one.mentions) for one in analysis.found)
-    more = ", ..." if len(other) > 1 else ""
-    left = f", {plural(len(other), 'file')} passed over (not text: {other[0].name}{more})" if other else ""
+    left = f", {passed_over(other, 'not text')}" if other else ""
     screen.say(f"{plural(len(analysis.found), 'document')}, {plural(found, 'entity', 'entities')}{left}")
     return analysis, len(failed)
 
@@ -220,17 +221,6 @@ def _compare(ref: str, flags: LoadFlags) -> Any:
         return found
 
     return cosines
-
-
-def _write_page(analysis: Analysis, path: Path) -> None:
-    from plainformer.entities.report import to_html
-
-    try:
-        path.write_text(to_html(analysis), encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}", f"choose another path for {opt('html')}"
-        ) from error
 
 
 def _print(analysis: Analysis, views: Sequence[str], top: int) -> None:

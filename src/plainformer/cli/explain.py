@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
-from plainformer.cli.insights import InsightFlags, print_insights, write_page
-from plainformer.cli.options import Json, Ref, console, probe_output, read_stdin, restored, shown, table, write_json
+from plainformer.cli.insights import InsightFlags, print_insights, write_insights
+from plainformer.cli.options import Json, Ref, probe_output, read_stdin, restored, write_json
+from plainformer.cli.screen import console, shown, table
 from plainformer.config.values import check_whole, decode_text, no_effect
 from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import GenerationOptions
@@ -97,7 +98,7 @@ def _one_pass(task: Any, given: dict[str, Any], inside: InsightFlags, json: bool
     no_effect(how["all_pieces"] and reads_text(task), "all_pieces", "on a text, of which every token is shown")
     found = explain_item(task, **given, **inside.arguments())
     _show(found, json, _print_explanation, how)
-    write_page(task, given, inside)
+    write_insights(task, given, inside)
 
 
 def _insights(task: Any, given: dict[str, Any], inside: InsightFlags, steps: Any) -> None:
@@ -107,7 +108,7 @@ def _insights(task: Any, given: dict[str, Any], inside: InsightFlags, steps: Any
     if inside.arguments():
         console().print("")
         print_insights(console(), explain_item(task, **given, **inside.arguments()))
-    write_page(task, given, inside, steps)
+    write_insights(task, given, inside, steps)
 
 
 def _check_generation(asked: list[str], generation: GenerationFlags, candidates: int | None, steps: int | None) -> None:

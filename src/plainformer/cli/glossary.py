@@ -11,8 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import Json, console, restored, shown, table, write_json
-from plainformer.cli.screen import folded, print_facts, visible
+from plainformer.cli.options import Json, restored, write_json
+from plainformer.cli.screen import console, folded, print_facts, shown, table, visible
 from plainformer.errors import UsageError, did_you_mean
 
 

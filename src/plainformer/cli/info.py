@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, as_flag
-from plainformer.cli.options import Json, Ref, console, restored, shown, table, write_json
-from plainformer.cli.screen import print_facts, visible
+from plainformer.cli.options import Json, Ref, restored, write_json
+from plainformer.cli.screen import console, print_facts, shown, table, visible
 from plainformer.config.loading import LoadOptions
 
 

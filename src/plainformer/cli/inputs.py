@@ -1,7 +1,7 @@
 """Inputs of a command: texts, files, folders and stdin, one after the other, each with the place that it is from.
 
-A text file gives one input a line, or is one input; a `.jsonl` file one JSON value a line, a `.json` file a list of them, and a
-`.csv` or `.tsv` file a row each, under the names of its first line. Nothing is held: an endless stream is read line by line.
+A text file gives one input per line, or is one input; a `.jsonl` file one JSON value per line, a `.json` file a list of them, and a
+`.csv` or `.tsv` file one per row, under the names of its first line. Nothing is held: an endless stream is read line by line.
 """
 
 from __future__ import annotations
@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from plainformer.cli import STDIN
-from plainformer.cli.options import MAX_INPUT_BYTES, bounded, is_file, open_stdin, read_stdin, restored
+from plainformer.cli.options import (
+    MAX_INPUT_BYTES,
+    bounded,
+    is_file,
+    is_folder,
+    open_stdin,
+    read_bounded,
+    read_stdin,
+    restored,
+)
 from plainformer.config.values import decode_text, no_effect, read_json_line
-from plainformer.entities.documents import files_in
 from plainformer.errors import InputError, PlainformerError, did_you_mean, opt
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -76,10 +84,10 @@ def check_paths(values: Sequence[str], *, literal: bool = False) -> None:
         if literal or value == STDIN or not _PATH.fullmatch(value) or is_file(value) or is_folder(value):
             continue
         try:
-            hint = did_you_mean(Path(value).name, [path.name for path in Path(value).parent.iterdir()])
+            siblings = [path.name for path in Path(value).parent.iterdir()]
         except (OSError, ValueError):  # no such folder, a NUL in the name
-            hint = ""
-        near = hint if hint.startswith("did") else "check the path"
+            siblings = []
+        near = did_you_mean(Path(value).name, siblings, few=False) or "check the path"
         as_text = "" if value.lower().endswith(_MEDIA) else f"; {opt('literal')} takes it as text"
         raise InputError(f"there is no file {value!r}", near + as_text)
 
@@ -93,14 +101,6 @@ def check_reading(values: Sequence[str], reading: Reading) -> None:
     records = [value for value, kind in kinds.items() if kind in ("stdin", "records", "folder")]
     fix = "give a .jsonl, .json, .csv or .tsv file"
     no_effect(reading.field is not None and not records, "field", ": no INPUT has fields", fix)
-
-
-def is_folder(value: str) -> bool:
-    """Whether a folder has that name."""
-    try:
-        return len(value) < 4096 and Path(value).is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def _kind(value: str, reading: Reading) -> str:
@@ -172,6 +172,8 @@ def _count_of(value: str, reading: Reading) -> int:
 
 def _files(value: str, suffixes: Sequence[str], skipped: list[Path]) -> Iterable[Path]:
     """Return the file of that name, or a folder's files of these kinds."""
+    from plainformer.entities.documents import files_in
+
     if not is_folder(value):
         return [Path(value)]
     found = list(files_in(value, suffixes, skipped.append))
@@ -196,7 +198,7 @@ def _of_file(file: BinaryIO, path: Path | None, reading: Reading) -> Iterator[It
     elif suffix == ".json":
         yield from _json(file, name, where, reading)
     elif reading.whole and suffix != ".jsonl":
-        yield _text(bounded(file.read(MAX_INPUT_BYTES + 1), name), name, where, blank=False)
+        yield _text(read_bounded(file, name), name, where, blank=False)
     else:
         yield from _lines(file, name, where, reading, jsonl=suffix == ".jsonl")
 
@@ -227,7 +229,7 @@ def _text(data: bytes, place: str, where: Mapping[str, Any], *, blank: bool = Tr
 
 def _json(file: BinaryIO, name: str, where: Mapping[str, Any], reading: Reading) -> Iterator[Item]:
     try:
-        values = json.loads(decode_text(bounded(file.read(MAX_INPUT_BYTES + 1), name), name))
+        values = json.loads(decode_text(read_bounded(file, name), name))
     except (ValueError, RecursionError) as error:
         if isinstance(error, PlainformerError):
             raise

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import shown, table
-from plainformer.errors import InputError, opt
+from plainformer.cli.options import write_page
+from plainformer.cli.screen import shown, table
 
 if TYPE_CHECKING:
     from plainformer.explanation import (
@@ -78,7 +78,7 @@ class InsightFlags:
         return found
 
 
-def write_page(task: Any, given: dict[str, Any], inside: InsightFlags, steps: ExplainedSteps | None = None) -> None:
+def write_insights(task: Any, given: dict[str, Any], inside: InsightFlags, steps: ExplainedSteps | None = None) -> None:
     """Write the page, if it was asked for: with every map, and the lens where the model predicts tokens."""
     if inside.html is None:
         return
@@ -88,13 +88,7 @@ def write_page(task: Any, given: dict[str, Any], inside: InsightFlags, steps: Ex
 
     seen = {**inside.arguments(), "attention": "all", "map_size": map_size_of(task.model)}
     seen["lens"] = inside.lens or has_lens(task, given["item"])
-    page = to_html(explain(task, **given, **seen), steps)
-    try:
-        inside.html.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise InputError(
-            f"{inside.html} cannot be written: {error.strerror}", f"choose another {opt('html')}"
-        ) from error
+    write_page("html", inside.html, to_html(explain(task, **given, **seen), steps))
 
 
 def print_insights(out: Any, found: Explanation) -> None:

@@ -104,7 +104,13 @@ def run_app(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> None:
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
-    app(given[0] if given else "")(list(_completed(given)), exit_on_error=False, print_error=False)
+    verb = given[0] if given else ""
+    if verb in _VERBS and given[1:] in (["--help"], ["-h"]):
+        app(verb).help_print(
+            [verb]
+        )  # as the parser would, which first makes all options once more: a fifth of the time
+        return
+    app(verb)(list(_completed(given)), exit_on_error=False, print_error=False)
 
 
 def _completed(arguments: Sequence[str]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from plainformer.cli.options import Json, console, table, write_json
+from plainformer.cli.options import Json, write_json
+from plainformer.cli.screen import console, table
 
 
 def models(*, json: Json = False) -> None:

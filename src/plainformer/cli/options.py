@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 from unicodedata import category
@@ -13,10 +13,7 @@ from unicodedata import category
 from cyclopts import Parameter
 
 from plainformer.cli import STDIN
-from plainformer.cli.screen import console as console
-from plainformer.cli.screen import shown as shown
-from plainformer.cli.screen import table as table
-from plainformer.errors import InputError, PlainformerError, opt
+from plainformer.errors import InputError, PlainformerError, opt, plural
 
 Text = TypeVar("Text", str, str | None)
 MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: longer is a mistake, or an endless stream
@@ -40,13 +37,27 @@ def open_stdin() -> BinaryIO:
 
 def read_stdin() -> bytes:
     """Return all of stdin, up to the bound of one input."""
-    return bounded(open_stdin().read(MAX_INPUT_BYTES + 1), "stdin")
+    return read_bounded(open_stdin(), "stdin")
+
+
+def read_bounded(file: BinaryIO, where: str) -> bytes:
+    """Return all of a file, up to the bound of one input."""
+    return bounded(file.read(MAX_INPUT_BYTES + 1), where)
 
 
 def is_file(value: str) -> bool:
     """Whether a file has that name."""
+    return _is(Path.is_file, value)
+
+
+def is_folder(value: str) -> bool:
+    """Whether a folder has that name."""
+    return _is(Path.is_dir, value)
+
+
+def _is(kind: Callable[[Path], bool], value: str) -> bool:
     try:
-        return len(value) < 4096 and Path(value).is_file()
+        return len(value) < 4096 and kind(Path(value))
     except (OSError, ValueError):  # a text too long, or with a character that no file name has
         return False
 
@@ -77,6 +88,27 @@ def write_json(values: Iterable[Any]) -> None:
 def harmless(text: str) -> str:
     """Return text without what a terminal would obey: an answer may hold any characters."""
     return "".join(c if c in "\n\t" or category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+
+
+def some_skipped(count: int, total: int, what: str) -> PlainformerError:
+    """Return the error with which a run ends that went on without some of its inputs."""
+    were = "was" if count == 1 else "were"
+    return PlainformerError(f"{count:,} of {total:,} {what} {were} skipped", "the lines above say which, and why")
+
+
+def passed_over(files: Sequence[Path], why: str) -> str:
+    """Return a line about files that were not read, the first of them by name."""
+    more = ", ..." if len(files) > 1 else ""
+    return f"{plural(len(files), 'file')} passed over ({why}: {files[0].name}{more})"
+
+
+def write_page(name: str, path: Path, page: str) -> None:
+    """Write a page to the file that option `name` gives."""
+    try:
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        what = f"{path} cannot be written: {error.strerror or error}"
+        raise InputError(what, f"choose another path for {opt(name)}") from error
 
 
 def probe_output(name: str, path: str | Path) -> None:

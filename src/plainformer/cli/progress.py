@@ -7,14 +7,17 @@ kernels, it reads a long prompt - comes from the logger `plainformer.progress`.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from plainformer.cli.screen import width
+
+if TYPE_CHECKING:
+    import logging
 
 _TICK = 0.5  # seconds between two looks at the clock
 _PATIENCE = 2.0  # seconds after which the time so far is shown
@@ -111,8 +114,7 @@ class Screen:
         with self._lock:
             if self._text is None or self.partial or not self.shows:
                 return
-            line = self._line()[: shutil.get_terminal_size().columns - 1]
-            sys.stderr.write(_ERASE + line)
+            sys.stderr.write(_ERASE + self._line()[: (width(sys.stderr) or 80) - 1])
             sys.stderr.flush()
             self._drawn = True
 
@@ -170,23 +172,24 @@ class Screen:
         if self._listens:
             return
         self._listens = True
-        logging.getLogger("plainformer").addHandler(_Listener())
+        import logging  # takes a hundredth of a second, which --help has no use for
+
+        listener = logging.Handler()
+        listener.emit = self._heard  # type: ignore[method-assign]
+        logging.getLogger("plainformer").addHandler(listener)
         logging.getLogger("plainformer.progress").setLevel(logging.INFO)
+
+    def _heard(self, record: logging.LogRecord) -> None:
+        """Show what the library says of its progress, and its warnings."""
+        if record.name == "plainformer.progress":
+            self.note(record.getMessage(), getattr(record, "share", 0.0))
+        elif record.levelname in ("WARNING", "ERROR", "CRITICAL"):
+            self.say(f"warning: {record.getMessage()}")
 
 
 def _since(began: float) -> str:
     seconds = time.monotonic() - began
     return f" {duration(seconds)}" if seconds >= _PATIENCE else ""
-
-
-class _Listener(logging.Handler):
-    """Shows what the library says of its progress, and its warnings."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "plainformer.progress":
-            screen.note(record.getMessage(), getattr(record, "share", 0.0))
-        elif record.levelno >= logging.WARNING:
-            screen.say(f"warning: {record.getMessage()}")
 
 
 screen = Screen()

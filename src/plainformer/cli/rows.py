@@ -12,7 +12,6 @@ from typing import Any
 from plainformer.cli.inputs import Item
 from plainformer.cli.options import as_json, harmless
 from plainformer.cli.progress import screen
-from plainformer.tasks.results import plain, rows_of
 
 # Their answers are a line each, by which they can be told apart.
 _ONE_LINE = {
@@ -36,9 +35,11 @@ class Rows:
 
 
 class JsonRows(Rows):
-    """One object a line: where the input is from, the input, its answer."""
+    """One object per line: where the input is from, the input, its answer."""
 
     def write(self, item: Item, result: Any) -> None:
+        from plainformer.tasks.results import plain
+
         found = plain(result)
         screen.write(as_json({**_about(item), **(found if isinstance(found, dict) else {"results": found})}))
 
@@ -139,6 +140,8 @@ def records(result: Any) -> Iterator[dict[str, Any]]:
         for part in result:
             yield from records(part)
         return
+    from plainformer.tasks.results import rows_of
+
     optional = dict.fromkeys(f.name for f in fields(result) if f.default is None and f.repr)
     for row in rows_of(result):
         yield {**row, **{name: None for name in optional if name not in row}}

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from plainformer.cli import inputs as reader
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
 from plainformer.cli.inputs import IMAGES, SOUNDS, Item, Reading
-from plainformer.cli.options import Json, Ref, restored
+from plainformer.cli.options import Json, Ref, passed_over, restored, some_skipped
 from plainformer.cli.progress import Count, screen, typing_hidden
 from plainformer.cli.rows import CsvRows, JsonRows, PlainRows, Rows, for_people
 from plainformer.config.values import no_effect
@@ -66,24 +66,28 @@ def run(
     keys = () if forms else tuple(re.findall(r'"(\w+)":', TASKS[task.name].form))
     reading = Reading(whole, literal, restored(field), keys)
     other: list[Path] = []  # files of folders, of kinds that the task does not read
-    media = task.name.startswith(("image", "audio", "automatic"))
     items = _wrap(task.name, _items(task, inputs, reading, other), forms)
-    if reader.is_one_text(inputs, reading) and not (media or json or csv) and _streams(task, options):
+    if reader.is_one_text(inputs, reading) and not (_media(task) or json or csv) and _streams(task, options):
         _stream(task, next(items), options)
         return
-    total = (None if media else reader.count(inputs, reading)) if screen.shows else None
+    total = (None if _media(task) else reader.count(inputs, reading)) if screen.shows else None
     Answering(task, options, total).run(items, JsonRows if json else CsvRows if csv else None)
     if other:
-        were, more = ("file was", "") if len(other) == 1 else ("files were", ", ...")
-        screen.say(f"{len(other)} {were} passed over, of another kind: {other[0].name}{more}")
+        screen.say(passed_over(other, "of another kind"))
+
+
+def _media(task: Any) -> tuple[str, ...]:
+    """Return the endings of the files that a task reads; none for tasks that read text."""
+    kinds = {"image": IMAGES, "audio": SOUNDS, "automatic": SOUNDS}
+    return kinds.get(task.name.partition("-")[0], ())
 
 
 def _items(task: Any, inputs: Sequence[str], reading: Reading, other: list[Path]) -> Iterator[Item]:
-    if task.name.startswith(("image", "audio", "automatic")):
+    if media := _media(task):
         for flag in ("whole", "literal", "field"):
             on = bool(getattr(reading, flag))
             no_effect(on, flag, f"in {task.name}: an INPUT is a file there")
-        return reader.read_media(inputs, IMAGES if task.name.startswith("image") else SOUNDS, other)
+        return reader.read_media(inputs, media, other)
     reader.check_reading(inputs, reading)
     return reader.read_texts(inputs, reading, other)
 
@@ -139,8 +143,7 @@ class Answering:
             self._without_answer(rows)
             rows.end()
         if self.skipped:
-            what = f"{self.skipped:,} of {self.read:,} inputs {'was' if self.skipped == 1 else 'were'} skipped"
-            raise PlainformerError(what, "the lines above say which, and why")
+            raise some_skipped(self.skipped, self.read, "inputs")
 
     def _values(self, items: Iterator[Item]) -> Iterator[Any]:
         for item in items:
@@ -178,7 +181,7 @@ class Answering:
 
     def _skip(self, item: Item, error: PlainformerError, rows: Rows) -> None:
         self.skipped += 1
-        reason = error.named(lambda place: item.place).message(as_flag).partition("\n  → ")[0]
+        reason = error.named(lambda place: item.place).reason(as_flag)
         screen.say(f"skipped: {reason}" if item.place in reason else f"skipped {item.place}: {reason}")
         rows.skip(item, reason)
 

@@ -7,22 +7,23 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 UNBOUNDED = 1 << 12  # columns of a pipe: a row is a line, for grep and awk
 _LEAST = 12  # columns that a text needs at least to be read in a table
 _GAP = 3
 
 
-def width() -> int | None:
-    """Return how many columns there are; None where output is piped and COLUMNS does not say."""
+def width(stream: TextIO | None = None) -> int | None:
+    """Return how many columns a stream (stdout) has; None where it is piped and COLUMNS does not say."""
+    stream = sys.stdout if stream is None else stream
     asked = os.environ.get("COLUMNS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    if not sys.stdout.isatty():
+    if not stream.isatty():
         return None
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+        return os.get_terminal_size(stream.fileno()).columns or None
     except (OSError, ValueError):
         return None
 

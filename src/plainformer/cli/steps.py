@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.cli.options import MAX_INPUT_BYTES, console, shown, table, write_json
+from plainformer.cli.options import MAX_INPUT_BYTES, write_json
+from plainformer.cli.screen import console, shown, table
 from plainformer.errors import InputError, plural
 
 if TYPE_CHECKING:

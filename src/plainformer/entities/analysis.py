@@ -12,6 +12,7 @@ from plainformer.config.values import check_choice, check_flag, check_number, ch
 from plainformer.entities.documents import Document, Found, Mention
 from plainformer.entities.matching import THRESHOLD, Compare, Ranked, rank
 from plainformer.entities.phrases import UNITS, Pair, Phrase, cut, pairs, phrase_table
+from plainformer.errors import plural
 
 # Texts → the entities of each, in order, or None for one to leave out; a `TokenClassification` task is one.
 Finder = Callable[[Iterable[str]], Iterable[Sequence[Mention] | None]]
@@ -29,7 +30,7 @@ class Analysis:
 
     def __repr__(self) -> str:
         counts = {"document": len(self.found), "phrase": len(self.phrases), "pair": len(self.pairs)}
-        parts = (f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+        parts = (plural(count, name) for name, count in counts.items())
         return f"Analysis({', '.join(parts)})"
 
     def _repr_html_(self) -> str:

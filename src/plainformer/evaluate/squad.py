@@ -106,7 +106,7 @@ def evaluate_squad(
         references: of each question's id, the right answers, of which the best match counts; none where the question has
             no answer ("2.0" alone).
         version: "1.1" or "2.0", of the official script.
-        no_answer_scores: how strongly each question was held to have no answer (`Answer.no_answer_score`, say): adds the
+        no_answer_scores: how strongly each question was held to have no answer (for example `Answer.no_answer_score`): adds the
             best thresholds ("2.0" alone).
         threshold: questions with a higher such score count as predicted to have no answer. Default: the script's, which
             suits probabilities.

@@ -63,7 +63,21 @@ class Link:
 
 
 @dataclass(frozen=True)
-class HeadSummary:
+class _Head:
+    """A head's place in the model, layer and head from 0."""
+
+    side: SideName
+    layer: int
+    head: int
+
+    @property
+    def name(self) -> str:
+        """Return the head as it is written: "decoder.3.5"."""
+        return f"{self.side}.{self.layer}.{self.head}"
+
+
+@dataclass(frozen=True)
+class HeadSummary(_Head):
     """What one head looks at, on average over the queries that have a choice (a decoder's first token sees itself alone).
 
     Attributes:
@@ -74,9 +88,6 @@ class HeadSummary:
         strongest: the largest weights, best first.
     """
 
-    side: SideName
-    layer: int
-    head: int
     kind: Kind
     entropy: float
     first: float
@@ -86,25 +97,12 @@ class HeadSummary:
     next: float | None
     strongest: tuple[Link, ...]
 
-    @property
-    def name(self) -> str:
-        """Return the head as it is written: "decoder.3.5"."""
-        return f"{self.side}.{self.layer}.{self.head}"
-
 
 @dataclass(frozen=True)
-class AttentionMap:
+class AttentionMap(_Head):
     """The weights of one head, (T, S): `weights[i][j]` is how much query i looks at key j; each row sums to 1."""
 
-    side: SideName
-    layer: int
-    head: int
     weights: tuple[tuple[float, ...], ...]
-
-    @property
-    def name(self) -> str:
-        """Return the head as it is written: "decoder.3.5"."""
-        return f"{self.side}.{self.layer}.{self.head}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def wanted_heads(model: Transformer, asked: bool | str | Sequence[str]) -> Wante
     names = [asked] if isinstance(asked, str) else list(asked)
     if names == ["all"]:
         return lambda *head: True
-    chosen = {_parsed(model, name) for name in names}
+    chosen = {find_head(model, name, opt("attention", name), also='"all", ') for name in names}
     return lambda *head: head in chosen
 
 
@@ -274,22 +272,29 @@ def _kind(shares: Mapping[Any, float | None]) -> Kind:
     return name if most >= HALF else "spread"
 
 
-def _parsed(model: Transformer, name: str) -> tuple[SideName, int, int]:
-    """Return side, layer and head of a name; without a side, it is the stack that the model's own head reads."""
+def find_head(
+    model: Transformer, name: str, said: str, sides: Sequence[SideName] = SIDES, *, also: str = ""
+) -> tuple[SideName, int, int]:
+    """Return side, layer and head of a name, "L.H" or "side.L.H"; without a side, it is the stack that the model's head reads.
+
+    Args:
+        said: how a message names the option and its value. sides: those that may be named. also: what else may be written.
+    Raises:
+        UsageError: the name is not a head's, or this model has no such head.
+    """
     found = re.fullmatch(r"(?:(\w+)\.)?([0-9]+)\.([0-9]+)", name)
     stacks: dict[Any, Any] = {"encoder": model.encoder, "decoder": model.decoder}
     stacks["cross"] = model.decoder if model.decoder is not None and model.decoder.config.cross_attention else None
-    there = [side for side, stack in stacks.items() if stack is not None]
-    if found is None:
-        raise UsageError(f"{opt('attention', name)} does not name a head", f'write L.H, "all", or {there[-1]}.L.H')
+    there = [side for side in sides if stacks[side] is not None]
     own: SideName = "decoder" if model.decoder is not None else "encoder"
-    side = next((one for one in SIDES if one == (found[1] or own)), None)
-    if side not in there:
-        raise UsageError(f"{opt('attention', name)}: this model has no {found[1]!r}", f"it has {' and '.join(there)}")
-    assert side is not None
+    side = next((one for one in there if one == ((found and found[1]) or own)), None)
+    if side is None:
+        raise UsageError(f"{said}: this model has no {found and found[1]!r}", f"it has {' and '.join(there)}")
     layers, heads = stacks[side].config.num_layers, stacks[side].config.num_heads
+    known = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}"
+    if found is None:
+        raise UsageError(f"{said} does not name a head", f"write L.H, {also}or {there[-1]}.L.H: {known}")
     layer, head = int(found[2]), int(found[3])
     if layer >= layers or head >= heads:
-        fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}"
-        raise UsageError(f"{opt('attention', name)}: there is no such head", fix)
+        raise UsageError(f"{said}: there is no such head", known)
     return side, layer, head

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plainformer.config.options import specs
 from plainformer.errors import InputError, UsageError, did_you_mean
+from plainformer.explanation.attention import find_head
 from plainformer.model.stack import Stack
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.options import PromptOptions
@@ -154,7 +155,8 @@ def padded_ids(task: Task, ids: Tensor, on_left: bool) -> Tensor:
 @contextmanager
 def masked_head(task: Task, which: str) -> Iterator[None]:
     """While open, one attention head is masked: its output is zeroed. `which`: "L.H", "encoder.L.H" or "decoder.L.H"."""
-    stack, layer, head = _find_head(task, which)
+    side, layer, head = find_head(task.model, which, f"mask-head={which}", ("encoder", "decoder"))
+    stack: Stack = getattr(task.model, side)
     mask_LH = torch.ones(stack.config.num_layers, stack.config.num_heads, device=task.model.device)
     mask_LH[layer, head] = 0
 
@@ -163,21 +165,3 @@ def masked_head(task: Task, which: str) -> Iterator[None]:
 
     with stack.register_forward_pre_hook(mask):
         yield
-
-
-def _find_head(task: Task, which: str) -> tuple[Stack, int, int]:
-    parts = which.split(".")
-    side = parts.pop(0) if len(parts) == 3 else None
-    stacks: dict[str | None, Stack | None] = {"encoder": task.model.encoder, "decoder": task.model.decoder}
-    stack = task.model.main if side is None else stacks.get(side)
-    if stack is None:
-        there = [name for name, value in stacks.items() if value is not None]
-        raise UsageError(f"mask-head={which}: this model has no {side!r}", f"it has {' and '.join(map(str, there))}")
-    layers, heads = stack.config.num_layers, stack.config.num_heads
-    fix = f"layers are 0 to {layers - 1}, heads 0 to {heads - 1}: for example mask-head={layers - 1}.0"
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"mask-head={which} does not name a head", fix)
-    layer, head = map(int, parts)
-    if layer >= layers or head >= heads:
-        raise UsageError(f"mask-head={which}: there is no such head", fix)
-    return stack, layer, head

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.values import check_flag, check_text, check_whole, no_effect
-from plainformer.errors import InputError, UsageError, a_type, opt
+from plainformer.errors import InputError, UsageError, a_type, opt, plural
 from plainformer.explanation.attention import Attention, Sequenced, read_attention, wanted_heads
 from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
@@ -93,7 +93,7 @@ class Explanation:
     nearest: tuple[Nearest, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Explanation({self.ref!r}, {self.task}, {len(self.pieces)} pieces, {len(self.steps)} steps)"
+        return f"Explanation({self.ref!r}, {self.task}, {plural(len(self.pieces), 'piece')}, {plural(len(self.steps), 'step')})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without what was not asked for."""
@@ -126,7 +126,7 @@ def explain(
 
     Args:
         task: what `load` returned. item: a text; for images and audio what the task takes (a path, an array).
-        pair: the second text, where the task reads two (the context of a question, say).
+        pair: the second text, where the task reads two (for example the context of a question).
         chat: wrap the text as a user's message in the model's chat format.
         top_k: candidates for the next token (5 if None), of the lens (3) and of the nearest words (4); for other tasks their
             option of that name. truncate: cut an over-long text instead of refusing it.
@@ -295,9 +295,8 @@ def _text(
         given = tokenizer.chat_prompt([{"role": "user", "content": text}], add_generation_prompt=True)
     limit = max_length_of(task.config, tokenizer, truncate=truncate)
     no_effect(truncate and limit is None, "truncate", ": this model has no limit, and its tokenizer states no length")
-    cut = (task.cut or True) if truncate else False
     with offering(TextOptions):
-        row = tokenizer.encode(given, pair, truncate=cut, max_length=limit)
+        row = tokenizer.encode(given, pair, truncate=task.cut_side(truncate), max_length=limit)
     if task.config.head.kind == "causal_lm":
         row = row.once(tokenizer.bos_id, tokenizer.eos_id)  # as the task itself reads a prompt
     if not row.input_ids:

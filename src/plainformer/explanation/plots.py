@@ -92,9 +92,8 @@ def plot_embeddings(vectors: Any, labels: Sequence[str], axes: Axes | None = Non
         raise UsageError(f"{len(labels)} labels for {len(x_ND)} vectors", "give one label for each")
     centred_ND = x_ND - x_ND.mean(0)
     _, sizes, directions = torch.linalg.svd(centred_ND, full_matrices=False)
-    directions = (
-        directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-    )  # the same every time
+    # The sign of a component is arbitrary: its largest number is positive, so that a picture is the same every time.
+    directions = directions * directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
     points = centred_ND @ directions[:2].T
     shares = (sizes**2 / (sizes**2).sum().clamp_min(1e-300)).tolist()
     axes = _axes(axes, (7, 6))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from plainformer.errors import InputError
+from plainformer.errors import InputError, plural
 
 FORMAT, VERSION = "plainformer-trace", 2
 Fate = Literal["runs", "finished", "pruned"]
@@ -149,7 +149,7 @@ class Trace:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Trace({self.mode}, {len(self.steps)} step{'s' * (len(self.steps) != 1)}, {self.model})"
+        return f"Trace({self.mode}, {plural(len(self.steps), 'step')}, {self.model})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

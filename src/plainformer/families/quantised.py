@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from plainformer.checkpoint.account import UNQUANTISED
 from plainformer.config.checks import shown
 from plainformer.errors import CheckpointError
 
 _FIELDS = ("quantization_config", "compression_config")  # the second is compressed-tensors' older name
 _PLAIN_FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "dense")
-_UNQUANTISED = "take the unquantised repository that it was made from, or a GGUF of it"
 
 
 def refuse_quantised(raw: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def refuse_quantised(raw: Mapping[str, Any]) -> None:
         method, fits = _method(stated)
         if fits:
             continue
-        fix = _UNQUANTISED
+        fix = UNQUANTISED
         if method == "bitsandbytes":  # which quantises while it loads, and leaves its mark in merged models
             fix += f"; where its weights are not quantised, remove {name} from config.json"
         raise CheckpointError(f"{name}: weights quantised by {method} are not supported", fix)

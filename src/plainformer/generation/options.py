@@ -235,7 +235,7 @@ class GenerationOptions(OptionSet):
         modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
 
     watermark: Processor | None = option(help="A watermark that a detector with its key finds in the text.",
-        group=CONTENT, typed=NotTyped, check=processor("generation.processors.Watermark, say"), last=True,
+        group=CONTENT, typed=NotTyped, check=processor("generation.processors.Watermark"), last=True,
         make=lambda p, o, ends: o.watermark)
     renormalize: bool = option(False, help="Make log-probabilities of the processed logits.", group=RUNNING,
         check=flag(), last=True, make=lambda p, o, ends: p.Renormalize(), checkpoint="renormalize_logits",

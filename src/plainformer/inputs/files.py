@@ -117,10 +117,10 @@ def existing_file(source: str | os.PathLike[str], what: str) -> Path:
         if path.is_file():
             return path
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()]
-        hint = did_you_mean(path.name, siblings)
+        hint = did_you_mean(path.name, siblings, few=False)
     except (OSError, RuntimeError, ValueError):  # no such folder, no such user, a NUL in the name
         hint = ""
-    raise InputError(f"{what} {text[:200]!r} is not a file", hint if "did you mean" in hint else "check the path")
+    raise InputError(f"{what} {text[:200]!r} is not a file", hint or "check the path")
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:

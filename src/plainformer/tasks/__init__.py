@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,7 +112,9 @@ def task_info(name: str | type[Task]) -> TaskInfo:
 
 def _by_name(name: str) -> str:
     """Return the task of a name or alias; "translation_en_to_de" also says which languages."""
-    return ALIASES["translation"] if re.fullmatch("translation_.+_to_.+", name) else ALIASES.get(name, name)
+    from plainformer.tasks.writing.purposes import TRANSLATION
+
+    return ALIASES["translation"] if TRANSLATION.fullmatch(name) else ALIASES.get(name, name)
 
 
 def _task_of_class(kind: object) -> str:

@@ -21,11 +21,8 @@ from plainformer.config.values import check_whole
 from plainformer.errors import InputError, PlainformerError, UsageError, a_type, nth, placed
 from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
-from plainformer.tasks.calls import called_with as called_with
 from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
-from plainformer.tasks.results import LabelScore as LabelScore
-from plainformer.tasks.results import Result as Result
 from plainformer.tasks.results import Results, Skipped
 
 if TYPE_CHECKING:
@@ -36,11 +33,11 @@ if TYPE_CHECKING:
 
 # What a task's own code calls and overrides: left out of completion.
 _FOR_TASKS = {
-    "answer", "beginning", "checked", "companions", "completed", "cut", "default_values", "detect_language", "encode_texts",
-    "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as", "logits_of",
-    "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of", "prepared",
-    "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of", "run", "runs",
-    "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
+    "answer", "beginning", "checked", "companions", "completed", "cut", "cut_side", "default_values", "detect_language",
+    "encode_texts", "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as",
+    "logits_of", "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of",
+    "prepared", "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of",
+    "run", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
 }  # fmt: skip
 
 
@@ -52,8 +49,7 @@ class Task(ABC):
             companion files can still be read.
         Options: the dataclass of its options, given whole to each of the three steps.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops; None: as the checkpoint
-            says. companions: files
-            of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
+            says. companions: files of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
     """
 
     name: str
@@ -241,6 +237,10 @@ class Task(ABC):
         predicted = self.predict(encoded, options)
         return self.decode(encoded, predicted, options)
 
+    def cut_side(self, truncate: bool) -> bool | Side:
+        """Return the `truncate` of a tokenizer: the side that is cut, True for the checkpoint's own, or False."""
+        return (self.cut or True) if truncate else False
+
     def encode_texts(
         self,
         texts: Sequence[Any],
@@ -269,7 +269,7 @@ class Task(ABC):
             rows = self.tokenizer.encode_batch(list(texts), max_length=window, stride=stride)
         else:
             most = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=max_length, made_for=made_for)
-            cut = (self.cut or True) if truncate and most is not None else False
+            cut = self.cut_side(truncate and most is not None)
             hard = text_limit(self.config, self.tokenizer.max_length)
             with offering(self.Options, movable=most != hard):
                 rows = self.tokenizer.encode_batch(list(texts), truncate=cut, max_length=most, src_lang=src_lang)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, UsageError, a_type, placed
+from plainformer.errors import InputError, UsageError, a_type, placed, plural
 from plainformer.inputs.listed import as_list
 from plainformer.tasks.base import Task
 from plainformer.tasks.calls import Call, Given, MediaCall, called_with
@@ -91,10 +91,9 @@ class Embeddings(Results[Embedding]):
     def __repr__(self) -> str:
         if not self:
             return "Embeddings(none)"
-        first, count = self[0], f"{len(self)} vector{'s' * (len(self) != 1)}"
-        return (
-            f"Embeddings({count} of {len(first)} numbers; {first.pooling}{', normalized' if first.normalized else ''})"
-        )
+        first = self[0]
+        size = f"{plural(len(self), 'vector')} of {plural(len(first), 'number')}"
+        return f"Embeddings({size}; {first.pooling}{', normalized' if first.normalized else ''})"
 
     def to_dataframe(self, index: Sequence[Any] | None = None) -> pd.DataFrame:
         """Return the vectors as a pandas DataFrame: a row for each, a column for each of its D numbers."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
-from plainformer.errors import MissingDependencyError, PlainformerError
+from plainformer.errors import MissingDependencyError, PlainformerError, UsageError, plural
 from plainformer.tasks.html import blocks, table
 
 if TYPE_CHECKING:
@@ -122,10 +122,14 @@ class Results(list[R]):
 
         Its index is the place of the input, from 0, or what `index` has for it (a column's own index). An input with
         several answers (entities, ranked documents, alternatives) has a row for each, with the same index.
+
+        Raises:
+            UsageError: `index` is not as long as the list. MissingDependencyError: pandas is not installed.
         """
         frame, own = pandas(), range(len(self)) if index is None else index
         if len(own) != len(self):
-            raise ValueError(f"index has {len(own)} entries for {len(self)} results")
+            what = f"the index has {plural(len(own), 'entry', 'entries')} for {plural(len(self), 'result')}"
+            raise UsageError(what, "give one for each")
         pairs = [(place, row) for place, one in zip(own, self, strict=True) for row in rows_of(one)]
         name = self._place if index is None else getattr(index, "name", None)
         kept = frame.Index([place for place, _ in pairs], name=name)

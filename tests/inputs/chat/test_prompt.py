@@ -111,6 +111,12 @@ def test_a_models_own_words_are_its_tokens() -> None:
         assert (ids.count(call), ids.count(end)) == (count, 1), role
 
 
+def test_a_chat_has_no_second_text() -> None:
+    ours, _ = _pair()
+    with pytest.raises(UsageError, match="pair has no effect with the prompt of a chat"):
+        ours.encode(ours.chat_prompt([{"role": "user", "content": "hi"}]), "another")
+
+
 def test_null_keys_are_left_out_as_in_the_reference() -> None:
     ours, reference = with_tokens(byte_level())
     messages: list[dict[str, Any]] = [

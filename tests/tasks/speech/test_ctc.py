@@ -109,7 +109,7 @@ def test_silence_has_a_defined_answer(task: Any) -> None:
         ({"beam_width": 4, "num_return_sequences": 5}, "num_return_sequences=5 of 4 beams"),
         ({"words": []}, "words is empty"),
         ({"words": ["tea", "çay"]}, "has no 'ç'"),
-        ({"words": ["tea", 3]}, "is not a word"),
+        ({"words": ["tea", 3]}, "is not a list of texts"),
         ({"ngram": 3}, "ngram is an int"),
         ({"ngram_weight": 0.5}, "without ngram"),
         ({"word_bonus": 0.5}, "without words or ngram"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.errors import CheckpointError, UsageError, did_you_mean
+from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -261,7 +261,7 @@ def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     """Do as `read_json_object` for bytes already in memory; `where` names them in errors."""
     value = _parse_json(data, where)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: a JSON object was expected, not {type(value).__name__}")
+        raise CheckpointError(f"{where}: a JSON object was expected, not {a_type(value)}")
     return value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plainformer.config import ModelConfig
 from plainformer.config.values import check_choice, check_whole
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, plural
 from plainformer.generation.cache.buffers import Device, Int8Store, Shape, Store
 from plainformer.model.attention import Room
 
@@ -67,7 +67,7 @@ class KeyValueCache:
         ]
 
     def __repr__(self) -> str:
-        return f"KeyValueCache({self.length} positions, {self.rows} row{'s' * (self.rows != 1)})"
+        return f"KeyValueCache({plural(self.length, 'position')}, {plural(self.rows, 'row')})"
 
     @property
     def rows(self) -> int:

@@ -209,7 +209,7 @@ def search_speculatively(
     *,
     watcher: Watcher | None = None,
 ) -> Search:
-    """Continue one prompt by `num_return_sequences` rows, one after the other; yields one token a step.
+    """Continue one prompt by `num_return_sequences` rows, one after the other; yields one token per step.
 
     Raises:
         UsageError: the draft model cannot draft for this one; more drafted tokens than a window's cache can take back.

@@ -102,11 +102,8 @@ def encode_pieces(tokenizer: Tokenizer, prompt: ChatPrompt) -> Encoding:
             row = row.select(range(len(newline), len(row)))
         elif lead:
             row, lead = _row(tokenizer, piece, literal), ""
-        if (
-            literal and tokenizer.token_to_id(piece) in row.input_ids
-        ):  # the vocabulary's algorithm itself would write it
-            each = [_row(tokenizer, character, literal) for character in piece]
-            row = _joined(each)
+        if literal and tokenizer.token_to_id(piece) in row.input_ids:  # the algorithm itself makes the token of it
+            row = _joined(_row(tokenizer, character, literal) for character in piece)
         shift = before - len(lead)
         whole = (before, before + len(piece))
         spans = [whole if literal else (start + shift, end + shift) for start, end in row.offsets]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, a_type
 
 _NAMES: dict[Any, str] = {
     int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null",
@@ -40,7 +40,7 @@ def as_tools(tools: Any) -> list[Any] | None:
     if tools is None:
         return None
     if not isinstance(tools, list | tuple):
-        raise UsageError(f"the tools are a {type(tools).__name__}, not a list", "give a list of schemas or functions")
+        raise UsageError(f"the tools are {a_type(tools)}, not a list", "give a list of schemas or functions")
     return [tool if isinstance(tool, Mapping) else tool_schema(tool) for tool in tools]
 
 
@@ -96,7 +96,7 @@ def _hints(function: Callable[..., Any], name: str) -> tuple[dict[str, Any], lis
     for argument, parameter in parameters.items():
         if parameter.annotation is inspect.Parameter.empty:
             raise UsageError(
-                f"the argument {argument!r} of the tool {name} has no type", f'write "{argument}: str", say'
+                f"the argument {argument!r} of the tool {name} has no type", f'for example "{argument}: str"'
             )
     try:
         hints = get_type_hints(function)

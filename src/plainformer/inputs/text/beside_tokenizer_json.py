@@ -50,10 +50,7 @@ def follow(backend: tokenizers.Tokenizer, settings: Settings, conventions: Conve
 
 def _convention(settings: Settings, conventions: Conventions | None) -> TokenizerConvention | None:
     """Return what the families say of tokenizers of this class; None where it is not one of theirs."""
-    try:
-        return conventions.named(settings.kind) if conventions is not None and settings.kind else None
-    except CheckpointError:
-        return None
+    return conventions.known(settings.kind) if conventions is not None and settings.kind else None
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class CtcVocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> CtcVocabulary:
-        """Return the vocabulary of a tokenizer, written as `settings`, its tokenizer_config.json, say.
+        """Return the vocabulary of a tokenizer, written as `settings`, for example its tokenizer_config.json.
 
         Raises:
             CheckpointError: there is no pad token, which is the blank.

@@ -49,17 +49,14 @@ class Encoding:
 
     def once(self, bos_id: int | None, eos_id: int | None) -> Encoding:
         """Return the row without an added beginning or end token next to one that its text has already."""
+
+        def twice(added: int, own: int, token_id: int | None) -> bool:
+            ids, special = self.input_ids, self.special
+            return special[added] and not special[own] and ids[added] == ids[own] == token_id
+
         size = len(self)
-        first = (
-            size > 1 and self.special[0] and not self.special[1] and self.input_ids[0] == self.input_ids[1] == bos_id
-        )
-        last = (
-            size > 1
-            and self.special[-1]
-            and not self.special[-2]
-            and self.input_ids[-1] == self.input_ids[-2] == eos_id
-        )
-        return self.select(range(int(first), size - int(last))) if first or last else self
+        first, last = (twice(0, 1, bos_id), twice(-1, -2, eos_id)) if size > 1 else (False, False)
+        return self.select(range(first, size - last)) if first or last else self
 
     def select(self, positions: Sequence[int]) -> Encoding:
         """Return the row made of the tokens at `positions`."""

@@ -94,7 +94,7 @@ class Lengths:
         most = own if max_length == "own" else max_length
         for name, value, least in (("max_length", most, 1), ("window", window, 1), ("stride", stride, 0)):
             if value is not None:
-                check_whole(name, value, least, fix=f"pass {opt(name, 128)}, say")
+                check_whole(name, value, least, fix=f"for example {opt(name, 128)}")
         if not isinstance(truncate, bool) and truncate not in ("left", "right"):
             raise UsageError(f"{opt('truncate', truncate)} is unknown", "pass True, False, or a side: 'left', 'right'")
         if truncate and stride is not None:

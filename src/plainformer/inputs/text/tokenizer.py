@@ -1,10 +1,9 @@
 """Text to token ids and back, with exact character positions.
 
 The work is done by the `tokenizers` library; this file adds what it leaves to the caller: no silent truncation,
-windows over long texts (`lengths.py`), padding to tensors, special-token roles, languages, chat
-templates, saving. The ids are those of the
-checkpoint's `tokenizer.json` with what its other files add to it; without one, the tokenizer is built from the vocabulary
-files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
+windows over long texts (`lengths.py`), padding to tensors, special-token roles, languages, chat templates, saving.
+The ids are those of the checkpoint's `tokenizer.json` with what its other files add to it; without one, the tokenizer is
+built from the vocabulary files (`tokenizer_files.py`), or from a GGUF file's metadata (`gguf_vocabulary.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from plainformer.config.values import check_flag, check_whole, is_whole
+from plainformer.config.values import check_flag, check_whole, is_whole, no_effect
 from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth, opt, placed
 from plainformer.inputs.chat.prompt import ChatPrompt, encode_pieces
 from plainformer.inputs.chat.template import ChatTemplate
@@ -158,6 +157,7 @@ class Tokenizer:
             UsageError: an argument of the wrong type, or a combination that cannot work.
             InputError: the text is too long for the limit, or holds half a surrogate pair.
         """
+        no_effect(pair is not None and isinstance(text, ChatPrompt), "pair", "with the prompt of a chat")
         with placed(None):
             return self.encode_batch(
                 [text if pair is None or isinstance(text, ChatPrompt) else (text, pair)], **options

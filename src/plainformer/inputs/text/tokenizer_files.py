@@ -160,7 +160,7 @@ def _convention(
 
 
 def _wordpiece(settings: Settings, convention: TokenizerConvention) -> dict[str, Any]:
-    """Read a vocab.txt, which has a token a line."""
+    """Read a vocab.txt, which has one token per line."""
     path = settings.folder / "vocab.txt"
     lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}

@@ -15,7 +15,8 @@ from plainformer.config.values import no_effect
 from plainformer.errors import InputError, nth, plural
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.generation.result import Generation
-from plainformer.tasks.base import TwoPartTask, called_with
+from plainformer.tasks.base import TwoPartTask
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.lengths import least, usual_length
 from plainformer.tasks.writing.answers import Answer, AnswerStream
 from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with

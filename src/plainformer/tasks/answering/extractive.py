@@ -13,7 +13,8 @@ from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.windows import window_size
 from plainformer.tasks.answering.options import QuestionAnsweringOptions
 from plainformer.tasks.answering.spans import Answer, Span, Window, by_probability, by_squad
-from plainformer.tasks.base import TwoPartTask, called_with
+from plainformer.tasks.base import TwoPartTask
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.lengths import least, text_limit, usual_length
 
 if TYPE_CHECKING:

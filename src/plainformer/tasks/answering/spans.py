@@ -22,8 +22,8 @@ import numpy as np
 import regex
 
 from plainformer.inputs.text.words import trimmed
-from plainformer.tasks.base import Result
 from plainformer.tasks.html import marked
+from plainformer.tasks.results import Result
 
 if TYPE_CHECKING:
     import numpy.typing as npt

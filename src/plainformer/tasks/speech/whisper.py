@@ -18,10 +18,10 @@ from plainformer.generation.processors.timestamps import WhisperTimestamps
 from plainformer.generation.search import generate
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor
 from plainformer.model.stack import StackOutput
-from plainformer.tasks.base import Result
 from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.html import continued, table
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
+from plainformer.tasks.results import Result
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds
 from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment
 from plainformer.tasks.speech.options import SpeechOptions

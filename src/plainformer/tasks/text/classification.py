@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.config import ModelConfig
-from plainformer.tasks.base import LabelScore, Result, Task, called_with, is_pair
+from plainformer.tasks.base import Task, is_pair
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import bars
 from plainformer.tasks.options import TextOptions
+from plainformer.tasks.results import LabelScore, Result
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.inputs.text.vocabulary import lower_first
-from plainformer.tasks.embeddings import Embedding as Embedding
-from plainformer.tasks.embeddings import EmbeddingTask, embeds_with
+from plainformer.tasks.embeddings import Embedding, EmbeddingTask, embeds_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files

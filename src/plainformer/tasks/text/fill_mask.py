@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, nth
-from plainformer.tasks.base import Result, Task, best, called_with
+from plainformer.tasks.base import Task, best
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import bars
+from plainformer.tasks.results import Result
 from plainformer.tasks.text.options import FillMaskOptions
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from plainformer.errors import InputError, nth, placed
-from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.tasks.base import TwoPartTask
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import bars
 from plainformer.tasks.options import TextOptions
+from plainformer.tasks.results import Result
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch

@@ -6,16 +6,37 @@ once, for in another batch their last bits would differ, and equal documents cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from plainformer.errors import placed
+from plainformer.inputs.text.pairs import encode_pairs
 from plainformer.tasks.base import Task
-from plainformer.tasks.options import BATCH_SIZE
+from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.options import BATCH_SIZE, TextOptions
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
+
+
+def pair_batch(
+    task: Task, pairs: Sequence[tuple[str, str]], options: TextOptions, places: Sequence[int], *, shortened: int
+) -> TextBatch:
+    """Return pairs as padded tensors.
+
+    Args:
+        places: of the caller's inputs that the pairs are of, for errors.
+        shortened: the text of a pair, 0 or 1, that `truncate` cuts.
+    Raises:
+        InputError: a pair is longer than `max_length` or the model allows.
+    """
+    limit = max_length_of(task.config, task.tokenizer, truncate=options.truncate, asked=options.max_length)
+    with offering(task.Options), placed(places):
+        rows = encode_pairs(task.tokenizer, pairs, limit=limit, truncate=options.truncate, shortened=shortened)
+    return task.tokenizer.pad(rows)
 
 
 def pair_logits(task: Task, batch: TextBatch) -> Tensor:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import CheckpointError, InputError, UsageError, nth, placed
-from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import Result, TwoPartTask, called_with
+from plainformer.errors import CheckpointError, InputError, UsageError, nth
+from plainformer.tasks.base import TwoPartTask
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import table
-from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.tasks.results import Result
 from plainformer.tasks.text.options import TextRankingOptions
-from plainformer.tasks.text.pairs import pair_logits
+from plainformer.tasks.text.pairs import pair_batch, pair_logits
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -84,12 +84,10 @@ class TextRanking(TwoPartTask):
     def encode(self, inputs: Sequence[Any], options: TextRankingOptions) -> Queries:
         items = [self._query(item, place) for place, item in enumerate(inputs)]
         pairs = [(query, document) for query, documents in items for document in documents]
-        truncate, asked = options.truncate, options.max_length
-        limit = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=asked)
-        with offering(self.Options), placed([place for place, (_, documents) in enumerate(items) for _ in documents]):
-            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=truncate, shortened=1)
+        places = [place for place, (_, documents) in enumerate(items) for _ in documents]
+        batch = pair_batch(self, pairs, options, places, shortened=1)
         queries, documents = zip(*items, strict=True)
-        return Queries(queries, documents, self.tokenizer.pad(rows))
+        return Queries(queries, documents, batch)
 
     def _query(self, item: Any, place: int) -> tuple[str, tuple[str, ...]]:
         query, documents = self.parts_of(item, place)

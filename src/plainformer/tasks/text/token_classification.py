@@ -14,10 +14,11 @@ from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
-from plainformer.tasks.base import Result, Task, called_with
+from plainformer.tasks.base import Task
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import marked
 from plainformer.tasks.lengths import text_limit, usual_length
-from plainformer.tasks.results import listed, pandas
+from plainformer.tasks.results import Result, listed, pandas
 from plainformer.tasks.text.options import TokenClassificationOptions
 from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError, did_you_mean, nth, opt, placed
-from plainformer.inputs.text.pairs import encode_pairs
-from plainformer.tasks.base import LabelScore, Task, called_with
-from plainformer.tasks.lengths import max_length_of, offering
+from plainformer.errors import InputError, UsageError, did_you_mean, nth, opt
+from plainformer.tasks.base import Task
+from plainformer.tasks.calls import called_with
+from plainformer.tasks.results import LabelScore
 from plainformer.tasks.text.classification import Classification
 from plainformer.tasks.text.options import ZeroShotOptions
-from plainformer.tasks.text.pairs import pair_logits
+from plainformer.tasks.text.pairs import pair_batch, pair_logits
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -82,11 +82,8 @@ class ZeroShotClassification(Task):
             if not text.strip():
                 raise InputError(f"{nth(place)}, {text!r}, is empty: there is nothing to classify", "leave it out")
         pairs = [(text, options.template.replace("{}", name)) for text in inputs for name in options.labels]
-        truncate, asked = options.truncate, options.max_length
-        limit = max_length_of(self.config, self.tokenizer, truncate=truncate, asked=asked)
-        with offering(self.Options), placed([place for place in range(len(inputs)) for _ in options.labels]):
-            rows = encode_pairs(self.tokenizer, pairs, limit=limit, truncate=truncate, shortened=0)
-        return self.tokenizer.pad(rows)
+        places = [place for place in range(len(inputs)) for _ in options.labels]
+        return pair_batch(self, pairs, options, places, shortened=0)
 
     def predict(self, encoded: TextBatch, options: ZeroShotOptions) -> Tensor:
         """Logits, (texts x labels, C)."""

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 from plainformer.errors import UsageError
 from plainformer.generation.constraints.stop_strings import first_stop
 from plainformer.generation.result import Generation, Search
-from plainformer.tasks.base import Result
 from plainformer.tasks.html import continued
+from plainformer.tasks.results import Result
 
 R = TypeVar("R")
 OPTIONAL = ("stop_string", "log_probability", "log_probabilities", "score", "segments", "alternatives")

@@ -65,7 +65,7 @@ class ChatSession:
             self.set_system(system)
 
     def __repr__(self) -> str:
-        return f"ChatSession({self.task.ref!r}, {len(self.messages)} messages)"
+        return f"ChatSession({self.task.ref!r}, {plural(len(self.messages), 'message')})"
 
     # ---- what it is ----------------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config.values import check_flag
 from plainformer.errors import InputError, UsageError, a_type, nth, opt, placed
 from plainformer.generation.score import TokenScores, score_tokens
-from plainformer.tasks.base import Result, Task
+from plainformer.tasks.base import Task
 from plainformer.tasks.html import table
 from plainformer.tasks.lengths import least
 from plainformer.tasks.options import BATCH_SIZE
-from plainformer.tasks.results import Results
+from plainformer.tasks.results import Result, Results
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.encoding import Encoding, TextBatch
@@ -80,9 +80,10 @@ def _encoded(task: Task, texts: Sequence[str], first: int, truncate: bool, limit
     """Encode texts of at most `limit` tokens, padded; None is no limit. `first`: the place of the first one."""
     rows = []
     for place, text in enumerate(texts, first):
-        cut = (task.cut or True) if truncate and limit is not None else False
         with placed([place]):
-            (row,) = task.tokenizer.encode_batch([text], truncate=cut, max_length=limit)
+            (row,) = task.tokenizer.encode_batch(
+                [text], truncate=task.cut_side(truncate and limit is not None), max_length=limit
+            )
         row = row.once(task.tokenizer.bos_id, task.tokenizer.eos_id)
         if not row.input_ids:
             raise InputError(f"{nth(place)} is an empty text: there is nothing to score", "give at least two tokens")

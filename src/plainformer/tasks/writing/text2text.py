@@ -10,7 +10,7 @@ import torch
 
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, did_you_mean, opt
-from plainformer.tasks.base import called_with
+from plainformer.tasks.calls import called_with
 from plainformer.tasks.writing.answers import Answer
 from plainformer.tasks.writing.base import prepares_with
 from plainformer.tasks.writing.detokenize import continuation

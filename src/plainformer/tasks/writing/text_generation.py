@@ -123,9 +123,10 @@ class TextGeneration(WritingTask[GeneratedText]):
             most = least(limit, self.tokenizer.max_length) if options.truncate else limit
             idle = options.truncate and most is None
             no_effect(idle, "truncate", ": this model has no limit, and its tokenizer states no length")
-            cut = self.cut if options.truncate else False
             with offering(self.Options):
-                (row,) = self.tokenizer.encode_batch([whole], truncate=cut, max_length="own" if most is None else most)
+                (row,) = self.tokenizer.encode_batch(
+                    [whole], truncate=self.cut_side(options.truncate), max_length="own" if most is None else most
+                )
         return row if isinstance(prompt, ChatPrompt) else row.once(self.tokenizer.bos_id, self.tokenizer.eos_id)
 
     def encode(self, inputs: Sequence[Any], options: TextGenerationOptions) -> TextBatch:
