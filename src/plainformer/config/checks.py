@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, did_you_mean
+from plainformer.errors import CheckpointError, spelling_of
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
 
@@ -85,9 +85,10 @@ def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise CheckpointError, which offers the closest ones, unless a field is one of `options`."""
+    """Raise CheckpointError, which offers another spelling, unless a field is one of `options`."""
     if value not in options:
-        raise CheckpointError(f"{name}={shown(value)} is not supported", did_you_mean(str(value), options))
+        fix = spelling_of(str(value), options) or "supported: " + ", ".join(filter(None, options))
+        raise CheckpointError(f"{name}={shown(value)} is not supported", fix)
 
 
 def require_positive(name: str, value: object) -> None:

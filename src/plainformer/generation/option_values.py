@@ -36,6 +36,16 @@ def function(signature: str) -> Callable[[str, object], None]:
     return check
 
 
+def processor(made_by: str) -> Callable[[str, object], None]:
+    """Refuse what is not a processor of logits: callable, with a name."""
+
+    def check(name: str, value: object) -> None:
+        if not callable(value) or not isinstance(getattr(value, "name", None), str):
+            raise UsageError(f"{opt(name, value)} is not a processor of logits", f"give one: {made_by}")
+
+    return check
+
+
 def early_stopping(name: str, value: object) -> None:
     """Refuse what is neither True, False nor "never"."""
     if not isinstance(value, bool) and value != "never":

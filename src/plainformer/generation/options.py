@@ -23,6 +23,7 @@ from plainformer.generation.option_values import (
     layers,
     mirostat,
     no_negative,
+    processor,
     read_early_stopping,
     read_layers,
     reusable_cache,
@@ -181,7 +182,7 @@ class GenerationOptions(OptionSet):
         check=function("a row's ids → the ids that may follow"),
         make=lambda p, o, ends: p.AllowedTokens(o.allowed_tokens, o.num_beams))
     grammar: Processor | str | None = option(help="The answer is of this Lark grammar: text, or @FILE.", group=CONTENT,
-        typed=str, read=at_file, engine=function("constraints.grammar.Grammar"), runs=("token_healing", "grammar"),
+        typed=str, read=at_file, engine=processor("generation.constraints.grammar.Grammar"), runs=("token_healing", "grammar"),
         make=lambda p, o, ends: o.grammar)
     forced_bos_id: int | None = option(
         help="Token id forced after an encoder-decoder's start token, such as mBART's language.", group=CONTENT,
@@ -235,7 +236,8 @@ class GenerationOptions(OptionSet):
         modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
 
     watermark: Processor | None = option(help="A watermark that a detector with its key finds in the text.",
-        group=CONTENT, typed=NotTyped, last=True, make=lambda p, o, ends: o.watermark)
+        group=CONTENT, typed=NotTyped, check=processor("generation.processors.Watermark"), last=True,
+        make=lambda p, o, ends: o.watermark)
     renormalize: bool = option(False, help="Make log-probabilities of the processed logits.", group=RUNNING,
         check=flag(), last=True, make=lambda p, o, ends: p.Renormalize(), checkpoint="renormalize_logits",
         neutral=False)

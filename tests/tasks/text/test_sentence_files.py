@@ -89,6 +89,24 @@ def test_other_steps_are_refused_by_name(types: tuple[str, ...], named: str, tmp
         plainformer.load(tmp_path)
 
 
+def test_the_folder_itself_by_other_names(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    expected = make.load(write_files(tmp_path, *USUAL))("paris").vector
+    for model, pooling in ((".", "1_Pooling"), ("./", "./1_Pooling/")):
+        steps = [{"type": USUAL[0], "path": model}, {"type": USUAL[1], "path": pooling}]
+        (tmp_path / "modules.json").write_text(json.dumps(steps))
+        close(make.load(tmp_path)("paris").vector, expected)
+
+
+def test_no_other_activation_is_suggested(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    write_files(tmp_path, *USUAL, f"{OLD}Dense")
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "config.json").write_text('{"activation_function": "torch.nn.LeakyReLU"}')
+    with pytest.raises(CheckpointError, match=r"'LeakyReLU' is not supported\n.*supported: Tanh"):
+        make.load(tmp_path)
+
+
 def test_dropout_has_no_effect(tmp_path: Path) -> None:
     make.bert(tmp_path, "BertModel")
     expected = make.load(write_files(tmp_path, *USUAL))("paris").vector
@@ -141,7 +159,13 @@ def test_files_that_cannot_be_obeyed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no 1_Pooling/config\.json"):
         plainformer.load(tmp_path)
     write_files(tmp_path, *USUAL)
-    for settings in ({"truncate_dim": 0}, {"truncate_dim": "all"}, {"similarity_fn_name": 3}, {"prompts": {"a": 1}}):
+    for settings in (
+        {"default_prompt_name": {}},
+        {"truncate_dim": 0},
+        {"truncate_dim": "all"},
+        {"similarity_fn_name": 3},
+        {"prompts": {"a": 1}},
+    ):
         write_files(tmp_path, *USUAL, **settings)
         with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: .*" + next(iter(settings))):
             plainformer.load(tmp_path)

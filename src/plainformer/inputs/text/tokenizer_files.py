@@ -78,7 +78,9 @@ def read_folder(
         if side not in ("left", "right"):
             where = folder / "tokenizer_config.json"
             raise CheckpointError(f"{where}: {name} is {side!r}", "it must be 'left' or 'right'")
-    kept = _stated(settings, "clean_up_tokenization_spaces")
+    kept = _stated(settings, "clean_up_tokenization_spaces", "split_special_tokens")
+    if settings.config.get("split_special_tokens") is True:
+        parts["backend"].encode_special_tokens = True
     if parts.get("languages"):
         kept |= _stated(settings, "src_lang", "tgt_lang", "legacy_behaviour")
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None

@@ -149,9 +149,10 @@ def _steps(modules: list[Fields]) -> list[tuple[str, str]]:
             raise CheckpointError(
                 f"the step {shown(kind)} is not supported{misplaced}", f"supported: {', '.join(STEPS)}, in this order"
             )
-        if kind == "Transformer" and path:
+        folder = str(roots[0]) if roots[0].parts else ""  # "./" is the folder itself
+        if kind == "Transformer" and folder:
             raise CheckpointError(f"the model is in the folder {shown(path)}", "move its files up to modules.json")
-        steps.append((kind, path))
+        steps.append((kind, folder))
     missing = next((kind for kind in STEPS[:2] if kind not in dict(steps)), None)
     if missing is not None:
         what = f"no {missing} is listed: the steps give no vector for a whole text"
@@ -253,7 +254,7 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
         if not all(isinstance(text, str | None) for text in prompts.values()):
             raise CheckpointError("'prompts' does not map names to texts", "correct the entry")
         prompts = {name: text or "" for name, text in prompts.items()}
-        if default is not None and default not in prompts:
+        if default is not None and (not isinstance(default, str) or default not in prompts):
             raise CheckpointError(
                 f"default_prompt_name={shown(default)} is not one of the prompts", "correct the entry"
             )
