@@ -265,10 +265,17 @@ def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
     return open_checkpoint(ref, revision=options.revision, token=options.token, family=options.family)
 
 
-def load_tokenizer(ref: Ref, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
-    """Return the tokenizer of a reference, without its model: no weights are downloaded."""
-    asked = LoadOptions(revision=revision, token=token)
-    with open_checkpoint(ref, revision=asked.revision, token=asked.token, part="tokenizer") as checkpoint:
+def load_tokenizer(
+    ref: Ref, *, family: str | None = None, revision: str | None = None, token: str | None = None
+) -> Tokenizer:
+    """Return the tokenizer of a reference, without its model: no weights are downloaded.
+
+    `family` is the `model_type` whose tokenizer the vocabulary files are of, where no file of the checkpoint says so.
+    """
+    asked = LoadOptions(family=family, revision=revision, token=token)
+    with open_checkpoint(
+        ref, revision=asked.revision, token=asked.token, part="tokenizer", family=asked.family
+    ) as checkpoint:
         return checkpoint.tokenizer()
 
 

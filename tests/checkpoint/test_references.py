@@ -272,6 +272,12 @@ def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
     assert "modules.json lists 'CLIPModel', which is not supported" in message(tmp_path)
 
 
+def test_a_model_of_another_kind_on_the_hub_is_named(hub: FakeHub) -> None:
+    listed = [{"path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    hub.repos["o/clip"] = {"modules.json": json.dumps(listed).encode(), "0_CLIPModel/config.json": b"{}"}
+    assert "modules.json lists 'CLIPModel', which is not supported" in message("o/clip")
+
+
 @pytest.mark.parametrize("stem, ending", [("model", "safetensors"), ("pytorch_model", "bin")])
 def test_sharded_weights(hub: FakeHub, tmp_path: Path, stem: str, ending: str) -> None:
     shards = [f"{stem}-0000{i}-of-00002.{ending}" for i in (1, 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,29 @@ def test_what_if(cli: Cli, tiny: Tiny) -> None:
 )
 def test_options_without_effect(cli: Cli, tiny: Tiny, name: str, options: str, message: str) -> None:
     refused(cli("explain", tiny(name), *options.split()), message)
+
+
+def test_one_pass_reads_what_the_task_reads(cli: Cli, tiny: Tiny) -> None:
+    whole = done(cli("explain", tiny("text2text"), "sum: the cat", "--json")).json()
+    assert done(cli("explain", tiny("text2text"), "the cat", "--prefix", "sum: ", "--json")).json() == whole
+    refused(cli("explain", tiny("chat"), "the cat", "--prefix", "a"), "--prefix has no effect in text-generation")
+
+
+def test_files_are_read_before_any_weight(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("speech", "chat"):
+        shutil.copytree(tiny(name), tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_bytes(b"damaged")
+    sound = write_wav(tmp_path / "a.wav")
+    (tmp_path / "bad.arpa").write_text("no n-grams")
+    for given, message in (
+        ((sound, "--words", "none.txt"), "none.txt"),
+        ((sound, "--ngram", "none.arpa"), "none.arpa"),
+        ((sound, "--ngram", "bad.arpa"), "bad.arpa"),
+    ):
+        refused(cli("run", tmp_path / "speech", *given), message)
+    refused(cli("explain", tmp_path / "speech", "none.wav"), "'none.wav' is not a file")
+    refused(cli("explain", tmp_path / "chat", "hi", "--steps", 2, "--grammar", "@none.lark"), "none.lark")
+    refused(cli("explain", tmp_path / "chat", "--replay", "none.json"), "none.json cannot be read")
 
 
 def test_sounds_are_refused_where_nothing_is_generated(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:

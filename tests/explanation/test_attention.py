@@ -48,7 +48,7 @@ def read_by(task: Any, item: Any, found: Any) -> dict[str, torch.Tensor]:
     if not inputs:
         inputs = {"input_ids": torch.tensor([[piece.token_id for piece in found.pieces]])}
     if task.config.kind == "encoder-decoder":
-        inputs["decoder_input_ids"] = torch.tensor([task.start_ids()])
+        inputs["decoder_input_ids"] = task.prepare(item).inputs["decoder_input_ids"]
     return inputs
 
 

@@ -18,6 +18,7 @@ from plainformer.families import FAMILIES, HEADS_BY_SUFFIX, completed, config_fr
 from plainformer.families.naming import is_own_class
 from plainformer.info import inspect_checkpoint
 from plainformer.loading import load_model
+from plainformer.tasks import default_task
 from tests.support import models
 from tests.support.cli import Cli, done, refused
 from tests.support.configs import tiny
@@ -168,6 +169,15 @@ def test_a_decoder_that_sees_both_directions_makes_vectors(tmp_path: Path) -> No
         plainformer.load(tmp_path, task="text-generation")
     with pytest.raises(UsageError, match="sees later positions too and cannot generate"):
         plainformer.generate(with_words, ids, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("direction", [{"use_bidirectional_attention": True}, {"is_causal": False}])
+def test_the_same_rule_holds_for_gemma(direction: dict[str, object]) -> None:
+    raw = {**tiny("gemma3_text", "Gemma3ForCausalLM"), **direction}
+    found = config_from_dict(raw)
+    assert found.head.kind == "none" and found.main_stack.direction == "both"
+    assert default_task(found).name == "feature-extraction"
+    assert config_from_dict(raw, "causal_lm").head.kind == "causal_lm"
 
 
 @pytest.mark.parametrize("model_type", ["bart", "marian", "m2m_100", "pegasus", "t5", "whisper"])

@@ -182,7 +182,7 @@ def test_what_a_task_postpones_the_engine_checks() -> None:
         options.engine(do_sample=True)
     engine = options.engine(do_sample=True, stop=stop)
     assert type(engine) is GenerationOptions and engine.given == {"stop", "temperature", "do_sample"}
-    with pytest.raises(UsageError, match="grammar='start: /a/' is not callable"):
+    with pytest.raises(UsageError, match="grammar='start: /a/' is not a processor"):
         GenerationOptions(grammar="start: /a/")
     with pytest.raises(UsageError, match=r"temperature=\[0.0, 0.5\] is not a number"):
         GenerationOptions(do_sample=True, temperature=[0.0, 0.5])

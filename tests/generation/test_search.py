@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import transformers
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
+from plainformer.generation.options import GenerationOptions
 from plainformer.generation.search import generate, left_align, stream
 from plainformer.loading import load_model
 from tests.support import models as make
@@ -127,6 +129,34 @@ def test_suppressed_tokens(models: dict[str, Any]) -> None:
     assert first == theirs(reference, row, 6, begin_suppress_tokens=[free[0]])
     with pytest.raises(UsageError, match="outside the vocabulary"):
         generate(ours, row, suppress=[VOCABULARY])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("suppress", [3, -1]),
+        ("suppress_first", [-1]),
+        ("forced_eos_id", [-1]),
+        ("forced_eos_id", -1),
+        ("forced_bos_id", -1),
+        ("bad_words_ids", [[3], [4, -1]]),
+        ("sequence_bias", {(3, -1): 2.0}),
+        ("forced", {1: -1}),
+    ],
+)
+def test_ids_are_checked_before_anything_runs(
+    name: str, value: Any, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=name):
+        GenerationOptions(**{name: value})
+    above = json.loads(json.dumps(value).replace("-1", str(VOCABULARY))) if name != "sequence_bias" else None
+    options = {name: above or {(3, VOCABULARY): 2.0}}
+    options = {"forced": {1: VOCABULARY}} if name == "forced" else options
+    for ours in (models["llama"][1], models["bart"][1]):
+        monkeypatch.setattr(type(ours), "forward", None)  # the model must not be asked
+        monkeypatch.setattr(type(ours), "encode", None)
+        with pytest.raises(UsageError, match=rf"{name}: ids \[{VOCABULARY}\] are outside the vocabulary"):
+            generate(ours, prompts((5,))[0], **options)
 
 
 def test_what_is_refused(models: dict[str, Any], tmp_path: Path) -> None:

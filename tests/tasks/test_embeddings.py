@@ -37,7 +37,7 @@ def test_a_list_of_vectors_is_an_array(embed: Any) -> None:
     )
     assert type(found[1:3]) is Embeddings and np.array_equal(np.asarray(found[1:3]), np.stack(rows[1:3]))
     assert type(found[0]) is Embedding and np.asarray(found[::-1]).shape == (4, 32)
-    assert np.array(found, dtype=np.float64).dtype == np.float64 and np.asarray(embed([])).shape == (0, 0)
+    assert np.array(found, dtype=np.float64).dtype == np.float64 and np.asarray(embed([])).shape == (0, 32)
     assert found == embed(TEXTS) and found != embed(TEXTS[:3]) and found == pickle.loads(pickle.dumps(found))
     assert type(found + found) is Embeddings and len(found + found) == 8 and type([*found]) is list
     assert list(found.to_dataframe().columns) == list(range(32)) and found.to_dataframe().shape == (4, 32)
@@ -85,6 +85,21 @@ def test_similarity_of_vectors_is_that_of_their_texts(embed: Any, form: Callable
     close(embed.similarity(form(found), TEXTS[1]), expected[:, 1])
     close(embed.similarity(found[2], form(found)), expected[2])
     close(embed.similarity(found.vectors[2], TEXTS[1]), expected[2, 1].item())
+
+
+def test_torch_takes_embeddings_for_their_vectors(embed: Any) -> None:
+    found = embed(TEXTS)
+    assert torch.equal(torch.stack(found), found.vectors) and torch.equal(torch.stack([*found]), found.vectors)
+    close(torch.dot(found[0], found[1].vector), found[0].vector @ found[1].vector)
+
+
+def test_no_vectors_have_a_width_all_the_same(embed: Any, tiny: Callable[[str], Path]) -> None:
+    for none in (embed([]), embed(TEXTS)[:0], embed([]).copy(), pickle.loads(pickle.dumps(embed([])))):
+        assert none.vectors.shape == (0, 32)
+    assert embed([], pooling="cls+mean", truncate_dim=50).vectors.shape == (0, 50)
+    for name, item in (("image-embedding", pictures()[0]), ("audio-embedding", CLIPS[0])):
+        task = make.load(tiny(name))
+        assert task([]).vectors.size(1) == len(task(item))
 
 
 def test_what_cannot_be_compared(embed: Any) -> None:

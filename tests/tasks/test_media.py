@@ -336,6 +336,24 @@ def test_older_files_force_ids(tmp_path: Path) -> None:
     assert make.load(tmp_path).prompt == task.prompt
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("decoder_start_token_id", -(10**20)),
+        ("no_timestamps_token_id", "5"),
+        ("prev_sot_token_id", 1.5),
+        ("lang_to_id", {"<|fr|>": [None]}),
+        ("task_to_id", 3),
+    ],
+)
+def test_a_whisper_whose_settings_are_damaged(name: str, wrong: Any, tmp_path: Path) -> None:
+    whisper(tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: wrong}))
+    with pytest.raises(CheckpointError, match=f"generation_config.json: {name}="):
+        make.load(tmp_path)
+
+
 def test_english_whisper(tmp_path: Path) -> None:
     model = whisper(tmp_path, multilingual=False)
     task = make.load(tmp_path)

@@ -102,6 +102,25 @@ def test_what_is_only_known_to_type_checkers() -> None:
             kind(dtype=wrong)
 
 
+@pytest.mark.parametrize(
+    "name", ["num_beams", "max_new_tokens", "min_length", "repetition_penalty", "presence_penalty"]
+)
+def test_numbers_of_more_than_64_bits(name: str, tiny: Folder) -> None:
+    task = plainformer.load(tiny("text-generation"))
+    for wrong in (10**20, 10**400, 1 << 63):
+        with pytest.raises(UsageError, match=f"{name} is far out of range"):
+            task("a", **{name: wrong})
+
+
+def test_what_is_no_processor(tiny: Folder) -> None:
+    task = plainformer.load(tiny("text-generation"))
+    for wrong in (np.float32(0.5), Path("x"), torch.tensor(1), len):
+        with pytest.raises(UsageError, match=r"watermark=.* is not a processor of logits\n"):
+            task("a", watermark=wrong)
+    with pytest.raises(UsageError, match=r"grammar=.* is not a processor of logits\n"):
+        task("a", grammar=len)
+
+
 def test_numbers_and_arrays_of_numpy_and_torch_are_numbers_and_lists() -> None:
     from collections.abc import Sequence
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_overloads
 
@@ -14,6 +15,9 @@ import pytest
 from plainformer.checkpoint.bundled import BUNDLED
 from plainformer.loading import load, pipeline
 from plainformer.tasks import ALIASES, TASKS, task_class
+from plainformer.tasks.writing.chat import OF_THE_SESSION
+from plainformer.tasks.writing.chat_args import ChatArgs
+from plainformer.tasks.writing.options import TextGenerationOptions
 
 # What a type checker calls each expression; an expression with a mistake is followed by the word that its message has.
 RIGHT = {
@@ -52,6 +56,8 @@ RIGHT = {
     'pf.explain_steps(chat, pf.Request("a"), steps=2)': "ExplainedSteps",
     'pf.generate(chat.model, chat.tokenizer("a").input_ids).token_ids': "tuple[tuple[int, ...], ...]",
     'pf.ChatSession(chat).send("a")': "Iterator[str]",
+    'pf.ChatSession(chat, system="a", max_new_tokens=5, do_sample=True)': "ChatSession",
+    "pf.ChatSession(chat).set(top_p=0.9, do_sample=None)": "None",
     'pf.TASKS["text-generation"]': "TaskInfo",
 }
 WRONG = [
@@ -65,6 +71,9 @@ WRONG = [
     'pf.load("x", dtyp="fp32")',
     'pf.pipeline("asr", "x", device=0)',
     'pf.GenerationOptions(max_new_tokens="five")',
+    'pf.ChatSession(chat, max_new_tokens="five")',
+    "pf.ChatSession(chat, num_return_sequences=2)",
+    "pf.ChatSession(chat).set(nonsense=3)",
     "pf.TASKZ",
 ]
 START = """import plainformer as pf
@@ -107,6 +116,16 @@ def test_pyright_knows_a_users_script(tmp_path: Path) -> None:
     revealed = re.findall(r'Type of ".*" is "(.*)"', found)
     assert dict(zip(RIGHT, revealed, strict=True)) == RIGHT
     assert {int(line) for line in re.findall(r"py:(\d+):\d+ - error", found)} == MISTAKES, found
+
+
+def test_options_of_a_chat_are_those_of_text_generation() -> None:
+    """Said twice, since no type can be made of the dataclass: here they are held equal."""
+    expected = {
+        field.name: field.type if field.type == "Any" or str(field.type).endswith("| None") else f"{field.type} | None"
+        for field in fields(TextGenerationOptions)
+        if field.name not in OF_THE_SESSION
+    }
+    assert {name: kind.__forward_arg__ for name, kind in ChatArgs.__annotations__.items()} == expected
 
 
 @pytest.mark.parametrize("function", [load, pipeline])

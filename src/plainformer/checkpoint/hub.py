@@ -25,6 +25,7 @@ from plainformer.checkpoint.small_files import (
     SMALL_FILES,
     holds_tokenizer,
     missing_module_file,
+    not_a_transformer,
     pick_module_files,
     pick_small_files,
 )
@@ -141,7 +142,8 @@ class HubRepository:
             error = adapter_error(self.where, get(ADAPTER_CONFIG))
             raise HubError(error.what, error.fix)
         if "config.json" not in names:
-            raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}")
+            fix = not_a_transformer(get(MODULES)) if MODULES in names else ""
+            raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", fix)
         if self.part == "tokenizer":
             return []
         try:

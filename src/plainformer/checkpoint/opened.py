@@ -197,7 +197,8 @@ class FolderCheckpoint(Checkpoint):
     def tokenizer(self) -> Tokenizer:
         from plainformer.inputs.text.tokenizer import Tokenizer
 
-        config = self.raw_config if (self.path / CONFIG).is_file() else {}
+        there = (self.path / CONFIG).is_file()
+        config = self.raw_config if there else completed({}, self._family)  # a tokenizer needs none
         return Tokenizer.from_folder(self.path, config, CONVENTIONS)
 
     @cached_property

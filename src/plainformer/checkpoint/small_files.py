@@ -39,7 +39,7 @@ SMALL_FILES = (
     "config_sentence_transformers.json",
 )
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm")
-_NEEDED = {"Pooling": ("config.json",), "Dense": ("config.json", "weights")}
+_NEEDED = {"Pooling": ("config.json",), "Dense": ("config.json", "weights"), "LayerNorm": ("config.json", "weights")}
 
 
 def holds_tokenizer(names: Iterable[str]) -> bool:

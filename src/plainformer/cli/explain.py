@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -14,12 +15,16 @@ from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.insights import InsightFlags, print_insights, write_insights
 from plainformer.cli.options import Json, Ref, probe_output, read_stdin, restored, write_json
 from plainformer.cli.screen import console, shown, table
+from plainformer.cli.steps import read_trace
 from plainformer.config.values import check_whole, decode_text, no_effect
 from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.options import GenerationOptions
+from plainformer.inputs.files import existing_file
+from plainformer.tasks import TASKS
+from plainformer.tasks.writing.options import READ, of_reading
 
 if TYPE_CHECKING:
-    from plainformer.explanation import ExplainedSteps, Explanation, Request
+    from plainformer.explanation import ExplainedSteps, Explanation, Request, Trace
     from plainformer.tasks.base import Task
 
 _WHAT_IF = (
@@ -67,18 +72,18 @@ def explain(
         raise UsageError("explain needs a TEXT", 'give a text, or "-" for stdin')
     if inside.html is not None:
         probe_output("html", inside.html)
+    trace = None if replay is None else read_trace(replay)
     options: dict[str, Any] = {}
-    task = load.load(ref, lambda kind, name, config: options.update(_options(kind, name, asked, generation)))
-    if replay is not None:
-        _replay(task, replay, item, json)
-        return
+    task = load.load(ref, lambda kind, name, config: options.update(_chosen(kind, name, item, asked, generation)))
+    if trace is not None:
+        return _replay(task, trace, item, json)
     from plainformer.explanation import Request
     from plainformer.explanation.one_pass import paired
 
     given, second = _read(task, item), restored(pair)
     request = Request(paired(task, given, second), chat, truncate, options)
     width = 5 if candidates is None else candidates
-    call = {"item": given, "pair": second, "chat": chat, "truncate": truncate}
+    call = {"item": given, "pair": second, "chat": chat, "truncate": truncate, **of_reading(options)}
     if what_if:
         _what_if(task, request, what_if, steps, width, json)
     elif steps is None:
@@ -120,9 +125,19 @@ def _check_generation(asked: list[str], generation: GenerationFlags, candidates:
     no_effect(replays and len(asked) > 1, asked[0] if asked else "", f"with {opt('replay')}", "leave one of them out")
     for name in generation.given():
         no_effect(replays, name, f"with {opt('replay')}: the trace has its options")
-        no_effect(not asked and name != "top_k", name, otherwise, f"for example {opt('steps', 5)}")
+        idle = not asked and name != "top_k" and generation.known[name].option not in READ
+        no_effect(idle, name, otherwise, f"for example {opt('steps', 5)}")
     idle = candidates is not None and (replays or not asked)
     no_effect(idle, "candidates", otherwise, f"{opt('top_k')} shows more next tokens")
+
+
+def _chosen(
+    kind: type[Task], name: str, item: str | None, asked: list[str], generation: GenerationFlags
+) -> dict[str, Any]:
+    """Return the options of the task, and see that its file exists, before any weight is read."""
+    if item is not None and item != STDIN and name.startswith(("image", "audio", "automatic")):
+        existing_file(item, TASKS[name].reads)
+    return _options(kind, name, asked, generation)
 
 
 def _options(kind: type[Task], name: str, asked: list[str], generation: GenerationFlags) -> dict[str, Any]:
@@ -131,7 +146,8 @@ def _options(kind: type[Task], name: str, asked: list[str], generation: Generati
     if not asked:
         if top_k is not None:
             check_whole("top_k", top_k)
-        return {}
+        others = replace(generation, top_k=None)  # type: ignore[call-arg]  # made of the options; here it is of what is shown
+        return others.checked(kind.Options, name) if others.given() else {}
     if "replay" in asked or not issubclass(kind.Options, GenerationOptions):
         return generation.options()
     greedy = top_k is not None and not generation.do_sample and generation.penalty_alpha is None
@@ -200,11 +216,10 @@ def _steps(task: Any, request: Request, flags: dict[str, Any], steps: int, width
     return found
 
 
-def _replay(task: Any, path: str, item: str | None, json: bool) -> None:
-    from plainformer.cli.steps import print_replayed, read_trace
+def _replay(task: Any, trace: Trace, item: str | None, json: bool) -> None:
+    from plainformer.cli.steps import print_replayed
     from plainformer.explanation import Request, replay_steps
 
-    trace = read_trace(path)
     about = trace.about
     if item is not None and not trace.needs:
         raise UsageError(f"TEXT has no effect with {opt('replay')}: the trace has its own", "leave it out")

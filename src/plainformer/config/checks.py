@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from plainformer.config.values import is_whole
-from plainformer.errors import CheckpointError, did_you_mean
+from plainformer.errors import CheckpointError, spelling_of
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity")
 
@@ -49,6 +49,15 @@ def reading(where: str) -> Iterator[None]:
         raise error.within(where) from error.__cause__
 
 
+def json_hint(text: str, error: Exception) -> str:
+    """Return what to do about a file that is not JSON: what ends too early is truncated; a mistake within may be its editor's."""
+    if isinstance(error, json.JSONDecodeError):
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            return "the file is truncated: download it again"
+        return "correct that place if you have edited the file, or else download it again"
+    return "the file is damaged or forged: download it again"
+
+
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half a surrogate pair: as an emoji's, or alone
 
 
@@ -78,9 +87,10 @@ def require_size(name: str, value: object, upper: int, lower: int = 1) -> None:
 
 
 def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise CheckpointError, which offers the closest ones, unless a field is one of `options`."""
+    """Raise CheckpointError, which offers another spelling, unless a field is one of `options`."""
     if value not in options:
-        raise CheckpointError(f"{name}={shown(value)} is not supported", did_you_mean(str(value), options))
+        fix = spelling_of(str(value), options) or "supported: " + ", ".join(filter(None, options))
+        raise CheckpointError(f"{name}={shown(value)} is not supported", fix)
 
 
 def require_positive(name: str, value: object) -> None:

@@ -44,6 +44,7 @@ class TokenizerConvention:
             marks and accents are simplified first, unless keep_accents says no.
         prefix_switch: whether add_prefix_space says if a text begins with a space, of a family of SentencePiece models.
         legacy_prefix: whether `legacy: false` asks for no space after special tokens.
+        json_alone: whether models of the family take a tokenizer.json as it is, whatever class their files name.
         languages: tokens of languages, numbered after the pieces. language_sets: others, by the name that
             `language_codes` in tokenizer_config.json gives. language_marks: how tokens of languages begin and end in a
             vocabulary that lists them itself.
@@ -70,6 +71,7 @@ class TokenizerConvention:
     strip_accents: bool = False
     prefix_switch: bool = False
     legacy_prefix: bool = False
+    json_alone: bool = False
     languages: tuple[str, ...] = ()
     language_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     language_marks: tuple[str, str] | None = None
@@ -94,6 +96,8 @@ class TokenizerConvention:
         if self.algorithm == "wordpiece":
             return ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
         lower = ("do_lower_case",) if self.lowercase is not None else ()
+        if self.legacy_prefix:
+            lower = (*lower, "legacy")
         return (*lower, "add_prefix_space") if self.prefix_switch or self.algorithm == "byte-level BPE" else lower
 
 

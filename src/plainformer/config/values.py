@@ -17,8 +17,17 @@ def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least)
 
 
+def _check_size(name: str, value: object) -> None:
+    """Refuse a whole number of more than 64 bits: no tensor holds it."""
+    if isinstance(value, Integral) and abs(int(value)) >= 1 << 63:
+        raise UsageError(
+            f"{opt(name)} is far out of range: it has {int(value).bit_length()} bits", "give less than 2^63"
+        )
+
+
 def check_whole(name: str, value: object, least: int = 1, most: int | None = None, *, fix: str = "") -> None:
     """Refuse what is not a whole number from `least` to `most`."""
+    _check_size(name, value)
     if not is_whole(value, least) or (most is not None and value > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
@@ -27,6 +36,7 @@ def check_whole(name: str, value: object, least: int = 1, most: int | None = Non
 
 def check_number(name: str, value: object, interval: str = "(-inf, inf)", *, fix: str = "") -> None:
     """Refuse what is not a finite number in an interval as mathematics writes it: "(0, 1]" is 0 < value <= 1."""
+    _check_size(name, value)
     low, high = (float(end) for end in interval[1:-1].split(","))
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     above = number >= low if interval[0] == "[" else number > low

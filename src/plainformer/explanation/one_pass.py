@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from plainformer.config import PatchFrontend, TokenFrontend, WaveFrontend
 from plainformer.config.values import check_flag, check_text, check_whole, no_effect
-from plainformer.errors import InputError, UsageError, a_type, opt, plural
+from plainformer.errors import InputError, UsageError, a_type, opt, placed, plural
 from plainformer.explanation.attention import Attention, Sequenced, read_attention, wanted_heads
 from plainformer.explanation.candidates import NextToken, likeliest
 from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_lens
 from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tokens, vectors_at
-from plainformer.explanation.request import GENERATING, plain_answer
-from plainformer.inputs.chat.prompt import ChatPrompt
+from plainformer.explanation.request import GENERATING, check_read, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.transformer import ModelOutput, shift_right
-from plainformer.tasks.base import Task
+from plainformer.tasks.base import Task, TwoPartTask
 from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.base import GeneratingTask
-from plainformer.tasks.writing.options import Text2TextOptions
-from plainformer.tasks.writing.text2text import Text2TextGeneration
 
 if TYPE_CHECKING:
     from plainformer.explanation.steps import ExplainedSteps
+    from plainformer.inputs.text.encoding import Encoding
 
 # Modules that are steps: the head, frontends and final norms, each layer and its parts.
 _STEP = re.compile(r"head|(?!head\.)\w+\.(frontend|norm|layers\.\d+(\.(attention|cross|ffn))?)")
@@ -126,6 +124,7 @@ def explain(
     nearest: int | str | None = None,
     ids: Sequence[int] = (),
     map_size: int | None = None,
+    **options: Any,
 ) -> Explanation:
     """Explain one input.
 
@@ -140,6 +139,7 @@ def explain(
         nearest: the words nearest to each token's "embedding", to its hidden state after a layer (a number), or to the "last".
         ids: the decoder's token ids in place of those of the input alone: what a generation began with, and wrote.
         map_size: keep only the first queries and keys of each map.
+        options: of the task's call, those that change what a model that generates reads: `tgt_lang`, `prefix` and others.
     Raises:
         UsageError: an argument that has no effect here; otherwise as the task itself.
     """
@@ -147,9 +147,8 @@ def explain(
     _check_insights(task, lens, nearest, map_size is not None and not (attention and attention is not True))
     wanted = wanted_heads(task.model, attention)
     given = paired(task, item, pair)
-    if isinstance(task, Text2TextGeneration):
-        item = task.prefix_of(Text2TextOptions()) + item
-    inputs, pieces = _inputs(task, item, pair, chat, truncate, ids)
+    check_read(task, options)
+    inputs, pieces = _inputs(task, item, pair, chat, truncate, ids, options)
     with watch(task.model) as steps:
         output = task.model(**inputs, output_hidden_states=lens or nearest not in (None, "embedding"))
     if output.logits is None:  # a base model's head scores nothing: it is a pooler
@@ -169,13 +168,25 @@ def explain(
 
 
 def _inputs(
-    task: Task, item: Any, pair: str | None, chat: bool, truncate: bool, ids: Sequence[int]
+    task: Task,
+    item: Any,
+    pair: str | None,
+    chat: bool,
+    truncate: bool,
+    ids: Sequence[int],
+    options: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
     """Return what the model is given, and the pieces of what it reads."""
-    inputs, pieces = _text(task, item, pair, chat, truncate) if reads_text(task) else (signal_inputs(task, item), ())
     writes = task.config.head.kind in GENERATING
     no_effect(bool(ids) and not writes, "ids", f"in {task.name}, which generates no text")
-    if task.config.kind == "encoder-decoder" and writes and (start := list(ids) or _start_ids(task)):
+    start: Sequence[int] = ()
+    if writes and isinstance(task, GeneratingTask) and not isinstance(task, TwoPartTask):
+        inputs, pieces, start = _prompt(task, item, chat, truncate, options)
+    elif reads_text(task):
+        inputs, pieces = _text(task, item, pair, truncate)
+    else:
+        inputs, pieces = signal_inputs(task, item), ()
+    if task.config.kind == "encoder-decoder" and writes and (start := list(ids) or list(start) or _start_ids(task)):
         inputs["decoder_input_ids"] = torch.tensor([start], device=task.model.device)
     elif ids:
         inputs = {"input_ids": torch.tensor([list(ids)], device=task.model.device)}
@@ -291,28 +302,52 @@ def _start_ids(task: Task) -> list[int]:
     return [] if start_id is None else [start_id]
 
 
-def _text(
-    task: Task, text: str, pair: str | None, chat: bool, truncate: bool
-) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
-    tokenizer = task.tokenizer
-    given: str | ChatPrompt = text
-    if chat:
-        given = tokenizer.chat_prompt([{"role": "user", "content": text}], add_generation_prompt=True)
-    limit = max_length_of(task.config, tokenizer, truncate=truncate)
+def _prompt(
+    task: GeneratingTask, item: Any, chat: bool, truncate: bool, options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], tuple[Piece, ...], tuple[int, ...]]:
+    """Return what a call of the task gives to a model that generates, its pieces, and what the output begins with."""
+    made = task.make_options({**options, **({"truncate": True} if truncate else {})})
+    signals = {} if reads_text(task) else signal_inputs(task, item)
+    if not signals:
+        _text_limit(task, truncate)
+    with placed(None):
+        encoded = task.encode([[{"role": "user", "content": item}] if chat else item], made)
+        prepared = task.prepared(encoded, made)
+    begun = (*prepared.before, *prepared.begun)
+    if signals:
+        return signals, (), begun
+    row, inputs = encoded.encodings[0], {**prepared.inputs}
+    return inputs, _pieces(task, row, inputs["input_ids"]), begun
+
+
+def _text_limit(task: Task, truncate: bool) -> int | Literal["own"] | None:
+    """Return how many tokens a text may have."""
+    limit = max_length_of(task.config, task.tokenizer, truncate=truncate)
     no_effect(truncate and limit is None, "truncate", ": this model has no limit, and its tokenizer states no length")
+    return limit
+
+
+def _pieces(task: Task, row: Encoding, ids: Tensor) -> tuple[Piece, ...]:
+    """Return the tokens of a text that is read as `ids`, (1, T)."""
+    norms = _embedded(task, ids).norm(dim=-1).tolist()
+    starts, ends = zip(*row.offsets, strict=True)
+    columns = (row.tokens, row.input_ids, starts, ends, row.sequence_ids, row.special, norms)
+    return tuple(map(Piece, count(), *columns))
+
+
+def _text(task: Task, text: str, pair: str | None, truncate: bool) -> tuple[dict[str, Tensor], tuple[Piece, ...]]:
+    tokenizer, limit = task.tokenizer, _text_limit(task, truncate)
     with offering(TextOptions):
-        row = tokenizer.encode(given, pair, truncate=task.cut_side(truncate), max_length=limit)
+        row = tokenizer.encode(text, pair, truncate=task.cut_side(truncate), max_length=limit)
     if task.config.head.kind == "causal_lm":
         row = row.once(tokenizer.bos_id, tokenizer.eos_id)  # as the task itself reads a prompt
     if not row.input_ids:
         raise InputError("an empty text: there are no tokens to explain", "give at least one character")
     inputs = task.model_inputs(tokenizer.pad([row]))
-    norms = _embedded(task, inputs["input_ids"]).norm(dim=-1).tolist()
+    pieces = _pieces(task, row, inputs["input_ids"])
     if task.config.head.kind == "choice":
         inputs = {name: value[:, None] for name, value in inputs.items()}  # one choice
-    starts, ends = zip(*row.offsets, strict=True)
-    columns = (row.tokens, row.input_ids, starts, ends, row.sequence_ids, row.special, norms)
-    return inputs, tuple(map(Piece, count(), *columns))
+    return inputs, pieces
 
 
 def signal_inputs(task: Task, item: Any) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plainformer.config.values import check_flag, no_effect
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, did_you_mean
 from plainformer.tasks.base import Task
 from plainformer.tasks.writing.base import GeneratingTask
+from plainformer.tasks.writing.options import READ
 from plainformer.tasks.writing.prepared import Prepared
 
 GENERATING = ("causal_lm", "seq2seq_lm")
@@ -53,6 +54,18 @@ class Request:
         no_effect(self.chat and task.config.head.kind != "causal_lm", "chat", f"in {task.name}")
         item = [{"role": "user", "content": self.item}] if self.chat else self.item
         return generating.prepare(item, **self.call)
+
+
+def check_read(task: Task, options: Mapping[str, Any]) -> None:
+    """Refuse options of a call that do not change what the model reads."""
+    known = task.options()
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"{task.name} has no option {name!r}", did_you_mean(name, [one for one in READ if one in known])
+            )
+        idle = name not in READ or task.config.head.kind not in GENERATING
+        no_effect(idle, name, "in one pass", "explain_steps shows what it does")
 
 
 def plain_answer(result: Any) -> Any:

@@ -45,8 +45,8 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     if kind == "gemma3":
         inner = source.object("text_config")
         source = HfConfig({"tie_word_embeddings": source.raw.get("tie_word_embeddings", True), **inner})
-    if kind != "gemma3_text" or head == "causal_lm":
-        source.refuse("use_bidirectional_attention", False, why="only a text encoder (EmbeddingGemma) reads both ways")
+    if kind != "gemma3_text":
+        source.refuse("use_bidirectional_attention", False, why="only the text model of Gemma 3 reads both ways")
     stack = _stack(source, kind)
     return build("gemma", source, head, stack, tie=True)
 

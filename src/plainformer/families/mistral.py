@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plainformer.config import ModelConfig
 from plainformer.families.decoder_line import HEADS, SENTENCEPIECE, build, decoder, every_layer, table
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
 DEFAULTS = {"num_key_value_heads": 8, "intermediate_size": 14336}
-TOKENIZERS = {"mistral": SENTENCEPIECE}
+TOKENIZERS = {"mistral": replace(SENTENCEPIECE, json_alone=True)}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:

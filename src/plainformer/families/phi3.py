@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from plainformer.checkpoint.rows import Split, WeightTable, fused, linears
 from plainformer.config import ModelConfig
 from plainformer.families.decoder_line import (
@@ -19,7 +21,7 @@ from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
 DEFAULTS = {"original_max_position_embeddings": 4096}
-TOKENIZERS = {"phi3": SENTENCEPIECE}
+TOKENIZERS = {"phi3": replace(SENTENCEPIECE, json_alone=True)}
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:

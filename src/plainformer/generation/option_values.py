@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from plainformer.config.declared import fits
+from plainformer.config.values import is_whole
 from plainformer.errors import UsageError, a_type, opt
 
 Options = Any  # `GenerationOptions`, whose fields are made of what is here
@@ -35,6 +36,16 @@ def function(signature: str) -> Callable[[str, object], None]:
     return check
 
 
+def processor(made_by: str) -> Callable[[str, object], None]:
+    """Refuse what is not a processor of logits: callable, with a name."""
+
+    def check(name: str, value: object) -> None:
+        if not callable(value) or not isinstance(getattr(value, "name", None), str):
+            raise UsageError(f"{opt(name, value)} is not a processor of logits", f"give one: {made_by}")
+
+    return check
+
+
 def early_stopping(name: str, value: object) -> None:
     """Refuse what is neither True, False nor "never"."""
     if not isinstance(value, bool) and value != "never":
@@ -52,6 +63,28 @@ def token_ids(name: str, value: object) -> None:
     """Refuse what is not a list, or an array of one dimension, of token ids."""
     if not fits(value, Sequence[int]) or any(i < 0 for i in value):  # type: ignore[attr-defined]
         raise UsageError(f"{opt(name, value)} is not a list of token ids", "give whole numbers from 0: [50256]")
+
+
+WITH_IDS = ("sequence_bias", "bad_words_ids", "forced_bos_id", "forced_eos_id", "suppress", "suppress_first", "forced")
+
+
+def ids_in(name: str, value: object) -> Iterator[int]:
+    """Yield the token ids in the value of an option of `WITH_IDS`, as far as it is what it should be."""
+    if name in ("sequence_bias", "forced"):
+        pairs = value if isinstance(value, Mapping) else {}
+        value = list(pairs.values() if name == "forced" else pairs)
+    if is_whole(value):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from ids_in("", one)
+
+
+def no_negative(name: str, value: object) -> None:
+    """Refuse ids below 0, wherever they are in the value."""
+    wrong = next((one for one in ids_in(name, value) if one < 0), None)
+    if wrong is not None:
+        raise UsageError(f"{opt(name, value)} holds {wrong}, which is not a token id", "give whole numbers from 0")
 
 
 def a_model(name: str, value: object) -> None:

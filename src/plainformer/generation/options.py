@@ -22,6 +22,8 @@ from plainformer.generation.option_values import (
     keep,
     layers,
     mirostat,
+    no_negative,
+    processor,
     read_early_stopping,
     read_layers,
     reusable_cache,
@@ -143,7 +145,7 @@ class GenerationOptions(OptionSet):
     # From here on in the order in which processors run.
     sequence_bias: Mapping[tuple[int, ...], float] | None = option(
         help="Add to the logits of the last token of each sequence of ids: {(5, 8): -1.5}.", group=CONTENT,
-        typed=NotTyped, make="SequenceBias", checkpoint="sequence_bias")
+        typed=NotTyped, check=no_negative, make="SequenceBias", checkpoint="sequence_bias")
     encoder_repetition_penalty: float | None = option(help="Above 1: tokens of the input are likelier.",
         group=REPETITION, check=number("(0, inf)"), make="EncoderRepetitionPenalty",
         checkpoint="encoder_repetition_penalty", neutral=1)
@@ -170,7 +172,7 @@ class GenerationOptions(OptionSet):
         group=REPETITION, check=whole(1), make="EncoderNoRepeatNgram", checkpoint="encoder_no_repeat_ngram_size",
         neutral=0)
     bad_words_ids: Sequence[Sequence[int]] | None = option(help="Sequences of token ids that may not occur.",
-        group=CONTENT, typed=NotTyped, make=lambda p, o, ends: p.BadWords(o.bad_words_ids, ends))
+        group=CONTENT, typed=NotTyped, check=no_negative, make=lambda p, o, ends: p.BadWords(o.bad_words_ids, ends))
     min_length: int | None = option(help="No end before this many tokens including the prompt.", group=LENGTH,
         check=whole(0), make=lambda p, o, ends: p.MinLength(o.min_length, ends), checkpoint="min_length", neutral=0)
     min_new_tokens: int | None = option(help="No end before this many new tokens.", group=LENGTH, check=whole(0),
@@ -180,14 +182,14 @@ class GenerationOptions(OptionSet):
         check=function("a row's ids → the ids that may follow"),
         make=lambda p, o, ends: p.AllowedTokens(o.allowed_tokens, o.num_beams))
     grammar: Processor | str | None = option(help="The answer is of this Lark grammar: text, or @FILE.", group=CONTENT,
-        typed=str, read=at_file, engine=function("constraints.grammar.Grammar"), runs=("token_healing", "grammar"),
+        typed=str, read=at_file, engine=processor("generation.constraints.grammar.Grammar"), runs=("token_healing", "grammar"),
         make=lambda p, o, ends: o.grammar)
     forced_bos_id: int | None = option(
         help="Token id forced after an encoder-decoder's start token, such as mBART's language.", group=CONTENT,
         typed=NotTyped, check=whole(0), make="ForcedBos")
     forced_eos_id: int | Sequence[int] | None = option(
         help="Token id (in Python also several) forced where the length limit is reached.", group=CONTENT, typed=int,
-        make=forced_eos, checkpoint="forced_eos_token_id")
+        check=no_negative, make=forced_eos, checkpoint="forced_eos_token_id")
     remove_invalid: bool = option(False, help="Replace logits that are not finite.", group=RUNNING, check=flag(),
         make=lambda p, o, ends: p.RemoveInvalid(), checkpoint="remove_invalid_values", neutral=False)
     exponential_decay: tuple[int, float] | None = option(
@@ -199,7 +201,7 @@ class GenerationOptions(OptionSet):
     suppress_first: Sequence[int] = option((), help="Token ids that are not generated first.", group=CONTENT,
         typed=NotTyped, check=token_ids, make="SuppressFirst")
     forced: Mapping[int, int | None] | None = option(help="Token ids forced at positions of a row: {1: 50259}.",
-        group=CONTENT, typed=NotTyped, runs=("whisper_timestamps", "forced"), make="Forced")
+        group=CONTENT, typed=NotTyped, check=no_negative, runs=("whisper_timestamps", "forced"), make="Forced")
 
     temperature: float | Sequence[float] | None = _sampler("below 1 sharpens the distribution, above 1 flattens it.",
         typed=float, check=number("(0, inf)", fix="give more than 0; greedy decoding is what 0 would be"),
@@ -234,7 +236,8 @@ class GenerationOptions(OptionSet):
         modes=("sample",), needs="mirostat_tau", checkpoint="mirostat_eta")
 
     watermark: Processor | None = option(help="A watermark that a detector with its key finds in the text.",
-        group=CONTENT, typed=NotTyped, last=True, make=lambda p, o, ends: o.watermark)
+        group=CONTENT, typed=NotTyped, check=processor("generation.processors.Watermark"), last=True,
+        make=lambda p, o, ends: o.watermark)
     renormalize: bool = option(False, help="Make log-probabilities of the processed logits.", group=RUNNING,
         check=flag(), last=True, make=lambda p, o, ends: p.Renormalize(), checkpoint="renormalize_logits",
         neutral=False)

@@ -20,13 +20,26 @@ from collections.abc import Iterable, Sequence
 from plainformer.config import ModelConfig
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.generation import processors
+from plainformer.generation.option_values import WITH_IDS, ids_in
 from plainformer.generation.options import GenerationOptions, said, stages
 from plainformer.generation.processors import Processor, as_token_ids
+from plainformer.generation.processors.id_tensors import check_inside
 
 
 def end_ids(options: GenerationOptions, config: ModelConfig) -> tuple[int, ...]:
     """Return the tokens that end a row."""
     return as_token_ids("eos_ids", config.eos_ids if options.eos_ids is None else options.eos_ids, least=0)
+
+
+def check_ids(options: GenerationOptions, config: ModelConfig) -> None:
+    """Refuse token ids that the model cannot write, before anything runs. Ends may be others: a head may lack some.
+
+    Raises:
+        UsageError: an option names an id outside the vocabulary.
+    """
+    for name in WITH_IDS if config.head.out_size else ():
+        if name in options.given:
+            check_inside(name, tuple(ids_in(name, getattr(options, name))), config.head.out_size)
 
 
 def make_processors(options: GenerationOptions, config: ModelConfig) -> list[Processor]:

@@ -18,7 +18,7 @@ from plainformer.generation.draw import Draws
 from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
 from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions
-from plainformer.generation.order import end_ids, make_processors
+from plainformer.generation.order import check_ids, end_ids, make_processors
 from plainformer.generation.prompt import Prompt, left_align, make_prompt
 from plainformer.generation.result import Generation, Search, joined
 from plainformer.generation.sessions.session import Session
@@ -112,6 +112,7 @@ def _steps(
             "give one of the two, or options.changed(...)",
         )
     options = options or GenerationOptions.of(named, "generation")
+    check_ids(options, model.config)
     prompt = make_prompt(model, *inputs, encoder_inputs)
     return search(model, prompt, options, watcher=watcher, streamed=streamed)
 

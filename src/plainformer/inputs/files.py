@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plainformer.config.checks import reading, require_text
+from plainformer.config.checks import json_hint, reading, require_text
 from plainformer.config.fields import Fields
 from plainformer.errors import CheckpointError, InputError, UsageError, a_type, did_you_mean, nth
 
@@ -24,7 +24,8 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(
-            f"{path} is not UTF-8 text (byte {error.start})", "download it again, or convert it to UTF-8"
+            f"{path} is not UTF-8 text (byte {error.start})",
+            "save it as UTF-8; a file that you have not edited is damaged: download it again",
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}", "check the path and its permissions") from error
@@ -38,11 +39,11 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(written)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON: {error}", "the file is damaged or truncated: download it again"
-        ) from None
+        raise CheckpointError(f"{path} is not valid JSON: {error}", json_hint(written, error)) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {a_type(content)}, not an object", "download the file again")
+        raise CheckpointError(
+            f"{path} holds {a_type(content)}, not an object", f"take the {path.name} of the original checkpoint"
+        )
     with reading(str(path)):
         require_text(written, content)
     return content

@@ -165,8 +165,11 @@ def stated_task(checkpoint: Checkpoint) -> TaskInfo | None:
 def tasks_of(config: ModelConfig) -> list[str]:
     """Return all tasks that a model can do: the one that its head implies, those built on that, and its vectors."""
     implied = default_task(config).name
+    # Any classifier can be asked for it by `entailment_label`. It is offered where a label says that the model judges
+    # entailment, or where three labels without names may be those of NLI; not of every model of three moods.
+    nameless = config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     fits = {
-        "zero-shot-classification": any(label.lower().startswith("entail") for label in config.labels),
+        "zero-shot-classification": nameless or any("entail" in label.lower() for label in config.labels),
         "text-ranking": len(config.labels) == 1,
     }
     built = [name for name, models in BUILT_ON.items() if implied in models and fits.get(name, True)]

@@ -131,12 +131,16 @@ class Task(ABC):
         if isinstance(inputs, list | tuple):
             found = list(self._answers([list(inputs)], options, done))
             gaps = any(isinstance(answer, Skipped) for answer in found)
-            return Results(found) if gaps else self._many(found)  # with gaps, vectors are not one array
+            return Results(found) if gaps else self.collected(found, options)  # with gaps, vectors are not one array
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             ahead = options.read_ahead if options.batch_size > 1 else 1
             return self._answers(_windows(inputs, options.batch_size, ahead), options, done)
         what = f"{a_type(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
+
+    def collected(self, answers: list[Any], options: Any) -> Results[Any]:
+        """Return the answers to a list."""
+        return self._many(answers)
 
     def checked(self, inputs: Any, options: Any) -> Any:
         """Return the inputs of a call, checked against its options before anything runs."""

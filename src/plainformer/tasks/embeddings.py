@@ -5,9 +5,9 @@ Shapes: N and M vectors of D numbers; P queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 import torch
@@ -57,6 +57,12 @@ class Embedding(Result):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return _as_array(self.vector, dtype, copy)
 
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let torch's functions take embeddings for their vectors: `torch.stack(embed(texts))`."""
+        given = {name: _bare(value) for name, value in (kwargs or {}).items()}
+        return function(*map(_bare, args), **given)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Embedding):
             return NotImplemented
@@ -78,12 +84,22 @@ class Embedding(Result):
 
 
 class Embeddings(Results[Embedding]):
-    """The vectors of a list of inputs: a list, and by `vectors` or `np.asarray` one array, (N, D) fp32."""
+    """The vectors of a list of inputs: a list, and by `vectors` or `np.asarray` one array, (N, D) fp32.
+
+    width: D, for a list of none.
+    """
+
+    def __init__(self, answers: Iterable[Embedding] = (), width: int = 0) -> None:
+        super().__init__(answers)
+        self.width = len(self[0]) if self else width
+
+    def _like(self, answers: Iterable[Embedding]) -> Self:
+        return type(self)(answers, self.width)
 
     @property
     def vectors(self) -> Tensor:
-        """Return all vectors, (N, D); made anew at each access. Of none: (0, 0)."""
-        return torch.stack([one.vector for one in self]) if self else torch.zeros(0, 0)
+        """Return all vectors, (N, D); made anew at each access."""
+        return torch.stack([one.vector for one in self]) if self else torch.zeros(0, self.width)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return _as_array(self.vectors, dtype, copy)
@@ -212,6 +228,14 @@ class EmbeddingTask(Task):
             ]
         return found[0] if is_one else found
 
+    def collected(self, answers: list[Any], options: Any) -> Embeddings:
+        return Embeddings(answers, self.width(options))
+
+    def width(self, options: Any) -> int:
+        """Return how many numbers a vector has."""
+        stack = self.config.encoder or self.config.main_stack
+        return stack.hidden_size
+
     def searching(self, kind: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options with which queries ("query") or documents ("document") are embedded for a search."""
         return options
@@ -279,6 +303,13 @@ def _read_vectors(given: Any) -> tuple[Tensor, bool]:
     if not found.isfinite().all():
         raise InputError("a vector has numbers that are not finite", "leave it out")
     return (found[None], True) if is_one else (found, False)
+
+
+def _bare(given: Any) -> Any:
+    """Return an argument of torch with vectors in place of embeddings."""
+    if isinstance(given, Embedding):
+        return given.vector
+    return [_bare(one) for one in given] if isinstance(given, list) else given
 
 
 def _as_tensor(given: Any) -> Tensor:

@@ -100,14 +100,18 @@ class Results(list[R]):
     def __getitem__(self, place: slice, /) -> Self: ...
     def __getitem__(self, place: SupportsIndex | slice, /) -> R | Self:
         found: Any = super().__getitem__(place)
-        return type(self)(found) if isinstance(place, slice) else found
+        return self._like(found) if isinstance(place, slice) else found
 
     def copy(self) -> Self:
         """Return a list of the same answers."""
-        return type(self)(self)
+        return self._like(self)
+
+    def _like(self, answers: Iterable[R]) -> Self:
+        """Return other answers in a list of this kind."""
+        return type(self)(answers)
 
     def __add__(self, other: list[Any]) -> Any:
-        return type(self)([*self, *other]) if type(other) is type(self) else [*self, *other]
+        return self._like([*self, *other]) if type(other) is type(self) else [*self, *other]
 
     def __repr__(self) -> str:
         more = [f"... {len(self) - _FEW} more"] if len(self) > _FEW else []

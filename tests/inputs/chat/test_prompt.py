@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Dict, List, Literal, Tuple  # noqa: UP035
 
 import pytest
 from hypothesis import given, settings
@@ -191,6 +191,17 @@ def nested(options: dict[str, list[float]], either: list[int] | str | None, flag
     """
 
 
+def bare(some: List, more: Dict, both: Tuple, nothing: tuple[()]) -> None:  # type: ignore[type-arg]  # noqa: UP006
+    """Do it.
+
+    Args:
+        some: a
+        more: b
+        both: c
+        nothing: d
+    """
+
+
 class Shop:
     def buy(self, what: str) -> Shop:
         """Buy something.
@@ -206,7 +217,7 @@ def nothing() -> int:
     return 0
 
 
-@pytest.mark.parametrize("function", [weather, search, nested, Shop().buy, nothing])
+@pytest.mark.parametrize("function", [weather, search, nested, bare, Shop().buy, nothing])
 def test_schemas_of_functions_are_the_references(function: Any) -> None:
     from transformers.utils import get_json_schema
 

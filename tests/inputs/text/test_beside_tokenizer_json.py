@@ -129,7 +129,7 @@ def same_as_the_reference(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     ours, reference = read(folder), AutoTokenizer.from_pretrained(folder)
-    for text in [*TEXTS, *ADDED]:
+    for text in [*TEXTS, *ADDED, "</s>", "a</s>b"]:
         assert ours.encode(text).input_ids == reference(text)["input_ids"], repr(text)
     pair = reference("Hello world", "the <x>")["input_ids"]
     assert ours.encode("Hello world", "the <x>").input_ids == pair
@@ -141,6 +141,13 @@ TOKENS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {}),
     "additional_special_tokens": ({"additional_special_tokens": ["<x>", "<extra>"], "extra_special_tokens": None}, {}),
     "extra_special_tokens": ({"extra_special_tokens": {"image_token": "<img>"}}, {}),
+    "both lists": (
+        {"extra_special_tokens": {"image_token": "<img>"}, "additional_special_tokens": ["<x>"]},
+        {},
+    ),
+    "split_special_tokens": ({"split_special_tokens": True}, {}),
+    "legacy": ({"legacy": True}, {}),
+    "legacy false": ({"legacy": False}, {}),
     "a role of its own": ({"image_token": "<img>"}, {}),
     "a missing pad_token": ({"pad_token": "[PAD2]"}, {}),
     "a role in the map": (
@@ -224,6 +231,8 @@ def test_the_source_language_is_put_to_a_text(
             "do_lower_case=false",
         ),
         ("BertTokenizer", {"src_lang": "de"}, 'src_lang="de"'),
+        ("BertTokenizer", {"cls_token": "hello"}, 'cls_token="hello" in tokenizer_config.json has no effect'),
+        ("T5Tokenizer", {"eos_token": "<x>"}, "tokenizer.json puts '</s>' around a text"),
         ("BertTokenizer", {"pad_token": "[PAD2]"}, r"has id 14, and the model's vocabulary has 14 rows"),
     ],
 )
@@ -270,6 +279,64 @@ def test_half_a_surrogate_pair_is_an_error(
         read(folder)
     whole = changed(folders["BertTokenizer"][0], tmp_path / "whole", {"pad_token": "😀"})
     assert read(whole).pad_id == 14
+
+
+def test_entries_of_other_types_are_errors(folders: dict[str, tuple[Path, int]], tmp_path: Path) -> None:
+    source = folders["BertTokenizer"][0]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        for wrong in (3, 0.5, True, "<x>"):
+            with pytest.raises(CheckpointError, match=f"{key} is .*, not a list"):
+                read(changed(source, tmp_path, {"extra_special_tokens": None, key: wrong}))
+    for wrong in (1 << 31, 10**20, -1):
+        with pytest.raises(CheckpointError, match="the id of 'zz' is"):
+            read(changed(source, tmp_path, {}, {"added_tokens.json": {"zz": wrong}}))
+    for entry in ("²", "99999999999"):
+        with pytest.raises(CheckpointError, match="has the id"):
+            read(changed(source, tmp_path / entry, {"added_tokens_decoder": {entry: "zz"}}))
+
+
+def test_a_length_below_one_is_none(folders: dict[str, tuple[Path, int]], tmp_path: Path) -> None:
+    for stated in (0.5, 0, -1, 1e30):
+        assert read(changed(folders["BertTokenizer"][0], tmp_path, {"model_max_length": stated})).max_length is None
+
+
+OLD_LLAMA: dict[str, Any] = {
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ],
+    },
+    "pre_tokenizer": None,
+}
+
+
+@pytest.mark.parametrize("model", ["llama", "mistral", "phi3", "smollm3", None])
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", None])
+@pytest.mark.parametrize("entries", [{"legacy": False}, {"add_prefix_space": False}])
+@pytest.mark.parametrize("old", [True, False])
+def test_which_models_heed_the_class_of_llama(
+    model: str | None,
+    kind: str | None,
+    entries: dict[str, Any],
+    old: bool,
+    folders: dict[str, tuple[Path, int]],
+    tmp_path: Path,
+) -> None:
+    """Mistral and Phi-3 were published with Llama's class, and take their tokenizer.json as it is."""
+    from transformers import AutoTokenizer
+
+    files: dict[str, Any] = (
+        {"config.json": {"model_type": model, "bos_token_id": 1, "eos_token_id": 2}} if model else {}
+    )
+    folder = changed(folders["LlamaTokenizer"][0], tmp_path, {"tokenizer_class": kind, **entries}, files)
+    if old:
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **OLD_LLAMA}))
+    ours, reference = read(folder), AutoTokenizer.from_pretrained(folder)
+    for text in ("hello world", "a</s>b", "a</s> b", " hello", "a\n b"):
+        assert ours.encode(text).input_ids == reference(text)["input_ids"], text
 
 
 def test_a_folder_with_nothing_but_a_tokenizer(folders: dict[str, tuple[Path, int]]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plainformer.errors import CheckpointError
+import plainformer
+from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support import ROOT
@@ -169,6 +170,21 @@ def _llama(path: Path, sentencepiece: Any) -> tuple[Tokenizer, Any]:
     if path not in _loaded:
         _loaded[path] = (read(path.parent), sentencepiece.SentencePieceProcessor(str(path)))
     return _loaded[path]
+
+
+def test_the_family_may_be_given_where_no_file_names_it(spm: dict[str, Path], tmp_path: Path) -> None:
+    """Without config.json: by the class that tokenizer_config.json names, or else by `family`."""
+    path = tmp_path / "spiece.model"
+    path.write_bytes(spm["t5"].read_bytes())
+    with pytest.raises(CheckpointError, match="family is missing") as caught:
+        plainformer.load_tokenizer(tmp_path)
+    assert "pass family=..." in str(caught.value)
+    given = plainformer.load_tokenizer(tmp_path, family="t5").encode("Hello world")
+    place(tmp_path, spm, "t5", {"tokenizer_class": "T5Tokenizer"})
+    assert plainformer.load_tokenizer(tmp_path).encode("Hello world") == given
+    assert given.tokens[-1] == "</s>"
+    with pytest.raises(UsageError, match="family='t6' is unknown"):
+        plainformer.load_tokenizer(tmp_path, family="t6")
 
 
 def test_t5_layout(spm: dict[str, Path], tmp_path: Path) -> None:
@@ -496,7 +512,7 @@ BROKEN: list[tuple[str, dict[str, bytes], str]] = [
     ("vocab.json with text ids", {"vocab.json": b'{"a": "0"}', "merges.txt": b""}, "the id of 'a'"),
     ("vocab.json with a negative id", {"vocab.json": b'{"a": -1}', "merges.txt": b""}, "the id of 'a'"),
     ("garbage spm", {"spiece.model": b"\x99garbage" * 50, "config.json": b'{"model_type": "t5"}'}, "spiece.model"),
-    ("empty spm", {"spiece.model": b"", "config.json": b'{"model_type": "t5"}'}, "without pieces"),
+    ("empty spm", {"spiece.model": b"", "config.json": b'{"model_type": "t5"}'}, "is empty"),
     ("spm of unknown family", {"tokenizer.model": b""}, "family is missing"),
     ("spm of misspelt family", {"tokenizer.model": b"", "config.json": b'{"model_type": "lama"}'}, "llama"),
     ("deep JSON", {"tokenizer_config.json": b"[" * 100_000, "vocab.txt": b""}, "tokenizer_config.json"),
@@ -534,6 +550,31 @@ def test_broken_files_are_explained(files: dict[str, bytes], message: str, tmp_p
     with pytest.raises(CheckpointError, match=message) as caught:
         read(tmp_path)
     assert caught.value.fix
+
+
+def test_download_again_is_said_of_damaged_files_alone(spm: dict[str, Path], tmp_path: Path) -> None:
+    """What is whole, and does not fit, is of another family or checkpoint: the same file would come again."""
+    spiece = spm["fairseq"].read_bytes()
+    vocabulary = {"vocab.json": b'{"a": 0}', "merges.txt": b""}
+    named = {"tokenizer_config.json": b'{"tokenizer_class": "PegasusTokenizer"}'}
+    cases: list[tuple[dict[str, bytes], str]] = [
+        ({"tokenizer.json": b'{"version": "1.0", "mod'}, "truncated: download it again"),
+        ({"tokenizer.json": b'{"version": "1.0",, "model": {}}'}, "correct that place if you have edited"),
+        ({"tokenizer.json": b'{"model": {"type": "Nonsense"}}'}, "upgrade tokenizers"),
+        ({"spiece.model": spiece, **named}, "belongs to another family: correct tokenizer_class"),
+        ({**vocabulary, "merges.txt": b"x y\n"}, "take both files from one checkpoint"),
+        ({**vocabulary, "added_tokens.json": b'{"a": 5}'}, "take all of them from one"),
+        ({**vocabulary, "vocab.json": b"{}"}, '{"hello": 0, ...}'),
+    ]
+    for place, (files, fix) in enumerate(cases):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            read(folder)
+        assert fix in caught.value.fix, caught.value
+        assert ("download" in caught.value.fix) == (place < 2)
 
 
 @settings(max_examples=60, deadline=None)

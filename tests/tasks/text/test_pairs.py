@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import transformers
 
 import plainformer
 from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.tasks import tasks_of
 from tests.support import models as make
 from tests.support.close import close
 
@@ -105,6 +108,18 @@ def test_the_entailment_label_may_be_named(folders: dict[str, Path], tmp_path: P
             close([one.score for one in found.scores], expected["scores"])
     other = zero_shot(folders["usual"])
     assert other(TEXTS[0], labels=LABELS, entailment_label="neutral") != other(TEXTS[0], labels=LABELS)
+
+
+def test_zero_shot_is_offered_where_labels_may_be_of_entailment(tiny: Callable[[str], Path]) -> None:
+    """To a user who asks a classifier for something else; three labels without names may be, three moods are not."""
+
+    def offered(*labels: str) -> bool:
+        return "zero-shot-classification" in tasks_of(replace(config, labels=labels))
+
+    config = plainformer.load(str(tiny("text-classification"))).config
+    assert offered("contradiction", "neutral", "entailment") and offered("LABEL_0", "LABEL_1", "LABEL_2")
+    assert offered("entailment", "not_entailment")
+    assert not offered("negative", "neutral", "positive") and not offered("LABEL_0", "LABEL_1")
 
 
 def test_zero_shot_truncates_the_premise_alone(folders: dict[str, Path]) -> None:

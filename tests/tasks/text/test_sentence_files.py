@@ -23,7 +23,7 @@ NEW = {
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
     "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
 }
-PATHS = {"Pooling": "1_Pooling", "Dense": "2_Dense"}
+PATHS = {"Pooling": "1_Pooling", "Dense": "2_Dense", "LayerNorm": "2_LayerNorm"}
 
 
 def write_files(folder: Path, *types: str, pooling: dict[str, Any] | None = None, **settings: Any) -> Path:
@@ -71,7 +71,7 @@ def test_a_cross_encoder_keeps_its_head(tmp_path: Path) -> None:
         ((f"{OLD}CLIPModel",), "CLIPModel"),
         ((f"{OLD}StaticEmbedding",), "StaticEmbedding"),
         (("sentence_transformers.base.modules.router.Router",), "Router"),
-        ((*USUAL, f"{OLD}LayerNorm"), "LayerNorm"),
+        ((*USUAL, f"{OLD}LSTM"), "LSTM"),
         ((f"{OLD}Transformer", "sentence_transformers.sparse_encoder.modules.SpladePooling"), "SpladePooling"),
         # Code of its own, under the name of ours.
         (("custom_st.Transformer", f"{OLD}Pooling"), r"custom_st\.Transformer"),
@@ -89,10 +89,54 @@ def test_other_steps_are_refused_by_name(types: tuple[str, ...], named: str, tmp
         plainformer.load(tmp_path)
 
 
+def test_the_folder_itself_by_other_names(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    expected = make.load(write_files(tmp_path, *USUAL))("paris").vector
+    for model, pooling in ((".", "1_Pooling"), ("./", "./1_Pooling/")):
+        steps = [{"type": USUAL[0], "path": model}, {"type": USUAL[1], "path": pooling}]
+        (tmp_path / "modules.json").write_text(json.dumps(steps))
+        close(make.load(tmp_path)("paris").vector, expected)
+
+
+def test_no_other_activation_is_suggested(tmp_path: Path) -> None:
+    make.bert(tmp_path, "BertModel")
+    write_files(tmp_path, *USUAL, f"{OLD}Dense")
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "config.json").write_text('{"activation_function": "torch.nn.LeakyReLU"}')
+    with pytest.raises(CheckpointError, match=r"'LeakyReLU' is not supported\n.*supported: Tanh"):
+        make.load(tmp_path)
+
+
 def test_dropout_has_no_effect(tmp_path: Path) -> None:
     make.bert(tmp_path, "BertModel")
     expected = make.load(write_files(tmp_path, *USUAL))("paris").vector
     close(make.load(write_files(tmp_path, *USUAL, f"{OLD}Dropout"))("paris").vector, expected)
+
+
+def test_a_norm_is_torchs(tmp_path: Path) -> None:
+    """As in sentence-transformers: `torch.nn.LayerNorm(dimension)` on the text's vector; Normalize may follow."""
+    make.bert(tmp_path / "it", "BertModel")
+    plain = make.load(write_files(tmp_path / "it", *USUAL))("paris").vector
+    norm = torch.nn.LayerNorm(len(plain)).requires_grad_(False)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    write_files(tmp_path / "it", *USUAL, f"{OLD}LayerNorm", f"{OLD}Normalize")
+    part = tmp_path / "it" / "2_LayerNorm"
+    part.mkdir()
+    with pytest.raises(CheckpointError, match=r"there is no 2_LayerNorm/config\.json"):
+        make.load(tmp_path / "it")
+    (part / "config.json").write_text(json.dumps({"dimension": len(plain)}))
+    torch.save({f"norm.{name}": value for name, value in norm.state_dict().items()}, part / "pytorch_model.bin")
+    task = make.load(tmp_path / "it")
+    expected = torch.nn.functional.normalize(norm(plain[None]), dim=-1)[0]
+    close(task("paris").vector, expected)
+    with pytest.raises(UsageError, match="gives 64 numbers, and the checkpoint's norm takes 32"):
+        task("paris", pooling="cls+mean")
+    plainformer.save(task, tmp_path / "copy")
+    close(plainformer.load(tmp_path / "copy")("paris").vector, expected)
+    (part / "config.json").write_text('{"dimension": 7}')
+    with pytest.raises(CheckpointError, match="of 7 numbers, this one"):
+        make.load(tmp_path / "it")
 
 
 def test_files_that_cannot_be_obeyed(tmp_path: Path) -> None:
@@ -115,7 +159,13 @@ def test_files_that_cannot_be_obeyed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no 1_Pooling/config\.json"):
         plainformer.load(tmp_path)
     write_files(tmp_path, *USUAL)
-    for settings in ({"truncate_dim": 0}, {"truncate_dim": "all"}, {"similarity_fn_name": 3}, {"prompts": {"a": 1}}):
+    for settings in (
+        {"default_prompt_name": {}},
+        {"truncate_dim": 0},
+        {"truncate_dim": "all"},
+        {"similarity_fn_name": 3},
+        {"prompts": {"a": 1}},
+    ):
         write_files(tmp_path, *USUAL, **settings)
         with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: .*" + next(iter(settings))):
             plainformer.load(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from plainformer.errors import InputError, UsageError
+from plainformer.generation.search import generate
 from plainformer.tasks.writing.chat import ChatSession
 from tests.support import models as make
 from tests.support.models import save
@@ -33,6 +36,29 @@ def count_positions(task: Any) -> list[int]:
 
 def say(session: ChatSession, text: str) -> str:
     return "".join(session.send(text))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_go_on_by_themselves(copied: Callable[[Any], Any], tiny: Callable[[str], Path]) -> None:
+    """Also one of a session that is in the middle of an answer, with a grammar and stop strings: it has the turns before."""
+    task = make.load(tiny("chat"))
+    session = ChatSession(task, regex="[a-z]{4}", stop="q")
+    list(session.send("hi"))
+    before = list(session.messages)
+    pieces = session.send("you")
+    next(pieces)
+    other = copied(session)
+    assert not other.answering and other.messages == before
+    written = list(other.send("and"))
+    list(pieces)
+    assert len(written) > 0 and len(session.messages) == len(other.messages) == 4
+    again = ChatSession(task, regex="[a-z]{4}", stop="q")
+    again.messages = before
+    assert "".join(again.send("and")) == "".join(written)
+    prepared = task.prepare("a", regex="[a-z]{3}", heal=True, stop="q", max_new_tokens=3)
+    moved = copied(prepared)
+    found = generate(task.model, **prepared.inputs, options=prepared.options).token_ids
+    assert generate(task.model, **moved.inputs, options=moved.options).token_ids == found
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,26 @@ def test_what_the_checkpoint_says_of_prefixes(purposeful: Path) -> None:
     summary = make.load(purposeful, task="summarization")
     ids = [piece.token_id for piece in explain(summary, "the cat").pieces]
     assert ids == summary.tokenizer.encode("sum: the cat").input_ids
+    given = [piece.token_id for piece in explain(summary, "the cat", prefix="other: ").pieces]
+    assert given == summary.tokenizer.encode("other: the cat").input_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_explain_shows_what_the_task_reads_and_writes(kind: str, folders: dict[str, Path]) -> None:
+    from plainformer.explanation.one_pass import explain
+
+    task, (reference, _) = make.load(folders[kind]), oracle(folders[kind], kind)
+    source, target = KINDS[kind][2][1:]
+    reference.src_lang = source
+    found = explain(task, TEXTS[0], src_lang=source, tgt_lang=target, decoder_prefix="the", lens=True)
+    assert [piece.token_id for piece in found.pieces] == reference(TEXTS[0])["input_ids"]
+    answer = task(TEXTS[0], src_lang=source, tgt_lang=target, decoder_prefix="the", max_new_tokens=1)
+    assert found.next_tokens[0].token_id == answer.token_ids[-1]
+    assert explain(task, TEXTS[0]).next_tokens != found.next_tokens
+    with pytest.raises(UsageError, match="num_beams has no effect in one pass"):
+        explain(task, TEXTS[0], num_beams=2)
+    with pytest.raises(UsageError, match="has no option 'src_lan'\n  → did you mean 'src_lang'"):
+        explain(task, TEXTS[0], src_lan="a")
 
 
 @pytest.mark.parametrize("kind", ["nllb", "mbart", "mbart50"])
@@ -321,3 +341,39 @@ def test_bare_vocabularies_keep_their_languages(kind: str, tmp_path: Path) -> No
         assert again.encode(text).input_ids == tokenizer.encode(text).input_ids == theirs(text)["input_ids"]
         other = again.encode(text, src_lang=languages[0]).input_ids
         assert other == tokenizer.encode(text, src_lang=languages[0]).input_ids != again.encode(text).input_ids
+
+
+def test_marian_marks_the_text_with_its_target(tmp_path: Path) -> None:
+    """As users of transformers write it: ">>fra<< text". Its decoder begins as it always does."""
+    import sentencepiece
+
+    path = train(tmp_path / "source.spm", **FAIRSEQ)
+    (tmp_path / "target.spm").write_bytes(path.read_bytes())
+    processor = sentencepiece.SentencePieceProcessor(str(path))
+    words = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
+    listed = ["</s>", "<unk>", *words, ">>fra<<", ">>spa<<", ">>ron<<", "<pad>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(listed)}))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
+    pad = len(listed) - 1
+    ids = dict(vocab_size=len(listed), pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0)
+    sizes = {**make.SEQ2SEQ, **ids, "forced_eos_token_id": None}
+    model = make.save_model(tmp_path, "MarianMTModel", transformers.MarianConfig(**sizes)).eval()
+    reference = transformers.MarianTokenizer.from_pretrained(tmp_path)
+    task = make.load(tmp_path)
+    for given in ("fra", ">>fra<<"):
+        for text in TEXTS:
+            inputs = reference(f">>fra<< {text}", return_tensors="pt")
+            found = task(text, tgt_lang=given, max_new_tokens=6)
+            assert list(found.input_ids) == inputs["input_ids"][0].tolist()
+            theirs = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, 1:].tolist()
+            assert list(found.token_ids) == [token for token in theirs if token != 0]
+    named = make.load(tmp_path, task="translation_en_to_spa")
+    assert named(TEXTS[0], max_new_tokens=3) == task(TEXTS[0], tgt_lang="spa", max_new_tokens=3)
+    assert named(TEXTS[0], tgt_lang="ron", max_new_tokens=3) == task(TEXTS[0], tgt_lang="ron", max_new_tokens=3)
+    with pytest.raises(UsageError, match=r"tgt_lang='fr' is not a language of this model.*>>fra<<") as caught:
+        task(TEXTS[0], tgt_lang="fr")
+    assert "fra" in caught.value.fix
+    with pytest.raises(UsageError, match="src_lang has no effect on this model"):
+        task(TEXTS[0], tgt_lang="fra", src_lang="eng")
+    with pytest.raises(UsageError, match="tgt_lang has no effect on a text that begins with '>>spa<<'"):
+        task(">>spa<< the cat", tgt_lang="fra")

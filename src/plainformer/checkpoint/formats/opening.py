@@ -87,5 +87,5 @@ def _check_weight_maps(sources: Sequence[TensorSource]) -> None:
         if absent:
             raise CheckpointError(
                 f"{source.where}: the index says that this file holds {some(sorted(absent))}, but it does not",
-                "the index and the shards belong to different checkpoints: download both again",
+                "the index and the shards belong to different checkpoints: take both from one",
             )

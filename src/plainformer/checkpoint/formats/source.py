@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.checks import json_hint
 from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean
 
 if TYPE_CHECKING:
@@ -195,7 +196,10 @@ def weight_map(path: Path) -> dict[str, str]:
     """
     table = read_json_object(path).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"{path}: has no 'weight_map' from tensor names to files", "download this file again")
+        raise CheckpointError(
+            f"{path}: has no 'weight_map' from tensor names to files",
+            "it is not an index of weights: take that of the original checkpoint",
+        )
     ending = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[2]
     for tensor, shard in table.items():
         said = f"{path}: tensor {tensor!r} is said to be in {shard!r}"
@@ -243,7 +247,9 @@ def read_json_objects(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects that a file lists; errors as those of `read_json_object`."""
     value = _parse_json(_read_json_bytes(path, MAX_JSON_BYTES), str(path))
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise CheckpointError(f"{path}: a list of JSON objects was expected", "fetch the file again")
+        raise CheckpointError(
+            f"{path}: a list of JSON objects was expected", f"take the {path.name} of the original checkpoint"
+        )
     return value
 
 
@@ -278,8 +284,12 @@ def _parse_json(data: bytes, where: str) -> Any:
     except RecursionError:
         raise CheckpointError(f"{where}: JSON nested too deeply", "the file is damaged or forged") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, and integers of more than 4,300 digits
-        seen, fix = describe_content(data[:512], len(data))
-        hint = f"it looks like {seen}; {fix}"
+        text = data.decode("utf-8", "replace")
+        if text.lstrip().startswith(("{", "[")):
+            hint = json_hint(text, error)
+        else:
+            seen, fix = describe_content(data[:512], len(data))
+            hint = f"it looks like {seen}; {fix}"
         raise CheckpointError(f"{where}: is not valid JSON ({error})", hint) from None
 
 

@@ -80,6 +80,10 @@ class Vocabulary:
             i if i in self.special_ids or not text else first.setdefault(text, i) for i, text in enumerate(self.tokens)
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: the library's index can be neither copied nor pickled, and is built anew."""
+        return {name: value for name, value in vars(self).items() if name != "library"}
+
     @cached_property
     def library(self) -> llguidance.LLTokenizer:
         """The index of llguidance."""
@@ -184,6 +188,14 @@ class Grammar:
         start = self._begin(lead)
         if healing is None:  # else what precedes the language differs from prompt to prompt
             self._allowed(start)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: without the library's matchers; rows are read again from their beginning."""
+        return {name: value for name, value in vars(self).items() if name not in ("_starts", "_states")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _starts={})
+        self._states = RowStates(self._begin, self._advance)
 
     @classmethod
     def choices(cls, texts: Sequence[str], vocabulary: Vocabulary, **place: Unpack[Place]) -> Grammar:

@@ -39,7 +39,7 @@ def as_tools(tools: Any) -> list[Any] | None:
     """
     if tools is None:
         return None
-    if isinstance(tools, str | bytes | Mapping) or not hasattr(tools, "__iter__"):
+    if not isinstance(tools, list | tuple):
         raise UsageError(f"the tools are {a_type(tools)}, not a list", "give a list of schemas or functions")
     return [tool if isinstance(tool, Mapping) else tool_schema(tool) for tool in tools]
 
@@ -138,8 +138,9 @@ def _schema(hint: Any, name: str) -> dict[str, Any]:
         return {}
     if origin is None and isinstance(hint, type) and issubclass(hint, Enum):
         return _enum([member.value for member in hint], hint, name)
-    if origin is None and isinstance(hint, type) and hint in _NAMES:
-        return {"type": _NAMES[hint]}
+    bare = origin if origin is not None and not args else hint  # typing.List without its items
+    if isinstance(bare, type) and bare in _NAMES:
+        return {"type": _NAMES[bare]}
     if origin in (Union, types.UnionType):
         return _union([_schema(arg, name) for arg in args if arg is not type(None)], nullable=type(None) in args)
     if origin is Literal:

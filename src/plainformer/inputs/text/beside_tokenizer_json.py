@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError
+from plainformer.inputs.text.sentencepiece_model import SPACE
 from plainformer.inputs.text.tokenizer_settings import ROLES, Settings, library_errors, special_token, stated_token
 from plainformer.inputs.text.vocabulary import fill_template, surround
 
@@ -40,9 +41,11 @@ def follow(backend: tokenizers.Tokenizer, settings: Settings, conventions: Conve
     """
     convention = _convention(settings, conventions)
     add_tokens(backend, settings)
-    _follow_text(backend, settings, convention)
+    own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
+    _follow_text(backend, settings, convention, own)
     _follow_language(backend, settings, convention)
     _compare_ends(backend, settings)
+    _compare_roles(backend, settings, convention)
 
 
 def _convention(settings: Settings, conventions: Conventions | None) -> TokenizerConvention | None:
@@ -62,7 +65,7 @@ def add_tokens(backend: tokenizers.Tokenizer, settings: Settings) -> None:
         if settings.states_flags or token.content not in there:
             flags = {**token.__getstate__(), "special": token.special or token.content in roles}
             wanted[token.content] = special_token(flags.pop("content"), **flags)
-    for token in (*roles.values(), *settings.listed, *_named_tokens(settings)):
+    for token in (*roles.values(), *_named_tokens(settings), *settings.listed):
         if token.content not in there:
             wanted.setdefault(token.content, token)
     with library_errors(f"{settings.folder}: the added tokens cannot be added", "correct tokenizer_config.json"):
@@ -85,22 +88,34 @@ def _check_id(backend: tokenizers.Tokenizer, settings: Settings, index: int, con
         raise CheckpointError(
             f"{settings.folder}: the added tokens give {content!r} the id {index}, {there} in tokenizer.json"
             + (f"; {content!r} is {found} there" if other is not None else ""),
-            "the files do not belong together: download all of them again",
+            "the files are of different checkpoints, or edited: take all of them from one",
         )
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def _follow_text(backend: tokenizers.Tokenizer, settings: Settings, convention: TokenizerConvention | None) -> None:
+def _follow_text(
+    backend: tokenizers.Tokenizer,
+    settings: Settings,
+    convention: TokenizerConvention | None,
+    own: TokenizerConvention | None,
+) -> None:
     """Normalise and cut a text as tokenizer_config.json says, where tokenizers of its class do that."""
-    keys = (*_CASES, "add_prefix_space")
+    keys = (*_CASES, "add_prefix_space", "legacy")
     stated = {key: value for key in keys if isinstance(value := settings.config.get(key), bool)}
     parts = {name: _state(getattr(backend, name)) for name in _PARTS}
-    obeyed = () if settings.is_generic else keys if convention is None else convention.obeyed
+    obeyed = (
+        () if _counts_alone(settings, parts, convention, own) else keys if convention is None else convention.obeyed
+    )
     for key, value in stated.items():
         changed: dict[str, Any] = json.loads(json.dumps(parts))
-        _set_prefix(changed, value) if key == "add_prefix_space" else _set_case(changed, key, value, key in obeyed)
+        if key == "legacy":
+            _set_legacy(changed, value, "legacy" in obeyed)
+        elif key == "add_prefix_space":
+            _set_prefix(changed, value)
+        else:
+            _set_case(changed, key, value, key in obeyed)
         if changed == parts:
             continue
         if key in obeyed:
@@ -108,6 +123,25 @@ def _follow_text(backend: tokenizers.Tokenizer, settings: Settings, convention: 
             _set_parts(backend, parts)
         else:
             _say_ignored(settings, key, "tokenizers of this class take tokenizer.json as it is")
+
+
+def _counts_alone(
+    settings: Settings,
+    parts: dict[str, Any],
+    convention: TokenizerConvention | None,
+    own: TokenizerConvention | None,
+) -> bool:
+    """Return whether tokenizer.json is taken as it is.
+
+    So it is where its class does no more or is not named, where the model's family says so (`own`), and where it cuts into
+    bytes, which a class of SentencePiece models cannot do.
+    """
+    if settings.is_generic or (own is not None and own.json_alone):
+        return True
+    if convention is None or (convention.legacy_prefix and not settings.names_class):
+        return not settings.names_class
+    to_bytes = any(node["type"] == "ByteLevel" for node in _nodes(parts["pre_tokenizer"]))
+    return convention.algorithm == "SentencePiece" and to_bytes
 
 
 def _set_case(parts: dict[str, Any], key: str, value: bool, everywhere: bool) -> None:
@@ -141,8 +175,24 @@ def _set_prefix(parts: dict[str, Any], prefix: bool) -> None:
         ending[:] = [step for step in ending if step["type"] != "Strip"]
 
 
-def _say_ignored(settings: Settings, key: str, why: str) -> None:
-    what = f"{key}={json.dumps(settings.config[key])}"
+def _set_legacy(parts: dict[str, Any], legacy: bool, heeded: bool) -> None:
+    """Put a space after special tokens, too (`legacy`), or not, where a class heeds that."""
+    cut, steps = parts["pre_tokenizer"], list(_nodes(parts["normalizer"]))
+    if not heeded:
+        return
+    if (
+        cut is not None
+        and cut["type"] == "Metaspace"
+        and cut.get("prepend_scheme") == ("first" if legacy else "always")
+    ):
+        cut["prepend_scheme"] = "always" if legacy else "first"
+    elif not legacy and cut is None and {step["type"] for step in steps} == {"Sequence", "Prepend", "Replace"}:
+        parts["normalizer"] = None
+        parts["pre_tokenizer"] = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
+
+
+def _say_ignored(settings: Settings, key: str, why: str, value: str | None = None) -> None:
+    what = f"{key}={json.dumps(settings.config[key] if value is None else value)}"
     log.warning("%s: %s in tokenizer_config.json has no effect: %s", settings.folder, what, why)
 
 
@@ -166,8 +216,7 @@ def _set_parts(backend: tokenizers.Tokenizer, parts: dict[str, Any]) -> None:
     model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
     made = Backend.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model, **parts}))
     for name in _PARTS:
-        if parts[name] is not None:
-            setattr(backend, name, getattr(made, name))
+        setattr(backend, name, getattr(made, name))
 
 
 # ---- around a text ------------------------------------------------------------------------------------------------
@@ -199,6 +248,18 @@ def _compare_ends(backend: tokenizers.Tokenizer, settings: Settings) -> None:
         ids = backend.encode("a").ids
         if stated != (bool(ids) and ids[place] == index):
             _say_ignored(settings, f"add_{role}_token", "tokenizer.json says otherwise of what goes around a text")
+
+
+def _compare_roles(backend: tokenizers.Tokenizer, settings: Settings, convention: TokenizerConvention | None) -> None:
+    """Say where a role's token is another one than tokenizer.json puts around a text."""
+    around = backend.encode("").ids
+    usual = convention.usual_roles("cls_token=[CLS] sep_token=[SEP]") if convention is not None else {}
+    for role in ("bos_token", "eos_token", "cls_token", "sep_token"):
+        stated, own = settings.role(role, None), usual.get(role)
+        if stated is None or own is None or convention is None or convention.language:
+            continue
+        if backend.token_to_id(own) in around and backend.token_to_id(stated) not in around:
+            _say_ignored(settings, role, f"tokenizer.json puts {own!r} around a text", stated)
 
 
 def check_padding(backend: tokenizers.Tokenizer, settings: Settings, roles: dict[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ class Languages:
         tokens: code ("deu_Latn", "de") → its token. ids: code → the token's id.
         source: the code that texts are marked with where none is given. target: the checkpoint's usual one, or None.
         starts: whether a target's token is the decoder's start token (mBART); otherwise it comes after that.
+        marks: of a tokenizer whose texts begin with the target's token (Marian), which has nothing else of this: code → token.
     """
 
     tokens: Mapping[str, str] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Languages:
     source: str = ""
     target: str | None = None
     starts: bool = False
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.ids)
@@ -59,11 +61,24 @@ class Languages:
             raise UsageError(f"{opt(name, given)} is not a language of this tokenizer", self._hint(given))
         return found
 
+    def mark(self, name: str, given: str) -> str:
+        """Return the token that a text begins with to be translated into a language, given as a code or as that token.
+
+        Raises:
+            UsageError: the tokenizer has no such token.
+        """
+        token = self.marks.get(given, given)
+        if token not in self.marks.values():
+            what = f"{opt(name, given)} is not a language of this model, which knows tokens such as {min(self.marks.values())}"
+            raise UsageError(what, self._hint(given))
+        return token
+
     def _hint(self, given: str) -> str:
-        near = did_you_mean(given, self.ids)
-        same = sorted(code for code in self.ids if code.lower().startswith(given[:2].lower()))
+        codes = self.ids or self.marks
+        near = did_you_mean(given, codes)
+        same = sorted(code for code in codes if code.lower().startswith(given[:2].lower()))
         if near or not same:
-            return near or f"its {len(self.ids)} codes look like {', '.join(sorted(self.ids)[:5])}"
+            return near or f"its {len(codes)} codes look like {', '.join(sorted(codes)[:5])}"
         return f"codes that begin alike: {', '.join(same[:8])}"
 
     def marked(self, row: Encoding, source: str) -> Encoding:
@@ -92,6 +107,10 @@ def languages_of(
     Raises:
         CheckpointError: tokenizer_config.json names a source or target that is none of them.
     """
+    if convention.language_marks is not None and not convention.language:
+        begin, end = convention.language_marks
+        marks = [token for token in backend.get_vocab() if token.startswith(begin) and token.endswith(end)]
+        return Languages(marks={token.removeprefix(begin).removesuffix(end): token for token in sorted(marks)})
     if not convention.language:
         return Languages()
     named = convention.languages_named(settings.config.get("language_codes")) or _listed(backend, roles)
@@ -121,6 +140,8 @@ def follow_config(
     if convention is None:
         return Languages()
     found = languages_of(backend, settings, convention, roles)
+    if found.marks:
+        return found
     if found.source not in found.ids:
         return Languages()
     surround(backend, *fill_template(convention, roles, settings), f"{settings.kind} models")

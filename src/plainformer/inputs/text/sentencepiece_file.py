@@ -122,7 +122,7 @@ def _check_first(model: SpmModel, settings: Settings) -> None:
     if {piece.text for piece in model.pieces[:3]} != {"<unk>", "<s>", "</s>"}:
         raise CheckpointError(
             f"{model.where}: the first three pieces are not <unk>, <s> and </s>, as a {settings.kind!r} model has them",
-            "the file belongs to another family: correct tokenizer_class, or download it again",
+            "the file belongs to another family: correct tokenizer_class, or provide a tokenizer.json",
         )
 
 
@@ -142,7 +142,7 @@ def _with_reserved(model: SpmModel, settings: Settings) -> list[Piece]:
     if [piece.text for piece in pieces[:2]] != ["<pad>", "</s>"]:
         raise CheckpointError(
             f"{model.where}: the first pieces are not <pad> and </s>, as a {settings.kind!r} model has them",
-            "download it again",
+            "the file belongs to another family: correct tokenizer_class, or provide a tokenizer.json",
         )
     return [*pieces[:2], *_control(*reserved), *pieces[2:]]
 
@@ -168,7 +168,7 @@ def _with_added(pieces: list[Piece], settings: Settings) -> list[Piece]:
         if places.get(token.content, index) != index:
             raise CheckpointError(
                 f"{settings.folder}: {token.content!r} is piece {places[token.content]}, but its added id is {index}",
-                "the files do not belong together: download all of them again",
+                "the files are of different checkpoints, or edited: take all of them from one",
             )
         if index > len(pieces) + 100_000:
             raise CheckpointError(
@@ -228,9 +228,13 @@ def _side(path: Path, ids: str, settings: Settings, convention: TokenizerConvent
     roles = known_roles(settings, usual, vocabulary)
     for role in ("eos_token", "unk_token"):
         if role not in roles:
-            raise CheckpointError(
-                f"{settings.folder / ids} has no {usual[role]!r}", "the file is damaged: download it again"
+            name = settings.role(role, usual[role])
+            what = (
+                f"{settings.folder / ids} has no {name!r}, the {role}"
+                if name
+                else f"{settings.folder} sets {role} to null"
             )
+            raise CheckpointError(what, f"name a token of that file as {role} in tokenizer_config.json")
     backend = to_backend(read_proto(path))
     register_pieces(backend, _control(*roles.values()))
     kind = USER_DEFINED if convention.language_marks else CONTROL

@@ -67,13 +67,16 @@ def read_proto(path: Path) -> SpmModel:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2 as proto
 
-    fix = "the file is damaged, or of another kind: download it again, or provide a tokenizer.json"
+    fix = "if its maker's library is another one, provide a tokenizer.json; if not, it is damaged: download it again"
     try:
-        model = proto.ModelProto.FromString(path.read_bytes())
+        content = path.read_bytes()
+        model = proto.ModelProto.FromString(content)
     except (DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not a SentencePiece model: {error}", fix) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}", "check the path and its permissions") from error
+    if not content:
+        raise CheckpointError(f"{path} is empty (0 bytes)", "an interrupted download? fetch the file again")
     if not model.pieces:
         raise CheckpointError(f"{path} is a SentencePiece model without pieces", fix)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec

@@ -81,7 +81,7 @@ class Tokenizer:
         self.padding_side: Side = padding_side
         self.truncation_side: Side = truncation_side
         self.max_length = max_length
-        self.languages = languages or Languages()
+        self.languages = Languages() if languages is None else languages
         self._said_long = False
         self._piece_ids = dict(piece_ids) if piece_ids is not None else None
         self.output: Tokenizer = target or self

@@ -9,13 +9,15 @@ or config.json's model_type.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.checks import json_hint
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, opt
 from plainformer.inputs.files import read_text
 from plainformer.inputs.text.beside_tokenizer_json import check_padding, follow
 from plainformer.inputs.text.languages import ORIGINAL_CLASS, follow_config
@@ -76,7 +78,9 @@ def read_folder(
         if side not in ("left", "right"):
             where = folder / "tokenizer_config.json"
             raise CheckpointError(f"{where}: {name} is {side!r}", "it must be 'left' or 'right'")
-    kept = _stated(settings, "clean_up_tokenization_spaces")
+    kept = _stated(settings, "clean_up_tokenization_spaces", "split_special_tokens")
+    if settings.config.get("split_special_tokens") is True:
+        parts["backend"].encode_special_tokens = True
     if parts.get("languages"):
         kept |= _stated(settings, "src_lang", "tgt_lang", "legacy_behaviour")
     own = conventions.of_model(str(settings.model.get("model_type"))) if conventions is not None else None
@@ -98,10 +102,12 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     text = read_text(path)
-    with library_errors(
-        f"{path} is not a tokenizer that the tokenizers library can read",
-        "the file is damaged or newer than the library: download it again, or upgrade tokenizers",
-    ):
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}", json_hint(text, error)) from None
+    what = f"{path} is not a tokenizer that the tokenizers library can read"
+    with library_errors(what, "it may be of a newer version: upgrade tokenizers"):
         return Backend.from_str(text)
 
 
@@ -141,7 +147,7 @@ def _convention(
             " (tokenizer_class in tokenizer_config.json, or model_type in config.json)",
             "load it with load_tokenizer, which knows the families"
             if settings.kind
-            else "add tokenizer_class, or provide a tokenizer.json",
+            else f"pass {opt('family', ...)}, add tokenizer_class, or provide a tokenizer.json",
         )
     found = conventions.named(settings.kind)
     if found.algorithm != algorithm:
@@ -202,7 +208,7 @@ def _byte_level_bpe(settings: Settings, convention: TokenizerConvention) -> dict
     assign_added(vocabulary, settings)
     with library_errors(
         f"{folder / 'merges.txt'} does not fit {folder / 'vocab.json'}",
-        "download both files again, from one checkpoint",
+        "take both files from one checkpoint",
     ):
         backend = Backend(models.BPE(vocabulary, merges))
     prefix_space = bool(settings.config.get("add_prefix_space", False))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _UNLIMITED = 10**9  # a model_max_length of 1e30 means "unknown"
+_MAX_ID = 1 << 31  # past every vocabulary
 _WELL_KNOWN = {
     "[CLS]": "cls_token",
     "[SEP]": "sep_token",
@@ -97,7 +98,7 @@ class Settings:
         if isinstance(stated, bool) or not isinstance(stated, int | float | None):
             where = self.folder / "tokenizer_config.json"
             raise CheckpointError(f"{where}: model_max_length is {stated!r}", "it must be a number, without quotes")
-        if stated is not None and 0 < stated < _UNLIMITED:
+        if stated is not None and 1 <= stated < _UNLIMITED:
             return int(stated)
         positions = next((self.model[name] for name in convention.limit_fields if name in self.model), None)
         return max(1, positions - convention.unused_positions) if is_whole(positions, 1) else None
@@ -170,7 +171,7 @@ def _added_tokens(folder: Path, config: Mapping[str, Any], special: Container[st
     added: dict[int, AddedToken] = {}
     path = folder / "added_tokens.json"
     for content, index in read_object(path).items():
-        if not is_whole(index, 0):
+        if not is_whole(index, 0) or index >= _MAX_ID:
             raise CheckpointError(f"{path}: the id of {content!r} is {index!r}", "ids are whole numbers from 0")
         added[index] = special_token(content, special=content in special, normalized=content not in special)
     decoder = config.get("added_tokens_decoder") or {}
@@ -178,21 +179,25 @@ def _added_tokens(folder: Path, config: Mapping[str, Any], special: Container[st
     if not isinstance(decoder, Mapping):
         raise CheckpointError(f"{where} is {a_type(decoder)}, not an object", "correct the entry")
     for key, value in decoder.items():
-        if not str(key).isdecimal():
+        if not (key.isascii() and key.isdigit()) or len(key) > 10 or int(key) >= _MAX_ID:
             raise CheckpointError(f"{where} has the id {key!r}", "ids are whole numbers from 0")
         added[int(key)] = stated_token(value, f"{where}[{key}]")
     return added
 
 
 def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[AddedToken, ...]:
-    found: dict[str, AddedToken] = {}
+    """Return the additional special tokens; those that an object names come first, as in transformers."""
+    named: dict[str, AddedToken] = {}
+    listed: dict[str, AddedToken] = {}
     for source in (read_object(folder / "special_tokens_map.json"), config):
         for key in ("additional_special_tokens", "extra_special_tokens"):
             values = source.get(key) or []
+            if not isinstance(values, dict | list):
+                raise CheckpointError(f"{folder}: {key} is {a_type(values)}, not a list of tokens", "correct the entry")
             for value in values.values() if isinstance(values, dict) else values:
                 token = stated_token(value, f"{folder}: {key}")
-                found[token.content] = token
-    return tuple(found.values())
+                (named if isinstance(values, dict) else listed)[token.content] = token
+    return tuple({**named, **listed}.values())
 
 
 def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

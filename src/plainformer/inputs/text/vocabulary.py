@@ -23,7 +23,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     """Return a vocab.json: token → id."""
     content = read_object(path)
     if not content:
-        raise CheckpointError(f"{path} is not an object of tokens and their ids", "download the file again")
+        raise CheckpointError(f"{path} has no tokens", 'it is an object of tokens and their ids: {"hello": 0, ...}')
     for token, index in content.items():
         if type(index) is not int or index < 0:
             raise CheckpointError(f"{path}: the id of {token!r} is {index!r}", "ids are whole numbers from 0")
@@ -41,7 +41,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         if len(pair) != 2 or not all(pair):
             raise CheckpointError(
                 f"{path}, line {number}: {line[:60]!r} is not two tokens separated by a space",
-                "the file is damaged: download it again",
+                "correct that line if you have edited the file, or else download it again",
             )
         merges.append((pair[0], pair[1]))
     return merges
@@ -55,7 +55,7 @@ def assign_added(vocabulary: dict[str, int], settings: Settings) -> None:
         if known is not None and known != index:
             raise CheckpointError(
                 f"{settings.folder}: {token.content!r} has id {known} in the vocabulary, {index} in the added tokens",
-                "the files do not belong together: download all of them again",
+                "the files are of different checkpoints, or edited: take all of them from one",
             )
         if known is None:
             if index in by_id:

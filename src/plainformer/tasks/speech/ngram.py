@@ -37,7 +37,7 @@ class NgramModel:
         try:
             with opened(file, "rt", encoding="utf-8") as lines:
                 return cls(*_Reader(str(file), lines).read())
-        except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+        except (OSError, EOFError, UnicodeError, gzip.BadGzipFile) as error:
             raise InputError(f"the n-gram model {str(file)!r} cannot be read: {error}", "check the file") from error
 
     def known(self, word: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plainformer.config.options import NotTyped, flag, number, opt, option, whole
-from plainformer.config.values import check_number, no_effect
+from plainformer.config.values import check_number, no_effect, read_text
 from plainformer.errors import UsageError, a_type
 from plainformer.generation.options import SAMPLERS, SAMPLING, SHAPING
 from plainformer.tasks.options import TextOptions
@@ -32,6 +32,18 @@ def _real(name: str, value: Any) -> None:
 def _ngram(name: str, value: Any) -> None:
     if not isinstance(value, str | os.PathLike) and not hasattr(value, "score"):
         raise UsageError(f"{opt(name)} is {a_type(value)}", "give the path of an .arpa file")
+
+
+def _words_of(path: str) -> str:
+    """The word list's path, where it can be read; what its words are spelt with, the model says."""
+    read_text(path, "the word list")
+    return path
+
+
+def _ngram_of(path: str) -> NgramModel:
+    from plainformer.tasks.speech.ngram import NgramModel
+
+    return NgramModel.read(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +75,10 @@ class CtcOptions(AudioOptions):
     """
 
     beam_width: int | None = option(None, help="Prefix beam search (CTC).", check=whole(1))
-    words: Words | None = option(None, help="File of all words that may be written (CTC).", typed=str)
-    ngram: Ngrams | None = option(None, help="N-gram model of words, an .arpa file (CTC).", check=_ngram, typed=str)
+    words: Words | None = option(None, help="File of all words that may be written (CTC).", typed=str, read=_words_of)
+    ngram: Ngrams | None = option(
+        None, help="N-gram model of words, an .arpa file (CTC).", check=_ngram, typed=str, read=_ngram_of
+    )
     ngram_weight: float | None = option(None, help="Factor of its logarithms; 0.5.", check=number())
     word_bonus: float | None = option(None, help="What each word adds to a text's score (CTC).", check=number())
     num_return_sequences: int = option(1, help="CTC: texts to return.", check=whole(1))

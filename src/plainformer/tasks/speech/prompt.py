@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.tasks.speech.languages import CODES
-from plainformer.tasks.writing.checkpoint_settings import FILE, GenerationSettings
+from plainformer.tasks.writing.checkpoint_settings import FILE, MAX_ID, GenerationSettings
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
@@ -45,19 +46,19 @@ class SpeechPrompt:
         values = settings.values
         if settings.decoder_start_id is None:
             raise CheckpointError("the checkpoint names no decoder_start_token_id", f"add it to its {FILE}")
-        no_timestamps = values.get("no_timestamps_token_id", tokenizer.token_to_id("<|notimestamps|>"))
-        previous = values.get("prev_sot_token_id", tokenizer.token_to_id("<|startofprev|>"))
+        no_timestamps = _id(values, "no_timestamps_token_id", tokenizer.token_to_id("<|notimestamps|>"))
+        previous = _id(values, "prev_sot_token_id", tokenizer.token_to_id("<|startofprev|>"))
         if not values.get("is_multilingual", vocab_size >= MULTILINGUAL_VOCABULARY):
             return cls(settings.decoder_start_id, no_timestamps_id=no_timestamps, previous_id=previous)
-        languages = {_bare(name): i for name, i in (values.get("lang_to_id") or _languages(tokenizer)).items()}
+        languages = {_bare(name): i for name, i in (_named(values, "lang_to_id") or _languages(tokenizer)).items()}
         named = {name: tokenizer.token_to_id(f"<|{name}|>") for name in TASKS}
-        tasks = values.get("task_to_id") or {name: i for name, i in named.items() if i is not None}
+        tasks = _named(values, "task_to_id") or {name: i for name, i in named.items() if i is not None}
         return cls(
             settings.decoder_start_id,
             languages,
             tasks,
             language=str(values["language"]) if values.get("language") else _name_of(settings.forced, languages),
-            task=values.get("task") or _name_of(settings.forced, tasks),
+            task=str(values["task"]) if values.get("task") else _name_of(settings.forced, tasks),
             no_timestamps_id=no_timestamps,
             previous_id=previous,
         )
@@ -104,6 +105,24 @@ class SpeechPrompt:
         if timestamps and self.no_timestamps_id is None:
             raise UsageError("this model's vocabulary has no timestamps", f"leave {opt('timestamps')} out")
         return [self.no_timestamps_id] if self.no_timestamps_id is not None and not timestamps else []
+
+
+def _id(values: Mapping[str, Any], name: str, default: int | None) -> int | None:
+    """Return a token id of generation_config.json; null there means none."""
+    value = values.get(name, default)
+    if value is not None and not (is_whole(value, 0) and value < MAX_ID):
+        raise CheckpointError(f"{FILE}: {name}={value!r} is not a token id", "correct the entry")
+    return value
+
+
+def _named(values: Mapping[str, Any], name: str) -> dict[str, int]:
+    """Return the ids that generation_config.json gives to names; {} where it gives none."""
+    value = values.get(name) or {}
+    if not isinstance(value, dict) or not all(is_whole(i, 0) and i < MAX_ID for i in value.values()):
+        raise CheckpointError(
+            f"{FILE}: {name}={value!r:.80} is not an object of names and token ids", "correct the entry"
+        )
+    return value
 
 
 def _bare(name: Any) -> str:

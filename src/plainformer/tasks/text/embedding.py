@@ -13,7 +13,7 @@ from plainformer.inputs.text.vocabulary import lower_first
 from plainformer.tasks.embeddings import Embedding, EmbeddingTask, embeds_with
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
-from plainformer.tasks.text.sentence_files import SentenceFiles, read_sentence_files
+from plainformer.tasks.text.sentence_files import LayerNorm, SentenceFiles, read_sentence_files
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -60,8 +60,9 @@ class FeatureExtraction(EmbeddingTask):
         pooled_BT = self._pooled(real_BT, self.prompt_text(options))
         vectors_BD = pool(names, states.float(), real_BT, pooler_BD, pooled_BT)
         for dense in self.files.dense:
-            if vectors_BD.size(-1) != dense.weight.size(1):
-                sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's dense layer takes {dense.weight.size(1)}"
+            if vectors_BD.size(-1) != dense.sizes[0]:
+                name = "norm" if isinstance(dense, LayerNorm) else "dense layer"
+                sizes = f"gives {vectors_BD.size(-1)} numbers, and the checkpoint's {name} takes {dense.sizes[0]}"
                 fix = f"leave {opt('pooling')} out: the checkpoint's own is {self.pooling!r}"
                 raise UsageError(f"{opt('pooling', '+'.join(names))} {sizes}", fix)
             vectors_BD = dense(vectors_BD)
@@ -79,6 +80,11 @@ class FeatureExtraction(EmbeddingTask):
     def decode(self, encoded: TextBatch, predicted: Tensor, options: FeatureExtractionOptions) -> list[Embedding]:
         pooling, normalized = options.pooling or self.pooling, self._normalizes(options)
         return [Embedding(vector, pooling, normalized) for vector in predicted.cpu()]
+
+    def width(self, options: FeatureExtractionOptions) -> int:
+        pooled = super().width(options) * len(read_poolings(options.pooling or self.pooling))
+        whole = self.files.dense[-1].sizes[1] if self.files.dense else pooled
+        return min(whole, options.truncate_dim or self.files.truncate_dim or whole)
 
     def _normalizes(self, options: FeatureExtractionOptions) -> bool:
         return self.normalized if options.normalize is None else options.normalize

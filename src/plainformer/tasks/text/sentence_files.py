@@ -29,7 +29,9 @@ SETTINGS = "config_sentence_transformers.json"
 _MODELS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 LIMITS = tuple(f"sentence_{model}_config.json" for model in _MODELS)
 PACKAGE = "sentence_transformers."
-STEPS = ("Transformer", "Pooling", "Dense", "Normalize")  # in this order; there may be several Dense
+STEPS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+# In this order; there may be several of those that share a place.
+_ORDER = {"Transformer": 0, "Pooling": 1, "Dense": 2, "LayerNorm": 2, "Normalize": 3}
 # Our name of a pooling, the name in a pooling module's config.json, and the flag that older files have instead, which
 # concatenate poolings in this order.
 _POOLINGS = (
@@ -53,6 +55,11 @@ class Dense:
     bias: Tensor | None
     activation: str
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(I, O)."""
+        return self.weight.size(1), self.weight.size(0)
+
     def __call__(self, vectors_BI: Tensor) -> Tensor:
         """(B, I) → (B, O)."""
         bias = None if self.bias is None else self.bias.to(vectors_BI.device)
@@ -61,11 +68,29 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class LayerNorm:
+    """A norm of a text's vector (Ba et al. 2016) with torch's usual epsilon, 1e-5; weight and bias (D,) fp32."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(D, D)."""
+        return self.weight.size(0), self.weight.size(0)
+
+    def __call__(self, vectors_BD: Tensor) -> Tensor:
+        """(B, D) → (B, D)."""
+        weight, bias = (each.to(vectors_BD.device) for each in (self.weight, self.bias))
+        return torch.nn.functional.layer_norm(vectors_BD, weight.shape, weight, bias)
+
+
+@dataclass(frozen=True)
 class SentenceFiles:
     """The steps after a model's last hidden states; without files the mean over tokens, not normalised.
 
     Attributes:
-        pooling: see `pooling.read_poolings`. dense: layers after it. normalized: whether vectors get length 1.
+        pooling: see `pooling.read_poolings`. dense: layers after it, in order. normalized: whether vectors get length 1.
         include_prompt: whether a prompt's tokens count in the pooling.
         max_tokens: the longest text that the vectors were made for, None where nothing says.
         lower_case: whether texts are lower-cased before anything else.
@@ -76,7 +101,7 @@ class SentenceFiles:
     """
 
     pooling: str = "mean"
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[Dense | LayerNorm, ...] = ()
     normalized: bool = False
     include_prompt: bool = True
     max_tokens: int | None = None
@@ -117,16 +142,17 @@ def _steps(modules: list[Fields]) -> list[tuple[str, str]]:
         kind = named.rpartition(".")[2] if named.startswith(PACKAGE) or "." not in named else named
         if kind == "Dropout":  # has an effect in training alone
             continue
-        before = STEPS.index(steps[-1][0]) if steps else -1
-        place = STEPS.index(kind) if kind in STEPS else -1
-        if place < before + (kind != "Dense") or place < 0:
+        before = _ORDER[steps[-1][0]] if steps else -1
+        place = _ORDER.get(kind, -1)
+        if place < before + (kind not in ("Dense", "LayerNorm")) or place < 0:
             misplaced = f" after {steps[-1][0]}" if kind in STEPS and steps else ""
             raise CheckpointError(
                 f"the step {shown(kind)} is not supported{misplaced}", f"supported: {', '.join(STEPS)}, in this order"
             )
-        if kind == "Transformer" and path:
+        folder = str(roots[0]) if roots[0].parts else ""  # "./" is the folder itself
+        if kind == "Transformer" and folder:
             raise CheckpointError(f"the model is in the folder {shown(path)}", "move its files up to modules.json")
-        steps.append((kind, path))
+        steps.append((kind, folder))
     missing = next((kind for kind in STEPS[:2] if kind not in dict(steps)), None)
     if missing is not None:
         what = f"no {missing} is listed: the steps give no vector for a whole text"
@@ -138,11 +164,11 @@ def _with_step(found: SentenceFiles, checkpoint: Checkpoint, kind: str, path: st
     """Return the steps so far, and one more of some kind, whose files are in the folder `path`."""
     if kind == "Transformer":
         return found
-    folder = path or {"Pooling": "1_Pooling", "Dense": "2_Dense"}.get(kind, "2_Normalize")
+    folder = path or {"Pooling": "1_Pooling", "Dense": "2_Dense", "LayerNorm": "2_LayerNorm"}.get(kind, "2_Normalize")
     name = f"{folder}/config.json"
     raw = checkpoint.json(name)
     if raw is None and kind != "Normalize":
-        raise CheckpointError(f"{MODULES} lists {folder!r}, and there is no {name}", "download the checkpoint again")
+        raise CheckpointError(f"{MODULES} lists {folder!r}, and there is no {name}", "download that folder too")
     found = replace(found, names=(*found.names, name))
     with reading(name):
         fields = Fields(raw or {})
@@ -152,7 +178,8 @@ def _with_step(found: SentenceFiles, checkpoint: Checkpoint, kind: str, path: st
         if kind == "Pooling":
             return replace(found, pooling=_pooling(fields), include_prompt=fields.flag("include_prompt", default=True))
         files = tuple(f"{folder}/{weights}" for weights in ("model.safetensors", "pytorch_model.bin"))
-        return replace(found, dense=(*found.dense, _dense(fields, checkpoint, folder)), names=(*found.names, *files))
+        read = _norm if kind == "LayerNorm" else _dense
+        return replace(found, dense=(*found.dense, read(fields, checkpoint, folder)), names=(*found.names, *files))
 
 
 def _on_the_text(fields: Fields) -> None:
@@ -190,15 +217,30 @@ def _dense(fields: Fields, checkpoint: Checkpoint, folder: str) -> Dense:
         names = sorted(source.names())
         if names != needed or len(source.shape("linear.weight")) != 2:
             what = f"{folder}: a Dense holds {', '.join(reversed(needed))}, this one {', '.join(names[:5])}"
-            raise CheckpointError(what, "download the checkpoint again")
+            raise CheckpointError(what, f"take config.json and weights of {folder} from one checkpoint")
         weight = source.read("linear.weight").float().clone()
         bias = source.read("linear.bias").float().clone() if "linear.bias" in needed else None
     finally:
         source.close()
     if bias is not None and bias.shape != weight.shape[:1]:
         what = f"{folder}: linear.bias {tuple(bias.shape)} does not fit {tuple(weight.shape)}"
-        raise CheckpointError(what, "download the checkpoint again")
+        raise CheckpointError(what, f"take all files of {folder} from one checkpoint")
     return Dense(weight, bias, _ACTIVATIONS[activation])
+
+
+def _norm(fields: Fields, checkpoint: Checkpoint, folder: str) -> LayerNorm:
+    """A norm's module: config.json has its `dimension`, the weights are `norm.weight` and `norm.bias`."""
+    size = fields.integer("dimension")
+    source = checkpoint.tensors_in(folder)
+    try:
+        found = {name: tuple(source.shape(name)) for name in source.names()}
+        if found != dict.fromkeys(("norm.weight", "norm.bias"), (size,)):
+            what = f"{folder}: a LayerNorm holds norm.weight and norm.bias of {size} numbers, this one {found}"
+            raise CheckpointError(what, f"take all files of {folder} from one checkpoint")
+        weight, bias = (source.read(f"norm.{name}").float().clone() for name in ("weight", "bias"))
+    finally:
+        source.close()
+    return LayerNorm(weight, bias)
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -212,7 +254,7 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
         if not all(isinstance(text, str | None) for text in prompts.values()):
             raise CheckpointError("'prompts' does not map names to texts", "correct the entry")
         prompts = {name: text or "" for name, text in prompts.items()}
-        if default is not None and default not in prompts:
+        if default is not None and (not isinstance(default, str) or default not in prompts):
             raise CheckpointError(
                 f"default_prompt_name={shown(default)} is not one of the prompts", "correct the entry"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Unpack
 
 from plainformer.config.values import check_text
 from plainformer.errors import InputError, UsageError, a_type, did_you_mean, plural
@@ -13,12 +13,13 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.options import TOKENS
 from plainformer.tasks.lengths import least
 from plainformer.tasks.writing.answers import AnswerStream
+from plainformer.tasks.writing.chat_args import ChatArgs
 from plainformer.tasks.writing.options import TextGenerationOptions
 from plainformer.tasks.writing.text_generation import GeneratedText, Messages, TextGeneration
 
 NEW_TOKENS = 512  # at most, in an answer, where nothing else is asked for
 _FIRST_CAPACITY = 256
-_OF_THE_SESSION = ("cache", "num_return_sequences", "num_alternatives", "on_error")
+OF_THE_SESSION = ("cache", "num_return_sequences", "num_alternatives", "on_error")  # no options of a chat
 
 
 class ChatSession:
@@ -43,7 +44,7 @@ class ChatSession:
         UsageError: the model has no chat template; an option is unknown or cannot work.
     """
 
-    def __init__(self, task: TextGeneration, *, system: str | None = None, **options: Any) -> None:
+    def __init__(self, task: TextGeneration, *, system: str | None = None, **options: Unpack[ChatArgs]) -> None:
         if not isinstance(task, TextGeneration):
             name = getattr(task, "name", type(task).__name__)
             raise UsageError(f"{name} is not text generation: it cannot chat", "load a decoder, such as a chat model")
@@ -64,14 +65,18 @@ class ChatSession:
         if system is not None:
             self.set_system(system)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs: none of an answer that is being written, nor the cache, which only one may fill."""
+        return {**vars(self), "answering": False, "stopped": False, "_cache": None}
+
     def __repr__(self) -> str:
         return f"ChatSession({self.task.ref!r}, {plural(len(self.messages), 'message')})"
 
     # ---- what it is ----------------------------------------------------------------------------------------------
 
-    def set(self, **options: Any) -> None:
+    def set(self, **options: Unpack[ChatArgs]) -> None:
         """Change options for the turns to come; None removes one."""
-        known = [f.name for f in fields(TextGenerationOptions) if f.name not in _OF_THE_SESSION]
+        known = [f.name for f in fields(TextGenerationOptions) if f.name not in OF_THE_SESSION]
         for name in options:
             if name not in known:
                 raise UsageError(f"a chat has no option {name!r}", did_you_mean(name, known))

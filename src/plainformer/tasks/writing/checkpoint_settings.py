@@ -12,9 +12,11 @@ from typing import Any
 
 from plainformer.checkpoint.opened import Checkpoint
 from plainformer.config import ModelConfig
+from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError
 
 FILE = "generation_config.json"
+MAX_ID = 1 << 31  # past every vocabulary
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _ids(values: Mapping[str, Any], name: str) -> tuple[int, ...]:
     """Return an entry's token ids: one, a list, or none."""
     found = values.get(name)
     listed = [] if found is None else found if isinstance(found, list) else [found]
-    if any(isinstance(i, bool) or not isinstance(i, int) for i in listed):
+    if not all(is_whole(i) and abs(i) < MAX_ID for i in listed):
         raise CheckpointError(f"{FILE}: {name}={found!r} is not a token id", "correct the entry")
     return tuple(listed)
 

@@ -33,6 +33,16 @@ def _schema(name: str, value: Any) -> None:
 
 
 CONSTRAINTS = ("choices", "regex", "json_schema", "grammar")
+# Options of tasks that generate which change what the model reads before the first new token; all others say how it goes on.
+READ = (
+    *("src_lang", "tgt_lang", "prefix", "decoder_prefix", "answer_prefix", "language", "task"),
+    *("tools", "documents", "template_variables", "allow_control_tokens"),
+)
+
+
+def of_reading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `READ`."""
+    return {name: value for name, value in options.items() if name in READ}
 
 
 @dataclass(frozen=True, kw_only=True)

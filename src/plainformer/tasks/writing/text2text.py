@@ -36,11 +36,15 @@ class TransformedText(Answer):
 
 
 class Served(NamedTuple):
-    """What one call is for: a purpose of the checkpoint, and the codes of its languages; None where nothing names them."""
+    """What one call is for: a purpose of the checkpoint, and the codes of its languages; None where nothing names them.
+
+    mark: the token that each text begins with, which names the target (Marian).
+    """
 
     purpose: str | None = None
     source: str | None = None
     target: str | None = None
+    mark: str | None = None
 
 
 class Text2TextGeneration(WritingTask[TransformedText]):
@@ -65,9 +69,15 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         self._asked = Served()
 
     def encode(self, inputs: Sequence[str], options: Text2TextOptions) -> TextBatch:
-        prefix = self.prefix_of(options)
-        texts = [prefix + text if isinstance(text, str) else text for text in inputs]
-        return self.encode_texts(texts, truncate=options.truncate, src_lang=self._served(options).source)
+        served = self._served(options)
+        before = f"{served.mark} " * (served.mark is not None) + self.prefix_of(options)
+        for text in inputs if served.mark is not None else ():
+            begins = next(
+                (mark for mark in self.tokenizer.languages.marks.values() if str(text).startswith(mark)), None
+            )
+            no_effect(begins is not None, "tgt_lang", f"on a text that begins with {begins!r}")
+        texts = [before + text if isinstance(text, str) else text for text in inputs]
+        return self.encode_texts(texts, truncate=options.truncate, src_lang=served.source)
 
     def prepared(self, encoded: TextBatch, options: Text2TextOptions) -> Prepared:
         start, prefix = self._start(options)
@@ -138,6 +148,8 @@ class Text2TextGeneration(WritingTask[TransformedText]):
             self._asked = Served(name)
         elif pair is not None and self.tokenizer.languages:
             self._asked = Served(name, *(self.tokenizer.languages.code("task", code) for code in pair.groups()))
+        elif pair is not None and pair[2] in self.tokenizer.languages.marks:
+            self._asked = Served(name, mark=self.tokenizer.languages.marks[pair[2]])
         elif pair is not None:
             hint = did_you_mean(name, self.purposes) if self.purposes else f"load it for {opt('task', 'translation')}"
             raise UsageError(f"{opt('task', name)}: the checkpoint names no such translation", hint)
@@ -169,9 +181,12 @@ class Text2TextGeneration(WritingTask[TransformedText]):
         languages = self.tokenizer.languages
         if languages:
             codes = (languages.code(name, code) if code is not None else None for name, code in given.items())
-            source, target = (own or usual for own, usual in zip(codes, self._asked[1:], strict=True))
+            source, target = (own or usual for own, usual in zip(codes, self._asked[1:3], strict=True))
             self._need_target(options, target)
             return Served(self._asked.purpose, source, target)
+        if languages.marks and given["tgt_lang"] is not None:
+            no_effect(given["src_lang"] is not None, "src_lang", "on this model, which reads the language off the text")
+            return Served(self._asked.purpose, mark=languages.mark("tgt_lang", given["tgt_lang"]))
         named = [name for name, code in given.items() if code is not None]
         if named and self._translations:
             return Served(self._by_prefix(given))
