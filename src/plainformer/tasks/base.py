@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 
 # What a task's own code calls and overrides: left out of completion.
 _FOR_TASKS = {
-    "answer", "beginning", "checked", "companions", "completed", "cut", "cut_side", "default_values", "detect_language",
+    "answer", "beginning", "checked", "collected", "companions", "completed", "cut", "cut_side", "default_values",
+    "detect_language",
     "encode_texts", "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as",
     "logits_of", "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of",
     "prepared", "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of",
-    "run", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "writer",
+    "run", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "width",
+    "writer",
 }  # fmt: skip
 
 

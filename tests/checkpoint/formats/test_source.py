@@ -109,7 +109,7 @@ def test_a_shard_that_is_a_folder_or_the_index_itself(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"not json", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
-        (b"[]", "object was expected, not list"),
+        (b"[]", "object was expected, not a list"),
         (b"{}", "no 'weight_map'"),
         (b'{"weight_map": []}', "no 'weight_map'"),
         (b'{"weight_map": {}}', "no 'weight_map'"),
