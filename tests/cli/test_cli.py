@@ -488,6 +488,13 @@ def test_tasks_and_models(cli: Cli) -> None:
     refused(cli("tasks", "more"), "unexpected 'more'")
 
 
+def test_help_says_defaults_that_say_something(cli: Cli) -> None:
+    for verb in ("run", "entities", "chat", "explain", "info"):
+        text = " ".join(done(cli(verb, "--help")).out.split())
+        assert "default: False]" not in text and "default: None]" not in text and "default: ]" not in text
+    assert "[default: 20]" in done(cli("entities", "--help")).out
+
+
 def test_help_and_version(cli: Cli) -> None:
     import plainformer
 

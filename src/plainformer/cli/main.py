@@ -66,12 +66,17 @@ def app(shown: str = "") -> App:
         suppress_keyboard_interrupt=False,  # run_app says so and returns 130
         # "markdown" would load a parser for every --help.
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),  # neither --no-X nor --empty-X
+        default_parameter=Parameter(negative=(), show_default=_default),  # neither --no-X nor --empty-X
     )
     for verb, summary in _VERBS.items():
         # A summary that is given here saves the import of a verb's file, and hides its docstring.
         made.command(f"plainformer.cli.{verb}:{verb}", name=verb, **({} if verb == shown else {"help": summary}))
     return made
+
+
+def _default(value: object) -> str | None:
+    """Return a default as --help shows it: that a switch is off needs no words."""
+    return None if value is None or value is False else str(value)
 
 
 def run_app(arguments: list[str]) -> int:
