@@ -506,6 +506,17 @@ def test_help_and_version(cli: Cli) -> None:
         assert "--json" in done(cli(verb, "--help")).out
 
 
+def test_numbers_are_read_as_they_are_typed(cli: Cli) -> None:
+    for number in ("2.5", "five", "1e3", ""):
+        for words in (
+            ("run", "m", "x", "--max-new-tokens"),
+            ("entities", "m", "x", "--top"),
+            ("explain", "m", "x", "--steps"),
+        ):
+            refused(cli(*words, number), f"{words[-1]}: {number!r} is not a whole number")
+    refused(cli("run", "m", "x", "--temperature", "hot"), "--temperature: 'hot' is not a number")
+
+
 def test_misspelt_verbs_and_options(cli: Cli, tiny: Callable[[str], Path]) -> None:
     refused(cli("rum"), 'Did you mean "run"?')
     refused(cli("run", tiny("embedding"), "x", "--poolin", "cls"), "Did you mean --pooling?")

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
-from plainformer.cli.options import Json, Ref, passed_over, probe_output, restored, some_skipped, write_json, write_page
+from plainformer.cli.options import (
+    WHOLE,
+    Json,
+    Ref,
+    passed_over,
+    probe_output,
+    restored,
+    some_skipped,
+    write_json,
+    write_page,
+)
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, table
 from plainformer.config.values import check_choice, check_number, check_whole, no_effect
@@ -69,7 +79,7 @@ class Written:
     """The tables, and where they go."""
 
     show: Annotated[list[str] | None, Parameter(help="phrases, pairs, pieces, matches or ranking; repeat it.")] = None
-    top: Annotated[int, Parameter(help="Rows of each table; 0 for all.")] = 20
+    top: Annotated[int, WHOLE, Parameter(help="Rows of each table; 0 for all.")] = 20
     html: Annotated[Path | None, Parameter(help="Also write a page with the entities highlighted.")] = None
     as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="One table as CSV, all its rows.")] = False
 

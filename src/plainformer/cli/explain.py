@@ -13,7 +13,7 @@ from plainformer.cli import STDIN
 from plainformer.cli.flags import LoadFlags, as_flag
 from plainformer.cli.generation import GenerationFlags
 from plainformer.cli.insights import InsightFlags, print_insights, write_insights
-from plainformer.cli.options import Json, Ref, probe_output, read_stdin, restored, write_json
+from plainformer.cli.options import WHOLE, Json, Ref, probe_output, read_stdin, restored, write_json
 from plainformer.cli.screen import console, shown, table
 from plainformer.cli.steps import read_trace
 from plainformer.config.values import check_whole, decode_text, no_effect
@@ -45,8 +45,10 @@ def explain(
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
-    steps: Annotated[int | None, Parameter(help="Generate this many tokens, and show how each came about.")] = None,
-    candidates: Annotated[int | None, Parameter(help="Tokens to show of each step; 5.")] = None,
+    steps: Annotated[
+        int | None, WHOLE, Parameter(help="Generate this many tokens, and show how each came about.")
+    ] = None,
+    candidates: Annotated[int | None, WHOLE, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
     all_pieces: Annotated[
         bool, Parameter(negative="", help="Every patch or frame, not only the first and last.")

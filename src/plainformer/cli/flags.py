@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Parameter
 
-from plainformer.cli.options import restored
+from plainformer.cli.options import WHOLE, restored
 from plainformer.cli.progress import screen
 from plainformer.config.loading import LoadOptions
 from plainformer.config.options import NotTyped, OptionSet, Spec, specs
@@ -140,9 +140,11 @@ def _typed(same: list[Flag], group: str) -> Any:
     first = same[0]
     help = _joined(dict.fromkeys(_PYTHON.sub("", flag.help) for flag in same))
     kind = bool if first.kind is bool else first.kind | None
-    parameter = Parameter(help=spelt(help, as_flag), negative="", show_default=False)
+    said = [Parameter(help=spelt(help, as_flag), negative="", show_default=False)]
+    said += [WHOLE] if first.kind is int else []
     heading = first.spec.group or group  # a group of None would hide the flag
-    return Annotated[(kind, parameter, Parameter(group=heading))] if heading else Annotated[kind, parameter]
+    said += [Parameter(group=heading)] if heading else []
+    return Annotated[(kind, *said)]
 
 
 # What a help says of Python's callers alone.

@@ -156,7 +156,8 @@ def _usage(error: Exception) -> tuple[str, str]:
 
     fix = "`plainformer --help`, `plainformer VERB --help`"
     if not isinstance(error, UnusedCliTokensError):
-        return " ".join(str(error).replace(STDIN, "-").split()), fix
+        said = " ".join(str(error).replace(STDIN, "-").split())
+        return re.sub(r'unable to convert "(.*)" into float\.?', r"'\1' is not a number", said), fix
     unused = [str(token).replace(STDIN, "-") for token in error.unused_tokens or ()]
     given = list(error.root_input_tokens or ())
     for name, (_, usual, values) in _OPTIONAL.items():  # was an unexpected word meant as the value of one of these?

@@ -20,6 +20,17 @@ MAX_INPUT_BYTES = 256 * 2**20  # of one line, one text file or one picture: long
 Ref = Annotated[
     str, Parameter(help="A local folder, a .gguf file, a bundled name (see `plainformer models`) or a Hub id.")
 ]
+
+
+def _whole(kind: Any, tokens: Sequence[Any]) -> int:
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{restored(text)!r} is not a whole number") from None
+
+
+WHOLE = Parameter(converter=_whole)  # left to itself, the parser rounds 2.5
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Machine-readable output on stdout.")]
 
 
