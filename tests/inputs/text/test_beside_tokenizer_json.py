@@ -231,6 +231,8 @@ def test_the_source_language_is_put_to_a_text(
             "do_lower_case=false",
         ),
         ("BertTokenizer", {"src_lang": "de"}, 'src_lang="de"'),
+        ("T5Tokenizer", {"keep_accents": False}, "keep_accents=false"),
+        ("T5Tokenizer", {"split_by_punct": True}, "split_by_punct=true"),
         ("BertTokenizer", {"cls_token": "hello"}, 'cls_token="hello" in tokenizer_config.json has no effect'),
         ("T5Tokenizer", {"eos_token": "<x>"}, "tokenizer.json puts '</s>' around a text"),
         ("BertTokenizer", {"pad_token": "[PAD2]"}, r"has id 14, and the model's vocabulary has 14 rows"),

@@ -30,6 +30,11 @@ _CASES = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+# Fields that are not followed: the part of tokenizer.json that shows its own value, and the value with which that step is there.
+_SHOWN_BY = {
+    "keep_accents": ("normalizer", "StripAccents", False),
+    "split_by_punct": ("pre_tokenizer", "Punctuation", True),
+}
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
@@ -123,6 +128,10 @@ def _follow_text(
             _set_parts(backend, parts)
         else:
             _say_ignored(settings, key, "tokenizers of this class take tokenizer.json as it is")
+    for key, (part, kind, present) in _SHOWN_BY.items():
+        value = settings.config.get(key)
+        if isinstance(value, bool) and any(n["type"] == kind for n in _nodes(parts[part])) != (value is present):
+            _say_ignored(settings, key, "tokenizer.json says otherwise, and is taken as it is")
 
 
 def _counts_alone(
