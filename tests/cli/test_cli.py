@@ -290,7 +290,7 @@ def test_options_without_effect(
     ("options", "message"),
     [
         ("--max-new-tokens 0", "--max-new-tokens 0 is not a whole number of at least 1\n  → ask for at least 1"),
-        ("--max-new-tokens few", '"few" into int'),
+        ("--max-new-tokens few", "'few' is not a whole number"),
         ("--dtype int8", "--dtype 'int8' is not supported"),
         ("--dtype bf17", "give fp32, bf16 or fp16"),
         ("--device tpu", "--device 'tpu' is unknown"),

@@ -45,14 +45,10 @@ def explain(
     chat: Annotated[bool, Parameter(negative="", help="TEXT is a user's message in the model's chat format.")] = False,
     truncate: Annotated[bool, Parameter(negative="", help="Cut an over-long text instead of refusing it.")] = False,
     shapes: Annotated[bool, Parameter(negative="", help="Every layer's shapes, not only the first's.")] = False,
-    steps: Annotated[
-        int | None, WHOLE, Parameter(help="Generate this many tokens, and show how each came about.")
-    ] = None,
+    steps: Annotated[int | None, WHOLE, Parameter(help="Generate this many tokens, and show each step.")] = None,
     candidates: Annotated[int | None, WHOLE, Parameter(help="Tokens to show of each step; 5.")] = None,
     what_if: Annotated[list[str] | None, Parameter(help=_WHAT_IF)] = None,
-    all_pieces: Annotated[
-        bool, Parameter(negative="", help="Every patch or frame, not only the first and last.")
-    ] = False,
+    all_pieces: Annotated[bool, Parameter(negative="", help="Every patch or frame, not the ends alone.")] = False,
     inside: InsightFlags = InsightFlags(),  # noqa: B008
     replay: Annotated[str | None, Parameter(help="Run a trace that --steps N --json wrote again.")] = None,
     load: LoadFlags = LoadFlags(),  # noqa: B008
