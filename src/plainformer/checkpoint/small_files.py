@@ -77,7 +77,7 @@ def missing_module_file(folder: Path) -> str:
 
 
 def not_a_transformer(modules: Path) -> str:
-    """Return a hint for a modules.json beside which there is no model of ours: what it lists instead; "" where nothing else."""
+    """Return what a modules.json lists instead of a transformer, as a hint; "" if it lists nothing else."""
     first = next((kind for _, kind in _listed(modules)), "")
     return "" if first in ("", "Transformer") else f"{MODULES} lists {first!r}, which is not supported"
 

@@ -121,13 +121,14 @@ def entities(
     if written.html is not None:
         probe_output("html", written.html)
     given = [restored(path) for path in paths]
-    document_files(given)  # says what is not there before a model is loaded
+    other: list[Path] = []
+    files = document_files(given, other.append)  # says what is not there before a model is loaded
     required = needs.options()
     task = _finder(load, ref, label or ())
     if needs.similar is not None:
         required["compare"] = _compare(needs.similar, load)
     analysis, failed = _analyse(
-        task, options, given, labels=label or (), min_score=min_score, within=within, **required
+        task, options, files, other, labels=label or (), min_score=min_score, within=within, **required
     )
     if written.html is not None:
         from plainformer.entities.report import to_html
@@ -144,25 +145,24 @@ def entities(
         raise some_skipped(failed, len(analysis.found) + failed, "documents")
 
 
-def _analyse(task: Any, options: Any, paths: Sequence[str], **how: Any) -> tuple[Analysis, int]:
-    """Return what the documents hold, and how many were skipped, which stderr says."""
+def _analyse(task: Any, options: Any, files: Sequence[Path], other: Sequence[Path], **how: Any) -> tuple[Analysis, int]:
+    """Return what the documents of `files` hold, and how many were skipped; stderr says that, and names `other` files."""
     from plainformer.entities import analyse, read_documents
     from plainformer.entities.documents import count_documents
     from plainformer.tasks.results import Skipped
 
-    other: list[Path] = []
     failed: list[PlainformerError] = []
 
     def fail(error: PlainformerError) -> None:
         failed.append(error)
         screen.say("skipped: " + error.reason(as_flag, first=1))
 
-    count = Count(count_documents(paths) if screen.shows else None, "documents")
+    count = Count(count_documents(files) if screen.shows else None, "documents")
 
     names: deque[str] = deque()  # of the documents that the task gets
 
     def documents() -> Iterator[Document]:
-        for one in read_documents(paths, skipped=other.append, failed=fail if options.on_error == "skip" else None):
+        for one in read_documents(files, failed=fail if options.on_error == "skip" else None):
             if one.text.strip():
                 names.append(one.name)
             yield one
@@ -225,9 +225,7 @@ def _compare(ref: str, flags: LoadFlags) -> Any:
     embed = load(restored(ref), task="feature-extraction", **device)
 
     def cosines(first: Sequence[str], second: Sequence[str]) -> list[list[float]]:
-        import torch
-
-        one, other = (torch.stack([r.vector for r in embed(list(texts), normalize=True)]) for texts in (first, second))
+        one, other = (embed(list(texts), normalize=True).vectors for texts in (first, second))
         found: list[list[float]] = (one @ other.T).tolist()
         return found
 

@@ -74,7 +74,7 @@ def _is(kind: Callable[[Path], bool], value: str) -> bool:
 
 
 def bounded(data: bytes, where: str) -> bytes:
-    """Return what was read, if it is no longer than one input may be."""
+    """Return the data unchanged, or raise if it exceeds the size limit for one input."""
     if len(data) > MAX_INPUT_BYTES:
         what = f"an input of {where} is longer than {MAX_INPUT_BYTES // 2**20} MiB"
         raise InputError(what, "cut it into lines or files")

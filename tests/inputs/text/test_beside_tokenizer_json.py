@@ -14,6 +14,7 @@ from plainformer.errors import CheckpointError
 from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support.sentencepiece import TEXTS, train
+from tests.support.tokenizers import WORDPIECE
 
 ROLES = ("bos", "eos", "pad", "unk", "mask", "cls", "sep")
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
@@ -46,22 +47,7 @@ SENTENCEPIECE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "MBart50Tokenizer": ("sentencepiece.bpe.model", FAIRSEQ, {}),
 }
 BYTE_LEVEL = {"RobertaTokenizer": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "GPT2Tokenizer": ["<|endoftext|>"]}
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "hello",
-    "world",
-    "##s",
-    "word",
-    "!",
-    "über",
-    "uber",
-    "日",
-    "Hello",
-]
+WORDS = [*WORDPIECE[:-1], "Hello"]
 ADDED = ["Hello World zorp xzorpy <x> <extra>", "ÜBER über <img> [PAD2]", "日hello日", "<pad>a</s>", "zorp.<x> b"]
 NEW = {"lstrip": False, "rstrip": False, "single_word": False}
 SPECIAL = {"content": "<x>", **NEW, "normalized": False, "special": True}

@@ -16,6 +16,7 @@ from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support import ROOT
 from tests.support.sentencepiece import TEXTS, train, write_two_sides
+from tests.support.tokenizers import WORDPIECE
 
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
@@ -272,23 +273,6 @@ def test_marian_by_what_the_model_says(tmp_path: Path) -> None:
 
 
 # ---- WordPiece and byte-level BPE ---------------------------------------------------------------------------------
-
-WORDPIECE = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "hello",
-    "world",
-    "##s",
-    "word",
-    "!",
-    "über",
-    "uber",
-    "日",
-    "##ing",
-]
 
 
 def wordpiece(folder: Path, **config: Any) -> Path:
