@@ -48,11 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
+    "training": TOP | {"train", "data", "evaluate"},
     "info": TOP,
     "explanation": TOP,
     "serve": TOP,
-    "cli": TOP | {"info", "explanation", "entities", "evaluate", "__init__"},
-    "__init__": TOP | {"explanation"},
+    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "training", "__init__"},
+    "__init__": TOP | {"explanation", "training"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.

@@ -1,0 +1,234 @@
+"""What is asked of a training run: nested options, written as YAML, checked before anything is loaded. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plainformer.config.options import MISSING, Checked, flag, number, one_of, option, text, whole
+
+# Name in `objective:` → module and class below train/objectives.
+OBJECTIVES = {
+    "causal-lm": "causal:CausalLanguageModel",
+    "masked-lm": "masked:MaskedLanguageModel",
+    "denoising": "denoise:Denoising",
+    "seq2seq": "seq2seq:SequenceToSequence",
+    "instruction": "instruction:InstructionTuning",
+    "text-classification": "classify:TextClassification",
+    "token-classification": "token:TokenClassification",
+    "question-answering": "span:QuestionAnswering",
+    "multiple-choice": "choice:MultipleChoice",
+    "ctc": "ctc:CtcSpeechRecognition",
+    "speech-to-text": "speech:SpeechToText",
+    "image-classification": "media:ImageClassification",
+    "audio-classification": "media:AudioClassification",
+}
+PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
+FORMATS = ("text", "jsonl", "csv", "tsv", "conll", "squad", "audio", "images", "npz", "parquet", "arrow", "hub")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(Checked):
+    """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) B A, where only A and B are trained."""
+
+    rank: int = option(8, help="Rank of A and B.", check=whole(1))
+    alpha: float = option(16.0, help="Scale: the product is multiplied by alpha / rank.", check=number("(0, inf)"))
+    dropout: float = option(0.0, help="Dropout before A.", check=number("[0, 1)"))
+    targets: Sequence[str] | None = option(
+        None, help="Names of the checkpoint's linears (q_proj, query, c_attn ...); default: attention's."
+    )
+    merge: bool = option(False, help="Save the merged model, not the adapter alone.", check=flag())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(Checked):
+    """What is trained."""
+
+    ref: str | None = option(None, help="Checkpoint to start from: a folder, bundled name or Hub id.", check=text())
+    config: Mapping[str, Any] | None = option(
+        None, help="A config.json fragment (model_type, hidden_size ...): the model is made from scratch."
+    )
+    tokenizer: str | None = option(None, help="Tokenizer of a model from scratch; default: that of ref.", check=text())
+    revision: str | None = option(None, help="Branch, tag or commit of ref on the Hub.", check=text())
+    train: str = option(
+        "all", help="What is trained: all, or head (the backbone is frozen).", check=one_of("all", "head")
+    )
+    lora: LoraConfig | None = option(None, help="Train low-rank adapters, not the weights.")
+    dropout: float | None = option(
+        None, help="One dropout for all places; default: the checkpoint's own.", check=number("[0, 1)")
+    )
+    checkpointing: str | int = option(
+        "none", help="Activation checkpointing: none, all, or every n-th layer: less memory, more time."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(Checked):
+    """One set of rows."""
+
+    path: str = option(MISSING, help="File, folder, or data set on the Hub.", check=text())
+    format: str | None = option(
+        None, help=f"One of {', '.join(FORMATS)}; default: by the name.", check=one_of(*FORMATS)
+    )
+    name: str | None = option(None, help="Configuration of a Hub data set, array of an npz file.", check=text())
+    split: str | None = option(None, help="Split of a Hub data set.", check=text())
+    limit: int | None = option(None, help="Use only this many rows, the first.", check=whole(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(Checked):
+    """How one set of rows is divided, by the hash of what they hold: the order of the file changes nothing."""
+
+    validation: float = option(0.1, help="Share for validation.", check=number("(0, 1)"))
+    test: float = option(0.0, help="Share for the test set, which training never looks at.", check=number("[0, 1)"))
+    by: str = option("random", help="random, stratified or grouped.", check=one_of("random", "stratified", "grouped"))
+    group: str | None = option(None, help="Column whose equal values stay on one side.", check=text())
+    seed: int = option(0, help="Seed of the split alone.", check=whole(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """Rows, and how they are read."""
+
+    train: SourceConfig = option(MISSING, help="Rows to learn from.")
+    validation: SourceConfig | None = option(None, help="Rows to choose by.")
+    test: SourceConfig | None = option(None, help="Rows that are only looked at for leaks.")
+    columns: Mapping[str, str | int] = field(
+        default_factory=dict, metadata=option(help="Objective's name of a column: the data's name or number.").metadata
+    )
+    split: SplitConfig | None = option(None, help="Take validation (and test) rows out of the training rows.")
+    duplicates: str = option(
+        "refuse",
+        help="Rows of train that are in validation or test too: refuse, drop_train, group or allow.",
+        check=one_of("refuse", "drop_train", "group", "allow"),
+    )
+    labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
+    max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
+    too_long: str = option(
+        "cut", help="What happens to longer ones: cut, drop, or window.", check=one_of("cut", "drop", "window")
+    )
+    stride: int = option(0, help="Tokens that neighbouring windows share.", check=whole(0))
+    cache: str | None = option(None, help="Folder of tokenised data; default: the user's cache.", check=text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(Checked):
+    """What one step learns from."""
+
+    size: int = option(32, help="Rows of a step.", check=whole(1))
+    micro: int | None = option(
+        None, help="Rows that the model runs at a time; default: size. Fewer take less memory.", check=whole(1)
+    )
+    packed: bool = option(True, help="Put several documents into one row, where the objective can.", check=flag())
+    row_length: int | None = option(None, help="Tokens of a packed row; default: max_length.", check=whole(2))
+    by_length: bool = option(True, help="Batches of like length: less padding.", check=flag())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthConfig(Checked):
+    """How long training goes on: one of the three."""
+
+    epochs: int | None = option(
+        None, help="Passes over the data; default: 1 to pre-train, 3 to fine-tune.", check=whole(1)
+    )
+    steps: int | None = option(None, help="Steps.", check=whole(1))
+    tokens: int | None = option(None, help="Tokens, rounded up to whole steps.", check=whole(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Checked):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    learning_rate: float | None = option(
+        None, help="Peak rate; default: by objective, shown by --dry-run.", check=number("(0, inf)")
+    )
+    weight_decay: float = option(0.01, help="Decay of matrices; biases and norms have none.", check=number("[0, inf)"))
+    beta1: float = option(0.9, help="Decay of the mean of gradients.", check=number("[0, 1)"))
+    beta2: float = option(0.999, help="Decay of the mean of their squares.", check=number("[0, 1)"))
+    eps: float = option(1e-8, help="Added to the root of that mean.", check=number("(0, inf)"))
+    max_grad_norm: float | None = option(
+        1.0, help="Largest norm of all gradients; null: no limit.", check=number("(0, inf)")
+    )
+    layer_decay: float | None = option(
+        None, help="Each layer's rate is this times that of the layer above.", check=number("(0, 1]")
+    )
+    ema: float | None = option(
+        None, help="Decay of an average of the weights, evaluated and saved.", check=number("(0, 1)")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Checked):
+    """The learning rate as a function of the step."""
+
+    kind: str = option(
+        "linear", help="linear, cosine, wsd or constant.", check=one_of("linear", "cosine", "wsd", "constant")
+    )
+    warmup: float = option(
+        0.1, help="Steps of warm-up: a share below 1, or a number of steps.", check=number("[0, inf)")
+    )
+    decay: float = option(0.2, help="Share of the steps in which wsd decays.", check=number("(0, 1]"))
+    final: float = option(0.0, help="Rate at the end as a share of the peak.", check=number("[0, 1]"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Checked):
+    """What is minimised."""
+
+    label_smoothing: float = option(0.0, help="Share of probability spread over all labels.", check=number("[0, 1)"))
+    chunk: int | None = option(
+        None, help="Labels scored at a time: less memory for large vocabularies; default: by size.", check=whole(0)
+    )
+    mask_share: float = option(
+        0.15, help="masked-lm, denoising: share of tokens that are hidden.", check=number("(0, 1)")
+    )
+    whole_words: bool = option(False, help="masked-lm: hide whole words.", check=flag())
+    mean_span: float = option(3.0, help="denoising: mean length of what is hidden.", check=number("[1, inf)"))
+    teacher: str | None = option(None, help="Distil from this checkpoint (Hinton et al. 2015).", check=text())
+    temperature: float = option(2.0, help="Of the teacher's and the student's distributions.", check=number("(0, inf)"))
+    teacher_weight: float = option(0.5, help="Share of the teacher in the loss.", check=number("(0, 1]"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Checked):
+    """When validation rows are looked at, and what follows."""
+
+    every: int | None = option(
+        None, help="Steps between evaluations; default: each epoch, or 10 times.", check=whole(1)
+    )
+    first: bool = option(True, help="Evaluate before the first step, too.", check=flag())
+    metric: str | None = option(None, help="Chooses the best checkpoint; default: the objective's.", check=text())
+    patience: int | None = option(None, help="Stop after this many evaluations without a better one.", check=whole(1))
+    batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Checked):
+    """What is kept of a run."""
+
+    every: int | None = option(None, help="Steps between checkpoints; default: at each evaluation.", check=whole(1))
+    keep: int = option(2, help="Checkpoints kept besides the best and the last.", check=whole(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Checked):
+    """One run. A run folder's `config.yaml` has every value written out."""
+
+    objective: str = option(MISSING, help="What is learnt.", check=one_of(*OBJECTIVES))
+    folder: str = option(MISSING, help="Folder of the run.", check=text())
+    model: StartConfig = option(MISSING, help="What is trained.")
+    data: DataConfig = option(MISSING, help="What it learns from.")
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    length: LengthConfig = field(default_factory=LengthConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = option(0, help="Of order, masks, dropout and new weights.", check=whole(0))
+    device: str = option("cpu", help="cpu, cuda or cuda:N.", check=text())
+    precision: str = option("fp32", help="fp32, or bf16 (autocast; weights stay fp32).", check=text())
+    threads: int | None = option(None, help="Threads on a CPU; default: torch's.", check=whole(1))
+    compile: bool = option(False, help="torch.compile the layers.", check=flag())
+    log_every: int = option(10, help="Steps between lines of metrics.jsonl.", check=whole(1))

@@ -1,0 +1,134 @@
+"""What every objective shares: `encode` a row once, `collate` examples into a batch, compute the `loss`.
+
+Shapes: B rows of a micro-batch, T positions, N labels, K statistics of a metric.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from plainformer.config import ModelConfig
+    from plainformer.config.training import TrainConfig
+    from plainformer.model.transformer import Transformer
+
+Arrays = dict[str, npt.NDArray[Any]]  # one example, as the cache keeps it
+
+
+class Dropped(Exception):
+    """A row that cannot be learnt from; the reason is one of few texts, since reports count them ("answer outside text")."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    required: bool = True
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch, made on the CPU by `collate`.
+
+    Attributes:
+        inputs: what the model's forward takes, by name.
+        targets: what the loss takes besides, by name.
+        count: how many labels it has: known before the model runs, because a step's loss is divided by the labels of all
+            its micro-batches.
+        tokens: real positions (padding not counted), for the speed that is reported.
+        examples: the number of each row's first example, for per-example losses.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    count: int
+    tokens: int
+    examples: tuple[int, ...] = ()
+
+
+@dataclass
+class Loss:
+    """The sum of a micro-batch's losses over its labels, and the same for each row, (B,), detached."""
+
+    total: Tensor
+    per_row: Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that evaluation gives. Its direction is a property of the metric, never an option."""
+
+    name: str
+    better: str = "higher"  # or "lower"
+
+
+@dataclass
+class Encoded:
+    """What a row became: usually one example, several windows of a long text; `cut` counts the tokens that were left out."""
+
+    examples: list[Arrays] = field(default_factory=list)
+    cut: int = 0
+
+
+class Objective(ABC):
+    """One way to learn.
+
+    An objective is made once for a run, of the configuration, the model's configuration and what turns raw input into
+    tensors: a tokenizer, or a processor of audio or images.
+
+    Attributes:
+        name: in `objective:` of a configuration. head: the kind of head that its model has.
+        columns: what it reads of a row. packs: whether several examples may share a row.
+        metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
+    packs: ClassVar[bool] = False
+
+    def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
+        self.config, self.model_config, self.processor = config, model, processor
+
+    @abstractmethod
+    def encode(self, row: Mapping[str, Any]) -> Encoded:
+        """Return the examples of a row, whose columns have this objective's names. Raises Dropped."""
+
+    def length(self, example: Arrays) -> int:
+        """Return how many positions an example takes, for batches of like length."""
+        return len(example["input_ids"])
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
+        """Return rows of pieces of examples as tensors; `draws` has one source of random numbers for each row's choices."""
+
+    @abstractmethod
+    def loss(self, model: Transformer, batch: Batch) -> Loss:
+        """Run the model."""
+
+    @abstractmethod
+    def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
+        """Return sums for each row, (B, K), of which metrics are made: the first two columns are loss and labels."""
+
+    @abstractmethod
+    def measured(self, sums: npt.NDArray[np.float64]) -> dict[str, float]:
+        """Return metrics of statistics summed over rows, (K,): "loss" and those of `metrics`."""
+
+    @abstractmethod
+    def shown(self, example: Arrays) -> list[tuple[str, str]]:
+        """Return an example token by token with what each is to learn, "" for nothing: for people."""
