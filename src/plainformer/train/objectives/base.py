@@ -1,6 +1,6 @@
 """What every objective shares: `encode` a row once, `collate` examples into a batch, compute the `loss`.
 
-Shapes: B rows of a micro-batch, T positions, N labels, K statistics of a metric.
+Shapes: B batch (rows of a micro-batch), T positions, M numbers that a metric is made of.
 """
 
 from __future__ import annotations
@@ -123,11 +123,11 @@ class Objective(ABC):
 
     @abstractmethod
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
-        """Return sums for each row, (B, K), of which metrics are made: the first two columns are loss and labels."""
+        """Return sums for each row, (B, M), of which metrics are made: the first two columns are loss and labels."""
 
     @abstractmethod
     def measured(self, sums: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Return metrics of statistics summed over rows, (K,): "loss" and those of `metrics`."""
+        """Return metrics of statistics summed over rows, (M,): "loss" and those of `metrics`."""
 
     @abstractmethod
     def shown(self, example: Arrays) -> list[tuple[str, str]]:
