@@ -4,6 +4,7 @@
     ├── CheckpointError         a checkpoint's files
     ├── HubError                a reference that could not be turned into local files
     ├── MissingDependencyError  an optional package
+    ├── TrainingError           a run that cannot go on
     └── UsageError              exit code 2: the call itself cannot work
         └── InputError          one of its inputs
 
@@ -156,6 +157,10 @@ class InputError(UsageError):
 
 class MissingDependencyError(PlainformerError):
     """An optional package is needed and not installed."""
+
+
+class TrainingError(PlainformerError):
+    """A run of training cannot go on: a loss that is not finite, a full disk. Its last checkpoint is good."""
 
 
 def did_you_mean_these(names: Iterable[str]) -> str:
