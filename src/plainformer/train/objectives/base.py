@@ -113,6 +113,10 @@ class Objective(ABC):
         """Return how many positions an example takes, for batches of like length."""
         return len(example["input_ids"])
 
+    def part(self, example: Arrays, start: int, stop: int | None) -> Arrays:
+        """Return the piece of an example from position `start` up to and without `stop` (None: its end), as `collate` takes it."""
+        return example if start == 0 and stop is None else {name: array[start:stop] for name, array in example.items()}
+
     @abstractmethod
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return rows of pieces of examples as tensors; `draws` has one source of random numbers for each row's choices."""
