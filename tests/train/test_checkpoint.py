@@ -139,6 +139,24 @@ def test_a_crash_after_every_single_operation_leaves_a_good_checkpoint(tmp_path:
                 break
 
 
+def test_a_crash_while_a_checkpoint_is_replaced_by_another_of_the_same_step(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    save(Checkpoints(before, files=Quick()), 10, None)
+    left, ended = 0, False
+    while not ended:
+        run = tmp_path / f"{left}"
+        shutil.copytree(before, run, symlinks=True)
+        try:
+            save(Checkpoints(run, files=Crashing(left, True)), 10, 10)
+        except Crash:
+            pass
+        else:
+            ended = True
+        saved, _ = Checkpoints(run, files=Quick()).newest()
+        check(run, saved)
+        left += 1
+
+
 @pytest.mark.parametrize("middle", [False, True], ids=["after", "within"])
 def test_a_crash_of_the_start_itself(tmp_path: Path, middle: bool) -> None:
     """Two checkpoints are good, a third is damaged, and a fourth was being written."""

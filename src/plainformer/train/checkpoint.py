@@ -35,6 +35,7 @@ MANIFEST = "MANIFEST.json"
 TRAINING = "training"
 STATE = f"{TRAINING}/state.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_OLD = ".tmp-old-"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on the size of files
 Tensors = Mapping[str, Tensor]
 
@@ -122,11 +123,10 @@ class Checkpoints:
     def newest(self) -> tuple[Saved | None, list[str]]:
         """Return the newest checkpoint that is whole, and a sentence for each newer one that is not.
 
-        What an interrupted save left is removed; a damaged checkpoint gets another name, and is removed when the next
+        What an interrupted save left is removed. A damaged checkpoint gets another name, and is removed when the next
         one is saved. `last` and `best` are made to point where this checkpoint says.
         """
-        for path in [*self.run.glob(".tmp-*"), *self.folder.glob(".tmp-*")]:
-            self.files.remove(path)
+        self._clear()
         passed_over: list[str] = []
         for step in reversed(self.steps()):
             path = self.path(step)
@@ -140,6 +140,15 @@ class Checkpoints:
             self.files.remove(aside)
             self.files.rename(path, aside)
         return None, passed_over
+
+    def _clear(self) -> None:
+        """Remove what is left of an interrupted save, and take back a checkpoint that was to be replaced."""
+        for path in self.folder.glob(f"{_OLD}*"):
+            target = self.folder / path.name.removeprefix(_OLD)
+            if not target.exists() and not damage(path):
+                self.files.rename(path, target)
+        for path in [*self.run.glob(".tmp-*"), *self.folder.glob(".tmp-*")]:
+            self.files.remove(path)
 
     # ---- while it runs
 
@@ -165,12 +174,13 @@ class Checkpoints:
             self.files.make(self.folder)
             self.files.remove(temporary)
             self._write(temporary, save_model, tensors, {**state, "step": step})
-            self._discard(target)
+            before = self._set_aside(target)
             self.files.rename(temporary, target)
             self.files.sync(self.folder)
             self._point(step, state.get("best"))
         except (OSError, SafetensorError, PlainformerError) as error:
             raise self._cannot_save(step, temporary, error) from error
+        self.files.remove(before)
         self._retain(step)
         return target
 
@@ -226,17 +236,17 @@ class Checkpoints:
             best = json.loads(state.read_text(encoding="utf-8")).get("best") if state.is_file() else None
             kept |= {best["step"]} if best else set()
         for known in set(self.steps()) - kept:
-            self._discard(self.path(known))
+            self.files.remove(self._set_aside(self.path(known)))
         for path in self.folder.glob(".damaged-*"):
             self.files.remove(path)
 
-    def _discard(self, path: Path) -> None:
-        """Delete a folder; half of one never has a checkpoint's name."""
+    def _set_aside(self, path: Path) -> Path:
+        """Give a folder the name of one that is to be deleted: half of one never has a checkpoint's name."""
+        aside = self.folder / f"{_OLD}{path.name}"
+        self.files.remove(aside)
         if path.exists():
-            aside = self.folder / f".tmp-old-{path.name}"
-            self.files.remove(aside)
             self.files.rename(path, aside)
-            self.files.remove(aside)
+        return aside
 
     def _cannot_save(self, step: int, temporary: Path, error: Exception) -> PlainformerError:
         try:
