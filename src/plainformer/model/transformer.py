@@ -186,7 +186,15 @@ class Transformer(nn.Module):
         output: StackOutput = self.encoder(StackInput(**given))
         return output
 
-    def states(self, input_ids: Any = None, attention_mask: Any = None, *, document_ids: Any = None, encoder_output: Any = None, **inputs: Any) -> StackOutput:
+    def states(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        document_ids: Any = None,
+        encoder_output: Any = None,
+        **inputs: Any,
+    ) -> StackOutput:
         """Stand-in."""
         real = attention_mask
         if document_ids is not None:

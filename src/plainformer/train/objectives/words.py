@@ -89,7 +89,7 @@ class WordObjective(Objective):
         """
         if self.limit is None or len(row) <= self.limit:
             return [row], 0
-        how = self.config.data.too_long
+        how = self.too_long
         if how == "drop":
             raise Dropped("longer than max_length")
         if how == "window":
