@@ -186,32 +186,6 @@ class Transformer(nn.Module):
         output: StackOutput = self.encoder(StackInput(**given))
         return output
 
-    def states(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        *,
-        document_ids: Any = None,
-        encoder_output: Any = None,
-        **inputs: Any,
-    ) -> StackOutput:
-        """Stand-in."""
-        real = attention_mask
-        if document_ids is not None:
-            real = (document_ids >= 0).long()
-            assert int(document_ids.max()) == 0
-        given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": real, **inputs}
-        main_input = StackInput(**{name: given.get(name) for name in _MAIN_NAMES})
-        if self.encoder is None or self.decoder is None:
-            return self.main(main_input)
-        if encoder_output is None:
-            encoder_output = self.encoder(main_input)
-        return self.decoder(self._decoder_input(given), encoder_output=encoder_output)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Stand-in."""
-        return self.head(x, None, None, None)
-
     def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
         if cache is not None and self.decoder is None:
             raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
