@@ -105,6 +105,16 @@ class PlainformerError(Exception):
         what, fix = self._parts()
         return type(self)(f"{where}: {what}", fix)
 
+    def respelt(self, spelling: Spelling, note: str = "") -> PlainformerError:
+        """Return the same error with its options as `spelling` writes them, perhaps by `opt` again, and a note after `what`."""
+        what, fix = (_OPTION.sub(lambda found: spelling(found[1], found[2]), part) for part in self._parts())
+        return type(self)(what + note, fix)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options that the message names, in order."""
+        return tuple(found[1] for found in _OPTION.finditer(self._message))
+
     def reason(self, spelling: Spelling = in_python, first: int = 0) -> str:
         """Return the message without the next step; arguments as those of `message`."""
         return spelt(self._parts()[0], spelling, first)
