@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import plainformer
 from plainformer.config.building import all_names, as_config, as_data, build, read_config, section_of, table_of
+from plainformer.config.effects import PACKING
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import OBJECTIVES, OptimizerConfig, TrainConfig
 from plainformer.config.yaml import parse_yaml
 from plainformer.errors import InputError, UsageError
+from plainformer.train.objectives import objective_class
 
 BASE = """objective: text-classification
 folder: runs/a
@@ -24,6 +27,7 @@ data:
   train:
     path: rows.jsonl
 """
+OBJECTIVE_FILES = Path(plainformer.__file__).parent / "train" / "objectives"
 VALIDATION = "  validation: {path: dev.jsonl}\n"
 SCRATCH = """objective: causal-lm
 folder: runs/a
@@ -222,6 +226,7 @@ def test_a_mistake_in_python_has_no_line() -> None:
         ("precision: fp16\n", "precision: 'fp16' needs its loss scaled, or small gradients become 0"),
         ("precision: bf16\n", "precision: 'bf16' is for a GPU"),
         ("precision: fp8\n", "precision: 'fp8' is unknown"),
+        ("  prefix: x\n", "data.prefix has no effect"),
         ("device: gpu\n", "device: 'gpu' is unknown"),
         ("device: cuda\nthreads: 2\n", "threads has no effect with device: 'cuda'"),
     ],
@@ -313,3 +318,11 @@ def test_every_option_says_what_it_is() -> None:
             kind = section_of(kind, section)
         (found,) = [f for f in dataclasses.fields(kind) if f.name == last]
         assert found.metadata["option"].help.endswith("."), name
+
+
+def test_the_objectives_that_pack_are_known() -> None:
+    """The list is there because the configuration is checked before torch is loaded."""
+    there = [
+        name for name, place in OBJECTIVES.items() if (OBJECTIVE_FILES / f"{place.partition(':')[0]}.py").is_file()
+    ]
+    assert [name for name in there if objective_class(name).packs] == [name for name in there if name in PACKING]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
@@ -11,20 +12,28 @@ from plainformer.errors import UsageError, opt
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
 
+PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
 WORDS = ("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction", "speech-to-text")  # scores for each token
-PACKING = ("causal-lm", "masked-lm", "instruction")  # several documents may share a row
+PACKING = ("causal-lm",)  # several documents may share a row
 LABELLED = (
     "text-classification",
     "token-classification",
     "image-classification",
     "audio-classification",
 )
-# Option of `loss` → its default, and the objectives that it is for.
-_LOSS = {
-    "chunk": (None, WORDS),
-    "mask_share": (0.15, ("masked-lm", "denoising")),
-    "whole_words": (False, ("masked-lm",)),
-    "mean_span": (3.0, ("denoising",)),
+# Option → the objectives that it is for.
+_FOR = {
+    "loss.chunk": WORDS,
+    "loss.mask_share": ("masked-lm", "denoising"),
+    "loss.whole_words": ("masked-lm",),
+    "loss.mean_span": ("denoising",),
+    "data.labels": LABELLED,
+    "data.max_target_length": ("seq2seq",),
+    "data.prefix": ("seq2seq",),
+    "data.source_language": ("seq2seq",),
+    "data.target_language": ("seq2seq",),
+    "batches.packed": PACKING,
+    "batches.row_length": PACKING,
 }
 
 
@@ -34,16 +43,15 @@ def check_effects(config: TrainConfig) -> None:
     """
     _check_machine(config)
     objective = f"with {opt('objective', config.objective)}"
-    for name, (usual, objectives) in _LOSS.items():
-        given = getattr(config.loss, name) != usual
-        no_effect(given and config.objective not in objectives, f"loss.{name}", objective)
+    for name, objectives in _FOR.items():
+        section, _, option = name.partition(".")
+        given = is_given(getattr(config, section), option)
+        no_effect(given and config.objective not in objectives, name, objective)
     no_effect(config.objective == "ctc" and config.loss.label_smoothing > 0, "loss.label_smoothing", objective)
-    packs = config.objective in PACKING
-    no_effect(not packs and not config.batches.packed, "batches.packed", objective)
-    no_effect(not packs and config.batches.row_length is not None, "batches.row_length", objective)
-    packed = packs and config.batches.packed
+    packed = config.objective in PACKING and config.batches.packed
     no_effect(packed and not config.batches.by_length, "batches.by_length", f"with {opt('batches.packed', True)}")
-    no_effect(config.objective not in LABELLED and config.data.labels is not None, "data.labels", objective)
+    windows = (config.data.too_long or ("window" if config.objective in PRETRAINING else "cut")) == "window"
+    no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
     head_alone = config.model.train == "head"
     no_effect(
         head_alone and config.optimizer.layer_decay is not None,
@@ -54,6 +62,12 @@ def check_effects(config: TrainConfig) -> None:
         for name in ("every", "metric", "patience"):
             given = getattr(config.evaluate, name) is not None
             no_effect(given, f"evaluate.{name}", f"without {opt('data.validation')} or {opt('data.split')}")
+
+
+def is_given(section: Any, name: str) -> bool:
+    """Return whether an option of a section has another value than its default."""
+    (default,) = (f.default for f in fields(section) if f.name == name)
+    return bool(getattr(section, name) != default)
 
 
 def _check_machine(config: TrainConfig) -> None:

@@ -72,7 +72,9 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _source(source: SourceConfig) -> SourceConfig:
-    return replace(source, path=source.path if source.format == "hub" else _if_local(source.path))
+    pattern = any(mark in source.path for mark in "*?[")
+    path = source.path if source.format == "hub" else _absolute(source.path) if pattern else _if_local(source.path)
+    return replace(source, path=path)
 
 
 def _absolute(path: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plainformer.config.effects import check_effects
+from plainformer.config.effects import PRETRAINING as PRETRAINING
+from plainformer.config.effects import check_effects, is_given
 from plainformer.config.options import MISSING, Check, Checked, Spec, flag, number, one_of, option, text, whole
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
@@ -27,7 +28,6 @@ OBJECTIVES = {
     "image-classification": "media:ImageClassification",
     "audio-classification": "media:AudioClassification",
 }
-PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
 FORMATS = (
     *("text", "paragraphs", "lines", "jsonl", "json", "csv", "tsv", "conll", "squad"),
     *("audio", "images", "npz", "parquet", "arrow", "hub"),
@@ -181,13 +181,12 @@ class DataConfig(Checked):
             raise UsageError(f"both {opt('split')} and {opt('validation')} are given", fix)
         if split is not None and split.test and self.test is not None:
             raise UsageError(f"both {opt('split.test')} and {opt('test')} are given", "give one of the two")
-        no_effect(self.stride > 0 and self.too_long != "window", "stride", f"without {opt('too_long', 'window')}")
         if self.max_length is not None and self.stride >= self.max_length:
             fix = f"give less than {opt('max_length', self.max_length)}"
             raise UsageError(f"{opt('stride', self.stride)} would never reach the end of a text", fix)
         alone = split is None and self.validation is None and self.test is None
         no_effect(
-            alone and self.duplicates != "refuse",
+            alone and is_given(self, "duplicates"),
             "duplicates",
             f"without {opt('validation')}, {opt('test')} or {opt('split')}",
         )
@@ -272,8 +271,8 @@ class ScheduleConfig(Checked):
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             what = f"{opt('warmup', self.warmup)} is neither a share nor a number of steps"
             raise UsageError(what, "give a number below 1, or a whole number")
-        no_effect(self.decay != 0.2 and self.kind != "wsd", "decay", f"without {opt('kind', 'wsd')}")
-        no_effect(self.final != 0 and self.kind == "constant", "final", f"with {opt('kind', 'constant')}")
+        no_effect(is_given(self, "decay") and self.kind != "wsd", "decay", f"without {opt('kind', 'wsd')}")
+        no_effect(is_given(self, "final") and self.kind == "constant", "final", f"with {opt('kind', 'constant')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,8 +296,8 @@ class LossConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, usual in (("temperature", 2.0), ("teacher_weight", 0.5)):
-            no_effect(self.teacher is None and getattr(self, name) != usual, name, f"without {opt('teacher')}")
+        for name in ("temperature", "teacher_weight"):
+            no_effect(self.teacher is None and is_given(self, name), name, f"without {opt('teacher')}")
 
 
 @dataclass(frozen=True, kw_only=True)
