@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plainformer.config import HeadConfig
 from plainformer.errors import InputError
+from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -21,7 +22,7 @@ class Head(nn.Module):
 
     def __init__(self, config: HeadConfig, hidden_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout, self.dense_dropout = config, config.dropout, config.dense_dropout
         size = config.transform_size or hidden_size
         has_transform = config.transform_size > 0
         self.dense = Linear(hidden_size, size, config.transform_bias) if has_transform else nn.Identity()
@@ -56,7 +57,8 @@ class Head(nn.Module):
         picked = pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id)
         if self.config.scale != 1.0:
             picked = picked * self.config.scale
-        logits: Tensor = self.out(self.norm(self.activation(self.dense(picked))))
+        inner = self.norm(self.activation(self.dense(drop(picked, self.dense_dropout, self.training))))
+        logits: Tensor = self.out(drop(inner, self.dropout, self.training))
         cap = self.config.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
