@@ -41,7 +41,9 @@ class RunFolder:
         make_folder(self.path)
         others = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
         if others and not (self.path / CONFIG).is_file():
-            what = f"{opt('folder', str(self.path))} is not empty, and not the folder of a run: it has {sorted(others)[0]}"
+            what = (
+                f"{opt('folder', str(self.path))} is not empty, and not the folder of a run: it has {sorted(others)[0]}"
+            )
             raise UsageError(what, "give a new folder")
         self._write(DATA, as_json(data))
         self._write(ENVIRONMENT, as_json({**environment(config), "resumed": []}))
