@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from plainformer.train.draws import generator
 
@@ -70,14 +70,18 @@ class Feeder(Generic[T]):
                 return
 
 
+class Examples(Protocol):
+    """All examples, by their numbers: a list, or a store on disk."""
+
+    def __getitem__(self, number: int, /) -> Arrays: ...
+
+
 def collated(
-    objective: Objective, examples: Sequence[Arrays], rows: MicroBatch, seed: int, epoch: int, pin: bool = False
+    objective: Objective, examples: Examples, rows: MicroBatch, seed: int, epoch: int, pin: bool = False
 ) -> Batch:
     """Return rows of a plan as a batch on the CPU. A row's random numbers are those of its first piece.
 
-    Args:
-        examples: all of them, by their numbers.
-        pin: whether its tensors are put where a GPU fetches them by itself.
+    `pin` puts its tensors where a GPU fetches them by itself.
     """
     pieces = [[objective.part(examples[p.example], p.start, p.stop) for p in row] for row in rows]
     batch = objective.collate(pieces, [generator(seed, epoch, *_key(row[0])) for row in rows])

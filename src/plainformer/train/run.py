@@ -35,6 +35,9 @@ class Record(Protocol):
     def sync(self) -> int:
         """Force all lines to the disk; return the size of metrics.jsonl."""
 
+    def close(self) -> None:
+        """Take no more."""
+
 
 @dataclass
 class State:
