@@ -28,7 +28,7 @@ def train_steps(run: Run, state: State) -> None:
     run.loss_sum.fill_(state.loss)
     _look(run, state)  # the evaluation before the first step, or one that was interrupted
     with Feeder(run.batches, state.step, run.plan.total_steps) as feeder:
-        for step, batches in feeder if not state.ended else ():
+        for number, (step, batches) in enumerate(feeder if not state.ended else ()):
             norm = learn(run, step, batches)
             state.step += 1
             state.tokens += sum(batch.tokens for batch in batches)
@@ -39,7 +39,7 @@ def train_steps(run: Run, state: State) -> None:
             _look(run, state)
             if state.ended:
                 break
-            if not gc.get_freeze_count():
+            if number == 0:
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through it again and again would take time
     gc.unfreeze()
