@@ -135,7 +135,9 @@ def test_batches_of_like_length_have_less_padding() -> None:
     def padding(by_length: bool) -> float:
         plan = plan_of(lengths, size=32, by_length=by_length, epochs=1)
         held = [[lengths[row[0].example] for row in plan.step(k).micro[0]] for k in range(plan.total_steps)]
-        return 1 - sum(lengths) / sum(max(each) * len(each) for each in held)
+        found = 1 - sum(lengths) / sum(max(each) * len(each) for each in held)
+        assert plan.padding() == pytest.approx(found)
+        return found
 
     assert padding(True) < 0.03 < 0.4 < padding(False)
 
@@ -175,8 +177,6 @@ def test_lengths_of_a_run() -> None:
 
     assert steps() == 20 and steps(epochs=3) == 12 and steps(steps=9) == 9
     assert (steps(tokens=70), steps(tokens=1), steps(tokens=71), steps(tokens=140)) == (4, 1, 5, 8)
-    with pytest.raises(UsageError, match="exclude one another"):
-        steps(epochs=1, tokens=7)
 
 
 @pytest.mark.parametrize("packs", [False, True])
@@ -192,9 +192,6 @@ def test_what_cannot_be_planned_is_said() -> None:
     cases: list[tuple[type[PlainformerError], str, dict[str, object]]] = [
         (InputError, "no examples", {"lengths": []}),
         (InputError, "single token", {"lengths": [0, 0]}),
-        (UsageError, "micro=9", {"lengths": [1], "size": 8, "micro": 9}),
-        (UsageError, "does not pack", {"lengths": [1], "row_length": 8}),
-        (UsageError, "are not packed", {"lengths": [1], "row_length": 8, "packs": True, "packed": False}),
         (UsageError, "need a length", {"lengths": [1], "packs": True}),
     ]
     for kind, message, arguments in cases:

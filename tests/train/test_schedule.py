@@ -95,10 +95,7 @@ def test_shares_that_add_up_to_one_always_fit() -> None:
     ("options", "total", "message"),
     [
         ({"warmup": 11}, 10, "warmup=11.*would not end"),
-        ({"warmup": 1.5}, 10, "neither a share nor a number"),
         ({"kind": "wsd", "warmup": 0.5, "decay": 0.6}, 10, "do not fit"),
-        ({"kind": "cosine", "decay": 0.5}, 10, "no effect on a cosine"),
-        ({"kind": "constant", "final": 0.5}, 10, "no effect on a constant"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], total: int, message: str) -> None:

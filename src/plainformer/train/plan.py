@@ -21,6 +21,7 @@ import numpy.typing as npt
 from plainformer.config.training import BatchConfig, LengthConfig
 from plainformer.errors import CheckpointError, InputError, UsageError, opt, plural
 from plainformer.train.draws import generator
+from plainformer.train.packing import Packing
 
 Integers = npt.NDArray[np.int64]
 POOL = 50  # batches whose examples are sorted by length together: more make less padding and less chance
@@ -100,51 +101,36 @@ class WholeOrder:
 
 
 class PackedOrder:
-    """Examples one after another in random order, cut every `row_length` tokens; the rows in random order.
+    """Rows of several examples, as `Packing` has laid them out, in random order."""
 
-    A row's examples are found by binary search in the cumulative sum of lengths. Rows are shuffled because those of a long
-    document would otherwise all be in one step. An example without tokens is in no row.
-    """
-
-    def __init__(self, lengths: Integers, size: int, row_length: int, draws: np.random.Generator) -> None:
-        self.size, self.row_length = size, row_length
-        self.order_N = draws.permutation(len(lengths))
-        self.ends_N = np.cumsum(lengths[self.order_N])
-        self.tokens = int(self.ends_N[-1])
-        self.rows_R = draws.permutation(-(-self.tokens // row_length))
+    def __init__(self, packing: Packing, size: int, draws: np.random.Generator) -> None:
+        self.packing, self.size = packing, size
+        self.piece_G = packing.filled(draws)
+        self.rows_R = draws.permutation(packing.rows)
 
     def rows(self, batch: int) -> list[Row]:
-        return [self._row(int(row)) for row in self.rows_R[batch * self.size : (batch + 1) * self.size]]
+        return [self._row(row) for row in self.rows_R[batch * self.size : (batch + 1) * self.size]]
 
     def _row(self, row: int) -> Row:
-        begin, end = row * self.row_length, min((row + 1) * self.row_length, self.tokens)
-        first, last = np.searchsorted(self.ends_N, [begin, end - 1], side="right")  # ends_N > token: who has it
-        pieces = []
-        for place in range(first, last + 1):
-            stop = int(self.ends_N[place])
-            start = int(self.ends_N[place - 1]) if place else 0
-            if start < stop:
-                whole = end >= stop
-                part = None if whole else end - start
-                pieces.append(Piece(int(self.order_N[place]), max(begin - start, 0), part))
-        return tuple(pieces)
+        packing = self.packing
+        held = self.piece_G[packing.first_R[row] : packing.first_R[row + 1]]
+        starts, stops = packing.start_P[held], packing.start_P[held] + packing.length_P[held]
+        examples = packing.example_P[held]
+        stops_or_end = np.where(stops == packing.lengths_N[examples], -1, stops)
+        parts = zip(examples.tolist(), starts.tolist(), stops_or_end.tolist(), strict=True)
+        return tuple(Piece(example, start, None if stop < 0 else stop) for example, start, stop in parts)
 
     def tokens_seen(self, batches: int) -> Integers:
-        done_R = np.zeros(len(self.rows_R), np.int64)
-        done_R[self.rows_R[: batches * self.size]] = 1
-        # Tokens seen before row r, whose rows are all full but the last; the last entry is never multiplied by more than 0.
-        before_R = np.concatenate([[0], np.cumsum(done_R) * self.row_length])
-        done_R = np.append(done_R, 0)
-        bounds = np.concatenate([[0], self.ends_N])
-        row, within = np.divmod(bounds, self.row_length)
-        counted = before_R[row] + done_R[row] * within
-        seen_N = np.empty(len(self.order_N), np.int64)
-        seen_N[self.order_N] = np.diff(counted)
-        return seen_N
+        packing = self.packing
+        done_R = np.zeros(packing.rows, bool)
+        done_R[self.rows_R[: batches * self.size]] = True
+        pieces = self.piece_G[np.repeat(done_R, np.diff(packing.first_R))]
+        seen = np.zeros(len(packing.lengths_N), np.int64)
+        np.add.at(seen, packing.example_P[pieces], packing.length_P[pieces])
+        return seen
 
     def whole_seen(self, batches: int) -> npt.NDArray[np.bool_]:
-        lengths_N = np.empty(len(self.order_N), np.int64)
-        lengths_N[self.order_N] = np.diff(self.ends_N, prepend=0)
+        lengths_N = self.packing.lengths_N
         return (self.tokens_seen(batches) == lengths_N) & (lengths_N > 0)
 
 
@@ -154,7 +140,7 @@ class Plan:
     Attributes:
         lengths: tokens of each example, (N,). size: rows of a step. micro: rows of a micro-batch.
         row_length: tokens of a packed row; None where each row is one whole example.
-        total_steps, steps_per_epoch, tokens_per_epoch: of the run, of a whole epoch.
+        total_steps: of the run. rows_per_epoch, steps_per_epoch, tokens_per_epoch: of a whole epoch.
     """
 
     def __init__(
@@ -171,8 +157,9 @@ class Plan:
         self.lengths, self.size, self.micro, self.seed = lengths, size, micro, seed
         self.row_length, self.by_length, self.total_steps = row_length, by_length, total_steps
         self.tokens_per_epoch = int(lengths.sum())
-        rows = len(lengths) if row_length is None else -(-self.tokens_per_epoch // row_length)
-        self.steps_per_epoch = -(-rows // size)
+        self.packing = Packing(lengths, row_length) if row_length is not None else None
+        self.rows_per_epoch = len(lengths) if self.packing is None else self.packing.rows
+        self.steps_per_epoch = -(-self.rows_per_epoch // size)
         self._orders: dict[int, Order] = {}
 
     @property
@@ -185,10 +172,10 @@ class Plan:
         order = self._orders.get(epoch)
         if order is None:
             draws = generator(self.seed, epoch)
-            if self.row_length is None:
+            if self.packing is None:
                 order = WholeOrder(self.lengths, self.size, self.by_length, draws)
             else:
-                order = PackedOrder(self.lengths, self.size, self.row_length, draws)
+                order = PackedOrder(self.packing, self.size, draws)
             self._orders = {**dict(list(self._orders.items())[-1:]), epoch: order}
         return order
 
@@ -199,6 +186,19 @@ class Plan:
         epoch, batch = divmod(step, self.steps_per_epoch)
         rows = self.order(epoch).rows(batch)
         return Step(step, epoch, _split(rows, self.micro))
+
+    def padding(self, steps: int = 200) -> float:
+        """Return the share of positions that are padding in the first steps: micro-batches are as wide as their longest row."""
+        real = positions = 0
+        for k in range(min(steps, self.total_steps)):
+            for micro in self.step(k).micro:
+                widths = [sum(self.tokens_of(piece) for piece in row) for row in micro]
+                real, positions = real + sum(widths), positions + max(widths) * len(widths)
+        return 1 - real / max(positions, 1)
+
+    def tokens_of(self, piece: Piece) -> int:
+        """Return the length of a piece."""
+        return int(self.lengths[piece.example] if piece.stop is None else piece.stop) - piece.start
 
     def seen(self, steps: int) -> Integers:
         """Return how often each example has been seen in whole after this many steps, (N,)."""
@@ -256,11 +256,11 @@ def make_plan(
         row_length: tokens of a packed row where `batches.row_length` is None; usually the longest input of the model.
         epochs_default: passes over the data where `length` says nothing.
     Raises:
-        UsageError: options that exclude one another or have no effect. InputError: nothing to learn from.
+        UsageError: packed rows without a length. InputError: nothing to learn from.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     packed = packs and batches.packed
-    _check(lengths_N, batches, packed, packs)
+    _check(lengths_N)
     rows_of = (batches.row_length or row_length) if packed else None
     if packed and rows_of is None:
         raise UsageError("packed rows need a length", f"give {opt('batches.row_length', ...)}")
@@ -270,29 +270,16 @@ def make_plan(
     return plan
 
 
-def _check(lengths: Integers, batches: BatchConfig, packed: bool, packs: bool) -> None:
+def _check(lengths: Integers) -> None:
     if not len(lengths):
         raise InputError("there are no examples to learn from", "what the data report lists as dropped says why")
     if lengths.min() < 0:
         raise ValueError(f"an example of {lengths.min()} tokens")
     if not lengths.any():
         raise InputError("no example has a single token", "look at what the data set's columns hold")
-    if batches.micro is not None and batches.micro > batches.size:
-        raise UsageError(
-            f"{opt('batches.micro', batches.micro)} is more than the {plural(batches.size, 'row')} of a step",
-            f"give at most {opt('batches.size', batches.size)}",
-        )
-    if batches.row_length is not None and not packed:
-        why = "rows are not packed" if packs else "this objective does not pack rows"
-        raise UsageError(f"{opt('batches.row_length', batches.row_length)} has no effect: {why}", "leave it out")
 
 
 def _total_steps(plan: Plan, length: LengthConfig, epochs_default: int) -> int:
-    given = {name: getattr(length, name) for name in ("epochs", "steps", "tokens")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        named = " and ".join(opt(f"length.{name}", value) for name, value in given.items())
-        raise UsageError(f"{named} exclude one another", "give one of them")
     if length.steps is not None:
         return length.steps
     if length.tokens is not None:  # tokens / (mean tokens of a step), rounded up, in whole numbers

@@ -13,8 +13,6 @@ import math
 from plainformer.config.training import ScheduleConfig
 from plainformer.errors import UsageError, opt, plural
 
-DECAY = ScheduleConfig.decay
-
 
 def warmup_steps(config: ScheduleConfig, total: int) -> int:
     """Return the steps of the warm-up: a share of all is rounded up, and leaves at least one step after it."""
@@ -29,12 +27,7 @@ def decay_steps(config: ScheduleConfig, total: int) -> int:
 
 
 def check_schedule(config: ScheduleConfig, total: int) -> None:
-    """Refuse a schedule that does not fit into a run of `total` steps, or an option that has no effect."""
-    if config.warmup > 1 and config.warmup != round(config.warmup):
-        raise UsageError(
-            f"{opt('schedule.warmup', config.warmup)} is neither a share nor a number of steps",
-            "give less than 1 for a share of all steps, or a whole number of steps",
-        )
+    """Refuse a schedule that does not fit into a run of `total` steps."""
     warmup = warmup_steps(config, total)
     if warmup > total:
         raise UsageError(
@@ -46,16 +39,6 @@ def check_schedule(config: ScheduleConfig, total: int) -> None:
             f"a warm-up of {plural(warmup, 'step')} and a decay of {decay_steps(config, total):,} do not fit into "
             f"the {plural(total, 'step')} of the run",
             f"lower {opt('schedule.warmup')} or {opt('schedule.decay')}",
-        )
-    if config.kind != "wsd" and config.decay != DECAY:
-        raise UsageError(
-            f"{opt('schedule.decay', config.decay)} has no effect on a {config.kind} schedule",
-            f"leave it out, or give {opt('schedule.kind', 'wsd')}",
-        )
-    if config.kind == "constant" and config.final:
-        raise UsageError(
-            f"{opt('schedule.final', config.final)} has no effect on a constant schedule",
-            f"leave it out, or give {opt('schedule.kind', 'linear')}",
         )
 
 
