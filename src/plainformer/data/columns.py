@@ -30,7 +30,7 @@ class Columns:
     """The objective's name of each column → the data's: a name, or a path into nested values.
 
     Attributes:
-        required: names without whose value a row is dropped.
+        required: names of which a row must have a value, or be dropped.
     """
 
     names: Mapping[str, str]
