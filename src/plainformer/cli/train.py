@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from plainformer.cli.options import Json, restored, write_json
 from plainformer.cli.overrides import parse_overrides
 from plainformer.cli.progress import screen
+from plainformer.cli.screen import console, print_facts
 from plainformer.cli.training_line import TrainingLine
 from plainformer.config.building import read_config
 from plainformer.config.values import no_effect
@@ -21,6 +22,7 @@ from plainformer.errors import UsageError, opt
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
+    from plainformer.training import TrainResult
     from plainformer.training.events import Event
 
 
@@ -107,21 +109,31 @@ def interruptible() -> Iterator[Stop]:
 
 
 class Shown:
-    """Shows the events of a run: a line on stderr, drawn anew; with `as_json`, one JSON value per line on stdout as well."""
+    """Shows the events of a run: a line on stderr, drawn anew; with `as_json`, one JSON value per line on stdout as well.
+
+    Attributes:
+        started: whether steps are taken. stop: since then, whether to stop. ends: what is to be undone at the end.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.line: TrainingLine | None = None
-        self.drawn = ExitStack()
+        self.ends = ExitStack()
+        self.started = False
+        self.line = TrainingLine(0)
+        self.stop: Callable[[], bool] = lambda: False
 
     def __call__(self, event: Event) -> None:
         values = event.values
         if event.kind == "started":
+            self.started = True
+            self.stop = self.ends.enter_context(interruptible())
             self.line = TrainingLine(values["total_steps"], values["step"])
-            self.drawn.enter_context(screen.during(self.line))
-        elif event.kind == "learnt" and self.line is not None:
+            self.ends.enter_context(screen.during(self.line))
+            if values["step"]:
+                screen.say(f"going on from step {values['step']:,} of {values['total_steps']:,}")
+        elif event.kind == "learnt":
             self.line.learnt(values)
-        elif event.kind == "evaluated" and self.line is not None:
+        elif event.kind == "evaluated":
             self.line.evaluated(values)
         elif event.kind == "said":
             screen.say(values["text"])
@@ -131,10 +143,38 @@ class Shown:
 
 def learn(config: TrainConfig, *, as_json: bool) -> None:
     """Train, and print what came of it."""
-    from plainformer.training import train as run
+    with screen.during("preparing"):
+        from plainformer.training import train as run
 
-    shown = Shown(as_json)
-    with screen.during("preparing"), shown.drawn:
-        result = run(config, on_event=shown)
+        shown = Shown(as_json)
+        with shown.ends:
+            result = run(config, on_event=shown, stop=lambda: shown.stop())
+    where = f"step {result.step:,} of {result.total_steps:,}"
     if result.ended == "stopped":
+        screen.say(f"saved at {where} in {result.folder}; the same command goes on from there")
         raise KeyboardInterrupt  # exit code 130
+    if not as_json:
+        print_result(result, where, already=not shown.started)
+
+
+def print_result(result: TrainResult, where: str, *, already: bool) -> None:
+    """Print how a run ended, perhaps before this call, and where its models are."""
+    out = console()
+    how = "done" if result.ended == "done" else "stopped early, without a better evaluation"
+    out.print(f"{how}{' already' if already else ''}: {where}", markup=False)
+    facts = {"last model": str(result.folder / "last")}
+    best = result.best
+    if best is not None:
+        facts["best model"] = f"{result.folder / 'best'} (step {best['step']:,}, {best['metric']} {best['value']:.4g})"
+    print_facts(out, facts)
+
+
+def show_seen(folder: str, *, as_json: bool) -> None:
+    """Print how often each example of a run was seen."""
+    from plainformer.train.seen import seen
+
+    found = seen(folder)
+    if as_json:
+        write_json([found.to_dict()])
+    else:
+        screen.write(str(found))

@@ -145,10 +145,10 @@ def check_strata(labels: Numbers, names: list[str], taken: int) -> None:
     """Refuse a stratified share that some label cannot have a part of."""
     sizes = np.bincount(labels)
     if sizes.min() < 2:
-        few = [names[i] for i in np.flatnonzero(sizes < 2)[:5]]
+        few = ", ".join(repr(names[i]) for i in np.flatnonzero(sizes < 2)[:5])
+        lonely = plural(int((sizes < 2).sum()), "label has", "labels have")
         raise InputError(
-            f"{plural(int((sizes < 2).sum()), 'label has', 'labels have')} one row alone, such as {', '.join(map(repr, few))}: a stratified "
-            "split needs two of each",
+            f"{lonely} one row alone, such as {few}: a stratified split needs two of each",
             f"give {opt('by', 'random')}, or leave these labels out",
         )
     if min(taken, len(labels) - taken) < len(sizes):

@@ -6,6 +6,7 @@ prepare (rows → examples → plan) → model and optimizer, new or as they wer
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,10 @@ def train(
         TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
     """
     config = resolved(as_config(config))
-    with machine(config), until_interrupted() as interrupted:
+    with machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
         prepared = prepare(config)
         try:
-            return _train(prepared, Events(on_event), stop or interrupted)
+            return _train(prepared, Events(on_event), stopping)
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise cannot_write(Path(config.folder), error) from error
