@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from plainformer.config.training import OBJECTIVES
 from plainformer.tasks import TASKS
 from plainformer.train.card import USES, Card, Side, flat
 from tests.support import models
+from tests.support.cli import Cli
 from tests.support.media import write_png, write_wav
 
 
@@ -122,6 +124,18 @@ def test_the_example_runs(objective: str, tmp_path: Path, monkeypatch: pytest.Mo
     names: dict[str, Any] = {}
     exec(code[1].replace("FOLDER", str(folder)), names)
     assert names["task"].name == USES[objective].task
+
+
+@pytest.mark.parametrize(
+    "objective", ["masked-lm", "instruction", "question-answering", "multiple-choice", "image-classification"]
+)
+def test_the_command_runs(objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    folder = models.save(CHECKPOINTS[objective], tmp_path / "model")
+    write_png(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```sh\nplainformer (.*?)\n```", str(card_of(objective)))
+    assert code is not None
+    assert cli(*shlex.split(code[1].replace("FOLDER", str(folder)))).code == 0
 
 
 def test_nested_options_by_dotted_names() -> None:
