@@ -9,13 +9,16 @@ import transformers
 
 from plainformer.errors import UsageError
 from plainformer.families import CONVENTIONS
+from plainformer.generation.search import generate
 from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.loading import load_model, load_tokenizer
 from plainformer.train.objectives.base import Dropped
 from plainformer.train.objectives.seq2seq import SequenceToSequence
 from tests.support import models
 from tests.support.close import close
+from tests.support.languages import KINDS, language_folders
 from tests.support.parity import load_ours
-from tests.support.sentencepiece import train, write_two_sides
+from tests.support.sentencepiece import write_two_sides
 from tests.support.tokenizers import byte_level, unigram
 from tests.support.training import batch_of, check_batching, examples_of, fresh, step, train_config
 
@@ -23,7 +26,7 @@ ROWS = [
     {"source": source, "target": target}
     for source, target in [
         ("hello world", "hello"),
-        ("the model", "a model of the world"),
+        ("the model", "a model of the world it is"),
         ("a", "train train train"),
         ("naïve café", "x"),
         ("to train a small language model", "small"),
@@ -98,17 +101,15 @@ def test_any_batching_gives_one_gradient(t5, bart) -> None:
         check_batching(ours, objective, examples_of(objective, ROWS))
 
 
-def test_padding_that_is_the_end_token_still_learns_to_stop(bart) -> None:
-    model = fresh(load_ours(bart[1], __import__("pathlib").Path(__import__("tempfile").mkdtemp())))
+def test_padding_that_is_the_end_token_still_learns_to_stop(bart, tmp_path) -> None:
+    model = fresh(load_ours(bart[1], tmp_path))
     objective = seq2seq(model.config, byte_level())
     batch = batch_of(objective, examples_of(objective, ROWS[:2]))
     assert batch.targets["labels"].tolist().count(byte_level().eos_id) == 2
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = [step(model, objective, batch, optimizer) for _ in range(40)]
     assert losses[-1] < 0.3
-    from plainformer.generation.search import generate
-
-    found = generate(model.eval(), batch.inputs["input_ids"][:1], batch.inputs["attention_mask"][:1], max_new_tokens=20)
+    found = generate(model.eval(), batch.inputs["input_ids"][:1], max_new_tokens=20)
     assert found.token_ids[0] == tuple(examples_of(objective, ROWS[:1])[0]["target_ids"].tolist())
 
 
@@ -144,60 +145,43 @@ def test_rows_without_either(t5) -> None:
             objective.encode(row)
 
 
-@pytest.mark.parametrize("kind", ["mbart", "mbart50", "m2m_100", "nllb"])
-def test_languages_are_marked_as_the_reference_does(kind: str, tmp_path) -> None:
-    """Sources, labels and the decoder's input of multilingual models, against transformers' tokenizer and shift."""
-    tokenizer, theirs, source, target = multilingual(kind, tmp_path)
-    config = models.make("bart", decoder_start_token_id=2, pad_token_id=1, vocab_size=900).config
-    if kind.startswith("mbart"):
-        from dataclasses import replace
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory):
+    return language_folders(tmp_path_factory.mktemp("languages"))
 
-        config = replace(config, decoder_shift="last_token", decoder_start_id=None)
-    objective = seq2seq(config, tokenizer, data=dict(source_language=source, target_language=target))
-    (example,) = objective.encode({"source": "hello world", "target": "the model"}).examples
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_languages_are_marked_as_the_reference_does(kind: str, folders) -> None:
+    """Sources, labels, the decoder's input and the loss of multilingual models."""
+    tokenizer_class, model_class, (_, source, target) = KINDS[kind]
+    model = load_model(folders[kind], backend="plain")
+    theirs = getattr(transformers, tokenizer_class).from_pretrained(folders[kind])
     theirs.src_lang, theirs.tgt_lang = source, target
-    expected = theirs("hello world", text_target="the model")
-    assert example["input_ids"].tolist() == expected["input_ids"]
-    assert example["target_ids"].tolist() == expected["labels"]
-    read = batch_of(objective, [example]).inputs["decoder_input_ids"][0].tolist()
-    first = expected["labels"][-1] if kind.startswith("mbart") else 2
-    assert read == [first, *expected["labels"][:-1]]
+    data = dict(source_language=source, target_language=target)
+    objective = seq2seq(model.config, load_tokenizer(folders[kind]), data=data)
+    rows = [{"source": "hello world", "target": "the model"}, {"source": "a", "target": "the model of the word"}]
+    examples = examples_of(objective, rows)
+    for row, example in zip(rows, examples, strict=True):
+        expected = theirs(row["source"], text_target=row["target"])
+        assert example["input_ids"].tolist() == expected["input_ids"]
+        assert example["target_ids"].tolist() == expected["labels"]
+    batch = batch_of(objective, examples)
+    labels = torch.full_like(batch.inputs["decoder_input_ids"], -100)
+    for line, example in zip(labels, examples, strict=True):
+        line[: len(example["target_ids"])] = torch.from_numpy(example["target_ids"])
+    reference = getattr(transformers, f"{model_class}ForConditionalGeneration").from_pretrained(folders[kind]).eval()
+    inputs = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+    close(objective.loss(model, batch).total / batch.count, reference(**inputs, labels=labels).loss, "loss", rel=1e-6)
 
 
-def multilingual(kind: str, folder):
-    import json
-
-    names = {"mbart": "MBartTokenizer", "mbart50": "MBart50Tokenizer", "nllb": "NllbTokenizer"}
-    source, target = {"mbart": ("de_DE", "fr_XX"), "mbart50": ("de_DE", "fr_XX"), "nllb": ("deu_Latn", "fra_Latn")}.get(
-        kind, ("de", "fr")
-    )
-    if kind == "m2m_100":
-        pytest.importorskip("sentencepiece")
-        train(folder / "sentencepiece.bpe.model", unk_id=0, bos_id=1, eos_id=2)
-        import sentencepiece
-
-        processor = sentencepiece.SentencePieceProcessor(str(folder / "sentencepiece.bpe.model"))
-        pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
-        listed = ["<s>", "<pad>", "</s>", "<unk>", *pieces]
-        (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(listed)}))
-        theirs = transformers.M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model"))
-        theirs.save_pretrained(folder)
-        return Tokenizer.from_folder(folder, {"model_type": "m2m_100"}, CONVENTIONS), theirs, source, target
-    train(folder / "sentencepiece.bpe.model", unk_id=0, bos_id=1, eos_id=2)
-    theirs = getattr(transformers, names[kind])(
-        str(folder / "sentencepiece.bpe.model"), src_lang=source, tgt_lang=target
-    )
-    theirs.save_pretrained(folder)
-    return Tokenizer.from_folder(folder, {"model_type": "mbart"}, CONVENTIONS), theirs, source, target
-
-
-def test_a_language_must_be_known(t5, tmp_path) -> None:
+def test_a_language_must_be_known(t5, folders) -> None:
     with pytest.raises(UsageError, match="no languages"):
         seq2seq(t5[0].config, unigram(), data=dict(target_language="fr"))
-    tokenizer, _, _, _ = multilingual("mbart50", tmp_path)
-    config = models.make("bart", vocab_size=900).config
+    model, tokenizer = load_model(folders["m2m"], backend="plain"), load_tokenizer(folders["m2m"])
     with pytest.raises(UsageError, match=r"data\.target_language='xx' is not a language"):
-        seq2seq(config, tokenizer, data=dict(target_language="xx"))
+        seq2seq(model.config, tokenizer, data=dict(target_language="xx"))
+    with pytest.raises(UsageError, match="nothing names the one of the targets"):
+        seq2seq(model.config, tokenizer)
 
 
 def test_targets_may_have_their_own_vocabulary(tmp_path) -> None:
