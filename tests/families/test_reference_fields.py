@@ -28,9 +28,6 @@ WHY: dict[str, str] = {
         num_negatives pooler_dropout qa_dropout resid_pdrop seq_classif_dropout sparse_pred_ignore_index sparse_prediction
         summary_first_dropout summary_last_dropout
     """,
-    "first values of weights that training starts from": """
-        init_std initializer_cutoff_factor initializer_factor initializer_range
-    """,
     "how it is computed, and the numbers are the same": """
         chunk_size_feed_forward deterministic_flash_attn dtype pretraining_tp reorder_and_upcast_attn use_cache
     """,
@@ -58,7 +55,6 @@ OWN: dict[str, dict[str, str]] = {
     "bart": HALVES,
     "bert": CROSS,
     "camembert": CROSS,
-    "distilbert": {"sinusoidal_pos_embds": "the sinusoids are stored as a table, and read like a learned one"},
     "electra": CROSS,
     "gemma3_text": {"attn_logit_softcapping": "transformers 5.23 does not pass it to Gemma 3's attention"},
     "gpt2": {
