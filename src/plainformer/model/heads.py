@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plainformer.config import HeadConfig
 from plainformer.errors import InputError
+from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -21,7 +22,7 @@ class Head(nn.Module):
 
     def __init__(self, config: HeadConfig, hidden_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout, self.dense_dropout = config, config.dropout, config.dense_dropout
         size = config.transform_size or hidden_size
         has_transform = config.transform_size > 0
         self.dense = Linear(hidden_size, size, config.transform_bias) if has_transform else nn.Identity()
@@ -65,8 +66,8 @@ class Head(nn.Module):
         """Return what `out` reads."""
         if self.config.scale != 1.0:
             x = x * self.config.scale
-        transformed: Tensor = self.norm(self.activation(self.dense(x)))
-        return transformed
+        x = self.norm(self.activation(self.dense(drop(x, self.dense_dropout, self.training))))
+        return drop(x, self.dropout, self.training)
 
 
 def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
