@@ -6,7 +6,7 @@ Shapes: B batch (rows of a micro-batch), T positions, N labels, C classes, M num
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,12 +34,16 @@ class Dropped(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there."""
+    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there.
+
+    `target`: it is what is learnt ("label", "tags", "answers"). Copies are found by all other columns.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     required: bool = True
     help: str = ""
+    target: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,22 @@ class Encoded:
     cut: int = 0
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What a new head tells apart: the labels in order, and the kind of problem where it is not one label per example."""
+
+    names: tuple[str, ...]
+    problem: str | None = None  # "multi" or "regression"
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """The processor of an objective that learns text from sound: what reads the sound, and the tokenizer."""
+
+    audio: Any
+    tokenizer: Any
+
+
 class Objective(ABC):
     """One way to learn.
 
@@ -108,6 +128,11 @@ class Objective(ABC):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels | None:
+        """Return the labels of a new head, of `data.labels` or found in rows under this objective's names; None: it has none."""
+        return None
 
     @property
     def too_long(self) -> str:
