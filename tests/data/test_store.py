@@ -198,7 +198,7 @@ def test_where_nothing_can_be_written_a_temporary_folder_serves(
 
 def test_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is not a folder\n  → give cache a folder"):
+    with pytest.raises(InputError, match=r"is not a folder\n  → give data\.cache a folder"):
         cached("k", filling(EXAMPLES), tmp_path / "file")
     with pytest.raises(InputError, match=r"will take about .* MiB, and .* has .* MiB left"):
         cached("k", filling(EXAMPLES), tmp_path / "c", expected_bytes=2**62)

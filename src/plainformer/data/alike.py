@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from plainformer.data.columns import Columns
 from plainformer.data.duplicates import SHOWN, mix
-from plainformer.data.rows import DataRow
+from plainformer.data.rows import DataRow, MediaPath
 from plainformer.data.survey import hash_of, ids_of, normalised
 from plainformer.errors import plural
 
@@ -66,8 +66,13 @@ def texts_of(rows: Iterable[DataRow], columns: Columns, targets: Iterable[str] =
     for row in rows:
         mapped = columns.row(row)
         if not columns.missing(mapped):
-            parts = (mapped.get(name) for name in inputs)
-            yield row.place, " ".join(" ".join(map(str, p)) if isinstance(p, list) else str(p) for p in parts if p)
+            yield row.place, " ".join(_text(mapped.get(name)) for name in inputs)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_text, value))
+    return value if isinstance(value, str) and not isinstance(value, MediaPath) else ""
 
 
 def near_copies(train: Iterable[tuple[str, str]], others: Iterable[tuple[str, str]] = ()) -> Near:

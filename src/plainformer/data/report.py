@@ -200,7 +200,7 @@ def report(
 
 
 def _label_table(surveys: Sequence[Survey]) -> tuple[tuple[LabelRow, ...], tuple[str, ...]]:
-    tables = {one.name: one.label_counts for one in surveys}
+    tables = {one.name: one.label_counts() for one in surveys}
     names = {label for table in tables.values() for label in table}
     total = sum(sum(table.values()) for table in tables.values())
     # Targets that hardly repeat are texts or numbers.

@@ -55,10 +55,12 @@ class WordObjective(Objective):
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Score the labelled positions alone: the head sees one position at a time, so the others would change nothing."""
-        losses_N = word_losses(
-            model, labelled_states(model, batch), batch.targets["labels"], self.config.loss.label_smoothing
-        )
+        losses_N = self.losses(model, labelled_states(model, batch), batch.targets["labels"])
         return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+
+    def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
+        """Return the loss of each label, (N,)."""
+        return word_losses(model, states_ND, labels_N, self.config.loss.label_smoothing, self.config.loss.chunk)
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
@@ -112,7 +114,8 @@ class WordObjective(Objective):
 
 def labelled_states(model: Transformer, batch: Batch) -> Tensor:
     """Return the hidden states that have a label, (N, D)."""
-    return model.states(**batch.inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
+    inputs: dict[str, Any] = dict(batch.inputs)
+    return model.states(**inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
 
 
 def text_of(row: Mapping[str, Any], name: str = "text") -> str:
