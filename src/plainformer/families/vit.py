@@ -9,6 +9,7 @@ from __future__ import annotations
 from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
 from plainformer.config.parts import BICUBIC, ImageDefaults
+from plainformer.families.encoder_line import dropout
 from plainformer.families.heads import Head, classifier
 from plainformer.families.hf_config import HfConfig
 
@@ -27,6 +28,7 @@ def encoder(source: HfConfig) -> StackConfig:
         norm_place="pre",
         final_norm="norm",
         qkv_bias=source.flag("qkv_bias", default=True),
+        dropout=dropout(source, default=0.0),
     )
 
 

@@ -1,0 +1,117 @@
+"""Everything of a run that can be known before its model is there: rows, labels, examples, and the plan of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from plainformer.config.building import as_config
+from plainformer.config.resolved import resolved
+from plainformer.config.training import TrainConfig
+from plainformer.data.sides import Sides, sides_of
+from plainformer.data.store import Store
+from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.train.objectives import objective_class
+from plainformer.train.objectives.base import Labels, Metric, Objective
+from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
+from plainformer.training.examples import digest_of, store_of
+from plainformer.training.models import Start, start_of
+
+EVALUATIONS = 10  # in a run of one epoch
+
+
+@dataclass
+class Prepared:
+    """A run that could begin.
+
+    Attributes:
+        config: with every default written out. start: what is trained, without its weights.
+        labels: of the rows, for a new head. rows: of all sides, as they are read.
+        examples, validation: encoded; None without validation rows.
+        plan: which examples each step learns from. evaluation: the batches of an evaluation.
+        metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
+        data: what identifies the data: a run only goes on with the same.
+    """
+
+    config: TrainConfig
+    objective: Objective
+    start: Start
+    labels: Labels | None
+    rows: Sides
+    examples: Store
+    validation: Store | None
+    plan: Plan
+    evaluation: list[MicroBatch]
+    metric: Metric
+    evaluate_every: int
+    save_every: int
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(config: Any) -> Prepared:
+    """Read the rows, encode them and plan the steps of a run; nothing is written but the cache of tokenised data.
+
+    Args:
+        config: a `TrainConfig`, a mapping, or the path of a YAML file.
+    Raises:
+        UsageError, InputError, CheckpointError: with what is wrong and what to do.
+    """
+    config = resolved(as_config(config))
+    kind = objective_class(config.objective)
+    rows = sides_of(config.data, kind.columns)
+    labels = kind.labels_of(config, rows.sides["train"].mapped())
+    start = start_of(config, kind, labels)
+    objective = kind(config, start.config, start.processor)
+    digest = digest_of(start.processor, start.files)
+    stores = {
+        name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
+    }
+    examples, validation = stores["train"], stores.get("validation")
+    row_length = getattr(objective, "limit", None)
+    plan = make_plan(
+        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
+    )
+    size = config.evaluate.batch_size
+    every = config.evaluate.every or evaluation_steps(plan)
+    return Prepared(
+        *(config, objective, start, labels, rows, examples, validation, plan),
+        evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
+        metric=_metric(config, kind),
+        evaluate_every=every,
+        save_every=config.checkpoints.every or every,
+        data=_identity(rows, stores, digest),
+    )
+
+
+def evaluation_steps(plan: Plan) -> int:
+    """Return the steps between evaluations where nothing is said: an epoch, or a tenth of a run that has less than two."""
+    if plan.total_steps >= 2 * plan.steps_per_epoch:
+        return plan.steps_per_epoch
+    return max(1, -(-plan.total_steps // EVALUATIONS))
+
+
+def _metric(config: TrainConfig, kind: type[Objective]) -> Metric:
+    name = config.evaluate.metric
+    if name is None:
+        return kind.metrics[0]
+    known = {metric.name: metric for metric in (*kind.metrics, Metric("loss", "lower"))}
+    if name not in known:
+        raise UsageError(
+            f"{opt('evaluate.metric', name)} is not a metric of {config.objective}", did_you_mean(name, known)
+        )
+    return known[name]
+
+
+def _identity(rows: Sides, stores: dict[str, Store], processor: str) -> dict[str, Any]:
+    """Return what identifies the data, and what became of it: a run only goes on with the same."""
+    sides = {
+        name: {
+            "path": str(side.rows.files[0].parent) if len(side.rows.files) > 1 else str(*side.rows.files),
+            "rows": side.digest(),
+            "examples": len(stores[name]) if name in stores else None,
+            "tokens": int(stores[name].lengths.sum()) if name in stores else None,
+            "counts": stores[name].counts.to_dict() if name in stores else None,
+        }
+        for name, side in rows.sides.items()
+    }
+    return {"sides": sides, "processor": processor, "split": rows.record()}
