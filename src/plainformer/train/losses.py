@@ -16,3 +16,13 @@ def word_losses(model: Any, states_ND: Tensor, labels_N: Tensor, smoothing: floa
 def label_losses(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the loss of each label, (N,)."""
     return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+
+
+def binary_losses(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each decision, in the shape of the scores."""
+    return F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+
+
+def squared_losses(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Return the square of each difference."""
+    return (predicted - targets).square()

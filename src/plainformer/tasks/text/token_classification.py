@@ -20,7 +20,7 @@ from plainformer.tasks.html import marked
 from plainformer.tasks.lengths import text_limit, usual_length
 from plainformer.tasks.results import Result, listed, pandas
 from plainformer.tasks.text.options import TokenClassificationOptions
-from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
+from plainformer.inputs.text.tag_schemes import check_scheme, has_scheme, read_tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,7 +6,7 @@ Shapes: B batch (rows of a micro-batch), T positions, M numbers that a metric is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,6 +76,14 @@ class Metric:
     better: str = "higher"  # or "lower"
 
 
+@dataclass(frozen=True)
+class SpeechProcessor:
+    """What an objective of speech and text reads with: a tokenizer, and a processor of waves or spectrograms."""
+
+    tokenizer: Any
+    audio: Any
+
+
 @dataclass
 class Encoded:
     """What a row became: usually one example, several windows of a long text; `cut` counts the tokens that were left out."""
@@ -92,18 +100,30 @@ class Objective(ABC):
 
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
+        reads: what its processor is: a tokenizer ("text"), a processor of images or of audio, or both of audio and text
+            ("speech": a `SpeechProcessor`).
         columns: what it reads of a row. packs: whether several examples may share a row.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
+    reads: ClassVar[str] = "text"
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
+
+    @classmethod
+    def labels_in(cls, row: Mapping[str, Any], problem: str = "") -> Iterable[str]:
+        """Return the labels that a row names, for a model whose labels are to be found in the data; none by default.
+
+        Args:
+            problem: "single_label", "multi_label" or "regression", of an objective that has these.
+        """
+        return ()
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any]) -> Encoded:
