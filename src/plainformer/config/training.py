@@ -51,6 +51,11 @@ class StartConfig(Checked):
     )
     tokenizer: str | None = option(None, help="Tokenizer of a model from scratch; default: that of ref.", check=text())
     revision: str | None = option(None, help="Branch, tag or commit of ref on the Hub.", check=text())
+    problem: str | None = option(
+        None,
+        help="Classification: single_label, multi_label or regression; default: the checkpoint's, else single_label.",
+        check=one_of("single_label", "multi_label", "regression"),
+    )
     train: str = option(
         "all", help="What is trained: all, or head (the backbone is frozen).", check=one_of("all", "head")
     )
@@ -105,10 +110,22 @@ class DataConfig(Checked):
     )
     labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
     max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
-    too_long: str = option(
-        "cut", help="What happens to longer ones: cut, drop, or window.", check=one_of("cut", "drop", "window")
+    max_target_length: int | None = option(
+        None, help="seq2seq: longest target in tokens; default: the model's.", check=whole(1)
+    )
+    too_long: str | None = option(
+        None,
+        help="What happens to longer ones: cut, drop, or window; default: window to pre-train, else cut.",
+        check=one_of("cut", "drop", "window"),
     )
     stride: int = option(0, help="Tokens that neighbouring windows share.", check=whole(0))
+    prefix: str | None = option(
+        None, help="seq2seq: what each source begins with, as T5's 'summarize: '.", check=text()
+    )
+    source_language: str | None = option(None, help="seq2seq: language of the sources, its code.", check=text())
+    target_language: str | None = option(
+        None, help="seq2seq, speech-to-text: language of the targets, its code.", check=text()
+    )
     cache: str | None = option(None, help="Folder of tokenised data; default: the user's cache.", check=text())
 
 
@@ -180,8 +197,10 @@ class LossConfig(Checked):
     chunk: int | None = option(
         None, help="Labels scored at a time: less memory for large vocabularies; default: by size.", check=whole(0)
     )
-    mask_share: float = option(
-        0.15, help="masked-lm, denoising: share of tokens that are hidden.", check=number("(0, 1)")
+    mask_share: float | None = option(
+        None,
+        help="masked-lm, denoising: share of tokens that are hidden; default: 0.15, of BART's infilling 0.3.",
+        check=number("(0, 1)"),
     )
     whole_words: bool = option(False, help="masked-lm: hide whole words.", check=flag())
     mean_span: float = option(3.0, help="denoising: mean length of what is hidden.", check=number("[1, inf)"))

@@ -53,12 +53,20 @@ class Head(nn.Module):
         """Return logits: (B, T, V) or (B, T, C) if every position is scored, else (B, C)."""
         if self.config.pick == "first_two":
             return (self.out(x_BTD[:, 0]) + self.distilled(x_BTD[:, 1])) / 2
-        picked = pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id)
-        if self.config.scale != 1.0:
-            picked = picked * self.config.scale
-        logits: Tensor = self.out(self.norm(self.activation(self.dense(picked))))
+        return self.score(pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id))
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the logits of vectors that were picked, (..., D) → (..., V) or (..., C)."""
+        logits: Tensor = self.out(self.transform(x))
         cap = self.config.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return what `out` reads."""
+        if self.config.scale != 1.0:
+            x = x * self.config.scale
+        transformed: Tensor = self.norm(self.activation(self.dense(x)))
+        return transformed
 
 
 def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:

@@ -97,7 +97,9 @@ def test_cut_and_drop_are_counted(llama) -> None:
     packed = causal(llama[0], sentencepiece(), data=dict(max_length=5))
     size = len(packed.encode(ROWS[6]).examples[0]["input_ids"])
     assert size > 5 and packed.encode(ROWS[6]).cut == 0  # the plan cuts
-    cut = causal(llama[0], sentencepiece(), batches=dict(packed=False), data=dict(max_length=5)).encode(ROWS[6])
+    cut = causal(llama[0], sentencepiece(), batches=dict(packed=False), data=dict(max_length=5, too_long="cut")).encode(
+        ROWS[6]
+    )
     assert len(cut.examples[0]["input_ids"]) == 5 and cut.cut == size - 5
     drop = causal(llama[0], sentencepiece(), batches=dict(packed=False), data=dict(max_length=5, too_long="drop"))
     with pytest.raises(Dropped, match="longer than max_length"):

@@ -159,10 +159,10 @@ def test_no_mask_token_is_refused() -> None:
 def test_long_texts() -> None:
     text = {"text": " ".join(TEXTS[:3])}
     whole = masked(minilm(), data=dict(max_length=1000)).encode(text).examples[0]["input_ids"]
-    cut = masked(minilm(), data=dict(max_length=20)).encode(text)
+    cut = masked(minilm(), data=dict(max_length=20, too_long="cut")).encode(text)
     assert len(cut.examples[0]["input_ids"]) == 20 and cut.cut == len(whole) - 20
     assert cut.examples[0]["input_ids"][-1] == minilm().sep_id
-    windows = masked(minilm(), data=dict(max_length=20, too_long="window")).encode(text)
+    windows = masked(minilm(), data=dict(max_length=20)).encode(text)
     joined = [token for one in windows.examples for token in one["input_ids"][1:-1].tolist()]
     assert joined == whole[1:-1].tolist() and windows.cut == 0
     with pytest.raises(Dropped, match="longer than max_length"):

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from plainformer.config.training import PRETRAINING
+
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
     from plainformer.config.training import TrainConfig
@@ -115,6 +117,11 @@ class Objective(ABC):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
+
+    @property
+    def too_long(self) -> str:
+        """Return what becomes of examples that are too long: "cut", "drop" or "window"."""
+        return self.config.data.too_long or ("window" if self.name in PRETRAINING else "cut")
 
     @classmethod
     def labels_in(cls, row: Mapping[str, Any], problem: str = "") -> Iterable[str]:

@@ -50,7 +50,7 @@ class CausalLanguageModel(WordObjective):
         """Return a document as one example, or as several windows where it is too long for a row of its own."""
         if self.config.batches.packed or self.limit is None or len(ids) <= self.limit:
             return Encoded([_example(ids, 0, len(ids), 0)])
-        how = self.config.data.too_long
+        how = self.too_long
         if how == "drop":
             raise Dropped("longer than max_length")
         if how == "cut":

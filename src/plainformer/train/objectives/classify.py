@@ -42,7 +42,7 @@ class TextClassification(LabelObjective):
         """Return texts padded on the right, and their labels."""
         examples = single(rows)
         targets = self.targets(examples)
-        return Batch(self.reading.inputs(examples), targets, self.count(targets), tokens_of(examples))
+        return Batch(self.reading.inputs(examples), targets, len(examples), tokens_of(examples))
 
     def shown(self, example: Arrays) -> list[tuple[str, str]]:
         """Return each token; the first with the label."""

@@ -91,10 +91,6 @@ class LabelObjective(Objective):
         labels = torch.from_numpy(np.stack([example["label"] for example in examples]))
         return {"labels": labels[:, 0].long() if self.problem == "single_label" else labels.float()}
 
-    def count(self, targets: Mapping[str, Tensor]) -> int:
-        """Return how many labels a batch has: one for each class where each is a decision of its own."""
-        return int(targets["labels"].numel())
-
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the model's answers, (B, C) fp32."""
         logits = model(**batch.inputs, only_logits=True).logits
@@ -102,12 +98,12 @@ class LabelObjective(Objective):
         return logits.float()
 
     def losses(self, scores_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Return the loss of each row, (B,): the sum over its labels."""
+        """Return the loss of each row, (B,): of several classes or numbers their mean."""
         if self.problem == "single_label":
             return label_losses(scores_BC, labels, smoothing)
         if self.problem == "multi_label":
-            return binary_losses(scores_BC, labels).sum(-1)
-        return squared_losses(scores_BC, labels).sum(-1)
+            return binary_losses(scores_BC, labels)
+        return squared_losses(scores_BC, labels)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         losses_B = self.losses(self.scores(model, batch), batch.targets["labels"], self.config.loss.label_smoothing)
@@ -115,25 +111,24 @@ class LabelObjective(Objective):
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
-        """Return each row's loss, labels, and what its metric is made of.
+        """Return each row's loss, 1, and what its metric is made of.
 
-        One class: whether it is right. Several: how many are right, found and true. Numbers: their absolute errors.
+        One class: whether it is right. Several: how many are right, found and true. Numbers: their mean absolute error.
         """
         scores_BC, labels = self.scores(model, batch), batch.targets["labels"]
         losses_B = self.losses(scores_BC, labels).double()
+        columns = [torch.ones_like(losses_B)]
         if self.problem == "single_label":
-            columns = [torch.ones_like(losses_B), (scores_BC.argmax(-1) == labels).double()]
-        else:
-            columns = [torch.full_like(losses_B, scores_BC.size(-1))]
-        if self.problem == "multi_label":
+            columns += [(scores_BC.argmax(-1) == labels).double()]
+        elif self.problem == "multi_label":
             found, true = scores_BC > 0, labels > 0.5
             columns += [(found & true).sum(-1).double(), found.sum(-1).double(), true.sum(-1).double()]
-        if self.problem == "regression":
-            columns += [(scores_BC - labels).abs().sum(-1).double()]
+        else:
+            columns += [(scores_BC - labels).abs().mean(-1).double()]
         return torch.stack([losses_B, *columns], -1).cpu().numpy()
 
     def measured(self, sums: npt.NDArray[np.float64]) -> dict[str, float]:
-        """Return the mean loss of a label, and accuracy, micro-averaged F1, or the mean absolute error."""
+        """Return the mean loss of a row, and accuracy, micro-averaged F1, or the mean absolute error."""
         loss, labels, *more = (float(value) for value in sums)
         mean = {"loss": loss / labels if labels else math.nan}
         if self.problem == "multi_label":

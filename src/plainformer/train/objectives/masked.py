@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
     from plainformer.inputs.text.encoding import Encoding
 
+MASK_SHARE = 0.15
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens; the rest stays as it is, and is predicted too
 _NO_WORD = -1
 
@@ -44,10 +45,11 @@ class MaskedLanguageModel(WordObjective):
             what = "this tokenizer has no mask token, so nothing can be hidden"
             raise CheckpointError(what, "add mask_token to tokenizer_config.json, or train causal-lm or denoising")
         self.mask_id = mask_id
+        self.share = config.loss.mask_share or MASK_SHARE
         self.ordinary = ordinary_ids(processor)
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
-        """Return a text's tokens with the tokenizer's special ones; several windows if `data.too_long` asks for them."""
+        """Return a text's tokens with the tokenizer's special ones; several windows unless `data.too_long` says otherwise."""
         text = text_of(row)
         rows, cut = self.fitted(self.processor.encode(text, max_length=None))
         examples: list[Arrays] = [{"input_ids": as_ids(one.input_ids), "units": self.units(text, one)} for one in rows]
@@ -78,7 +80,7 @@ class MaskedLanguageModel(WordObjective):
     def hide(self, piece: Arrays, draw: np.random.Generator) -> tuple[Ids, Ids]:
         """Return what the model reads in place of a text, and the labels."""
         ids = as_ids(piece["input_ids"])
-        chosen = np.flatnonzero(np.isin(piece["units"], some(piece["units"], self.config.loss.mask_share, draw)))
+        chosen = np.flatnonzero(np.isin(piece["units"], some(piece["units"], self.share, draw)))
         labels = np.full_like(ids, NONE)
         labels[chosen] = ids[chosen]
         fate = draw.random(len(chosen))

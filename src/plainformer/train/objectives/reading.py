@@ -46,7 +46,7 @@ class Reading:
         frontend = model.input_frontend
         types = isinstance(frontend, TokenFrontend) and frontend.token_types > 1
         limit = longest(config.data.max_length, model, tokenizer)
-        return cls(tokenizer, known[0] if known else 0, limit, config.data.too_long, types)
+        return cls(tokenizer, known[0] if known else 0, limit, config.data.too_long or "cut", types)
 
     def fitted(self, row: Encoding) -> tuple[Encoding, int]:
         """Return a row of at most `limit` tokens, and how many were left out. Raises Dropped where long rows are dropped."""

@@ -65,7 +65,7 @@ class QuestionAnswering(Objective):
         assert self.window is not None
         rows, _ = encode_questions(self.processor, [(question, context)], window=self.window, stride=stride)
         pieces = rows[0].windows()
-        if self.config.data.too_long == "drop" and len(pieces) > 1:
+        if self.too_long == "drop" and len(pieces) > 1:
             raise Dropped("longer than max_length")
         own = int(self.processor.padding_side != "left")
         places = [_places(piece, own, context, span) for piece in pieces]

@@ -75,7 +75,7 @@ class TokenClassification(Objective):
             raise Dropped("no word has a token")
         if self.reading.limit is None or len(whole) <= self.reading.limit:
             return Encoded([self._example(whole, labels)])
-        if self.config.data.too_long == "window":
+        if self.too_long == "window":
             return Encoded(list(self._windows(whole, labels)))
         kept, cut = self.reading.fitted(whole)
         places = _places(whole, kept)

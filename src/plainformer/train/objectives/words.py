@@ -87,15 +87,19 @@ class WordObjective(Objective):
         Raises:
             Dropped: it is longer than `limit`, and such rows are to be dropped.
         """
-        if self.limit is None or len(row) <= self.limit:
-            return [row], 0
-        how = self.config.data.too_long
-        if how == "drop":
-            raise Dropped("longer than max_length")
-        if how == "window":
+        if self.too_long == "window" and self.limit is not None and len(row) > self.limit:
             return [row.select(places) for places in windows(row.sequence_ids, self.limit, self.config.data.stride)], 0
-        kept = truncated(row.sequence_ids, self.limit, self.processor.truncation_side)
-        return [row.select(kept)], len(row) - len(kept)
+        fitting, cut = self.shortened(row, self.limit, "max_length")
+        return [fitting], cut
+
+    def shortened(self, row: Encoding, limit: int | None, name: str) -> tuple[Encoding, int]:
+        """Return a row cut to a limit, which `name` is called, and how many tokens that leaves out. Raises Dropped."""
+        if limit is None or len(row) <= limit:
+            return row, 0
+        if self.too_long == "drop":
+            raise Dropped(f"longer than {name}")
+        kept = truncated(row.sequence_ids, limit, self.processor.truncation_side)
+        return row.select(kept), len(row) - len(kept)
 
     def said(self, token_id: int) -> str:
         """Return a token for people; "" for NONE."""
@@ -121,19 +125,28 @@ def text_of(row: Mapping[str, Any], name: str = "text") -> str:
     return text
 
 
-def longest(asked: int | None, config: ModelConfig, tokenizer: Tokenizer) -> int | None:
-    """Return how many tokens of an example a model reads: `data.max_length`, or what model and tokenizer state; None: any.
+def longest(
+    asked: int | None,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    of_target: bool = False,
+    option: str = "data.max_length",
+) -> int | None:
+    """Return how many tokens of an example a model reads: what `option` asks, or what model and tokenizer state; None: any.
+
+    `of_target`: of the decoder of an encoder-decoder.
 
     Raises:
         UsageError: more is asked for than the model has positions.
     """
-    stack, frontend = config.input_stack, config.input_frontend
+    stack = config.main_stack if of_target else config.input_stack
     limits = [stack.max_positions]
-    if isinstance(frontend, TokenFrontend) and frontend.positions == "sinusoidal":
+    if isinstance(stack.frontend, TokenFrontend) and stack.frontend.positions == "sinusoidal":
         limits.append(config.trained_positions)
     hard = min((limit for limit in limits if limit is not None), default=None)
     if asked is not None and hard is not None and asked > hard:
-        what = f"{opt('data.max_length', asked)} is more than this model's limit of {hard} tokens"
+        what = f"{opt(option, asked)} is more than this model's limit of {hard} tokens"
         raise UsageError(what, f"give {hard} or less")
     if asked is not None:
         return asked
