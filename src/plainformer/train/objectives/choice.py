@@ -1,6 +1,6 @@
 """Multiple choice: a question, several endings, and which of them is right (Zellers et al. 2018, SWAG).
 
-Shapes: B batch, C choices of an example, N choices of all examples, T positions.
+Shapes: B batch, C classes (here an example's choices), N choices of all examples, T positions.
 """
 
 from __future__ import annotations

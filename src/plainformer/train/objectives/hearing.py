@@ -23,8 +23,9 @@ class Clips(Batch):
     """A batch of clips.
 
     Attributes:
-        samples: each clip's own length. letters: how many labels each clip's text has, of objectives with such. apart: whether clips of different lengths run apart, because the model, which was
-            trained without a mask, would hear the padding.
+        samples: each clip's own length. letters: how many labels each clip's text has, of objectives with such.
+        apart: whether clips of different lengths run apart, because the model, which was trained without a mask, would hear
+            the padding.
     """
 
     samples: tuple[int, ...] = ()

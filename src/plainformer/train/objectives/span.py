@@ -32,7 +32,7 @@ WINDOW = 384  # tokens, where neither data.max_length nor the model says less: S
 
 
 class QuestionAnswering(Objective):
-    """A question, a context and an answer that stands in it. A long context is read in windows that overlap.
+    """A question, a context and an answer that is in it. A long context is read in windows that overlap.
 
     In a window without the whole answer, the first token is what is to be found, as in SQuAD 2.0 where there is no answer.
     Padding never takes part: the probabilities of a window do not depend on its batch.
