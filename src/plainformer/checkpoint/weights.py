@@ -47,7 +47,7 @@ def load_weights(
     Args:
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
         allow_unused: ignore tensors that no row knows, instead of raising.
-        trainable: whether the parameters get gradients.
+        trainable: copy every tensor into memory of its own, and give the parameters that are learned gradients.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
@@ -59,7 +59,8 @@ def load_weights(
     plan = check_weights(model, source, table, allow_unused=allow_unused)
     for name, row, ours in plan:
         for our_name, tensor in zip(ours, _read(source, name, row, ours, parameters), strict=True):
-            value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
+            placed = (_own if trainable else Tensor.to)(tensor, device, dtype or tensor.dtype)
+            value = nn.Parameter(placed, requires_grad=False)
             if our_name in tied:
                 copies[our_name] = value
             else:
@@ -68,7 +69,13 @@ def load_weights(
     _drop_pooler(model)
     _untie_or_tie(model, tied, copies)
     _fill_zeros(model, dtype, device)
-    model.requires_grad_(trainable)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(trainable and parameters[name].requires_grad)
+
+
+def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Return a copy that lies in order in memory of its own, 64-byte aligned as torch's allocator gives it."""
+    return torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
 
 
 def check_weights(model: Transformer, source: TensorSource, table: WeightTable, *, allow_unused: bool = False) -> Plan:

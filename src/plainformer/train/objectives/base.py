@@ -94,6 +94,22 @@ class Encoded:
     cut: int = 0
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What a new head tells apart: the labels in order, and the kind of problem where it is not one label per example."""
+
+    names: tuple[str, ...]
+    problem: str | None = None  # "multi" or "regression"
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """The processor of an objective that learns text from sound: what reads the sound, and the tokenizer."""
+
+    audio: Any
+    tokenizer: Any
+
+
 class Objective(ABC):
     """One way to learn.
 
@@ -117,6 +133,11 @@ class Objective(ABC):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels | None:
+        """Return the labels of a new head, of `data.labels` or found in rows under this objective's names; None: it has none."""
+        return None
 
     @property
     def too_long(self) -> str:
