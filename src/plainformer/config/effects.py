@@ -22,7 +22,7 @@ LABELLED = (
 # Option of `loss` → its default, and the objectives that it is for.
 _LOSS = {
     "chunk": (None, WORDS),
-    "mask_share": (0.15, ("masked-lm", "denoising")),
+    "mask_share": (None, ("masked-lm", "denoising")),
     "whole_words": (False, ("masked-lm",)),
     "mean_span": (3.0, ("denoising",)),
 }

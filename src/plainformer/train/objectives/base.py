@@ -78,14 +78,6 @@ class Metric:
     better: str = "higher"  # or "lower"
 
 
-@dataclass(frozen=True)
-class SpeechProcessor:
-    """What an objective of speech and text reads with: a tokenizer, and a processor of waves or spectrograms."""
-
-    tokenizer: Any
-    audio: Any
-
-
 @dataclass
 class Encoded:
     """What a row became: usually one example, several windows of a long text; `cut` counts the tokens that were left out."""
@@ -96,10 +88,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a new head tells apart: the labels in order, and the kind of problem where it is not one label per example."""
+    """What a new head tells apart: the labels in order, and what kind of problem it is."""
 
     names: tuple[str, ...]
-    problem: str | None = None  # "multi" or "regression"
+    problem: str | None = None  # "single_label", "multi_label" or "regression"; None of heads that know no other
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class Objective(ABC):
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
         reads: what its processor is: a tokenizer ("text"), a processor of images or of audio, or both of audio and text
-            ("speech": a `SpeechProcessor`).
+            ("speech": `SpeechInputs`).
         columns: what it reads of a row. packs: whether several examples may share a row.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
     """
@@ -143,15 +135,6 @@ class Objective(ABC):
     def too_long(self) -> str:
         """Return what becomes of examples that are too long: "cut", "drop" or "window"."""
         return self.config.data.too_long or ("window" if self.name in PRETRAINING else "cut")
-
-    @classmethod
-    def labels_in(cls, row: Mapping[str, Any], problem: str = "") -> Iterable[str]:
-        """Return the labels that a row names, for a model whose labels are to be found in the data; none by default.
-
-        Args:
-            problem: "single_label", "multi_label" or "regression", of an objective that has these.
-        """
-        return ()
 
     @abstractmethod
     def encode(self, row: Mapping[str, Any]) -> Encoded:

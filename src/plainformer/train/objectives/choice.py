@@ -5,8 +5,8 @@ Shapes: B batch, C classes (here an example's choices), N choices of all example
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from plainformer.train.objectives.collate import padded
 from plainformer.train.objectives.labels import LABEL, METRICS, named
 from plainformer.train.objectives.reading import single, tokens_of, types_of
 from plainformer.train.objectives.words import text_of
+
+if TYPE_CHECKING:
+    from plainformer.config.training import TrainConfig
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -36,6 +39,10 @@ class MultipleChoice(TextClassification):
         Column("choices", ("endings", "options", "answers"), help="A list of texts."),
         LABEL,
     )
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> None:  # type: ignore[override]
+        """Return None: a head of choices gives one number for each."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainformer.errors import CheckpointError
+from plainformer.train.losses import wide
 from plainformer.train.objectives.base import (
     Arrays,
     Batch,
@@ -27,7 +28,7 @@ from plainformer.train.objectives.base import (
     Loss,
     Metric,
     Objective,
-    SpeechProcessor,
+    SpeechInputs,
 )
 from plainformer.train.objectives.hearing import Clips, Hearing, frames_of
 from plainformer.train.objectives.reading import single
@@ -56,9 +57,9 @@ class CtcSpeechRecognition(Objective):
     reads = "speech"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, TRANSCRIPT)
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("wer", "lower"), Metric("cer", "lower"), Metric("loss", "lower"))
-    processor: SpeechProcessor
+    processor: SpeechInputs
 
-    def __init__(self, config: TrainConfig, model: ModelConfig, processor: SpeechProcessor) -> None:
+    def __init__(self, config: TrainConfig, model: ModelConfig, processor: SpeechInputs) -> None:
         super().__init__(config, model, processor)
         self.hearing, tokenizer = Hearing(processor.audio), processor.tokenizer
         if tokenizer.pad_id is None:
@@ -108,7 +109,7 @@ class CtcSpeechRecognition(Objective):
         for rows, inputs in batch.runs():
             logits_BTV = model(**inputs, only_logits=True).logits
             assert logits_BTV is not None
-            yield rows, logits_BTV.float().log_softmax(-1)
+            yield rows, wide(logits_BTV).log_softmax(-1)
 
     def _losses(self, frames: Sequence[tuple[list[int], Tensor]], batch: Clips) -> Tensor:
         """Return minus the log-probability of each text, (B,)."""

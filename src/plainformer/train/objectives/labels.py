@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import UsageError, a_type, did_you_mean, opt
-from plainformer.train.losses import binary_losses, label_losses, squared_losses
-from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Loss, Metric, Objective
+from plainformer.train.losses import binary_losses, label_losses, squared_losses, wide
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Labels, Loss, Metric, Objective
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -51,12 +51,17 @@ class LabelObjective(Objective):
         self.numbers = {label: number for number, label in enumerate(model.labels)}
 
     @classmethod
-    def labels_in(cls, row: Mapping[str, Any], problem: str = "") -> Iterable[str]:
-        """Return a row's label, or its labels; none of a number to predict."""
-        value = row.get("label")
-        if problem == "regression" or value is None:
-            return ()
-        return several(value) if problem == "multi_label" else (named(value),)
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the labels that are asked for, else those that rows have, sorted: numbers by their values."""
+        problem = config.model.problem or "single_label"
+        if config.data.labels:
+            return Labels(tuple(config.data.labels), problem)
+        values = (row["label"] for row in rows if row.get("label") is not None and row["label"] != "")
+        if problem == "regression":
+            count = len(np.atleast_1d(as_numbers(next(values, 0.0))))
+            return Labels(tuple(f"LABEL_{number}" for number in range(count)), problem)
+        read = several if problem == "multi_label" else lambda value: [named(value)]
+        return Labels(in_order({name for value in values for name in read(value)}), problem)
 
     def answer(self, row: Mapping[str, Any]) -> npt.NDArray[Any]:
         """Return what is to be learnt of a row: (1,) whole for one class, else (C,) of numbers. Raises Dropped."""
@@ -95,7 +100,7 @@ class LabelObjective(Objective):
         """Return the model's answers, (B, C) fp32."""
         logits = model(**batch.inputs, only_logits=True).logits
         assert logits is not None
-        return logits.float()
+        return wide(logits)
 
     def losses(self, scores_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
         """Return the loss of each row, (B,): of several classes or numbers their mean."""
@@ -144,6 +149,12 @@ class LabelObjective(Objective):
             return ", ".join(f"{value:g}" for value in values)
         numbers = [int(values[0])] if self.problem == "single_label" else np.flatnonzero(values).tolist()
         return ", ".join(self.labels[number] if number < len(self.labels) else str(number) for number in numbers)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return labels sorted; numbers by their values."""
+    known = list(names)
+    return tuple(sorted(known, key=int) if known and all(name.isdecimal() for name in known) else sorted(known))
 
 
 def named(value: Any) -> str:

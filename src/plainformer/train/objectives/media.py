@@ -11,6 +11,7 @@ from torch import Tensor
 
 from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError
+from plainformer.train.losses import wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded
 from plainformer.train.objectives.hearing import Clips, Hearing, frames_of
 from plainformer.train.objectives.labels import LABEL, LabelObjective
@@ -109,7 +110,7 @@ class AudioClassification(LabelObjective):
         for rows, inputs in batch.runs():
             logits = model(**inputs, only_logits=True).logits
             assert logits is not None
-            found.update(zip(rows, logits.float(), strict=True))
+            found.update(zip(rows, wide(logits), strict=True))
         return torch.stack([found[row] for row in range(len(found))])
 
     def shown(self, example: Arrays) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from plainformer.errors import UsageError, a_type
 from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.words import trimmed
-from plainformer.train.losses import label_losses
+from plainformer.train.losses import label_losses, wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Loss, Metric, Objective
 from plainformer.train.objectives.reading import Reading, single, tokens_of
 from plainformer.train.objectives.words import text_of
@@ -89,7 +89,7 @@ class QuestionAnswering(Objective):
         """Return the scores of each position as the first and as the last of the answer, (B, 2, T); padding has the least."""
         logits_BTC = model(**batch.inputs).logits
         assert logits_BTC is not None
-        scores = logits_BTC.float().transpose(1, 2)
+        scores = wide(logits_BTC).transpose(1, 2)
         real_BT = batch.inputs.get("attention_mask")
         return scores if real_BT is None else scores.masked_fill(real_BT[:, None] == 0, torch.finfo(torch.float32).min)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.train.objectives.base import Arrays, Column, Dropped, Encoded, SpeechProcessor
+from plainformer.train.objectives.base import Arrays, Column, Dropped, Encoded, SpeechInputs
 from plainformer.train.objectives.causal import end_of_text
 from plainformer.train.objectives.collate import as_ids
 from plainformer.train.objectives.ctc import AUDIO, TRANSCRIPT
@@ -40,7 +40,7 @@ class SpeechToText(PairObjective):
     reads = "speech"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, TRANSCRIPT)
 
-    def __init__(self, config: TrainConfig, model: ModelConfig, processor: SpeechProcessor) -> None:
+    def __init__(self, config: TrainConfig, model: ModelConfig, processor: SpeechInputs) -> None:
         super().__init__(config, model, processor.tokenizer)
         self.hearing = Hearing(processor.audio)
         self.end_id = end_of_text(self.processor, model)

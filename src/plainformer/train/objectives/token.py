@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, a_type, did_you_mean
-from plainformer.inputs.text.tag_schemes import has_scheme, read_tags
+from plainformer.inputs.text.tag_schemes import OUTSIDE, has_scheme, read_tags
 from plainformer.inputs.text.windows import windows
 from plainformer.inputs.text.words import trimmed
-from plainformer.train.losses import label_losses
-from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Loss, Metric, Objective
+from plainformer.train.losses import label_losses, wide
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels, Loss, Metric, Objective
 from plainformer.train.objectives.collate import NONE, Ids, label_targets, row_sums
-from plainformer.train.objectives.labels import named
+from plainformer.train.objectives.labels import in_order, named
 from plainformer.train.objectives.reading import Reading, single, tokens_of
 
 if TYPE_CHECKING:
@@ -55,9 +55,13 @@ class TokenClassification(Objective):
         self.metrics = (*first, Metric("loss", "lower"))  # type: ignore[misc]
 
     @classmethod
-    def labels_in(cls, row: Mapping[str, Any], problem: str = "") -> Iterable[str]:
-        """Return the tags of a row's words."""
-        return map(named, as_list_of(row, "tags"))
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the tags that are asked for, else those that rows have: O first, the others sorted."""
+        if config.data.labels:
+            return Labels(tuple(config.data.labels))
+        found = {named(tag) for row in rows for tag in row.get("tags") or ()}
+        outside = (OUTSIDE,) if OUTSIDE in found else ()
+        return Labels((*outside, *in_order(found - {OUTSIDE})))
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a sentence as one example, or as windows where it is too long."""
@@ -125,7 +129,7 @@ class TokenClassification(Objective):
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of the tokens that have a label, (N, C) fp32."""
         states_BTD = model.states(**batch.inputs).last_hidden_state
-        return model.score(states_BTD.flatten(0, 1)[batch.targets["places"]]).float()
+        return wide(model.score(states_BTD.flatten(0, 1)[batch.targets["places"]]))
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         scores_NC = self.scores(model, batch)
