@@ -24,9 +24,6 @@ WHY: dict[str, str] = {
         feat_quantizer_dropout mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
         mask_time_min_masks mask_time_prob num_negatives sparse_pred_ignore_index sparse_prediction
     """,
-    "first values of weights that training starts from": """
-        init_std initializer_cutoff_factor initializer_factor initializer_range
-    """,
     "how it is computed, and the numbers are the same": """
         chunk_size_feed_forward deterministic_flash_attn dtype pretraining_tp reorder_and_upcast_attn use_cache
     """,
@@ -54,7 +51,6 @@ OWN: dict[str, dict[str, str]] = {
     "bart": HALVES,
     "bert": CROSS,
     "camembert": CROSS,
-    "distilbert": {"sinusoidal_pos_embds": "the sinusoids are stored as a table, and read like a learned one"},
     "electra": CROSS,
     "gemma3_text": {"attn_logit_softcapping": "transformers 5.23 does not pass it to Gemma 3's attention"},
     "gpt2": {

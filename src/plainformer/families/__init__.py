@@ -11,6 +11,8 @@ and, where it needs them,
 - `DEFAULTS`: values of config.json's fields where it has none, before `config` reads it,
 - `ALIASES`: other names that config.json may have for a field, and the name that `config` reads,
 - `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
+- `first_weights(source, config) -> FirstWeights`: what a model that is not trained yet starts with, where that is not
+  `families.first.usual`,
 - `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
 
@@ -28,6 +30,7 @@ from plainformer.config.checks import reading, shown
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.config.values import check_choice
 from plainformer.errors import CheckpointError, UsageError, a_type, opt, spelling_of
+from plainformer.families.first import usual
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.naming import HEADS_BY_SUFFIX, foreign_class, implied_model_type
@@ -199,7 +202,7 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         wanted = "none"  # published under a decoder's class, an embedding model writes nothing
         config = module.config(source, wanted)
     head_config = module.HEADS[wanted].config(source, config.main_stack)
-    return replace(
+    config = replace(
         config,
         head=head_config,
         labels=source.labels() if head_config.kind in ("sequence", "token", "image", "audio") else (),
@@ -211,6 +214,7 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         architecture=architecture,
         source=raw,
     )
+    return replace(config, first=getattr(module, "first_weights", usual)(source, config))
 
 
 def table_for(config: ModelConfig) -> WeightTable:
