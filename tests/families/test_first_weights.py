@@ -91,7 +91,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("Albert", dict(TEXT, embedding_size=64)),
     "electra": ("Electra", dict(TEXT, embedding_size=64)),
     "modernbert": ("ModernBert", dict(TEXT, eos_token_id=2, cls_token_id=0, sep_token_id=2, bos_token_id=0)),
-    "modernbert, cut": ("ModernBert", dict(TEXT, eos_token_id=2, bos_token_id=0, initializer_cutoff_factor=1.0, **BIASES)),
+    "modernbert, cut": (
+        "ModernBert",
+        dict(TEXT, eos_token_id=2, bos_token_id=0, initializer_cutoff_factor=1.0, **BIASES),
+    ),
     "deberta": ("DebertaV2", dict(TEXT, **V3)),
     "deberta, own": ("DebertaV2", dict(TEXT, **OWN)),
     "deberta, newer": ("DebertaV2", dict(TEXT, legacy=False, **V3)),
@@ -129,7 +132,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 NOT_OURS = {  # a causal class of an encoder, a decoder without its encoder
     f"{prefix}{ending}"
     for ending in ("ForCausalLM", "LMHeadModel")
-    for prefix in ("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "Bart", "MBart", "Pegasus", "Marian", "Whisper")
+    for prefix in (
+        "Bert",
+        "Roberta",
+        "XLMRoberta",
+        "Camembert",
+        "Electra",
+        "Bart",
+        "MBart",
+        "Pegasus",
+        "Marian",
+        "Whisper",
+    )
 }
 
 
@@ -184,7 +198,9 @@ def test_every_kind_of_tensor(what: str, name: str, tmp_path: Path) -> None:
         assert mine.requires_grad == other.requires_grad, key
         if key.endswith("frontend.tokens.weight"):
             assert torch.equal(mine.abs().sum(1) == 0, other.abs().sum(1) == 0), key
-        if key == "encoder.frontend.positions" and prefix == "Whisper" or "sinusoids" in what and "positions" in key:
+        if (key == "encoder.frontend.positions" and prefix == "Whisper") or (
+            "sinusoids" in what and "positions" in key
+        ):
             torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
 
 

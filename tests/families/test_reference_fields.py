@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from plainformer.config import fields
+from plainformer.config.fields import noting
 from plainformer.families import FAMILIES, config_from_dict, family_module, heads_of, table_for
 from tests.support.configs import tiny
 
@@ -78,32 +78,10 @@ ALSO: dict[str, dict[str, Any]] = {
 }
 
 
-class Recorded(dict[str, Any]):
-    """A config.json that notes which names it is asked for."""
-
-    asked: ClassVar[set[str]] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked.add(name)
-        return super().get(name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        self.asked.add(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.asked.add(str(name))
-        return super().__contains__(name)
-
-
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    def record(self: fields.Fields, raw: Any) -> None:
-        self.raw = Recorded(raw)
-
-    monkeypatch.setattr(fields.Fields, "__init__", record)
-    Recorded.asked.clear()
-    yield Recorded.asked
+def asked() -> Iterator[set[str]]:
+    with noting() as noted:
+        yield noted
 
 
 def read_by(model_type: str, asked: set[str]) -> set[str]:

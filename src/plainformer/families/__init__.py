@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -27,9 +28,11 @@ from typing import Any
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading, shown
+from plainformer.config.fields import noting
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.config.values import check_choice
-from plainformer.errors import CheckpointError, UsageError, a_type, opt, spelling_of
+from plainformer.errors import CheckpointError, PlainformerError, UsageError, a_type, opt, spelling_of
+from plainformer.families.by_hand import PROBE
 from plainformer.families.first import usual
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
@@ -116,6 +119,17 @@ def head_of(architecture: str, model_type: str) -> str:
         f"architecture {shown(architecture)} is not supported",
         spelling_of(architecture, HEADS_BY_SUFFIX) or f"pass {opt('task', ...)} to choose a head",
     )
+
+
+def fields_of(raw: Mapping[str, Any], heads: Collection[str]) -> set[str]:
+    """Return the fields that are read in a `config.json` of this family for any of some heads."""
+    probe = {**PROBE, "model_type": raw.get("model_type")}
+    with noting() as known:
+        for head in heads:
+            for one in (probe, {**probe, **raw}):
+                with suppress(PlainformerError):  # a value is refused where it is read in earnest
+                    table_for(config_from_dict(dict(one), head))
+    return known | {"model_type", "architectures"}
 
 
 def architecture_with_head(config: ModelConfig) -> str:
