@@ -1,6 +1,6 @@
 """Distillation: learn the labels and, beside them, what a teacher expects in their places (Hinton et al. 2015).
 
-Shapes: N labels, D hidden size of the student, E of the teacher, C classes, M numbers that a metric is made of.
+Shapes: N labels, D hidden size, C classes, M numbers that a metric is made of.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Distilled(Objective):
     """Another objective with (1 - w) of its own loss and w of the divergence from a teacher, at the same labels.
 
     w is `loss.teacher_weight`; the divergence is T² KL(teacher || student), both with `loss.temperature` T. Evaluation is
-    that of the objective: what the teacher thinks is no measure of the student.
+    that of the objective: how near the teacher is says little about the student.
 
     Args:
         inner: what is learned. teacher: a model in inference mode, of the same tokens and labels (`check_teacher`), where the
@@ -67,11 +67,11 @@ class Distilled(Objective):
         assert isinstance(self.inner, WordObjective)
         states_ND = labelled_states(model, batch)
         with torch.no_grad():
-            teacher_NE = labelled_states(self.teacher, batch)
+            teacher_ND = labelled_states(self.teacher, batch)
         asked = self.config.loss.chunk
         classes = model.config.head.out_size
         size = max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, len(states_ND))
-        parts = list(zip(states_ND.split(size), teacher_NE.split(size), strict=True))
+        parts = list(zip(states_ND.split(size), teacher_ND.split(size), strict=True))
         if len(parts) == 1 or not torch.is_grad_enabled():
             far = [self._far(model, *part) for part in parts]
         else:  # the scores are made again for the gradient
@@ -79,10 +79,10 @@ class Distilled(Objective):
         own_N = self.inner.losses(model, states_ND, batch.targets["labels"]) if self.weight < 1 else None
         return own_N, torch.cat(far)
 
-    def _far(self, model: Transformer, states_ND: Tensor, teacher_NE: Tensor) -> Tensor:
+    def _far(self, model: Transformer, states_ND: Tensor, teacher_ND: Tensor) -> Tensor:
         scores_NC = model.score(states_ND)
         with torch.no_grad():
-            teacher_NC = self.teacher.score(teacher_NE)
+            teacher_NC = self.teacher.score(teacher_ND)
         known = min(scores_NC.size(-1), teacher_NC.size(-1))  # vocabularies are padded to round sizes
         return distillation_losses(scores_NC[:, :known], teacher_NC[:, :known], self.temperature)
 
