@@ -21,32 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plainformer.config.building import build
+from plainformer.config.building import build, read_config
 from plainformer.config.training import TrainConfig
 from plainformer.config.yaml import Written, write_yaml
 from tests.support import ROOT
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "dog",
-    "paris",
-    "is",
-    "in",
-    "france",
-    "good",
-    "bad",
-    "who",
-    "where",
-    "a",
-    "ran",
-    "and",
-    "what",
-    "of",
-]
+WORDS = ["the", "cat", "sat", "on", "mat", "dog", "paris", "is", "in", "france", "good", "bad", "who", "where", "ran"]
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -112,7 +92,12 @@ def run_killed(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found: list[int] = json.loads(done.stdout.splitlines()[-1])
-    return folder, {folder.with_name(f"{folder.name}-{number}"): count for number, count in enumerate(found)}
+    return folder, {_again(folder, number): count for number, count in enumerate(found)}
+
+
+def _again(folder: Path, number: int) -> Path:
+    """Where a run is made again; its name, which model cards have, is the same."""
+    return folder.parent / f"again-{number}" / folder.name
 
 
 def _attempt(config: TrainConfig, seconds: float | None) -> bool:
@@ -143,8 +128,9 @@ def _attempt(config: TrainConfig, seconds: float | None) -> bool:
 
 def main(path: Path, kills: int, seed: int) -> None:
     import plainformer.training  # noqa: F401  # before the forks, each of which then begins at once
-    from plainformer.config.building import read_config
+    from plainformer.train import record
 
+    record.__dict__["draw_plots"] = lambda folder: None  # pictures take longer than the run
     config, draw, done = read_config(path), random.Random(seed), list[int]()
     _attempt(config, None)  # the tokenised data is there for all
     shutil.rmtree(config.folder)
@@ -152,7 +138,7 @@ def main(path: Path, kills: int, seed: int) -> None:
     _attempt(config, None)
     whole = time.monotonic() - begin
     while sum(done) < kills:
-        again = replace(config, folder=f"{config.folder}-{len(done)}")
+        again = replace(config, folder=str(_again(Path(config.folder), len(done))))
         done.append(0)
         while sum(done) < kills and not _attempt(again, draw.uniform(0, 0.6 * whole)):
             done[-1] += 1
