@@ -61,6 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXTRA: dict[str, set[str]] = {
     # An opened checkpoint gives its tokenizer, which reads files by the formats below it.
     "checkpoint/opened.py": {"inputs"},
+    # `plainformer.train(config)` calls this package.
+    "train/__init__.py": {"training"},
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
 TORCH_FREE = {"__init__", "config", "errors", "families", "data", "plan", "entities", "evaluate", "cli"}
