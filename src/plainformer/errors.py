@@ -4,6 +4,7 @@
     ├── CheckpointError         a checkpoint's files
     ├── HubError                a reference that could not be turned into local files
     ├── MissingDependencyError  an optional package
+    ├── TrainingError           a run that cannot go on
     └── UsageError              exit code 2: the call itself cannot work
         └── InputError          one of its inputs
 
@@ -104,6 +105,16 @@ class PlainformerError(Exception):
         what, fix = self._parts()
         return type(self)(f"{where}: {what}", fix)
 
+    def respelt(self, spelling: Spelling, note: str = "") -> PlainformerError:
+        """Return the same error with its options as `spelling` writes them, perhaps by `opt` again, and a note after `what`."""
+        what, fix = (_OPTION.sub(lambda found: spelling(found[1], found[2]), part) for part in self._parts())
+        return type(self)(what + note, fix)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Return the options that the message names, in order."""
+        return tuple(found[1] for found in _OPTION.finditer(self._message))
+
     def reason(self, spelling: Spelling = in_python, first: int = 0) -> str:
         """Return the message without the next step; arguments as those of `message`."""
         return spelt(self._parts()[0], spelling, first)
@@ -156,6 +167,10 @@ class InputError(UsageError):
 
 class MissingDependencyError(PlainformerError):
     """An optional package is needed and not installed."""
+
+
+class TrainingError(PlainformerError):
+    """A run of training cannot go on: a loss that is not finite, a full disk. Its last checkpoint is good."""
 
 
 def did_you_mean_these(names: Iterable[str]) -> str:

@@ -19,14 +19,10 @@ from plainformer.families import FAMILIES, config_from_dict, family_module, head
 from tests.support.configs import tiny
 
 WHY: dict[str, str] = {
-    "training": """
-        activation_dropout apply_spec_augment attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout
-        classifier_dropout_prob contrastive_logits_temperature ctc_loss_reduction ctc_zero_infinity decoder_layerdrop
-        diversity_loss_weight dropout dropout_rate embd_pdrop embedding_dropout encoder_layerdrop feat_proj_dropout
-        feat_quantizer_dropout final_dropout hidden_dropout hidden_dropout_prob layerdrop mask_feature_length
-        mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob mlp_dropout
-        num_negatives pooler_dropout qa_dropout resid_pdrop seq_classif_dropout sparse_pred_ignore_index sparse_prediction
-        summary_first_dropout summary_last_dropout
+    "what training does besides dropout: losses, augmentation, pre-training of other kinds": """
+        apply_spec_augment contrastive_logits_temperature ctc_loss_reduction ctc_zero_infinity diversity_loss_weight
+        feat_quantizer_dropout mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
+        mask_time_min_masks mask_time_prob num_negatives sparse_pred_ignore_index sparse_prediction
     """,
     "how it is computed, and the numbers are the same": """
         chunk_size_feed_forward deterministic_flash_attn dtype pretraining_tp reorder_and_upcast_attn use_cache
@@ -59,13 +55,14 @@ OWN: dict[str, dict[str, str]] = {
     "gemma3_text": {"attn_logit_softcapping": "transformers 5.23 does not pass it to Gemma 3's attention"},
     "gpt2": {
         f"summary_{name}": "GPT2DoubleHeadsModel, which is not supported"
-        for name in ("activation", "proj_to_labels", "type", "use_proj")
+        for name in ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")
     },
     "gpt_neox": {"is_decoder": "transformers 5.23 reads it nowhere"},
     "marian": HALVES,
     "mbart": HALVES,
     "mt5": HALVES,
     "pegasus": HALVES,
+    "phi3": {"embd_pdrop": "transformers 5.23 drops nothing of Phi-3's embeddings"},
     "roberta": CROSS,
     "t5": HALVES,
     "xlm-roberta": CROSS,

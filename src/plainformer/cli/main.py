@@ -24,6 +24,8 @@ _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
     "chat": "Talk to a model, turn by turn.",
     "entities": "Analyse the entities of documents, and rank them by what is required.",
+    "train": "Train a model as a YAML file says.",
+    "data": "Show what a training run would read: counts, labels, lengths, duplicates.",
     "explain": "Show how one input becomes an answer, step by step.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from plainformer.config.model import HEAD_KINDS, HeadConfig, ModelConfig, StackConfig
 from plainformer.config.parts import (
     Disentangled,
+    Dropout,
     Frontend,
     MelFrontend,
     NormConfig,
@@ -24,6 +25,7 @@ from plainformer.config.parts import (
 __all__ = [
     "HEAD_KINDS",
     "Disentangled",
+    "Dropout",
     "Frontend",
     "HeadConfig",
     "MelFrontend",

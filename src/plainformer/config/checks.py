@@ -93,6 +93,12 @@ def require_choice(name: str, value: str, options: tuple[str, ...]) -> None:
         raise CheckpointError(f"{name}={shown(value)} is not supported", fix)
 
 
+def require_probability(name: str, value: object) -> None:
+    """Raise CheckpointError unless a field is a number from 0 to 1."""
+    good = is_number(value) and 0 <= value <= 1  # type: ignore[operator]
+    require(good, f"{name}={shown(value)} is not a number from 0 to 1")
+
+
 def require_positive(name: str, value: object) -> None:
     """Raise CheckpointError unless a field is a finite number above zero."""
     require(is_number(value) and value > 0, f"{name}={shown(value)} is not a positive number")  # type: ignore[operator]

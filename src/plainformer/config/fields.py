@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from plainformer.config.checks import is_number, require, require_size, shown
+from plainformer.config.checks import is_number, require, require_probability, require_size, shown
 
 
 def _is_list(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -52,6 +52,12 @@ class Fields:
         """Return a number above zero."""
         value = self.number(*names, default=default)
         require(value > 0, f"{names[0]}={value} is not positive")
+        return value
+
+    def probability(self, *names: str, default: float = 0.0) -> float:
+        """Return a number from 0 to 1."""
+        value = self.number(*names, default=default)
+        require_probability(next((name for name in names if self.raw.get(name) is not None), names[0]), value)
         return value
 
     def maybe_number(self, name: str) -> float | None:

@@ -14,11 +14,13 @@ from plainformer.config.checks import (
     require,
     require_choice,
     require_positive,
+    require_probability,
     require_size,
 )
 from plainformer.config.initial import FirstWeights
 from plainformer.config.parts import (
     Disentangled,
+    Dropout,
     Frontend,
     ImageDefaults,
     MelFrontend,
@@ -73,6 +75,7 @@ class StackConfig:
     disentangled: Disentangled | None = None
     cross_attention: bool = False
     layer_ids: tuple[int, ...] = ()
+    dropout: Dropout = field(default_factory=Dropout)
 
     def __post_init__(self) -> None:
         require_size("hidden size", self.hidden_size, MAX_WIDTH)
@@ -155,6 +158,7 @@ class HeadConfig:
         softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
         mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
             `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
+        dropout, dense_dropout: in training, of what the output layer reads, and of what the dense layer reads.
     """
 
     kind: str = "none"
@@ -169,6 +173,8 @@ class HeadConfig:
     scale: float = 1.0
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
     mixed_states: int = 0
+    dropout: float = 0.0
+    dense_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         require_choice("head", self.kind, HEAD_KINDS)
@@ -178,6 +184,8 @@ class HeadConfig:
         if self.softcap is not None:
             require_positive("soft cap of logits", self.softcap)
         require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
+        require_probability("dropout before the output layer", self.dropout)
+        require_probability("dropout before the dense layer", self.dense_dropout)
 
 
 def in_millions(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from plainformer.config.checks import (
@@ -16,6 +16,7 @@ from plainformer.config.checks import (
     require,
     require_choice,
     require_positive,
+    require_probability,
     require_size,
     shown,
 )
@@ -40,6 +41,48 @@ class NormConfig:
         require_choice("norm", self.kind, ("layer", "rms"))
         good = is_number(self.eps) and 0 <= self.eps < 1
         require(good, f"normalisation epsilon {shown(self.eps)} is not between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What is set to zero at random in training, and with which probability (Srivastava et al. 2014), place by place.
+
+    Attributes:
+        embedding: the frontend's vectors, after their norm (before a projection that follows it).
+        projection: the frames of a waveform, after their projection.
+        attention: attention probabilities.
+        attention_output, ffn_output: what attention (to itself, to the encoder) and the FFN add to their input.
+        activation: within the FFN, what its last product reads.
+        positions: DeBERTa's vectors of relative positions, and its convolution.
+        final: the stack's output, after the final norm.
+        layer: a whole layer, which is then left out (Fan et al. 2020).
+    """
+
+    embedding: float = 0.0
+    projection: float = 0.0
+    attention: float = 0.0
+    attention_output: float = 0.0
+    ffn_output: float = 0.0
+    activation: float = 0.0
+    positions: float = 0.0
+    final: float = 0.0
+    layer: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            require_probability(f"dropout of {name}", value)
+
+    def everywhere(self, p: float) -> Dropout:
+        """Return `p` in the four places of the first transformers, and in others that have a dropout now.
+
+        Those are the embeddings, attention's probabilities, and both outputs. A layer is left out as often as before;
+        0 turns all off.
+        """
+        if p == 0:
+            return Dropout()
+        usual = dict.fromkeys(("embedding", "attention", "attention_output", "ffn_output"), p)
+        others = {name: p for name, value in asdict(self).items() if value > 0 and name not in usual}
+        return Dropout(**{**usual, **others, "layer": self.layer})
 
 
 @dataclass(frozen=True)

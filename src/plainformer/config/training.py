@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plainformer.config.options import MISSING, Checked, flag, number, one_of, option, text, whole
+from plainformer.config.effects import PRETRAINING as PRETRAINING
+from plainformer.config.effects import check_effects, is_given
+from plainformer.config.options import MISSING, Check, Checked, Spec, flag, number, one_of, option, text, whole
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError, opt
 
 # Name in `objective:` → module and class below train/objectives.
 OBJECTIVES = {
@@ -24,8 +28,20 @@ OBJECTIVES = {
     "image-classification": "media:ImageClassification",
     "audio-classification": "media:AudioClassification",
 }
-PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
-FORMATS = ("text", "jsonl", "csv", "tsv", "conll", "squad", "audio", "images", "npz", "parquet", "arrow", "hub")
+FORMATS = (
+    *("text", "paragraphs", "lines", "jsonl", "json", "csv", "tsv", "conll", "squad"),
+    *("audio", "images", "npz", "parquet", "arrow", "hub"),
+)
+
+
+def _or_none(check: Check) -> Check:
+    """Return a check that passes None where the default is something else."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _section(kind: type) -> Mapping[str, Any]:
+    """Return what says of a field that it holds a section: the first line of its docstring."""
+    return {"option": Spec(help=(kind.__doc__ or "").partition("\n")[0])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +65,7 @@ class StartConfig(Checked):
     config: Mapping[str, Any] | None = option(
         None, help="A config.json fragment (model_type, hidden_size ...): the model is made from scratch."
     )
-    tokenizer: str | None = option(None, help="Tokenizer of a model from scratch; default: that of ref.", check=text())
+    tokenizer: str | None = option(None, help="Tokenizer of a model from scratch: folder or Hub id.", check=text())
     revision: str | None = option(None, help="Branch, tag or commit of ref on the Hub.", check=text())
     train: str = option(
         "all", help="What is trained: all, or head (the backbone is frozen).", check=one_of("all", "head")
@@ -62,17 +78,40 @@ class StartConfig(Checked):
         "none", help="Activation checkpointing: none, all, or every n-th layer: less memory, more time."
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.ref is None) == (self.config is None):
+            what = "neither {} nor {} is given" if self.ref is None else "both {} and {} are given"
+            fix = f"give {opt('ref')} to go on from a checkpoint, or {opt('config')} to begin from scratch"
+            raise UsageError(what.format(opt("ref"), opt("config")), fix)
+        no_effect(
+            self.ref is not None and self.tokenizer is not None, "tokenizer", f"with {opt('ref')}: it has its own"
+        )
+        no_effect(self.ref is None and self.revision is not None, "revision", f"without {opt('ref')}")
+        no_effect(
+            self.lora is not None and self.train == "head", "train", f"with {opt('lora')}: the adapters are trained"
+        )
+        checkpointing = self.checkpointing
+        if checkpointing not in ("none", "all") and (isinstance(checkpointing, str) or checkpointing < 1):
+            fix = "give none, all, or n for every n-th layer"
+            raise UsageError(f"{opt('checkpointing', checkpointing)} is unknown", fix)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(Checked):
     """One set of rows."""
 
-    path: str = option(MISSING, help="File, folder, or data set on the Hub.", check=text())
+    path: str = option(MISSING, help="File, folder, pattern such as src/**/*.py, or data set on the Hub.", check=text())
     format: str | None = option(
         None, help=f"One of {', '.join(FORMATS)}; default: by the name.", check=one_of(*FORMATS)
     )
-    name: str | None = option(None, help="Configuration of a Hub data set, array of an npz file.", check=text())
-    split: str | None = option(None, help="Split of a Hub data set.", check=text())
+    name: str | None = option(None, help="Configuration of a Hub data set.", check=text())
+    split: str | None = option(
+        None, help="Split of a Hub data set; of an npz file: its arrays x_train, y_train ...", check=text()
+    )
+    header: bool | None = option(
+        None, help="csv, tsv: whether the first line names columns; default: unless columns has numbers.", check=flag()
+    )
     limit: int | None = option(None, help="Use only this many rows, the first.", check=whole(1))
 
 
@@ -83,8 +122,21 @@ class SplitConfig(Checked):
     validation: float = option(0.1, help="Share for validation.", check=number("(0, 1)"))
     test: float = option(0.0, help="Share for the test set, which training never looks at.", check=number("[0, 1)"))
     by: str = option("random", help="random, stratified or grouped.", check=one_of("random", "stratified", "grouped"))
-    group: str | None = option(None, help="Column whose equal values stay on one side.", check=text())
+    group: str | None = option(
+        None,
+        help="Column whose equal values stay on one side, or a part of it: description:first_paragraph.",
+        check=text(),
+    )
     seed: int = option(0, help="Seed of the split alone.", check=whole(0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation + self.test >= 1:
+            both = f"{opt('validation', self.validation)} and {opt('test', self.test)}"
+            raise UsageError(f"{both} leave nothing to learn from", "let them add up to less than 1")
+        no_effect(self.group is not None and self.by != "grouped", "group", f"without {opt('by', 'grouped')}")
+        if self.by == "grouped" and self.group is None:
+            raise UsageError(f"{opt('by', 'grouped')} needs {opt('group')}", f"name the column in {opt('group')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +157,40 @@ class DataConfig(Checked):
     )
     labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
     max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
-    too_long: str = option(
-        "cut", help="What happens to longer ones: cut, drop, or window.", check=one_of("cut", "drop", "window")
+    max_target_length: int | None = option(
+        None, help="seq2seq: longest target in tokens; default: the model's.", check=whole(1)
+    )
+    too_long: str | None = option(
+        None,
+        help="What happens to longer ones: cut, drop, or window; default: window to pre-train, else cut.",
+        check=one_of("cut", "drop", "window"),
     )
     stride: int = option(0, help="Tokens that neighbouring windows share.", check=whole(0))
+    prefix: str | None = option(
+        None, help="seq2seq: what each source begins with, as T5's 'summarize: '.", check=text()
+    )
+    source_language: str | None = option(None, help="seq2seq: language of the sources, its code.", check=text())
+    target_language: str | None = option(None, help="seq2seq: language of the targets, its code.", check=text())
     cache: str | None = option(None, help="Folder of tokenised data; default: the user's cache.", check=text())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        split = self.split
+        if split is not None and self.validation is not None:
+            fix = "give rows of their own, or let them be split off, not both"
+            raise UsageError(f"both {opt('split')} and {opt('validation')} are given", fix)
+        if split is not None and split.test and self.test is not None:
+            raise UsageError(f"both {opt('split.test')} and {opt('test')} are given", "give one of the two")
+        if self.max_length is not None and self.stride >= self.max_length:
+            fix = f"give less than {opt('max_length', self.max_length)}"
+            raise UsageError(f"{opt('stride', self.stride)} would never reach the end of a text", fix)
+        alone = split is None and self.validation is None and self.test is None
+        no_effect(
+            alone and is_given(self, "duplicates"),
+            "duplicates",
+            f"without {opt('validation')}, {opt('test')} or {opt('split')}",
+        )
+        no_effect(self.duplicates == "group" and split is None, "duplicates", f"as 'group' without {opt('split')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +205,13 @@ class BatchConfig(Checked):
     row_length: int | None = option(None, help="Tokens of a packed row; default: max_length.", check=whole(2))
     by_length: bool = option(True, help="Batches of like length: less padding.", check=flag())
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro is not None and self.micro > self.size:
+            fix = f"give {opt('size')} or less"
+            raise UsageError(f"{opt('micro', self.micro)} is more than {opt('size', self.size)}", fix)
+        no_effect(self.row_length is not None and not self.packed, "row_length", f"without {opt('packed', True)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LengthConfig(Checked):
@@ -134,6 +222,13 @@ class LengthConfig(Checked):
     )
     steps: int | None = option(None, help="Steps.", check=whole(1))
     tokens: int | None = option(None, help="Tokens, rounded up to whole steps.", check=whole(1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for name in ("epochs", "steps", "tokens") if getattr(self, name) is not None]
+        if len(given) > 1:
+            both = " and ".join(opt(name, getattr(self, name)) for name in given)
+            raise UsageError(f"{both} are given", "give one of the three; null takes a value back")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +243,7 @@ class OptimizerConfig(Checked):
     beta2: float = option(0.999, help="Decay of the mean of their squares.", check=number("[0, 1)"))
     eps: float = option(1e-8, help="Added to the root of that mean.", check=number("(0, inf)"))
     max_grad_norm: float | None = option(
-        1.0, help="Largest norm of all gradients; null: no limit.", check=number("(0, inf)")
+        1.0, help="Largest norm of all gradients; null: no limit.", check=_or_none(number("(0, inf)"))
     )
     layer_decay: float | None = option(
         None, help="Each layer's rate is this times that of the layer above.", check=number("(0, 1]")
@@ -171,6 +266,14 @@ class ScheduleConfig(Checked):
     decay: float = option(0.2, help="Share of the steps in which wsd decays.", check=number("(0, 1]"))
     final: float = option(0.0, help="Rate at the end as a share of the peak.", check=number("[0, 1]"))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            what = f"{opt('warmup', self.warmup)} is neither a share nor a number of steps"
+            raise UsageError(what, "give a number below 1, or a whole number")
+        no_effect(is_given(self, "decay") and self.kind != "wsd", "decay", f"without {opt('kind', 'wsd')}")
+        no_effect(is_given(self, "final") and self.kind == "constant", "final", f"with {opt('kind', 'constant')}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Checked):
@@ -180,14 +283,21 @@ class LossConfig(Checked):
     chunk: int | None = option(
         None, help="Labels scored at a time: less memory for large vocabularies; default: by size.", check=whole(0)
     )
-    mask_share: float = option(
-        0.15, help="masked-lm, denoising: share of tokens that are hidden.", check=number("(0, 1)")
+    mask_share: float | None = option(
+        None,
+        help="masked-lm, denoising: share of tokens that are hidden; default: 0.15, of BART's infilling 0.3.",
+        check=number("(0, 1)"),
     )
     whole_words: bool = option(False, help="masked-lm: hide whole words.", check=flag())
     mean_span: float = option(3.0, help="denoising: mean length of what is hidden.", check=number("[1, inf)"))
     teacher: str | None = option(None, help="Distil from this checkpoint (Hinton et al. 2015).", check=text())
     temperature: float = option(2.0, help="Of the teacher's and the student's distributions.", check=number("(0, inf)"))
     teacher_weight: float = option(0.5, help="Share of the teacher in the loss.", check=number("(0, 1]"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("temperature", "teacher_weight"):
+            no_effect(self.teacher is None and is_given(self, name), name, f"without {opt('teacher')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +309,11 @@ class EvaluateConfig(Checked):
     )
     first: bool = option(True, help="Evaluate before the first step, too.", check=flag())
     metric: str | None = option(None, help="Chooses the best checkpoint; default: the objective's.", check=text())
-    patience: int | None = option(None, help="Stop after this many evaluations without a better one.", check=whole(1))
+    patience: int | None = option(
+        None,
+        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune over epochs.",
+        check=whole(0),
+    )
     batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))
 
 
@@ -219,16 +333,20 @@ class TrainConfig(Checked):
     folder: str = option(MISSING, help="Folder of the run.", check=text())
     model: StartConfig = option(MISSING, help="What is trained.")
     data: DataConfig = option(MISSING, help="What it learns from.")
-    batches: BatchConfig = field(default_factory=BatchConfig)
-    length: LengthConfig = field(default_factory=LengthConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    batches: BatchConfig = field(default_factory=BatchConfig, metadata=_section(BatchConfig))
+    length: LengthConfig = field(default_factory=LengthConfig, metadata=_section(LengthConfig))
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig, metadata=_section(OptimizerConfig))
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig, metadata=_section(ScheduleConfig))
+    loss: LossConfig = field(default_factory=LossConfig, metadata=_section(LossConfig))
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=_section(EvaluateConfig))
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=_section(CheckpointConfig))
     seed: int = option(0, help="Of order, masks, dropout and new weights.", check=whole(0))
     device: str = option("cpu", help="cpu, cuda or cuda:N.", check=text())
     precision: str = option("fp32", help="fp32, or bf16 (autocast; weights stay fp32).", check=text())
     threads: int | None = option(None, help="Threads on a CPU; default: torch's.", check=whole(1))
     compile: bool = option(False, help="torch.compile the layers.", check=flag())
     log_every: int = option(10, help="Steps between lines of metrics.jsonl.", check=whole(1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_effects(self)

@@ -9,7 +9,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.checks import MAX_LAYERS, require_size
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import encoder, heads, rows, word_head, word_ties
-from plainformer.families.heads import pooler
+from plainformer.families.heads import pooler, rate
 from plainformer.families.hf_config import HfConfig
 
 DEFAULTS = {
@@ -18,6 +18,8 @@ DEFAULTS = {
     "intermediate_size": 16384,
     "embedding_size": 128,
     "hidden_act": "gelu_new",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 LAYER = {
     ".attention.query": ".attention.qkv.q",
@@ -43,7 +45,13 @@ def sharing(source: HfConfig) -> tuple[int, int, tuple[int, ...]]:
     return groups, inner, tuple(group * inner + place for group in group_of_step for place in range(inner))
 
 
-HEADS = heads(word_head("predictions", "dense", "LayerNorm"), "albert.pooler", pooler("albert.pooler"))
+CLASSIFIER = rate("classifier_dropout_prob")
+HEADS = heads(
+    word_head("predictions", "dense", "LayerNorm"),
+    "albert.pooler",
+    pooler("albert.pooler"),
+    dropout={"sequence": CLASSIFIER, "choice": CLASSIFIER, "token": CLASSIFIER},
+)
 TOKENIZERS = {
     "albert": TokenizerConvention(
         "SentencePiece",
@@ -62,7 +70,8 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     _, _, layer_ids = sharing(source)
     # The projection is there even where both sizes are the same.
     stack = encoder(source, embedding_size=source.integer("embedding_size"), projection="affine")
-    stack = replace(stack, num_layers=len(layer_ids), layer_ids=layer_ids, windows=(), rope=())
+    dropout = replace(stack.dropout, ffn_output=0.0)
+    stack = replace(stack, num_layers=len(layer_ids), layer_ids=layer_ids, windows=(), rope=(), dropout=dropout)
     return ModelConfig("albert", encoder=stack, tied=word_ties(source, head))
 
 

@@ -12,9 +12,9 @@ from plainformer.checkpoint.rows import DropRows, WeightTable, row
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, names
 from plainformer.families import seq2seq_line
-from plainformer.families.heads import SPAN, scores
+from plainformer.families.heads import SPAN
 from plainformer.families.hf_config import HfConfig
-from plainformer.families.seq2seq_line import NORM, rows, stacks, tied, token_rows
+from plainformer.families.seq2seq_line import NORM, rows, stacks, text_classifier, tied, token_rows
 
 # Of each position table the first two rows are fairseq's padding rows: no position uses them.
 UNUSED_ROWS = 2
@@ -22,7 +22,7 @@ DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2}
 ALIASES = seq2seq_line.ALIASES
 HEADS = {
     **seq2seq_line.HEADS,
-    "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),
+    "sequence": text_classifier(),
     "span": SPAN,
 }
 LANGUAGES = names("""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Row, WeightTable, also, ignore, linear, linears, row
 from plainformer.config import Disentangled, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import require, shown
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import EXTRAS, OUT_TIED, masked_lm, word_rows, word_ties
-from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier
+from plainformer.families.encoder_line import EXTRAS, HIDDEN, OUT_TIED, dropout, masked_lm, word_rows, word_ties
+from plainformer.families.heads import BASE, SPAN, Head, classifier, scores
 from plainformer.families.hf_config import HfConfig
 
 DEFAULTS = {"hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24, "intermediate_size": 6144}
@@ -65,7 +66,7 @@ def encoder(source: HfConfig) -> StackConfig:
     source.refuse("attention_head_size", hidden // heads, why="the output projection is as wide as the hidden states")
     norm = NormConfig(eps=source.number("layer_norm_eps", default=1e-7))
     terms = _words(source, "pos_att_type")
-    embedding_size = source.integer("embedding_size", default=hidden)
+    embedding_size, rates = source.integer("embedding_size", default=hidden), dropout(source)
     absolute = source.flag("position_biased_input", default=True)
     return StackConfig(
         frontend=TokenFrontend(
@@ -84,6 +85,7 @@ def encoder(source: HfConfig) -> StackConfig:
         attention_scale=(hidden // heads * (1 + len(set(terms)))) ** -0.5,
         norm=norm,
         disentangled=positions(source, terms),
+        dropout=replace(rates, positions=rates.embedding),
     )
 
 
@@ -110,8 +112,15 @@ def pooled(kind: Literal["sequence", "choice"]) -> Head:
 
     def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
         activation = source.activation("pooler_hidden_act", default="gelu")
-        transform = {"transform_size": stack.hidden_size, "transform_activation": activation}
-        return classifier(source, kind, "first", **transform)
+        return classifier(
+            source,
+            kind,
+            "first",
+            transform_size=stack.hidden_size,
+            transform_activation=activation,
+            dropout=source.probability("cls_dropout", "hidden_dropout_prob", default=0.1),
+            dense_dropout=source.probability("pooler_dropout"),
+        )
 
     return Head(config, linears({"pooler.dense": "head.dense", "classifier": "head.out"}))
 
@@ -121,7 +130,7 @@ HEADS = {
     "masked_lm": Head(lambda source, stack: masked_lm(stack), masked_lm_rows),
     "sequence": pooled("sequence"),
     "choice": pooled("choice"),
-    "token": TOKEN,
+    "token": scores("token", "all", dropout=HIDDEN),
     "span": SPAN,
 }
 TOKENIZERS = {

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import require, require_choice
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.heads import BASE, SPAN, Head, scores, words
+from plainformer.families.heads import BASE, SPAN, Head, rate, scores, words
 from plainformer.families.hf_config import HfConfig, rope_from
 
 # As Llama 1 and 2 publish it, and others after them.
@@ -50,6 +50,7 @@ def decoder(source: HfConfig, **changes: Any) -> StackConfig:
         "out_bias": bias,
         "ffn_bias": source.flag("mlp_bias", default=False),
         "rope": every_layer(rope, layers),
+        "dropout": Dropout(attention=source.probability("attention_dropout")),
     }
     return StackConfig(**directed(source, {**fields, **changes}))
 
@@ -98,7 +99,7 @@ def decoder_heads(out: str = "lm_head", token: str = "score") -> dict[str, Head]
         "none": BASE,
         "causal_lm": words("causal_lm", linear(out, "head.out"), out_bias=False),
         "sequence": scores("sequence", "last", "score", out_bias=False),
-        "token": scores("token", "all", token),
+        "token": scores("token", "all", token, dropout=rate("classifier_dropout", "hidden_dropout")),
         "span": SPAN,
     }
 

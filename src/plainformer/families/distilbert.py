@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears, row
-from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.initial import INTERLEAVED, FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import heads, masked_lm, word_ties
 from plainformer.families.first import usual
-from plainformer.families.heads import Head
+from plainformer.families.heads import Head, rate
 from plainformer.families.hf_config import HfConfig
 
 # Fixed sinusoids (`sinusoidal_pos_embds`) are stored as a table like learned positions: nothing of their own is needed.
@@ -24,8 +24,12 @@ LAYER = {
 }
 WORDS = {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "head.out"}
 ALIASES = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+TEXTS = rate("seq_classif_dropout", default=0.2)
 HEADS = heads(
-    Head(lambda source, stack: masked_lm(stack), linears(WORDS)), "pre_classifier", transform_activation="relu"
+    Head(lambda source, stack: masked_lm(stack), linears(WORDS)),
+    "pre_classifier",
+    dropout={"sequence": TEXTS, "choice": TEXTS, "token": rate("dropout"), "span": rate("qa_dropout")},
+    transform_activation="relu",
 )
 TOKENIZERS = {"distilbert": TokenizerConvention("wordpiece")}
 
@@ -33,6 +37,8 @@ TOKENIZERS = {"distilbert": TokenizerConvention("wordpiece")}
 def config(source: HfConfig, head: str) -> ModelConfig:
     size = source.integer("dim", default=768)
     norm = NormConfig(eps=1e-12)
+    dropout = source.probability("dropout", default=0.1)
+    attention = source.probability("attention_dropout", default=0.1)
     stack = StackConfig(
         frontend=TokenFrontend(
             vocab_size=source.integer("vocab_size"),
@@ -47,6 +53,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         ffn_size=source.integer("hidden_dim", default=4 * 768),
         activation=source.activation("activation", default="gelu"),
         norm=norm,
+        dropout=Dropout(embedding=dropout, attention=attention, ffn_output=dropout),
     )
     return ModelConfig("distilbert", encoder=stack, tied=word_ties(source, head))
 

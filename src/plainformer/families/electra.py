@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plainformer.checkpoint.rows import WeightTable, ignore, linear, linears
 from plainformer.config import HeadConfig, ModelConfig, StackConfig
 from plainformer.config.checks import require_choice
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import encoder, masked_lm, rows, word_ties
-from plainformer.families.heads import BASE, SPAN, TOKEN, Head, classifier, scores
+from plainformer.families.encoder_line import CLASSIFIER, dense_classifier, encoder, masked_lm, rows, word_ties
+from plainformer.families.heads import BASE, SPAN, Head, classifier, scores
 from plainformer.families.hf_config import HfConfig
 
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
@@ -22,13 +24,16 @@ def _summary(source: HfConfig, stack: StackConfig) -> HeadConfig:
     # A null means identity; a missing key means gelu.
     named = source.raw.get("summary_activation", "gelu")
     activation = source.activation("summary_activation", default="gelu") if named else "identity"
+    fields: dict[str, Any] = {
+        "dropout": source.probability("summary_last_dropout", default=0.1),
+        "dense_dropout": source.probability("summary_first_dropout", default=0.0),
+    }
     if source.flag("summary_use_proj", default=True):
-        return classifier(
-            source, "choice", PICKS[kind], transform_size=stack.hidden_size, transform_activation=activation
-        )
+        fields |= {"transform_size": stack.hidden_size, "transform_activation": activation}
+        return classifier(source, "choice", PICKS[kind], **fields)
     if activation != "identity":
         source.refuse("summary_use_proj", why="an activation without the dense layer before it")
-    return classifier(source, "choice", PICKS[kind])
+    return classifier(source, "choice", PICKS[kind], **fields)
 
 
 WORDS = {
@@ -39,11 +44,9 @@ WORDS = {
 HEADS = {
     "none": BASE,
     "masked_lm": Head(lambda source, stack: masked_lm(stack, "gelu"), linears(WORDS)),  # whatever hidden_act is
-    "sequence": scores(
-        "sequence", "first", "classifier.out_proj", dense="classifier.dense", transform_activation="gelu"
-    ),
+    "sequence": dense_classifier(transform_activation="gelu"),
     "choice": Head(_summary, linears({"sequence_summary.summary": "head.dense", "classifier": "head.out"})),
-    "token": TOKEN,
+    "token": scores("token", "all", dropout=CLASSIFIER),
     "span": SPAN,
 }
 # The discriminator predicts no words: it is a base model.

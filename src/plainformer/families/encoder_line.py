@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores
+from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.heads import BASE, Head, Rate, no_dropout, rate, scores
 from plainformer.families.hf_config import HfConfig
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)
+# A classifier's own dropout, where the file states one, and that of hidden states.
+CLASSIFIER, HIDDEN = rate("classifier_dropout", "hidden_dropout_prob"), rate("hidden_dropout_prob")
 # Buffers and heads that published checkpoints carry beside the one in use.
 EXTRAS = ignore("*embeddings.position_ids", "*embeddings.token_type_ids", "cls.*", "classifier.*", "qa_outputs.*")
 
@@ -37,7 +39,15 @@ def encoder(
         ),
         **source.stack_sizes(),
         norm=norm,
+        dropout=dropout(source),
     )
+
+
+def dropout(source: HfConfig, default: float = 0.1) -> Dropout:
+    """Return the line's two dropouts: of attention probabilities, and of all hidden states that are added to others."""
+    hidden = source.probability("hidden_dropout_prob", default=default)
+    attention = source.probability("attention_probs_dropout_prob", default=default)
+    return Dropout(embedding=hidden, attention=attention, attention_output=hidden, ffn_output=hidden)
 
 
 def masked_lm(stack: StackConfig, activation: str = "") -> HeadConfig:
@@ -104,16 +114,31 @@ def word_head(theirs: str, dense: str, norm: str, activation: str = "") -> Head:
     )
 
 
-def heads(word_head: Head, dense: str, base: Head = BASE, **fields: Any) -> dict[str, Head]:
-    """Return the line's heads; those of whole texts read the first vector through the layer stored as `dense`."""
+BERTS = {"sequence": CLASSIFIER, "choice": CLASSIFIER, "token": CLASSIFIER, "span": no_dropout}
+
+
+def heads(
+    word_head: Head, dense: str, base: Head = BASE, dropout: Mapping[str, Rate] = BERTS, **fields: Any
+) -> dict[str, Head]:
+    """Return the line's heads; those of whole texts read the first vector through the layer stored as `dense`.
+
+    `dropout`: each kind's, where it differs from BERT's.
+    """
+    rates = {**BERTS, **dropout}
     return {
         "none": base,
         "masked_lm": word_head,
-        "sequence": scores("sequence", "first", dense=dense, **fields),
-        "choice": scores("choice", "first", dense=dense, **fields),
-        "token": TOKEN,
-        "span": SPAN,
+        "sequence": scores("sequence", "first", dense=dense, dropout=rates["sequence"], **fields),
+        "choice": scores("choice", "first", dense=dense, dropout=rates["choice"], **fields),
+        "token": scores("token", "all", dropout=rates["token"]),
+        "span": scores("span", "all", "qa_outputs", dropout=rates["span"]),
     }
+
+
+def dense_classifier(dropout: Rate = CLASSIFIER, **fields: Any) -> Head:
+    """Return a classifier of whole texts that brings its own dense layer, with dropout before each of its two layers."""
+    names = {"theirs": "classifier.out_proj", "dense": "classifier.dense"}
+    return scores("sequence", "first", **names, dropout=dropout, dense_dropout=dropout, **fields)
 
 
 def rows(base: str, *more: Row, positions: Op = SAME, layers: Sequence[Row] = ()) -> WeightTable:

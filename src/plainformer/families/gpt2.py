@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plainformer.checkpoint.rows import Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
-from plainformer.config import ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.config.initial import FirstWeights, normal
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import build, decoder_heads, directed
@@ -33,6 +33,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         positions="learned",
         max_positions=source.integer("n_positions", default=1024),
     )
+    outputs = source.probability("resid_pdrop", default=0.1)
     fields: dict[str, Any] = {
         "hidden_size": hidden,
         "num_layers": source.integer("n_layer", default=12),
@@ -42,6 +43,12 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         "norm": NormConfig(eps=source.number("layer_norm_epsilon", default=1e-5)),
         "norm_place": "pre",
         "final_norm": "norm",
+        "dropout": Dropout(
+            embedding=source.probability("embd_pdrop", default=0.1),
+            attention=source.probability("attn_pdrop", default=0.1),
+            attention_output=outputs,
+            ffn_output=outputs,
+        ),
     }
     stack = StackConfig(frontend=frontend, **directed(source, fields))
     return build("gpt2", source, head, stack, tie=True)

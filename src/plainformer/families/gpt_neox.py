@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import SplitHeads, WeightTable, fused, ignore, linear, linears, row
-from plainformer.config import ModelConfig, NormConfig
+from plainformer.config import Dropout, ModelConfig, NormConfig
 from plainformer.config.initial import FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import build, decoder, decoder_heads
@@ -23,17 +23,20 @@ DEFAULTS = {
     "hidden_act": "gelu",
     "rotary_pct": 0.25,
     "attention_bias": True,
+    "classifier_dropout": 0.1,
 }
 
 
 def config(source: HfConfig, head: str) -> ModelConfig:
     """A quarter of each head's channels turn unless the file says otherwise."""
+    hidden, attention = source.probability("hidden_dropout"), source.probability("attention_dropout")
     stack = decoder(
         source.with_defaults(rope_theta=source.number("rotary_emb_base", default=10000.0)),
         num_kv_heads=0,  # as many as heads
         ffn="plain",
         ffn_bias=True,
         norm=NormConfig(eps=source.number("layer_norm_eps", default=1e-5)),
+        dropout=Dropout(embedding=hidden, attention=attention, attention_output=hidden, ffn_output=hidden),
         residual="parallel" if source.flag("use_parallel_residual", default=True) else "sequential",
     )
     return build("gpt_neox", source, head, stack, tie=False)

@@ -11,6 +11,7 @@ from plainformer.config import HeadConfig, ModelConfig, StackConfig, TokenFronte
 from plainformer.families.hf_config import HfConfig, problem
 
 Kind = Literal["sequence", "token", "span", "choice", "image", "audio"]
+Rate = Callable[[HfConfig], float]
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,31 @@ def classifier(source: HfConfig, kind: Kind, pick: str, **fields: Any) -> HeadCo
     return HeadConfig(kind=kind, pick=pick, out_size=count, problem=problem(source), **fields)  # type: ignore[arg-type]
 
 
-def scores(kind: Kind, pick: str, theirs: str = "classifier", dense: str = "", **fields: Any) -> Head:
+def rate(*names: str, default: float = 0.1) -> Rate:
+    """Return how a head's dropout is read: from the first of these fields that config.json states."""
+    return lambda source: source.probability(*names, default=default)
+
+
+def no_dropout(source: HfConfig) -> float:
+    return 0.0
+
+
+def scores(
+    kind: Kind,
+    pick: str,
+    theirs: str = "classifier",
+    dense: str = "",
+    *,
+    dropout: Rate = no_dropout,
+    dense_dropout: Rate = no_dropout,
+    **fields: Any,
+) -> Head:
     """Return a classifying head that is stored as `theirs`; `dense` names a layer before it, as wide as the stack."""
 
     def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
         transform = {"transform_size": stack.hidden_size} if dense else {}
-        return classifier(source, kind, pick, **transform, **fields)
+        rates = {"dropout": dropout(source), "dense_dropout": dense_dropout(source)}
+        return classifier(source, kind, pick, **transform, **rates, **fields)
 
     return Head(config, [*(linear(dense, "head.dense") if dense else ()), *linear(theirs, "head.out")])
 
@@ -86,7 +106,6 @@ def _audio(source: HfConfig, stack: StackConfig) -> HeadConfig:
 
 
 BASE = Head()
-TOKEN = scores("token", "all")
 SPAN = scores("span", "all", "qa_outputs")
 _FRAME_ROWS = [*linear("classifier", "head.out"), row("layer_weights", "head.layer_weights")]
 AUDIO = Head(_audio, [*linear("projector", "head.dense"), *_FRAME_ROWS])

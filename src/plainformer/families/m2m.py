@@ -13,7 +13,14 @@ from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import ALIASES, rows, stacks, tied, token_rows, word_rows
 
 __all__ = ["ALIASES", "HEADS", "TOKENIZERS", "config", "table"]
-DEFAULTS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+DEFAULTS = {
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "attention_dropout": 0.1,
+    "encoder_layerdrop": 0.05,
+    "decoder_layerdrop": 0.05,
+}
 HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows, out_bias=False)}
 LANGUAGES = names("""
     af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht

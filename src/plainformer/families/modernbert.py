@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Split, WeightTable, fused, ignore, linear, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
+from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import MAX_LAYERS, require, require_choice, require_size
 from plainformer.config.initial import FirstWeights, truncated
 from plainformer.families.encoder_line import word_ties
@@ -55,7 +55,7 @@ def encoder(source: HfConfig) -> StackConfig:
     ropes = {kind: rope(source, kind, hidden // heads) for kind in sorted(set(types))}
     # `local_attention` counts both sides; ours counts one side and the position itself.
     window = source.integer("local_attention", default=128) // 2 + 1
-    attention_bias = source.flag("attention_bias", default=False)
+    attention_bias, attention = source.flag("attention_bias", default=False), source.probability("attention_dropout")
     return StackConfig(
         frontend=TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden, norm=norm),
         **sizes,
@@ -69,6 +69,12 @@ def encoder(source: HfConfig) -> StackConfig:
         ffn_bias=source.flag("mlp_bias", default=False),
         windows=tuple(window if kind == LOCAL else None for kind in types),
         rope=tuple(ropes[kind] for kind in types),
+        dropout=Dropout(
+            embedding=source.probability("embedding_dropout"),
+            attention=attention,
+            attention_output=attention,
+            activation=source.probability("mlp_dropout"),
+        ),
     )
 
 
@@ -76,7 +82,8 @@ def _scores(kind: Kind, pick: str = "") -> Head:
     """Return a classifier after the transform; `pick` "" is the file's own choice."""
 
     def config(source: HfConfig, stack: StackConfig) -> HeadConfig:
-        return classifier(source, kind, pick or _pooling(source), **_transform(source, stack))
+        dropout = source.probability("classifier_dropout")
+        return classifier(source, kind, pick or _pooling(source), dropout=dropout, **_transform(source, stack))
 
     return Head(config, [*TRANSFORM, *linear("classifier", "head.out")])
 

@@ -8,8 +8,8 @@ from plainformer.checkpoint.rows import OLD_NORM_NAMES, DropRows, WeightTable, i
 from plainformer.config import ModelConfig, RelativeBias, TokenFrontend
 from plainformer.config.checks import require
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.encoder_line import EXTRAS, encoder, heads, word_head, word_ties
-from plainformer.families.heads import pooler, scores
+from plainformer.families.encoder_line import EXTRAS, HIDDEN, dense_classifier, encoder, heads, word_head, word_ties
+from plainformer.families.heads import pooler
 from plainformer.families.hf_config import HfConfig
 
 UNUSED = 2  # positions are numbered from 2, whatever pad_token_id says
@@ -28,8 +28,9 @@ HEADS = {
         word_head("lm_head", "dense", "layer_norm", "gelu"),  # whatever hidden_act is
         "mpnet.pooler.dense",
         pooler("mpnet.pooler.dense"),
+        dropout={"choice": HIDDEN, "token": HIDDEN},
     ),
-    "sequence": scores("sequence", "first", "classifier.out_proj", dense="classifier.dense"),
+    "sequence": dense_classifier(HIDDEN),
 }
 TOKENIZERS = {
     "mpnet": TokenizerConvention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plainformer.checkpoint.rows import Split, WeightTable, fused, linears
-from plainformer.config import ModelConfig
+from plainformer.config import Dropout, ModelConfig
 from plainformer.families.decoder_line import (
     ATTENTION,
     FEED_FORWARD,
@@ -31,7 +31,17 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         source = HfConfig({**source.raw, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}})
     layers = source.integer("num_hidden_layers", default=32)
     window = source.integer("sliding_window") if source.get("sliding_window") is not None else None
-    stack = decoder(source, windows=every_layer(window, layers), qkv_bias=False, out_bias=False, ffn_bias=False)
+    outputs = source.probability("resid_pdrop")
+    stack = decoder(
+        source,
+        windows=every_layer(window, layers),
+        qkv_bias=False,
+        out_bias=False,
+        ffn_bias=False,
+        dropout=Dropout(
+            attention=source.probability("attention_dropout"), attention_output=outputs, ffn_output=outputs
+        ),
+    )
     return build("phi3", source, head, stack, tie=False)
 
 

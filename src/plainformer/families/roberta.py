@@ -6,8 +6,8 @@ from plainformer.checkpoint.rows import DropRows, WeightTable, ignore
 from plainformer.config import ModelConfig
 from plainformer.config.checks import require
 from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention
-from plainformer.families.encoder_line import encoder, heads, rows, word_head, word_ties
-from plainformer.families.heads import pooler, scores
+from plainformer.families.encoder_line import HIDDEN, dense_classifier, encoder, heads, rows, word_head, word_ties
+from plainformer.families.heads import pooler
 from plainformer.families.hf_config import HfConfig
 
 
@@ -21,8 +21,9 @@ HEADS = {
         word_head("lm_head", "dense", "layer_norm", "gelu"),  # whatever hidden_act is
         "roberta.pooler.dense",
         pooler("roberta.pooler.dense"),
+        dropout={"choice": HIDDEN},
     ),
-    "sequence": scores("sequence", "first", "classifier.out_proj", dense="classifier.dense"),
+    "sequence": dense_classifier(),
 }
 AROUND = ("{cls} $A {sep}", "{cls} $A {sep} {sep} $B {sep}")
 TOKENIZERS = {

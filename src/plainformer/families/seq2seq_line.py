@@ -18,8 +18,8 @@ from plainformer.checkpoint.rows import (
     row,
     zeros,
 )
-from plainformer.config import Frontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.heads import BASE, words
+from plainformer.config import Dropout, Frontend, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.families.heads import BASE, Head, rate, scores, words
 from plainformer.families.hf_config import HfConfig
 
 CAUSAL_DECODER = "a decoder after an encoder sees what it has written, and nothing later"
@@ -59,7 +59,21 @@ def stack(source: HfConfig, side: str, frontend: Frontend, **layers: Any) -> Sta
         ffn_size=source.integer(f"{side}_ffn_dim", default=4096),
         direction="causal" if side == "decoder" else "both",
         cross_attention=side == "decoder",
+        dropout=dropout(source, side),
         **fields,
+    )
+
+
+def dropout(source: HfConfig, side: str) -> Dropout:
+    """Return one side's: `dropout` of all hidden states that are added to others, and three of their own."""
+    hidden = source.probability("dropout", default=0.1)
+    return Dropout(
+        embedding=hidden,
+        attention=source.probability("attention_dropout"),
+        attention_output=hidden,
+        ffn_output=hidden,
+        activation=source.probability("activation_dropout"),
+        layer=source.probability(f"{side}_layerdrop"),
     )
 
 
@@ -120,6 +134,13 @@ def word_rows(config: ModelConfig) -> list[Row]:
 
 
 HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows)}
+CLASSIFIER = rate("classifier_dropout", default=0.0)
+
+
+def text_classifier() -> Head:
+    """Return a classifier of the end token's vector, with dropout before each of its two layers."""
+    names = {"theirs": "classification_head.out_proj", "dense": "classification_head.dense"}
+    return scores("sequence", "eos", **names, dropout=CLASSIFIER, dense_dropout=CLASSIFIER)
 
 
 def sinusoid_rows(config: ModelConfig) -> list[Row]:

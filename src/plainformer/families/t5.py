@@ -10,13 +10,20 @@ from __future__ import annotations
 from typing import Literal
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend
+from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend
 from plainformer.config.checks import require, shown
 from plainformer.config.initial import FirstWeights, constant, normal
 from plainformer.config.tokenizer import TokenizerConvention
-from plainformer.families.heads import BASE, SPAN, TOKEN, Head, scores, vocabulary
+from plainformer.families.heads import BASE, SPAN, Head, scores, vocabulary
 from plainformer.families.hf_config import ACTIVATION_NAMES, HfConfig
-from plainformer.families.seq2seq_line import CAUSAL_DECODER, TIED_HEAD, TIED_STACKS, token_rows
+from plainformer.families.seq2seq_line import (
+    CAUSAL_DECODER,
+    CLASSIFIER,
+    TIED_HEAD,
+    TIED_STACKS,
+    text_classifier,
+    token_rows,
+)
 
 
 def feed_forward(source: HfConfig) -> tuple[str, Literal["plain", "gated"]]:
@@ -45,6 +52,7 @@ def stack(source: HfConfig, side: str) -> StackConfig:
     hidden = source.integer("d_model", default=512)
     layers = source.integer("num_layers", default=6)
     activation, ffn = feed_forward(source)
+    p = source.probability("dropout_rate", default=0.1)
     return StackConfig(
         frontend=TokenFrontend(vocab_size=source.integer("vocab_size"), embedding_size=hidden),
         hidden_size=hidden,
@@ -67,6 +75,7 @@ def stack(source: HfConfig, side: str) -> StackConfig:
             source.integer("relative_attention_max_distance", default=128),
         ),
         cross_attention=side == "decoder",
+        dropout=Dropout(embedding=p, attention=p, attention_output=p, ffn_output=p, activation=p, final=p),
     )
 
 
@@ -92,8 +101,8 @@ DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1}
 HEADS = {
     "none": BASE,
     "seq2seq_lm": Head(_words, linear("lm_head", "head.out")),
-    "sequence": scores("sequence", "eos", "classification_head.out_proj", dense="classification_head.dense"),
-    "token": TOKEN,
+    "sequence": text_classifier(),
+    "token": scores("token", "all", dropout=CLASSIFIER),
     "span": SPAN,
 }
 TOKENIZERS = dict.fromkeys(

@@ -10,6 +10,7 @@ from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linea
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
 from plainformer.config.initial import FirstWeights, constant, truncated
 from plainformer.config.parts import BICUBIC, ImageDefaults
+from plainformer.families.encoder_line import dropout
 from plainformer.families.first import deviation, usual
 from plainformer.families.heads import Head, classifier
 from plainformer.families.hf_config import HfConfig
@@ -29,6 +30,7 @@ def encoder(source: HfConfig) -> StackConfig:
         norm_place="pre",
         final_norm="norm",
         qkv_bias=source.flag("qkv_bias", default=True),
+        dropout=dropout(source, default=0.0),
     )
 
 

@@ -7,7 +7,7 @@ normalise before each sub-layer and once after the last.
 from __future__ import annotations
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
+from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
 from plainformer.config.checks import require
 from plainformer.config.initial import Distribution, FirstWeights, normal, uniform
 from plainformer.config.tokenizer import TokenizerConvention
@@ -51,11 +51,27 @@ def encoder(source: HfConfig) -> StackConfig:
         norm=norm,
         norm_place="pre" if stable else "post",
         final_norm="norm" if stable else "none",
+        dropout=dropout(source),
+    )
+
+
+def dropout(source: HfConfig) -> Dropout:
+    """Return the stack's; what hides spans of its input (SpecAugment) is data augmentation."""
+    hidden = source.probability("hidden_dropout", default=0.1)
+    return Dropout(
+        embedding=hidden,
+        projection=source.probability("feat_proj_dropout"),
+        attention=source.probability("attention_dropout", default=0.1),
+        attention_output=hidden,
+        ffn_output=hidden,
+        activation=source.probability("activation_dropout", default=0.1),
+        layer=source.probability("layerdrop", default=0.1),
     )
 
 
 def _letters(source: HfConfig, stack: StackConfig) -> HeadConfig:
-    return HeadConfig("ctc", out_size=source.integer("vocab_size", default=32))
+    dropout = source.probability("final_dropout", default=0.1)
+    return HeadConfig("ctc", out_size=source.integer("vocab_size", default=32), dropout=dropout)
 
 
 HEADS = {"none": BASE, "ctc": Head(_letters, linear("lm_head", "head.out")), "audio": AUDIO, "token": FRAME}

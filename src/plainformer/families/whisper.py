@@ -16,6 +16,7 @@ SIZES = {"layers": 4, "attention_heads": 6, "ffn_dim": 1536}
 DEFAULTS = {
     "d_model": 384,
     "decoder_start_token_id": 50257,
+    "dropout": 0.0,
     **{f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in SIZES.items()},
 }
 ALIASES = {**LINE_ALIASES, "num_key_value_heads": "encoder_attention_heads"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
 from plainformer.model.disentangled import DisentangledScores
+from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
 from plainformer.model.position import Rotation, rotate
@@ -131,19 +132,21 @@ def merge_heads(x_BHTE: Tensor) -> Tensor:
     return x_BHTE.transpose(1, 2).reshape(batch, length, heads * size)
 
 
-def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float) -> Tensor:
-    """Return context vectors, (B, H, T, E), by torch's fused kernel."""
+def attend(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, scale: float, dropout: float = 0.0) -> Tensor:
+    """Return context vectors, (B, H, T, E), by torch's fused kernel. `dropout`: of the probabilities, 0 but in training."""
     heads, kv_heads, queries = q_BHTE.size(1), k_BKSE.size(1), q_BHTE.size(2)
     if heads == kv_heads:
-        return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale)
+        return F.scaled_dot_product_attention(
+            q_BHTE, k_BKSE, v_BKSE, mask.bias, dropout, is_causal=mask.causal, scale=scale
+        )
     if queries == 1 and (mask.bias is None or mask.bias.size(1) == 1):
         # One query: heads that share keys become the rows of one product, so that the keys are read once and not repeated.
         batch, _, _, size = q_BHTE.shape
         grouped = q_BHTE.view(batch, kv_heads, heads // kv_heads, size)
-        context = F.scaled_dot_product_attention(grouped, k_BKSE, v_BKSE, mask.bias, scale=scale)
+        context = F.scaled_dot_product_attention(grouped, k_BKSE, v_BKSE, mask.bias, dropout, scale=scale)
         return context.reshape(batch, heads, 1, size)
     return F.scaled_dot_product_attention(
-        q_BHTE, k_BKSE, v_BKSE, mask.bias, is_causal=mask.causal, scale=scale, enable_gqa=True
+        q_BHTE, k_BKSE, v_BKSE, mask.bias, dropout, is_causal=mask.causal, scale=scale, enable_gqa=True
     )
 
 
@@ -155,8 +158,9 @@ def attend_eagerly(
     scale: float,
     softcap: float | None = None,
     prefix: tuple[Tensor, Tensor] | None = None,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return context vectors, (B, H, T, E), and probabilities, (B, H, T, P + S), computed step by step.
+    """Return context vectors, (B, H, T, E), and probabilities before dropout, (B, H, T, P + S), computed step by step.
 
     For what the fused kernel does not have: `output_attentions`, scores with a soft cap, and a prefix, (N, K, P, E), that
     neighbouring rows share, which comes before the keys. All queries that look at the same keys - those of the heads that
@@ -178,7 +182,7 @@ def attend_eagerly(
     elif mask.bias is not None:
         scores_BHTS = (scores_BHTS + mask.bias).clamp_min(lowest)
     probabilities_BHTS = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
-    p_BKGS = probabilities_BHTS.view(batch, kv_heads, q_BKGE.size(2), -1)
+    p_BKGS = drop(probabilities_BHTS, dropout, training=True).view(batch, kv_heads, q_BKGE.size(2), -1)
     context_BKGE = p_BKGS[..., -k_BKSE.size(2) :] @ v_BKSE
     if prefix is not None:
         p_prefix = p_BKGS[..., : prefix[1].size(2)]
@@ -202,7 +206,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
-        self.scale, self.softcap = config.attention_scale, config.score_softcap
+        self.scale, self.softcap, self.dropout = config.attention_scale, config.score_softcap, config.dropout
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.qkv = LinearGroup(config.hidden_size, {"q": q_size, "k": kv_size, "v": kv_size}, config.qkv_bias)
         self.out = Linear(q_size, config.hidden_size, config.out_bias)
@@ -226,13 +230,15 @@ class SelfAttention(nn.Module):
             mask = Mask(mask.bias[..., -held:])
         if self.scores is not None:
             mask = self._with_positions(mask, q_BHTE, k_BKSE, flow)
-        wanted = flow.wanted(layer)
+        wanted, dropout = flow.wanted(layer), self.dropout.attention if self.training else 0.0
         if wanted is not None:
             q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
         if flow.output_attentions or self.softcap is not None or prefix is not None:
-            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix)
+            context_BHTE, probabilities = attend_eagerly(
+                q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout
+            )
         else:
-            context_BHTE, probabilities = attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale), None
+            context_BHTE, probabilities = attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout), None
         if flow.head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
         return self.out(merge_heads(context_BHTE)), probabilities if flow.output_attentions else None
@@ -251,8 +257,9 @@ class SelfAttention(nn.Module):
 
     def _with_positions(self, mask: Mask, q_BHTE: Tensor, k_BHSE: Tensor, flow: Flow) -> Mask:
         assert self.scores is not None and flow.relative is not None
-        q_ND, k_ND, _ = self.qkv(flow.relative)
-        bias = self.scores(q_BHTE, k_BHSE, flow.relative, q_ND, k_ND)
+        table_ND = drop(flow.relative, self.dropout.positions, self.training)
+        q_ND, k_ND, _ = self.qkv(table_ND)
+        bias = self.scores(q_BHTE, k_BHSE, table_ND, q_ND, k_ND)
         if mask.bias is not None:  # the lowest number where masked; the sum must not overflow to -inf
             bias = (bias + mask.bias).clamp_min(torch.finfo(bias.dtype).min)
         return Mask(bias)
@@ -263,7 +270,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.heads, self.scale = config.num_heads, config.attention_scale
+        self.heads, self.scale, self.dropout = config.num_heads, config.attention_scale, config.dropout
         size = config.num_heads * config.head_dim
         self.q = Linear(config.hidden_size, size, config.qkv_bias)
         self.kv = LinearGroup(config.hidden_size, {"k": size, "v": size}, config.qkv_bias)
@@ -276,10 +283,11 @@ class CrossAttention(nn.Module):
         copies = flow.cache.copies if flow.cache is not None else 1
         if copies > 1:  # rows that continue one prompt attend to the same encoder output: they become its queries
             q_BHTE = _stacked(q_BHTE, len(x_BTD) // copies)
+        mask, dropout = flow.encoder_mask, self.dropout.attention if self.training else 0.0
         if flow.output_attentions:
-            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale)
+            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout=dropout)
         else:
-            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, flow.encoder_mask, self.scale)
+            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout)
         if copies > 1:
             context_BHTE = _beside(context_BHTE, len(x_BTD))
         if flow.cross_head_mask_LH is not None:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.config.values import check_whole
 from plainformer.model.attention import Attentions, CrossAttention, Flow, SelfAttention
+from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -46,7 +47,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATION_FUNCTIONS[config.activation]
+        self.activation, self.dropout = ACTIVATION_FUNCTIONS[config.activation], config.dropout
         self.down = Linear(config.ffn_size, config.hidden_size, config.ffn_bias)
         self.chunk_size = 0
         self.network: Callable[[Tensor], Tensor]
@@ -64,13 +65,14 @@ class FeedForward(nn.Module):
         return self.network(x_BTD)
 
     def _plain(self, x_BTD: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x_BTD)))
+        return self.down(drop(self.activation(self.up(x_BTD)), self.dropout.activation, self.training))
 
     def _gated(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, up_BTF = self.gate_up(x_BTD)
         inner_BTF = self.activation(gate_BTF)
         # In place where no gradient needs the factor: for a long prompt, one large tensor less to allocate and to write.
-        return self.down(inner_BTF * up_BTF if torch.is_grad_enabled() else inner_BTF.mul_(up_BTF))
+        inner_BTF = inner_BTF * up_BTF if torch.is_grad_enabled() else inner_BTF.mul_(up_BTF)
+        return self.down(drop(inner_BTF, self.dropout.activation, self.training))
 
 
 Norm = Callable[[Tensor], Tensor]
@@ -96,7 +98,7 @@ class Block(nn.Module):
         super().__init__()
         size, norm = config.hidden_size, config.norm
         after = norm if config.norm_place == "both" else None
-        self.norm_place = config.norm_place
+        self.norm_place, self.dropout = config.norm_place, config.dropout
         self.attention = SelfAttention(config)
         self.attention_norm = make_norm(size, norm if index > 0 or config.first_norm == "norm" else None)
         self.attention_after_norm = make_norm(size, after)
@@ -108,16 +110,17 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
         """Return the layer's output, (B, T, D), and its attentions, if they are asked for."""
+        p, training = self.dropout, self.training
         before, after, outer = norms_around(self.norm_place, self.attention_norm, self.attention_after_norm)
         y_BTD, own = self.attention(before(x_BTD), layer, flow)
-        x_BTD = outer(flow.residual(x_BTD, layer) + after(y_BTD))
+        x_BTD = outer(flow.residual(x_BTD, layer) + drop(after(y_BTD), p.attention_output, training))
         cross = None
         if self.cross is not None:
             before, after, outer = norms_around(self.norm_place, self.cross_norm, self.cross_norm)
             y_BTD, cross = self.cross(before(x_BTD), layer, flow)
-            x_BTD = outer(x_BTD + after(y_BTD))
+            x_BTD = outer(x_BTD + drop(after(y_BTD), p.attention_output, training))
         before, after, outer = norms_around(self.norm_place, self.ffn_norm, self.ffn_after_norm)
-        x_BTD = outer(x_BTD + after(self.ffn(before(x_BTD))))
+        x_BTD = outer(x_BTD + drop(after(self.ffn(before(x_BTD))), p.ffn_output, training))
         return x_BTD, Attentions(own, cross)
 
 
@@ -126,6 +129,7 @@ class ParallelBlock(nn.Module):
 
     def __init__(self, config: StackConfig, index: int) -> None:
         super().__init__()
+        self.dropout = config.dropout
         self.attention = SelfAttention(config)
         self.attention_norm = make_norm(config.hidden_size, config.norm)
         self.ffn = FeedForward(config)
@@ -133,9 +137,11 @@ class ParallelBlock(nn.Module):
 
     def forward(self, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
         """Return the layer's output, (B, T, D), and its attentions, if they are asked for."""
+        p, training = self.dropout, self.training
         y_BTD, own = self.attention(self.attention_norm(x_BTD), layer, flow)
+        y_BTD = drop(y_BTD, p.attention_output, training)
         x_BTD = flow.residual(x_BTD, layer)
-        return self.ffn(self.ffn_norm(x_BTD)) + y_BTD + x_BTD, Attentions(own)
+        return drop(self.ffn(self.ffn_norm(x_BTD)), p.ffn_output, training) + y_BTD + x_BTD, Attentions(own)
 
 
 def make_block(config: StackConfig, index: int) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import Disentangled, StackConfig
+from plainformer.model.dropout import drop
 from plainformer.model.empty import Conv1d
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
@@ -82,10 +83,11 @@ class LocalConvolution(nn.Module):
         size, kernel, groups = config.hidden_size, config.disentangled.conv_kernel, config.disentangled.conv_groups
         self.conv = Conv1d(size, size, kernel, padding=(kernel - 1) // 2, groups=groups)
         self.norm = make_norm(config.hidden_size, config.norm)
-        self.activation = ACTIVATION_FUNCTIONS[config.disentangled.conv_activation]
+        self.activation, self.dropout = ACTIVATION_FUNCTIONS[config.disentangled.conv_activation], config.dropout
 
     def forward(self, before_BTD: Tensor, after_BTD: Tensor, real_BT: Tensor | None) -> Tensor:
         local_BTD = self.conv(before_BTD.transpose(1, 2)).transpose(1, 2)
+        local_BTD = drop(local_BTD, self.dropout.positions, self.training)
         if real_BT is None:
             return self.norm(after_BTD + self.activation(local_BTD))
         real_BT1 = real_BT[..., None].to(local_BTD.dtype)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainformer.config import MelFrontend, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
+from plainformer.config import Dropout, MelFrontend, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
 from plainformer.errors import InputError
+from plainformer.model.dropout import drop
 from plainformer.model.empty import Conv1d, Conv2d, Embedding, GroupNorm, LayerNorm
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
@@ -26,9 +27,9 @@ def require(fits: bool, name: str, x: Tensor, wanted: str, fix: str) -> None:
 class TokenEmbedding(nn.Module):
     """ids → vectors: token + position + token type, then norm and projection where the model has them."""
 
-    def __init__(self, config: TokenFrontend, hidden_size: int) -> None:
+    def __init__(self, config: TokenFrontend, hidden_size: int, dropout: Dropout) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         size = config.embedding_size
         self.tokens = Embedding(config.vocab_size, size)
         self.positions = Embedding(config.max_positions, size) if config.positions == "learned" else None
@@ -61,7 +62,8 @@ class TokenEmbedding(nn.Module):
         elif self.config.positions == "sinusoidal":
             at = positions_BT + self.config.sinusoid_start
             x = x + sinusoid(at, x.size(-1), self.config.sinusoid).to(x.dtype)
-        x = self.after_norm(self.norm(self.before_norm(x)))
+        x = self.norm(self.before_norm(x))
+        x = self.after_norm(drop(x, self.dropout.embedding, self.training))
         if real_BT is not None and self.config.padding == "zeroed":
             x = x * real_BT[..., None].to(x.dtype)
         return x
@@ -70,9 +72,9 @@ class TokenEmbedding(nn.Module):
 class PatchEmbedding(nn.Module):
     """An image → class tokens and one vector for each patch (Dosovitskiy et al. 2021); positions stretch to other sizes."""
 
-    def __init__(self, config: PatchFrontend, hidden_size: int) -> None:
+    def __init__(self, config: PatchFrontend, hidden_size: int, dropout: Dropout) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.patches = Conv2d(config.channels, hidden_size, config.patch_size, config.patch_size, bias=config.bias)
         self.class_tokens = nn.ParameterList(torch.empty(hidden_size) for _ in range(config.class_tokens))
         rows = config.class_tokens + config.grid[0] * config.grid[1]
@@ -84,7 +86,8 @@ class PatchEmbedding(nn.Module):
         grid = self.patches(pixels.to(self.patches.weight.dtype))
         x_BTD = grid.flatten(2).transpose(1, 2)
         class_tokens = [token.expand(x_BTD.size(0), 1, -1) for token in self.class_tokens]
-        return torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid.shape[-2:])
+        x_BTD = torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid.shape[-2:])
+        return drop(x_BTD, self.dropout.embedding, self.training)
 
     def _check(self, pixels: Tensor) -> None:
         channels, fix = self.config.channels, "stack images with their channels before height and width"
@@ -149,9 +152,9 @@ class ConvPositions(nn.Module):
 class WaveEmbedding(nn.Module):
     """A waveform → one vector for each ~20 ms frame, padding zeroed, convolutional positions added."""
 
-    def __init__(self, config: WaveFrontend, hidden_size: int) -> None:
+    def __init__(self, config: WaveFrontend, hidden_size: int, dropout: Dropout) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.steps = nn.ModuleList(_ConvStep(config, index) for index in range(len(config.channels)))
         last = config.channels[-1]
         self.projection_norm = make_norm(last, config.projection_norm)
@@ -176,13 +179,15 @@ class WaveEmbedding(nn.Module):
         for step in self.steps:
             x_BCN = step(x_BCN)
         x_BTD = self.project(self.projection_norm(x_BCN.transpose(1, 2)))
+        x_BTD = drop(x_BTD, self.dropout.projection, self.training)
         real_BT = None
         if mask_BN is not None:
             lengths = self.frames(self._samples(mask_BN, wave_BN))
             if int(lengths.min()) < x_BTD.size(1):
                 real_BT = torch.arange(x_BTD.size(1), device=x_BTD.device)[None] < lengths[:, None]
                 x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
-        return self.norm(x_BTD + self.positions(x_BTD)), real_BT
+        x_BTD = self.norm(x_BTD + self.positions(x_BTD))
+        return drop(x_BTD, self.dropout.embedding, self.training), real_BT
 
     def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:
         """Return how many samples of each row are real, (B,); they come first, since frames are counted from the start."""
@@ -209,9 +214,9 @@ class WaveEmbedding(nn.Module):
 class MelEmbedding(nn.Module):
     """A log-mel spectrogram → one vector for every second frame, learned positions added."""
 
-    def __init__(self, config: MelFrontend, hidden_size: int) -> None:
+    def __init__(self, config: MelFrontend, hidden_size: int, dropout: Dropout) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.conv1 = Conv1d(config.mels, hidden_size, 3, padding=1)
         self.conv2 = Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.empty(config.max_positions, hidden_size), requires_grad=False)  # sinusoids
@@ -224,16 +229,16 @@ class MelEmbedding(nn.Module):
         require(fits, "input_features", mels_BMN, f"(B, {self.config.mels}, 1 to {expected})", fix)
         x_BDT = self.activation(self.conv1(mels_BMN.to(self.conv1.weight.dtype)))
         x_BTD = self.activation(self.conv2(x_BDT)).transpose(1, 2)
-        return x_BTD + self.positions[: x_BTD.size(1)]
+        return drop(x_BTD + self.positions[: x_BTD.size(1)], self.dropout.embedding, self.training)
 
 
 def make_frontend(config: StackConfig) -> nn.Module:
     """Return the frontend that the stack's configuration names."""
-    frontend = config.frontend
+    frontend, rest = config.frontend, (config.hidden_size, config.dropout)
     if isinstance(frontend, TokenFrontend):
-        return TokenEmbedding(frontend, config.hidden_size)
+        return TokenEmbedding(frontend, *rest)
     if isinstance(frontend, PatchFrontend):
-        return PatchEmbedding(frontend, config.hidden_size)
+        return PatchEmbedding(frontend, *rest)
     if isinstance(frontend, WaveFrontend):
-        return WaveEmbedding(frontend, config.hidden_size)
-    return MelEmbedding(frontend, config.hidden_size)
+        return WaveEmbedding(frontend, *rest)
+    return MelEmbedding(frontend, *rest)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plainformer.config import HeadConfig
 from plainformer.errors import InputError
+from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -21,7 +22,7 @@ class Head(nn.Module):
 
     def __init__(self, config: HeadConfig, hidden_size: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout, self.dense_dropout = config, config.dropout, config.dense_dropout
         size = config.transform_size or hidden_size
         has_transform = config.transform_size > 0
         self.dense = Linear(hidden_size, size, config.transform_bias) if has_transform else nn.Identity()
@@ -53,12 +54,20 @@ class Head(nn.Module):
         """Return logits: (B, T, V) or (B, T, C) if every position is scored, else (B, C)."""
         if self.config.pick == "first_two":
             return (self.out(x_BTD[:, 0]) + self.distilled(x_BTD[:, 1])) / 2
-        picked = pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id)
-        if self.config.scale != 1.0:
-            picked = picked * self.config.scale
-        logits: Tensor = self.out(self.norm(self.activation(self.dense(picked))))
+        return self.score(pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id))
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the logits of vectors that were picked, (..., D) → (..., V) or (..., C)."""
+        logits: Tensor = self.out(self.transform(x))
         cap = self.config.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return what `out` reads."""
+        if self.config.scale != 1.0:
+            x = x * self.config.scale
+        x = self.norm(self.activation(self.dense(drop(x, self.dense_dropout, self.training))))
+        return drop(x, self.dropout, self.training)
 
 
 def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:

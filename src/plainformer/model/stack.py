@@ -19,10 +19,12 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
+from plainformer.model.dropout import drop, skips
 from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend, require
 from plainformer.model.heads import FIRST
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
+from plainformer.model.recompute import recompute
 
 ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
 # What each kind of frontend reads of a `StackInput`; every stack takes a head mask as well.
@@ -93,7 +95,8 @@ class Stack(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.dropout = config, config.dropout
+        self.recompute_every = 0  # see `set_checkpointing`
         self.causal = config.direction == "causal"
         self.frontend = make_frontend(config)
         distinct = len(set(config.layer_ids))
@@ -189,7 +192,7 @@ class Stack(nn.Module):
         """
         layers, before_BTD = list(self.layers), x_BTD if self.local is not None else None
         for layer, index in enumerate(self.config.layer_ids[first:last], first):
-            x_BTD, attentions = layers[index](x_BTD, layer, flow)
+            x_BTD, attentions = self._run(layers[index], x_BTD, layer, flow)
             if layer == 0 and self.local is not None:
                 x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS), None
             yield x_BTD, attentions
@@ -201,7 +204,16 @@ class Stack(nn.Module):
         real_BT = flow.real_BS[:, -flow.length :] if flow.real_BS is not None else None
         if flow.only is not None and real_BT is not None:
             real_BT = real_BT[:, flow.only[1]]
-        return StackOutput(self.norm(x_BTD), real_BT)
+        return StackOutput(drop(self.norm(x_BTD), self.dropout.final, self.training), real_BT)
+
+    def _run(self, block: nn.Module, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
+        """Run one layer; in training, leave it out at random, or run it once more for its gradient, if so set."""
+        if skips(self.dropout.layer, self.training):
+            return flow.residual(x_BTD, layer), Attentions()
+        if self.training and self.recompute_every and layer % self.recompute_every == 0 and torch.is_grad_enabled():
+            return recompute(block, x_BTD, layer, flow)
+        output: tuple[Tensor, Attentions] = block(x_BTD, layer, flow)
+        return output
 
     def _can_leave_out(self, only: slice, flow: Flow) -> bool:
         """Whether the last layer can run for one position alone: real in all rows, and nobody watches (hooks see all)."""

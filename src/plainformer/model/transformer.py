@@ -152,28 +152,53 @@ class Transformer(nn.Module):
             UsageError: an unknown or ill-shaped input. InputError: ids, lengths or images that the model cannot take.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        both = self.encoder is not None and self.decoder is not None
-        self._check_names(inputs, _DECODER_NAMES if both else ())
         self._check_options(cache, encoder_output, logits_to_keep)
-        choices = self._flatten_choices(inputs)
-        states = output_hidden_states or self.config.head.mixed_states > 0
-        options = {"output_hidden_states": states, "output_attentions": output_attentions}
+        choices = self._check_inputs(inputs)
         only = self.head.reads(logits_to_keep) if only_logits else None
-        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
-        if self.encoder is None:
-            output = self.main(main_input, cache=cache, only=only, **options)
-        elif self.decoder is None:
-            output = self.encoder(main_input, only=only, **options)
-        else:
-            if encoder_output is None:
-                encoder_output = self.encoder(main_input, **options)
-            decoder_input = self._decoder_input(inputs)
-            _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
-            output = self.decoder(decoder_input, cache=cache, encoder_output=encoder_output, only=only, **options)
-        result = self._finish(output, main_input.input_ids, encoder_output, logits_to_keep, choices)
+        options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        output, encoder_output = self._run(inputs, encoder_output, cache=cache, only=only, **options)
+        result = self._finish(output, inputs["input_ids"], encoder_output, logits_to_keep, choices)
         if only_logits:
             result.last_hidden_state = None
-        return result if output_hidden_states == states else replace(result, hidden_states=None)
+        return result if output_hidden_states else replace(result, hidden_states=None)
+
+    def states(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        encoder_output: StackOutput | None = None,
+        **inputs: Tensor | None,
+    ) -> StackOutput:
+        """Run all but the head; the inputs are those of `forward`.
+
+        Returns:
+            What the head reads: `last_hidden_state`, (B, T, D), after the final norm, and `real_BT`, which of it is not
+            padding. An encoder-decoder's are the decoder's. `score` makes logits of any of these vectors: in training, of
+            those that have a label.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+        self._check_options(None, encoder_output, 0)
+        self._check_inputs(inputs)
+        output, _ = self._run(inputs, encoder_output)
+        return StackOutput(self._read(output), output.real_BT)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Return the logits of vectors that `states` gave: (..., D) → (..., V), each by itself. Raises as `scoring_head`."""
+        return self.scoring_head.score(x)
+
+    @property
+    def scoring_head(self) -> Head:
+        """The head, of a model whose head scores each position by itself.
+
+        Raises:
+            UsageError: the model has no head, or one that reads a row as a whole.
+        """
+        head = self.config.head
+        if head.out_size == 0 or head.pick != "all":
+            what = "has no head" if head.out_size == 0 else f"has a {head.kind} head, which reads each row as a whole"
+            raise UsageError(f"this model {what}: it cannot score vectors one by one", "call the model itself")
+        return self.head
 
     def encode(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Tensor
@@ -185,6 +210,42 @@ class Transformer(nn.Module):
         self._check_names(given)
         output: StackOutput = self.encoder(StackInput(**given))
         return output
+
+    def _check_inputs(self, inputs: dict[str, Tensor | None]) -> int:
+        """Refuse inputs that the model does not read, flatten choices into rows, and return how many there are; 0 if none."""
+        both = self.encoder is not None and self.decoder is not None
+        self._check_names(inputs, _DECODER_NAMES if both else ())
+        return self._flatten_choices(inputs)
+
+    def _run(
+        self,
+        inputs: dict[str, Tensor | None],
+        encoder_output: StackOutput | None,
+        cache: Cache | None = None,
+        only: slice | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[StackOutput, StackOutput | None]:
+        """Return the output of the stack that the head reads, and the encoder's side of an encoder-decoder."""
+        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
+        states = output_hidden_states or self.config.head.mixed_states > 0
+        options = {"output_hidden_states": states, "output_attentions": output_attentions}
+        if self.encoder is None:
+            return self.main(main_input, cache=cache, only=only, **options), None
+        if self.decoder is None:
+            return self.encoder(main_input, only=only, **options), None
+        if encoder_output is None:
+            encoder_output = self.encoder(main_input, **options)
+        decoder_input = self._decoder_input(inputs)
+        _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
+        output = self.decoder(decoder_input, cache=cache, encoder_output=encoder_output, only=only, **options)
+        return output, encoder_output
+
+    def _read(self, output: StackOutput) -> Tensor:
+        """Return the vectors that the head reads, (B, T, D)."""
+        if self.config.head.mixed_states and output.hidden_states is not None:
+            return self.head.mix(output.hidden_states)
+        return output.last_hidden_state
 
     def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
         if cache is not None and self.decoder is None:
@@ -253,9 +314,7 @@ class Transformer(nn.Module):
     def _finish(
         self, output: StackOutput, input_ids: Tensor | None, encoder: StackOutput | None, keep: int, choices: int
     ) -> ModelOutput:
-        x_BTD = output.last_hidden_state
-        if self.config.head.mixed_states and output.hidden_states is not None:
-            x_BTD = self.head.mix(output.hidden_states)
+        x_BTD = self._read(output)
         if keep and self.config.head.pick == "all":
             x_BTD = x_BTD[:, -keep:]
         has_head = self.config.head.out_size > 0

@@ -46,7 +46,7 @@ class FastStack(Stack):
     def run_layers(
         self, x_BTD: Tensor, flow: Flow, first: int = 0, last: int | None = None
     ) -> Iterator[tuple[Tensor, Attentions]]:
-        if flow.cache is None or not _is_usual(x_BTD, flow) or (module := kernels()) is None:
+        if flow.cache is None or self.training or not _is_usual(x_BTD, flow) or (module := kernels()) is None:
             return super().run_layers(x_BTD, flow, first, last)
         return self._run_steps(x_BTD, flow, self.config.layer_ids[first:last], first, module)
 

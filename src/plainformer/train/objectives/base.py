@@ -6,13 +6,15 @@ Shapes: B batch (rows of a micro-batch), T positions, M numbers that a metric is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from plainformer.config.training import PRETRAINING
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -32,12 +34,16 @@ class Dropped(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there."""
+    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there.
+
+    `target`: it is what is learnt ("label", "tags", "answers"). Copies are found by all other columns.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     required: bool = True
     help: str = ""
+    target: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,22 @@ class Encoded:
     cut: int = 0
 
 
+@dataclass(frozen=True)
+class Labels:
+    """What a new head tells apart: the labels in order, and the kind of problem where it is not one label per example."""
+
+    names: tuple[str, ...]
+    problem: str | None = None  # "multi" or "regression"
+
+
+@dataclass(frozen=True)
+class SpeechInputs:
+    """The processor of an objective that learns text from sound: what reads the sound, and the tokenizer."""
+
+    audio: Any
+    tokenizer: Any
+
+
 class Objective(ABC):
     """One way to learn.
 
@@ -105,6 +127,16 @@ class Objective(ABC):
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
 
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels | None:
+        """Return the labels of a new head, of `data.labels` or found in rows under this objective's names; None: it has none."""
+        return None
+
+    @property
+    def too_long(self) -> str:
+        """Return what becomes of examples that are too long: "cut", "drop" or "window"."""
+        return self.config.data.too_long or ("window" if self.name in PRETRAINING else "cut")
+
     @abstractmethod
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return the examples of a row, whose columns have this objective's names. Raises Dropped."""
@@ -112,6 +144,10 @@ class Objective(ABC):
     def length(self, example: Arrays) -> int:
         """Return how many positions an example takes, for batches of like length."""
         return len(example["input_ids"])
+
+    def part(self, example: Arrays, start: int, stop: int | None) -> Arrays:
+        """Return the piece of an example from position `start` up to and without `stop` (None: its end), as `collate` takes it."""
+        return example if start == 0 and stop is None else {name: array[start:stop] for name, array in example.items()}
 
     @abstractmethod
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:

@@ -1,0 +1,117 @@
+"""What a run would do, before it does: `plainformer train CONFIG --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from plainformer.cli.options import write_json
+from plainformer.cli.progress import screen
+from plainformer.cli.screen import console, print_facts, shown, table
+from plainformer.cli.training_line import size
+from plainformer.config.building import as_data
+from plainformer.config.resolved import resolved_yaml
+from plainformer.errors import plural
+
+if TYPE_CHECKING:
+    from plainformer.config.training import TrainConfig
+    from plainformer.train.needs import Needs
+    from plainformer.training import Prepared
+
+MOST_TOKENS = 60  # of an example that is shown; --json has all
+EXAMPLES = 2
+Tokens = Sequence[tuple[str, str]]
+
+
+def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
+    """Print the resolved configuration, how much there is to learn from, what it needs, and the first examples."""
+    with screen.during("preparing"):
+        from plainformer.training import prepare
+        from plainformer.training.estimate import needs_of
+
+        prepared = prepare(config)
+        needs = needs_of(prepared)
+        examples = first_examples(prepared)
+    if as_json:
+        write_json(
+            [{"config": as_data(prepared.config), **numbers(prepared), "needs": needs.to_dict(), "examples": examples}]
+        )
+        return
+    out = console()
+    out.print(resolved_yaml(prepared.config, comments=False), markup=False)
+    print_facts(out, {**facts(prepared), **needed(needs)})
+    for number, example in enumerate(examples, start=1):
+        print_example(out, f"example {number}", example)
+
+
+def first_examples(prepared: Prepared) -> list[Tokens]:
+    """Return the first examples to learn from, token by token with what each is to learn."""
+    store = prepared.examples
+    return [prepared.objective.shown(store[number]) for number in range(min(EXAMPLES, len(store)))]
+
+
+def numbers(prepared: Prepared) -> dict[str, Any]:
+    """Return how much there is to learn from, as JSON holds it."""
+    plan = prepared.plan
+    return {
+        "steps": plan.total_steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+        "epochs": plan.epochs,
+        "tokens_per_epoch": plan.tokens_per_epoch,
+        "evaluate_every": prepared.evaluate_every if prepared.validation is not None else None,
+        "save_every": prepared.save_every,
+        "data": prepared.data,
+    }
+
+
+def facts(prepared: Prepared) -> dict[str, str]:
+    """Return the same for people."""
+    plan = prepared.plan
+    epochs = "epoch" if plan.epochs == 1 else "epochs"
+    found = {"steps": f"{plan.total_steps:,}, which is {plan.epochs:.3g} {epochs} of {plan.steps_per_epoch:,}"}
+    for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
+        if store is None:
+            continue
+        tokens = int(store.lengths.sum())
+        rows = plural(store.counts.rows, "row")
+        found[name] = (
+            f"{plural(len(store), 'example')} of {rows}, {plural(tokens, 'token')}, longest {store.lengths.max():,}"
+        )
+        left_out = store.counts.lines()
+        if left_out:
+            found[f"{name}, left out"] = "; ".join(left_out)
+    if prepared.validation is not None:
+        metric = prepared.metric
+        how = f"the {'most' if metric.better == 'higher' else 'least'} {metric.name} is the best"
+        found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}; {how}"
+    found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
+    return found
+
+
+def needed(needs: Needs) -> dict[str, str]:
+    """Return what a run needs, for people."""
+    parts = {
+        "weights": needs.weights,
+        "gradients": needs.gradients,
+        "optimizer": needs.optimizer,
+        "average": needs.average,
+        "activations": needs.activations or 0,
+    }
+    said = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    disk = f"{size(needs.checkpoint)} for each checkpoint, up to {size(needs.checkpoint * needs.checkpoints)}"
+    return {
+        "parameters": f"{needs.parameters:,}, of which {needs.trained:,} are trained",
+        "memory": f"{size(needs.memory)}, an estimate: {said}",
+        "disk": f"{disk} for {plural(needs.checkpoints, 'checkpoint')}",
+    }
+
+
+def print_example(out: Any, name: str, tokens: Tokens) -> None:
+    """Print an example token by token, with what each is to learn."""
+    rows = table(name, "learns")
+    for token, learns in tokens[:MOST_TOKENS]:
+        rows.add_row(shown(token), shown(learns))
+    out.print()
+    out.print(rows)
+    if len(tokens) > MOST_TOKENS:
+        out.print(f"... and {plural(len(tokens) - MOST_TOKENS, 'token')} more")

@@ -1,0 +1,180 @@
+"""`plainformer train CONFIG`: a model learns what a YAML file says."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from plainformer.cli.options import Json, restored, write_json
+from plainformer.cli.overrides import parse_overrides
+from plainformer.cli.progress import screen
+from plainformer.cli.screen import console, print_facts
+from plainformer.cli.training_line import TrainingLine
+from plainformer.config.building import read_config
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.config.training import TrainConfig
+    from plainformer.training import TrainResult
+    from plainformer.training.events import Event
+
+
+def train(
+    config: Annotated[
+        str | None, Parameter(help="YAML file, or the folder of a run.", allow_leading_hyphen=True)
+    ] = None,
+    /,
+    *overrides: Annotated[
+        str,
+        Parameter(
+            help="--SECTION.OPTION VALUE changes an option of CONFIG, such as --optimizer.learning-rate 3e-5.",
+            allow_leading_hyphen=True,
+        ),
+    ],
+    dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done, and what it would need.")] = False,
+    resume: Annotated[bool, Parameter(negative="", help="Go on with a run; there must be one.")] = False,
+    seen: Annotated[str | None, Parameter(help="Show how often each example was seen in this run, and stop.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a model as CONFIG says; begun again, a run goes on where it stopped.
+
+    Values are YAML: null, true, 1e-4, [a, b]. The run's folder keeps config.yaml
+    with every default written out, metrics.jsonl, and the models best and last.
+    Ctrl-C finishes the step and saves; pressed again, it ends the program.
+
+    Example: plainformer train sst2.yaml --optimizer.learning-rate 3e-5
+    """
+    if seen is not None:
+        no_effect(config is not None or dry_run or resume, "seen", "with CONFIG", "give the run alone")
+        show_seen(restored(seen), as_json=json)
+        return
+    asked = read_run(config, overrides)
+    if resume and not (Path(asked.folder) / "last.json").is_file():
+        raise UsageError(f"{asked.folder} has no run to go on with", f"leave {opt('resume')} out to begin one")
+    if dry_run:
+        no_effect(resume, "resume", f"with {opt('dry_run')}")
+        from plainformer.cli.prepared import show_dry_run
+
+        show_dry_run(asked, as_json=json)
+        return
+    learn(asked, as_json=json)
+
+
+def read_run(config: str | None, overrides: tuple[str, ...]) -> TrainConfig:
+    """Return the configuration of a YAML file, or of a run's folder, with overrides."""
+    if config is None or config.startswith("--"):
+        raise UsageError("a CONFIG is missing", "give the YAML file first, then its overrides")
+    path = Path(restored(config))
+    if path.is_dir() and (path / "config.yaml").is_file():
+        path = path / "config.yaml"
+    return read_config(path, parse_overrides(overrides))
+
+
+class Stop:
+    """Whether to stop: Ctrl-C (or SIGTERM) asks for it once; the second Ctrl-C ends the program."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def heard(self, number: int, frame: Any) -> None:
+        """Take a signal."""
+        if self.asked:
+            screen.interrupted()
+            os._exit(130)
+        self.asked = True
+        # Not screen.say: the signal may have come while that was holding its lock.
+        os.write(2, b"\r\x1b[K" * screen.shows + b"finishing this step, then saving; Ctrl-C again ends at once\n")
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Within, Ctrl-C does not end the program at once."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Shown:
+    """Shows the events of a run: a line on stderr, drawn anew; with `as_json`, one JSON value per line on stdout as well.
+
+    Attributes:
+        started: whether steps are taken. stop: since then, whether to stop. ends: what is to be undone at the end.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.ends = ExitStack()
+        self.started = False
+        self.line = TrainingLine(0)
+        self.stop: Callable[[], bool] = lambda: False
+
+    def __call__(self, event: Event) -> None:
+        values = event.values
+        if event.kind == "started":
+            self.started = True
+            self.stop = self.ends.enter_context(interruptible())
+            self.line = TrainingLine(values["total_steps"], values["step"])
+            self.ends.enter_context(screen.during(self.line))
+            if values["step"]:
+                screen.say(f"going on from step {values['step']:,} of {values['total_steps']:,}")
+        elif event.kind == "learnt":
+            self.line.learnt(values)
+        elif event.kind == "evaluated":
+            self.line.evaluated(values)
+        elif event.kind == "said":
+            screen.say(values["text"])
+        if self.as_json and event.kind != "said":
+            write_json([{"event": event.kind, **values}])
+
+
+def learn(config: TrainConfig, *, as_json: bool) -> None:
+    """Train, and print what came of it."""
+    with screen.during("preparing"):
+        from plainformer.training import train as run
+
+        shown = Shown(as_json)
+        with shown.ends:
+            result = run(config, on_event=shown, stop=lambda: shown.stop())
+    where = f"step {result.step:,} of {result.total_steps:,}"
+    if result.ended == "stopped":
+        screen.say(f"saved at {where} in {result.folder}; the same command goes on from there")
+        raise KeyboardInterrupt  # exit code 130
+    if not as_json:
+        print_result(result, where, already=not shown.started)
+
+
+def print_result(result: TrainResult, where: str, *, already: bool) -> None:
+    """Print how a run ended, perhaps before this call, and where its models are."""
+    out = console()
+    how = "done" if result.ended == "done" else "stopped early, without a better evaluation"
+    out.print(f"{how}{' already' if already else ''}: {where}", markup=False)
+    facts = {"last model": str(result.folder / "last")}
+    best = result.best
+    if best is not None:
+        facts["best model"] = f"{result.folder / 'best'} (step {best['step']:,}, {best['metric']} {best['value']:.4g})"
+    print_facts(out, facts)
+
+
+def show_seen(folder: str, *, as_json: bool) -> None:
+    """Print how often each example of a run was seen."""
+    from plainformer.train.seen import seen
+
+    found = seen(folder)
+    if as_json:
+        write_json([found.to_dict()])
+    else:
+        screen.write(str(found))

@@ -1,0 +1,84 @@
+"""Options of a run that have no effect together, or cannot work: refused, rather than ignored in silence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError, opt
+
+if TYPE_CHECKING:
+    from plainformer.config.training import TrainConfig
+
+PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
+WORDS = ("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction", "speech-to-text")  # scores for each token
+PACKING = ("causal-lm",)  # several documents may share a row
+LABELLED = (
+    "text-classification",
+    "token-classification",
+    "image-classification",
+    "audio-classification",
+)
+# Option → the objectives that it is for.
+_FOR = {
+    "loss.chunk": WORDS,
+    "loss.mask_share": ("masked-lm", "denoising"),
+    "loss.whole_words": ("masked-lm",),
+    "loss.mean_span": ("denoising",),
+    "data.labels": LABELLED,
+    "data.max_target_length": ("seq2seq",),
+    "data.prefix": ("seq2seq",),
+    "data.source_language": ("seq2seq",),
+    "data.target_language": ("seq2seq",),
+    "batches.packed": PACKING,
+    "batches.row_length": PACKING,
+}
+
+
+def check_effects(config: TrainConfig) -> None:
+    """Refuse options that this run would not look at. An option that is given as its default passes: a run folder's
+    config.yaml writes out all of them.
+    """
+    _check_machine(config)
+    objective = f"with {opt('objective', config.objective)}"
+    for name, objectives in _FOR.items():
+        section, _, option = name.partition(".")
+        given = is_given(getattr(config, section), option)
+        no_effect(given and config.objective not in objectives, name, objective)
+    no_effect(config.objective == "ctc" and config.loss.label_smoothing > 0, "loss.label_smoothing", objective)
+    packed = config.objective in PACKING and config.batches.packed
+    no_effect(packed and not config.batches.by_length, "batches.by_length", f"with {opt('batches.packed', True)}")
+    windows = (config.data.too_long or ("window" if config.objective in PRETRAINING else "cut")) == "window"
+    no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
+    head_alone = config.model.train == "head"
+    no_effect(
+        head_alone and config.optimizer.layer_decay is not None,
+        "optimizer.layer_decay",
+        f"with {opt('model.train', 'head')}",
+    )
+    if config.data.validation is None and config.data.split is None:
+        for name in ("every", "metric", "patience"):
+            given = getattr(config.evaluate, name) is not None
+            no_effect(given, f"evaluate.{name}", f"without {opt('data.validation')} or {opt('data.split')}")
+
+
+def is_given(section: Any, name: str) -> bool:
+    """Return whether an option of a section has another value than its default."""
+    (default,) = (f.default for f in fields(section) if f.name == name)
+    return bool(getattr(section, name) != default)
+
+
+def _check_machine(config: TrainConfig) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        raise UsageError(f"{opt('device', config.device)} is unknown", "give cpu, cuda or cuda:N")
+    no_effect(config.device != "cpu" and config.threads is not None, "threads", f"with {opt('device', config.device)}")
+    if config.precision in ("fp16", "float16", "half"):
+        what = f"{opt('precision', config.precision)} needs its loss scaled, or small gradients become 0"
+        raise UsageError(what, f"use {opt('precision', 'bf16')}: it has the range of fp32")
+    if config.precision not in ("fp32", "bf16"):
+        raise UsageError(f"{opt('precision', config.precision)} is unknown", "give fp32 or bf16")
+    if config.precision == "bf16" and config.device == "cpu":
+        what = f"{opt('precision', 'bf16')} is for a GPU: few processors compute in it, the others many times slower"
+        raise UsageError(what, f"use {opt('precision', 'fp32')}, or {opt('device', 'cuda')}")

@@ -1,0 +1,149 @@
+"""The loop: one for every objective. What a step learns from, how it is scored and where results go is given to it.
+
+A step depends on its number, the weights and the optimizer's state alone, so a run that was stopped anywhere goes on as if
+it had not been. Nothing here waits for a GPU, except where a number is written down.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plainformer.train.draws import torch_seed
+from plainformer.train.feeder import Feeder
+from plainformer.train.objectives.base import Batch
+from plainformer.train.optimizer import clip_gradients, set_learning_rate
+from plainformer.train.plan import Step
+from plainformer.train.run import Run, State
+
+
+def train_steps(run: Run, state: State) -> None:
+    """Learn from step after step until the end, or until there is a reason to stop; `state.ended` says which."""
+    run.model.train()
+    run.loss_sum.fill_(state.loss)
+    _look(run, state)  # the evaluation before the first step, or one that was interrupted
+    with Feeder(run.batches, state.step, run.plan.total_steps) as feeder:
+        for number, (step, batches) in enumerate(feeder if not state.ended else ()):
+            norm = learn(run, step, batches)
+            state.step += 1
+            state.tokens += sum(batch.tokens for batch in batches)
+            state.labels += sum(batch.count for batch in batches)
+            if state.step % run.config.log_every == 0 or state.step == run.plan.total_steps:
+                _log(run, state, norm)
+                run.record.timed(state.step, state.tokens, feeder.waited)
+            _look(run, state)
+            if state.ended:
+                break
+            if number == 0:
+                gc.collect()
+                gc.freeze()  # what is there now stays: looking through it again and again would take time
+    gc.unfreeze()
+
+
+def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:
+    """Take one optimizer step on the mean loss of all labels of its micro-batches; return the gradient's norm, ()."""
+    run.optimizer.zero_grad(set_to_none=True)
+    total = accumulate(run, step, batches)
+    norm = clip_gradients(run.optimizer, run.config.optimizer.max_grad_norm)
+    run.finite.watch(step.step, total, norm)
+    if run.finite.at_once:
+        run.finite.check(run.folder, run.plan.step)
+    set_learning_rate(run.optimizer, run.rate(step.step))
+    run.optimizer.step()
+    if run.average is not None:
+        run.average.update(step.step + 1)
+    run.loss_sum += total
+    return norm
+
+
+def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
+    """Add up the gradient of a step's mean loss, which is the same however its rows are divided; return the summed loss, ()."""
+    labels = max(1, sum(batch.count for batch in batches))  # of the whole step, known before the model runs
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for micro, batch in enumerate(batches):
+        torch.manual_seed(torch_seed(run.config.seed, step.step, micro))  # dropout depends on the step alone
+        with run.autocast():
+            loss = run.objective.loss(run.model, run.here(batch)).total
+        (loss / labels).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def evaluate(run: Run) -> dict[str, float] | None:
+    """Return the metrics of all validation rows, None if asked to stop. They do not depend on how rows are batched."""
+    sums = []
+    run.model.eval()
+    try:
+        with (
+            torch.no_grad(),
+            run.weights,
+            run.autocast(),
+            Feeder(run.validation, 0, run.validation_batches) as feeder,
+        ):
+            for batch in feeder:
+                if run.stop():
+                    return None
+                sums.append(run.objective.statistics(run.model, run.here(batch)))
+    finally:
+        run.model.train()
+    return run.objective.measured(np.concatenate(sums).sum(0, dtype=np.float64))
+
+
+def _log(run: Run, state: State, norm: Tensor) -> None:
+    """Write what the steps since the last line gave, and begin anew."""
+    run.finite.check(run.folder, run.plan.step)
+    line = {
+        "step": state.step,
+        "epoch": state.step / run.plan.steps_per_epoch,
+        "loss": run.loss_sum.item() / max(1, state.labels),
+        "learning_rate": run.rate(state.step - 1),
+        "gradient_norm": norm.item(),
+        "labels": state.labels,
+        "tokens": state.tokens,
+    }
+    run.record.learnt(line)
+    run.loss_sum.zero_()
+    state.labels = 0
+
+
+def _look(run: Run, state: State) -> None:
+    """Between steps: evaluate, save, and decide whether to go on."""
+    done, stopping, better = state.step == run.plan.total_steps, run.stop(), False
+    due = done or (state.step % run.evaluate_every == 0 and (state.step > 0 or run.config.evaluate.first))
+    if run.validation_batches and due and state.evaluated < state.step and not stopping:
+        run.finite.check(run.folder, run.plan.step)
+        values = evaluate(run)
+        stopping = values is None
+        better = values is not None and _judge(run, state, values)
+    patience = run.config.evaluate.patience
+    early = bool(patience) and state.since_best >= (patience or 0)
+    state.ended = "stopped" if stopping else "done" if done else "early" if early else ""
+    if state.step and (state.ended or better or state.step % run.save_every == 0):
+        save(run, state)
+
+
+def _judge(run: Run, state: State, values: dict[str, float]) -> bool:
+    """Take note of an evaluation; return whether it is the best: of equal ones the first, and never one before step 1."""
+    name, sign = run.metric.name, 1 if run.metric.better == "higher" else -1
+    value, before = values[name], -math.inf if state.best is None else sign * state.best["value"]
+    better = state.step > 0 and (sign * value > before or (state.best is None and value == value))
+    if better:
+        state.best = {"step": state.step, "metric": name, "value": value}
+    state.evaluated, state.since_best = state.step, 0 if better or not state.step else state.since_best + 1
+    run.record.evaluated({"step": state.step, "epoch": state.step / run.plan.steps_per_epoch, **values, "best": better})
+    return better
+
+
+def save(run: Run, state: State) -> None:
+    """Write a checkpoint from which the run goes on as if it had not been stopped."""
+    run.finite.check(run.folder, run.plan.step)
+    state.loss = run.loss_sum.item()
+    content = {**asdict(state), "metrics_bytes": run.record.sync()}
+    tensors = run.tensors()  # with the weights of the optimizer, not their average
+    with run.weights:
+        run.checkpoints.save(state.step, run.save_model, tensors, content)

@@ -1,0 +1,195 @@
+"""Losses, one number for each label: of words, in chunks where the vocabulary is large; of classes; binary; squared; distilled.
+
+They are computed in fp32, or in fp64 for a model that is. Their mean over labels is what the usual losses return.
+
+Shapes: N labels, D hidden size, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from plainformer.model.linear import Linear
+
+if TYPE_CHECKING:
+    from plainformer.model.heads import Head
+    from plainformer.model.transformer import Transformer
+
+SCORES_AT_ONCE = 1 << 25  # numbers that a chunk's scores may have: 128 MB in fp32
+
+
+def word_losses(
+    model: Transformer, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0, chunk: int | None = None
+) -> Tensor:
+    """Return the cross entropy of each label, (N,), without all scores, (N, V), ever existing at once.
+
+    Args:
+        model: its head scores each position by itself.
+        states_ND: what `model.states` gave at the labelled positions.
+        smoothing: share of the probability that is spread over all words (Szegedy et al. 2016).
+        chunk: how many labels are scored at a time; None for as many as fit into 128 MB, 0 for all.
+    """
+    head = model.scoring_head
+    size = max(1, SCORES_AT_ONCE // head.config.out_size) if chunk is None else chunk or max(1, len(labels_N))
+    if torch.is_grad_enabled() and isinstance(head.out, Linear) and _is_plain(head.out):
+        x_ND, weight_VD, bias_V = read = head.transform(states_ND), head.out.weight, head.out.bias
+        wanted = tuple(each is not None and bool(each.requires_grad) for each in read)
+        how = _How(smoothing, head.config.softcap, size, _product_type(x_ND), wanted)
+        losses_N: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, bias_V, labels_N, how)
+        return losses_N
+    parts = zip(states_ND.split(size), labels_N.split(size), strict=True)
+    if not torch.is_grad_enabled() or len(labels_N) <= size:
+        return torch.cat([_scored(head, x_ND, chosen_N, smoothing) for x_ND, chosen_N in parts])
+    return torch.cat([checkpoint(_scored, head, *part, smoothing, use_reentrant=False) for part in parts])
+
+
+def label_losses(logits_NC: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of each label, (N,)."""
+    return F.cross_entropy(_wide(logits_NC), labels_N, reduction="none", label_smoothing=smoothing)
+
+
+def binary_losses(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
+    """Return the mean over C independent yes-or-no labels (targets 0 to 1) of their cross entropies, (N,)."""
+    wide_NC = _wide(logits_NC)
+    return F.binary_cross_entropy_with_logits(wide_NC, targets_NC.to(wide_NC.dtype), reduction="none").mean(-1)
+
+
+def squared_losses(predicted_NC: Tensor, targets_NC: Tensor) -> Tensor:
+    """Return the mean over C numbers of the squared differences, (N,)."""
+    wide_NC = _wide(predicted_NC)
+    return (wide_NC - targets_NC.to(wide_NC.dtype).view_as(wide_NC)).square().mean(-1)
+
+
+def distillation_losses(student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
+    """Return T² KL(teacher || student) of both models' scores divided by the temperature T, (N,) (Hinton et al. 2015).
+
+    T² keeps the size of the gradient, which falls with 1 / T², so that T does not change what the share of the teacher in
+    the loss means.
+    """
+    student_log, teacher_log = ((_wide(x_NC) / temperature).log_softmax(-1) for x_NC in (student_NC, teacher_NC))
+    return F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _scored(head: Head, x_ND: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
+    return label_losses(head.score(x_ND), labels_N, smoothing)
+
+
+def _is_plain(out: Linear) -> bool:
+    """Return whether a layer is W x + b and no more: without an adapter, a packed weight or someone's hook."""
+    if type(out) is not Linear or out.product is not None or "forward" in vars(out):
+        return False
+    return not (out._forward_hooks or out._forward_pre_hooks or out._backward_hooks or out._backward_pre_hooks)
+
+
+@dataclass(frozen=True)
+class _How:
+    """`dtype`: what products are computed in. `wanted`: whether gradients in x, W and b are."""
+
+    smoothing: float
+    softcap: float | None
+    chunk: int
+    dtype: torch.dtype
+    wanted: tuple[bool, ...]
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Cross entropy of x Wᵀ + b, whose gradient is made with it, while a chunk's scores are there.
+
+    That is the gradient of the sum of the losses. Where `backward` is to weigh labels differently, it goes over the chunks
+    once more, which costs another product with W.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, how: _How
+    ) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_VD, bias_V, labels_N)
+        ctx.how = how
+        losses_N, ctx.gradients = _sweep(x_ND, weight_VD, bias_V, labels_N, how)
+        return losses_N
+
+    @staticmethod
+    def backward(ctx: Any, weights_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is not None and _are_equal(weights_N):
+            factor = weights_N[:1].sum()
+            gradients = [None if gradient is None else gradient.mul_(factor) for gradient in gradients]
+        else:
+            x_ND, weight_VD, bias_V, labels_N = ctx.saved_tensors
+            _, gradients = _sweep(x_ND, weight_VD, bias_V, labels_N, ctx.how, weights_N)
+        return *gradients, None, None
+
+
+def _are_equal(weights_N: Tensor) -> bool:
+    """Whether all labels weigh the same: those of a sum are one number, repeated. A GPU is not asked for its values."""
+    if weights_N.stride(0) == 0 or len(weights_N) < 2:
+        return True
+    return weights_N.device.type == "cpu" and bool((weights_N == weights_N[0]).all())
+
+
+def _sweep(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_N: Tensor,
+    how: _How,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return each label's loss, (N,), and the gradients of their sum, each times its weight, in x, W and b."""
+    parts = zip((x_ND, weight_VD, bias_V), how.wanted, strict=True)
+    gradients = [torch.zeros_like(part) if part is not None and wanted else None for part, wanted in parts]
+    of_x_ND, of_weight_VD, of_bias_V = gradients
+    matrix_VD, offset_V = weight_VD.to(how.dtype), None if bias_V is None else bias_V.to(how.dtype)
+    losses: list[Tensor] = []
+    for start in range(0, max(1, len(x_ND)), how.chunk):
+        chunk = slice(start, start + how.chunk)
+        some_ND = x_ND[chunk].to(how.dtype)
+        scores_NV = _wide(F.linear(some_ND, matrix_VD, offset_V))
+        some_losses, slopes_NV = _slopes(scores_NV, labels_N[chunk], how)
+        losses.append(some_losses)
+        if weights_N is not None:
+            slopes_NV *= weights_N[chunk, None]
+        if of_bias_V is not None:
+            of_bias_V += slopes_NV.sum(0)
+        slopes_NV = slopes_NV.to(how.dtype)
+        if of_x_ND is not None:
+            of_x_ND[chunk] = slopes_NV @ matrix_VD
+        if of_weight_VD is not None and of_weight_VD.dtype == how.dtype:
+            of_weight_VD.addmm_(slopes_NV.T, some_ND)
+        elif of_weight_VD is not None:
+            of_weight_VD += slopes_NV.T @ some_ND
+    return torch.cat(losses), gradients
+
+
+def _slopes(scores_NV: Tensor, labels_N: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+    """Return each label's loss, (N,), and its gradient in the scores, (N, V), as they are before the soft cap."""
+    slope = None
+    if how.softcap is not None:
+        capped_NV = torch.tanh(scores_NV / how.softcap)
+        scores_NV, slope = capped_NV * how.softcap, 1 - capped_NV.square()
+    log_NV = scores_NV.log_softmax(-1)
+    del scores_NV
+    losses_N = -log_NV.gather(-1, labels_N[:, None]).squeeze(-1)
+    if how.smoothing:
+        losses_N = (1 - how.smoothing) * losses_N - how.smoothing * log_NV.mean(-1)
+    gradient_NV = log_NV.exp_()  # what the model expects minus what it should: softmax - target
+    if how.smoothing:
+        gradient_NV -= how.smoothing / gradient_NV.size(-1)
+    gradient_NV.scatter_add_(-1, labels_N[:, None], gradient_NV.new_full((len(labels_N), 1), how.smoothing - 1))
+    return losses_N, gradient_NV if slope is None else gradient_NV.mul_(slope)

@@ -1,0 +1,170 @@
+"""What objectives share whose labels are tokens: the loss at labelled positions, perplexity, lengths of texts.
+
+Shapes: B batch, T positions, N labels, D hidden size, V vocabulary, M numbers that a metric is made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from plainformer.config import TokenFrontend
+from plainformer.errors import UsageError, a_type, opt
+from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.inputs.text.windows import truncated, windows
+from plainformer.train.losses import label_losses, word_losses
+from plainformer.train.objectives.base import Batch, Column, Dropped, Loss, Metric, Objective
+from plainformer.train.objectives.collate import NONE, Ids, row_sums
+
+if TYPE_CHECKING:
+    from plainformer.config import ModelConfig
+    from plainformer.config.training import TrainConfig
+    from plainformer.inputs.text.encoding import Encoding
+    from plainformer.model.transformer import Transformer
+
+TEXT = Column("text", ("content", "document", "sentence"), help="A text.")
+_SCORES_AT_A_TIME = 2**24  # numbers, in evaluation: 64 MB
+
+
+class WordObjective(Objective):
+    """An objective whose labels are tokens. `collate` gives the targets of `label_targets`.
+
+    Attributes:
+        processor: the tokenizer. filler: the id that padding has: it is never seen and never a label.
+        limit: the longest example in tokens, None for any.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("loss", "lower"),
+        Metric("perplexity", "lower"),
+        Metric("token_accuracy", "higher"),
+    )
+    processor: Tokenizer
+
+    def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
+        super().__init__(config, model, processor)
+        known = [i for i in (processor.pad_id, model.pad_id, processor.eos_id) if i is not None]
+        self.filler = known[0] if known else 0
+        self.limit = longest(config.data.max_length, model, processor)
+
+    def loss(self, model: Transformer, batch: Batch) -> Loss:
+        """Score the labelled positions alone: the head sees one position at a time, so the others would change nothing."""
+        losses_N = self.losses(model, labelled_states(model, batch), batch.targets["labels"])
+        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+
+    def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
+        """Return the loss of each label, (N,)."""
+        return word_losses(model, states_ND, labels_N, self.config.loss.label_smoothing, self.config.loss.chunk)
+
+    @torch.no_grad()
+    def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
+        """Return each row's loss without label smoothing, labels, and how many of them the model finds likeliest, (B, 3)."""
+        states_ND, labels_N = labelled_states(model, batch), batch.targets["labels"]
+        size = max(1, _SCORES_AT_A_TIME // max(1, self.model_config.head.out_size))
+        losses, right = [], []
+        for some_states, some_labels in zip(states_ND.split(size), labels_N.split(size), strict=True):
+            logits = model.score(some_states).float()
+            losses.append(label_losses(logits, some_labels).double())
+            right.append((logits.argmax(-1) == some_labels).double())
+        per_row_B = batch.targets["per_row"]
+        columns = (row_sums(torch.cat(losses), per_row_B), per_row_B.double(), row_sums(torch.cat(right), per_row_B))
+        return torch.stack(columns, -1).cpu().numpy()
+
+    def measured(self, sums: npt.NDArray[np.float64]) -> dict[str, float]:
+        """Return mean loss in nats, its exponential, and the share of labels that the model finds likeliest."""
+        loss, labels, right = (float(value) for value in sums)
+        mean = loss / labels if labels else math.nan
+        perplexity = math.exp(mean) if mean < 700 else math.inf if mean == mean else math.nan
+        return {"loss": mean, "perplexity": perplexity, "token_accuracy": right / labels if labels else math.nan}
+
+    def fitted(self, row: Encoding) -> tuple[list[Encoding], int]:
+        """Return a row that may be too long as `data.too_long` asks, and how many of its tokens are left out.
+
+        Raises:
+            Dropped: it is longer than `limit`, and such rows are to be dropped.
+        """
+        if self.too_long == "window" and self.limit is not None and len(row) > self.limit:
+            return [row.select(places) for places in windows(row.sequence_ids, self.limit, self.config.data.stride)], 0
+        fitting, cut = self.shortened(row, self.limit, "max_length")
+        return [fitting], cut
+
+    def shortened(self, row: Encoding, limit: int | None, name: str) -> tuple[Encoding, int]:
+        """Return a row cut to a limit, which `name` is called, and how many tokens that leaves out. Raises Dropped."""
+        if limit is None or len(row) <= limit:
+            return row, 0
+        if self.too_long == "drop":
+            raise Dropped(f"longer than {name}")
+        kept = truncated(row.sequence_ids, limit, self.processor.truncation_side)
+        return row.select(kept), len(row) - len(kept)
+
+    def said(self, token_id: int) -> str:
+        """Return a token for people; "" for NONE."""
+        return "" if token_id == NONE else self.processor.id_to_token(int(token_id)) or f"[{token_id}]"
+
+    def pairs(self, ids: Ids, labels: Ids) -> list[tuple[str, str]]:
+        """Return tokens with their labels, for `shown`."""
+        return [(self.said(i), self.said(label)) for i, label in zip(ids, labels, strict=True)]
+
+
+def labelled_states(model: Transformer, batch: Batch) -> Tensor:
+    """Return the hidden states that have a label, (N, D)."""
+    inputs: dict[str, Any] = dict(batch.inputs)
+    return model.states(**inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
+
+
+def text_of(row: Mapping[str, Any], name: str = "text") -> str:
+    """Return a row's text. Raises Dropped where there is none."""
+    text = row.get(name)
+    if text is None or text == "":
+        raise Dropped(f"no {name}")
+    if not isinstance(text, str):
+        raise UsageError(f"the column {name!r} holds {a_type(text)}, not text", "map another column: data.columns")
+    return text
+
+
+def longest(
+    asked: int | None,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    of_target: bool = False,
+    option: str = "data.max_length",
+) -> int | None:
+    """Return how many tokens of an example a model reads: what `option` asks, or what model and tokenizer state; None: any.
+
+    `of_target`: of the decoder of an encoder-decoder.
+
+    Raises:
+        UsageError: more is asked for than the model has positions.
+    """
+    stack = config.main_stack if of_target else config.input_stack
+    limits = [stack.max_positions]
+    if isinstance(stack.frontend, TokenFrontend) and stack.frontend.positions == "sinusoidal":
+        limits.append(config.trained_positions)
+    hard = min((limit for limit in limits if limit is not None), default=None)
+    if asked is not None and hard is not None and asked > hard:
+        what = f"{opt(option, asked)} is more than this model's limit of {hard} tokens"
+        raise UsageError(what, f"give {hard} or less")
+    if asked is not None:
+        return asked
+    stated = (hard, config.trained_positions, tokenizer.max_length)
+    return min((limit for limit in stated if limit is not None), default=None)
+
+
+def spans(length: int, size: int, shared: int) -> Iterator[tuple[int, int]]:
+    """Yield windows of `size` positions over `length`, of which neighbours share some, as (start, stop)."""
+    if shared >= size:
+        what = f"windows of {size} tokens that share {opt('data.stride', shared)} make no progress"
+        raise UsageError(what, f"give less than {size}")
+    start = 0
+    while True:
+        yield start, min(start + size, length)
+        if start + size >= length:
+            return
+        start += size - shared

@@ -1,0 +1,188 @@
+"""AdamW over groups of parameters, the norm of gradients, and an average of the weights.
+
+Whatever must outlive the process is tensors by the names of parameters: no pickle, and nothing that depends on their order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import AdamW
+
+from plainformer.config.training import OptimizerConfig
+from plainformer.errors import CheckpointError, UsageError, opt
+from plainformer.model.transformer import Transformer
+
+STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+_LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are not frozen, by name; tied ones once, by the first of their names."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Return whether a parameter is pulled towards zero: matrices and tables are, biases (of attention too) and norms not."""
+    return parameter.ndim > 1 and "bias" not in name.split(".")
+
+
+def depth(model: Transformer, name: str) -> int:
+    """Return how many levels a parameter is below the head: 0 for the head, 1 for the last layer, most for embeddings.
+
+    The encoder of an encoder-decoder is below its decoder. What several layers share, such as a table of relative
+    positions, is as deep as the embeddings of its stack; a final norm goes with what reads it.
+    """
+    encoder = len(model.encoder.layers) if model.encoder is not None else 0
+    decoder = len(model.decoder.layers) if model.decoder is not None else 0
+    found = _LAYER.search(name)
+    if found is not None:
+        level = 1 + int(found[2]) + (encoder if found[1] == "decoder" else 0)
+    elif name.startswith("encoder.norm."):
+        level = encoder + 1
+    elif name.startswith("encoder."):
+        level = 0
+    elif name.startswith("decoder.") and not name.startswith("decoder.norm."):
+        level = encoder
+    else:
+        level = encoder + decoder + 1
+    return encoder + decoder + 1 - level
+
+
+def make_optimizer(model: Transformer, config: OptimizerConfig, learning_rate: float, *, fused: bool = True) -> AdamW:
+    """Return AdamW over what is trained, in one group for each pair of decay and rate.
+
+    Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth. Raises UsageError if
+    everything is frozen.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained(model).items():
+        share = 1.0 if config.layer_decay is None else config.layer_decay ** depth(model, name)
+        decay = config.weight_decay if decays(name, parameter) else 0.0
+        groups.setdefault((decay, share), []).append(parameter)
+    if not groups:
+        raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
+    listed = [
+        {"params": members, "weight_decay": decay, "share": share, "lr": learning_rate * share}
+        for (decay, share), members in groups.items()
+    ]
+    return AdamW(listed, lr=learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
+
+
+def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
+    """Set the rate of the step to come; groups of lower layers get their share."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["share"]
+
+
+def clip_gradients(optimizer: AdamW, limit: float | None) -> Tensor:
+    """Scale all gradients together so that their norm is at most `limit` (None: as they are); return the norm before, ().
+
+    The norm is a tensor: on a GPU nobody waits for it. (Pascanu et al. 2013)
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = get_total_norm([p.grad for p in parameters])
+    if limit is None or (norm.device.type == "cpu" and bool(norm <= limit)):  # on a CPU asking costs less than scaling
+        return norm
+    clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
+def optimizer_tensors(optimizer: AdamW, model: nn.Module) -> dict[str, Tensor]:
+    """Return what the optimizer remembers, as "PARAMETER:exp_avg" and so on; parameters that had no gradient yet have none."""
+    return {
+        f"{name}:{key}": optimizer.state[parameter][key]
+        for name, parameter in trained(model).items()
+        if parameter in optimizer.state
+        for key in STATE
+    }
+
+
+def load_optimizer_tensors(optimizer: AdamW, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give back what `optimizer_tensors` returned. Raises CheckpointError for a name, a shape or a part that does not fit."""
+    parameters = trained(model)
+    states: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        name, _, key = full.rpartition(":")
+        if name not in parameters or key not in STATE:
+            raise CheckpointError(f"optimizer state {full!r} is of a parameter that is not trained here", _OTHER)
+        shape = parameters[name].shape if key != "step" else torch.Size()
+        if tensor.shape != shape:
+            found, wanted = tuple(tensor.shape), tuple(shape)
+            raise CheckpointError(f"optimizer state {full!r} has the shape {found}, not {wanted}", _OTHER)
+        states.setdefault(name, {})[key] = tensor
+    for name, state in states.items():
+        missing = [key for key in STATE if key not in state]
+        if missing:
+            raise CheckpointError(f"optimizer state of {name!r} lacks {', '.join(missing)}", _OTHER)
+    optimizer.state.clear()
+    fused = bool(optimizer.defaults["fused"])
+    for name, state in states.items():
+        parameter = parameters[name]
+        # Fused kernels read the number of steps where the parameter is, the others on the CPU.
+        device = parameter.device if fused else torch.device("cpu")
+        moments = {key: torch.empty_like(parameter, requires_grad=False).copy_(state[key]) for key in STATE[1:]}
+        optimizer.state[parameter] = {"step": state["step"].to(device, torch.float32, copy=True), **moments}
+
+
+_OTHER = "it was saved by a run of another model or other options"
+
+
+class Average:
+    """An exponential moving average of what is trained, in fp32 (Polyak & Juditsky 1992).
+
+    After step n, counted from 1, a weight's average moves by 1 - min(decay, (1 + n) / (10 + n)) of the way to the weight:
+    the first steps, which are far from where training ends, are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = trained(model)
+        self.averages = {name: p.detach().to(torch.float32, copy=True) for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, steps: int) -> None:
+        """Move the average towards the weights as they are after this many steps."""
+        weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
+        weights = [p.detach().float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.averages.values()), weights, weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, the model has the averages as its weights; afterwards its own again, bit for bit."""
+        own = {name: p.data for name, p in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = self.averages[name].to(parameter.dtype)
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = own[name]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the averages by the names of parameters."""
+        return dict(self.averages)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give back what `tensors` returned. Raises CheckpointError."""
+        _check_names(tensors, self.averages)
+        for name, average in self.averages.items():
+            average.copy_(tensors[name])
+
+
+def _check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name in _first(given.keys() ^ wanted.keys()):
+        what = "is missing" if name in wanted else "is of a parameter that is not trained here"
+        raise CheckpointError(f"the average of {name!r} {what}", _OTHER)
+    for name in _first(name for name in wanted if given[name].shape != wanted[name].shape):
+        found, shape = tuple(given[name].shape), tuple(wanted[name].shape)
+        raise CheckpointError(f"the average of {name!r} has the shape {found}, not {shape}", _OTHER)
+
+
+def _first(names: Iterable[str]) -> list[str]:
+    return sorted(names)[:1]

@@ -1,0 +1,113 @@
+"""What the loop is given, and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from plainformer.config.training import TrainConfig
+from plainformer.model.transformer import Transformer
+from plainformer.train.checkpoint import Checkpoints, Tensors
+from plainformer.train.feeder import moved
+from plainformer.train.finite import Finite
+from plainformer.train.objectives.base import Batch, Metric, Objective
+from plainformer.train.optimizer import Average
+from plainformer.train.plan import Plan, Step
+
+
+class Record(Protocol):
+    """Where numbers go: files, a screen."""
+
+    def learnt(self, line: dict[str, Any]) -> None:
+        """Take what some steps gave."""
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """Take what an evaluation gave."""
+
+    def timed(self, step: int, tokens: int, waited: float) -> None:
+        """Take how many tokens were learnt from since the last line, and the seconds that data was waited for."""
+
+    def sync(self) -> int:
+        """Force all lines to the disk; return the size of metrics.jsonl."""
+
+    def close(self) -> None:
+        """Take no more."""
+
+
+@dataclass
+class State:
+    """What a run knows of its past, besides tensors.
+
+    Attributes:
+        step: steps done. evaluated: the step of the last evaluation, -1 before the first.
+        best: step, metric and value of the best evaluation. since_best: evaluations after it.
+        loss, labels: sums since the last line of metrics.jsonl. tokens: learnt from, in all.
+        ended: "" while it goes on, "stopped" when asked to, "early" without progress, "done" at the end.
+    """
+
+    step: int = 0
+    evaluated: int = -1
+    best: dict[str, Any] | None = None
+    since_best: int = 0
+    loss: float = 0.0
+    labels: int = 0
+    tokens: int = 0
+    ended: str = ""
+
+
+@dataclass
+class Run:
+    """Everything the loop works with; `plainformer.training` puts it together.
+
+    Attributes:
+        batches: step → its micro-batches, on the CPU.
+        validation: number → a batch of an evaluation. validation_batches: how many there are; 0 for no evaluation.
+        rate: step → learning rate. average: of the weights; it is what is evaluated and saved.
+        metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
+        save_model, tensors: write the model into a folder; return what else is needed to go on.
+        stop: whether to stop after this step.
+    """
+
+    config: TrainConfig
+    folder: Path
+    model: Transformer
+    objective: Objective
+    plan: Plan
+    batches: Callable[[int], tuple[Step, list[Batch]]]
+    validation: Callable[[int], Batch]
+    validation_batches: int
+    optimizer: torch.optim.AdamW
+    rate: Callable[[int], float]
+    average: Average | None
+    metric: Metric
+    evaluate_every: int
+    save_every: int
+    checkpoints: Checkpoints
+    save_model: Callable[[Path], None]
+    tensors: Callable[[], Mapping[str, Tensors]]
+    record: Record
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.device = self.model.device
+        self.finite = Finite(self.optimizer, self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    @property
+    def weights(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights that are evaluated and saved."""
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Compute in bf16 where that was asked for; weights and sums stay fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
+    def here(self, batch: Batch) -> Batch:
+        """Return a batch on the model's device."""
+        on_cpu = self.device.type == "cpu"
+        return batch if on_cpu else moved(batch, lambda tensor: tensor.to(self.device, non_blocking=True))

@@ -1,0 +1,164 @@
+"""`train`: from a configuration to a run folder. It sees all parts of the library, as `loading` does.
+
+prepare (rows → examples → plan) → model and optimizer, new or as they were saved → the loop → the run folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainformer.config.building import as_config
+from plainformer.config.resolved import resolved
+from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
+from plainformer.train.feeder import VALIDATION, collated
+from plainformer.train.loop import train_steps
+from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from plainformer.train.run import Run, State
+from plainformer.train.schedule import check_schedule, factor
+from plainformer.training.events import Event, Events
+from plainformer.training.folder import RunFolder, cannot_write
+from plainformer.training.machine import machine, until_interrupted
+from plainformer.training.models import fill, made_model, saved_whole, weights_of
+from plainformer.training.prepared import Prepared, prepare
+
+__all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run; `folder/best` and `folder/last` are checkpoints that `load` reads.
+        ended: "done", "early" (no progress), or "stopped": the same call goes on with it.
+        step, total_steps: steps done, and of the whole run.
+        best: step, metric and value of the best evaluation; None without validation rows.
+    """
+
+    folder: Path
+    ended: str
+    step: int
+    total_steps: int
+    best: dict[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def train(
+    config: Any, *, on_event: Callable[[Event], None] | None = None, stop: Callable[[], bool] | None = None
+) -> TrainResult:
+    """Train a model as a configuration says, or go on with a run that was stopped: the folder tells.
+
+    A run that goes on gives the same bytes as one that was never stopped: weights and `metrics.jsonl`, on the same kind of
+    processor with the same threads and torch. Ctrl-C ends it after the current step, with a checkpoint.
+
+    Args:
+        config: a `TrainConfig`, a mapping, or the path of a YAML file.
+        on_event: is told of all that happens; see `Event`.
+        stop: is asked after each step whether to stop; None: Ctrl-C stops.
+    Raises:
+        UsageError: the configuration cannot work, or is not that of the run in its folder.
+        TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
+    """
+    config = resolved(as_config(config))
+    with machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
+        prepared = prepare(config)
+        try:
+            return _train(prepared, Events(on_event), stopping)
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise cannot_write(Path(config.folder), error) from error
+            raise
+
+
+def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> TrainResult:
+    config, folder = prepared.config, RunFolder(Path(prepared.config.folder))
+    checkpoints = Checkpoints(folder.path, config.checkpoints.keep)
+    check_schedule(config.schedule, prepared.plan.total_steps)
+    if checkpoints.steps():
+        folder.check(config, prepared.data)
+    saved, passed_over = checkpoints.newest()
+    for sentence in passed_over:
+        events.say(sentence)
+    state = State()
+    if saved is None:
+        folder.begin(config, prepared.data)
+    else:
+        state = State(**{f.name: saved.state[f.name] for f in fields(State)})
+        changed = folder.go_on(config, state.step)
+        if changed:
+            events.say("the run continues, no longer bit for bit, since these differ: " + "; ".join(changed))
+    if state.ended not in ("done", "early"):
+        state.ended = ""
+        run = make_run(prepared, folder.path, checkpoints, saved, events, stop)
+        events.started(state, prepared.plan.total_steps)
+        try:
+            train_steps(run, state)
+        finally:
+            run.record.close()
+    result = TrainResult(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best)
+    events.ended(result.to_dict())
+    return result
+
+
+def make_run(
+    prepared: Prepared,
+    folder: Path,
+    checkpoints: Checkpoints,
+    saved: Saved | None,
+    events: Events,
+    stop: Callable[[], bool],
+) -> Run:
+    """Put together what the loop works with, new or as it was saved."""
+    config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
+    model = made_model(config, start, type(objective), saved.path if saved else None)
+    peak = config.optimizer.learning_rate
+    assert peak is not None  # `resolved` has written it out
+    optimizer = make_optimizer(model, config.optimizer, peak)
+    average = Average(model, config.optimizer.ema) if config.optimizer.ema is not None else None
+    own_weights = average is not None or not saved_whole(model)
+    if saved is not None:
+        fill(model, saved.tensors("weights"))
+        load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
+        if average is not None:
+            average.load(saved.tensors("ema"))
+
+    def tensors() -> dict[str, dict[str, torch.Tensor]]:
+        found = {"optimizer": optimizer_tensors(optimizer, model)}
+        if own_weights:
+            found["weights"] = weights_of(model)
+        if average is not None:
+            found["ema"] = average.tensors()
+        return found
+
+    pin = config.device != "cpu"
+    examples, validation = prepared.examples, prepared.validation or prepared.examples  # of which no batch is made then
+
+    def batches(step: int) -> Any:
+        planned = plan.step(step)
+        return planned, [collated(objective, examples, rows, config.seed, planned.epoch, pin) for rows in planned.micro]
+
+    return Run(
+        *(config, folder, model, objective, plan, batches),
+        validation=lambda n: collated(objective, validation, prepared.evaluation[n], config.seed, VALIDATION, pin),
+        validation_batches=len(prepared.evaluation),
+        optimizer=optimizer,
+        rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
+        average=average,
+        metric=prepared.metric,
+        evaluate_every=prepared.evaluate_every,
+        save_every=prepared.save_every,
+        checkpoints=checkpoints,
+        save_model=lambda path: start.save(model, path),
+        tensors=tensors,
+        record=events.record(folder, saved.state["metrics_bytes"] if saved else 0),
+        stop=stop,
+    )

@@ -1,0 +1,45 @@
+"""What a prepared run needs of memory and disk: its model is loaded, and run once, forward."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+
+from plainformer.train.feeder import collated, moved
+from plainformer.train.needs import Needs, activation_bytes, needs
+from plainformer.train.plan import MicroBatch, Piece, Plan
+from plainformer.training.machine import machine
+from plainformer.training.models import made_model
+from plainformer.training.prepared import Prepared
+
+_LOOKED_AT = 50  # steps among which the largest micro-batch is sought: with batches of like length, one pool
+
+
+def needs_of(prepared: Prepared) -> Needs:
+    """Return what a run needs: tensors are counted, and the activations measured on its largest micro-batch."""
+    config, objective = prepared.config, prepared.objective
+    with machine(config):
+        model = made_model(config, prepared.start, type(objective), None).train()
+        batch = collated(objective, prepared.examples, largest(prepared.plan), config.seed, 0)
+        batch = moved(batch, lambda tensor: tensor.to(model.device))
+        low = config.precision == "bf16"
+        with torch.autocast(model.device.type, torch.bfloat16) if low else nullcontext():
+            kept = activation_bytes(lambda: objective.loss(model, batch).total, model.parameters())
+    return needs(config, model.parameters(), kept)
+
+
+def largest(plan: Plan) -> MicroBatch:
+    """Return the micro-batch with the most positions, padding counted, among those of the first steps."""
+    steps = range(min(_LOOKED_AT, plan.total_steps))
+    return max((rows for step in steps for rows in plan.step(step).micro), key=lambda rows: positions(plan, rows))
+
+
+def positions(plan: Plan, rows: MicroBatch) -> int:
+    """Return how many positions rows have when they are padded to the longest."""
+
+    def length(piece: Piece) -> int:
+        stop = int(plan.lengths[piece.example]) if piece.stop is None else piece.stop
+        return stop - piece.start
+
+    return len(rows) * max(sum(map(length, row)) for row in rows)

@@ -1,0 +1,54 @@
+"""What a run changes of the process, and gives back: threads, deterministic kernels, random numbers, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from plainformer.config.training import TrainConfig
+
+
+@contextmanager
+def machine(config: TrainConfig) -> Iterator[None]:
+    """Within, use the threads that were asked for, and kernels that give the same bits each time."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic  # a module whose attribute is a property, which mypy does not see
+    filled = deterministic.fill_uninitialized_memory
+    on_gpu = [torch.device(config.device)] if config.device != "cpu" else []
+    try:
+        torch.set_num_threads(config.threads or threads)
+        if not on_gpu:  # on a GPU they cost time, and some operations have none
+            deterministic.fill_uninitialized_memory = False  # nobody reads it
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.random.fork_rng(on_gpu, enabled=True):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed. A second one does what it did before."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be caught
+        yield pressed.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,135 @@
+"""The model of a run and what turns raw input into its tensors: read at the start, saved with every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainformer.checkpoint import rows
+from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
+from plainformer.checkpoint.rows import WeightTable
+from plainformer.checkpoint.small_files import pick_small_files
+from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
+from plainformer.config.training import TrainConfig
+from plainformer.errors import UsageError, opt
+from plainformer.families import config_from_dict, table_for
+from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
+from plainformer.inputs.image import ImageProcessor
+from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.loading import load_model, save_model
+from plainformer.model.transformer import Transformer
+from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
+
+# Files beside weights and tokenizer that go with a model.
+COMPANIONS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+# What loses nothing of our tensors on the way out and back.
+_EXACT = (
+    *(rows.Op, rows.Transpose, rows.Split, rows.TransposeSplit, rows.SplitHeads),
+    *(rows.DropRows, rows.Reshape, rows.Unpermute),
+)
+
+
+@dataclass
+class Start:
+    """What a run begins with, before any weight is read.
+
+    Attributes:
+        config: of the model, with the head and the labels that the objective asks for.
+        processor: a tokenizer, a processor of images or audio, or both of speech.
+        files: those that decide what the processor does, by name; {} where it is saved to find out.
+        companions: the content of files that are saved with the model.
+    """
+
+    config: ModelConfig
+    processor: Any
+    files: Mapping[str, Path]
+    companions: Mapping[str, bytes]
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer, None for images, and for sound that is classified."""
+        found = self.processor.tokenizer if isinstance(self.processor, SpeechInputs) else self.processor
+        return found if isinstance(found, Tokenizer) else None
+
+    def save(self, model: Transformer, folder: Path) -> None:
+        """Write a folder that this library and transformers load."""
+        save_model(model, folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+        for name, content in self.companions.items():
+            (folder / name).write_bytes(content)
+
+
+def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) -> Start:
+    """Read configuration and processor of what is to be trained."""
+    ref = config.model.ref or config.model.tokenizer
+    if ref is None:
+        what = "a model from scratch needs a tokenizer"
+        raise UsageError(what, f"give {opt('model.tokenizer', ...)}: a checkpoint's, or a trained one's folder")
+    part = "model" if config.model.ref is not None else "tokenizer"
+    with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:  # type: ignore[arg-type]
+        if config.model.config is not None:
+            model = config_from_dict(dict(config.model.config), kind.head)
+        else:
+            model = checkpoint.config(kind.head)
+        processor = _processor(checkpoint, model, kind)
+        names = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
+        files = {name: checkpoint.path / name for name in names if name != "config.json"}
+        companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
+    return Start(model, processor, files, companions)
+
+
+def _names(checkpoint: Checkpoint) -> list[str]:
+    return [path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()]
+
+
+def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]) -> Any:
+    """Return what turns raw input into the model's tensors."""
+    frontend = model.input_frontend
+    if isinstance(frontend, TokenFrontend):
+        return checkpoint.tokenizer()
+    folder = checkpoint.need_folder("preprocessor")
+    if isinstance(frontend, PatchFrontend):
+        return ImageProcessor.from_folder(folder, model.source, model.image_defaults)
+    audio = (MelProcessor if isinstance(frontend, MelFrontend) else WaveProcessor).from_folder(folder, model.source)
+    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.head in ("ctc", "seq2seq_lm") else audio
+
+
+def made_model(config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None) -> Transformer:
+    """Return the model of a run in training mode: as it was saved, or as it begins."""
+    ref = saved or config.model.ref
+    assert ref is not None
+    revision = config.model.revision if saved is None else None
+    model = load_model(ref, head=kind.head, purpose="train", device=config.device, revision=revision)
+    if config.model.train == "head":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+    return model
+
+
+def saved_whole(model: Transformer) -> bool:
+    """Return whether the folder that is saved has every bit of what is trained, so that a run can go on from it."""
+    table: WeightTable = table_for(model.config)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    exact = set[str]()
+    for row in table.rows:
+        if row.kind == "map" and type(row.op) in _EXACT:
+            exact.update(name for _, names in row.instances(trained) for name in names)
+    return trained <= exact
+
+
+def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
+    """Return what is trained, by our names."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def fill(model: Transformer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors that `weights_of` returned into a model."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)

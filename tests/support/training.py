@@ -1,0 +1,99 @@
+"""What tests of training share: configurations, batches of a few examples, gradients however they are batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plainformer.config.training import (
+    BatchConfig,
+    DataConfig,
+    LossConfig,
+    SourceConfig,
+    StartConfig,
+    TrainConfig,
+)
+from plainformer.train.draws import generator
+from plainformer.train.objectives.base import Arrays, Batch, Objective
+from tests.support.close import close
+
+
+def train_config(
+    objective: str,
+    *,
+    loss: Mapping[str, Any] = {},
+    batches: Mapping[str, Any] = {},
+    data: Mapping[str, Any] = {},
+    **more: Any,
+) -> TrainConfig:
+    """A configuration of which an objective reads the sections given."""
+    return TrainConfig(
+        objective=objective,
+        folder="run",
+        model=StartConfig(ref="model"),
+        data=DataConfig(train=SourceConfig(path="rows.jsonl"), **data),
+        batches=BatchConfig(**batches),
+        loss=LossConfig(**loss),
+        **more,
+    )
+
+
+def examples_of(objective: Objective, rows: Sequence[Mapping[str, Any]]) -> list[Arrays]:
+    """The examples of rows, one after another."""
+    return [example for row in rows for example in objective.encode(row).examples]
+
+
+def batch_of(objective: Objective, examples: Sequence[Arrays], first: int = 0, epoch: int = 0) -> Batch:
+    """Examples as rows of their own; the random numbers of each are those of its number from `first`."""
+    draws = [generator(0, epoch, first + number) for number in range(len(examples))]
+    return objective.collate([[example] for example in examples], draws)
+
+
+def gradients(model: Any, objective: Objective, examples: Sequence[Arrays], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """The gradient of a step whose micro-batches have these numbers of examples, by the parameter's name."""
+    starts = np.cumsum([0, *sizes])[:-1]
+    batches = [batch_of(objective, examples[s : s + n], int(s)) for s, n in zip(starts, sizes, strict=True)]
+    total = sum(batch.count for batch in batches)
+    model.zero_grad()
+    model.train()
+    for batch in batches:
+        (objective.loss(model, batch).total / total).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def check_batching(model: Any, objective: Objective, examples: Sequence[Arrays]) -> None:
+    """Eight examples give one gradient in any micro-batches, and one evaluation in any batches."""
+    assert len(examples) >= 8
+    examples = examples[:8]
+    whole = gradients(model, objective, examples, [8])
+    assert whole and any(grad.abs().max() > 0 for grad in whole.values())
+    scale = max(float(grad.abs().max()) for grad in whole.values())
+    for sizes in ([4, 4], [2, 2, 2, 2], [5, 3], [1, 7]):
+        found = gradients(model, objective, examples, sizes)
+        assert found.keys() == whole.keys()
+        for name, grad in whole.items():
+            assert (found[name] - grad).abs().max() <= 1e-6 * max(1.0, scale), f"{name} in {sizes}"
+    model.eval()
+    alone = [objective.statistics(model, batch_of(objective, [one], number)) for number, one in enumerate(examples)]
+    together = objective.statistics(model, batch_of(objective, examples))
+    close(together, np.concatenate(alone), "statistics", rel=1e-6)
+
+
+def fresh(model: Any) -> Any:
+    """A model whose parameters may change."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.train()
+
+
+def step(model: Any, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
+    """One step on a batch; returns its mean loss."""
+    optimizer.zero_grad()
+    loss = objective.loss(model, batch).total / batch.count
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
