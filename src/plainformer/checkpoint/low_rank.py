@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from plainformer.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEFORE
-from plainformer.checkpoint.formats.safetensors_file import write_safetensors
 from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable
 from plainformer.config.training import LoraConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
@@ -65,7 +66,7 @@ class Matrix:
         """Return what divides B, (O, R), among our linears: as the checkpoint's matrix is divided, rows by rows."""
         op = self.row.op
         if self.transposed:
-            return lambda b: [part for part in op.load(b.t())]
+            return lambda b: op.load(b.t())
         return op.load
 
 
@@ -141,7 +142,9 @@ def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -
     digest = hashlib.blake2b(f"{seed} {matrix.theirs}".encode(), digest_size=8).digest()
     draw = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     a = torch.empty(config.rank, inputs).uniform_(-bound, bound, generator=draw)
-    put_adapter(model, matrix, a.to(weight), weight.new_zeros(outputs, config.rank), config.alpha / config.rank, config.dropout)
+    put_adapter(
+        model, matrix, a.to(weight), weight.new_zeros(outputs, config.rank), config.alpha / config.rank, config.dropout
+    )
 
 
 def put_adapter(model: Transformer, matrix: Matrix, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
@@ -173,7 +176,6 @@ def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: 
     trained = _trained_whole(model, table)
     tensors |= {BEFORE + name: tensor for name, tensor in trained.items()}
     heads = sorted({name.removeprefix(table.prefix).partition(".")[0] for name in trained})
-    write_safetensors(iter(tensors.items()), folder, ADAPTER_WEIGHTS)
     values = {
         "peft_type": "LORA",
         "task_type": _TASK_TYPES.get(model.config.head.kind),
@@ -188,9 +190,10 @@ def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: 
         "bias": "none",
     }
     try:
+        save_file({name: x.contiguous() for name, x in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
         (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder / ADAPTER_CONFIG}: {error.strerror}", "choose another folder") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the adapter to {folder}: {error}", "choose another folder") from None
 
 
 def _trained_whole(model: Transformer, table: WeightTable) -> Mapping[str, Tensor]:
