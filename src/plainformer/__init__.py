@@ -56,7 +56,7 @@ _NAMES = {
     "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
     "Skipped": "plainformer.tasks.results",
-    "read_tags": "plainformer.tasks.text.tag_schemes",
+    "read_tags": "plainformer.inputs.text.tag_schemes",
 }
 __all__ = ["__version__", *_NAMES]
 
@@ -86,7 +86,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.model.transformer import Transformer as Transformer
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped
-    from plainformer.tasks.text.tag_schemes import read_tags as read_tags
+    from plainformer.inputs.text.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
 # isort: on
 
