@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.formats.source import StoredTensor, TensorSource, read_json_object
+from plainformer.checkpoint.formats.source import WEIGHT_FILES, StoredTensor, TensorSource, read_json_object
 from plainformer.config.checks import shown
 from plainformer.errors import CheckpointError
 
@@ -29,6 +29,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 BEFORE = "base_model.model."
+# What an adapter's `task_type` says of the head; others leave the base model's.
+HEADS = {"SEQ_CLS": "sequence", "TOKEN_CLS": "token", "QUESTION_ANS": "span"}
 # Kinds that put their own vectors before the input, instead of changing weights: nothing to add.
 _OF_INPUTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT")
 # Fields of adapter_config.json that make the adapter something other than W + scale * B A, unless they are empty.
@@ -70,6 +72,11 @@ class AdapterFiles:
     source: TensorSource
     deltas: tuple[Delta, ...]
     whole: Mapping[str, str]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter, and no weights of a whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / name).exists() for name in WEIGHT_FILES)
 
 
 def base_of(folder: Path, named: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears, row
 from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.config.initial import FirstWeights, INTERLEAVED
+from plainformer.config.initial import INTERLEAVED, FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import heads, masked_lm, word_ties
 from plainformer.families.first import usual
