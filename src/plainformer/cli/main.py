@@ -24,6 +24,7 @@ _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
     "chat": "Talk to a model, turn by turn.",
     "entities": "Analyse the entities of documents, and rank them by what is required.",
+    "tokenizer": "Train a tokenizer on texts, for a model from scratch.",
     "explain": "Show how one input becomes an answer, step by step.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
