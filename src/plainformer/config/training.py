@@ -25,7 +25,10 @@ OBJECTIVES = {
     "audio-classification": "media:AudioClassification",
 }
 PRETRAINING = ("causal-lm", "masked-lm", "denoising")  # one epoch is enough; the others take several
-FORMATS = ("text", "jsonl", "csv", "tsv", "conll", "squad", "audio", "images", "npz", "parquet", "arrow", "hub")
+FORMATS = (
+    *("text", "paragraphs", "lines", "jsonl", "json", "csv", "tsv", "conll", "squad"),
+    *("audio", "images", "npz", "parquet", "arrow", "hub"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +70,17 @@ class StartConfig(Checked):
 class SourceConfig(Checked):
     """One set of rows."""
 
-    path: str = option(MISSING, help="File, folder, or data set on the Hub.", check=text())
+    path: str = option(MISSING, help="File, folder, pattern such as src/**/*.py, or data set on the Hub.", check=text())
     format: str | None = option(
         None, help=f"One of {', '.join(FORMATS)}; default: by the name.", check=one_of(*FORMATS)
     )
-    name: str | None = option(None, help="Configuration of a Hub data set, array of an npz file.", check=text())
-    split: str | None = option(None, help="Split of a Hub data set.", check=text())
+    name: str | None = option(None, help="Configuration of a Hub data set.", check=text())
+    split: str | None = option(
+        None, help="Split of a Hub data set; of an npz file: its arrays x_train, y_train ...", check=text()
+    )
+    header: bool | None = option(
+        None, help="csv, tsv: whether the first line names columns; default: unless columns has numbers.", check=flag()
+    )
     limit: int | None = option(None, help="Use only this many rows, the first.", check=whole(1))
 
 
@@ -83,7 +91,11 @@ class SplitConfig(Checked):
     validation: float = option(0.1, help="Share for validation.", check=number("(0, 1)"))
     test: float = option(0.0, help="Share for the test set, which training never looks at.", check=number("[0, 1)"))
     by: str = option("random", help="random, stratified or grouped.", check=one_of("random", "stratified", "grouped"))
-    group: str | None = option(None, help="Column whose equal values stay on one side.", check=text())
+    group: str | None = option(
+        None,
+        help="Column whose equal values stay on one side, or a part of it: description:first_paragraph.",
+        check=text(),
+    )
     seed: int = option(0, help="Seed of the split alone.", check=whole(0))
 
 

@@ -32,12 +32,16 @@ class Dropped(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there."""
+    """A column that an objective reads: its name, other names that data sets use for it, and whether it must be there.
+
+    `target`: it is what is learnt ("label", "tags", "answers"). Copies are found by all other columns.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
     required: bool = True
     help: str = ""
+    target: bool = False
 
 
 @dataclass(frozen=True)
