@@ -63,8 +63,8 @@ USUAL = {"bpe": "none", "wordpiece": "cls-sep", "unigram": "eos"}
 class TokenizerOptions(OptionSet):
     """What is trained."""
 
-    kind: str = option("bpe", help="bpe (byte-level), wordpiece or unigram.", check=one_of(*USUAL))
-    vocab_size: int = option(8192, help="Tokens in all, special ones included.", check=whole(1, 1 << 24))
+    kind: str = option("bpe", help="bpe (byte-level, the default), wordpiece or unigram.", check=one_of(*USUAL))
+    vocab_size: int = option(8192, help="Tokens in all, special ones included; default: 8192.", check=whole(1, 1 << 24))
     layout: str | None = option(
         None,
         help="Special tokens around a text: none, bos, cls-sep, bos-eos or eos (with 100 sentinels); "
@@ -72,7 +72,7 @@ class TokenizerOptions(OptionSet):
         check=one_of(*LAYOUTS),
     )
     lowercase: bool = option(False, help="Write everything in lower case first.", check=flag())
-    min_frequency: int = option(2, help="How often a pair must occur to become a token (not unigram).", check=whole(1))
+    min_frequency: int = option(2, help="How often a pair must occur to become a token (not unigram); default: 2.", check=whole(1))
     max_length: int | None = option(
         None, help="The longest input of the model that it is for, in tokens.", check=whole(1)
     )
