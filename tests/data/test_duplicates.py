@@ -187,7 +187,7 @@ def test_the_report(tmp_path: Path) -> None:
         "label 'common': 191 train, 0 validation",
         "label 'seldom': 9 train, 1 validation (rare)",
         "1 label of other parts, not in train: 'other'",
-        "1 input has several labels, 2 rows in all: common (train line 4), seldom (validation line 1)",
+        "1 input has several targets, 2 rows in all: common (train line 4), seldom (validation line 1)",
         "leak: 1 row of validation is in train too (50.0 %): validation line 1 is train line 4",
         "4 rows of train nearly equal an earlier one",
     ):

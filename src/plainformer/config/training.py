@@ -67,6 +67,11 @@ class StartConfig(Checked):
     )
     tokenizer: str | None = option(None, help="Tokenizer of a model from scratch: folder or Hub id.", check=text())
     revision: str | None = option(None, help="Branch, tag or commit of ref on the Hub.", check=text())
+    problem: str | None = option(
+        None,
+        help="Classification: single_label, multi_label or regression; default: the checkpoint's, else single_label.",
+        check=one_of("single_label", "multi_label", "regression"),
+    )
     train: str = option(
         "all", help="What is trained: all, or head (the backbone is frozen).", check=one_of("all", "head")
     )

@@ -128,7 +128,7 @@ class DataReport:
         if self.conflicts.inputs:
             shown = "; ".join(self.conflicts.examples)
             inputs = plural(self.conflicts.inputs, "input has", "inputs have")
-            said.append(f"{inputs} several labels, {plural(self.conflicts.rows, 'row')} in all: {shown}")
+            said.append(f"{inputs} several targets, {plural(self.conflicts.rows, 'row')} in all: {shown}")
         leaks = self.leaks
         said += [f"leak: {line}" for line in leaks]
         if len(self.parts) > 1 and not leaks:

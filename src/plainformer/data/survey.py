@@ -176,8 +176,9 @@ def survey(
         read = [plain(mapped.get(column)) for column in inputs]
         numbers.append(number)
         places.append(row.place)
-        keys += hash_of(*read)
-        whole += hash_of(*read, *(plain(mapped.get(column)) for column in learnt))
+        key = hash_of(*read)
+        keys += key
+        whole += hash_of(key.hex(), *(plain(mapped.get(column)) for column in learnt)) if learnt else key
         if learnt:
             labels.append(_labels(mapped.get(learnt[0])))
         if wanted is not None:
