@@ -50,6 +50,9 @@ def check_effects(config: TrainConfig) -> None:
     no_effect(config.objective == "ctc" and config.loss.label_smoothing > 0, "loss.label_smoothing", objective)
     packed = config.objective in PACKING and config.batches.packed
     no_effect(packed and not config.batches.by_length, "batches.by_length", f"with {opt('batches.packed', True)}")
+    for name in ("too_long", "stride"):  # a document goes on in the next row
+        given = packed and is_given(config.data, name)
+        no_effect(given, f"data.{name}", f"with {opt('batches.packed', True)}: nothing is cut")
     windows = (config.data.too_long or ("window" if config.objective in PRETRAINING else "cut")) == "window"
     no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
     head_alone = config.model.train == "head"
