@@ -17,6 +17,7 @@ class Column:
     name: str
     aliases: tuple[str, ...] = ()
     required: bool = True
+    target: bool = False
 
 
 WANTED = (Column("text", ("sentence", "review")), Column("label", ("y",)), Column("pair", (), required=False))

@@ -78,13 +78,13 @@ def test_policies() -> None:
         InputError, match=r"2 rows of validation are in train too \(66\.7 %\): validation line 1 is train line 1; "
     ) as caught:
         kept_rows(TRAIN, [VALIDATION], "refuse", divided=False)
-    assert "give duplicates: drop_train (leave them out of train), allow" in str(caught.value)
+    assert "give data.duplicates: drop_train (leave them out of train), allow" in str(caught.value)
     assert "group (keep" not in str(caught.value)
     with pytest.raises(InputError, match="group \\(keep copies on one side\\)"):
         kept_rows(TRAIN, [VALIDATION], "refuse", divided=True)
     assert kept_rows(TRAIN, [VALIDATION], "drop_train", divided=False).tolist() == [False, True, False, True, False]
     assert kept_rows(TRAIN, [VALIDATION], "allow", divided=False).all()
-    with pytest.raises(UsageError, match="duplicates='group' has no effect on parts that are given"):
+    with pytest.raises(UsageError, match=r"data\.duplicates='group' has no effect on parts that are given"):
         kept_rows(TRAIN, [VALIDATION], "group", divided=False)
     assert kept_rows(TRAIN, [part("validation", [("x", 1)])], "refuse", divided=False).all()
     assert kept_rows(TRAIN, [], "refuse", divided=False).all()
@@ -187,7 +187,7 @@ def test_the_report(tmp_path: Path) -> None:
         "label 'common': 191 train, 0 validation",
         "label 'seldom': 9 train, 1 validation (rare)",
         "1 label of other parts, not in train: 'other'",
-        "1 input has several labels, 2 rows in all: common (train line 4), seldom (validation line 1)",
+        "1 input has several targets, 2 rows in all: common (train line 4), seldom (validation line 1)",
         "leak: 1 row of validation is in train too (50.0 %): validation line 1 is train line 4",
         "4 rows of train nearly equal an earlier one",
     ):

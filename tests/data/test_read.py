@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plainformer.config.training import FORMATS, SourceConfig
 from plainformer.data.read import READERS, Rows, read
@@ -196,12 +200,14 @@ def test_arrays(tmp_path: Path) -> None:
 
 
 def test_parquet_and_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
+    import huggingface_hub
     import pyarrow
     from pyarrow import parquet
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # it was read when the library was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     features = datasets.Features(
         text=datasets.Value("string"),
         label=datasets.ClassLabel(names=["no", "yes"]),
@@ -229,6 +235,42 @@ def test_parquet_and_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         listed("some/set", format="hub")
     with pytest.raises(PlainformerError, match="cannot be fetched"):
         listed("some/set", format="hub", split="train")
+
+
+# Texts as files hold them: line ends inside are for CSV and JSON alone. Lone surrogates cannot be written as UTF-8.
+CELL = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+LINE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\n\r\t"), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5))
+def test_what_is_written_is_read(rows: list[tuple[str, str]]) -> None:
+    expected = [{"a": a, "b": b} for a, b in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in expected), encoding="utf-8", newline=""
+        )
+        assert listed(path) == expected
+        path = Path(folder) / "a.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
+        assert listed(path) == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(LINE, LINE), min_size=1, max_size=5))
+def test_lines_and_fields_are_kept_as_they_are(rows: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tsv"
+        path.write_text("".join(f"{a}\t{b}\n" for a, b in [("a", "b"), *rows]), encoding="utf-8", newline="")
+        assert listed(path) == [{"a": a, "b": b} for a, b in rows]
+        text = "".join(f"{a}\r\n" for a, _ in [("first", ""), *rows])
+        path.write_text(text, encoding="utf-8", newline="")
+        assert [row["text"] for row in listed(path, format="lines")] == [
+            "first",
+            *(a for a, _ in rows if a.strip()),
+        ]
 
 
 REFUSED: list[tuple[dict[str, str | bytes], str, dict[str, Any], str]] = [

@@ -161,7 +161,7 @@ def test_parts_of_a_column_as_groups() -> None:
         assert ids[0] == ids[1] != ids[2]
     with pytest.raises(UsageError, match="did you mean 'first_paragraph'"):
         surveyed(rows, "description:first_paragraf")
-    with pytest.raises(InputError, match="line 0 has no 'topic', which group names"):
+    with pytest.raises(InputError, match=r"line 0 has no 'topic', which data\.split\.group names"):
         surveyed(rows, "topic")
 
 
@@ -175,9 +175,9 @@ def test_the_record_says_who_is_where() -> None:
 
 def test_refused() -> None:
     found = surveyed(ROWS)
-    with pytest.raises(UsageError, match="by='grouped' without group"):
+    with pytest.raises(UsageError, match=r"data\.split\.by='grouped' without data\.split\.group"):
         divide(found, SplitConfig(by="grouped"))
-    with pytest.raises(UsageError, match="group has no effect with by='random'"):
+    with pytest.raises(UsageError, match=r"data\.split\.group has no effect with data\.split\.by='random'"):
         divide(surveyed(ROWS, "topic"), SplitConfig(group="topic"))
     with pytest.raises(InputError, match="1 row cannot give 1 and keep one"):
         divide(surveyed(ROWS[:1]), SplitConfig())

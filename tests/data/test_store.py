@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -77,6 +77,7 @@ def test_what_is_put_in_comes_out(tmp_path: Path) -> None:
 INTEGERS = st.one_of(st.integers(-5, 5), st.integers(0, 300), st.integers(-300, 70_000), st.integers(-(2**40), 2**40))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(arrays(np.int64, array_shapes(max_dims=1, min_side=0, max_side=6), elements=INTEGERS), max_size=8))
 def test_integers_widen_as_they_come(arrays: list[Any]) -> None:
     import tempfile
@@ -198,7 +199,7 @@ def test_where_nothing_can_be_written_a_temporary_folder_serves(
 
 def test_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is not a folder\n  → give cache a folder"):
+    with pytest.raises(InputError, match=r"is not a folder\n  → give data\.cache a folder"):
         cached("k", filling(EXAMPLES), tmp_path / "file")
     with pytest.raises(InputError, match=r"will take about .* MiB, and .* has .* MiB left"):
         cached("k", filling(EXAMPLES), tmp_path / "c", expected_bytes=2**62)

@@ -40,6 +40,7 @@ def learn(model: Transformer, optimizer: torch.optim.AdamW, steps: range, limit:
     losses = []
     both = model.encoder is not None and model.decoder is not None
     for k in steps:
+        torch.manual_seed(k)  # dropout
         ids = torch.randint(5, 60, (2, 8), generator=torch.Generator().manual_seed(k))
         logits = model(ids, **({"decoder_input_ids": ids} if both else {})).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -286,3 +287,28 @@ def test_the_average_is_evaluated_in_place_and_taken_out_again() -> None:
         assert model.head.out.weight is model.decoder.frontend.tokens.weight
         raise ZeroDivisionError
     assert same(weights(model), own)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
+def test_nothing_waits_for_the_gpu() -> None:
+    model = model_of("llama").to("cuda")
+    optimizer, average = make_optimizer(model, OptimizerConfig(layer_decay=0.9), 1e-3), Average(model, 0.9)
+    gradients = [torch.randn_like(p) for p in model.parameters()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient.clone()
+            norm = clip_gradients(optimizer, 1.0)
+            set_learning_rate(optimizer, 1e-3)
+            optimizer.step()
+            average.update(step + 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert norm.item() > 1
+    kept = {name: tensor.cpu() for name, tensor in optimizer_tensors(optimizer, model).items()}
+    again = make_optimizer(model, OptimizerConfig(layer_decay=0.9), 1e-3)
+    load_optimizer_tensors(again, model, kept)
+    assert same(optimizer_tensors(again, model), optimizer_tensors(optimizer, model))
+    again.step()

@@ -85,7 +85,7 @@ def cached(key: str, fill: Fill, folder: str | Path | None = None, *, expected_b
         made = root / f".tmp-{key}-{uuid.uuid4().hex[:8]}"
         made.mkdir()
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"the cache {str(root)!r} is not a folder", f"give {opt('cache')} a folder") from None
+        raise InputError(f"the cache {str(root)!r} is not a folder", f"give {opt('data.cache')} a folder") from None
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise _refused(root, error) from None
@@ -107,7 +107,7 @@ def _make(folder: Path, fill: Fill, expected_bytes: int) -> None:
             raise InputError(
                 f"tokenised data will take about {expected_bytes / 2**20:,.0f} MiB, and {folder.parent} has "
                 f"{free / 2**20:,.0f} MiB left",
-                f"free some, or give {opt('cache')} another folder",
+                f"free some, or give {opt('data.cache')} another folder",
             )
         writer = StoreWriter(folder)
         fill(writer)
@@ -129,7 +129,7 @@ def _close(writer: StoreWriter) -> None:
 def _refused(root: Path, error: OSError) -> PlainformerError:
     return InputError(
         f"tokenised data cannot be written to {root}: {error.strerror}",
-        f"free some space, or give {opt('cache')} a folder",
+        f"free some space, or give {opt('data.cache')} a folder",
     )
 
 
@@ -147,7 +147,9 @@ def _moved(made: Path, target: Path) -> Store:
             else:
                 shutil.rmtree(made, ignore_errors=True)
                 return store
-    raise InputError(f"tokenised data cannot be moved to {target}", f"remove it, or give {opt('cache')} another folder")
+    raise InputError(
+        f"tokenised data cannot be moved to {target}", f"remove it, or give {opt('data.cache')} another folder"
+    )
 
 
 def _temporary(fill: Fill, expected_bytes: int) -> Store:

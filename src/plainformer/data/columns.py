@@ -23,6 +23,8 @@ class Wanted(Protocol):
     def aliases(self) -> tuple[str, ...]: ...
     @property
     def required(self) -> bool: ...
+    @property
+    def target(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def choose(
     for name, source in given.items():
         if name not in known:
             raise UsageError(
-                f"{opt('columns')} names {name!r}, which the objective does not read", did_you_mean(name, known)
+                f"{opt('data.columns')} names {name!r}, which the objective does not read", did_you_mean(name, known)
             )
         _check(source, there, rows, where)
     chosen = {name: there[source] if isinstance(source, int) else source for name, source in given.items()}
@@ -116,14 +118,14 @@ def choose(
 def _check(source: str | int, there: Sequence[str], rows: Sequence[DataRow], where: str) -> None:
     """Refuse a column of `data.columns` that the data does not have."""
     if isinstance(source, bool) or not isinstance(source, str | int):
-        raise UsageError(f"{opt('columns')} has {source!r} for a column", "give a name, or a number from 0")
+        raise UsageError(f"{opt('data.columns')} has {source!r} for a column", "give a name, or a number from 0")
     if isinstance(source, int):
         if not 0 <= source < len(there):
             raise UsageError(
-                f"{opt('columns')} asks for column {source} of {where}, which has {len(there)}", "count from 0"
+                f"{opt('data.columns')} asks for column {source} of {where}, which has {len(there)}", "count from 0"
             )
     elif source not in there and all(value_of(row, source) is None for row in rows):
-        raise UsageError(f"{opt('columns')} asks for {source!r}, which is not in {where}", _found(source, there))
+        raise UsageError(f"{opt('data.columns')} asks for {source!r}, which is not in {where}", _found(source, there))
 
 
 def _by_name(column: Wanted, there: Sequence[str], given: Mapping[str, str], where: str) -> str | None:
@@ -133,7 +135,7 @@ def _by_name(column: Wanted, there: Sequence[str], given: Mapping[str, str], whe
     if len(found) > 1:
         raise InputError(
             f"{where} has no column {column.name!r}, and several that may be it: {', '.join(map(repr, found))}",
-            f"say which: {opt('columns')} {{{column.name}: {found[0]}}}",
+            f"say which: {opt('data.columns')} {{{column.name}: {found[0]}}}",
         )
     if found:
         return found[0]
@@ -146,9 +148,9 @@ def _by_name(column: Wanted, there: Sequence[str], given: Mapping[str, str], whe
 
 def _advice(column: Wanted, there: Sequence[str]) -> str:
     if any(len(name.split()) > 4 for name in there):
-        return f"its first line seems to be a row: give header: false, and {opt('columns')} by number from 0"
+        return f"its first line seems to be a row: give header: false, and {opt('data.columns')} by number from 0"
     example = there[0] if there else "..."
-    return f"say which it is: {opt('columns')} {{{column.name}: {example}}}"
+    return f"say which it is: {opt('data.columns')} {{{column.name}: {example}}}"
 
 
 def _found(name: str, there: Sequence[str]) -> str:

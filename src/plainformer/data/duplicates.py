@@ -92,8 +92,8 @@ def kept_rows(train: Survey, others: list[Survey], policy: str, *, divided: bool
     """
     if policy == "group" and not divided:
         raise UsageError(
-            f"{opt('duplicates', 'group')} has no effect on parts that are given",
-            f"give {opt('duplicates', 'drop_train')}, or {opt('split')} rows of one source",
+            f"{opt('data.duplicates', 'group')} has no effect on parts that are given",
+            f"give {opt('data.duplicates', 'drop_train')}, or {opt('data.split')} rows of one source",
         )
     found = [one for other in others if (one := overlap(other, train)).rows]
     kept = np.ones(len(train), bool)
@@ -101,7 +101,7 @@ def kept_rows(train: Survey, others: list[Survey], policy: str, *, divided: bool
         fix = ["drop_train (leave them out of train)", "allow"]
         if divided:
             fix.insert(1, "group (keep copies on one side)")
-        raise InputError("; ".join(one.line() for one in found), f"give {opt('duplicates')}: {', '.join(fix)}")
+        raise InputError("; ".join(one.line() for one in found), f"give {opt('data.duplicates')}: {', '.join(fix)}")
     if policy == "drop_train":
         for other in others:
             mine, theirs = _common_ids(train.keys, other.keys)
@@ -120,7 +120,7 @@ def conflicts(parts: list[Survey]) -> Conflicts:
     np.add.at(kinds, np.unique(np.stack([keys, whole], 1), axis=0)[:, 0], 1)
     twofold = np.flatnonzero(kinds > 1)
     places = [place for part in surveys for place in part.places]
-    labels = [label for part in surveys for label in part.labels or ()]
+    labels = [label for part in surveys for label in part.label_texts]
     shown = []
     for key in twofold[:SHOWN]:
         rows = np.flatnonzero(keys == key)

@@ -149,10 +149,10 @@ def check_strata(labels: Numbers, names: list[str], taken: int) -> None:
         lonely = plural(int((sizes < 2).sum()), "label has", "labels have")
         raise InputError(
             f"{lonely} one row alone, such as {few}: a stratified split needs two of each",
-            f"give {opt('by', 'random')}, or leave these labels out",
+            f"give {opt('data.split.by', 'random')}, or leave these labels out",
         )
     if min(taken, len(labels) - taken) < len(sizes):
         raise InputError(
             f"a side of {min(taken, len(labels) - taken):,} rows has no room for {len(sizes)} labels",
-            f"give a larger share, or {opt('by', 'random')}",
+            f"give a larger share, or {opt('data.split.by', 'random')}",
         )

@@ -18,6 +18,7 @@ All of text may be compressed (.gz) and is UTF-8, with or without a byte order m
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +108,7 @@ class Rows:
         if self.format == "hub":
             state.update("".join(table._fingerprint for _, table in tables(self._reading)).encode())
         for path in self.files:
-            state.update(self._reading.name(path).encode() + b"\0")
+            state.update(os.fsencode(self._reading.name(path)) + b"\0")
             with path.open("rb") as file:
                 state.update(hashlib.file_digest(file, "blake2b").digest())
         return state.hexdigest()

@@ -128,7 +128,7 @@ class DataReport:
         if self.conflicts.inputs:
             shown = "; ".join(self.conflicts.examples)
             inputs = plural(self.conflicts.inputs, "input has", "inputs have")
-            said.append(f"{inputs} several labels, {plural(self.conflicts.rows, 'row')} in all: {shown}")
+            said.append(f"{inputs} several targets, {plural(self.conflicts.rows, 'row')} in all: {shown}")
         leaks = self.leaks
         said += [f"leak: {line}" for line in leaks]
         if len(self.parts) > 1 and not leaks:
@@ -200,7 +200,7 @@ def report(
 
 
 def _label_table(surveys: Sequence[Survey]) -> tuple[tuple[LabelRow, ...], tuple[str, ...]]:
-    tables = {one.name: one.label_counts for one in surveys}
+    tables = {one.name: one.label_counts() for one in surveys}
     names = {label for table in tables.values() for label in table}
     total = sum(sum(table.values()) for table in tables.values())
     # Targets that hardly repeat are texts or numbers.

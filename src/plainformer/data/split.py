@@ -129,7 +129,7 @@ def fold(
             name = _label_names(survey)[int(np.bincount(labels).argmin())]
             raise InputError(
                 f"the label {name!r} has {plural(int(smallest), 'row')}, fewer than {k} folds",
-                f"give fewer folds, or {opt('by', 'random')}",
+                f"give fewer folds, or {opt('data.split.by', 'random')}",
             )
         folds = stratified_folds(labels, k, seed) if units is None else stratified_grouped_folds(labels, units, k, seed)
     else:
@@ -143,11 +143,15 @@ def _prepared(
     survey: Survey, by: str, group: str | None, duplicates: str
 ) -> tuple[Numbers, Numbers | None, Numbers | None]:
     """Return the order of rows by key, and in that order their labels' numbers and what stays together."""
+    named, asked = opt("data.split.group"), opt("data.split.by", by)
     if by == "grouped" and survey.groups is None:
-        raise UsageError(f"{opt('by', 'grouped')} without {opt('group')}", "name the column whose values stay together")
-    no_effect(group is not None and by != "grouped", "group", f"with {opt('by', by)}", f"give {opt('by', 'grouped')}")
+        raise UsageError(f"{asked} without {named}", "name the column whose values stay together")
+    grouped = opt("data.split.by", "grouped")
+    no_effect(group is not None and by != "grouped", "data.split.group", f"with {asked}", f"give {grouped}")
     if by == "stratified" and survey.labels is None:
-        raise UsageError(f"{opt('by', 'stratified')} where rows have no label", f"give {opt('by', 'random')}")
+        raise UsageError(
+            f"{opt('data.split.by', 'stratified')} where rows have no label", f"give {opt('data.split.by', 'random')}"
+        )
     if not len(survey):
         raise InputError("there are no rows to divide", "check the data")
     # Rows that differ in their targets alone are told apart by all they hold.
@@ -161,12 +165,12 @@ def _prepared(
 
 
 def _label_names(survey: Survey) -> list[str]:
-    return sorted(set(survey.labels or ()))
+    return sorted(set(survey.label_texts))
 
 
 def _label_numbers(survey: Survey) -> Numbers:
     numbers = {name: i for i, name in enumerate(_label_names(survey))}
-    return np.array([numbers[label] for label in survey.labels or ()], np.int64)
+    return np.array([numbers[label] for label in survey.label_texts], np.int64)
 
 
 def _joined(groups: Numbers, keys: Numbers) -> Numbers:

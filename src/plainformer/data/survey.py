@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.data.columns import Columns, value_of
+from plainformer.data.counts import Counts
 from plainformer.data.rows import DataRow, MediaPath
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
 
@@ -88,7 +92,7 @@ class Group:
         column, _, part = text.rpartition(":") if ":" in text else (text, "", "")
         if part and part not in PARTS:
             raise UsageError(
-                f"{opt('group', text)} asks for the part {part!r} of a column",
+                f"{opt('data.split.group', text)} asks for the part {part!r} of a column",
                 did_you_mean(part, PARTS) or f"known: {', '.join(PARTS)}",
             )
         return cls(column, part)
@@ -98,7 +102,7 @@ class Group:
         value = value_of(row, self.column)
         if value is None:
             raise InputError(
-                f"{row.place} has no {self.column!r}, which {opt('group')} names",
+                f"{row.place} has no {self.column!r}, which {opt('data.split.group')} names",
                 did_you_mean(self.column, row) or f"its columns are {', '.join(row)}",
             )
         return plain(PARTS[self.part](value) if self.part and isinstance(value, str) else value)
@@ -106,79 +110,96 @@ class Group:
 
 @dataclass
 class Survey:
-    """What one pass over N rows leaves.
+    """What one pass over rows leaves of the N that can be used.
 
     Attributes:
-        name: "train", "validation" or "test". places: where each row is.
+        name: "train", "validation" or "test". places: where each row is. numbers: its number among the rows as read, (N,).
         keys: hashes of the inputs, (N, 2). whole: of inputs and targets.
-        labels: each row's target as a text; None where there is none. label_counts: labels one by one, of lists too.
+        labels: what each row's target holds, as texts: one label, or those of a list; None where nothing is learnt.
         groups: hashes of the groups, (N, 2), where one is asked for.
+        counts: rows that were dropped, for want of a value.
     """
 
     name: str
     places: list[str]
+    numbers: npt.NDArray[np.int64]
     keys: Hashes
     whole: Hashes
-    labels: list[str] | None = None
-    label_counts: Counter[str] = field(default_factory=Counter)
+    labels: list[tuple[str, ...]] | None = None
     groups: Hashes | None = None
+    counts: Counts = field(default_factory=Counts)
 
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def label_texts(self) -> list[str]:
+        """Each row's target as one text; none where nothing is learnt."""
+        return [", ".join(label) for label in self.labels or ()]
+
+    def label_counts(self) -> Counter[str]:
+        """Return how often each label is there."""
+        return Counter(chain.from_iterable(self.labels or ()))
+
     def taken(self, indices: npt.NDArray[Any], name: str) -> Survey:
-        """Return the survey of some of the rows; its labels are counted by row."""
+        """Return the survey of some of the rows."""
         labels = None if self.labels is None else [self.labels[i] for i in indices]
         groups = None if self.groups is None else self.groups[indices]
         places = [self.places[i] for i in indices]
-        return Survey(name, places, self.keys[indices], self.whole[indices], labels, Counter(labels or ()), groups)
+        return Survey(name, places, self.numbers[indices], self.keys[indices], self.whole[indices], labels, groups)
 
 
 def survey(
     name: str, rows: Iterable[DataRow], columns: Columns, targets: Sequence[str] = (), group: str | None = None
 ) -> Survey:
-    """Return what one pass over rows leaves; those without a required value are passed over, as training passes them over.
+    """Return what one pass over rows leaves; those without a required value are dropped, and counted.
 
     Args:
         name: of the part. rows: unmapped. columns: which columns are the objective's.
         targets: the objective's columns that are learnt and not read; the first is the label of tables and strata.
-        group: `split.group`.
+        group: `data.split.group`.
     """
     wanted = Group.parse(group) if group is not None else None
     inputs = [column for column in columns.names if column not in targets]
-    places: list[str] = []
-    keys, whole, groups = bytearray(), bytearray(), bytearray()
-    labels: list[str] = []
-    counts: Counter[str] = Counter()
     learnt = [column for column in targets if column in columns.names]
-    for row in rows:
+    places: list[str] = []
+    labels: list[tuple[str, ...]] = []
+    numbers, keys, whole, groups = array("q"), bytearray(), bytearray(), bytearray()
+    counts = Counts()
+    for number, row in enumerate(rows):
+        counts.rows += 1
         mapped = columns.row(row)
-        if columns.missing(mapped):
+        missing = columns.missing(mapped)
+        if missing:
+            counts.drop(missing, row.place)
             continue
         read = [plain(mapped.get(column)) for column in inputs]
-        keys += hash_of(*read)
-        whole += hash_of(*read, *(plain(mapped.get(column)) for column in learnt))
+        numbers.append(number)
         places.append(row.place)
+        key = hash_of(*read)
+        keys += key
+        whole += hash_of(key.hex(), *(plain(mapped.get(column)) for column in learnt)) if learnt else key
         if learnt:
-            label = mapped.get(learnt[0])
-            labels.append(written(label))
-            counts.update(map(written, label) if isinstance(label, list | tuple) else [labels[-1]])
+            labels.append(_labels(mapped.get(learnt[0])))
         if wanted is not None:
             groups += hash_of(wanted.of(row))
-    return Survey(
-        name,
-        places,
-        _hashes(keys),
-        _hashes(whole),
-        labels if learnt else None,
-        counts,
-        _hashes(groups) if group else None,
-    )
+    found = Survey(name, places, np.array(numbers, np.int64), _hashes(keys), _hashes(whole), counts=counts)
+    found.labels = labels if learnt else None
+    found.groups = _hashes(groups) if wanted is not None else None
+    return found
 
 
-def written(label: Any) -> str:
-    """Return a label as people write it."""
-    return label if isinstance(label, str) else json.dumps(label, ensure_ascii=False, sort_keys=True, default=str)
+def _labels(target: Any) -> tuple[str, ...]:
+    """Return the labels of a target as people write them."""
+    if isinstance(target, list | tuple):
+        return tuple(map(_written, target))
+    return () if target is None else (_written(target),)
+
+
+def _written(label: Any) -> str:
+    # Interned: thousands of rows share a few labels.
+    text = label if isinstance(label, str) else json.dumps(label, ensure_ascii=False, sort_keys=True, default=str)
+    return sys.intern(text)
 
 
 def _hashes(data: bytearray) -> Hashes:

@@ -28,7 +28,7 @@ def train_steps(run: Run, state: State) -> None:
     run.loss_sum.fill_(state.loss)
     _look(run, state)  # the evaluation before the first step, or one that was interrupted
     with Feeder(run.batches, state.step, run.plan.total_steps) as feeder:
-        for step, batches in feeder if not state.ended else ():
+        for number, (step, batches) in enumerate(feeder if not state.ended else ()):
             norm = learn(run, step, batches)
             state.step += 1
             state.tokens += sum(batch.tokens for batch in batches)
@@ -39,7 +39,7 @@ def train_steps(run: Run, state: State) -> None:
             _look(run, state)
             if state.ended:
                 break
-            if not gc.get_freeze_count():
+            if number == 0:
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through it again and again would take time
     gc.unfreeze()
@@ -76,6 +76,7 @@ def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
 
 def evaluate(run: Run) -> dict[str, float] | None:
     """Return the metrics of all validation rows, None if asked to stop. They do not depend on how rows are batched."""
+    run.finite.check(run.folder, run.plan.step)
     sums = []
     run.model.eval()
     try:
@@ -116,8 +117,8 @@ def _look(run: Run, state: State) -> None:
     done, stopping, better = state.step == run.plan.total_steps, run.stop(), False
     due = done or (state.step % run.evaluate_every == 0 and (state.step > 0 or run.config.evaluate.first))
     if run.validation_batches and due and state.evaluated < state.step and not stopping:
-        run.finite.check(run.folder, run.plan.step)
-        values = evaluate(run)
+        with run.record.paused():
+            values = evaluate(run)
         stopping = values is None
         better = values is not None and _judge(run, state, values)
     patience = run.config.evaluate.patience
@@ -145,5 +146,5 @@ def save(run: Run, state: State) -> None:
     state.loss = run.loss_sum.item()
     content = {**asdict(state), "metrics_bytes": run.record.sync()}
     tensors = run.tensors()  # with the weights of the optimizer, not their average
-    with run.weights:
-        run.checkpoints.save(state.step, run.save_model, tensors, content)
+    with run.record.paused(), run.weights:
+        run.checkpoints.save(state.step, lambda folder: run.save_model(folder, state), tensors, content)

@@ -10,7 +10,9 @@ Shapes: N examples, B batches (steps) of an epoch, R rows of an epoch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -217,13 +219,23 @@ class Plan:
     def save(self, folder: Path) -> None:
         """Write what the plan is made of, so that `load_plan` can make it again without the data."""
         smallest = np.min_scalar_type(int(self.lengths.max()))
-        np.save(folder / LENGTHS_FILE, self.lengths.astype(smallest))
-        (folder / PLAN_FILE).write_text(json.dumps(self.values(), indent=2) + "\n", encoding="utf-8")
+        with _replacing(folder / LENGTHS_FILE) as path, path.open("wb") as file:
+            np.save(file, self.lengths.astype(smallest))
+        with _replacing(folder / PLAN_FILE) as path:
+            path.write_text(json.dumps(self.values(), indent=2) + "\n", encoding="utf-8")
 
     def values(self) -> dict[str, Any]:
         """Return everything but the lengths, by the names that `Plan(...)` takes."""
         names = ("size", "micro", "seed", "row_length", "by_length", "total_steps")
         return {name: getattr(self, name) for name in names}
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a name to write to; what is written gets its real name at once, so that nobody finds half a file."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    yield temporary
+    os.replace(temporary, path)
 
 
 def load_plan(folder: Path) -> Plan:

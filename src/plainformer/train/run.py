@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -18,25 +18,7 @@ from plainformer.train.finite import Finite
 from plainformer.train.objectives.base import Batch, Metric, Objective
 from plainformer.train.optimizer import Average
 from plainformer.train.plan import Plan, Step
-
-
-class Record(Protocol):
-    """Where numbers go: files, a screen."""
-
-    def learnt(self, line: dict[str, Any]) -> None:
-        """Take what some steps gave."""
-
-    def evaluated(self, line: dict[str, Any]) -> None:
-        """Take what an evaluation gave."""
-
-    def timed(self, step: int, tokens: int, waited: float) -> None:
-        """Take how many tokens were learnt from since the last line, and the seconds that data was waited for."""
-
-    def sync(self) -> int:
-        """Force all lines to the disk; return the size of metrics.jsonl."""
-
-    def close(self) -> None:
-        """Take no more."""
+from plainformer.train.record import Record
 
 
 @dataclass
@@ -88,7 +70,7 @@ class Run:
     evaluate_every: int
     save_every: int
     checkpoints: Checkpoints
-    save_model: Callable[[Path], None]
+    save_model: Callable[[Path, State], None]
     tensors: Callable[[], Mapping[str, Tensors]]
     record: Record
     stop: Callable[[], bool] = lambda: False

@@ -21,7 +21,8 @@ from plainformer.train.loop import train_steps
 from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import check_schedule, factor
-from plainformer.training.events import Event, Events
+from plainformer.training.card import card_of
+from plainformer.training.events import Event, Events, Told
 from plainformer.training.folder import RunFolder, cannot_write
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import fill, made_model, saved_whole, weights_of
@@ -91,6 +92,7 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
     state = State()
     if saved is None:
         folder.begin(config, prepared.data)
+        prepared.plan.save(folder.path)
     else:
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
         changed = folder.go_on(config, state.step)
@@ -119,7 +121,9 @@ def make_run(
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
-    model = made_model(config, start, type(objective), saved.path if saved else None)
+    model, new = made_model(config, start, type(objective), saved.path if saved else None)
+    if new:
+        events.say(f"newly initialised: {', '.join(new)}")
     peak = config.optimizer.learning_rate
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak)
@@ -139,6 +143,11 @@ def make_run(
             found["ema"] = average.tensors()
         return found
 
+    def save_model(path: Path, state: State) -> None:
+        start.save(model, path)
+        card_of(prepared, model, state, folder).write(path)
+
+    place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
     examples, validation = prepared.examples, prepared.validation or prepared.examples  # of which no batch is made then
 
@@ -157,8 +166,8 @@ def make_run(
         evaluate_every=prepared.evaluate_every,
         save_every=prepared.save_every,
         checkpoints=checkpoints,
-        save_model=lambda path: start.save(model, path),
+        save_model=save_model,
         tensors=tensors,
-        record=events.record(folder, saved.state["metrics_bytes"] if saved else 0),
+        record=Told(folder, events, **place),
         stop=stop,
     )

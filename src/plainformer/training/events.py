@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plainformer.train.record import Record
 from plainformer.train.run import State
 
 
@@ -20,8 +18,7 @@ class Event:
     kind        values
     started     step, total_steps: where the run begins, 0 or the step that it goes on from
     learnt      a line of metrics.jsonl: step, epoch, loss, learning_rate, gradient_norm, labels, tokens (in all)
-    evaluated   a line of metrics.jsonl: step, epoch, metrics, best
-    timed       step, seconds since the last line, tokens, waited (seconds for data)
+    evaluated   step, epoch, best, and the metrics
     said        text: for people
     ended       what `TrainResult.to_dict` gives
     """
@@ -49,48 +46,18 @@ class Events:
     def ended(self, values: dict[str, Any]) -> None:
         self.tell("ended", values)
 
-    def record(self, folder: Path, position: int) -> Files:
-        return Files(self, folder, position)
 
+class Told(Record):
+    """The record of a run, which tells of each line, too."""
 
-class Files:
-    """metrics.jsonl, without a clock, and timing.jsonl."""
-
-    def __init__(self, events: Events, folder: Path, position: int) -> None:
+    def __init__(self, folder: Path, events: Events, **place: int) -> None:
+        super().__init__(folder, **place)
         self.events = events
-        path = folder / "metrics.jsonl"
-        path.touch()
-        os.truncate(path, position)
-        self.metrics = path.open("a", encoding="utf-8")
-        self.timing = (folder / "timing.jsonl").open("a", encoding="utf-8")
-        self.last = (time.perf_counter(), 0, 0.0)
 
-    def learnt(self, line: dict[str, Any]) -> None:
-        self.metrics.write(json.dumps(line) + "\n")
-        self.events.tell("learnt", line)
+    def learnt(self, line: Mapping[str, Any]) -> None:
+        super().learnt(line)
+        self.events.tell("learnt", dict(line))
 
-    def evaluated(self, line: dict[str, Any]) -> None:
-        self.metrics.write(json.dumps(line) + "\n")
-        self.events.tell("evaluated", line)
-
-    def timed(self, step: int, tokens: int, waited: float) -> None:
-        now = time.perf_counter()
-        before, tokens_before, waited_before = self.last
-        line = {
-            "step": step,
-            "seconds": now - before,
-            "tokens": tokens - tokens_before,
-            "waited": waited - waited_before,
-        }
-        self.last = now, tokens, waited
-        self.timing.write(json.dumps(line) + "\n")
-        self.events.tell("timed", line)
-
-    def sync(self) -> int:
-        self.metrics.flush()
-        os.fsync(self.metrics.fileno())
-        return self.metrics.tell()
-
-    def close(self) -> None:
-        self.metrics.close()
-        self.timing.close()
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        super().evaluated(line)
+        self.events.tell("evaluated", dict(line))

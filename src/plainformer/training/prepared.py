@@ -8,12 +8,13 @@ from typing import Any
 from plainformer.config.building import as_config
 from plainformer.config.resolved import resolved
 from plainformer.config.training import TrainConfig
+from plainformer.data.sides import Side, Sides, sides_of
 from plainformer.data.store import Store
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
-from plainformer.train.objectives.base import Labels, Metric, Objective
+from plainformer.train.objectives.base import Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
-from plainformer.training.examples import Side, digest_of, side_of, store_of
+from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
 
 EVALUATIONS = 10  # in a run of one epoch
@@ -25,7 +26,8 @@ class Prepared:
 
     Attributes:
         config: with every default written out. start: what is trained, without its weights.
-        labels: of the rows. examples, validation: encoded, None without validation rows.
+        rows: of all sides, as they are read.
+        examples, validation: encoded; None without validation rows.
         plan: which examples each step learns from. evaluation: the batches of an evaluation.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         data: what identifies the data: a run only goes on with the same.
@@ -34,8 +36,7 @@ class Prepared:
     config: TrainConfig
     objective: Objective
     start: Start
-    labels: Labels | None
-    sides: dict[str, Side]
+    rows: Sides
     examples: Store
     validation: Store | None
     plan: Plan
@@ -44,6 +45,11 @@ class Prepared:
     evaluate_every: int
     save_every: int
     data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Return the rows of each side by its name."""
+        return self.rows.sides
 
 
 def prepare(config: Any) -> Prepared:
@@ -56,38 +62,29 @@ def prepare(config: Any) -> Prepared:
     """
     config = resolved(as_config(config))
     kind = objective_class(config.objective)
-    sides = _sides(config, kind)
-    labels = kind.labels_of(config, sides["train"].mapped())
+    rows = sides_of(config.data, kind.columns)
+    labels = kind.labels_of(config, rows.sides["train"].mapped())
     start = start_of(config, kind, labels)
     objective = kind(config, start.config, start.processor)
     digest = digest_of(start.processor, start.files)
-    stores = {name: store_of(side, config, objective, digest) for name, side in sides.items()}
+    stores = {
+        name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
+    }
+    examples, validation = stores["train"], stores.get("validation")
     row_length = getattr(objective, "limit", None)
     plan = make_plan(
-        stores["train"].lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
+        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
     )
-    validation = stores.get("validation")
-    evaluation = (
-        []
-        if validation is None
-        else evaluation_batches(validation.lengths, config.evaluate.batch_size, plan.row_length)
-    )
+    size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     return Prepared(
-        *(config, objective, start, labels, sides, stores["train"], validation, plan, evaluation),
+        *(config, objective, start, rows, examples, validation, plan),
+        evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
         metric=_metric(config, kind),
         evaluate_every=every,
         save_every=config.checkpoints.every or every,
-        data={name: _facts(side, stores[name]) for name, side in sides.items()},
+        data=_identity(rows, stores, digest),
     )
-
-
-def _sides(config: TrainConfig, kind: type[Objective]) -> dict[str, Side]:
-    """Return the rows to learn from and those to choose by."""
-    sides = {"train": side_of(config.data.train, config, kind.columns)}
-    if config.data.validation is not None:
-        sides["validation"] = side_of(config.data.validation, config, kind.columns)
-    return sides
 
 
 def evaluation_steps(plan: Plan) -> int:
@@ -109,14 +106,16 @@ def _metric(config: TrainConfig, kind: type[Objective]) -> Metric:
     return known[name]
 
 
-def _facts(side: Side, store: Store) -> dict[str, Any]:
-    """Return what identifies a side's rows and the examples that they became."""
-    return {
-        "rows_digest": side.rows.digest(),
-        "rows": store.counts.rows,
-        "examples": len(store),
-        "tokens": int(store.lengths.sum()),
-        "store": store.folder.name if not store.temporary else None,
-        "columns": dict(side.columns.names),
-        "counts": store.counts.to_dict(),
+def _identity(rows: Sides, stores: dict[str, Store], processor: str) -> dict[str, Any]:
+    """Return what identifies the data, and what became of it: a run only goes on with the same."""
+    sides = {
+        name: {
+            "path": str(side.rows.files[0].parent) if len(side.rows.files) > 1 else str(*side.rows.files),
+            "rows": side.digest(),
+            "examples": len(stores[name]) if name in stores else None,
+            "tokens": int(stores[name].lengths.sum()) if name in stores else None,
+            "counts": stores[name].counts.to_dict() if name in stores else None,
+        }
+        for name, side in rows.sides.items()
     }
+    return {"sides": sides, "processor": processor, "split": rows.record()}
