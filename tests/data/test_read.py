@@ -288,7 +288,7 @@ REFUSED: list[tuple[dict[str, str | bytes], str, dict[str, Any], str]] = [
     ({"a.csv": "a,b\n1\n"}, "a.csv", {}, "a.csv line 2 has 1 field, where the first line has 2"),
     ({"a.csv": 'a,b\n"x" y,1\n'}, "a.csv", {}, "a.csv line 2 is not CSV"),
     ({"a.csv": "a,a\n1,2\n"}, "a.csv", {}, "names the column 'a' twice"),
-    ({"a.conll": "EU B-ORG\nx\n"}, "a.conll", {}, "a.conll line 2 has 1 columns, not 2"),
+    ({"a.conll": "EU B-ORG\nx\n"}, "a.conll", {}, "a.conll line 2 has 1 column, not 2"),
     ({"a.json": '{"a": 1'}, "a.json", {}, "a.json is not valid JSON"),
     ({"a.json": '{"a":\n 1}'}, "a.json", {}, "a.json has no list 'data'"),
     ({"a.jsonl.gz": b"not gzip"}, "a.jsonl.gz", {}, "is not a whole gzip file"),
