@@ -48,18 +48,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
-    "training": TOP | {"train", "data", "evaluate"},
+    "starting": TOP,
+    "training": TOP | {"starting", "train", "data", "evaluate"},
     "info": TOP,
     "explanation": TOP,
     "serve": TOP,
-    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "training", "__init__"},
-    "__init__": TOP | {"explanation", "training"},
+    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "__init__"},
+    "__init__": TOP | {"explanation", "starting", "training"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.
 EXTRA: dict[str, set[str]] = {
     # An opened checkpoint gives its tokenizer, which reads files by the formats below it.
     "checkpoint/opened.py": {"inputs"},
+    # `plainformer.train(config)` calls this package.
+    "train/__init__.py": {"training"},
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
 TORCH_FREE = {"__init__", "config", "errors", "families", "data", "plan", "entities", "evaluate", "cli"}

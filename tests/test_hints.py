@@ -14,8 +14,10 @@ import pytest
 import plainformer
 from plainformer.checkpoint.bundled import BUNDLED
 from plainformer.cli.main import _VERBS, app, run_app
+from plainformer.config.building import all_names
 from plainformer.config.loading import LoadOptions
 from plainformer.config.options import specs
+from plainformer.config.training import TrainConfig
 from plainformer.errors import InputError, PlainformerError, UsageError, opt, plural, spelling_of, to_install
 from plainformer.families import FAMILIES
 from plainformer.tasks import option_classes
@@ -73,8 +75,8 @@ def test_the_hints_are_found() -> None:
 
 
 def known_names() -> set[str]:
-    """Options of tasks and of loading, and parameters of functions, which flags are, too."""
-    names = {name for kind in [*option_classes(), LoadOptions] for name in specs(kind)}
+    """Options of tasks, of loading and of a run, and parameters of functions, which flags are, too."""
+    names = {name for kind in [*option_classes(), LoadOptions] for name in specs(kind)} | set(all_names(TrainConfig))
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):

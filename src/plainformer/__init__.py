@@ -15,8 +15,14 @@ _NAMES = {
     "load": "plainformer.loading",
     "save": "plainformer.loading",
     "pipeline": "plainformer.loading",
+    "train": "plainformer.training",
+    "TrainConfig": "plainformer.config.training",
+    "TrainResult": "plainformer.training",
     "load_model": "plainformer.loading",
     "load_tokenizer": "plainformer.loading",
+    "with_head": "plainformer.starting",
+    "from_fragment": "plainformer.starting",
+    "NewHead": "plainformer.starting",
     "ModelConfig": "plainformer.config",
     "StackConfig": "plainformer.config",
     "HeadConfig": "plainformer.config",
@@ -64,6 +70,7 @@ __all__ = ["__version__", *_NAMES]
 if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.config import HeadConfig as HeadConfig, ModelConfig as ModelConfig, StackConfig as StackConfig
     from plainformer.config import PatchFrontend as PatchFrontend, TokenFrontend as TokenFrontend
+    from plainformer.config.training import TrainConfig as TrainConfig
     from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
@@ -84,16 +91,22 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.model.initial import initialise as initialise
     from plainformer.model.stack import join_outputs as join_outputs
     from plainformer.model.transformer import Transformer as Transformer
+    from plainformer.starting import NewHead as NewHead, from_fragment as from_fragment, with_head as with_head
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped
     from plainformer.tasks.text.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
+    from plainformer.training import TrainResult as TrainResult, train as train
 # isort: on
 
 
 if not TYPE_CHECKING:  # which would take any name for one that there is
 
     def __getattr__(name: str) -> Any:
+        if name == "train":
+            return import_module(
+                "plainformer.train"
+            )  # a package that is called: importing a part of it names it so, too
         if name in _NAMES:
             value = getattr(import_module(_NAMES[name]), name)
             globals()[name] = value

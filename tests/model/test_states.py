@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from plainformer.errors import UsageError
+from plainformer.model.dropout import set_dropout
 from plainformer.model.transformer import Transformer
 from plainformer.train.losses import word_losses
 from tests.support.cases import decoders, encoder_decoders, encoders, vision_and_speech
@@ -38,7 +39,9 @@ CASES = one_of_each_family(ALL)
 
 
 def trainable(case: Case, folder: Path) -> Transformer:
-    return load_ours(build(case), folder).double().train().requires_grad_()  # rounding aside
+    model = load_ours(build(case), folder).double().train().requires_grad_()  # rounding aside
+    set_dropout(model, 0)
+    return model
 
 
 def gradients(model: Transformer, loss: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -59,7 +59,7 @@ def gradients(model: Any, objective: Objective, examples: Sequence[Arrays], size
     batches = [batch_of(objective, examples[s : s + n], int(s)) for s, n in zip(starts, sizes, strict=True)]
     total = sum(batch.count for batch in batches)
     model.zero_grad()
-    model.train()
+    model.eval()  # without dropout, which differs from batch to batch
     for batch in batches:
         (objective.loss(model, batch).total / total).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

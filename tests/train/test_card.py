@@ -91,9 +91,7 @@ def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
 
 def test_every_objective_has_a_task() -> None:
     assert USES.keys() == OBJECTIVES.keys()
-    assert {use.task for use in USES.values()} <= {
-        info.name for info in (TASKS.values() if isinstance(TASKS, dict) else TASKS)
-    }
+    assert {use.task for use in USES.values()} <= {info.name for info in TASKS.values()}
 
 
 CHECKPOINTS = {

@@ -40,6 +40,7 @@ def learn(model: Transformer, optimizer: torch.optim.AdamW, steps: range, limit:
     losses = []
     both = model.encoder is not None and model.decoder is not None
     for k in steps:
+        torch.manual_seed(k)  # dropout
         ids = torch.randint(5, 60, (2, 8), generator=torch.Generator().manual_seed(k))
         logits = model(ids, **({"decoder_input_ids": ids} if both else {})).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

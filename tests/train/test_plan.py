@@ -106,6 +106,24 @@ def test_accumulation_is_8_or_4_and_4_or_5_and_3(micro: int | None, sizes: list[
     assert [len(part) for part in plan_of([3] * 16, size=8, micro=micro).step(0).micro] == sizes
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_accumulated_gradients_do_not_depend_on_micro_batches(packs: bool) -> None:
+    """A token's gradient is a number; a step's is their sum over all its micro-batches by all their tokens."""
+    lengths = [3, 9, 1, 14, 6, 2, 8, 30, 5, 4, 7]
+    gradient = np.random.default_rng(0).normal(size=(len(lengths), max(lengths)))
+
+    def steps(micro: int) -> list[float]:
+        plan = plan_of(lengths, packs=packs, size=5, micro=micro)
+        found = []
+        for k in range(plan.total_steps):
+            parts = [tokens_of(Step(0, 0, (part,)), lengths) for part in plan.step(k).micro]
+            labels = sum(map(len, parts))
+            found.append(sum(sum(gradient[token] for token in part) / labels for part in parts))
+        return found
+
+    assert all(steps(micro) == pytest.approx(steps(5), rel=1e-12) for micro in (1, 2, 3, 4))
+
+
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     def orders(seed: int) -> list[list[int]]:
         plan = plan_of([5] * 64, size=64, seed=seed, epochs=2)

@@ -19,8 +19,9 @@ from plainformer.errors import CheckpointError, PlainformerError
 from plainformer.train import plots, record
 from plainformer.train.plan import make_plan
 from plainformer.train.plots import curves_of, draw_plots
-from plainformer.train.record import METRICS, TIMING, Lines, Record, read_lines
+from plainformer.train.record import METRICS, TIMING, Lines, Record, evaluations, read_lines
 from plainformer.train.seen import seen
+from tests.support.processes import modules_after
 
 
 def trained(step: int) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def test_lines_of_a_run(tmp_path: Path) -> None:
     assert text.splitlines()[4] == (
         '{"step": 4, "epoch": 0.5, "best": true, "validation": {"loss": 0.5, "accuracy": 0.5}}'
     )
+    assert [line["step"] for line in evaluations(tmp_path)] == [4, 8]
     timing = read_lines(tmp_path / TIMING)
     assert [line["step"] for line in timing] == list(range(1, 9))
     assert all(line["seconds"] > 0 and line["tokens_per_second"] > 0 and line["memory_bytes"] > 1e6 for line in timing)
@@ -262,6 +264,10 @@ def test_seen_is_what_the_steps_had(packs: bool, tmp_path: Path) -> None:
     assert json.loads(json.dumps(found.to_dict()))["examples"] == 7
     done = seen(tmp_path, plan.total_steps)
     assert done.histogram == {3: 7} and "seen 3 times: 7 (100.0%)" in str(done) and done.tokens == 3 * sum(lengths)
+
+
+def test_seen_needs_no_torch() -> None:
+    assert "torch" not in modules_after("import plainformer.train.seen")
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
 from plainformer.model.disentangled import DisentangledScores
+from plainformer.model.documents import Documents
 from plainformer.model.dropout import drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
@@ -70,6 +71,10 @@ class Mask:
             return Mask(self.bias)
         return Mask(self.bias[..., queries, :])
 
+    def up_to(self, length: int) -> Mask:
+        """Return the mask of a shorter sequence, where what it hides or adds depends on distances alone."""
+        return self if self.bias is None else Mask(self.bias[..., :length, :length])
+
 
 class Attentions(NamedTuple):
     """One layer's attention probabilities, (B, H, T, S) each: within the sequence, and to the encoder's output.
@@ -89,6 +94,8 @@ class Flow:
         masks, rotations: one for each layer.
         length: T, the number of positions of this call.
         real_BS: True for real positions, False for padding; None if there is no padding.
+        documents: where the documents of packed rows are; None where a row is one. With `runs`, attention goes through
+            these, and the masks are those of the longest document.
         cache: holds earlier positions; None in training, and where nothing is cached.
         encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
         relative: the table of relative positions, of models whose scores depend on it.
@@ -99,6 +106,7 @@ class Flow:
     rotations: list[Rotation | None]
     length: int
     real_BS: Tensor | None = None
+    documents: Documents | None = None
     cache: Cache | None = None
     encoder_BSD: Tensor | None = None
     encoder_mask: Mask = field(default_factory=Mask)
@@ -233,7 +241,9 @@ class SelfAttention(nn.Module):
         wanted, dropout = flow.wanted(layer), self.dropout.attention if self.training else 0.0
         if wanted is not None:
             q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
-        if flow.output_attentions or self.softcap is not None or prefix is not None:
+        if flow.documents is not None and flow.documents.runs is not None:
+            context_BHTE, probabilities = self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout), None
+        elif flow.output_attentions or self.softcap is not None or prefix is not None:
             context_BHTE, probabilities = attend_eagerly(
                 q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout
             )
@@ -242,6 +252,22 @@ class SelfAttention(nn.Module):
         if flow.head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
         return self.out(merge_heads(context_BHTE)), probabilities if flow.output_attentions else None
+
+    def _by_runs(
+        self, documents: Documents, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask, dropout: float
+    ) -> Tensor:
+        """Return context vectors, (B, H, T, E), of queries that look at their own document: a call for each run of them."""
+        contexts = []
+        parts = (documents.split(x.transpose(1, 2)) for x in (q_BHTE, k_BKTE, v_BKTE))
+        for run in zip(*parts, strict=True):
+            q, k, v = (x.transpose(1, 2) for x in run)
+            seen = mask.up_to(q.size(2))
+            if self.softcap is not None:
+                context, _ = attend_eagerly(q, k, v, seen, self.scale, self.softcap, dropout=dropout)
+            else:
+                context = attend(q, k, v, seen, self.scale, dropout)
+            contexts.append(context.transpose(1, 2))
+        return documents.join(contexts).transpose(1, 2)
 
     def _project(self, x_BTD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, (B, H, T, E), keys and values, (B, K, T, E), normalised and rotated where the model does so."""

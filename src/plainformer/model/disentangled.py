@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import Disentangled, StackConfig
+from plainformer.model.documents import Documents, convolved_apart
 from plainformer.model.dropout import drop
 from plainformer.model.empty import Conv1d
 from plainformer.model.linear import Linear
@@ -34,7 +35,7 @@ def log_bucket(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
     middle = buckets // 2
     far = torch.where((distance < middle) & (distance > -middle), middle - 1, distance.abs())
     # In fp32, as in the pretrained models: a double here moves some distances to the next bucket.
-    span = torch.log(torch.tensor((max_distance - 1) / middle, device=distance.device))
+    span = torch.log(torch.full((), (max_distance - 1) / middle, device=distance.device))
     steps = torch.ceil(torch.log(far / middle) / span * (middle - 1)) + middle
     return torch.where(far <= middle, distance.to(steps.dtype), steps * torch.sign(distance)).long()
 
@@ -75,7 +76,7 @@ class DisentangledScores(nn.Module):
 
 
 class LocalConvolution(nn.Module):
-    """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))); padding contributes nothing."""
+    """DeBERTa-v2's convolution beside the first layer: norm(y + act(conv(x))); padding and other documents add nothing."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -85,8 +86,13 @@ class LocalConvolution(nn.Module):
         self.norm = make_norm(config.hidden_size, config.norm)
         self.activation, self.dropout = ACTIVATION_FUNCTIONS[config.disentangled.conv_activation], config.dropout
 
-    def forward(self, before_BTD: Tensor, after_BTD: Tensor, real_BT: Tensor | None) -> Tensor:
-        local_BTD = self.conv(before_BTD.transpose(1, 2)).transpose(1, 2)
+    def forward(
+        self, before_BTD: Tensor, after_BTD: Tensor, real_BT: Tensor | None, documents: Documents | None
+    ) -> Tensor:
+        if documents is not None:
+            local_BTD = convolved_apart(self.conv, before_BTD, documents)
+        else:
+            local_BTD = self.conv(before_BTD.transpose(1, 2)).transpose(1, 2)
         local_BTD = drop(local_BTD, self.dropout.positions, self.training)
         if real_BT is None:
             return self.norm(after_BTD + self.activation(local_BTD))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plainformer.config import HeadConfig
 from plainformer.errors import InputError
 from plainformer.model.dropout import drop
+from plainformer.model.frontend import may_look
 from plainformer.model.linear import Linear
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -54,7 +55,7 @@ class Head(nn.Module):
         """Return logits: (B, T, V) or (B, T, C) if every position is scored, else (B, C)."""
         if self.config.pick == "first_two":
             return (self.out(x_BTD[:, 0]) + self.distilled(x_BTD[:, 1])) / 2
-        return self.score(pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id))
+        return self.score(pick(self.config.pick, x_BTD, real_BT, input_ids, eos_id, self.training))
 
     def score(self, x: Tensor) -> Tensor:
         """Return the logits of vectors that were picked, (..., D) → (..., V) or (..., C)."""
@@ -70,7 +71,14 @@ class Head(nn.Module):
         return drop(x, self.dropout, self.training)
 
 
-def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+def pick(
+    how: str,
+    x_BTD: Tensor,
+    real_BT: Tensor | None,
+    input_ids: Tensor | None,
+    eos_id: int | None,
+    training: bool = False,
+) -> Tensor:
     """Return the vectors that a head reads: all of them, (B, T, D), or one for each row, (B, D)."""
     if how == "all":
         return x_BTD
@@ -83,17 +91,17 @@ def pick(how: str, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | No
         return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp_min(1)
     if how == "last":
         return x_BTD[:, -1] if real_BT is None else _at(x_BTD, last_true(real_BT))
-    return _at(x_BTD, _last_eos(input_ids, eos_id))
+    return _at(x_BTD, _last_eos(input_ids, eos_id, training))
 
 
-def _last_eos(input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+def _last_eos(input_ids: Tensor | None, eos_id: int | None, training: bool) -> Tensor:
     if input_ids is None or eos_id is None:
         raise InputError(
             "this head reads the hidden state of the end-of-sequence token, and there are no input_ids to find it in",
             "give input_ids, not inputs_embeds; config.json must name eos_token_id",
         )
     is_eos = input_ids == eos_id
-    if not bool(is_eos.any(-1).all()):
+    if may_look(is_eos, training) and not bool(is_eos.any(-1).all()):
         raise InputError(
             f"a row has no end-of-sequence token (id {eos_id}), whose hidden state this head reads",
             "encode with special tokens, or append the token",

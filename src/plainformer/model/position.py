@@ -25,11 +25,16 @@ def positions_from_mask(attention_mask_BS: Tensor, past: int) -> Tensor:
 
 
 def rope_frequencies(rope: RopeConfig) -> Tensor:
-    """Return radians per position for each pair of channels, (dim / 2,), fp32 (Su et al. 2021)."""
+    """Return radians per position for each pair of channels, (dim / 2,), fp32 (Su et al. 2021).
+
+    Of longrope, both those of short inputs and of long ones, (2, dim / 2).
+    """
     frequencies = _plain_frequencies(rope.theta, rope.dim)
     scaling = rope.scaling
-    if scaling is None or scaling.kind in ("dynamic", "longrope"):
+    if scaling is None or scaling.kind == "dynamic":
         return frequencies
+    if scaling.kind == "longrope":
+        return frequencies / torch.tensor([scaling.short_factors, scaling.long_factors], device="cpu")
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "llama3":
@@ -79,30 +84,33 @@ class Rotary(nn.Module):
         super().__init__()
         self.config = config
         self.amplitude = config.scaling.attention_factor if config.scaling is not None else 1.0
-        self.kind = config.scaling.kind if config.scaling is not None else "none"
+        self.by_length = config.scaling is not None and config.scaling.kind in ("dynamic", "longrope")
         # Computed constants, not weights; kept off state_dict, and off the meta device while the model is built.
-        self.frequencies = rope_frequencies(config)
+        self.frequencies = rope_frequencies(config)  # for longrope, those of short and of long inputs
 
-    def forward(self, positions_BT: Tensor, dtype: torch.dtype) -> Rotation:
+    def forward(self, positions_BT: Tensor, dtype: torch.dtype, lengths_BT: Tensor | None = None) -> Rotation:
+        """Return the rotation of each position. `lengths_BT`: of the document that it belongs to; None if rows are one each."""
         if self.frequencies.device != positions_BT.device:
             self.frequencies = self.frequencies.to(positions_BT.device)
-        frequencies = self._frequencies_for(positions_BT) if self.kind in ("dynamic", "longrope") else self.frequencies
+        frequencies = self.frequencies
+        if self.by_length:
+            length = positions_BT.max() + 1 if lengths_BT is None else lengths_BT[:, None]
+            frequencies = self._frequencies_for(length[..., None])
         angles = positions_BT[:, None, :, None].float() * frequencies
         cos, sin = angles.cos() * self.amplitude, angles.sin() * self.amplitude
         return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
-    def _frequencies_for(self, positions_BT: Tensor) -> Tensor:
-        """Return the frequencies of the two kinds that depend on the length so far, "dynamic" and "longrope"."""
+    def _frequencies_for(self, length: Tensor) -> Tensor:
+        """Return the frequencies, (..., dim / 2), of the two kinds that depend on the length so far, (..., 1)."""
         scaling = self.config.scaling
         assert scaling is not None
-        length, limit = positions_BT.max() + 1, scaling.original_max_positions
+        limit, dim = scaling.original_max_positions, self.config.dim
         if scaling.kind == "longrope":
-            short, long = (self.frequencies.new_tensor(f) for f in (scaling.short_factors, scaling.long_factors))
-            return self.frequencies / torch.where(length > limit, long, short)
-        dim = self.config.dim
+            short, long = self.frequencies
+            return torch.where(length > limit, long, short)
         stretched = scaling.factor * length.clamp_min(limit).double() / limit - (scaling.factor - 1)
         base = (self.config.theta * stretched ** (dim / (dim - 2))).float()
-        return 1.0 / base ** (torch.arange(0, dim, 2, device=positions_BT.device).float() / dim)
+        return 1.0 / base ** (torch.arange(0, dim, 2, device=length.device).float() / dim)
 
 
 def rotate(x_BHTE: Tensor, rotation: Rotation) -> Tensor:

@@ -9,7 +9,8 @@ Shapes: B batch, T positions of this call, S positions in all (cached ones and T
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,16 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
+from plainformer.model.documents import Documents, documents_of
 from plainformer.model.dropout import drop, skips
-from plainformer.model.frontend import PatchEmbedding, TokenEmbedding, WaveEmbedding, make_frontend, require
+from plainformer.model.frontend import (
+    PatchEmbedding,
+    TokenEmbedding,
+    WaveEmbedding,
+    make_frontend,
+    may_look,
+    require,
+)
 from plainformer.model.heads import FIRST
 from plainformer.model.norm import make_norm
 from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
@@ -29,7 +38,7 @@ from plainformer.model.recompute import recompute
 ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
 # What each kind of frontend reads of a `StackInput`; every stack takes a head mask as well.
 READS = {
-    "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids"),
+    "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "document_ids"),
     "patches": ("pixel_values",),
     "wave": ("input_values", "attention_mask"),
     "mel": ("input_features",),
@@ -40,7 +49,8 @@ READS = {
 class StackInput:
     """One call's inputs; exactly one of the first four that fits the frontend.
 
-    `attention_mask` covers what a cache already holds too: (B, S), 1 for real and 0 for padding.
+    `attention_mask` covers what a cache already holds too: (B, S), 1 for real and 0 for padding. `document_ids`, (B, T),
+    are for rows of several documents (see `documents.py`); padding has -1.
     """
 
     input_ids: Tensor | None = None
@@ -51,6 +61,7 @@ class StackInput:
     attention_mask: Tensor | None = None
     position_ids: Tensor | None = None
     token_type_ids: Tensor | None = None
+    document_ids: Tensor | None = None
     head_mask: Tensor | None = None
     cross_head_mask: Tensor | None = None
 
@@ -88,6 +99,15 @@ def join_outputs(first: StackOutput, more: StackOutput) -> StackOutput:
         pairs = zip(first.hidden_states, more.hidden_states, strict=True)
         states = tuple(torch.cat(pair, dim=1) for pair in pairs)
     return StackOutput(torch.cat((a, b), dim=1), real_BT, states)
+
+
+class _Embedded(NamedTuple):
+    """The frontend's output, each vector's position, which of all S positions are real (None: all), and documents."""
+
+    x_BTD: Tensor
+    positions_BT: Tensor
+    real_BS: Tensor | None
+    documents: Documents | None = None
 
 
 class Stack(nn.Module):
@@ -162,13 +182,17 @@ class Stack(nn.Module):
         out the others where it can, that is, unless a row has padding there or a hook watches the layer.
         """
         past = cache.length if cache is not None else 0
-        x_BTD, positions_BT, real_BS = self._embed(inputs, past)
-        rotations = [rotary(positions_BT, x_BTD.dtype) for rotary in self.rotaries]
+        x_BTD, positions_BT, real_BS, documents = self._embed(inputs, past)
+        if documents is not None and (output_attentions or self.relative is not None):
+            documents = replace(documents, runs=None)  # probabilities of all positions, or a bias made of all of them
+        lengths_BT = documents.lengths_BT() if documents is not None else None
+        rotations = [rotary(positions_BT, x_BTD.dtype, lengths_BT) for rotary in self.rotaries]
         flow = Flow(
-            masks=self._masks(x_BTD, past, real_BS),
+            masks=self._masks(x_BTD, past, real_BS, documents),
             rotations=[None if index is None else rotations[index] for index in self.rope_of_layer],
             length=x_BTD.size(1),
             real_BS=real_BS,
+            documents=documents,
             cache=cache,
             head_mask_LH=self._head_mask("head_mask", inputs.head_mask, x_BTD),
             cross_head_mask_LH=self._head_mask("cross_head_mask", inputs.cross_head_mask, x_BTD),
@@ -194,7 +218,7 @@ class Stack(nn.Module):
         for layer, index in enumerate(self.config.layer_ids[first:last], first):
             x_BTD, attentions = self._run(layers[index], x_BTD, layer, flow)
             if layer == 0 and self.local is not None:
-                x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS), None
+                x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS, flow.documents), None
             yield x_BTD, attentions
 
     def end(self, x_BTD: Tensor, flow: Flow) -> StackOutput:
@@ -217,17 +241,18 @@ class Stack(nn.Module):
 
     def _can_leave_out(self, only: slice, flow: Flow) -> bool:
         """Whether the last layer can run for one position alone: real in all rows, and nobody watches (hooks see all)."""
-        if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST):
+        if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST) or flow.documents is not None:
             return False
         if self.local is not None and self.config.num_layers == 1:  # the convolution after layer 0 reads all positions
             return False
-        if flow.real_BS is not None and not bool(flow.real_BS[:, -flow.length :][:, only].all()):
-            return False
+        if flow.real_BS is not None:
+            real_B1 = flow.real_BS[:, -flow.length :][:, only]
+            if not may_look(real_B1, self.training) or not bool(real_B1.all()):
+                return False
         last = self.layers[self.config.layer_ids[-1]]
         return not any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
 
-    def _embed(self, inputs: StackInput, past: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the frontend's output, each vector's position, and which of all S positions are real (None: all are)."""
+    def _embed(self, inputs: StackInput, past: int) -> _Embedded:
         if isinstance(self.frontend, TokenEmbedding):
             return self._embed_tokens(self.frontend, inputs, past)
         real_BT = None
@@ -238,27 +263,42 @@ class Stack(nn.Module):
         else:
             x_BTD = self.frontend(_given("input_features", inputs.input_features))
         positions = torch.arange(x_BTD.size(1), device=x_BTD.device)[None]
-        return x_BTD, positions, real_BT
+        return _Embedded(x_BTD, positions, real_BT)
 
-    def _embed_tokens(
-        self, frontend: TokenEmbedding, inputs: StackInput, past: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _embed_tokens(self, frontend: TokenEmbedding, inputs: StackInput, past: int) -> _Embedded:
         if (inputs.input_ids is None) == (inputs.inputs_embeds is None):
             raise UsageError("exactly one of input_ids and inputs_embeds is needed", "give the one that you have")
         if inputs.input_ids is not None:
-            check_ids(inputs.input_ids, self.config.frontend, past)
+            check_ids(inputs.input_ids, self.config.frontend, past, self.training)
             embeds = frontend.embed(inputs.input_ids)
         else:
             embeds = _checked_embeds(_given("inputs_embeds", inputs.inputs_embeds), frontend)
         batch, length = embeds.shape[:2]
+        for name in ("position_ids", "token_type_ids", "document_ids"):
+            if getattr(inputs, name) is not None:
+                _check_places(name, getattr(inputs, name), batch, length)
+        if inputs.document_ids is not None:
+            return self._embed_documents(frontend, embeds, inputs.document_ids.expand(batch, length), inputs)
         self._check_length(past + length)
-        for name, value in (("position_ids", inputs.position_ids), ("token_type_ids", inputs.token_type_ids)):
-            if value is not None:
-                _check_places(name, value, batch, length)
         real_BS = self._real(inputs.attention_mask, batch, past + length)
         positions_BT = self._positions(inputs.position_ids, real_BS, past, length, embeds.device)
         real_BT = real_BS[:, past:] if real_BS is not None else None
-        return frontend(embeds, positions_BT, inputs.token_type_ids, real_BT), positions_BT, real_BS
+        x_BTD = frontend(embeds, positions_BT, inputs.token_type_ids, real_BT)
+        return _Embedded(x_BTD, positions_BT, real_BS)
+
+    def _embed_documents(
+        self, frontend: TokenEmbedding, embeds: Tensor, ids_BT: Tensor, inputs: StackInput
+    ) -> _Embedded:
+        for name in ("attention_mask", "position_ids"):
+            if getattr(inputs, name) is not None:
+                what = f"{name} and document_ids: the latter count positions in each document, and are -1 on padding"
+                raise UsageError(what, f"leave out {name}")
+        documents = documents_of(ids_BT)
+        positions_BT, real_BT = documents.positions_BT, documents.real_BT
+        if self.config.max_positions is not None and may_look(ids_BT, self.training):
+            self._check_length(int(positions_BT.max()) + 1)
+        x_BTD = frontend(embeds, positions_BT, inputs.token_type_ids, real_BT)
+        return _Embedded(x_BTD, positions_BT, real_BT, documents)
 
     def _check_length(self, length: int) -> None:
         limit = self.config.max_positions
@@ -282,7 +322,7 @@ class Stack(nn.Module):
         self, given: Tensor | None, real_BS: Tensor | None, past: int, length: int, device: torch.device
     ) -> Tensor:
         if given is not None:
-            limit = self.config.max_positions
+            limit = self.config.max_positions if may_look(given, self.training) else None
             if limit is not None and (int(given.max()) >= limit or int(given.min()) < 0):
                 raise InputError(f"position_ids outside 0..{limit - 1}", "this model has learned no others")
             return given
@@ -290,19 +330,29 @@ class Stack(nn.Module):
             return torch.arange(past, past + length, device=device)[None]
         return positions_from_mask(real_BS, past)
 
-    def _masks(self, x_BTD: Tensor, past: int, real_BS: Tensor | None) -> list[Mask]:
+    def _masks(
+        self, x_BTD: Tensor, past: int, real_BS: Tensor | None, documents: Documents | None = None
+    ) -> list[Mask]:
         """Return each layer's mask; layers with the same window share one."""
-        queries, keys = x_BTD.size(1), past + x_BTD.size(1)
+        queries, keys, own_BTT = x_BTD.size(1), past + x_BTD.size(1), None
+        if documents is not None and documents.runs is not None:
+            queries, keys, real_BS = documents.longest, documents.longest, None
+        elif documents is not None:  # padding sees padding, and nothing else does
+            own_BTT, real_BS = documents.same_BTT(), None
         bias = self.bias(queries, keys) if self.bias is not None else None
         made: dict[int | None, Mask] = {}
         for window in set(self.config.windows):
-            if self.causal and queries == keys > 1 and real_BS is None and bias is None and (window or keys) >= keys:
+            plain = real_BS is None and own_BTT is None and bias is None
+            if self.causal and queries == keys > 1 and plain and (window or keys) >= keys:
                 made[window] = Mask(causal=True)
                 continue
             seen = visible(queries, keys, self.causal, window, x_BTD.device)
             if real_BS is not None:
                 real = real_BS[:, None, None]
                 seen = real if seen is None else seen & real
+            if own_BTT is not None:
+                own = own_BTT[:, None]
+                seen = own if seen is None else seen & own
             made[window] = Mask(_additive(seen, x_BTD.dtype, bias) if seen is not None else bias)
         return [made[window] for window in self.config.windows]
 
@@ -324,8 +374,11 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
     return torch.where(seen, base, torch.finfo(dtype).min)
 
 
-def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
-    """Refuse ids that are not whole numbers, (B, T), within the vocabulary; on a GPU only a prompt's are looked at."""
+def check_ids(input_ids: Tensor, frontend: object, past: int, training: bool) -> None:
+    """Refuse ids that are not whole numbers, (B, T), within the vocabulary; on a GPU only a prompt's are looked at.
+
+    A prompt's are not either in training: see `may_look`.
+    """
     assert isinstance(frontend, TokenFrontend)
     fits, fix = (
         input_ids.dim() == 2 and input_ids.dtype in ID_TYPES,
@@ -334,7 +387,7 @@ def check_ids(input_ids: Tensor, frontend: object, past: int) -> None:
     require(fits, "input_ids", input_ids, "whole numbers in (B, T)", fix)
     if input_ids.numel() == 0:
         raise InputError(f"input_ids of shape {tuple(input_ids.shape)} are empty", "give at least one token")
-    if past > 0 and input_ids.device.type != "cpu":
+    if not may_look(input_ids, training or past > 0):
         return
     low, high = (int(bound) for bound in input_ids.aminmax())
     if low < 0 or high >= frontend.vocab_size:

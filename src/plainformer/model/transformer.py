@@ -18,7 +18,7 @@ from plainformer.config.model import in_millions
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
-from plainformer.model.frontend import TokenEmbedding
+from plainformer.model.frontend import TokenEmbedding, may_look
 from plainformer.model.heads import Head, last_true
 from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
 
@@ -117,7 +117,8 @@ class Transformer(nn.Module):
         if not isinstance(stack.frontend, TokenEmbedding):
             raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
         _check_tensor("input_ids", input_ids)
-        check_ids(input_ids.flatten(0, -2) if input_ids.dim() > 2 else input_ids, stack.config.frontend, 0)
+        flat = input_ids.flatten(0, -2) if input_ids.dim() > 2 else input_ids
+        check_ids(flat, stack.config.frontend, 0, self.training)
         return stack.frontend.embed(input_ids)
 
     def forward(
@@ -145,7 +146,9 @@ class Transformer(nn.Module):
                 last), the last layer runs for that one only, which saves most of the layer.
             output_hidden_states, output_attentions: return them for every layer. With attentions, no fused kernel.
             inputs: inputs_embeds (B, T, W), token_type_ids, position_ids, head_mask (L, H), pixel_values (B, C, height,
-                width), input_values (B, N), input_features (B, M, frames). For the decoder of an encoder-decoder:
+                width), input_values (B, N), input_features (B, M, frames). document_ids (B, T), of rows that hold several
+                documents: a number for each, -1 for padding; in place of attention_mask and position_ids, without a cache.
+                Each document then gets the answer that it gets alone. For the decoder of an encoder-decoder:
                 decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_position_ids,
                 decoder_head_mask and cross_head_mask.
         Raises:
@@ -154,6 +157,8 @@ class Transformer(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         self._check_options(cache, encoder_output, logits_to_keep)
         choices = self._check_inputs(inputs)
+        if inputs.get("document_ids") is not None:
+            self._check_documents(cache)
         only = self.head.reads(logits_to_keep) if only_logits else None
         options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         output, encoder_output = self._run(inputs, encoder_output, cache=cache, only=only, **options)
@@ -267,6 +272,8 @@ class Transformer(nn.Module):
 
     def _check_names(self, inputs: dict[str, Tensor | None], decoder_names: Iterable[str] = ()) -> None:
         known = {*READS[self.config.input_frontend.kind], "head_mask", *decoder_names}
+        if self.encoder is not None and self.decoder is not None:
+            known -= {"document_ids"}  # each decoder row attends to one whole encoder row
         for name, value in inputs.items():
             if name not in known and (value is not None or name not in _MAIN_NAMES):
                 raise UsageError(f"{name!r} is not an input of this model", "it reads " + ", ".join(sorted(known)))
@@ -275,11 +282,20 @@ class Transformer(nn.Module):
             if name == "token_type_ids" and value is not None:
                 inputs[name] = self._token_types(value)
 
+    def _check_documents(self, cache: Cache | None) -> None:
+        if cache is not None:
+            raise UsageError("a cache holds one document for each row", "leave out document_ids=..., or cache=...")
+        if self.config.head.pick != "all":
+            what = "document_ids put several documents into a row, and this model's head reads one vector for each row"
+            raise UsageError(what, "give each document a row of its own, or call states()")
+
     def _token_types(self, token_type_ids: Tensor) -> Tensor | None:
         """Return the ids if the model has token types; without, zeros are accepted, because tokenizers give them."""
         frontend = self.config.input_frontend
         assert isinstance(frontend, TokenFrontend)
         count = frontend.token_types
+        if not may_look(token_type_ids, self.training):
+            return token_type_ids if count else None
         low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
         if low < 0 or high >= max(count, 1):
             raise UsageError(

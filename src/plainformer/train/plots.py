@@ -65,7 +65,7 @@ def _draw(path: Path, name: str, sides: dict[str, Curve], best: int | None) -> N
         figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for side, curve in sides.items():
+        for side, curve in sorted(sides.items()):
             steps, values = zip(*curve, strict=True)
             marker, color = "o" if len(curve) < 60 else "", TRAINED if side == "train" else VALIDATED
             axes.plot(steps, values, label=side, color=color, linewidth=1.2, marker=marker, markersize=3)

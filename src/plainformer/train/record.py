@@ -20,8 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from plainformer.errors import CheckpointError, PlainformerError, to_install
 from plainformer.train.plots import can_plot, draw_plots
 
@@ -199,7 +197,8 @@ def _finite(value: Any) -> Any:
 
 def peak_memory() -> int:
     """Return the most bytes that tensors took on the GPU; without one, that the process had in memory; 0 where unknown."""
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # whoever only reads what a run wrote has no need of it
+    if torch is not None and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     try:
         import resource
@@ -213,3 +212,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a file of JSON lines; one that was cut off at the end is left out."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     return [json.loads(line) for line in lines]
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl that are of evaluations, in order."""
+    return [line for line in read_lines(folder / METRICS) if "validation" in line]

@@ -135,6 +135,20 @@ def test_packed_rows_say_which_document_a_token_is_of(llama) -> None:
     assert batch.targets["per_row"].tolist() == [sizes[0] + sizes[1] - 2, sizes[2] - 1]
 
 
+def test_packed_texts_are_scored_as_if_alone(llama) -> None:
+    ours, theirs = llama
+    objective = causal(ours, sentencepiece())
+    examples = examples_of(objective, ROWS)
+    with torch.no_grad():
+        ids = [torch.from_numpy(one["input_ids"])[None] for one in examples]
+        sums = [(one.size(1) - 1) * theirs(input_ids=one, labels=one).loss for one in ids]
+    packed = objective.collate([examples[:3], examples[3:7], examples[7:]], [np.random.default_rng(0)] * 3)
+    expected = torch.stack([sum(sums[:3]), sum(sums[3:7]), sum(sums[7:])])
+    close(objective.loss(ours, packed).per_row, expected, "rows", rel=1e-6)
+    alone = objective.statistics(ours, batch_of(objective, examples))
+    close(objective.statistics(ours, packed).sum(0), alone.sum(0), "evaluation", rel=1e-6)
+
+
 def test_loss_is_the_references(llama) -> None:
     ours, theirs = llama
     objective = causal(ours, sentencepiece())

@@ -145,8 +145,16 @@ def test_special_tokens_in_a_text_are_never_hidden() -> None:
 
 def test_short_texts_teach_too() -> None:
     draw = generator(0, 0, 0)
-    assert all(len(some(np.array([-1, 0, -1], dtype=np.int32), 0.15, draw)) == 1 for _ in range(20))
-    assert len(some(np.array([-1, -1], dtype=np.int32), 0.15, draw)) == 0
+    assert all(
+        some(np.array([-1, 0, -1], dtype=np.int32), 0.15, draw).tolist() == [False, True, False] for _ in range(20)
+    )
+    assert not some(np.array([-1, -1], dtype=np.int32), 0.15, draw).any()
+    part = np.array([7, 8, 8, 9, -1], dtype=np.int32)  # of a longer text
+    assert {tuple(some(part, 0.15, draw).tolist()) for _ in range(50)} == {
+        (True, False, False, False, False),
+        (False, True, True, False, False),
+        (False, False, False, True, False),
+    }
     with pytest.raises(Dropped, match="without tokens"):
         masked(with_mask("bpe")).encode({"text": "<mask>"})
 

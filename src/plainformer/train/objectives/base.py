@@ -1,6 +1,6 @@
 """What every objective shares: `encode` a row once, `collate` examples into a batch, compute the `loss`.
 
-Shapes: B batch (rows of a micro-batch), T positions, M numbers that a metric is made of.
+Shapes: B batch (rows of a micro-batch), T positions, N labels, C classes, M numbers that a metric is made of.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class Objective(ABC):
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
         columns: what it reads of a row. packs: whether several examples may share a row.
+        distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
     """
 
@@ -123,6 +124,7 @@ class Objective(ABC):
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
@@ -156,6 +158,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Run the model."""
+
+    def scored(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the scores of what has a label, (N, C), in the order of the rows; `targets["per_row"]`, (B,), counts them."""
+        raise NotImplementedError
+
+    def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each of those, (N,)."""
+        raise NotImplementedError
 
     @abstractmethod
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:

@@ -80,11 +80,11 @@ class MaskedLanguageModel(WordObjective):
     def hide(self, piece: Arrays, draw: np.random.Generator) -> tuple[Ids, Ids]:
         """Return what the model reads in place of a text, and the labels."""
         ids = as_ids(piece["input_ids"])
-        chosen = np.flatnonzero(np.isin(piece["units"], some(piece["units"], self.share, draw)))
+        chosen = np.flatnonzero(some(piece["units"], self.share, draw))
         labels = np.full_like(ids, NONE)
         labels[chosen] = ids[chosen]
         fate = draw.random(len(chosen))
-        others = draw.choice(self.ordinary, len(chosen))
+        others = self.ordinary[draw.integers(0, len(self.ordinary), len(chosen))]
         ids = ids.copy()
         ids[chosen] = np.where(fate < MASKED, self.mask_id, ids[chosen])
         ids[chosen] = np.where((fate >= MASKED) & (fate < MASKED + REPLACED), others, ids[chosen])
@@ -95,14 +95,21 @@ class MaskedLanguageModel(WordObjective):
         return self.pairs(*self.hide(example, generator(self.config.seed, 0, 0)))
 
 
-def some(units: npt.NDArray[np.int32], share: float, draw: np.random.Generator) -> npt.NDArray[np.int32]:
-    """Return a share of the numbers in `units`, at least one, each as likely as any other.
+def some(units: npt.NDArray[np.int32], share: float, draw: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Return which tokens are chosen, (T,): a share of the numbers in `units`, at least one, each as likely as any other.
 
     How many is rounded at random, so that the share is right on average, and nearly so in each text.
     """
-    numbers = np.unique(units[units != _NO_WORD])
-    count = int(share * len(numbers) + draw.random())
-    return draw.choice(numbers, min(len(numbers), max(1, count)), replace=False) if len(numbers) else numbers
+    last = int(units.max(initial=_NO_WORD))
+    if last == _NO_WORD:
+        return np.zeros(len(units), dtype=bool)
+    first = int(units[units != _NO_WORD][0])  # not 0 in a part of a text
+    count = int(share * (last - first + 1) + draw.random())
+    taken = np.zeros(last + 2, dtype=bool)  # its last entry is that of _NO_WORD
+    taken[first + draw.choice(last - first + 1, min(last - first + 1, max(1, count)), replace=False, shuffle=False)] = (
+        True
+    )
+    return taken[units]
 
 
 def ordinary_ids(tokenizer: Any) -> Ids:

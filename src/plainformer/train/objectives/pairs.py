@@ -1,7 +1,4 @@
-"""What objectives share that train an encoder-decoder: a source that is read, a target that is written.
-
-Shapes: B batch, S positions of the encoder, T of the decoder.
-"""
+"""What objectives share that train an encoder-decoder: a source that is read, a target that is written."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ class WordObjective(Objective):
         Metric("perplexity", "lower"),
         Metric("token_accuracy", "higher"),
     )
+    distils = True
     processor: Tokenizer
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
@@ -61,6 +62,14 @@ class WordObjective(Objective):
     def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Return the loss of each label, (N,)."""
         return word_losses(model, states_ND, labels_N, self.config.loss.label_smoothing, self.config.loss.chunk)
+
+    def scored(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the scores of each label's position, (N, V)."""
+        return model.score(labelled_states(model, batch))
+
+    def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each label, (N,)."""
+        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
@@ -143,11 +152,7 @@ def longest(
     Raises:
         UsageError: more is asked for than the model has positions.
     """
-    stack = config.main_stack if of_target else config.input_stack
-    limits = [stack.max_positions]
-    if isinstance(stack.frontend, TokenFrontend) and stack.frontend.positions == "sinusoidal":
-        limits.append(config.trained_positions)
-    hard = min((limit for limit in limits if limit is not None), default=None)
+    hard = most_positions(config, of_target)
     if asked is not None and hard is not None and asked > hard:
         what = f"{opt(option, asked)} is more than this model's limit of {hard} tokens"
         raise UsageError(what, f"give {hard} or less")
@@ -155,6 +160,15 @@ def longest(
         return asked
     stated = (hard, config.trained_positions, tokenizer.max_length)
     return min((limit for limit in stated if limit is not None), default=None)
+
+
+def most_positions(config: ModelConfig, of_target: bool = False) -> int | None:
+    """Return how many tokens a model's table of positions allows; None where there is no table."""
+    stack = config.main_stack if of_target else config.input_stack
+    limits = [stack.max_positions]
+    if isinstance(stack.frontend, TokenFrontend) and stack.frontend.positions == "sinusoidal":
+        limits.append(config.trained_positions)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def spans(length: int, size: int, shared: int) -> Iterator[tuple[int, int]]:
