@@ -122,3 +122,11 @@ def test_refused_values(model_type: str, field: str) -> None:
                 assert field in str(error) and str(value) in str(error)
                 refused += 1
         assert refused, f"{field}={value} was taken"
+
+
+def test_a_default_wins_over_the_hidden_states() -> None:
+    """GPT-NeoX's tagger has a default of its own, where Llama's takes what hidden states have."""
+    stated = {"hidden_dropout": 0.4}
+    for model_type, p in (("gpt_neox", 0.1), ("llama", 0.4)):
+        assert config_from_dict({**tiny(model_type), **stated}, "token").head.dropout == p
+    assert transformers.GPTNeoXConfig(**stated).classifier_dropout == 0.1
