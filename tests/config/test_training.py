@@ -276,6 +276,8 @@ def test_defaults_by_objective_are_written_out(tmp_path: Path, monkeypatch: pyte
     scratch = resolved(built(SCRATCH))
     assert scratch.length.epochs == 1 and scratch.evaluate.patience is None and scratch.optimizer.learning_rate == 5e-4
     assert resolved(built(SCRATCH, ("length.tokens", "1000"))).length.epochs is None
+    for name, value in (("length.epochs", "1"), ("length.steps", "9"), ("evaluate.every", "9")):
+        assert resolved(built(BASE + VALIDATION, (name, value))).evaluate.patience is None, name
     assert resolved(built(BASE + VALIDATION, ("evaluate.patience", "0"))).evaluate.patience == 0
 
 
@@ -332,3 +334,11 @@ def test_the_objectives_that_pack_are_known() -> None:
         name for name, place in OBJECTIVES.items() if (OBJECTIVE_FILES / f"{place.partition(':')[0]}.py").is_file()
     ]
     assert [name for name in there if objective_class(name).packs] == [name for name in there if name in PACKING]
+
+
+def test_what_is_learnt_is_known_to_the_search_for_copies() -> None:
+    """Equal inputs with other labels are copies, too; what has no target is read as a whole."""
+    targets = {name: [c.name for c in objective_class(name).columns if c.target] for name in OBJECTIVES}
+    for name in ("causal-lm", "masked-lm", "denoising"):
+        assert targets.pop(name) == []
+    assert all(len(found) == 1 for found in targets.values()), targets

@@ -318,7 +318,7 @@ class EvaluateConfig(Checked):
     metric: str | None = option(None, help="Chooses the best checkpoint; default: the objective's.", check=text())
     patience: int | None = option(
         None,
-        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune over epochs.",
+        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune for epochs.",
         check=whole(0),
     )
     batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))
