@@ -226,14 +226,20 @@ def test_a_mistake_in_python_has_no_line() -> None:
         ("precision: fp16\n", "precision: 'fp16' needs its loss scaled, or small gradients become 0"),
         ("precision: bf16\n", "precision: 'bf16' is for a GPU"),
         ("precision: fp8\n", "precision: 'fp8' is unknown"),
+        ("objective: question-answering\nloss: {label_smoothing: 0.1}\n", "loss.label_smoothing has no effect"),
+        ("objective: image-classification\n  max_length: 9\n", "data.max_length has no effect"),
         ("  prefix: x\n", "data.prefix has no effect"),
         ("device: gpu\n", "device: 'gpu' is unknown"),
         ("device: cuda\nthreads: 2\n", "threads has no effect with device: 'cuda'"),
     ],
 )
 def test_no_option_is_without_effect(more: str, reason: str) -> None:
+    text = BASE + more
+    if more.startswith("objective: "):
+        objective, _, rest = more.partition("\n")
+        text = BASE.replace("objective: text-classification", objective) + rest
     with pytest.raises(UsageError) as caught:
-        built(BASE + more)
+        built(text)
     assert caught.value.what.startswith(reason)
     assert "(run.yaml line " in caught.value.what
 

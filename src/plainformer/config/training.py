@@ -163,7 +163,7 @@ class DataConfig(Checked):
     labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
     max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
     max_target_length: int | None = option(
-        None, help="seq2seq: longest target in tokens; default: the model's.", check=whole(1)
+        None, help="seq2seq, speech-to-text: longest target in tokens; default: the model's.", check=whole(1)
     )
     too_long: str | None = option(
         None,
