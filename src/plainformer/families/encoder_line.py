@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plainformer.checkpoint.rows import also, ignore, linear, linears, OLD_NORM_NAMES, Op, Row, row, SAME, twin, WeightTable
+from plainformer.checkpoint.rows import also, ignore, linear, linears, OLD_NORM_NAMES, Op, row, Row, SAME, twin, WeightTable
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.heads import BASE, Head, no_dropout, rate, Rate, scores, SPAN, TOKEN
 from plainformer.families.hf_config import HfConfig
