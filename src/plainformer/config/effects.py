@@ -28,10 +28,10 @@ _FOR = {
     "loss.whole_words": ("masked-lm",),
     "loss.mean_span": ("denoising",),
     "data.labels": LABELLED,
-    "data.max_target_length": ("seq2seq",),
+    "data.max_target_length": ("seq2seq", "speech-to-text"),
     "data.prefix": ("seq2seq",),
     "data.source_language": ("seq2seq",),
-    "data.target_language": ("seq2seq",),
+    "data.target_language": ("seq2seq", "speech-to-text"),
     "batches.packed": PACKING,
     "batches.row_length": PACKING,
 }
