@@ -21,13 +21,10 @@ LABELLED = (
     "image-classification",
     "audio-classification",
 )
-<<<<<<< HEAD
 TEXTS = (
     *("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction"),
     *("text-classification", "token-classification", "question-answering", "multiple-choice"),
 )
-=======
->>>>>>> words
 # Option → the objectives that it is for.
 _FOR = {
     "loss.label_smoothing": (*WORDS, *LABELLED, "multiple-choice"),
@@ -36,11 +33,8 @@ _FOR = {
     "loss.whole_words": ("masked-lm",),
     "loss.mean_span": ("denoising",),
     "data.labels": LABELLED,
-<<<<<<< HEAD
     "data.max_length": TEXTS,
     "data.too_long": TEXTS,
-=======
->>>>>>> words
     "data.max_target_length": ("seq2seq", "speech-to-text"),
     "data.prefix": ("seq2seq",),
     "data.source_language": ("seq2seq",),
