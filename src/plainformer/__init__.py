@@ -40,6 +40,7 @@ _NAMES = {
     "set_ffn_chunk_size": "plainformer.model.block",
     "join_outputs": "plainformer.model.stack",
     "Tokenizer": "plainformer.inputs.text.tokenizer",
+    "train_tokenizer": "plainformer.inputs.text.tokenizer_training",
     "KeyValueCache": "plainformer.generation.cache.cache",
     "generate": "plainformer.generation.search",
     "stream": "plainformer.generation.search",
@@ -62,7 +63,7 @@ _NAMES = {
     "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
     "Skipped": "plainformer.tasks.results",
-    "read_tags": "plainformer.tasks.text.tag_schemes",
+    "read_tags": "plainformer.inputs.text.tag_schemes",
 }
 __all__ = ["__version__", *_NAMES]
 
@@ -85,6 +86,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.generation.options import GenerationOptions as GenerationOptions
     from plainformer.generation.search import generate as generate, stream as stream
     from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
+    from plainformer.inputs.text.tokenizer_training import train_tokenizer as train_tokenizer
     from plainformer.loading import load as load, load_model as load_model, load_tokenizer as load_tokenizer
     from plainformer.loading import pipeline as pipeline, save as save
     from plainformer.model.block import set_ffn_chunk_size as set_ffn_chunk_size
@@ -94,7 +96,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.starting import NewHead as NewHead, from_fragment as from_fragment, with_head as with_head
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped
-    from plainformer.tasks.text.tag_schemes import read_tags as read_tags
+    from plainformer.inputs.text.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
     from plainformer.training import TrainResult as TrainResult, train as train
 # isort: on

@@ -67,6 +67,11 @@ class StartConfig(Checked):
     )
     tokenizer: str | None = option(None, help="Tokenizer of a model from scratch: folder or Hub id.", check=text())
     revision: str | None = option(None, help="Branch, tag or commit of ref on the Hub.", check=text())
+    problem: str | None = option(
+        None,
+        help="Classification: single_label, multi_label or regression; default: the checkpoint's, else single_label.",
+        check=one_of("single_label", "multi_label", "regression"),
+    )
     train: str = option(
         "all", help="What is trained: all, or head (the backbone is frozen).", check=one_of("all", "head")
     )
@@ -158,7 +163,7 @@ class DataConfig(Checked):
     labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
     max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
     max_target_length: int | None = option(
-        None, help="seq2seq: longest target in tokens; default: the model's.", check=whole(1)
+        None, help="seq2seq, speech-to-text: longest target in tokens; default: the model's.", check=whole(1)
     )
     too_long: str | None = option(
         None,
@@ -170,7 +175,9 @@ class DataConfig(Checked):
         None, help="seq2seq: what each source begins with, as T5's 'summarize: '.", check=text()
     )
     source_language: str | None = option(None, help="seq2seq: language of the sources, its code.", check=text())
-    target_language: str | None = option(None, help="seq2seq: language of the targets, its code.", check=text())
+    target_language: str | None = option(
+        None, help="seq2seq, speech-to-text: language of the targets, its code.", check=text()
+    )
     cache: str | None = option(None, help="Folder of tokenised data; default: the user's cache.", check=text())
 
     def __post_init__(self) -> None:
@@ -311,7 +318,7 @@ class EvaluateConfig(Checked):
     metric: str | None = option(None, help="Chooses the best checkpoint; default: the objective's.", check=text())
     patience: int | None = option(
         None,
-        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune over epochs.",
+        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune for epochs.",
         check=whole(0),
     )
     batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))

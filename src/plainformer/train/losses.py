@@ -51,18 +51,18 @@ def word_losses(
 
 def label_losses(logits_NC: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the cross entropy of each label, (N,)."""
-    return F.cross_entropy(_wide(logits_NC), labels_N, reduction="none", label_smoothing=smoothing)
+    return F.cross_entropy(wide(logits_NC), labels_N, reduction="none", label_smoothing=smoothing)
 
 
 def binary_losses(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
     """Return the mean over C independent yes-or-no labels (targets 0 to 1) of their cross entropies, (N,)."""
-    wide_NC = _wide(logits_NC)
+    wide_NC = wide(logits_NC)
     return F.binary_cross_entropy_with_logits(wide_NC, targets_NC.to(wide_NC.dtype), reduction="none").mean(-1)
 
 
 def squared_losses(predicted_NC: Tensor, targets_NC: Tensor) -> Tensor:
     """Return the mean over C numbers of the squared differences, (N,)."""
-    wide_NC = _wide(predicted_NC)
+    wide_NC = wide(predicted_NC)
     return (wide_NC - targets_NC.to(wide_NC.dtype).view_as(wide_NC)).square().mean(-1)
 
 
@@ -72,11 +72,12 @@ def distillation_losses(student_NC: Tensor, teacher_NC: Tensor, temperature: flo
     T² keeps the size of the gradient, which falls with 1 / T², so that T does not change what the share of the teacher in
     the loss means.
     """
-    student_log, teacher_log = ((_wide(x_NC) / temperature).log_softmax(-1) for x_NC in (student_NC, teacher_NC))
+    student_log, teacher_log = ((wide(x_NC) / temperature).log_softmax(-1) for x_NC in (student_NC, teacher_NC))
     return F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Return scores in fp32, or in fp64 where they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -160,7 +161,7 @@ def _sweep(
     for start in range(0, max(1, len(x_ND)), how.chunk):
         chunk = slice(start, start + how.chunk)
         some_ND = x_ND[chunk].to(how.dtype)
-        scores_NV = _wide(F.linear(some_ND, matrix_VD, offset_V))
+        scores_NV = wide(F.linear(some_ND, matrix_VD, offset_V))
         some_losses, slopes_NV = _slopes(scores_NV, labels_N[chunk], how)
         losses.append(some_losses)
         if weights_N is not None:

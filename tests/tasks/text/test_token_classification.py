@@ -18,8 +18,8 @@ from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer
 
 from plainformer.errors import UsageError
+from plainformer.inputs.text.tag_schemes import read_tags
 from plainformer.inputs.text.words import words
-from plainformer.tasks.text.tag_schemes import read_tags
 from tests.support import models as make
 from tests.support.close import close
 from tests.support.vocabularies import BYTE_SPECIAL, WORDS

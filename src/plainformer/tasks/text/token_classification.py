@@ -12,6 +12,7 @@ from torch import Tensor
 from plainformer.config.values import no_effect
 from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
+from plainformer.inputs.text.tag_schemes import check_scheme, has_scheme, read_tags
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
 from plainformer.tasks.base import Task
@@ -20,7 +21,6 @@ from plainformer.tasks.html import marked
 from plainformer.tasks.lengths import text_limit, usual_length
 from plainformer.tasks.results import Result, listed, pandas
 from plainformer.tasks.text.options import TokenClassificationOptions
-from plainformer.tasks.text.tag_schemes import check_scheme, has_scheme, read_tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt

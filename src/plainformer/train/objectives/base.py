@@ -92,10 +92,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a new head tells apart: the labels in order, and the kind of problem where it is not one label per example."""
+    """What a new head tells apart: the labels in order, and what kind of problem it is."""
 
     names: tuple[str, ...]
-    problem: str | None = None  # "multi" or "regression"
+    problem: str | None = None  # "single_label", "multi_label" or "regression"; None of heads that know no other
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Objective(ABC):
 
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
+        reads: what its processor is: a tokenizer ("text"), a processor of images or of audio, or both of audio and text
+            ("speech": `SpeechInputs`).
         columns: what it reads of a row. packs: whether several examples may share a row.
         distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
@@ -121,6 +123,7 @@ class Objective(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]
+    reads: ClassVar[str] = "text"
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False

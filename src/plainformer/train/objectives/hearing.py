@@ -1,0 +1,103 @@
+"""Clips as a model's input: waves with their lengths, or spectrograms without the silence that fills them up.
+
+Shapes: B batch, M mel bands, N samples or frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plainformer.config import ModelConfig, WaveFrontend
+from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
+from plainformer.train.objectives.base import Arrays, Batch
+
+
+@dataclass(frozen=True)
+class Clips(Batch):
+    """A batch of clips.
+
+    Attributes:
+        samples: each clip's own length. letters: how many labels each clip's text has, of objectives with such.
+        apart: whether clips of different lengths run apart, because the model, which was trained without a mask, would hear
+            the padding.
+    """
+
+    samples: tuple[int, ...] = ()
+    letters: tuple[int, ...] = ()
+    apart: bool = False
+
+    def runs(self) -> list[tuple[list[int], dict[str, Tensor]]]:
+        """Return the rows that run together, and their inputs: all of them, or those of one length at a time."""
+        if not self.apart or len(set(self.samples)) == 1:
+            return [(list(range(len(self.samples))), self.inputs)]
+        found = []
+        for length in sorted(set(self.samples)):
+            rows = [row for row, own in enumerate(self.samples) if own == length]
+            waves = torch.cat([self.inputs["input_values"][row : row + 1, :length] for row in rows])
+            found.append((rows, {"input_values": waves}))
+        return found
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How a model hears: by the processor of its checkpoint, waves or spectrograms."""
+
+    processor: WaveProcessor | MelProcessor
+
+    def arrays(self, clip: Any) -> Arrays:
+        """Return one clip as the model takes it; see `load_audio` for what a clip is. Raises InputError."""
+        batch = self.processor(clip)
+        if batch.input_values is not None:
+            return {"input_values": batch.input_values[0].numpy()}
+        assert batch.input_features is not None
+        return {"input_features": _trimmed(batch.input_features[0].numpy())}
+
+    def size(self, example: Arrays) -> int:
+        """Return the length of a clip: samples, or frames."""
+        return int(next(example[name] for name in ("input_values", "input_features") if name in example).shape[-1])
+
+    def batch(self, examples: Sequence[Arrays], targets: dict[str, Tensor], count: int, tokens: int) -> Clips:
+        """Return clips padded on the right, as the processor would give them."""
+        samples = tuple(map(self.size, examples))
+        if isinstance(self.processor, MelProcessor):
+            rows = [_filled(example["input_features"], self.processor.window_frames) for example in examples]
+            return Clips({"input_features": torch.from_numpy(np.stack(rows))}, targets, count, tokens, samples=samples)
+        longest = max(samples)
+        values_BN = np.full((len(examples), longest), self.processor.padding_value, dtype=np.float32)
+        real_BN = np.zeros((len(examples), longest), dtype=np.int64)
+        for row, example in enumerate(examples):
+            values_BN[row, : samples[row]] = example["input_values"]
+            real_BN[row, : samples[row]] = 1
+        inputs = {"input_values": torch.from_numpy(values_BN)}
+        masked = self.processor.return_attention_mask
+        if masked and min(samples) < longest:
+            inputs["attention_mask"] = torch.from_numpy(real_BN)
+        return Clips(inputs, targets, count, tokens, samples=samples, apart=not masked)
+
+
+def frames_of(samples: int, config: ModelConfig) -> int:
+    """Return how many frames a wave of that many samples becomes."""
+    frontend = config.input_frontend
+    assert isinstance(frontend, WaveFrontend)
+    for kernel, stride in zip(frontend.kernels, frontend.strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return max(samples, 0)
+
+
+def _trimmed(features_MN: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a spectrogram without the equal frames at its end, but for one."""
+    differs_N = (features_MN != features_MN[:, -1:]).any(0)
+    last = int(differs_N.nonzero()[0][-1]) if differs_N.any() else -1
+    return np.ascontiguousarray(features_MN[:, : last + 2])
+
+
+def _filled(features_MN: np.ndarray[Any, Any], frames: int) -> np.ndarray[Any, Any]:
+    """Return a spectrogram of that many frames: its last one goes on to the end."""
+    missing = frames - features_MN.shape[1]
+    return np.concatenate((features_MN, np.repeat(features_MN[:, -1:], missing, axis=1)), axis=1)
