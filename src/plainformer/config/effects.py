@@ -56,6 +56,9 @@ def check_effects(config: TrainConfig) -> None:
         no_effect(given and config.objective not in objectives, name, objective)
     packed = config.objective in PACKING and config.batches.packed
     no_effect(packed and not config.batches.by_length, "batches.by_length", f"with {opt('batches.packed', True)}")
+    for name in ("too_long", "stride"):  # a document goes on in the next row
+        given = packed and is_given(config.data, name)
+        no_effect(given, f"data.{name}", f"with {opt('batches.packed', True)}: nothing is cut")
     windowed = (*PRETRAINING, "question-answering")  # without a word
     windows = (config.data.too_long or ("window" if config.objective in windowed else "cut")) == "window"
     no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
