@@ -40,6 +40,7 @@ _NAMES = {
     "set_ffn_chunk_size": "plainformer.model.block",
     "join_outputs": "plainformer.model.stack",
     "Tokenizer": "plainformer.inputs.text.tokenizer",
+    "train_tokenizer": "plainformer.inputs.text.tokenizer_training",
     "KeyValueCache": "plainformer.generation.cache.cache",
     "generate": "plainformer.generation.search",
     "stream": "plainformer.generation.search",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.generation.options import GenerationOptions as GenerationOptions
     from plainformer.generation.search import generate as generate, stream as stream
     from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
+    from plainformer.inputs.text.tokenizer_training import train_tokenizer as train_tokenizer
     from plainformer.loading import load as load, load_model as load_model, load_tokenizer as load_tokenizer
     from plainformer.loading import pipeline as pipeline, save as save
     from plainformer.model.block import set_ffn_chunk_size as set_ffn_chunk_size

@@ -256,6 +256,9 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
         family: the `model_type` to read config.json as, where it names none, or a class that is code of its own.
         purpose: "train" gives plain fp32 weights in memory of their own, with gradients, in training mode: the files may
             change or go. "infer" weights may lie in the files themselves.
+        adapter: a LoRA adapter in PEFT's format (a folder or Hub id), or several: their products are added to the weights
+            before anything else happens to them. An adapter's own reference, in place of `ref`, loads its base model
+            with it.
         prepare: False keeps plain, separate weights.
         revision, token: of a Hub repository.
     Raises:
@@ -268,7 +271,11 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
 
 def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
     """Open a reference as the options say."""
-    return open_checkpoint(ref, revision=options.revision, token=options.token, family=options.family)
+    asked = options.adapter
+    adapters = [asked] if isinstance(asked, str | os.PathLike) else list(asked or ())
+    return open_checkpoint(
+        ref, revision=options.revision, token=options.token, family=options.family, adapters=adapters
+    )
 
 
 def load_tokenizer(

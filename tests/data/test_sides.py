@@ -12,7 +12,7 @@ import pytest
 
 from plainformer.config.training import DataConfig, SourceConfig, SplitConfig
 from plainformer.data.sides import Sides, report_of, sides_of
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,7 @@ def test_the_report_of_sides(tmp_path: Path) -> None:
     assert {row.label: sum(row.counts.values()) for row in found.labels} == {"a": 21, "b": 20}
 
 
-def test_options_without_effect(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", ROWS)
-    with pytest.raises(UsageError, match=r"data\.split has no effect beside data\.validation"):
-        sides_of(DataConfig(train=source, validation=source, split=SplitConfig()), WANTED)
-    with pytest.raises(UsageError, match=r"data\.split\.test has no effect beside data\.test"):
-        sides_of(DataConfig(train=source, test=source, split=SplitConfig(test=0.1)), WANTED)
-    with pytest.raises(UsageError, match=r"data\.duplicates has no effect where train is the only side"):
-        sides_of(DataConfig(train=source, duplicates="drop_train"), WANTED)
-    assert list(sides_of(DataConfig(train=source), WANTED).sides) == ["train"]
+def test_train_may_be_alone(tmp_path: Path) -> None:
+    found = sides_of(DataConfig(train=write(tmp_path / "a.jsonl", ROWS)), WANTED)
+    assert list(found.sides) == ["train"] and found.record() is None and len(texts(found, "train")) == 40
+    assert "no row of train was found in another part" not in report_of(found).lines()

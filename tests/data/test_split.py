@@ -176,9 +176,9 @@ def test_the_record_says_who_is_where() -> None:
 def test_refused() -> None:
     found = surveyed(ROWS)
     with pytest.raises(UsageError, match=r"data\.split\.by='grouped' without data\.split\.group"):
-        divide(found, SplitConfig(by="grouped"))
+        fold(found, 3, "grouped")
     with pytest.raises(UsageError, match=r"data\.split\.group has no effect with data\.split\.by='random'"):
-        divide(surveyed(ROWS, "topic"), SplitConfig(group="topic"))
+        fold(surveyed(ROWS, "topic"), 3, group="topic")
     with pytest.raises(InputError, match="1 row cannot give 1 and keep one"):
         divide(surveyed(ROWS[:1]), SplitConfig())
     lonely = [*ROWS, {"text": "x", "label": "rare"}]

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_FILES, is_adapter
 from plainformer.checkpoint.bundled import near_bundled
 from plainformer.checkpoint.formats.parts import part_names, whole_models
 from plainformer.checkpoint.formats.source import WEIGHT_FILES, choose_weights, find_weights, some
@@ -122,7 +122,7 @@ class HubRepository:
         if MODULES in names and self.part == "model":
             wanted += pick_module_files(names, get(MODULES))
         folder = Path(snapshot_download(allow_patterns=[escape(name) for name in wanted], **remote))
-        if self.part == "model":
+        if self.part == "model" and not is_adapter(folder):
             find_weights(folder)  # says so if anything is still missing
         return folder, info.sha
 
@@ -138,9 +138,8 @@ class HubRepository:
     def _pick_weights(self, names: list[str], get: Any) -> list[str]:
         if self.part == "tokenizer" and holds_tokenizer(names):
             return []
-        if ADAPTER_CONFIG in names and not set(names).intersection(WEIGHT_FILES) and self.part == "model":
-            error = adapter_error(self.where, get(ADAPTER_CONFIG))
-            raise HubError(error.what, error.fix)
+        if ADAPTER_CONFIG in names and not set(names).intersection(WEIGHT_FILES):
+            return [name for name in ADAPTER_FILES if name in names][:2]
         if "config.json" not in names:
             fix = not_a_transformer(get(MODULES)) if MODULES in names else ""
             raise HubError(f"{self.where} holds no config.json, so no model that can be loaded: {some(names)}", fix)
@@ -169,6 +168,8 @@ class HubRepository:
             what = f"{self.file!r} of {self.where}" if self.file else self.where
             raise HubError(f"{what} is not (fully) in the download cache{missing}, and {cause}", fix) from error
         if self.part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
+            return folder, folder.name
+        if is_adapter(folder) and any((folder / name).exists() for name in ADAPTER_FILES[1:]):
             return folder, folder.name
         if not (folder / "config.json").exists():
             ggufs = whole_models(str(path) for path in folder.rglob("*.gguf"))

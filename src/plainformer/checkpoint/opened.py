@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
+from plainformer.checkpoint.adapters import HEADS, AdapterFiles, base_of, is_adapter, read_adapter, with_adapter
 from plainformer.checkpoint.formats import (
     find_weights,
     open_gguf_model,
@@ -26,14 +26,22 @@ from plainformer.checkpoint.formats import (
     read_json_objects,
     with_scales,
 )
-from plainformer.checkpoint.formats.source import WEIGHT_FILES
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
+from plainformer.checkpoint.small_files import holds_tokenizer
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading
 from plainformer.config.values import no_effect
-from plainformer.errors import CheckpointError, UsageError
-from plainformer.families import CONVENTIONS, completed, config_from_dict, from_gguf, refuse_own_code, table_for
+from plainformer.errors import CheckpointError, HubError, UsageError, opt
+from plainformer.families import (
+    CONVENTIONS,
+    completed,
+    config_from_dict,
+    from_gguf,
+    refuse_own_code,
+    table_for,
+    with_architecture,
+)
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.quantised import block_size
 
@@ -54,16 +62,45 @@ def open_checkpoint(
     token: str | None = None,
     family: str | None = None,
     part: Part = "model",
+    adapters: Sequence[str | os.PathLike[str]] = (),
 ) -> Checkpoint:
     """Open a reference, downloading it first when it names a Hub repository; arguments and errors as `resolve`'s.
 
-    `family` is the `model_type` to read a folder's `config.json` as, whatever it says itself.
+    The reference of an adapter is opened as its base model with it.
+
+    Args:
+        family: the `model_type` to read a folder's `config.json` as, whatever it says itself.
+        adapters: references of adapters that are added to the weights, one after the other.
     """
     files = resolve(ref, revision=revision, token=token, part=part)
+    added = [resolve(adapter, token=_hub_token(adapter, token), part=part) for adapter in adapters]
+    if files.path.is_dir() and is_adapter(files.path):
+        added, files = [files, *added], _base_files(files, token, part)
+    if added and files.path.is_dir():
+        return AdaptedCheckpoint(files, added, family)
+    if added:
+        what = f"{files.ref} is a GGUF file, whose weights have other names than adapters"
+        raise UsageError(what, "load the base model from its folder or from the Hub")
     if files.path.is_dir():
         return FolderCheckpoint(files, family)
     no_effect(family is not None, "family", "on a GGUF file, which names its architecture")
     return GgufCheckpoint(files)
+
+
+def _base_files(adapter: Files, token: str | None, part: Part) -> Files:
+    """Return the files of an adapter's base model."""
+    base = base_of(adapter.path, repr(adapter.ref))
+    try:
+        return resolve(base, token=_hub_token(base, token), part=part)
+    except (CheckpointError, HubError, UsageError) as error:
+        what = f"{adapter.ref!r} is an adapter for {base!r}, which cannot be opened: {error.what}"
+        fix = f"load the base model from where it is, with {opt('adapter', adapter.ref)}"
+        raise type(error)(what, fix) from error
+
+
+def _hub_token(ref: str | os.PathLike[str], token: str | None) -> str | None:
+    """Return a Hub token for what is not on this machine."""
+    return None if Path(ref).expanduser().exists() else token
 
 
 class Checkpoint(ABC):
@@ -216,10 +253,61 @@ class FolderCheckpoint(Checkpoint):
         return completed(read_json_object(self.path / CONFIG), self._family)
 
     def _open(self) -> TensorSource:
-        adapter = self.path / ADAPTER_CONFIG
-        if adapter.is_file() and not any((self.path / name).exists() for name in WEIGHT_FILES):
-            raise adapter_error(repr(self.ref), adapter)
         return with_scales(open_weights(find_weights(self.path)), block_size(self.raw_config))
+
+
+class AdaptedCheckpoint(FolderCheckpoint):
+    """A folder's model with adapters, whose products are added to the weights as they are read."""
+
+    def __init__(self, files: Files, adapters: Sequence[Files], family: str | None = None) -> None:
+        super().__init__(files, family)
+        self.adapters = [read_adapter(adapter.path, repr(adapter.ref)) for adapter in adapters]
+        self._names = [repr(adapter.ref) for adapter in adapters]
+
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        """The base model's config.json, with the head that an adapter brings."""
+        raw = completed(read_json_object(self.path / CONFIG), self._family)
+        for adapter in self.adapters:
+            raw = self._with_head(raw, adapter)
+        return raw
+
+    def _with_head(self, raw: dict[str, Any], adapter: AdapterFiles) -> dict[str, Any]:
+        own = adapter.folder / CONFIG
+        if own.is_file():  # this library writes one beside adapters: it names the labels
+            return read_json_object(own)
+        head = HEADS.get(str(adapter.values.get("task_type")))
+        if head is None or not adapter.whole:
+            return raw
+        adapted = with_architecture(raw, head)
+        if head == "span":
+            return adapted
+        table = table_for(config_from_dict(adapted, head))
+        outputs = (own for name, own in adapter.whole.items() if _is_output(table, name))
+        count = next((adapter.source.shape(own)[0] for own in outputs), 0)
+        return (
+            {**adapted, "id2label": {str(number): f"LABEL_{number}" for number in range(count)}} if count else adapted
+        )
+
+    def tokenizer(self) -> Tokenizer:
+        for adapter in self.adapters:
+            if holds_tokenizer(path.name for path in adapter.folder.iterdir()):
+                from plainformer.inputs.text.tokenizer import Tokenizer
+
+                return Tokenizer.from_folder(adapter.folder, self.raw_config, CONVENTIONS)
+        return super().tokenizer()
+
+    def _open(self) -> TensorSource:
+        source = super()._open()
+        for adapter, named in zip(self.adapters, self._names, strict=True):
+            source = with_adapter(source, adapter, named)
+        return source
+
+
+def _is_output(table: WeightTable, name: str) -> bool:
+    """Return whether a tensor is the matrix that a head gives its answers by."""
+    found = table.find(name)
+    return found is not None and found[1] == ("head.out.weight",)
 
 
 class GgufCheckpoint(Checkpoint):

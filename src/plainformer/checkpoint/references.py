@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from plainformer.checkpoint.adapters import ADAPTER_CONFIG, adapter_error
+from plainformer.checkpoint.adapters import is_adapter
 from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
@@ -132,7 +132,7 @@ def _near_paths(ref: str, path: Path) -> str:
 
 
 def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or is_adapter(folder):
         return folder
     if part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
         return folder
@@ -140,8 +140,6 @@ def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
     ggufs = whole_models(name for name in names if name.endswith(".gguf"))
     if len(ggufs) == 1:
         return folder / ggufs[0]
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise adapter_error(repr(ref), folder / ADAPTER_CONFIG)
     raise CheckpointError(f"{ref!r} holds no config.json; it holds {some(names)}", _folder_hint(ref, folder, ggufs))
 
 

@@ -26,6 +26,7 @@ _VERBS = {
     "entities": "Analyse the entities of documents, and rank them by what is required.",
     "train": "Train a model as a YAML file says.",
     "data": "Show what a training run would read: counts, labels, lengths, duplicates.",
+    "tokenizer": "Train a tokenizer on texts, for a model from scratch.",
     "explain": "Show how one input becomes an answer, step by step.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",

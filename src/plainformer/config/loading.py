@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -63,6 +65,11 @@ class LoadOptions(OptionSet):
         check=one_of(*PURPOSES),
         typed=NotTyped,
     )
+    adapter: str | os.PathLike[str] | Sequence[str] | None = option(
+        None,
+        help="LoRA adapters that are added to the weights: a folder or Hub id, or several.",
+        typed=list[str],
+    )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
     token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
@@ -104,6 +111,7 @@ class LoadArgs(TypedDict, total=False):
     allow_unused: bool
     family: str | None
     purpose: str
+    adapter: str | os.PathLike[str] | Sequence[str] | None
     prepare: bool
     revision: str | None
     token: str | None

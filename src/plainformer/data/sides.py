@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.config.training import DataConfig, SourceConfig
-from plainformer.config.values import no_effect
 from plainformer.data.alike import near_copies, texts_of
 from plainformer.data.columns import Columns, Wanted, mapped
 from plainformer.data.counts import Counts
@@ -30,7 +29,6 @@ from plainformer.data.report import DataReport, report
 from plainformer.data.rows import DataRow
 from plainformer.data.split import SIDES, Split, divide
 from plainformer.data.survey import Survey, survey
-from plainformer.errors import opt
 
 
 @dataclass
@@ -97,7 +95,6 @@ def sides_of(config: DataConfig, wanted: Sequence[Wanted]) -> Sides:
             copies across sides under `duplicates: refuse`.
     """
     targets = tuple(column.name for column in wanted if column.target)
-    _check(config)
     sources = {"train": config.train, "validation": config.validation, "test": config.test}
     sides = {name: _side(source, config, wanted) for name, source in sources.items() if source is not None}
     group = config.split.group if config.split is not None else None
@@ -122,21 +119,6 @@ def sides_of(config: DataConfig, wanted: Sequence[Wanted]) -> Sides:
         side.chosen = np.zeros(side.rows.counts.rows, bool)
         side.chosen[surveys[name].numbers] = True
     return Sides({name: sides[name] for name in ordered}, targets, tuple(surveys[name] for name in ordered), split)
-
-
-def _check(config: DataConfig) -> None:
-    """Refuse options that have no effect beside others."""
-    alone = config.validation is None and config.test is None and config.split is None
-    no_effect(alone and config.duplicates == "drop_train", "data.duplicates", "where train is the only side")
-    if config.split is None:
-        return
-    no_effect(
-        config.validation is not None,
-        "data.split",
-        f"beside {opt('data.validation')}",
-        f"leave out one of the two; {opt('data.test')} may be given with a split",
-    )
-    no_effect(config.test is not None and config.split.test > 0, "data.split.test", f"beside {opt('data.test')}")
 
 
 def _side(source: SourceConfig, config: DataConfig, wanted: Sequence[Wanted]) -> Side:

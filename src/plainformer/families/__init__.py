@@ -148,6 +148,11 @@ def architecture_with_head(config: ModelConfig) -> str:
     return stem + usual.get(config.head.kind, endings[0])
 
 
+def with_architecture(raw: dict[str, Any], head: str) -> dict[str, Any]:
+    """Return a `config.json` whose class has that head."""
+    return {**raw, "architectures": [architecture_with_head(config_from_dict(raw, head))]}
+
+
 def completed(raw: dict[str, Any], family: str | None = None) -> dict[str, Any]:
     """Return a `config.json` with its `model_type`: `family` where that is given, else what its class name implies.
 

@@ -102,7 +102,7 @@ class _Prepared(nn.Module):
 
 
 class Linear(_Prepared):
-    """y = x Wᵀ + b: (..., I) → (..., O)."""
+    """y = x Wᵀ + b: (..., I) → (..., O); and what an adapter adds, while one is trained (`model/lora.py`)."""
 
     weight: Tensor  # None while packed
 
@@ -111,12 +111,14 @@ class Linear(_Prepared):
         self.in_size, self.names, self.sizes = in_size, ["weight"], [out_size]
         self.weight = nn.Parameter(torch.empty(out_size, in_size))
         self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
+        self.adapter: nn.Module | None = None
 
     def parts(self) -> list[Linear]:
         return [self]
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) if self.product is None else self.product(x)
+        y = F.linear(x, self.weight, self.bias) if self.product is None else self.product(x)
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 class LinearGroup(_Prepared):

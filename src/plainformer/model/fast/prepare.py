@@ -23,6 +23,7 @@ from plainformer.model.fast import step
 from plainformer.model.fast.compiled import kernels
 from plainformer.model.fast.packed import LAYOUTS
 from plainformer.model.linear import Linear, LinearGroup, Product, outermost
+from plainformer.model.lora import merge_adapters
 
 BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
 # A layout later in the list must win by something: it loses the memory-mapped or shared weight, and noise should not decide.
@@ -36,7 +37,7 @@ MEASURED_SECONDS = 0.1  # for each backend and shape, but two passes at least
 def prepare_for_inference(
     model: nn.Module, backend: str = "auto", rows: int = 1, release: Callable[[], None] | None = None
 ) -> dict[str, str]:
-    """Choose each linear's backend in place, and stop gradients.
+    """Choose each linear's backend in place, and stop gradients. Adapters are merged into their weights.
 
     Args:
         model: any module made of `Linear` and `LinearGroup`.
@@ -50,6 +51,7 @@ def prepare_for_inference(
     """
     check_choice("backend", backend, BACKENDS)
     unprepare(model)
+    merge_adapters(model)
     model.eval()
     model.requires_grad_(False)
     choices: dict[str, str] = {}

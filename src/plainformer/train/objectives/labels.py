@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer
 
 LABEL = Column(
-    "label", ("labels", "class", "category", "target", "sentiment"), help="A label, a list of them, or a number."
+    "label",
+    ("labels", "class", "category", "target", "sentiment"),
+    help="A label, a list of them, or a number.",
+    target=True,
 )
 METRICS = {
     "single_label": (Metric("accuracy"), Metric("loss", "lower")),

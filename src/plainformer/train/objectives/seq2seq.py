@@ -40,6 +40,7 @@ class SequenceToSequence(PairObjective):
             "target",
             ("summary", "highlights", "labels", "label", "output", "tgt", "target_text", "translation"),
             help="What is written.",
+            target=True,
         ),
     )
 

@@ -43,7 +43,7 @@ class TokenClassification(Objective):
     head = "token"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("tokens", ("words",), help="A list of words."),
-        Column("tags", ("ner_tags", "labels", "pos_tags"), help="A list of tags, one for each word."),
+        Column("tags", ("ner_tags", "labels", "pos_tags"), help="A list of tags, one for each word.", target=True),
     )
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:

@@ -1,0 +1,219 @@
+"""Attach low-rank adapters to a model, and write them as PEFT's files: `adapter_config.json`, `adapter_model.safetensors`.
+
+An adapter belongs to a matrix of the checkpoint, not to a parameter of ours: its rows say which linears it is, and how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from plainformer.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEFORE
+from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable
+from plainformer.config.training import LoraConfig
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.model.linear import Linear
+from plainformer.model.lora import Adapter, LowRank, Parts, adapted
+from plainformer.model.transformer import Transformer
+
+ALL_LINEAR = "all-linear"
+# Heads that a base model may lack are trained whole; those of language models belong to it.
+_OWN_HEADS = ("sequence", "token", "span", "choice", "image", "audio", "ctc")
+_TASK_TYPES = {
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "sequence": "SEQ_CLS",
+    "token": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
+    "none": "FEATURE_EXTRACTION",
+}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of the checkpoint that is one or more linears of ours: `theirs` without ".weight", and their names."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    row: Row
+
+    @property
+    def transposed(self) -> bool:
+        """Return whether it is stored as (I, O), as GPT-2's are."""
+        return isinstance(self.row.op, Transpose | TransposeSplit)
+
+    @property
+    def leaf(self) -> str:
+        """Return the last part of its name: "q_proj"."""
+        return self.theirs.rpartition(".")[2]
+
+    @property
+    def of_attention(self) -> bool:
+        """Return whether it makes queries, keys, values, or attention's output."""
+        return any(part in ("attention", "cross") for part in self.ours[0].split("."))
+
+    def parts(self) -> Parts:
+        """Return what divides B, (O, M), among our linears: as the checkpoint's matrix is divided, rows by rows."""
+        op = self.row.op
+        if self.transposed:
+            return lambda b: op.load(b.t())
+        return op.load
+
+
+def matrices(model: Transformer, table: WeightTable) -> list[Matrix]:
+    """Return every matrix of the checkpoint that is made of linears here, the head's too."""
+    names = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}
+    tied = {name for pair in model.config.tied for name in pair}
+    base = table.prefix if model.config.head.kind == "none" else ""
+    found = []
+    for row in table.rows:
+        for theirs, ours in row.instances(names) if row.kind == "map" and row.ours else ():
+            whole = theirs.endswith(".weight") and all(name in names and name not in tied for name in ours)
+            if whole:
+                linears = tuple(name.removesuffix(".weight") for name in ours)
+                found.append(Matrix(theirs.removeprefix(base).removesuffix(".weight"), linears, row))
+    return found
+
+
+def add_adapters(model: Transformer, table: WeightTable, config: LoraConfig, *, seed: int = 0) -> list[str]:
+    """Freeze a model, and give its target matrices adapters that do nothing yet: A random, B zero.
+
+    Heads that a base model lacks stay trainable: they would be noise without training.
+
+    Args:
+        config: rank, alpha, dropout and `targets`: last parts of names in the checkpoint, whole names, or "all-linear";
+            None takes attention's.
+    Returns:
+        the checkpoint's names of what has an adapter.
+    Raises:
+        UsageError: a target that is not a linear layer of this model, or is tied to another tensor.
+    """
+    chosen = _chosen(model, matrices(model, table), config.targets)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_stays(model, name))
+    for matrix in chosen:
+        _attach(model, matrix, config, seed)
+    return [matrix.theirs for matrix in chosen]
+
+
+def _stays(model: Transformer, name: str) -> bool:
+    return name.startswith("head.") and model.config.head.kind in _OWN_HEADS
+
+
+def _chosen(model: Transformer, known: Sequence[Matrix], targets: Sequence[str] | None) -> list[Matrix]:
+    usable = [matrix for matrix in known if not matrix.ours[0].startswith("head.")]
+    if targets is None:
+        return [matrix for matrix in usable if matrix.of_attention]
+    asked = [targets] if isinstance(targets, str) else list(targets)
+    if ALL_LINEAR in asked:
+        return usable
+    for target in asked:
+        if not any(_is_meant(matrix, target) for matrix in usable):
+            leaves = sorted({matrix.leaf for matrix in usable})
+            what = f"{opt('model.lora.targets', target)} is not a linear of this model's layers"
+            raise UsageError(what, did_you_mean(target, leaves) or f"give some of {', '.join(leaves)}")
+    return [matrix for matrix in usable if any(_is_meant(matrix, target) for target in asked)]
+
+
+def _is_meant(matrix: Matrix, target: str) -> bool:
+    return matrix.theirs == target or matrix.theirs.endswith(f".{target}")
+
+
+def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -> None:
+    weights = [model.get_parameter(f"{name}.weight") for name in matrix.ours]
+    weight = weights[0]
+    inputs, outputs = weight.size(1), sum(len(each) for each in weights)
+    if config.rank > min(inputs, outputs):
+        what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
+        raise UsageError(what, f"give {min(inputs, outputs)} or less")
+    bound = 1 / math.sqrt(inputs)
+    digest = hashlib.blake2b(f"{seed} {matrix.theirs}".encode(), digest_size=8).digest()
+    draw = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    a = torch.empty(config.rank, inputs).uniform_(-bound, bound, generator=draw)
+    put_adapter(
+        model, matrix, a.to(weight), weight.new_zeros(outputs, config.rank), config.alpha / config.rank, config.dropout
+    )
+
+
+def put_adapter(model: Transformer, matrix: Matrix, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
+    """Give the linears of a matrix an adapter with these factors."""
+    low = LowRank(a, b, scale, dropout, matrix.parts())
+    for number, name in enumerate(matrix.ours):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, Linear)
+        linear.adapter = Adapter(low, number)
+
+
+# ------------------------------------------------------------------------------------------------------------------ saving
+
+
+def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: LoraConfig, base: str) -> None:
+    """Write a model's adapters, and what is trained beside them, into a folder that PEFT and this library load.
+
+    Args:
+        base: the reference of the base model, which the files name.
+    """
+    has = dict(adapted(model))
+    chosen = [matrix for matrix in matrices(model, table) if matrix.ours[0] in has]
+    tensors: dict[str, Tensor] = {}
+    for matrix in chosen:
+        adapter = has[matrix.ours[0]].adapter
+        assert isinstance(adapter, Adapter)
+        tensors[f"{BEFORE}{matrix.theirs}.lora_A.weight"] = adapter.low.a.detach()
+        tensors[f"{BEFORE}{matrix.theirs}.lora_B.weight"] = adapter.low.b.detach()
+    trained = _trained_whole(model, table)
+    tensors |= {BEFORE + name: tensor for name, tensor in trained.items()}
+    heads = sorted({name.removeprefix(table.prefix).partition(".")[0] for name in trained})
+    values = {
+        "peft_type": "LORA",
+        "task_type": _TASK_TYPES.get(model.config.head.kind),
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": _shortest(model, table, chosen),
+        "modules_to_save": heads or None,
+        "fan_in_fan_out": any(matrix.transposed for matrix in chosen),
+        "bias": "none",
+    }
+    try:
+        save_file({name: x.contiguous() for name, x in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the adapter to {folder}: {error}", "choose another folder") from None
+
+
+def _trained_whole(model: Transformer, table: WeightTable) -> Mapping[str, Tensor]:
+    """Return what is trained and is not a factor, by the checkpoint's names."""
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and ".adapter." not in name}
+    return {
+        theirs: row.op.save([own[name] for name in ours]).contiguous()
+        for row in table.rows
+        if row.kind == "map"
+        for theirs, ours in row.instances(own)
+    }
+
+
+def _shortest(model: Transformer, table: WeightTable, chosen: Sequence[Matrix]) -> list[str]:
+    """Return names that mean these matrices and no other: last parts, or else whole names."""
+    leaves = sorted({matrix.leaf for matrix in chosen})
+    meant = [m for m in matrices(model, table) if any(_is_meant(m, leaf) for leaf in leaves)]
+    return leaves if len(meant) == len(chosen) else [matrix.theirs for matrix in chosen]
+
+
+def parameter_count(model: torch.nn.Module) -> dict[str, Any]:
+    """Return how many numbers are trained, and how many there are."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"trained": trained, "all": sum(p.numel() for p in model.parameters())}
