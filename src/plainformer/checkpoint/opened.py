@@ -28,7 +28,7 @@ from plainformer.checkpoint.formats import (
 )
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
-from plainformer.checkpoint.small_files import holds_tokenizer
+from plainformer.checkpoint.small_files import MODULES, holds_tokenizer
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading
 from plainformer.config.values import no_effect
@@ -296,6 +296,14 @@ class AdaptedCheckpoint(FolderCheckpoint):
 
                 return Tokenizer.from_folder(adapter.folder, self.raw_config, CONVENTIONS)
         return super().tokenizer()
+
+    def _companion(self, name: str) -> Path | None:
+        """Return an adapter's own file, else the base model's; the steps after a base model are not those of a new head."""
+        own = (adapter.folder / name for adapter in self.adapters)
+        found = next((path for path in own if path.is_file()), None)
+        if found is None and name == MODULES and any(adapter.whole for adapter in self.adapters):
+            return None
+        return found or super()._companion(name)
 
     def _open(self) -> TensorSource:
         source = super()._open()

@@ -68,6 +68,12 @@ def check_effects(config: TrainConfig) -> None:
         "optimizer.layer_decay",
         f"with {opt('model.train', 'head')}",
     )
+    if config.model.lora is not None and head_alone:
+        what = f"{opt('model.train', 'head')} freezes what {opt('model.lora')} would adapt"
+        raise UsageError(what, f"leave one of them out; with {opt('model.lora')} a new head is trained too")
+    if config.model.lora is not None and config.model.ref is None:
+        what = f"{opt('model.lora')} adapts a model that has learnt something, and this one begins from scratch"
+        raise UsageError(what, f"give {opt('model.ref', ...)}, or leave {opt('model.lora')} out")
     if config.data.validation is None and config.data.split is None:
         for name in ("every", "metric", "patience"):
             given = getattr(config.evaluate, name) is not None
