@@ -294,7 +294,7 @@ def test_the_resolved_configuration_builds_itself(objective: str) -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.floats(min_value=1e-300, max_value=1e300),
     st.text(min_size=1),
