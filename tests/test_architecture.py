@@ -48,12 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
-    "training": TOP | {"train", "data", "evaluate"},
+    "starting": TOP,
+    "training": TOP | {"starting", "train", "data", "evaluate"},
     "info": TOP,
     "explanation": TOP,
     "serve": TOP,
-    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "training", "__init__"},
-    "__init__": TOP | {"explanation", "training"},
+    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "__init__"},
+    "__init__": TOP | {"explanation", "starting", "training"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.

@@ -17,6 +17,9 @@ _NAMES = {
     "pipeline": "plainformer.loading",
     "load_model": "plainformer.loading",
     "load_tokenizer": "plainformer.loading",
+    "with_head": "plainformer.starting",
+    "from_fragment": "plainformer.starting",
+    "NewHead": "plainformer.starting",
     "ModelConfig": "plainformer.config",
     "StackConfig": "plainformer.config",
     "HeadConfig": "plainformer.config",
@@ -84,6 +87,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.model.initial import initialise as initialise
     from plainformer.model.stack import join_outputs as join_outputs
     from plainformer.model.transformer import Transformer as Transformer
+    from plainformer.starting import NewHead as NewHead, from_fragment as from_fragment, with_head as with_head
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped
     from plainformer.tasks.text.tag_schemes import read_tags as read_tags

@@ -156,6 +156,10 @@ def load_chosen(
     ref: Ref, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen = lambda kind, name, config: None
 ) -> Task:
     """Do as `load`; `chosen` is told of the task before any weight is read: what it refuses is refused at once."""
+    if asked.purpose == "train":
+        raise UsageError(
+            f"{opt('purpose', 'train')}: a task answers, and is not trained", "load_model gives the model to train"
+        )
     given = task_info(task) if task is not None else None
     with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
@@ -250,7 +254,9 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: load even if the file has tensors that the model does not use.
         family: the `model_type` to read config.json as, where it names none, or a class that is code of its own.
-        prepare: False keeps plain, separate weights that can be trained.
+        purpose: "train" gives plain fp32 weights in memory of their own, with gradients, in training mode: the files may
+            change or go. "infer" weights may lie in the files themselves.
+        prepare: False keeps plain, separate weights.
         revision, token: of a Hub repository.
     Raises:
         HubError, CheckpointError, UsageError: see each message.
@@ -279,22 +285,20 @@ def load_tokenizer(
         return checkpoint.tokenizer()
 
 
-def build_model(
-    checkpoint: Checkpoint, options: LoadOptions, head: str | None = None, *, trainable: bool = False
-) -> Transformer:
-    """Build a checkpoint's model, fill it with its weights, and prepare it for inference; see `load_model`.
-
-    `trainable` gives the parameters gradients, which preparing would take away again.
-    """
+def build_model(checkpoint: Checkpoint, options: LoadOptions, head: str | None = None) -> Transformer:
+    """Build a checkpoint's model, fill it with its weights, and prepare it for its purpose; see `load_model`."""
+    trains = options.purpose == "train"
     device = as_device(options.device)
-    dtype = as_dtype(options.dtype, device)
+    dtype = torch.float32 if trains else as_dtype(options.dtype, device)
     config, source = checkpoint.config(head), checkpoint.tensors()
     check_depth(config, source)
     model = Transformer(config).eval()
     table, unused = checkpoint.rows(config), options.allow_unused
-    load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trainable)
+    load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
-    if options.prepare:
+    if trains:
+        model.train()
+    elif options.prepare:
         rows = 1 if config.main_stack.direction == "causal" else 128
         prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
     return model

@@ -98,8 +98,8 @@ def test_an_error_names_what_was_read(tiny: Folder, tmp_path: Path) -> None:
 
 
 def test_a_model_may_be_filled_for_training(tiny: Folder) -> None:
-    options = LoadOptions(prepare=False)
-    for trainable in (False, True):
+    for purpose in ("infer", "train"):
         with open_checkpoint(tiny("text-classification")) as checkpoint:
-            model = build_model(checkpoint, options, trainable=trainable)
-        assert {parameter.requires_grad for parameter in model.parameters()} == {trainable}
+            model = build_model(checkpoint, LoadOptions(purpose=purpose))
+        trained = purpose == "train"
+        assert {parameter.requires_grad for parameter in model.parameters()} == {trained} == {model.training}

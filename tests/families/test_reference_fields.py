@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from plainformer.config import fields
+from plainformer.config.fields import noting
 from plainformer.families import FAMILIES, config_from_dict, family_module, heads_of, table_for
 from tests.support.configs import tiny
 
@@ -23,9 +23,6 @@ WHY: dict[str, str] = {
         apply_spec_augment contrastive_logits_temperature ctc_loss_reduction ctc_zero_infinity diversity_loss_weight
         feat_quantizer_dropout mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
         mask_time_min_masks mask_time_prob num_negatives sparse_pred_ignore_index sparse_prediction
-    """,
-    "first values of weights that training starts from": """
-        init_std initializer_cutoff_factor initializer_factor initializer_range
     """,
     "how it is computed, and the numbers are the same": """
         chunk_size_feed_forward deterministic_flash_attn dtype pretraining_tp reorder_and_upcast_attn use_cache
@@ -54,7 +51,6 @@ OWN: dict[str, dict[str, str]] = {
     "bart": HALVES,
     "bert": CROSS,
     "camembert": CROSS,
-    "distilbert": {"sinusoidal_pos_embds": "the sinusoids are stored as a table, and read like a learned one"},
     "electra": CROSS,
     "gemma3_text": {"attn_logit_softcapping": "transformers 5.23 does not pass it to Gemma 3's attention"},
     "gpt2": {
@@ -82,32 +78,10 @@ ALSO: dict[str, dict[str, Any]] = {
 }
 
 
-class Recorded(dict[str, Any]):
-    """A config.json that notes which names it is asked for."""
-
-    asked: ClassVar[set[str]] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked.add(name)
-        return super().get(name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        self.asked.add(name)
-        return super().__getitem__(name)
-
-    def __contains__(self, name: object) -> bool:
-        self.asked.add(str(name))
-        return super().__contains__(name)
-
-
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    def record(self: fields.Fields, raw: Any) -> None:
-        self.raw = Recorded(raw)
-
-    monkeypatch.setattr(fields.Fields, "__init__", record)
-    Recorded.asked.clear()
-    yield Recorded.asked
+def asked() -> Iterator[set[str]]:
+    with noting() as noted:
+        yield noted
 
 
 def read_by(model_type: str, asked: set[str]) -> set[str]:

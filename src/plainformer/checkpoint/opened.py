@@ -106,6 +106,10 @@ class Checkpoint(ABC):
     def config(self, head: str | None = None) -> ModelConfig:
         """Return the model's configuration; `head` as for `config_from_dict`, which also says what it raises."""
 
+    @abstractmethod
+    def config_of(self, raw: dict[str, Any], head: str) -> ModelConfig:
+        """Return the configuration that `raw`, a changed `raw_config`, gives a model with that head."""
+
     # ---- weights
 
     @abstractmethod
@@ -191,6 +195,12 @@ class FolderCheckpoint(Checkpoint):
                 refuse_own_code(self.raw_config)
         return config_from_dict(self.raw_config, head, self.config_name)
 
+    def config_of(self, raw: dict[str, Any], head: str) -> ModelConfig:
+        with reading(self.config_name):
+            if self._family is None:
+                refuse_own_code(self.raw_config)
+        return config_from_dict(raw, head, self.config_name)
+
     def rows(self, config: ModelConfig) -> WeightTable:
         return table_for(config).for_names(self.tensors().names())
 
@@ -219,6 +229,9 @@ class GgufCheckpoint(Checkpoint):
 
     def config(self, head: str | None = None) -> ModelConfig:
         return from_gguf.model_config(self.raw_config, self._gguf_architecture, head)
+
+    def config_of(self, raw: dict[str, Any], head: str) -> ModelConfig:
+        return config_from_dict(raw, head, self.config_name)
 
     def rows(self, config: ModelConfig) -> WeightTable:
         return from_gguf.table_for(config, self._gguf_architecture)

@@ -174,7 +174,8 @@ SAME = Op()
 class Row:
     """One line of a family's table.
 
-    kind: "map" loads and saves; "also" loads another spelling if the tensor is there and never saves it; "ignore" is a
+    kind: "map" loads and saves; "also" loads another spelling if the tensor is there and never saves it; "twin" does so
+    where their model has both as one parameter with two names; "ignore" is a
     known extra; "zeros" is a parameter of ours that is zero where their checkpoint does not have it; "constant" is a
     tensor of theirs that ours computes: never loaded, but saved by `op.save([])`, because their model expects it.
     """
@@ -182,7 +183,7 @@ class Row:
     theirs: str
     ours: tuple[str, ...] = ()
     op: Op = SAME
-    kind: Literal["map", "also", "ignore", "zeros", "constant"] = "map"
+    kind: Literal["map", "also", "twin", "ignore", "zeros", "constant"] = "map"
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Return our names for their tensor `name`; None when it is another row's."""
@@ -209,6 +210,11 @@ def row(theirs: str, *ours: str, op: Op = SAME) -> Row:
 def also(theirs: str, *ours: str, op: Op = SAME) -> Row:
     """Return a row for another spelling of a tensor that some checkpoints carry."""
     return Row(theirs, ours, op, "also")
+
+
+def twin(theirs: str, *ours: str) -> Row:
+    """Return a row for the second name of a parameter of theirs, which some checkpoints store as well."""
+    return Row(theirs, ours, SAME, "twin")
 
 
 def ignore(*patterns: str) -> list[Row]:

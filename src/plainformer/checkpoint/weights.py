@@ -41,13 +41,15 @@ def load_weights(
     device: torch.device | str = "cpu",
     allow_unused: bool = False,
     trainable: bool = False,
+    new_head: bool = False,
 ) -> None:
     """Fill a model on the meta device, straight into place.
 
     Args:
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
         allow_unused: ignore tensors that no row knows, instead of raising.
-        trainable: whether the parameters get gradients.
+        new_head: leave parameters of the head empty (on the meta device) that no tensor fills.
+        trainable: copy every tensor into memory of its own, and give the parameters that are learned gradients.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
@@ -56,10 +58,11 @@ def load_weights(
     copies: dict[str, nn.Parameter] = {}  # of tied parameters, where the file has them too
     parameters = dict(model.named_parameters(remove_duplicate=False))
     # Until the file has shown that it is of this size, a lying configuration must not take memory for zeros.
-    plan = check_weights(model, source, table, allow_unused=allow_unused)
+    plan = check_weights(model, source, table, allow_unused=allow_unused, new_head=new_head)
     for name, row, ours in plan:
         for our_name, tensor in zip(ours, _read(source, name, row, ours, parameters), strict=True):
-            value = nn.Parameter(tensor.to(device=device, dtype=dtype or tensor.dtype), requires_grad=False)
+            placed = (_own if trainable else Tensor.to)(tensor, device, dtype or tensor.dtype)
+            value = nn.Parameter(placed, requires_grad=False)
             if our_name in tied:
                 copies[our_name] = value
             else:
@@ -67,11 +70,19 @@ def load_weights(
         source.release()  # of a tensor that was converted, the file's own pages are not needed any more
     _drop_pooler(model)
     _untie_or_tie(model, tied, copies)
-    _fill_zeros(model, dtype, device)
-    model.requires_grad_(trainable)
+    _fill_zeros(model, table if new_head else None, dtype, device)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad_(trainable and parameters[name].requires_grad)
 
 
-def check_weights(model: Transformer, source: TensorSource, table: WeightTable, *, allow_unused: bool = False) -> Plan:
+def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Return a copy that lies in order in memory of its own, 64-byte aligned as torch's allocator gives it."""
+    return torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+
+
+def check_weights(
+    model: Transformer, source: TensorSource, table: WeightTable, *, allow_unused: bool = False, new_head: bool = False
+) -> Plan:
     """Return what `load_weights` reads, and refuse what it refuses, by names, shapes and types: nothing is read.
 
     Raises CheckpointError.
@@ -81,8 +92,21 @@ def check_weights(model: Transformer, source: TensorSource, table: WeightTable, 
     for name, row, ours in plan:
         _check_type(name, source.stored(name))
         _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, parameters)
-    _account(model, table, plan, unused, allow_unused)
+    _account(model, table, plan, unused, allow_unused, new_head)
     return plan
+
+
+def for_head(model: Transformer, source: TensorSource, table: WeightTable) -> dict[str, tuple[Sequence[str], bool]]:
+    """Return the tensors that the model's head would read, each with our names and whether its shape fits."""
+    parameters, found = dict(model.named_parameters(remove_duplicate=False)), {}
+    for name, row, ours in _plan(model, source, table)[0]:
+        if any(our_name.startswith("head.") for our_name in ours):
+            try:
+                _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, parameters)
+                found[name] = (ours, True)
+            except CheckpointError:
+                found[name] = (ours, False)
+    return found
 
 
 def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple[Plan, list[str]]:
@@ -94,7 +118,9 @@ def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple
     unused: list[str] = []
     for name in source.names():
         row, ours = table.find(name) or (None, ())
-        wanted = [n for n in ours if n in parameters and not (row.kind == "also" and n in tied)] if row else []
+        wanted = (
+            [n for n in ours if n in parameters and not (row.kind in ("also", "twin") and n in tied)] if row else []
+        )
         if row is None or (row.kind == "map" and not wanted):
             unused.append(name)
         elif any(
@@ -158,11 +184,16 @@ def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
     setattr(model.get_submodule(module), leaf, value)
 
 
-def _fill_zeros(model: nn.Module, dtype: torch.dtype | None, device: torch.device | str) -> None:
-    """Fill what is still empty: parameters that the checkpoint's model does not have, all of them in rows of "zeros"."""
+def _fill_zeros(
+    model: nn.Module, table: WeightTable | None, dtype: torch.dtype | None, device: torch.device | str
+) -> None:
+    """Fill what is still empty: parameters that the checkpoint's model does not have, all of them in rows of "zeros".
+
+    `table`, where a head is new and stays empty, says which these are.
+    """
     kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
     for name, parameter in list(model.named_parameters()):
-        if parameter.is_meta:
+        if parameter.is_meta and (table is None or table.is_zero(name)):
             _set(model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), False))
 
 
@@ -191,12 +222,14 @@ def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn
     model.tie()
 
 
-def _account(model: Transformer, table: WeightTable, plan: Plan, unused: list[str], allow_unused: bool) -> None:
+def _account(
+    model: Transformer, table: WeightTable, plan: Plan, unused: list[str], allow_unused: bool, new_head: bool
+) -> None:
     """Refuse parameters that no tensor would fill, and tensors that would fill none."""
     filled, tied = {our_name for _, _, ours in plan for our_name in ours}, dict(model.config.tied)
     filled |= {shared for own, shared in tied.items() if own in filled}  # only the tied end was stored
     names = [name for name, _ in model.named_parameters(remove_duplicate=False) if name not in tied]
-    if model.config.head.kind == "none" and not any(name.startswith("head.") for name in filled):
+    if new_head or (model.config.head.kind == "none" and not any(name.startswith("head.") for name in filled)):
         names = [name for name in names if not name.startswith("head.")]  # the pooler, which is dropped then
     missing = [name for name in names if name not in filled and not table.is_zero(name)]
     if missing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from plainformer.config.checks import is_number, require, require_probability, require_size, shown
@@ -20,11 +22,46 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and is_number(value)
 
 
+_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+
+
+class _Noting(dict[str, Any]):
+    """An object that notes which names it is asked for, whether it has them or not."""
+
+    def __init__(self, raw: Mapping[str, Any], noted: set[str]) -> None:
+        super().__init__(raw)
+        self.noted = noted
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.noted.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self.noted.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.noted.add(str(name))
+        return super().__contains__(name)
+
+
+@contextmanager
+def noting() -> Iterator[set[str]]:
+    """Note which names all objects are asked for that are read meanwhile."""
+    noted: set[str] = set()
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
 class Fields:
     """An object read with care. A getter takes the first of its names that is there and not null, or else `default`."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = dict(raw)
+        noted = _noted.get()
+        self.raw = dict(raw) if noted is None else _Noting(raw, noted)
 
     def get(self, *names: str, default: Any = None) -> Any:
         """Return a field's value as it is."""

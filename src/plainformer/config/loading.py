@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
+PURPOSES = ("infer", "train")
 BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
 
 
@@ -56,6 +57,12 @@ class LoadOptions(OptionSet):
     family: str | None = option(
         None, help="Read config.json as this model_type's, where it names none or code of its own.", check=text()
     )
+    purpose: str = option(
+        "infer",
+        help="train: weights in memory of their own, with gradients, fp32.",
+        check=one_of(*PURPOSES),
+        typed=NotTyped,
+    )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
     token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
@@ -66,6 +73,23 @@ class LoadOptions(OptionSet):
             raise UsageError(
                 f"{opt('quantize', self.quantize)} chooses the backend itself",
                 f"leave out {opt('backend', ...)} and {opt('prepare', ...)}",
+            )
+        if self.purpose == "train":
+            self._check_training()
+
+    def _check_training(self) -> None:
+        """Refuse what would have no effect in training, or spoil it."""
+        train = opt("purpose", "train")
+        if str(self.dtype).removeprefix("torch.") not in ("None", "fp32", "float32"):
+            raise UsageError(
+                f"{opt('dtype', self.dtype)} with {train}: an update is often smaller than the gap between two such numbers",
+                f"leave out {opt('dtype', ...)}: weights are trained in fp32",
+            )
+        usual = {"quantize": None, "backend": "auto", "prepare": True}
+        for name in (name for name, value in usual.items() if getattr(self, name) != value):
+            raise UsageError(
+                f"{opt(name, getattr(self, name))} is for inference, and has no effect with {train}",
+                f"leave out {opt(name, ...)}: what is trained are plain weights",
             )
 
 
@@ -79,6 +103,7 @@ class LoadArgs(TypedDict, total=False):
     ffn_chunk_size: int
     allow_unused: bool
     family: str | None
+    purpose: str
     prepare: bool
     revision: str | None
     token: str | None

@@ -17,6 +17,7 @@ from plainformer.config.checks import (
     require_probability,
     require_size,
 )
+from plainformer.config.initial import FirstWeights
 from plainformer.config.parts import (
     Disentangled,
     Dropout,
@@ -202,7 +203,7 @@ class ModelConfig:
     the checkpoint says, learned positions or not; `image_defaults` are those of the image processors that the family's
     checkpoints name. Ids that a tokenizer or generation needs are here because `config.json` is where checkpoints keep
     them. `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
-    target's own last token (mBART's language code).
+    target's own last token (mBART's language code). `first` says how weights start where no checkpoint fills them.
     """
 
     family: str
@@ -220,6 +221,7 @@ class ModelConfig:
     trained_positions: int | None = None
     image_defaults: tuple[ImageDefaults, ...] = ()
     architecture: str = ""
+    first: FirstWeights = field(default_factory=FirstWeights, compare=False, repr=False)
     source: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -275,7 +277,7 @@ class ModelConfig:
         return f"ModelConfig({self.summary})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without `source`."""
+        """Plain values for JSON, without `source` and first weights."""
         plain = asdict(self)
-        del plain["source"]
+        del plain["source"], plain["first"]
         return plain

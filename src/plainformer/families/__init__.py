@@ -11,6 +11,8 @@ and, where it needs them,
 - `DEFAULTS`: values of config.json's fields where it has none, before `config` reads it,
 - `ALIASES`: other names that config.json may have for a field, and the name that `config` reads,
 - `ARCHITECTURES`: class-name ending → head, where it differs from `HEADS_BY_SUFFIX`,
+- `first_weights(source, config) -> FirstWeights`: what a model that is not trained yet starts with, where that is not
+  `families.first.usual`,
 - `TOKENIZERS`: kind of tokenizer (`config.tokenizer.kind_of`) → what its vocabulary files do not say.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -25,9 +28,12 @@ from typing import Any
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading, shown
+from plainformer.config.fields import noting
 from plainformer.config.tokenizer import TokenizerConvention, kind_of
 from plainformer.config.values import check_choice
-from plainformer.errors import CheckpointError, UsageError, a_type, opt, spelling_of
+from plainformer.errors import CheckpointError, PlainformerError, UsageError, a_type, opt, spelling_of
+from plainformer.families.by_hand import PROBE
+from plainformer.families.first import usual
 from plainformer.families.heads import Head
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.naming import HEADS_BY_SUFFIX, foreign_class, implied_model_type
@@ -115,6 +121,17 @@ def head_of(architecture: str, model_type: str) -> str:
     )
 
 
+def fields_of(raw: Mapping[str, Any], heads: Collection[str]) -> set[str]:
+    """Return the fields that are read in a `config.json` of this family for any of some heads."""
+    probe = {**PROBE, "model_type": raw.get("model_type")}
+    with noting() as known:
+        for head in heads:
+            for one in (probe, {**probe, **raw}):
+                with suppress(PlainformerError):  # a value is refused where it is read in earnest
+                    table_for(config_from_dict(dict(one), head))
+    return known | {"model_type", "architectures"}
+
+
 def architecture_with_head(config: ModelConfig) -> str:
     """Return the class name to save under: the checkpoint's own, its ending exchanged if another head was put on."""
     name, model_type = config.architecture, str(config.source.get("model_type", ""))
@@ -199,7 +216,7 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         wanted = "none"  # published under a decoder's class, an embedding model writes nothing
         config = module.config(source, wanted)
     head_config = module.HEADS[wanted].config(source, config.main_stack)
-    return replace(
+    config = replace(
         config,
         head=head_config,
         labels=source.labels() if head_config.kind in ("sequence", "token", "image", "audio") else (),
@@ -211,6 +228,7 @@ def _config_from_dict(raw: dict[str, Any], head: str | None) -> ModelConfig:
         architecture=architecture,
         source=raw,
     )
+    return replace(config, first=getattr(module, "first_weights", usual)(source, config))
 
 
 def table_for(config: ModelConfig) -> WeightTable:

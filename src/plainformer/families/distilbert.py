@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, WeightTable, ignore, linear, linears, row
 from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.initial import INTERLEAVED, FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.encoder_line import heads, masked_lm, word_ties
+from plainformer.families.first import usual
 from plainformer.families.heads import Head, rate
 from plainformer.families.hf_config import HfConfig
 
@@ -54,6 +56,11 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         dropout=Dropout(embedding=dropout, attention=attention, ffn_output=dropout),
     )
     return ModelConfig("distilbert", encoder=stack, tied=word_ties(source, head))
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    fixed = source.flag("sinusoidal_pos_embds", default=False)
+    return usual(source, config, {"encoder.frontend.positions.weight": INTERLEAVED} if fixed else {})
 
 
 def table(config: ModelConfig) -> WeightTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, also, ignore, linear, linears, row
+from plainformer.checkpoint.rows import OLD_NORM_NAMES, SAME, Op, Row, WeightTable, ignore, linear, linears, row, twin
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
 from plainformer.families.heads import BASE, Head, Rate, no_dropout, rate, scores
 from plainformer.families.hf_config import HfConfig
@@ -102,7 +102,7 @@ def word_rows(config: ModelConfig, theirs: str) -> list[Row]:
     Where both are stored transformers computes with the decoder's, so its row comes first. Tied weights are saved with the
     other alone; untied, both are parameters.
     """
-    through_decoder = (also if config.tied else row)(f"{theirs}.decoder.bias", "head.out.bias")
+    through_decoder = (twin if config.tied else row)(f"{theirs}.decoder.bias", "head.out.bias")
     return [through_decoder, row(f"{theirs}.bias", "head.out.bias"), row(f"{theirs}.decoder.weight", "head.out.weight")]
 
 

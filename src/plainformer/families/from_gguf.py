@@ -113,8 +113,9 @@ def model_config(raw: dict[str, Any], name: str, head: str | None) -> ModelConfi
 
 def table_for(config: ModelConfig, name: str) -> WeightTable:
     """Return the weight rows of an architecture's model."""
+    own = config.head.out_size > 0 and config.head.kind == _architecture(name).head  # else without, or a new one
     rows = _architecture(name).rows(config)
-    kept = [r for r in rows if config.head.out_size or r.ours != ("head.out.weight",)]
+    kept = [r for r in rows if own or not any(ours.startswith("head.") for ours in r.ours)]
     return WeightTable((*kept, *ignore("output.weight", "cls.*", "rope_freqs.weight", "rope_factors_*.weight")))
 
 

@@ -24,6 +24,8 @@ def _words(source: HfConfig, stack: StackConfig) -> HeadConfig:
     """Return the line's output, with Gemma 2's soft cap."""
     text = HfConfig({**source.raw, **source.object("text_config")})
     cap = text.maybe_number("final_logit_softcapping") if text.get("model_type") != "gemma" else None
+    if text.get("model_type") == "gemma2" and "final_logit_softcapping" not in text.raw:
+        cap = 30.0  # absent is this default, null is none
     return replace(LINE_HEADS["causal_lm"].config(source, stack), softcap=cap)
 
 

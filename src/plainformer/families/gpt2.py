@@ -6,8 +6,10 @@ from typing import Any
 
 from plainformer.checkpoint.rows import Transpose, TransposeSplit, WeightTable, fused, ignore, linear, row
 from plainformer.config import Dropout, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config.initial import FirstWeights, normal
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import build, decoder_heads, directed
+from plainformer.families.first import RESIDUAL, deviation
 from plainformer.families.hf_config import HfConfig
 
 ALIASES = {
@@ -50,6 +52,13 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     }
     stack = StackConfig(frontend=frontend, **directed(source, fields))
     return build("gpt2", source, head, stack, tie=True)
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """What is added to the residual path starts the smaller, the more layers add to it (section 2.3 of the paper)."""
+    std = deviation(source)
+    added = normal(std / (2 * config.main_stack.num_layers) ** 0.5)
+    return FirstWeights(std, tuple((name, added) for name in RESIDUAL))
 
 
 def table(config: ModelConfig) -> WeightTable:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import SplitHeads, WeightTable, fused, ignore, linear, linears, row
 from plainformer.config import Dropout, ModelConfig, NormConfig
+from plainformer.config.initial import FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.decoder_line import build, decoder, decoder_heads
+from plainformer.families.first import deviation
 from plainformer.families.hf_config import HfConfig
 
 HEADS = decoder_heads("embed_out", token="classifier")
@@ -38,6 +40,11 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         residual="parallel" if source.flag("use_parallel_residual", default=True) else "sequential",
     )
     return build("gpt_neox", source, head, stack, tie=False)
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """No row of the word vectors is the padding's."""
+    return FirstWeights(deviation(source))
 
 
 def table(config: ModelConfig) -> WeightTable:

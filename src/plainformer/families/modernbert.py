@@ -8,7 +8,9 @@ from typing import Any
 from plainformer.checkpoint.rows import OLD_NORM_NAMES, Split, WeightTable, fused, ignore, linear, row
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, RopeConfig, StackConfig, TokenFrontend
 from plainformer.config.checks import MAX_LAYERS, require, require_choice, require_size
+from plainformer.config.initial import FirstWeights, truncated
 from plainformer.families.encoder_line import word_ties
+from plainformer.families.first import RESIDUAL, deviation
 from plainformer.families.heads import BASE, Head, Kind, classifier, vocabulary
 from plainformer.families.hf_config import HfConfig, rope_from
 
@@ -121,6 +123,19 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     stack = encoder(source)
     _pooling(source)  # a value that is not known is refused whatever the head
     return ModelConfig("modernbert", encoder=stack, tied=word_ties(source, head))
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """Normal, cut off at three deviations; smaller where it is added to the residual path, and in heads."""
+    stack, std = config.main_stack, deviation(source)
+    cutoff = source.number("initializer_cutoff_factor", default=3.0)
+    out = std / (2 * stack.num_layers) ** 0.5
+    words = config.head.kind == "masked_lm"
+    stds = dict.fromkeys((*RESIDUAL, "head.dense.weight"), out)
+    stds["head.out.weight"] = out if words else stack.hidden_size**-0.5
+    stds["encoder.frontend.tokens.weight"] = std
+    stds["encoder.layers.*.qkv.*.weight"] = stds["encoder.layers.*.gate_up.*.weight"] = std
+    return FirstWeights(std, tuple((name, truncated(value, cutoff * value)) for name, value in stds.items()))
 
 
 def table(config: ModelConfig) -> WeightTable:

@@ -26,6 +26,72 @@ HEADS_BY_SUFFIX = {
     "EncoderModel": "none",
     "Model": "none",
 }
+# What transformers' classes of a family begin with.
+_STEMS = {
+    "albert": "Albert",
+    "bart": "Bart",
+    "bert": "Bert",
+    "camembert": "Camembert",
+    "deberta-v2": "DebertaV2",
+    "deit": "DeiT",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "gemma3": "Gemma3",
+    "gemma3_text": "Gemma3Text",
+    "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "hubert": "Hubert",
+    "llama": "Llama",
+    "m2m_100": "M2M100",
+    "marian": "Marian",
+    "mbart": "MBart",
+    "mistral": "Mistral",
+    "modernbert": "ModernBert",
+    "mpnet": "MPNet",
+    "mt5": "MT5",
+    "olmo2": "Olmo2",
+    "pegasus": "Pegasus",
+    "phi3": "Phi3",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "roberta": "Roberta",
+    "smollm3": "SmolLM3",
+    "t5": "T5",
+    "vit": "ViT",
+    "wav2vec2": "Wav2Vec2",
+    "whisper": "Whisper",
+    "xlm-roberta": "XLMRoberta",
+}
+_ENDING_OF = {
+    "none": "Model",
+    "causal_lm": "ForCausalLM",
+    "seq2seq_lm": "ForConditionalGeneration",
+    "masked_lm": "ForMaskedLM",
+    "sequence": "ForSequenceClassification",
+    "token": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+    "choice": "ForMultipleChoice",
+    "ctc": "ForCTC",
+    "image": "ForImageClassification",
+    "audio": "ForSequenceClassification",
+}
+_OTHER_CLASSES = {
+    ("gemma3", "causal_lm"): "Gemma3ForConditionalGeneration",
+    ("gemma3_text", "causal_lm"): "Gemma3ForCausalLM",
+    ("gpt2", "causal_lm"): "GPT2LMHeadModel",
+    ("marian", "seq2seq_lm"): "MarianMTModel",
+    ("wav2vec2", "token"): "Wav2Vec2ForAudioFrameClassification",
+    ("whisper", "audio"): "WhisperForAudioClassification",
+}
+
+
+def class_name(model_type: str, head: str) -> str:
+    """Return what transformers calls a family's model with that head."""
+    return _OTHER_CLASSES.get((model_type, head), _STEMS[model_type] + _ENDING_OF[head])
+
+
 # Endings of few families: of other ones' classes they are another's code (LlamaEncoderModel sees both directions).
 _OF_FEW = {"EncoderModel": ("t5", "mt5"), "DoubleHeadsModel": ("gpt2",)}
 _ENDINGS = {ending.lower(): _OF_FEW.get(ending, ()) for ending in (*HEADS_BY_SUFFIX, *_OF_FEW)}

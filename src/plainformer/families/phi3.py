@@ -20,7 +20,7 @@ from plainformer.families.decoder_line import (
 from plainformer.families.hf_config import HfConfig
 
 __all__ = ["HEADS", "TOKENIZERS", "config", "table"]
-DEFAULTS = {"original_max_position_embeddings": 4096}
+DEFAULTS = {"original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 TOKENIZERS = {"phi3": replace(SENTENCEPIECE, json_alone=True)}
 
 

@@ -22,6 +22,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     first = source.integer("max_window_layers", default=28)
     sliding = sliding_layers(source, layers, window, lambda index: index >= first)
     changes: dict[str, object] = {"windows": windows(sliding, window)}
+    source.raw.setdefault("num_key_value_heads", 32)  # absent is this default, null is one for each head
     if source.raw["model_type"] == "qwen3":
         hidden, heads = source.integer("hidden_size", default=4096), source.integer("num_attention_heads", default=32)
         source.raw.setdefault("head_dim", min(128, hidden * heads))

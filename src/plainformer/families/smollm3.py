@@ -14,6 +14,8 @@ __all__ = ["HEADS", "config", "table"]
 def config(source: HfConfig, head: str) -> ModelConfig:
     """`no_rope_layers` is 1 where a layer has rotary positions."""
     layers = source.integer("num_hidden_layers", default=36)
+    source.raw.setdefault("num_key_value_heads", 4)  # absent is this default, null is one for each head
+    source.raw.setdefault("rope_theta", 2_000_000.0)
     every = source.integer("no_rope_layer_interval", default=4)
     require_size("no_rope_layer_interval", every, MAX_LAYERS)
     usual = tuple(int((index + 1) % every != 0) for index in range(min(layers, 1 << 13)))

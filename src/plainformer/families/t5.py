@@ -12,6 +12,7 @@ from typing import Literal
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, RelativeBias, StackConfig, TokenFrontend
 from plainformer.config.checks import require, shown
+from plainformer.config.initial import FirstWeights, constant, normal
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.heads import BASE, SPAN, Head, scores, vocabulary
 from plainformer.families.hf_config import ACTIVATION_NAMES, HfConfig
@@ -155,6 +156,25 @@ def stack_rows(theirs: str, ours: str) -> list[Row]:
         *linears(pairs, f"{theirs}.block.{{}}", f"{ours}.layers.{{}}"),
         *linear(f"{theirs}.final_layer_norm", f"{ours}.norm"),
     ]
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """As in Mesh TensorFlow, by the number of inputs. Scores are not divided by a root of the head size: q starts so."""
+    factor, stack = source.number("initializer_factor", default=1.0), config.main_stack
+    by_input, inner = stack.hidden_size**-0.5, stack.num_heads * stack.head_dim
+    stds = {
+        "*.frontend.tokens.weight": 1.0,
+        "*.attention.qkv.q.weight": (stack.hidden_size * stack.head_dim) ** -0.5,
+        "*.cross.q.weight": (stack.hidden_size * stack.head_dim) ** -0.5,
+        "*.out.weight": inner**-0.5,
+        "*.ffn.down.weight": stack.ffn_size**-0.5,
+    }
+    stds["head.out.weight"] = 1.0 if config.head.kind in ("seq2seq_lm", "token") else by_input
+    rules = {
+        name: normal(factor * std) for name, std in sorted(stds.items(), key=lambda rule: rule[0] == "*.out.weight")
+    }
+    norms = {name: constant(factor) for name in ("*norm.weight",)}
+    return FirstWeights(factor * by_input, (*norms.items(), *rules.items()))
 
 
 def table(config: ModelConfig) -> WeightTable:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Reshape, Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, StackConfig
+from plainformer.config.initial import FirstWeights, constant, truncated
 from plainformer.config.parts import BICUBIC, ImageDefaults
 from plainformer.families.encoder_line import dropout
+from plainformer.families.first import deviation, usual
 from plainformer.families.heads import Head, classifier
 from plainformer.families.hf_config import HfConfig
 
@@ -113,6 +115,14 @@ def embedding_rows(theirs: str, stack: StackConfig) -> list[Row]:
             op=Reshape((1, positions, size), (positions, size)),
         ),
     ]
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """What is learned beside the patches is cut off at an absolute 2; with two tokens before them it starts as zeros."""
+    std = deviation(source)
+    beside = constant(0.0) if base_name(config) == "deit" else truncated(std, 2.0)
+    names = ("encoder.frontend.positions", "encoder.frontend.class_tokens.*")
+    return usual(source, config, dict.fromkeys(names, beside))
 
 
 def table(config: ModelConfig) -> WeightTable:

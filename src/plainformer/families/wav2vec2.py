@@ -9,7 +9,9 @@ from __future__ import annotations
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
 from plainformer.config.checks import require
+from plainformer.config.initial import Distribution, FirstWeights, normal, uniform
 from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.first import usual
 from plainformer.families.heads import AUDIO, BASE, FRAME, Head
 from plainformer.families.hf_config import HfConfig
 
@@ -84,6 +86,29 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     return ModelConfig("wav2vec2", encoder=stack)
 
 
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    """Convolutions as He et al. 2015 have them, by their number of inputs; positions and wav2vec2's biases uniform."""
+    stack, ours = config.main_stack, "encoder.frontend"
+    wave = stack.frontend
+    assert isinstance(wave, WaveFrontend)
+    inputs = [before * kernel for before, kernel in zip((1, *wave.channels), wave.kernels, strict=False)]
+    rules: dict[str, Distribution] = {
+        f"{ours}.steps.{index}.conv.weight": normal((2 / count) ** 0.5) for index, count in enumerate(inputs)
+    }
+    # What the published code draws for them does not reach the weights, which keep PyTorch's own.
+    position_inputs = stack.hidden_size // wave.position_groups * wave.position_kernel
+    rules[f"{ours}.positions.direction"] = uniform(position_inputs**-0.5)
+    if base_name(config) == "wav2vec2":
+        rules |= {f"{ours}.steps.{index}.conv.bias": uniform(count**-0.5) for index, count in enumerate(inputs)}
+        rules[f"{ours}.project.*"] = uniform(wave.channels[-1] ** -0.5)
+    return usual(source, config, rules)
+
+
+def base_name(config: ModelConfig) -> str:
+    """Return what a checkpoint calls the base model."""
+    return str(config.source.get("model_type", "wav2vec2"))
+
+
 LAYER = {
     ".attention.q_proj": ".attention.qkv.q",
     ".attention.k_proj": ".attention.qkv.k",
@@ -123,7 +148,7 @@ def table(config: ModelConfig) -> WeightTable:
     """Return one row for each tensor; what only pre-training reads (mask vector, quantizer) is a known extra."""
     stack = config.main_stack
     assert isinstance(stack.frontend, WaveFrontend)
-    base = str(config.source.get("model_type", "wav2vec2"))
+    base = base_name(config)
     norm = "encoder.frontend.norm" if stack.norm_place == "post" else "encoder.norm"
     rows = [
         *frontend_rows(base, stack.frontend),

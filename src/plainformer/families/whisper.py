@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row, zeros
 from plainformer.config import MelFrontend, ModelConfig, TokenFrontend
+from plainformer.config.initial import SINUSOIDS, FirstWeights
 from plainformer.config.tokenizer import TokenizerConvention
+from plainformer.families.first import usual
 from plainformer.families.heads import AUDIO, BASE, words
 from plainformer.families.hf_config import HfConfig
 from plainformer.families.seq2seq_line import ALIASES as LINE_ALIASES
@@ -61,6 +63,10 @@ def side_rows(base: str, side: str) -> list[Row]:
         *zeros(f"{ours}.attention.qkv.k.bias", *([f"{ours}.cross.kv.k.bias"] if decodes else ())),
         *linear(f"{base}{side}.layer_norm", f"{side}.norm"),
     ]
+
+
+def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
+    return usual(source, config, {"encoder.frontend.positions": SINUSOIDS})
 
 
 def table(config: ModelConfig) -> WeightTable:

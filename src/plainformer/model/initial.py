@@ -1,42 +1,103 @@
-"""Initial weights for a model that has none: to train it from scratch, or to look at shapes without any file."""
+"""First weights for a model that has none: to train it from scratch, a new head, or to look at shapes without any file."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from plainformer.config.initial import Distribution, FirstWeights, constant, normal
 from plainformer.model.frontend import ConvPositions
 from plainformer.model.norm import LayerNorm, RMSNorm
+from plainformer.model.position import sinusoid
 from plainformer.model.transformer import Transformer
 
 
-def initialise(model: Transformer, *, seed: int = 0, std: float = 0.02) -> Transformer:
-    """Fill every parameter in place, on the CPU in fp32, and return the model in training mode.
+def initialise(model: Transformer, *, seed: int = 0, std: float | None = None, empty_only: bool = False) -> Transformer:
+    """Fill every parameter, on the CPU in fp32, and return the model in training mode.
 
-    Matrices and tables are normal with mean 0 (std 0.02: Devlin et al. 2019, Radford et al. 2019), biases 0, norms the
-    identity, the weights that mix hidden states equal. Equal seeds give equal models.
+    Args:
+        model: filled in place. Each family has first weights of its own (`config.first`), those of its paper.
+        seed: equal seeds give equal models. A parameter's numbers depend on the seed and its own name alone.
+        std: one normal distribution with this deviation for all matrices and tables, not the family's.
+        empty_only: fill only what is on the meta device, and leave all else as it is.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            first = _first(module, name, parameter.shape, std, generator)
-            if isinstance(module, nn.ParameterList):
-                module[int(name)] = nn.Parameter(first)
-            else:
-                setattr(module, name, nn.Parameter(first))
-    for module in model.modules():
-        if isinstance(module, ConvPositions):  # the magnitude that makes the weight the direction itself
-            norm = module.direction.detach().norm(dim=(0, 1), keepdim=True)
-            module.magnitude = nn.Parameter(norm)
+    first = model.config.first if std is None else FirstWeights(std)
+    tied = {name for name, _ in model.config.tied}
+    for name, module, leaf, parameter in list(_parameters(model)):
+        if name in tied or (empty_only and not parameter.is_meta):
+            continue
+        value = _first(first, name, module, parameter.shape, seed)
+        setattr(module, leaf, nn.Parameter(value, requires_grad=parameter.requires_grad))
     model.tie()
     return model.train()
 
 
-def _first(module: nn.Module, name: str, shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
-    if name in ("bias", "layer_weights"):
-        return torch.zeros(shape)
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """Yield each parameter's name, its module, its name there, and itself; a magnitude after the direction it is of."""
+    found = [
+        (f"{path}.{leaf}" if path else leaf, module, leaf, parameter)
+        for path, module in model.named_modules()
+        for leaf, parameter in module.named_parameters(recurse=False)
+    ]
+    yield from sorted(found, key=lambda entry: isinstance(entry[1], ConvPositions) and entry[2] == "magnitude")
+
+
+def _first(first: FirstWeights, name: str, module: nn.Module, shape: torch.Size, seed: int) -> Tensor:
+    """Return one parameter's first value."""
+    if isinstance(module, ConvPositions) and name.endswith(".magnitude"):  # that makes the weight the direction itself
+        return module.direction.detach().norm(dim=(0, 1), keepdim=True)
+    found = first.rule(name) or _usual(first, name, module, shape)
+    value = _FILL[found.kind](torch.empty(shape), found, _generator(seed, name))
+    for row in first.rows_of_zeros(name):
+        value[row] = 0
+    return value
+
+
+def _usual(first: FirstWeights, name: str, module: nn.Module, shape: torch.Size) -> Distribution:
+    """Return what is usual for a parameter of its kind."""
+    leaf = name.rpartition(".")[2]
+    if leaf == "bias":
+        return constant(0.0)
+    if leaf == "layer_weights":  # a softmax makes them shares: equal ones
+        return constant(1 / shape[0])
     if isinstance(module, RMSNorm):
-        return torch.full(shape, 1.0 - module.offset)
+        return constant(1.0 - module.offset)
     if isinstance(module, LayerNorm | nn.LayerNorm | nn.GroupNorm):
-        return torch.ones(shape)
-    return torch.empty(shape).normal_(0.0, std, generator=generator)
+        return constant(1.0)
+    return normal(first.std)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Return a parameter's own source of numbers: it does not matter what else is filled, and in which order."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _truncated(x: Tensor, found: Distribution, generator: torch.Generator) -> Tensor:
+    """Draw by the inverse of the distribution function, between its values at both ends."""
+    end = torch.erf(torch.tensor(found.cutoff / found.scale / 2**0.5, dtype=torch.float64)).item()
+    x.uniform_(-end, end, generator=generator).erfinv_().mul_(found.scale * 2**0.5)
+    return x.clamp_(-found.cutoff, found.cutoff)
+
+
+def _sinusoids(x: Tensor, found: Distribution, generator: torch.Generator) -> Tensor:
+    return sinusoid(torch.arange(len(x)), x.size(1), "tensor2tensor")
+
+
+def _interleaved(x: Tensor, found: Distribution, generator: torch.Generator) -> Tensor:
+    columns = sinusoid(torch.arange(len(x)), x.size(1), "paper")
+    x[:, 0::2], x[:, 1::2] = columns.split([(x.size(1) + 1) // 2, x.size(1) // 2], dim=1)
+    return x
+
+
+_FILL: dict[str, Callable[[Tensor, Distribution, torch.Generator], Tensor]] = {
+    "normal": lambda x, found, generator: x.normal_(0.0, found.scale, generator=generator),
+    "truncated": _truncated,
+    "uniform": lambda x, found, generator: x.uniform_(-found.scale, found.scale, generator=generator),
+    "constant": lambda x, found, generator: x.fill_(found.scale),
+    "sinusoids": _sinusoids,
+    "interleaved sinusoids": _interleaved,
+}
