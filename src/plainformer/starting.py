@@ -82,13 +82,23 @@ def with_head(
     asked = _asked(options)
     check_whole("seed", seed, 0)
     with open_asked(ref, asked) as checkpoint:
-        model_type = checkpoint.model_type
-        if model_type:
-            _check_head(head, model_type)
-        before = _stated(checkpoint)
-        raw = _changed(checkpoint.raw_config, head, before, labels, problem, config)
-        made = checkpoint.config_of(raw, head)
+        made, before = config_with_head(checkpoint, head, labels, problem, config)
         return _fill(checkpoint, made, before, asked, seed)
+
+
+def config_with_head(
+    checkpoint: Checkpoint,
+    head: str,
+    labels: Sequence[str] | None = None,
+    problem: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[ModelConfig, ModelConfig | None]:
+    """Return the configuration of what `with_head` makes, and the one that the checkpoint states; no weight is read."""
+    if checkpoint.model_type:
+        _check_head(head, checkpoint.model_type)
+    before = _stated(checkpoint)
+    raw = _changed(checkpoint.raw_config, head, before, labels, problem, config)
+    return checkpoint.config_of(raw, head), before
 
 
 def from_fragment(
@@ -109,6 +119,14 @@ def from_fragment(
         UsageError: a field that the family does not have. CheckpointError: values that do not fit together.
     """
     check_whole("seed", seed, 0)
+    config = config_of_fragment(fragment, head, labels=labels, problem=problem)
+    return initialise(Transformer(config), seed=seed)
+
+
+def config_of_fragment(
+    fragment: Mapping[str, Any], head: str, *, labels: Sequence[str] | None = None, problem: str | None = None
+) -> ModelConfig:
+    """Return the configuration of what `from_fragment` makes; arguments and errors are the same."""
     if not isinstance(fragment, Mapping):
         raise UsageError(f"{a_type(fragment)} is not a fragment of config.json", "give a dictionary with a model_type")
     raw = dict(fragment)
@@ -124,8 +142,7 @@ def from_fragment(
     stated = config_from_dict(raw, head, WHERE)
     given = any(raw.get(name) is not None for name in ("id2label", "num_labels"))
     before = replace(stated, labels=stated.labels if given else ())
-    raw = _changed(raw, head, before, labels, problem, None)
-    return initialise(Transformer(config_from_dict(raw, head, WHERE)), seed=seed)
+    return config_from_dict(_changed(raw, head, before, labels, problem, None), head, WHERE)
 
 
 # ---------------------------------------------------------------------------------------------------- what is asked

@@ -41,7 +41,7 @@ def write_rows(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 
 def run_data(folder: Path, objective: str, model: Path, **changes: Any) -> dict[str, Any]:
-    """A run of 40 steps over 61 texts, evaluated on 13, as plain data; `changes` are sections or values."""
+    """A run of 28 steps over 61 texts, evaluated on 13, as plain data; `changes` are sections or values."""
     folder.mkdir(parents=True, exist_ok=True)
     train = write_rows(folder / "train.jsonl", [{"text": text} for text in texts(61)])
     validation = write_rows(folder / "validation.jsonl", [{"text": text} for text in texts(13, seed=1)])
@@ -52,7 +52,7 @@ def run_data(folder: Path, objective: str, model: Path, **changes: Any) -> dict[
         "model": {"ref": str(model)},
         "data": data,
         "batches": {"size": 6, "micro": 4},
-        "length": {"steps": 40},
+        "length": {"steps": 28},
         "optimizer": {"learning_rate": 1e-3},
         "evaluate": {"every": 7, "batch_size": 5},
         "checkpoints": {"every": 4},
@@ -127,7 +127,11 @@ def _attempt(config: TrainConfig, seconds: float | None) -> bool:
 
 
 def main(path: Path, kills: int, seed: int) -> None:
-    import plainformer.training  # noqa: F401  # before the forks, each of which then begins at once
+    # Before the forks, each of which then begins at once.
+    import matplotlib  # noqa: F401
+    import tensorboardX  # noqa: F401
+
+    import plainformer.training  # noqa: F401
     from plainformer.train import record
 
     record.__dict__["draw_plots"] = lambda folder: None  # pictures take longer than the run

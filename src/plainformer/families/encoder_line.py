@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plainformer.checkpoint.rows import also, ignore, linear, linears, OLD_NORM_NAMES, Op, row, Row, SAME, twin, WeightTable
+from plainformer.checkpoint.rows import (
+    OLD_NORM_NAMES,
+    SAME,
+    Op,
+    Row,
+    WeightTable,
+    ignore,
+    linear,
+    linears,
+    row,
+    twin,
+)
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
-from plainformer.families.heads import BASE, Head, no_dropout, Rate, rate, scores, SPAN, TOKEN
+from plainformer.families.heads import BASE, Head, Rate, no_dropout, rate, scores
 from plainformer.families.hf_config import HfConfig
 
 OUT_TIED = (("head.out.weight", "encoder.frontend.tokens.weight"),)

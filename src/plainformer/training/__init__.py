@@ -121,7 +121,9 @@ def make_run(
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
-    model = made_model(config, start, type(objective), saved.path if saved else None)
+    model, new = made_model(config, start, type(objective), saved.path if saved else None)
+    if new:
+        events.say(f"newly initialised: {', '.join(new)}")
     peak = config.optimizer.learning_rate
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak)

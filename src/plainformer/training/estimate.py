@@ -20,7 +20,7 @@ def needs_of(prepared: Prepared) -> Needs:
     """Return what a run needs: tensors are counted, and the activations measured on its largest micro-batch."""
     config, objective = prepared.config, prepared.objective
     with machine(config):
-        model = made_model(config, prepared.start, type(objective), None).train()
+        model, _ = made_model(config, prepared.start, type(objective), None)
         batch = collated(objective, prepared.examples, largest(prepared.plan), config.seed, 0)
         batch = moved(batch, lambda tensor: tensor.to(model.device))
         low = config.precision == "bf16"

@@ -10,18 +10,23 @@ from typing import Any
 import torch
 
 from plainformer.checkpoint import rows
+from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt
-from plainformer.families import config_from_dict, table_for
+from plainformer.families import table_for
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.loading import load_model, save_model
+from plainformer.model.dropout import set_dropout
+from plainformer.model.initial import initialise
+from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
+from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 
 # Files beside weights and tokenizer that go with a model.
@@ -39,12 +44,14 @@ class Start:
 
     Attributes:
         config: of the model, with the head and the labels that the objective asks for.
+        labels: those of the rows; None where the head has none, or keeps its own.
         processor: a tokenizer, a processor of images or audio, or both of speech.
         files: those that decide what the processor does, by name; {} where it is saved to find out.
         companions: the content of files that are saved with the model.
     """
 
     config: ModelConfig
+    labels: Labels | None
     processor: Any
     files: Mapping[str, Path]
     companions: Mapping[str, bytes]
@@ -65,22 +72,23 @@ class Start:
 
 
 def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) -> Start:
-    """Read configuration and processor of what is to be trained."""
+    """Read configuration and processor of what is to be trained; the head is of the objective's kind, with its labels."""
     ref = config.model.ref or config.model.tokenizer
     if ref is None:
         what = "a model from scratch needs a tokenizer"
         raise UsageError(what, f"give {opt('model.tokenizer', ...)}: a checkpoint's, or a trained one's folder")
-    part = "model" if config.model.ref is not None else "tokenizer"
-    with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:  # type: ignore[arg-type]
+    names, problem = (None, None) if labels is None else (labels.names, labels.problem)
+    part: Part = "model" if config.model.ref is not None else "tokenizer"
+    with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:
         if config.model.config is not None:
-            model = config_from_dict(dict(config.model.config), kind.head)
+            model = config_of_fragment(config.model.config, kind.head, labels=names, problem=problem)
         else:
-            model = checkpoint.config(kind.head)
+            model, _ = config_with_head(checkpoint, kind.head, names, problem)
         processor = _processor(checkpoint, model, kind)
-        names = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
-        files = {name: checkpoint.path / name for name in names if name != "config.json"}
+        found = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
+        files = {name: checkpoint.path / name for name in found if name != "config.json"}
         companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
-    return Start(model, processor, files, companions)
+    return Start(model, labels, processor, files, companions)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:
@@ -99,16 +107,42 @@ def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]
     return SpeechInputs(audio, checkpoint.tokenizer()) if kind.head in ("ctc", "seq2seq_lm") else audio
 
 
-def made_model(config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None) -> Transformer:
-    """Return the model of a run in training mode: as it was saved, or as it begins."""
-    ref = saved or config.model.ref
-    assert ref is not None
-    revision = config.model.revision if saved is None else None
-    model = load_model(ref, head=kind.head, purpose="train", device=config.device, revision=revision)
-    if config.model.train == "head":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith("head."))
-    return model
+def made_model(
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None
+) -> tuple[Transformer, tuple[str, ...]]:
+    """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
+    asked = config.model
+    new: tuple[str, ...] = ()
+    if saved is not None:
+        model = load_model(saved, head=kind.head, purpose="train")
+    elif asked.ref is not None:
+        names, problem = (None, None) if start.labels is None else (start.labels.names, start.labels.problem)
+        revision = asked.revision
+        made = with_head(asked.ref, kind.head, labels=names, problem=problem, seed=config.seed, revision=revision)
+        model, new = made.model, made.initialised
+    else:
+        model = initialise(Transformer(start.config), seed=config.seed).train()
+    model.to(config.device)
+    model.requires_grad_(True)
+    if asked.train == "head":
+        _freeze_backbone(model)
+    if asked.dropout is not None:
+        set_dropout(model, asked.dropout)
+    set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
+    if config.compile:
+        for stack in (model.encoder, model.decoder):
+            for layer in stack.layers if stack is not None else ():
+                layer.compile()
+    return model, new
+
+
+def _freeze_backbone(model: Transformer) -> None:
+    names = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    if not names:
+        what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
+        raise UsageError(what, f"give {opt('model.train', 'all')}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
 
 
 def saved_whole(model: Transformer) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from plainformer.config.building import as_config
 from plainformer.config.resolved import resolved
 from plainformer.config.training import TrainConfig
-from plainformer.data.sides import Sides, sides_of
+from plainformer.data.sides import Side, Sides, sides_of
 from plainformer.data.store import Store
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
-from plainformer.train.objectives.base import Labels, Metric, Objective
+from plainformer.train.objectives.base import Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
@@ -26,7 +26,7 @@ class Prepared:
 
     Attributes:
         config: with every default written out. start: what is trained, without its weights.
-        labels: of the rows, for a new head. rows: of all sides, as they are read.
+        rows: of all sides, as they are read.
         examples, validation: encoded; None without validation rows.
         plan: which examples each step learns from. evaluation: the batches of an evaluation.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
@@ -36,7 +36,6 @@ class Prepared:
     config: TrainConfig
     objective: Objective
     start: Start
-    labels: Labels | None
     rows: Sides
     examples: Store
     validation: Store | None
@@ -46,6 +45,11 @@ class Prepared:
     evaluate_every: int
     save_every: int
     data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Return the rows of each side by its name."""
+        return self.rows.sides
 
 
 def prepare(config: Any) -> Prepared:
@@ -74,7 +78,7 @@ def prepare(config: Any) -> Prepared:
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     return Prepared(
-        *(config, objective, start, labels, rows, examples, validation, plan),
+        *(config, objective, start, rows, examples, validation, plan),
         evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
         metric=_metric(config, kind),
         evaluate_every=every,
