@@ -259,16 +259,16 @@ def test_rates_follow_the_share_of_their_group() -> None:
 
 def test_the_average_is_torch_s() -> None:
     model = model_of("gpt2")
-    optimizer, average = make_optimizer(model, OptimizerConfig(), 1e-2), Average(model, 0.25)
+    optimizer, average = make_optimizer(model, OptimizerConfig(), 1e-2), Average(model, 0.4)
     count = iter(range(1, 99))
 
     def blend(held: Tensor, now: Tensor, _: object) -> Tensor:
-        decay = min(0.25, (1 + step) / (10 + step))
+        decay = min(0.4, (1 + step) / (10 + step))  # 0.4 from step 5 on
         return decay * held + (1 - decay) * now
 
     theirs = AveragedModel(model, avg_fn=blend)
     theirs.n_averaged += 1  # from the first weights on
-    for step in (next(count) for _ in range(5)):
+    for step in (next(count) for _ in range(7)):
         learn(model, optimizer, range(step, step + 1))
         average.update(step)
         theirs.update_parameters(model)

@@ -62,6 +62,15 @@ def test_pieces_of_a_long_example_are_not_all_in_one_step() -> None:
     assert sum(held) == 100 and max(held) < 10
 
 
+def test_rows_come_in_random_order() -> None:
+    """Not first the long examples and then the short ones, as they were laid out."""
+    plan = make_plan(
+        [10] * 100 + [1] * 1000, BatchConfig(size=20), LengthConfig(epochs=1), 0, packs=True, row_length=10
+    )
+    held = [sum(len(row) == 1 for row in plan.step(k).micro[0]) for k in range(plan.total_steps)]
+    assert len(held) == 10 and all(3 <= each <= 17 for each in held)
+
+
 def test_an_example_without_tokens_has_no_piece() -> None:
     packing = Packing(np.array([0, 3, 0]), 4)
     assert packing.rows == 1 and packing.example_P.tolist() == [1]
