@@ -405,6 +405,11 @@ def save_model(model: Transformer, folder: Ref) -> None:
     target = make_folder(folder)
     table = table_for(model.config)
     write_safetensors(export_weights(model, table), target)
+    save_config(model, target)
+
+
+def save_config(model: Transformer, folder: Path) -> None:
+    """Write a model's `config.json`, as transformers reads it."""
     raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
     for name in ("torch_dtype", "quantization_config", "compression_config"):  # what is saved is not quantised
         raw.pop(name, None)
@@ -412,7 +417,7 @@ def save_model(model: Transformer, folder: Ref) -> None:
         raw["architectures"] = [architecture_with_head(model.config)]
     if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
         raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
-    path = target / "config.json"
+    path = folder / "config.json"
     try:
         path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

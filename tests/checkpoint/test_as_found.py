@@ -17,7 +17,7 @@ from torch import Tensor
 import plainformer
 from plainformer.checkpoint.formats import open_gguf
 from plainformer.checkpoint.formats.parts import part_names, whole_models
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.errors import CheckpointError, PlainformerError, UsageError
 from plainformer.info import inspect_checkpoint
 from plainformer.loading import load_model, save_model
 from tests.support import models
@@ -170,10 +170,9 @@ def test_an_adapter_names_its_base_model(with_config: bool, tmp_path: Path) -> N
     if not with_config:
         (tmp_path / "config.json").unlink()
     for reads in (plainformer.load, load_model, inspect_checkpoint):
-        with pytest.raises(CheckpointError, match=r"is an adapter \(LoRA\) for 'meta-llama/Llama-2-7b-hf'") as caught:
+        with pytest.raises(PlainformerError, match="is an adapter for 'meta-llama/Llama-2-7b-hf'") as caught:
             reads(tmp_path)
-        assert "AutoPeftModelForCausalLM" in caught.value.fix and "merge_and_unload" in caught.value.fix
-        assert "ownload" not in str(caught.value)
+        assert "adapter=" in caught.value.fix
 
 
 def test_an_adapter_as_gguf(tmp_path: Path) -> None:
@@ -190,7 +189,7 @@ def test_an_adapter_as_gguf(tmp_path: Path) -> None:
 
 def test_prompts_cannot_be_merged(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**ADAPTER, "peft_type": "PREFIX_TUNING"}))
-    with pytest.raises(CheckpointError, match=r"an adapter \(PREFIX_TUNING\)") as caught:
+    with pytest.raises(CheckpointError, match="an adapter of the kind 'PREFIX_TUNING'") as caught:
         plainformer.load(tmp_path)
     assert "merge" not in caught.value.fix
 

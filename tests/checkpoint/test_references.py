@@ -318,9 +318,17 @@ def test_nothing_usable(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["o/tf"] = {"config.json": b"{}", "tf_model.h5": b"", "flax_model.msgpack": b""}
     text = message("o/tf", cache_dir=tmp_path / "cache")
     assert "tf_model.h5 (TensorFlow weights)" in text and "flax_model.msgpack (Flax weights)" in text
-    hub.repos["o/lora"] = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": b""}
-    assert "adapter (LoRA)" in message("o/lora", cache_dir=tmp_path / "cache")
-    assert hub.downloaded() == {"adapter_config.json"}  # which names the base model
+
+
+def test_an_adapter_is_downloaded_and_found_again(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": b"x", "README.md": b"x"}
+    hub.repos["o/lora"] = {**files, "tokenizer.json": b"{}"}
+    found = resolve("o/lora", cache_dir=tmp_path / "cache")
+    assert hub.downloaded() == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert resolve("o/lora", cache_dir=tmp_path / "cache").path == found.path
 
 
 def test_refusals_have_distinct_messages(hub: FakeHub, tmp_path: Path) -> None:
@@ -442,8 +450,6 @@ def test_folder_without_a_config(tmp_path: Path) -> None:
     (tmp_path / "out" / "notes.txt").write_text("x")
     text = message(tmp_path / "out")
     assert "best/, notes.txt" in text and "did you mean" in text and "best" in text
-    (tmp_path / "out" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    assert "adapter (LoRA)" in message(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     assert "holds nothing" in message(tmp_path / "empty")
     weights = tmp_path / "out" / "best" / "model.safetensors"

@@ -73,6 +73,18 @@ def test_mistakes_are_named(cli: Cli, config: Path) -> None:
     refused(cli("data", config, "--data.train.path", "none.jsonl"), "none.jsonl")
 
 
+def test_what_is_known_is_told_where_rows_cannot_be_encoded(cli: Cli, tiny: Tiny) -> None:
+    for name, labels in (("rows", "ab" * 9), ("dev", "abc")):
+        lines = [json.dumps({"text": f"{name} {i}", "label": label}) for i, label in enumerate(labels)]
+        Path(f"{name}.jsonl").write_text("\n".join(lines))
+    text = CONFIG.replace("causal-lm", "text-classification").replace("  test: {{path: test.jsonl}}\n", "")
+    Path("run.yaml").write_text(text.format(ref=tiny("embedding")).replace("batches: {packed: false}\n", ""))
+    answer = cli("data", "run.yaml")
+    assert answer.code != 0 and "dev.jsonl line 3: the model has no label 'c'" in answer.err
+    assert "1 label of other parts, not in train: 'c'" in answer.lines
+    assert ["c", "0", "1", "rare"] in [line.split() for line in answer.lines]
+
+
 def test_labels_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     def part(name: str, labels: str) -> object:
         rows = [DataRow({"text": f"{name} {i}", "label": label}, f"{name}:{i}") for i, label in enumerate(labels)]

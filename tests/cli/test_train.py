@@ -35,7 +35,7 @@ def config(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, rows in (("rows", 20), ("dev", 3)):
         lines = [json.dumps({"text": f"the cat {name} sat " * (i % 3 + 1)}) for i in range(rows)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines, '{"text": ""}']) + "\n")
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*lines, '{"text": ""}'][: rows + (name == "rows")]) + "\n")
     path = tmp_path / "run.yaml"
     path.write_text(CONFIG.format(ref=tiny("text-generation")))
     return path
@@ -112,7 +112,8 @@ def test_a_dry_run_as_json(cli: Cli, config: Path) -> None:
     (found,) = done(cli("train", config, "--json", "--dry-run")).json()
     assert found["steps"] == 6 and found["evaluate_every"] == 3
     assert found["config"]["optimizer"]["learning_rate"] == 5e-5
-    assert found["data"]["train"]["rows"] == 21 and found["data"]["validation"]["examples"] >= 3
+    sides = found["data"]["sides"]
+    assert sides["train"]["counts"]["rows"] == 21 and sides["validation"]["examples"] >= 3
     assert found["needs"]["activations"] > 10_000 and len(found["examples"]) == 2
     assert found["examples"][0][0] == ["t", "h"]
 

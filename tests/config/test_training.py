@@ -226,14 +226,20 @@ def test_a_mistake_in_python_has_no_line() -> None:
         ("precision: fp16\n", "precision: 'fp16' needs its loss scaled, or small gradients become 0"),
         ("precision: bf16\n", "precision: 'bf16' is for a GPU"),
         ("precision: fp8\n", "precision: 'fp8' is unknown"),
+        ("objective: question-answering\nloss: {label_smoothing: 0.1}\n", "loss.label_smoothing has no effect"),
+        ("objective: image-classification\n  max_length: 9\n", "data.max_length has no effect"),
         ("  prefix: x\n", "data.prefix has no effect"),
         ("device: gpu\n", "device: 'gpu' is unknown"),
         ("device: cuda\nthreads: 2\n", "threads has no effect with device: 'cuda'"),
     ],
 )
 def test_no_option_is_without_effect(more: str, reason: str) -> None:
+    text = BASE + more
+    if more.startswith("objective: "):
+        objective, _, rest = more.partition("\n")
+        text = BASE.replace("objective: text-classification", objective) + rest
     with pytest.raises(UsageError) as caught:
-        built(BASE + more)
+        built(text)
     assert caught.value.what.startswith(reason)
     assert "(run.yaml line " in caught.value.what
 
@@ -270,6 +276,8 @@ def test_defaults_by_objective_are_written_out(tmp_path: Path, monkeypatch: pyte
     scratch = resolved(built(SCRATCH))
     assert scratch.length.epochs == 1 and scratch.evaluate.patience is None and scratch.optimizer.learning_rate == 5e-4
     assert resolved(built(SCRATCH, ("length.tokens", "1000"))).length.epochs is None
+    for name, value in (("length.epochs", "1"), ("length.steps", "9"), ("evaluate.every", "9")):
+        assert resolved(built(BASE + VALIDATION, (name, value))).evaluate.patience is None, name
     assert resolved(built(BASE + VALIDATION, ("evaluate.patience", "0"))).evaluate.patience == 0
 
 
@@ -326,3 +334,11 @@ def test_the_objectives_that_pack_are_known() -> None:
         name for name, place in OBJECTIVES.items() if (OBJECTIVE_FILES / f"{place.partition(':')[0]}.py").is_file()
     ]
     assert [name for name in there if objective_class(name).packs] == [name for name in there if name in PACKING]
+
+
+def test_what_is_learnt_is_known_to_the_search_for_copies() -> None:
+    """Equal inputs with other labels are copies, too; what has no target is read as a whole."""
+    targets = {name: [c.name for c in objective_class(name).columns if c.target] for name in OBJECTIVES}
+    for name in ("causal-lm", "masked-lm", "denoising"):
+        assert targets.pop(name) == []
+    assert all(len(found) == 1 for found in targets.values()), targets

@@ -41,6 +41,13 @@ def test_two_names_that_may_be_meant_are_an_error() -> None:
     assert names(["sentence", "review", "label"], {"pair": "review"})["text"] == "sentence"
 
 
+def test_no_column_is_two() -> None:
+    wanted = (Column("text", ("question", "context")), Column("context", required=False))
+    assert dict(choose(["context", "question"], wanted, {}, "x").names) == {"text": "question", "context": "context"}
+    with pytest.raises(InputError, match="no column 'text'"):
+        choose(["context"], wanted, {}, "x")
+
+
 def test_what_is_missing_is_told_with_what_is_there() -> None:
     with pytest.raises(
         InputError, match=r"no column 'label'\n  → its columns are 'text', 'lable'; did you mean 'lable'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.config.training import FORMATS, SourceConfig
+from plainformer.data.columns import Columns
 from plainformer.data.read import READERS, Rows, read
+from plainformer.data.survey import survey
 from plainformer.errors import InputError, PlainformerError, UsageError
+from tests.support.fuzz import Outcomes
 
 
 def rows_of(path: Path | str, columns: dict[str, str | int] | None = None, **options: Any) -> Rows:
@@ -288,7 +292,7 @@ REFUSED: list[tuple[dict[str, str | bytes], str, dict[str, Any], str]] = [
     ({"a.csv": "a,b\n1\n"}, "a.csv", {}, "a.csv line 2 has 1 field, where the first line has 2"),
     ({"a.csv": 'a,b\n"x" y,1\n'}, "a.csv", {}, "a.csv line 2 is not CSV"),
     ({"a.csv": "a,a\n1,2\n"}, "a.csv", {}, "names the column 'a' twice"),
-    ({"a.conll": "EU B-ORG\nx\n"}, "a.conll", {}, "a.conll line 2 has 1 columns, not 2"),
+    ({"a.conll": "EU B-ORG\nx\n"}, "a.conll", {}, "a.conll line 2 has 1 column, not 2"),
     ({"a.json": '{"a": 1'}, "a.json", {}, "a.json is not valid JSON"),
     ({"a.json": '{"a":\n 1}'}, "a.json", {}, "a.json has no list 'data'"),
     ({"a.jsonl.gz": b"not gzip"}, "a.jsonl.gz", {}, "is not a whole gzip file"),
@@ -308,6 +312,36 @@ REFUSED: list[tuple[dict[str, str | bytes], str, dict[str, Any], str]] = [
 def test_refused(tmp_path: Path, files: dict[str, str | bytes], path: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError if not options or "format" in options else UsageError, match=said):
         list(rows_of(written(tmp_path, files) / path, **options))
+
+
+def seeds(folder: Path) -> dict[str, bytes]:
+    np.savez_compressed(folder / "seed.npz", x=np.arange(6).reshape(3, 2), y=np.array(["a", "b", "c"]))
+    return {
+        "a.jsonl": '{"a": [1, {"b": "x"}], "t": "é"}\n\n{"a": 1}\n'.encode(),
+        "a.json": json.dumps(SQUAD).encode(),
+        "a.csv": b'a,b\n"x, ""y""",2\r\n3,4\n',
+        "a.tsv": b"a\tb\nc\td\n",
+        "a.conll": b"-DOCSTART- O\n\na O\nb B\n\n# c\nd\tO\n",
+        "a.npz": (folder / "seed.npz").read_bytes(),
+        "a.jsonl.gz": gzip.compress(b'{"a": 1}\n' * 20),
+    }
+
+
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    rng, outcomes = random.Random(0), Outcomes()
+    parts = [b"\0", b"\xff", b"\xef\xbb\xbf", b"\r", b"\n", b'"', b"[[[", b"{", b"null", b"1e999", b"\\ud800", b""]
+    for name, seed in seeds(tmp_path).items():
+        for _ in range(60):
+            data = bytearray(seed)
+            for _ in range(rng.randint(0, 3)):
+                place = rng.randrange(len(data) + 1)
+                data[place : place + rng.choice([0, 1, 9])] = rng.choice(parts)
+            (tmp_path / name).write_bytes(data)
+            with outcomes.one():
+                found = rows_of(tmp_path / name)
+                rows = list(found)
+                survey("train", rows, Columns({column: column for column in rows[0]}), list(rows[0])[:1])
+    outcomes.check()
 
 
 def test_the_digest_says_which_rows(tmp_path: Path) -> None:

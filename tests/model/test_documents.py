@@ -259,3 +259,18 @@ def test_a_document_may_be_as_long_as_the_model_reads_and_a_row_longer(tmp_path:
     padding = torch.full_like(ids, -1)
     padding[:, :20] = 0
     model(ids, document_ids=padding)  # however much of it there is
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral", "bert", "modernbert"])
+def test_padding_and_documents_under_autocast(name: str, tmp_path: Path) -> None:
+    """A mask in fp32 whose lowest number is -inf in bf16: a row that sees nothing must not become NaN."""
+    case = next(case for case in CASES if case.name == name)
+    model, rows = load_ours(build(case), tmp_path).train().requires_grad_(), documents(case)
+    batch = packed(rows)
+    mask = torch.ones_like(batch["input_ids"])
+    mask[0, :4] = 0
+    masked = {**{key: value for key, value in batch.items() if key != "document_ids"}, "attention_mask": mask}
+    for inputs in (batch, masked):
+        with torch.autocast("cpu", torch.bfloat16):
+            answer(model, inputs).float().sum().backward()
+        assert all(each.grad.isfinite().all() for each in model.parameters() if each.grad is not None)

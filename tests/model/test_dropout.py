@@ -24,7 +24,7 @@ from plainformer.model.transformer import Transformer
 from tests.support import step
 from tests.support.close import close
 from tests.support.dropout import placements
-from tests.support.models import BART, BERT, GPT2, LABELS
+from tests.support.models import BART, BERT, LABELS
 
 EVERYWHERE = Dropout(*[0.1] * len(dataclasses.fields(Dropout)))
 
@@ -177,12 +177,10 @@ def test_a_part_in_eval_mode_drops_nothing() -> None:
 
 
 def test_generating_in_training_mode_drops() -> None:
-    """Steps are then computed by the layers' own modules."""
-    raw = {**GPT2, "architectures": ["GPT2LMHeadModel"]}
-    model = initialise(Transformer(config_from_dict(raw)), std=0.3).eval()
+    """Even after a model has been prepared, steps are then computed by the layers' own modules, and layers left out."""
+    model, ids = step.make(dropout=Dropout(ffn_output=0.2, layer=0.1)), step.ids_of(2)
     prepare_for_inference(model)
-    ids = step.ids_of(2)
-    expected = step.decode(model, ids)
-    model.train()
-    torch.manual_seed(0)
-    assert float((step.decode(model, ids) - expected).abs().max()) > 0.1
+    step.decode(model, ids)
+    passes = 1 + ids.size(1) - 6
+    found = Counter(p for p, _ in placements(lambda: step.decode(model.train(), ids)))
+    assert found == {0.1: 2 * passes, 0.2: 2 * passes}

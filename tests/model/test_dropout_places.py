@@ -33,12 +33,15 @@ CASES = [
 ]
 
 
-def both(case: Case, config: Any) -> tuple[Any, Transformer]:
-    """The reference's model and ours of one configuration, in training mode; their weights do not matter."""
+def both(case: Case, config: Any, stated: bool = True) -> tuple[Any, Transformer]:
+    """The reference's model and ours of one configuration, in training mode; their weights do not matter.
+
+    `stated`: whether ours is told what to drop.
+    """
     config._attn_implementation = "eager"
     theirs = getattr(transformers, case.model_class)(config)
-    # Without the fields that have the reference's default: ours must be the same.
-    raw = {**json.loads(config.to_json_string()), "architectures": [case.model_class]}
+    raw = {name: value for name, value in json.loads(config.to_json_string()).items() if stated or "drop" not in name}
+    raw["architectures"] = [case.model_class]
     return theirs.train(), initialise(Transformer(config_from_dict(raw))).train()
 
 
@@ -53,13 +56,21 @@ def differing(config: Any) -> Any:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @torch.no_grad()
 def test_placement(case: Case) -> None:
-    """The probabilities of files that state none are compared by the harness: the same seed drops the same numbers."""
     inputs = make_inputs(case)
     theirs, ours = both(case, differing(case.config()))
     expected = placements(lambda: theirs(**inputs))
     assert expected
     assert placements(lambda: ours(**inputs)) == expected
     assert placements(lambda: ours.eval()(**inputs)) == []
+
+
+@pytest.mark.parametrize("case", {case.model_class: case for case in CASES}.values(), ids=str)
+@torch.no_grad()
+def test_defaults(case: Case) -> None:
+    """A config.json that says nothing about dropout means the reference's defaults."""
+    inputs = make_inputs(case)
+    theirs, ours = both(case, case.config(), stated=False)
+    assert placements(lambda: ours(**inputs)) == placements(lambda: theirs(**inputs))
 
 
 # Fields that are read and that the reference's configuration classes do not declare; null where another takes over.
@@ -111,3 +122,11 @@ def test_refused_values(model_type: str, field: str) -> None:
                 assert field in str(error) and str(value) in str(error)
                 refused += 1
         assert refused, f"{field}={value} was taken"
+
+
+def test_a_default_wins_over_the_hidden_states() -> None:
+    """GPT-NeoX's tagger has a default of its own, where Llama's takes what hidden states have."""
+    stated = {"hidden_dropout": 0.4}
+    for model_type, p in (("gpt_neox", 0.1), ("llama", 0.4)):
+        assert config_from_dict({**tiny(model_type), **stated}, "token").head.dropout == p
+    assert transformers.GPTNeoXConfig(**stated).classifier_dropout == 0.1

@@ -1,11 +1,11 @@
 """Adapters (PEFT): a folder with a few weights that are added to a base model's while it is loaded.
 
     adapter_config.json         what kind it is, its base model, its rank and scale
-    adapter_model.safetensors   base_model.model.<matrix>.lora_A.weight (R, I), .lora_B.weight (O, R), and whole tensors
+    adapter_model.safetensors   base_model.model.<matrix>.lora_A.weight (M, I), .lora_B.weight (O, M), and whole tensors
 
 Only LoRA (Hu et al. 2021) is read: W + scale * B A. Every tensor of an adapter must find its place in the base model.
 
-Shapes: I inputs, O outputs, R rank.
+Shapes: I inputs, O outputs, M rank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats.source import WEIGHT_FILES, StoredTensor, TensorSource, read_json_object
 from plainformer.config.checks import shown
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, opt
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +80,13 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path, named: str) -> str:
-    """Return the reference of an adapter's base model. Raises CheckpointError where it names none."""
-    base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    """Return the reference of an adapter's base model. Raises CheckpointError where it names none, or is of another kind."""
+    values = read_json_object(folder / ADAPTER_CONFIG)
+    _refuse_kinds(values, named)
+    base = values.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         what = f"{named} is an adapter, and {ADAPTER_CONFIG} does not name its base model"
-        raise CheckpointError(what, "load the base model and name the adapter: load(BASE, adapter=...)")
+        raise CheckpointError(what, f"load the base model with {opt('adapter', ...)}")
     return base
 
 
@@ -92,7 +94,7 @@ def read_adapter(folder: Path, named: str) -> AdapterFiles:
     """Read an adapter's folder.
 
     Raises:
-        CheckpointError: it is no adapter, or of a kind that is not read; a factor without the other, or of another rank.
+        CheckpointError: it is not an adapter, or of a kind that is not read; a factor without the other, or of another rank.
     """
     from plainformer.checkpoint.formats.opening import open_weights
 

@@ -63,7 +63,7 @@ class Matrix:
         return any(part in ("attention", "cross") for part in self.ours[0].split("."))
 
     def parts(self) -> Parts:
-        """Return what divides B, (O, R), among our linears: as the checkpoint's matrix is divided, rows by rows."""
+        """Return what divides B, (O, M), among our linears: as the checkpoint's matrix is divided, rows by rows."""
         op = self.row.op
         if self.transposed:
             return lambda b: op.load(b.t())
@@ -96,7 +96,7 @@ def add_adapters(model: Transformer, table: WeightTable, config: LoraConfig, *, 
     Returns:
         the checkpoint's names of what has an adapter.
     Raises:
-        UsageError: a target that is no linear of this model, or is tied to another tensor.
+        UsageError: a target that is not a linear layer of this model, or is tied to another tensor.
     """
     chosen = _chosen(model, matrices(model, table), config.targets)
     model.requires_grad_(False)
@@ -121,7 +121,7 @@ def _chosen(model: Transformer, known: Sequence[Matrix], targets: Sequence[str] 
     for target in asked:
         if not any(_is_meant(matrix, target) for matrix in usable):
             leaves = sorted({matrix.leaf for matrix in usable})
-            what = f"{opt('model.lora.targets', target)} is no linear of this model's layers"
+            what = f"{opt('model.lora.targets', target)} is not a linear of this model's layers"
             raise UsageError(what, did_you_mean(target, leaves) or f"give some of {', '.join(leaves)}")
     return [matrix for matrix in usable if any(_is_meant(matrix, target) for target in asked)]
 
@@ -131,10 +131,9 @@ def _is_meant(matrix: Matrix, target: str) -> bool:
 
 
 def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -> None:
-    linears = [model.get_submodule(name) for name in matrix.ours]
-    assert all(isinstance(linear, Linear) and linear.packed is None for linear in linears)
-    weight = linears[0].weight
-    inputs, outputs = weight.size(1), sum(linear.weight.size(0) for linear in linears)
+    weights = [model.get_parameter(f"{name}.weight") for name in matrix.ours]
+    weight = weights[0]
+    inputs, outputs = weight.size(1), sum(len(each) for each in weights)
     if config.rank > min(inputs, outputs):
         what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
         raise UsageError(what, f"give {min(inputs, outputs)} or less")

@@ -28,11 +28,11 @@ from plainformer.checkpoint.formats import (
 )
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.references import Files, resolve
-from plainformer.checkpoint.small_files import holds_tokenizer
+from plainformer.checkpoint.small_files import MODULES, holds_tokenizer
 from plainformer.config import ModelConfig
 from plainformer.config.checks import reading
 from plainformer.config.values import no_effect
-from plainformer.errors import CheckpointError, UsageError
+from plainformer.errors import CheckpointError, HubError, UsageError, opt
 from plainformer.families import (
     CONVENTIONS,
     completed,
@@ -75,8 +75,7 @@ def open_checkpoint(
     files = resolve(ref, revision=revision, token=token, part=part)
     added = [resolve(adapter, token=_hub_token(adapter, token), part=part) for adapter in adapters]
     if files.path.is_dir() and is_adapter(files.path):
-        base = base_of(files.path, repr(files.ref))
-        added, files = [files, *added], resolve(base, token=_hub_token(base, token), part=part)
+        added, files = [files, *added], _base_files(files, token, part)
     if added and files.path.is_dir():
         return AdaptedCheckpoint(files, added, family)
     if added:
@@ -86,6 +85,17 @@ def open_checkpoint(
         return FolderCheckpoint(files, family)
     no_effect(family is not None, "family", "on a GGUF file, which names its architecture")
     return GgufCheckpoint(files)
+
+
+def _base_files(adapter: Files, token: str | None, part: Part) -> Files:
+    """Return the files of an adapter's base model."""
+    base = base_of(adapter.path, repr(adapter.ref))
+    try:
+        return resolve(base, token=_hub_token(base, token), part=part)
+    except (CheckpointError, HubError, UsageError) as error:
+        what = f"{adapter.ref!r} is an adapter for {base!r}, which cannot be opened: {error.what}"
+        fix = f"load the base model from where it is, with {opt('adapter', adapter.ref)}"
+        raise type(error)(what, fix) from error
 
 
 def _hub_token(ref: str | os.PathLike[str], token: str | None) -> str | None:
@@ -269,9 +279,15 @@ class AdaptedCheckpoint(FolderCheckpoint):
         head = HEADS.get(str(adapter.values.get("task_type")))
         if head is None or not adapter.whole:
             return raw
-        labels = max(adapter.source.shape(name)[0] for name in adapter.whole.values() if name.endswith(".bias"))
-        named = {"id2label": {str(number): f"LABEL_{number}" for number in range(labels)}} if head != "span" else {}
-        return with_architecture({**raw, **named}, head)
+        adapted = with_architecture(raw, head)
+        if head == "span":
+            return adapted
+        table = table_for(config_from_dict(adapted, head))
+        outputs = (own for name, own in adapter.whole.items() if _is_output(table, name))
+        count = next((adapter.source.shape(own)[0] for own in outputs), 0)
+        return (
+            {**adapted, "id2label": {str(number): f"LABEL_{number}" for number in range(count)}} if count else adapted
+        )
 
     def tokenizer(self) -> Tokenizer:
         for adapter in self.adapters:
@@ -281,11 +297,25 @@ class AdaptedCheckpoint(FolderCheckpoint):
                 return Tokenizer.from_folder(adapter.folder, self.raw_config, CONVENTIONS)
         return super().tokenizer()
 
+    def _companion(self, name: str) -> Path | None:
+        """Return an adapter's own file, else the base model's; the steps after a base model are not those of a new head."""
+        own = (adapter.folder / name for adapter in self.adapters)
+        found = next((path for path in own if path.is_file()), None)
+        if found is None and name == MODULES and any(adapter.whole for adapter in self.adapters):
+            return None
+        return found or super()._companion(name)
+
     def _open(self) -> TensorSource:
         source = super()._open()
         for adapter, named in zip(self.adapters, self._names, strict=True):
             source = with_adapter(source, adapter, named)
         return source
+
+
+def _is_output(table: WeightTable, name: str) -> bool:
+    """Return whether a tensor is the matrix that a head gives its answers by."""
+    found = table.find(name)
+    return found is not None and found[1] == ("head.out.weight",)
 
 
 class GgufCheckpoint(Checkpoint):

@@ -21,6 +21,7 @@ from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError, plural
 from plainformer.model.linear import Linear, LinearGroup
+from plainformer.model.lora import Adapter, adapted
 
 if TYPE_CHECKING:
     from plainformer.checkpoint.formats.source import TensorSource
@@ -273,13 +274,23 @@ def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str
 def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
     """Return each parameter by name, as a function: unpacking all packed ones at once would double the memory."""
     found: dict[str, Callable[[], Tensor]] = {
-        name: parameter.detach for name, parameter in model.named_parameters(remove_duplicate=False)
+        name: parameter.detach
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if ".adapter." not in name
     }
+    for path, linear in adapted(model):
+        found[f"{path}.weight"] = partial(_merged, linear)
     for path, module in model.named_modules():
         if isinstance(module, Linear | LinearGroup) and module.packed is not None:
             for index, name in enumerate(module.names):
                 found[f"{path}.{name}"] = partial(_weight, module, index)
     return found
+
+
+def _merged(linear: Linear) -> Tensor:
+    """Return a weight with its adapter's product."""
+    assert isinstance(linear.adapter, Adapter)
+    return (linear.weight + linear.adapter.delta()).detach()
 
 
 def _weight(module: Linear | LinearGroup, index: int) -> Tensor:

@@ -43,17 +43,22 @@ def data(
         from plainformer.training.data_report import describe_data
 
         described = describe_data(asked)
-        examples = first_examples(described.prepared)
-    lengths = described.prepared.examples.lengths
+        examples = [] if described.prepared is None else first_examples(described.prepared)
     if json:
-        bins = [{"from": low, "to": high, "examples": count} for low, high, count in histogram(lengths)]
-        write_json([{**described.report.to_dict(), "histogram": bins, "examples": examples}])
-        return
-    out = console()
-    print_report(out, described.report)
-    print_lengths(out, lengths)
-    for number, example in enumerate(examples, start=1):
-        print_example(out, f"example {number}", example)
+        found = {**described.report.to_dict(), "histogram": [], "examples": examples}
+        if described.prepared is not None:
+            bins = histogram(described.prepared.examples.lengths)
+            found["histogram"] = [{"from": low, "to": high, "examples": count} for low, high, count in bins]
+        write_json([found])
+    else:
+        out = console()
+        print_report(out, described.report)
+        if described.prepared is not None:
+            print_lengths(out, described.prepared.examples.lengths)
+        for number, example in enumerate(examples, start=1):
+            print_example(out, f"example {number}", example)
+    if described.error is not None:
+        raise described.error
 
 
 def print_report(out: Any, report: DataReport) -> None:

@@ -68,7 +68,9 @@ def facts(prepared: Prepared) -> dict[str, str]:
     """Return the same for people."""
     plan = prepared.plan
     epochs = "epoch" if plan.epochs == 1 else "epochs"
-    found = {"steps": f"{plan.total_steps:,}, which is {plan.epochs:.3g} {epochs} of {plan.steps_per_epoch:,}"}
+    found = {
+        "steps": f"{plan.total_steps:,}, which is {plan.epochs:.3g} {epochs} of {plural(plan.steps_per_epoch, 'step')}"
+    }
     for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
         if store is None:
             continue
@@ -82,7 +84,7 @@ def facts(prepared: Prepared) -> dict[str, str]:
             found[f"{name}, left out"] = "; ".join(left_out)
     if prepared.validation is not None:
         metric = prepared.metric
-        how = f"the {'most' if metric.better == 'higher' else 'least'} {metric.name} is the best"
+        how = f"the {'highest' if metric.better == 'higher' else 'lowest'} {metric.name} is the best"
         found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}; {how}"
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found

@@ -21,17 +21,24 @@ LABELLED = (
     "image-classification",
     "audio-classification",
 )
+TEXTS = (
+    *("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction"),
+    *("text-classification", "token-classification", "question-answering", "multiple-choice"),
+)
 # Option → the objectives that it is for.
 _FOR = {
+    "loss.label_smoothing": (*WORDS, *LABELLED, "multiple-choice"),
     "loss.chunk": WORDS,
     "loss.mask_share": ("masked-lm", "denoising"),
     "loss.whole_words": ("masked-lm",),
     "loss.mean_span": ("denoising",),
     "data.labels": LABELLED,
-    "data.max_target_length": ("seq2seq",),
+    "data.max_length": TEXTS,
+    "data.too_long": TEXTS,
+    "data.max_target_length": ("seq2seq", "speech-to-text"),
     "data.prefix": ("seq2seq",),
     "data.source_language": ("seq2seq",),
-    "data.target_language": ("seq2seq",),
+    "data.target_language": ("seq2seq", "speech-to-text"),
     "batches.packed": PACKING,
     "batches.row_length": PACKING,
 }
@@ -47,10 +54,13 @@ def check_effects(config: TrainConfig) -> None:
         section, _, option = name.partition(".")
         given = is_given(getattr(config, section), option)
         no_effect(given and config.objective not in objectives, name, objective)
-    no_effect(config.objective == "ctc" and config.loss.label_smoothing > 0, "loss.label_smoothing", objective)
     packed = config.objective in PACKING and config.batches.packed
     no_effect(packed and not config.batches.by_length, "batches.by_length", f"with {opt('batches.packed', True)}")
-    windows = (config.data.too_long or ("window" if config.objective in PRETRAINING else "cut")) == "window"
+    for name in ("too_long", "stride"):  # a document goes on in the next row
+        given = packed and is_given(config.data, name)
+        no_effect(given, f"data.{name}", f"with {opt('batches.packed', True)}: nothing is cut")
+    windowed = (*PRETRAINING, "question-answering")  # without a word
+    windows = (config.data.too_long or ("window" if config.objective in windowed else "cut")) == "window"
     no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
     head_alone = config.model.train == "head"
     no_effect(
@@ -58,6 +68,12 @@ def check_effects(config: TrainConfig) -> None:
         "optimizer.layer_decay",
         f"with {opt('model.train', 'head')}",
     )
+    if config.model.lora is not None and head_alone:
+        what = f"{opt('model.train', 'head')} freezes what {opt('model.lora')} would adapt"
+        raise UsageError(what, f"leave one of them out; with {opt('model.lora')} a new head is trained too")
+    if config.model.lora is not None and config.model.ref is None:
+        what = f"{opt('model.lora')} adapts a model that has learnt something, and this one begins from scratch"
+        raise UsageError(what, f"give {opt('model.ref', ...)}, or leave {opt('model.lora')} out")
     if config.data.validation is None and config.data.split is None:
         for name in ("every", "metric", "patience"):
             given = getattr(config.evaluate, name) is not None

@@ -34,7 +34,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     if length.epochs is None and length.steps is None and length.tokens is None:
         length = replace(length, epochs=1 if config.objective in PRETRAINING else 3)
     validated = config.data.validation is not None or config.data.split is not None
-    by_epoch = length.epochs is not None and evaluate.every is None
+    by_epoch = (length.epochs or 0) > 1 and evaluate.every is None
     if evaluate.patience is None and validated and by_epoch and config.objective not in PRETRAINING:
         evaluate = replace(evaluate, patience=PATIENCE)
     return _with_absolute_paths(replace(config, length=length, optimizer=optimizer, evaluate=evaluate))

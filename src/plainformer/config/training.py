@@ -163,7 +163,7 @@ class DataConfig(Checked):
     labels: Sequence[str] | None = option(None, help="Labels in order; default: those found, sorted.")
     max_length: int | None = option(None, help="Longest example in tokens; default: the model's.", check=whole(1))
     max_target_length: int | None = option(
-        None, help="seq2seq: longest target in tokens; default: the model's.", check=whole(1)
+        None, help="seq2seq, speech-to-text: longest target in tokens; default: the model's.", check=whole(1)
     )
     too_long: str | None = option(
         None,
@@ -318,7 +318,7 @@ class EvaluateConfig(Checked):
     metric: str | None = option(None, help="Chooses the best checkpoint; default: the objective's.", check=text())
     patience: int | None = option(
         None,
-        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune over epochs.",
+        help="Stop after this many evaluations without a better one; 0: never; default: 2 to fine-tune for epochs.",
         check=whole(0),
     )
     batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))

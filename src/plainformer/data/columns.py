@@ -109,7 +109,9 @@ def choose(
     chosen = {name: there[source] if isinstance(source, int) else source for name, source in given.items()}
     names: dict[str, str] = {}
     for name, column in known.items():
-        found = chosen.get(name) or _by_name(column, there, chosen, where)
+        # A column that is another of the objective's by its own name is not this one by a usual name.
+        taken = {*chosen.values(), *(other for other in known if other != name)}
+        found = chosen.get(name) or _by_name(column, there, taken, where)
         if found is not None:
             names[name] = found
     return Columns(names, frozenset(name for name, column in known.items() if column.required))
@@ -128,10 +130,10 @@ def _check(source: str | int, there: Sequence[str], rows: Sequence[DataRow], whe
         raise UsageError(f"{opt('data.columns')} asks for {source!r}, which is not in {where}", _found(source, there))
 
 
-def _by_name(column: Wanted, there: Sequence[str], given: Mapping[str, str], where: str) -> str | None:
+def _by_name(column: Wanted, there: Sequence[str], taken: set[str], where: str) -> str | None:
     if column.name in there:
         return column.name
-    found = [alias for alias in column.aliases if alias in there and alias not in given.values()]
+    found = [alias for alias in column.aliases if alias in there and alias not in taken]
     if len(found) > 1:
         raise InputError(
             f"{where} has no column {column.name!r}, and several that may be it: {', '.join(map(repr, found))}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ class _FieldFile:
         self._least, self._most = _bounds(stored) if self._narrow else (0, 0)
         self._file: IO[bytes] = self._path.open("wb")
         self._offsets: IO[bytes] = (folder / f"{name}.offsets.bin").open("wb")
-        self._offsets.write(np.int64(0).tobytes())
+        self._offsets.write(bytes(8))
         self._shapes: IO[bytes] | None = (folder / f"{name}.shapes.bin").open("wb") if array.ndim > 1 else None
 
     def add(self, array: Array) -> None:
@@ -146,9 +147,9 @@ class _FieldFile:
             low, high = int(array.min()), int(array.max())
             if low < self._least or high > self._most:
                 self._widen(low, high)
-        self._file.write(np.ascontiguousarray(array, dtype=field.stored).tobytes())
+        self._file.write(array.astype(field.stored, copy=False).tobytes())
         field.entries += array.size
-        self._offsets.write(np.int64(field.entries).tobytes())
+        self._offsets.write(field.entries.to_bytes(8, sys.byteorder))
         if self._shapes is not None:
             self._shapes.write(np.asarray(array.shape, np.int32).tobytes())
 
@@ -204,8 +205,8 @@ class StoreWriter:
             raise ValueError(f"an example of {sorted(example)} after others of {sorted(self._files)}")
         for name, file in self._files.items():
             file.add(np.asarray(example[name]))
-        self._lengths.write(np.int32(length).tobytes())
-        self._rows.write(np.int64(row).tobytes())
+        self._lengths.write(int(length).to_bytes(4, sys.byteorder))
+        self._rows.write(int(row).to_bytes(8, sys.byteorder))
         self.examples += 1
 
     def finish(self) -> None:

@@ -175,7 +175,7 @@ def attend_eagerly(
     share them, and of a prefix those of the rows that share it - are rows of one product, so that keys are read once.
     """
     batch, heads, queries, size = q_BHTE.shape
-    kv_heads, lowest = k_BKSE.size(1), torch.finfo(q_BHTE.dtype).min
+    kv_heads = k_BKSE.size(1)
     q_BKGE = (q_BHTE * scale).reshape(batch, kv_heads, -1, size)  # G: the queries of all heads that share keys
     scores_BKGS = q_BKGE @ k_BKSE.transpose(-1, -2)
     if prefix is not None:
@@ -186,9 +186,12 @@ def attend_eagerly(
         scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
     if mask.causal:
         hidden = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).triu(1)
-        scores_BHTS = scores_BHTS.masked_fill(hidden, lowest)
+        scores_BHTS = scores_BHTS.masked_fill(
+            hidden, torch.finfo(scores_BHTS.dtype).min
+        )  # under autocast not the queries'
     elif mask.bias is not None:
-        scores_BHTS = (scores_BHTS + mask.bias).clamp_min(lowest)
+        scores_BHTS = scores_BHTS + mask.bias
+        scores_BHTS = scores_BHTS.clamp_min(torch.finfo(scores_BHTS.dtype).min)
     probabilities_BHTS = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
     p_BKGS = drop(probabilities_BHTS, dropout, training=True).view(batch, kv_heads, q_BKGE.size(2), -1)
     context_BKGE = p_BKGS[..., -k_BKSE.size(2) :] @ v_BKSE

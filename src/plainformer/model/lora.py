@@ -3,7 +3,7 @@
 An adapter belongs to a matrix as the checkpoint stores it, which may be several linears here (fused q, k, v): they share
 one A, and each has its rows of B. So files of adapters fit both ways.
 
-Shapes: ... any leading dimensions, I inputs, O outputs, R rank.
+Shapes: ... any leading dimensions, I inputs, O outputs, M rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LowRank(nn.Module):
     """A and B of one matrix of a checkpoint.
 
     Attributes:
-        a (R, I), b (O, R): the factors. scale: of their product. dropout: of what A reads, in training.
+        a (M, I), b (O, M): the factors. scale: of their product. dropout: of what A reads, in training.
         parts: b → the rows of it that each linear of ours has.
     """
 

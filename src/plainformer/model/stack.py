@@ -368,10 +368,12 @@ class Stack(nn.Module):
 def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
     """Return a mask to add to scores: 0 (or the bias) where a key is seen, the lowest finite number where not.
 
-    Not -inf: a row that sees nothing (padding on the left) would become NaN and spread through the values.
+    Not -inf: a row that sees nothing (padding on the left) would become NaN and spread through the values. Nor what bf16
+    rounds to it, which autocast may make of the mask.
     """
+    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     base = bias if bias is not None else torch.zeros((), dtype=dtype, device=seen.device)
-    return torch.where(seen, base, torch.finfo(dtype).min)
+    return torch.where(seen, base, lowest)
 
 
 def check_ids(input_ids: Tensor, frontend: object, past: int, training: bool) -> None:

@@ -27,6 +27,7 @@ from plainformer.training.folder import RunFolder, cannot_write
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import fill, made_model, saved_whole, weights_of
 from plainformer.training.prepared import Prepared, prepare
+from plainformer.training.teacher import taught
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
@@ -156,7 +157,7 @@ def make_run(
         return planned, [collated(objective, examples, rows, config.seed, planned.epoch, pin) for rows in planned.micro]
 
     return Run(
-        *(config, folder, model, objective, plan, batches),
+        *(config, folder, model, taught(objective, model.config), plan, batches),
         validation=lambda n: collated(objective, validation, prepared.evaluation[n], config.seed, VALIDATION, pin),
         validation_batches=len(prepared.evaluation),
         optimizer=optimizer,

@@ -46,7 +46,8 @@ def store_of(name: str, side: Side, config: TrainConfig, objective: Objective, p
 def encoding_options(config: TrainConfig) -> dict[str, Any]:
     """Return the options that may decide what an example is: all but where data is, how it is batched and what is fitted."""
     content = as_data(config)
-    data = {name: content["data"][name] for name in ("labels", "max_length", "too_long", "stride")}
+    elsewhere = ("train", "validation", "test", "columns", "split", "duplicates", "cache")
+    data = {name: value for name, value in content["data"].items() if name not in elsewhere}
     batches = {name: content["batches"][name] for name in ("packed", "row_length")}
     return {"data": data, "batches": batches, "loss": content["loss"]}
 

@@ -11,17 +11,18 @@ import torch
 
 from plainformer.checkpoint import rows
 from plainformer.checkpoint.hub import Part
+from plainformer.checkpoint.low_rank import add_adapters, save_adapters
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
-from plainformer.config.training import TrainConfig
+from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
 from plainformer.families import table_for
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model, save_config, save_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
@@ -48,8 +49,10 @@ class Start:
         processor: a tokenizer, a processor of images or audio, or both of speech.
         files: those that decide what the processor does, by name; {} where it is saved to find out.
         companions: the content of files that are saved with the model.
+        asked: the section of the configuration that says what is trained.
     """
 
+    asked: StartConfig
     config: ModelConfig
     labels: Labels | None
     processor: Any
@@ -63,8 +66,13 @@ class Start:
         return found if isinstance(found, Tokenizer) else None
 
     def save(self, model: Transformer, folder: Path) -> None:
-        """Write a folder that this library and transformers load."""
-        save_model(model, folder)
+        """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
+        lora = self.asked.lora
+        if lora is not None and not lora.merge:
+            save_adapters(model, table_for(model.config), folder, lora, _lasting(self.asked.ref or ""))
+            save_config(model, folder)
+        else:
+            save_model(model, folder)
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
         for name, content in self.companions.items():
@@ -88,7 +96,7 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
         found = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
         files = {name: checkpoint.path / name for name in found if name != "config.json"}
         companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
-    return Start(model, labels, processor, files, companions)
+    return Start(config.model, model, labels, processor, files, companions)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:
@@ -113,7 +121,7 @@ def made_model(
     """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
     asked = config.model
     new: tuple[str, ...] = ()
-    if saved is not None:
+    if saved is not None and asked.lora is None:
         model = load_model(saved, head=kind.head, purpose="train")
     elif asked.ref is not None:
         names, problem = (None, None) if start.labels is None else (start.labels.names, start.labels.problem)
@@ -122,10 +130,12 @@ def made_model(
         model, new = made.model, made.initialised
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
-    model.to(config.device)
     model.requires_grad_(True)
+    if asked.lora is not None:
+        add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
         _freeze_backbone(model)
+    model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
     set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
@@ -134,6 +144,11 @@ def made_model(
             for layer in stack.layers if stack is not None else ():
                 layer.compile()
     return model, new
+
+
+def _lasting(ref: str) -> str:
+    """Return a reference that means the same in any working directory."""
+    return str(Path(ref).resolve()) if Path(ref).exists() else ref
 
 
 def _freeze_backbone(model: Transformer) -> None:

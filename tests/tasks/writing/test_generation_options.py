@@ -89,8 +89,8 @@ def test_constraints_hold_in_every_mode(task: Any, mode: str) -> None:
     options = {**MODES[mode], "max_new_tokens": 60}
     for result in task(PROMPTS, choices=["yes", "no", "maybe so"], **options):
         assert result.text in ("yes", "no", "maybe so") and result.stop_reason == "eos"
-    for result in task(PROMPTS, regex=r"[a-c]{2}-\d", **options):
-        assert re.fullmatch(r"[a-c]{2}-\d", result.text)
+    for result in task(PROMPTS, regex=r"[a-c]{2}-[0-9]", **options):
+        assert re.fullmatch(r"[a-c]{2}-[0-9]", result.text)
     schema = {
         "type": "object",
         "properties": {"n": {"enum": [1, 22]}},

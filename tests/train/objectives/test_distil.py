@@ -10,7 +10,11 @@ from torch.nn import functional as F
 
 from plainformer.errors import UsageError
 from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.loading import load_model, load_tokenizer
+from plainformer.model.initial import initialise
+from plainformer.model.transformer import Transformer
 from plainformer.train.objectives.causal import CausalLanguageModel
+from plainformer.train.objectives.classify import TextClassification
 from plainformer.train.objectives.distil import Distilled, check_teacher
 from plainformer.train.objectives.masked import MaskedLanguageModel
 from tests.support import models
@@ -98,6 +102,30 @@ def test_teachers_that_cannot_teach() -> None:
     inner.distils = False
     with pytest.raises(UsageError, match="'masked-lm' has no scores"):
         Distilled(inner, objective.teacher)
+
+
+def test_classes_of_a_text(tmp_path) -> None:
+    """A classifier learns from a teacher, too; only the student changes."""
+    models.save("text-classification", tmp_path / "student")
+    student = load_model(tmp_path / "student", purpose="train")
+    teacher = initialise(Transformer(student.config), seed=5, std=0.5)
+    section = dict(teacher="teacher", teacher_weight=0.4, temperature=1.5)
+    tokenizer = load_tokenizer(tmp_path / "student")
+    inner = TextClassification(train_config("text-classification", loss=section), student.config, tokenizer)
+    objective = Distilled(inner, teacher)
+    labels = student.config.labels
+    rows = [{"text": "the cat " * (n + 1), "label": labels[n % len(labels)]} for n in range(8)]
+    examples = examples_of(objective, rows)
+    batch = batch_of(objective, examples)
+    student.eval()
+    p, q = (model(**batch.inputs).logits for model in (teacher, student))
+    far = F.kl_div((q / 1.5).log_softmax(-1), (p / 1.5).softmax(-1), reduction="none").sum(-1) * 1.5**2
+    expected = 0.4 * far + 0.6 * F.cross_entropy(q, batch.targets["labels"], reduction="none")
+    close(objective.loss(student, batch).per_row, expected, "rows", rel=1e-5)
+    check_batching(student, objective, examples)
+    other = replace(student.config, labels=("a", "b", "c"))
+    with pytest.raises(UsageError, match="tells the labels a, b, c apart, and the student negative, neutral, positive"):
+        check_teacher(inner, student.config, other, tokenizer)
 
 
 def test_padded_vocabularies_are_compared_where_both_have_tokens() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plainformer.data.files import text_lines
 from plainformer.data.rows import DataRow, Reading
-from plainformer.errors import InputError
+from plainformer.errors import InputError, plural
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)?:")
 
@@ -74,7 +74,7 @@ def _sentences(reading: Reading, path: Path, name: str, cut: int) -> Iterator[Da
         if len(fields) != width or width < 2:
             expected = width if width > 1 else "a token and a tag"
             raise InputError(
-                f"{place} has {len(fields)} columns, not {expected}", "correct the line, or give the format"
+                f"{place} has {plural(len(fields), 'column')}, not {expected}", "correct the line, or give the format"
             )
         first = first if sentence else number
         sentence.append(fields)

@@ -72,7 +72,9 @@ class TokenizerOptions(OptionSet):
         check=one_of(*LAYOUTS),
     )
     lowercase: bool = option(False, help="Write everything in lower case first.", check=flag())
-    min_frequency: int = option(2, help="How often a pair must occur to become a token (not unigram); default: 2.", check=whole(1))
+    min_frequency: int = option(
+        2, help="How often a pair must occur to become a token (not unigram); default: 2.", check=whole(1)
+    )
     max_length: int | None = option(
         None, help="The longest input of the model that it is for, in tokens.", check=whole(1)
     )

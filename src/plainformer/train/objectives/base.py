@@ -127,7 +127,7 @@ class Objective(ABC):
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False
-    distils: ClassVar[bool] = False
+    distils: bool = False
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor

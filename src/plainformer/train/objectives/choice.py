@@ -47,6 +47,7 @@ class MultipleChoice(TextClassification):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.problem, self.metrics = "single_label", METRICS["single_label"]  # type: ignore[misc]
+        self.distils = False  # a choice that an example lacks has no probability to compare
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return the tokens of all pairs, one after the other, with the length of each and the right one's number."""

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer
 
 AUDIO = Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate.")
-TRANSCRIPT = Column("text", ("transcript", "transcription", "sentence", "normalized_text"), help="What is said.")
+TRANSCRIPT = Column(
+    "text", ("transcript", "transcription", "sentence", "normalized_text"), help="What is said.", target=True
+)
 SPACE = "|"  # the label between words, where the vocabulary has no space
 
 

@@ -52,7 +52,8 @@ class Distilled(Objective):
         losses_N = far_N * self.weight
         if own_N is not None:
             losses_N = losses_N + (1 - self.weight) * own_N
-        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+        counts_B = batch.targets.get("per_row")  # without it, each row has one label
+        return Loss(losses_N.sum(), losses_N.detach() if counts_B is None else row_sums(losses_N, counts_B))
 
     def _classes(self, model: Transformer, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Return the losses of labels and the divergences, each (N,)."""

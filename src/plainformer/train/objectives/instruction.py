@@ -37,7 +37,7 @@ class InstructionTuning(WordObjective):
         Column("messages", ("conversations", "conversation", "chat"), False, "Dicts with role and content."),
         Column("prompt", ("instruction", "question"), False, "What the user says."),
         Column("input", ("context",), False, "What the prompt is about; comes after it."),
-        Column("response", ("output", "answer", "completion"), False, "What the assistant says."),
+        Column("response", ("output", "answer", "completion"), False, "What the assistant says.", target=True),
         Column("system", ("system_prompt",), False, "The system's message."),
         Column("tools", (), False, "Tools that the assistant may call."),
     )

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer
 
 LABEL = Column(
-    "label", ("labels", "class", "category", "target", "sentiment"), help="A label, a list of them, or a number."
+    "label",
+    ("labels", "class", "category", "target", "sentiment"),
+    help="A label, a list of them, or a number.",
+    target=True,
 )
 METRICS = {
     "single_label": (Metric("accuracy"), Metric("loss", "lower")),
@@ -47,6 +50,7 @@ class LabelObjective(Objective):
         super().__init__(config, model, processor)
         self.problem = model.head.problem or "single_label"
         self.metrics = METRICS[self.problem]  # type: ignore[misc]
+        self.distils = self.problem == "single_label"
         self.labels, self.classes = model.labels, model.head.out_size
         self.numbers = {label: number for number, label in enumerate(model.labels)}
 
@@ -109,6 +113,14 @@ class LabelObjective(Objective):
         if self.problem == "multi_label":
             return binary_losses(scores_BC, labels)
         return squared_losses(scores_BC, labels)
+
+    def scored(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the scores of the labels, (B, C)."""
+        return self.scores(model, batch)
+
+    def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each row, (B,)."""
+        return self.losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         losses_B = self.losses(self.scores(model, batch), batch.targets["labels"], self.config.loss.label_smoothing)

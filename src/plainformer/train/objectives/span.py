@@ -47,6 +47,7 @@ class QuestionAnswering(Objective):
             "answers",
             ("answer",),
             help='{"text": [...], "answer_start": [...]}, or a list of {"text", "answer_start"}.',
+            target=True,
         ),
     )
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("exact", "higher"), Metric("loss", "lower"))

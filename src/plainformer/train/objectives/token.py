@@ -38,11 +38,12 @@ class TokenClassification(Objective):
     `input_ids` and `labels` with NONE where there is none.
     """
 
+    distils = True
     name = "token-classification"
     head = "token"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("tokens", ("words",), help="A list of words."),
-        Column("tags", ("ner_tags", "labels", "pos_tags"), help="A list of tags, one for each word."),
+        Column("tags", ("ner_tags", "labels", "pos_tags"), help="A list of tags, one for each word.", target=True),
     )
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
@@ -130,6 +131,14 @@ class TokenClassification(Objective):
         """Return the scores of the tokens that have a label, (N, C) fp32."""
         states_BTD = model.states(**batch.inputs).last_hidden_state
         return wide(model.score(states_BTD.flatten(0, 1)[batch.targets["places"]]))
+
+    def scored(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the scores of the tokens that have a label, (N, C)."""
+        return self.scores(model, batch)
+
+    def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each of them, (N,)."""
+        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         scores_NC = self.scores(model, batch)

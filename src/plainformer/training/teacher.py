@@ -1,0 +1,29 @@
+"""The teacher of a run: loaded once, asked at every label, never saved with the student."""
+
+from __future__ import annotations
+
+from plainformer.checkpoint.opened import open_checkpoint
+from plainformer.config import ModelConfig
+from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.loading import load_model
+from plainformer.train.objectives.base import Objective
+from plainformer.train.objectives.distil import Distilled, check_teacher
+
+
+def taught(objective: Objective, student: ModelConfig) -> Objective:
+    """Return the objective as `loss.teacher` changes it; itself where there is no teacher.
+
+    Raises:
+        UsageError: the teacher's head, tokens or labels are not the student's.
+    """
+    config = objective.config
+    ref = config.loss.teacher
+    if ref is None:
+        return objective
+    teacher = load_model(ref, head=objective.head, backend="plain", dtype="fp32", device=config.device, prepare=False)
+    processor = objective.processor
+    if isinstance(processor, Tokenizer):
+        with open_checkpoint(ref) as checkpoint:
+            processor = checkpoint.tokenizer()
+    check_teacher(objective, student, teacher.config, processor)
+    return Distilled(objective, teacher)
