@@ -177,7 +177,7 @@ def _config(objective: str, folder: Path, model: Path, rows: Path, **sections: A
         "objective": objective,
         "folder": str(folder / f"run-{objective}"),
         "model": {"ref": str(model)},
-        "data": {"train": {"path": str(rows)}, "duplicates": "allow", "cache": str(folder / "cache")},
+        "data": {"train": {"path": str(rows)}, "cache": str(folder / "cache")},
         "optimizer": {"learning_rate": 1e-4},
         "length": {"epochs": 1},
         "log_every": 1000,
