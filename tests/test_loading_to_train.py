@@ -31,7 +31,7 @@ def test_weights_are_in_memory_of_their_own(tiny: Folder, tmp_path: Path, name: 
         assert torch.equal(own, kept), key
         assert own.data_ptr() % 64 == 0, key
         assert own.is_contiguous(), key
-        assert own.requires_grad, key
+        assert own.requires_grad != (name == "text2text" and key == "head.out.bias"), key  # BART's is not learned
         assert own.dtype == torch.float32
     assert model.training
     assert all(module.product is None for module in model.modules() if hasattr(module, "product"))
