@@ -143,7 +143,7 @@ class TokenClassification(Objective):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         scores_NC = self.scores(model, batch)
         losses_N = label_losses(scores_NC, batch.targets["labels"], self.config.loss.label_smoothing)
-        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
