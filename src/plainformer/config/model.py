@@ -156,7 +156,6 @@ class HeadConfig:
         transform_size: width after the dense layer; 0 for no transform.
         out_size: classes or vocabulary; 0 for no output layer (a base model with a pooler).
         softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
-        out_bias_learned: False for one that a checkpoint may have and training leaves as it is (BART).
         mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
             `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
         dropout, dense_dropout: in training, of what the output layer reads, and of what the dense layer reads.
@@ -170,7 +169,6 @@ class HeadConfig:
     transform_norm: NormConfig | None = None
     out_size: int = 0
     out_bias: bool = True
-    out_bias_learned: bool = True
     softcap: float | None = None
     scale: float = 1.0
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
@@ -204,7 +202,8 @@ class ModelConfig:
     parameter names that are one tensor; `trained_positions` is the longest sequence that the model was trained on, where
     the checkpoint says, learned positions or not; `image_defaults` are those of the image processors that the family's
     checkpoints name. Ids that a tokenizer or generation needs are here because `config.json` is where checkpoints keep
-    them. `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
+    them. `fixed` are patterns of the names of parameters that training leaves as they are ("*" is anything).
+    `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
     target's own last token (mBART's language code). `first` says how weights start where no checkpoint fills them.
     """
 
@@ -213,6 +212,7 @@ class ModelConfig:
     decoder: StackConfig | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     tied: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     pad_id: int | None = None
     bos_id: int | None = None
