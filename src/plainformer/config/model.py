@@ -156,7 +156,6 @@ class HeadConfig:
         transform_size: width after the dense layer; 0 for no transform.
         out_size: classes or vocabulary; 0 for no output layer (a base model with a pooler).
         softcap: logits become cap * tanh(logits / cap) (Gemma2). scale: multiplies the hidden states (tied T5).
-        out_bias_learned: False for one that a checkpoint may have and training leaves as it is (BART).
         mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
             `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
         dropout, dense_dropout: in training, of what the output layer reads, and of what the dense layer reads.
@@ -170,7 +169,6 @@ class HeadConfig:
     transform_norm: NormConfig | None = None
     out_size: int = 0
     out_bias: bool = True
-    out_bias_learned: bool = True
     softcap: float | None = None
     scale: float = 1.0
     problem: Literal["", "single_label", "multi_label", "regression"] = ""

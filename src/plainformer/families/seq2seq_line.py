@@ -138,7 +138,7 @@ def word_rows(config: ModelConfig) -> list[Row]:
     ]
 
 
-HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows, out_bias_learned=False)}
+HEADS = {"none": BASE, "seq2seq_lm": words("seq2seq_lm", word_rows)}
 CLASSIFIER = rate("classifier_dropout", default=0.0)
 
 

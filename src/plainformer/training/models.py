@@ -167,7 +167,7 @@ def _freeze_backbone(model: Transformer) -> None:
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def saved_whole(model: Transformer) -> bool:
