@@ -30,11 +30,6 @@ class Head(nn.Module):
         self.activation = ACTIVATION_FUNCTIONS[config.transform_activation if has_transform else "identity"]
         self.norm = make_norm(size, config.transform_norm)
         self.out = Linear(size, config.out_size, config.out_bias) if config.out_size else nn.Identity()
-<<<<<<< HEAD
-        if not config.out_bias_learned and isinstance(self.out, Linear) and self.out.bias is not None:
-            self.out.bias.requires_grad_(False)
-=======
->>>>>>> oracle
         self.layer_weights = nn.Parameter(torch.empty(config.mixed_states)) if config.mixed_states else None
         second = config.pick == "first_two"
         self.distilled = Linear(size, config.out_size, config.out_bias) if second else nn.Identity()
