@@ -41,7 +41,7 @@ class TrainResult:
         folder: of the run; `folder/best` and `folder/last` are checkpoints that `load` reads.
         ended: "done", "early" (no progress), or "stopped": the same call goes on with it.
         step, total_steps: steps done, and of the whole run.
-        best: step, metric and value of the best evaluation; None without validation rows.
+        best: step, metric, value and 95 % interval of the best evaluation; None without validation rows.
     """
 
     folder: Path

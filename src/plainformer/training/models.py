@@ -141,7 +141,6 @@ def made_model(
         model, new = made.model, made.initialised
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
-    model.requires_grad_(True)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
@@ -172,12 +171,12 @@ def _lasting(ref: str) -> str:
 
 
 def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
     if not names:
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def saved_whole(model: Transformer) -> bool:
