@@ -35,7 +35,7 @@ def test_an_error_is_raised_where_its_step_is_asked_for() -> None:
             raise ValueError("a bad example")
         return step
 
-    found = []
+    found: list[int] = []
     with pytest.raises(ValueError, match="a bad example"), Feeder(prepare, 0, 5) as feeder:
         for step in feeder:
             found.append(step)

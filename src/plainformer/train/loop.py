@@ -46,7 +46,6 @@ def train_steps(run: Run, state: State) -> None:
             if number == 0:
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through it again and again would take time
-    gc.unfreeze()
 
 
 def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:

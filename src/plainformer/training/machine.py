@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -34,6 +35,7 @@ def machine(config: TrainConfig) -> Iterator[None]:
         with torch.random.fork_rng(on_gpu, enabled=True):
             yield
     finally:
+        gc.unfreeze()  # which the loop freezes
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         deterministic.fill_uninitialized_memory = filled
