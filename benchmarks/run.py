@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [NAME...]
 
-Names: import load greedy batches seq2seq first-token int8 prefill encode memory tasks stream.
+Names: import load greedy batches seq2seq first-token int8 prefill encode memory tasks stream training.
 
 Both sides are measured in the same run, in turn; only the ratios travel to other machines. A peer that is not installed has
 rows that say so. `make bench` installs what it can.
@@ -27,6 +27,7 @@ from common import Missing, Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_seq2seq
 from peers import PACKAGES
 from tasks import bench_stream, bench_tasks
+from training import bench_training
 
 HEADER = "| what | ours | theirs | ratio | note |\n|---|---|---|---|---|"
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -159,6 +160,7 @@ BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "memory": bench_memory,
     "tasks": bench_tasks,
     "stream": bench_stream,
+    "training": bench_training,
 }
 
 

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "entities": BASE,
     "loading": TOP,
     "starting": TOP,
-    "training": TOP | {"starting", "train", "data", "evaluate"},
+    "training": TOP | {"starting", "train", "data", "evaluate", "__init__"},
     "info": TOP,
     "explanation": TOP,
     "serve": TOP,

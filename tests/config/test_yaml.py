@@ -154,13 +154,13 @@ def same(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, list) else bool(a == b)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(DATA)
 def test_what_is_written_reads_back(data: dict[str, Any]) -> None:
     assert same(parse_yaml(write_yaml(data)).data or {}, data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), SCALARS | st.lists(SCALARS), min_size=1))
 def test_ruamel_reads_the_same(data: dict[str, Any]) -> None:
     """Its resolver is another than ours: what needs quotes in either has them."""

@@ -20,7 +20,7 @@ def test_every_parameter_is_filled(name: str) -> None:
     one, same, other = (initialise(Transformer(config), seed=seed) for seed in (1, 1, 2))
     for (key, a), b in zip(one.named_parameters(), same.parameters(), strict=True):
         assert not a.is_meta and torch.isfinite(a).all() and torch.equal(a, b), key
-        assert a.requires_grad
+        assert a.requires_grad == (key not in config.fixed)
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert one.training
 

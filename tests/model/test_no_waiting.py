@@ -183,3 +183,18 @@ def test_outside_training_values_are_checked() -> None:
     model = Transformer(config_from_dict({**CONFIGS["llama"], "architectures": ["LlamaForCausalLM"]})).eval()
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         model(torch.zeros(2, 5, dtype=torch.long, device="meta"))
+
+
+@gpu
+@pytest.mark.gpu
+def test_the_watch_sees_a_look_at_a_value() -> None:
+    raw, names = TRAINED["encoder"]
+    model = initialise(Transformer(config_from_dict(raw)), seed=0).cuda().eval()
+    inputs = batches(names, 1)[0]
+    model(**inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            model(**inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

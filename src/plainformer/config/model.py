@@ -202,7 +202,8 @@ class ModelConfig:
     parameter names that are one tensor; `trained_positions` is the longest sequence that the model was trained on, where
     the checkpoint says, learned positions or not; `image_defaults` are those of the image processors that the family's
     checkpoints name. Ids that a tokenizer or generation needs are here because `config.json` is where checkpoints keep
-    them. `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
+    them. `fixed` are patterns of the names of parameters that training leaves as they are ("*" is anything).
+    `decoder_shift` is what comes before a target when it becomes the decoder's input: the start id, or the
     target's own last token (mBART's language code). `first` says how weights start where no checkpoint fills them.
     """
 
@@ -211,6 +212,7 @@ class ModelConfig:
     decoder: StackConfig | None = None
     head: HeadConfig = field(default_factory=HeadConfig)
     tied: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     pad_id: int | None = None
     bos_id: int | None = None

@@ -14,7 +14,7 @@ from plainformer.config.tokenizer import FAIRSEQ_ROLES, TokenizerConvention, nam
 from plainformer.families import seq2seq_line
 from plainformer.families.heads import SPAN
 from plainformer.families.hf_config import HfConfig
-from plainformer.families.seq2seq_line import NORM, rows, stacks, text_classifier, tied, token_rows
+from plainformer.families.seq2seq_line import NORM, fixed, rows, stacks, text_classifier, tied, token_rows
 
 # Of each position table the first two rows are fairseq's padding rows: no position uses them.
 UNUSED_ROWS = 2
@@ -68,6 +68,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=tied(source, head),
+        fixed=fixed(head),
         decoder_start_id=None if multilingual else 2,
         decoder_shift="last_token" if multilingual else "start_id",
     )

@@ -16,6 +16,7 @@ from plainformer.families.seq2seq_line import (
     ALIASES,
     DECODER_TOKENS,
     HEADS,
+    fixed,
     rows,
     separate_token_rows,
     sinusoid_rows,
@@ -51,6 +52,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=ties,
+        fixed=fixed(head),
         decoder_start_id=source.id("pad_token_id"),  # these models start a target with padding
         trained_positions=source.integer("max_position_embeddings", default=1024),
     )

@@ -6,7 +6,7 @@ from plainformer.checkpoint.rows import WeightTable
 from plainformer.config import ModelConfig
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.hf_config import HfConfig
-from plainformer.families.seq2seq_line import ALIASES, HEADS, rows, sinusoid_rows, stacks, tied, token_rows
+from plainformer.families.seq2seq_line import ALIASES, HEADS, fixed, rows, sinusoid_rows, stacks, tied, token_rows
 
 __all__ = ["ALIASES", "HEADS", "TOKENIZERS", "config", "table"]
 DEFAULTS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
@@ -27,6 +27,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
         encoder,
         decoder,
         tied=tied(source, head),
+        fixed=fixed(head),
         trained_positions=source.integer("max_position_embeddings", default=1024),
     )
 

@@ -84,6 +84,11 @@ def tied(source: HfConfig, head: str) -> tuple[tuple[str, str], ...]:
     return (TIED_STACKS, TIED_HEAD) if head == "seq2seq_lm" else (TIED_STACKS,)
 
 
+def fixed(head: str) -> tuple[str, ...]:
+    """Return what training leaves as it is: the bias over words is a buffer of these checkpoints, not a parameter."""
+    return ("head.out.bias",) if head == "seq2seq_lm" else ()
+
+
 LAYER = {
     ".self_attn.q_proj": ".attention.qkv.q",
     ".self_attn.k_proj": ".attention.qkv.k",

@@ -25,6 +25,8 @@ HEADS = {
     "seq2seq_lm": words("seq2seq_lm", [row("proj_out.weight", "head.out.weight")], out_bias=False),
     "audio": AUDIO,
 }
+# The encoder's sinusoids, and the biases of keys, which change no probability and are in no checkpoint.
+FIXED = ("encoder.frontend.positions", "*.qkv.k.bias", "*.kv.k.bias")
 OUT_TIED = (("head.out.weight", "decoder.frontend.tokens.weight"),)
 TOKENIZERS = {
     "whisper": TokenizerConvention(
@@ -51,7 +53,7 @@ def config(source: HfConfig, head: str) -> ModelConfig:
     layers = {"norm_place": "pre", "final_norm": "norm"}
     encoder = stack(source, "encoder", sound, **layers)
     decoder = stack(source, "decoder", text, **layers) if head != "audio" else None  # a classifier has no decoder
-    return ModelConfig("whisper", encoder=encoder, decoder=decoder, tied=tied)
+    return ModelConfig("whisper", encoder=encoder, decoder=decoder, tied=tied, fixed=FIXED)
 
 
 def side_rows(base: str, side: str) -> list[Row]:

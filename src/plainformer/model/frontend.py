@@ -230,7 +230,7 @@ class MelEmbedding(nn.Module):
         self.config, self.dropout = config, dropout
         self.conv1 = Conv1d(config.mels, hidden_size, 3, padding=1)
         self.conv2 = Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1)
-        self.positions = nn.Parameter(torch.empty(config.max_positions, hidden_size), requires_grad=False)  # sinusoids
+        self.positions = nn.Parameter(torch.empty(config.max_positions, hidden_size))
         self.activation = ACTIVATION_FUNCTIONS[config.activation]
 
     def forward(self, mels_BMN: Tensor) -> Tensor:

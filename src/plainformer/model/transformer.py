@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -67,6 +68,9 @@ class Transformer(nn.Module):
             self.decoder = Stack(config.decoder) if config.decoder is not None else None
             self.head = Head(config.head, config.main_stack.hidden_size)
         self.tie()
+        for name, parameter in self.named_parameters():
+            if any(fnmatchcase(name, pattern) for pattern in config.fixed):
+                parameter.requires_grad_(False)
         self._parameters_in_all = sum(parameter.numel() for parameter in self.parameters())
 
     @property

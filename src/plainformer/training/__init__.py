@@ -90,6 +90,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
     saved, passed_over = checkpoints.newest()
     for sentence in passed_over:
         events.say(sentence)
+    if passed_over and saved is None:
+        events.say("no checkpoint is whole: the run begins anew")
     state = State()
     if saved is None:
         folder.begin(config, prepared.data)

@@ -91,12 +91,23 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
         if config.model.config is not None:
             model = config_of_fragment(config.model.config, kind.head, labels=names, problem=problem)
         else:
-            model, _ = config_with_head(checkpoint, kind.head, names, problem)
+            model, before = config_with_head(checkpoint, kind.head, names, problem)
+            if labels is not None and before is not None and _are_known(labels, config, kind, before):
+                labels, (model, _) = None, config_with_head(checkpoint, kind.head)
         processor = _processor(checkpoint, model, kind)
         found = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
         files = {name: checkpoint.path / name for name in found if name != "config.json"}
         companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
     return Start(config.model, model, labels, processor, files, companions)
+
+
+def _are_known(labels: Labels, config: TrainConfig, kind: type[Objective], before: ModelConfig) -> bool:
+    """Return whether the checkpoint's own head tells the rows' labels apart already, by their names or as numbers."""
+    if config.data.labels or before.head.kind != kind.head:
+        return False
+    count, usual = len(before.labels), "single_label"
+    same = (labels.problem or usual) == (before.head.problem or usual)
+    return same and all(n in before.labels or (n.isdecimal() and int(n) < count) for n in labels.names)
 
 
 def _names(checkpoint: Checkpoint) -> list[str]:
@@ -130,7 +141,6 @@ def made_model(
         model, new = made.model, made.initialised
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
-    model.requires_grad_(True)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
@@ -152,12 +162,12 @@ def _lasting(ref: str) -> str:
 
 
 def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
     if not names:
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def saved_whole(model: Transformer) -> bool:

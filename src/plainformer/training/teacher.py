@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from plainformer.checkpoint.opened import open_checkpoint
 from plainformer.config import ModelConfig
+from plainformer.errors import UsageError, opt
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.loading import load_model
 from plainformer.train.objectives.base import Objective
@@ -20,7 +21,13 @@ def taught(objective: Objective, student: ModelConfig) -> Objective:
     ref = config.loss.teacher
     if ref is None:
         return objective
-    teacher = load_model(ref, head=objective.head, backend="plain", dtype="fp32", device=config.device, prepare=False)
+    try:
+        teacher = load_model(
+            ref, head=objective.head, backend="plain", dtype="fp32", device=config.device, prepare=False
+        )
+    except UsageError as error:
+        what = f"{opt('loss.teacher', ref)} cannot teach {config.objective}: {error.what}"
+        raise UsageError(what, "choose a teacher that was trained for the same") from None
     processor = objective.processor
     if isinstance(processor, Tokenizer):
         with open_checkpoint(ref) as checkpoint:

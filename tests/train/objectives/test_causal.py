@@ -61,7 +61,7 @@ def test_beginning_once_and_end_always(llama) -> None:
     (again,) = objective.encode({"text": "<s>hello</s>"}).examples
     assert again["input_ids"].tolist().count(tokenizer.bos_id) == 1
     assert again["input_ids"].tolist().count(tokenizer.eos_id) == 1
-    plain = causal(models.make("gpt2"), byte_level())
+    plain = causal(models.make("gpt2", vocab_size=700), byte_level())
     assert plain.encode({"text": "hello"}).examples[0]["input_ids"][-1] == byte_level().eos_id
 
 
@@ -209,6 +209,19 @@ def test_padding_that_is_the_end_token_still_learns_to_stop() -> None:
     start = torch.tensor([tokenizer.encode("ab").input_ids])
     (found,) = generate(model.eval(), start, max_new_tokens=30, eos_ids=[tokenizer.eos_id]).token_ids
     assert found[-1] == tokenizer.eos_id and len(found) < 30
+
+
+def test_a_pad_token_that_the_model_lacks_is_never_read(llama) -> None:
+    """Llama's models have none, and the one that people add to the tokenizer has no row of the embeddings."""
+    made = byte_level.__wrapped__()
+    size = made.vocab_size
+    made.backend.add_special_tokens(["<pad>"])
+    tokenizer = Tokenizer(made.backend, special_tokens={**made.special_tokens, "pad_token": "<pad>"})
+    objective = causal(models.make("llama", vocab_size=size), tokenizer)
+    batch = batch_of(objective, examples_of(objective, ROWS[:3]))
+    assert tokenizer.pad_id == size and int(batch.inputs["input_ids"].max()) < size
+    with pytest.raises(CheckpointError, match=f"'<pad>' has the id {size}, and the model {size} tokens"):
+        objective.encode({"text": "a <pad> b"})
 
 
 def test_shown_says_what_follows(llama) -> None:

@@ -43,7 +43,8 @@ def bart_like() -> Tokenizer:
 
 
 def denoising(tokenizer: Tokenizer, config=None, **sections) -> Denoising:
-    return Denoising(train_config("denoising", **sections), config or models.make("t5").config, tokenizer)
+    config = config or models.make("t5", vocab_size=900).config
+    return Denoising(train_config("denoising", **sections), config, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,13 @@ def test_the_tokenizer_says_which() -> None:
     assert denoising(bart_like(), loss=dict(mask_share=0.2)).share == 0.2
     with pytest.raises(CheckpointError, match="neither sentinels"):
         denoising(byte_level())
+
+
+def test_tokens_that_the_model_lacks_are_said_first() -> None:
+    with pytest.raises(CheckpointError, match=r"'<extra_id_0>' has the id \d+, and the model 61 tokens"):
+        denoising(unigram(), models.make("t5").config)
+    with pytest.raises(CheckpointError, match=r"'<mask>' has the id \d+, and the model 61 tokens"):
+        denoising(bart_like(), models.make("t5").config)
 
 
 @pytest.mark.parametrize("tokenizer", [unigram, bart_like])

@@ -98,7 +98,8 @@ def test_teachers_that_cannot_teach() -> None:
     made = byte_level.__wrapped__()
     made.backend.add_special_tokens(["<mask>"])
     masked = Tokenizer(made.backend, special_tokens={"mask_token": "<mask>"})
-    inner = MaskedLanguageModel(train_config("masked-lm", loss=dict(teacher="t")), mine, masked)
+    wide = models.make("llama", vocab_size=600).config
+    inner = MaskedLanguageModel(train_config("masked-lm", loss=dict(teacher="t")), wide, masked)
     inner.distils = False
     with pytest.raises(UsageError, match="'masked-lm' has no scores"):
         Distilled(inner, objective.teacher)

@@ -60,7 +60,7 @@ def chat_tokenizer(template: str) -> Tokenizer:
 
 
 def tuning(template: str, config=None, **sections) -> InstructionTuning:
-    config = config or models.make("llama").config
+    config = config or models.make("llama", vocab_size=700).config
     return InstructionTuning(train_config("instruction", **sections), config, chat_tokenizer(template))
 
 

@@ -141,6 +141,22 @@ def test_labels_that_cannot_be_learnt(tmp_path: Path) -> None:
         objective.encode({"text": "a", "label": [1, 2]})
 
 
+def test_texts_and_pairs_may_be_mixed(tmp_path: Path) -> None:
+    models.bert(tmp_path, "BertForSequenceClassification", num_labels=2)
+    _, objective = made(tmp_path, "text-classification")
+    rows = [{"text": "the cat", "label": 0}, {"text": "the cat", "text_pair": "a dog", "label": 1}]
+    alone, pair = examples_of(objective, rows)
+    assert alone.keys() == pair.keys()  # the store keeps examples that are alike
+    assert "token_type_ids" not in batch_of(objective, [alone]).inputs
+    assert batch_of(objective, [alone, pair]).inputs["token_type_ids"].sum(1).tolist() == [0, 3]
+
+
+def test_clips_have_labels_and_no_other_problem() -> None:
+    kind = objective_class("audio-classification")
+    found = kind.labels_of(train_config(kind.name), [{"label": "yes"}, {"label": "no"}])
+    assert found.names == ("no", "yes") and found.problem is None  # a head of clips knows no other
+
+
 def test_labels_are_found_in_rows() -> None:
     kind = objective_class("text-classification")
     rows = [{"label": label} for label in (10, 9, "2", None, "")]

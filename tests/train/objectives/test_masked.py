@@ -39,7 +39,7 @@ def with_mask(name: str) -> Tokenizer:
 
 
 def masked(tokenizer: Tokenizer, config=None, **sections) -> MaskedLanguageModel:
-    config = config or models.make("t5").config
+    config = config or models.make("t5", vocab_size=31000).config
     return MaskedLanguageModel(train_config("masked-lm", **sections), config, tokenizer)
 
 

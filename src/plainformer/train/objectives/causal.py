@@ -44,7 +44,7 @@ class CausalLanguageModel(WordObjective):
         if all(encoding.special):
             raise Dropped("text without tokens")
         ids = encoding.input_ids
-        return self.examples(as_ids(ids if ids[-1] == self.end_id else [*ids, self.end_id]))
+        return self.examples(self.known(as_ids(ids if ids[-1] == self.end_id else [*ids, self.end_id])))
 
     def examples(self, ids: Ids) -> Encoded:
         """Return a document as one example, or as several windows where it is too long for a row of its own."""

@@ -56,6 +56,7 @@ class Denoising(PairObjective):
         self.share = config.loss.mask_share or (CORRUPTION_SHARE if self.sentinels else INFILLING_SHARE)
         self.mean = config.loss.mean_span
         self.before, self.after = around(processor, end_of_text(processor, model))
+        self.known(as_ids([self.mask_id, *self.sentinels, *self.before, *self.after]))
         self.window = self._window(longest(None, model, processor, of_target=True))
 
     def _window(self, target_limit: int | None) -> int | None:
@@ -80,6 +81,7 @@ class Denoising(PairObjective):
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a document's windows. One without at least two tokens is left out: nothing would be left to read."""
         ids = as_ids(self.processor.encode(text_of(row), add_special_tokens=False, max_length=None).input_ids)
+        self.known(ids)
         if np.isin(ids, self.sentinels).any():
             raise Dropped("text with sentinel tokens")
         if len(ids) < 2:

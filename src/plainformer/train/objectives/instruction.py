@@ -72,7 +72,7 @@ class InstructionTuning(WordObjective):
         return Encoded(examples, sum(cut for _, cut in fitting))
 
     def _fitted(self, found: Conversation) -> tuple[Arrays, int]:
-        ids = as_ids(found.input_ids)
+        ids = self.known(as_ids(found.input_ids))
         answers = np.zeros(len(ids), dtype=np.uint8)
         for start, stop in found.answers:
             answers[start:stop] = 1

@@ -45,14 +45,17 @@ class MaskedLanguageModel(WordObjective):
             what = "this tokenizer has no mask token, so nothing can be hidden"
             raise CheckpointError(what, "add mask_token to tokenizer_config.json, or train causal-lm or denoising")
         self.mask_id = mask_id
+        self.known(as_ids([mask_id]))
         self.share = config.loss.mask_share or MASK_SHARE
-        self.ordinary = ordinary_ids(processor)
+        self.ordinary = ordinary_ids(processor, model.vocab_size)
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a text's tokens with the tokenizer's special ones; several windows unless `data.too_long` says otherwise."""
         text = text_of(row)
         rows, cut = self.fitted(self.processor.encode(text, max_length=None))
-        examples: list[Arrays] = [{"input_ids": as_ids(one.input_ids), "units": self.units(text, one)} for one in rows]
+        examples: list[Arrays] = [
+            {"input_ids": self.known(as_ids(one.input_ids)), "units": self.units(text, one)} for one in rows
+        ]
         found = [example for example in examples if example["units"].max(initial=_NO_WORD) != _NO_WORD]
         if not found:
             raise Dropped("text without tokens")
@@ -112,7 +115,7 @@ def some(units: npt.NDArray[np.int32], share: float, draw: np.random.Generator) 
     return taken[units]
 
 
-def ordinary_ids(tokenizer: Any) -> Ids:
-    """Return the ids of all tokens that are not special."""
+def ordinary_ids(tokenizer: Any, size: int | None) -> Ids:
+    """Return the ids of all tokens that are not special and are among the model's `size`."""
     known = {tokenizer.token_to_id(token) for token in tokenizer.backend.get_vocab()}
-    return as_ids(sorted(known - tokenizer.special_ids - {None}))
+    return as_ids(sorted(i for i in known - tokenizer.special_ids - {None} if size is None or i < size))

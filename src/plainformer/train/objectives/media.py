@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError
 from plainformer.train.losses import wide
-from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels
 from plainformer.train.objectives.hearing import Clips, Hearing, frames_of
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import single
@@ -78,6 +78,11 @@ class AudioClassification(LabelObjective):
         Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate."),
         LABEL,
     )
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the labels of a head that knows no other problem than to choose one of them."""
+        return Labels(super().labels_of(config, rows).names)
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)

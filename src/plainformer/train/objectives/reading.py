@@ -58,9 +58,9 @@ class Reading:
         return row.select(kept), len(row) - len(kept)
 
     def arrays(self, row: Encoding) -> Arrays:
-        """Return a row's ids, and its token types where the model has them and one is not 0."""
+        """Return a row's ids, and its token types where the model has them."""
         ids = {"input_ids": np.asarray(row.input_ids, dtype=np.int64)}
-        if self.types and any(row.token_type_ids):
+        if self.types:
             ids["token_type_ids"] = np.asarray(row.token_type_ids, dtype=np.int64)
         return ids
 
@@ -71,7 +71,7 @@ class Reading:
         real = mask(rows)
         if real is not None:
             inputs["attention_mask"] = real
-        if any("token_type_ids" in example for example in examples):
+        if any(types_of(example).any() for example in examples):
             inputs["token_type_ids"] = padded([types_of(example) for example in examples], 0)
         return inputs
 

@@ -85,7 +85,11 @@ class SequenceToSequence(PairObjective):
         )
         whole = self.processor.output.encode(target, max_length=None, src_lang=self.target_language)
         ids, labelled, cut = self._target(whole)
-        example = {"input_ids": as_ids(read.input_ids), "target_ids": as_ids(ids), "labelled": as_ids([labelled])}
+        example = {
+            "input_ids": self.known(as_ids(read.input_ids)),
+            "target_ids": self.known(as_ids(ids), of_target=True),
+            "labelled": as_ids([labelled]),
+        }
         return Encoded([example], lost + cut)
 
     def _target(self, whole: Encoding) -> tuple[list[int], int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
-from plainformer.errors import UsageError, a_type, opt
+from plainformer.errors import CheckpointError, UsageError, a_type, opt
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.inputs.text.windows import truncated, windows
 from plainformer.train.losses import label_losses, word_losses
@@ -50,14 +50,15 @@ class WordObjective(Objective):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
-        known = [i for i in (processor.pad_id, model.pad_id, processor.eos_id) if i is not None]
-        self.filler = known[0] if known else 0
+        usual, size = (processor.pad_id, model.pad_id, processor.eos_id), model.vocab_size
+        # A pad token that was added to the tokenizer alone has no row of the embeddings, and needs none.
+        self.filler = next((i for i in usual if i is not None and (size is None or i < size)), 0)
         self.limit = longest(config.data.max_length, model, processor)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Score the labelled positions alone: the head sees one position at a time, so the others would change nothing."""
         losses_N = self.losses(model, labelled_states(model, batch), batch.targets["labels"])
-        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
 
     def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Return the loss of each label, (N,)."""
@@ -111,6 +112,20 @@ class WordObjective(Objective):
             raise Dropped(f"longer than {name}")
         kept = truncated(row.sequence_ids, limit, self.processor.truncation_side)
         return row.select(kept), len(row) - len(kept)
+
+    def known(self, ids: Ids, *, of_target: bool = False) -> Ids:
+        """Return ids that the model has rows for: a training step on a GPU does not look at their values.
+
+        Raises:
+            CheckpointError: the tokenizer has tokens that the model lacks.
+        """
+        stack = self.model_config.main_stack if of_target else self.model_config.input_stack
+        frontend = stack.frontend
+        size = frontend.vocab_size if isinstance(frontend, TokenFrontend) else None
+        if size is not None and len(ids) and (worst := int(ids.max())) >= size:
+            what = f"the tokenizer's token {self.processor.id_to_token(worst)!r} has the id {worst}, and the model {size} tokens"
+            raise CheckpointError(what, "is the tokenizer that of another model, or were tokens added to it alone?")
+        return ids
 
     def said(self, token_id: int) -> str:
         """Return a token for people; "" for NONE."""
