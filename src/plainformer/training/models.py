@@ -165,17 +165,6 @@ def _compile(model: Transformer) -> None:
         layer.compile()
 
 
-def _compile(model: Transformer) -> None:
-    """Compile each layer by itself: their graphs are small, and one does not wait for the others."""
-    import torch._dynamo
-
-    layers = [layer for stack in (model.encoder, model.decoder) if stack is not None for layer in stack.layers]
-    # A layer's number is a constant of its graph, and so are training and evaluation: that many graphs of one function.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(layers))
-    for layer in layers:
-        layer.compile()
-
-
 def _lasting(ref: str) -> str:
     """Return a reference that means the same in any working directory."""
     return str(Path(ref).resolve()) if Path(ref).exists() else ref
