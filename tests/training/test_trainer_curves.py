@@ -129,7 +129,9 @@ LEVELS = ("layer.1.output.LayerNorm.bias", "qa_outputs.bias")
 
 CASES = {
     "causal-lm": Case("causal-lm", _llama(save_bytes), shifted, changes={"batches": {"packed": False}}),
-    "causal-lm-packed": Case("causal-lm", _llama(save_bytes), _apart, even=True, changes={"batches": {"row_length": 72}}),
+    "causal-lm-packed": Case(
+        "causal-lm", _llama(save_bytes), _apart, even=True, changes={"batches": {"row_length": 72}}
+    ),
     "masked-lm": Case("masked-lm", _bert("BertForMaskedLM"), _tabled),
     "denoising": Case("denoising", _infilling_bart, _tabled),
     "seq2seq": Case("seq2seq", _bart, _tabled),
@@ -139,7 +141,9 @@ CASES = {
         "text-classification", _bert("BertForSequenceClassification", **_named(LABELS)), _labelled
     ),
     "token-classification": Case("token-classification", _bert("BertForTokenClassification", **_named(TAGS)), _tabled),
-    "question-answering": Case("question-answering", _bert("BertForQuestionAnswering"), _spans, even=True, undecided=LEVELS),
+    "question-answering": Case(
+        "question-answering", _bert("BertForQuestionAnswering"), _spans, even=True, undecided=LEVELS
+    ),
     "multiple-choice": Case("multiple-choice", _bert("BertForMultipleChoice"), _choices, even=True),
     "ctc": Case("ctc", _wave("Wav2Vec2ForCTC", ctc_loss_reduction="mean"), _letters, even=True),
     "speech-to-text": Case("speech-to-text", lambda folder: models.whisper(folder, multilingual=False), _tabled),
@@ -180,6 +184,9 @@ UNDECIDED = ("k_proj.bias", "key.bias")
 
 def _spelt(key: str) -> str:
     """What published checkpoints call a part of a normalised weight."""
-    for theirs, ours in (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v")):
+    for theirs, ours in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
         key = key.replace(theirs, ours)
     return key

@@ -7,6 +7,7 @@ it had not been. Nothing here waits for a GPU, except where a number is written 
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from dataclasses import asdict
 
@@ -21,6 +22,8 @@ from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import clip_gradients, set_learning_rate
 from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
+
+log = logging.getLogger(__name__)
 
 
 def train_steps(run: Run, state: State) -> None:
@@ -43,13 +46,20 @@ def train_steps(run: Run, state: State) -> None:
             if number == 0:
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through it again and again would take time
-    gc.unfreeze()
 
 
 def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     """Take one optimizer step on the mean loss of all labels of its micro-batches; return the gradient's norm, ()."""
     run.optimizer.zero_grad(set_to_none=True)
-    total = accumulate(run, step, batches)
+    try:
+        total = accumulate(run, step, batches)
+    except RuntimeError as error:  # an operation that gives other bits each time on this device
+        if "deterministic implementation" not in str(error):
+            raise
+        log.warning("%s; the run goes on, but is not repeatable bit for bit", str(error).partition(". ")[0])
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        run.optimizer.zero_grad(set_to_none=True)
+        total = accumulate(run, step, batches)
     norm = clip_gradients(run.optimizer, run.config.optimizer.max_grad_norm)
     run.finite.watch(step.step, total, norm)
     if run.finite.at_once:

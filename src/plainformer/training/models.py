@@ -160,10 +160,19 @@ def made_model(
         set_dropout(model, asked.dropout)
     set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
     if config.compile:
-        for stack in (model.encoder, model.decoder):
-            for layer in stack.layers if stack is not None else ():
-                layer.compile()
+        _compile(model)
     return model, new
+
+
+def _compile(model: Transformer) -> None:
+    """Let each layer be compiled when it first runs: layers are versions of one function, told apart by their number."""
+    import torch._dynamo as dynamo
+
+    layers = [layer for stack in (model.encoder, model.decoder) if stack is not None for layer in stack.layers]
+    limits: Any = dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 4 * len(layers))
+    for layer in layers:
+        layer.compile()
 
 
 def _lasting(ref: str) -> str:
