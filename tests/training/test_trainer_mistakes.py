@@ -22,7 +22,7 @@ from tests.support import models
 from tests.support.learning import LABELS, config_of, learnt, rows_of
 from tests.support.runs import WORDS
 from tests.support.trainer import IGNORED, Inputs, batches_of, shifted, trained_by_reference
-from tests.training.test_trainer_curves import CASES, STILL, Case, labelled, named
+from tests.support.trainer_cases import CASES, STILL, Case, labelled, named
 
 PARTS = 4  # micro-batches of two rows each
 

@@ -193,7 +193,10 @@ def test_another_machine_is_said_and_written_down(config: TrainConfig) -> None:
     assert "no longer bit for bit" in said(events) and "threads: 77 → " in said(events)
     resumed = json.loads(path.read_text())["resumed"]
     assert resumed == [{"step": 6, "changed": {"threads": torch.get_num_threads()}, "bit_for_bit": False}]
-    _, events = run_until(config, 12)
+    smaller = replace(config, batches=replace(config.batches, micro=2))
+    _, events = run_until(smaller, 12)
+    assert "micro: 4 → 2" in said(events) and "threads" not in said(events)
+    _, events = run_until(smaller, 15)
     assert not said(events)  # it is said once
 
 

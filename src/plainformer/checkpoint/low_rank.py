@@ -99,9 +99,8 @@ def add_adapters(model: Transformer, table: WeightTable, config: LoraConfig, *, 
         UsageError: a target that is not a linear layer of this model, or is tied to another tensor.
     """
     chosen = _chosen(model, matrices(model, table), config.targets)
-    model.requires_grad_(False)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_stays(model, name))
+        parameter.requires_grad_(parameter.requires_grad and _stays(model, name))
     for matrix in chosen:
         _attach(model, matrix, config, seed)
     return [matrix.theirs for matrix in chosen]

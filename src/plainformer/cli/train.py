@@ -165,7 +165,10 @@ def print_result(result: TrainResult, where: str, *, already: bool) -> None:
     facts = {"last model": str(result.folder / "last")}
     best = result.best
     if best is not None:
-        facts["best model"] = f"{result.folder / 'best'} (step {best['step']:,}, {best['metric']} {best['value']:.4g})"
+        from plainformer.train.interval import said
+
+        facts["best model"] = f"{result.folder / 'best'} (step {best['step']:,})"
+        facts[f"its {best['metric'].replace('_', ' ')}"] = said(best["value"], best.get("interval"))
     print_facts(out, facts)
 
 

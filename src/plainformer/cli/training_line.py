@@ -41,7 +41,7 @@ class TrainingLine(Count):
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Say what an evaluation gave."""
-        numbers = {k: v for k, v in line.items() if k not in ("step", "epoch", "best")}
+        numbers = {k: v for k, v in line.items() if k not in ("step", "epoch", "best", "interval")}
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         best = ", the best so far" if line.get("best") else ""
         screen.say(f"step {line['step']:,}: validation {metrics}{best}")

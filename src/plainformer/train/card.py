@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plainformer.errors import plural
+from plainformer.train.interval import said
 
 CARD = "README.md"
 _SHOWN = 12  # evaluations in the table
@@ -162,7 +163,10 @@ class Card:
             ]
             for line in shown
         ]
-        note = f"On the validation rows. The bold step is the best so far by {self.metric}."
+        note = f"On the validation rows. The bold step is the best so far by {self.metric}"
+        chosen = next((line for line in shown if line["step"] == best), {})
+        sure = f": {said(chosen['validation'][self.metric], chosen['interval'])}" if "interval" in chosen else ""
+        note += f"{sure}{', with the interval of 95 % (bootstrap over rows)' * bool(sure)}."
         return "## Results\n\n" + note + "\n\n" + _table(["step", "epoch", *names], rows)
 
     def _data(self) -> str:

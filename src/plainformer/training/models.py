@@ -150,10 +150,19 @@ def made_model(
         set_dropout(model, asked.dropout)
     set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
     if config.compile:
-        for stack in (model.encoder, model.decoder):
-            for layer in stack.layers if stack is not None else ():
-                layer.compile()
+        _compile(model)
     return model, new
+
+
+def _compile(model: Transformer) -> None:
+    """Let each layer be compiled when it first runs: layers are versions of one function, told apart by their number."""
+    import torch._dynamo as dynamo
+
+    layers = [layer for stack in (model.encoder, model.decoder) if stack is not None for layer in stack.layers]
+    limits: Any = dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 4 * len(layers))
+    for layer in layers:
+        layer.compile()
 
 
 def _lasting(ref: str) -> str:
@@ -167,7 +176,7 @@ def _freeze_backbone(model: Transformer) -> None:
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def saved_whole(model: Transformer) -> bool:

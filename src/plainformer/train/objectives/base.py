@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plainformer.config.training import PRETRAINING
+from plainformer.train.objectives.collate import row_sums
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -68,10 +69,21 @@ class Batch:
 
 @dataclass
 class Loss:
-    """The sum of a micro-batch's losses over its labels, and the same for each row, (B,), detached."""
+    """The loss of a micro-batch.
+
+    Attributes:
+        total: the sum over its labels, (). values: the loss of each label, detached, (N,).
+        counts: how many labels each row has, (B,); None where each has one.
+    """
 
     total: Tensor
-    per_row: Tensor
+    values: Tensor
+    counts: Tensor | None = None
+
+    @property
+    def per_row(self) -> Tensor:
+        """Return the sum of each row's losses, (B,). A GPU is waited for."""
+        return self.values if self.counts is None else row_sums(self.values, self.counts)
 
 
 @dataclass(frozen=True)

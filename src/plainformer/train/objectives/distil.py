@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from plainformer.errors import UsageError, opt
 from plainformer.train.losses import SCORES_AT_ONCE, distillation_losses
 from plainformer.train.objectives.base import Arrays, Batch, Encoded, Loss, Objective
-from plainformer.train.objectives.collate import row_sums
 from plainformer.train.objectives.words import WordObjective, labelled_states, most_positions
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Distilled(Objective):
         losses_N = far_N * self.weight
         if own_N is not None:
             losses_N = losses_N + (1 - self.weight) * own_N
-        counts_B = batch.targets.get("per_row")  # without it, each row has one label
-        return Loss(losses_N.sum(), losses_N.detach() if counts_B is None else row_sums(losses_N, counts_B))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets.get("per_row"))
 
     def _classes(self, model: Transformer, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Return the losses of labels and the divergences, each (N,)."""

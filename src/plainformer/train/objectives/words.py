@@ -58,7 +58,7 @@ class WordObjective(Objective):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Score the labelled positions alone: the head sees one position at a time, so the others would change nothing."""
         losses_N = self.losses(model, labelled_states(model, batch), batch.targets["labels"])
-        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
 
     def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Return the loss of each label, (N,)."""
