@@ -69,6 +69,7 @@ check-pythons: install-test
 docs: install-test
 	$(BIN)/python -m tests.cli.test_glossary
 	$(BIN)/python -m tests.test_architecture
+	$(BIN)/python -m tests.test_recipes
 	$(BIN)/python -m tests.test_docs
 
 # ROWS="greedy tasks" measures those alone.
