@@ -71,7 +71,7 @@ class Start:
         """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
         lora = self.asked.lora
         if lora is not None and not lora.merge:
-            save_adapters(model, table_for(model.config), folder, lora, _lasting(self.asked.ref or ""))
+            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "")
             save_config(model, folder)
         else:
             save_model(model, folder)
@@ -174,11 +174,6 @@ def _compile(model: Transformer) -> None:
     limits.recompile_limit = max(limits.recompile_limit, 4 * len(layers))
     for layer in layers:
         layer.compile()
-
-
-def _lasting(ref: str) -> str:
-    """Return a reference that means the same in any working directory."""
-    return str(Path(ref).resolve()) if Path(ref).exists() else ref
 
 
 def _freeze_backbone(model: Transformer) -> None:
