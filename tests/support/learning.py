@@ -130,12 +130,17 @@ def rows_of(folder: Path, objective: str, *, even: bool = False, rows: Rows | No
     return {"path": str(write_rows(folder / "rows.jsonl", list(made)))}
 
 
-def config_of(folder: Path, objective: str, data: Mapping[str, Any], **changes: Any) -> TrainConfig:
-    """A run of 20 steps in which every step is written down; `changes` are sections or values."""
+def config_of(
+    folder: Path, objective: str, data: Mapping[str, Any], sides: Mapping[str, Any] = {}, **changes: Any
+) -> TrainConfig:
+    """A run of 20 steps in which every step is written down; `changes` are sections or values.
+
+    `data` is where the rows are, `sides` what else the section of that name says: how they are divided.
+    """
     found: dict[str, Any] = {
         "objective": objective,
         "folder": str(folder / "run"),
-        "data": {"train": dict(data), "cache": str(folder / "cache")},
+        "data": {"train": dict(data), "cache": str(folder / "cache"), **sides},
         "batches": {"size": BATCH},
         "length": {"steps": STEPS},
         "optimizer": {"learning_rate": 1e-3},
