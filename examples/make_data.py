@@ -356,7 +356,8 @@ def write_preparations(folder: Path) -> None:
     characters = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abcd"])}
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     wave = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000, "do_normalize": True}
-    files: dict[str, object] = {
+    files: dict[str, object] = {f"{kind}/config.json": {"model_type": kind} for kind in ("vit", "wav2vec2", "whisper")}
+    files |= {
         "vit/preprocessor_config.json": {
             "image_processor_type": "ViTImageProcessor",
             "size": {"height": 16, "width": 16},

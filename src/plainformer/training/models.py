@@ -19,6 +19,7 @@ from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFro
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
 from plainformer.families import table_for
+from plainformer.families.by_hand import with_tokens
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
@@ -89,7 +90,8 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
     part: Part = "model" if config.model.ref is not None else "tokenizer"
     with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:
         if config.model.config is not None:
-            model = config_of_fragment(config.model.config, kind.head, labels=names, problem=problem)
+            fragment = _with_tokenizer(config.model.config, checkpoint, kind)
+            model = config_of_fragment(fragment, kind.head, labels=names, problem=problem)
         else:
             model, before = config_with_head(checkpoint, kind.head, names, problem)
             if labels is not None and before is not None and _are_known(labels, config, kind, before):
@@ -112,6 +114,14 @@ def _are_known(labels: Labels, config: TrainConfig, kind: type[Objective], befor
 
 def _names(checkpoint: Checkpoint) -> list[str]:
     return [path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()]
+
+
+def _with_tokenizer(fragment: Mapping[str, Any], checkpoint: Checkpoint, kind: type[Objective]) -> Mapping[str, Any]:
+    """Return a fragment of config.json with the size of the tokenizer's vocabulary and its special tokens."""
+    if kind.reads not in ("text", "speech"):
+        return fragment
+    tokenizer = checkpoint.tokenizer()
+    return with_tokens(fragment, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
 
 
 def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]) -> Any:

@@ -80,7 +80,7 @@ def prepare(config: Any) -> Prepared:
     return Prepared(
         *(config, objective, start, rows, examples, validation, plan),
         evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
-        metric=_metric(config, kind),
+        metric=_metric(config, objective),
         evaluate_every=every,
         save_every=config.checkpoints.every or every,
         data=_identity(rows, stores, digest),
@@ -94,11 +94,12 @@ def evaluation_steps(plan: Plan) -> int:
     return max(1, -(-plan.total_steps // EVALUATIONS))
 
 
-def _metric(config: TrainConfig, kind: type[Objective]) -> Metric:
+def _metric(config: TrainConfig, objective: Objective) -> Metric:
+    """Return what chooses the best checkpoint; which metrics there are can depend on the labels."""
     name = config.evaluate.metric
     if name is None:
-        return kind.metrics[0]
-    known = {metric.name: metric for metric in (*kind.metrics, Metric("loss", "lower"))}
+        return objective.metrics[0]
+    known = {metric.name: metric for metric in (*objective.metrics, Metric("loss", "lower"))}
     if name not in known:
         raise UsageError(
             f"{opt('evaluate.metric', name)} is not a metric of {config.objective}", did_you_mean(name, known)
