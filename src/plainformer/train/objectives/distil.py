@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plainformer.errors import UsageError, opt
 from plainformer.model.dropout import never_drop
-from plainformer.train.losses import distillation_losses, labels_at_a_time, SCORES_AT_ONCE
+from plainformer.train.losses import distillation_losses, labels_at_a_time
 from plainformer.train.objectives.base import Arrays, Batch, Encoded, Loss, Objective
 from plainformer.train.objectives.words import WordObjective, labelled_states, most_positions
 
