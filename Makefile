@@ -46,7 +46,7 @@ types: install-test
 
 # One thread a process: processes then do not fight over the cores.
 PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-EXACT := tests/generation/modes tests/model tests/parity
+EXACT := tests/generation/modes tests/model tests/parity tests/train/test_golden_curves.py
 
 check: install-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal

@@ -64,7 +64,9 @@ def _chosen(draw: random.Random, even: bool) -> Mapping[str, Any]:
 
 
 def _pair(draw: random.Random, even: bool) -> Mapping[str, Any]:
-    words = _words(draw, False)
+    if even:
+        return {"source": _line(draw, even), "target": _line(draw, even, 12)}
+    words = _words(draw, even)
     return {"source": " ".join(words), "target": " ".join(reversed(words[:4]))}
 
 
@@ -130,12 +132,12 @@ def rows_of(folder: Path, objective: str, *, even: bool = False, rows: Rows | No
     return {"path": str(write_rows(folder / "rows.jsonl", list(made)))}
 
 
-def config_of(folder: Path, objective: str, data: Mapping[str, Any], **changes: Any) -> TrainConfig:
+def config_of(folder: Path, objective: str, source: Mapping[str, Any], **changes: Any) -> TrainConfig:
     """A run of 20 steps in which every step is written down; `changes` are sections or values."""
     found: dict[str, Any] = {
         "objective": objective,
         "folder": str(folder / "run"),
-        "data": {"train": dict(data), "cache": str(folder / "cache")},
+        "data": {"train": dict(source), "cache": str(folder / "cache")},
         "batches": {"size": BATCH},
         "length": {"steps": STEPS},
         "optimizer": {"learning_rate": 1e-3},

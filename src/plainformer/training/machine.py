@@ -27,7 +27,8 @@ def machine(config: TrainConfig) -> Iterator[None]:
     on_gpu = [torch.device(config.device)] if config.device != "cpu" else []
     try:
         torch.set_num_threads(config.threads or threads)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's sums may differ
+        if on_gpu:  # stays: without it, cuBLAS's sums may differ
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         deterministic.fill_uninitialized_memory = False  # nobody reads it
         # Attention on a GPU is repeatable only where what is not would be refused.
         refuse = bool(on_gpu) and config.objective not in _NOT_REPEATABLE

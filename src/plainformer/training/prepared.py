@@ -71,9 +71,8 @@ def prepare(config: Any) -> Prepared:
         name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
     }
     examples, validation = stores["train"], stores.get("validation")
-    row_length = getattr(objective, "limit", None)
     plan = make_plan(
-        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
+        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)

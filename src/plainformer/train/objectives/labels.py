@@ -87,13 +87,8 @@ class LabelObjective(Objective):
         return numbers
 
     def number(self, name: str) -> int:
-        """Return the place of a label; a whole number that names none is the place itself."""
-        if name in self.numbers:
-            return self.numbers[name]
-        if name.isdecimal() and int(name) < len(self.labels):
-            return int(name)
-        fix = did_you_mean(name, self.labels) or f"its labels are {', '.join(self.labels[:20])}"
-        raise UsageError(f"the model has no label {name!r}", fix)
+        """Return the place of a label; see `place_of`."""
+        return place_of(name, self.numbers)
 
     def targets(self, examples: Iterable[Arrays]) -> dict[str, Tensor]:
         """Return the labels of a batch, (B,) or (B, C)."""
@@ -161,6 +156,16 @@ class LabelObjective(Objective):
             return ", ".join(f"{value:g}" for value in values)
         numbers = [int(values[0])] if self.problem == "single_label" else np.flatnonzero(values).tolist()
         return ", ".join(self.labels[number] if number < len(self.labels) else str(number) for number in numbers)
+
+
+def place_of(name: str, numbers: Mapping[str, int]) -> int:
+    """Return the place of a label; a whole number that names none is the place itself. `numbers`: label → place."""
+    if name in numbers:
+        return numbers[name]
+    if name.isdecimal() and int(name) < len(numbers):
+        return int(name)
+    fix = did_you_mean(name, numbers) or f"its labels are {', '.join(list(numbers)[:20])}"
+    raise UsageError(f"the model has no label {name!r}", fix)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
