@@ -14,6 +14,7 @@ from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
+from plainformer.train.schedule import check_schedule
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
 
@@ -75,12 +76,13 @@ def prepare(config: Any) -> Prepared:
     plan = make_plan(
         examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
     )
+    check_schedule(config.schedule, plan.total_steps)
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     return Prepared(
         *(config, objective, start, rows, examples, validation, plan),
         evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
-        metric=_metric(config, kind),
+        metric=_metric(config, objective),
         evaluate_every=every,
         save_every=config.checkpoints.every or every,
         data=_identity(rows, stores, digest),
@@ -94,11 +96,12 @@ def evaluation_steps(plan: Plan) -> int:
     return max(1, -(-plan.total_steps // EVALUATIONS))
 
 
-def _metric(config: TrainConfig, kind: type[Objective]) -> Metric:
+def _metric(config: TrainConfig, objective: Objective) -> Metric:
+    """Return what chooses the best checkpoint; which metrics there are may depend on the model's labels."""
     name = config.evaluate.metric
     if name is None:
-        return kind.metrics[0]
-    known = {metric.name: metric for metric in (*kind.metrics, Metric("loss", "lower"))}
+        return objective.metrics[0]
+    known = {metric.name: metric for metric in (*objective.metrics, Metric("loss", "lower"))}
     if name not in known:
         raise UsageError(
             f"{opt('evaluate.metric', name)} is not a metric of {config.objective}", did_you_mean(name, known)

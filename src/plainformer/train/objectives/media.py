@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError
 from plainformer.train.losses import wide
-from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels
 from plainformer.train.objectives.hearing import Clips, Hearing, frames_of
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import single
@@ -82,6 +83,11 @@ class AudioClassification(LabelObjective):
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
         self.hearing = Hearing(processor)
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the labels; a head for sound knows one kind of problem, and config.json has no word for it."""
+        return replace(super().labels_of(config, rows), problem=config.model.problem)
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a clip and its label."""
