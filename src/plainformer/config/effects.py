@@ -27,6 +27,7 @@ TEXTS = (
 )
 # Option → the objectives that it is for.
 _FOR = {
+    "model.problem": ("text-classification", "image-classification"),
     "loss.label_smoothing": (*WORDS, *LABELLED, "multiple-choice"),
     "loss.chunk": WORDS,
     "loss.mask_share": ("masked-lm", "denoising"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -82,6 +83,11 @@ class AudioClassification(LabelObjective):
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
         self.hearing = Hearing(processor)
+
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the labels; a head for sound knows one kind of problem, and config.json has no word for it."""
+        return replace(super().labels_of(config, rows), problem=config.model.problem)
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a clip and its label."""
