@@ -75,11 +75,6 @@ class AudioClassification(LabelObjective):
     head = "audio"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, LABEL)
 
-    @classmethod
-    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
-        """Return the labels of a head that knows no other problem than to choose one of them."""
-        return Labels(super().labels_of(config, rows).names)
-
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
         self.hearing = Hearing(processor)
