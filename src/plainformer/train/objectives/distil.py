@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from plainformer.errors import UsageError, opt
+from plainformer.model.dropout import never_drop
 from plainformer.train.losses import distillation_losses, labels_at_a_time
 from plainformer.train.objectives.base import Arrays, Batch, Encoded, Loss, Objective
 from plainformer.train.objectives.words import WordObjective, labelled_states, most_positions
@@ -31,8 +32,8 @@ class Distilled(Objective):
     that of the objective: how near the teacher is says little about the student.
 
     Args:
-        inner: what is learned. teacher: a model in inference mode, of the same tokens and labels (`check_teacher`), where the
-            student is.
+        inner: what is learned. teacher: a model of the same tokens and labels (`check_teacher`), where the student is; it no longer
+            drops anything.
     """
 
     def __init__(self, inner: Objective, teacher: Transformer) -> None:
@@ -40,7 +41,7 @@ class Distilled(Objective):
         if not inner.distils:
             what = f"{opt('objective', inner.name)} has no scores that a teacher could have, too"
             raise UsageError(what, f"leave {opt('loss.teacher')} out")
-        self.inner, self.teacher = inner, teacher.eval().requires_grad_(False)
+        self.inner, self.teacher = inner, never_drop(teacher).requires_grad_(False)
         self.weight, self.temperature = inner.config.loss.teacher_weight, inner.config.loss.temperature
         for name in ("name", "head", "columns", "packs", "metrics"):
             setattr(self, name, getattr(inner, name))
