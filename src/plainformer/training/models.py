@@ -119,7 +119,7 @@ def _names(checkpoint: Checkpoint) -> list[str]:
 
 def _with_tokenizer(fragment: Mapping[str, Any], checkpoint: Checkpoint, kind: type[Objective]) -> Mapping[str, Any]:
     """Return a fragment of config.json with the size of the tokenizer's vocabulary and its special tokens."""
-    if kind.reads not in ("text", "speech"):
+    if kind.head in ("image", "audio"):
         return fragment
     tokenizer = checkpoint.tokenizer()
     return with_tokens(fragment, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
