@@ -29,6 +29,7 @@ class ImageClassification(LabelObjective):
 
     name = "image-classification"
     head = "image"
+    reads = "image"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("image", ("images", "img", "file", "path"), help="A file, or an array."),
         LABEL,
@@ -73,6 +74,7 @@ class AudioClassification(LabelObjective):
 
     name = "audio-classification"
     head = "audio"
+    reads = "audio"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, LABEL)
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
