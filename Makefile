@@ -46,7 +46,7 @@ types: install-test
 
 # One thread a process: processes then do not fight over the cores.
 PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-EXACT := tests/generation/modes tests/model tests/parity
+EXACT := tests/generation/modes tests/model tests/parity tests/train/test_golden_curves.py
 
 check: install-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
@@ -69,6 +69,7 @@ check-pythons: install-test
 docs: install-test
 	$(BIN)/python -m tests.cli.test_glossary
 	$(BIN)/python -m tests.test_architecture
+	$(BIN)/python -m tests.test_recipes
 	$(BIN)/python -m tests.test_docs
 
 # ROWS="greedy tasks" measures those alone.

@@ -1,4 +1,4 @@
-"""Write small data for the pages of docs/: sentences with names, questions with answers, and documents. All of it is made up.
+"""Write small data for the pages of docs/: a few kilobytes for each way to learn, and documents. All of it is made up.
 
     python examples/make_data.py FOLDER
 
@@ -7,6 +7,14 @@
     letters.jsonl                    eight letters, one per line: {"id": ..., "text": ...}
     places.txt                       places to look for in them, one per line
     policy.txt                       a privacy policy of one page
+    reviews-train.tsv, -dev.tsv      text and label: positive, negative
+    letters-train.txt, -dev.txt      a text, its paragraphs apart by an empty line
+    dates-train.jsonl, -dev.jsonl    {"source": "3 May 1987", "target": "1987-05-03"}
+    chats.jsonl                      {"prompt": ..., "response": ...}
+    choices.jsonl                    {"text": ..., "choices": [...], "label": 1}
+    shapes.npz                       images of 16 x 16 points: "image", "label"
+    clips/                           sounds of a second: metadata.csv has file, text and label
+    vit/, wav2vec2/, whisper/        how images and sounds are prepared for models from scratch
 
 Sentences come from patterns, with names drawn from lists; patterns and names of the dev files are not in the train files.
 A model trained on them has seen few kinds of sentences: enough to show how the tasks work, not more.
@@ -19,7 +27,11 @@ import random
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from wave import open as open_wave
+
+import numpy as np
 
 
 def listed(text: str) -> list[str]:
@@ -244,19 +256,165 @@ Visitors may not bring dogs. The library opens at noon, and a ticket costs 4 eur
 """
 
 
+GOOD = listed("wonderful, moving, funny, clever, warm, gripping, fresh, brilliant, honest, charming, lively, superb")
+BAD = listed("dull, clumsy, boring, shallow, tedious, awful, stale, noisy, lifeless, silly, weak, hopeless")
+WORKS = listed("film, story, cast, ending, script, music, comedy, thriller, portrait, plot, camera work, dialogue")
+REVIEWS = """The {work} is {word} from beginning to end .
+A {word} {work} and a {word} {work} .
+I found the {work} {word} , and so did my neighbours .
+Rarely has a {work} been so {word} .
+It is {word} .
+The {work} is not {other} at all : it is {word} .
+My sister had called it {other} ; to me the {work} seemed {word} .
+What a {word} {work} !
+Critics wrote of a {other} {work} , but what we saw was {word} .
+With a {work} this {word} , nobody looks at the clock .""".splitlines()
+MONTHS = listed("January February March April May June July August September October November December")
+Rows = list[dict[str, object]]
+
+
+def reviews(count: int, part: int) -> str:
+    """Return lines of a review and its label; the words of judgement of part 1 are not in part 0."""
+    draw = random.Random(part + 10)
+    good, bad = ([word for i, word in enumerate(words) if (i % 5 == 0) == bool(part)] for words in (GOOD, BAD))
+    lines: dict[str, str] = {}
+    while len(lines) < count:
+        label = draw.choice(["positive", "negative"])
+        own, others = (good, bad) if label == "positive" else (bad, good)
+        pattern = draw.choice(REVIEWS)
+        slots = {"work": WORKS, "word": own, "other": others}
+        filled = (draw.choice(slots[piece]) if piece in slots else piece for piece in re.split(r"[{}]", pattern))
+        lines["".join(filled)] = label
+    return "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in lines.items())
+
+
+def dates(count: int, part: int) -> Rows:
+    """Return dates in words, and as a standard writes them: even days in part 0, odd ones in part 1."""
+    draw, found = random.Random(part), dict[str, str]()
+    while len(found) < count:
+        year, month, day = draw.randint(1900, 2025), draw.randint(1, 12), draw.randint(1, 14) * 2 - part
+        found[f"{day} {MONTHS[month - 1]} {year}"] = f"{year}-{month:02}-{day:02}"
+    return [{"source": source, "target": target} for source, target in found.items()]
+
+
+def chats() -> Rows:
+    """Return short questions and answers."""
+    pairs = [(f"What comes after {one}?", f"{two} comes after {one}.") for one, two in pairwise(MONTHS)]
+    pairs += [(f"Is {word} praise?", f"Yes, {word} is praise.") for word in GOOD]
+    pairs += [(f"Is {word} praise?", f"No, {word} is not praise.") for word in BAD]
+    return [{"prompt": prompt, "response": response} for prompt, response in pairs]
+
+
+def choices(count: int) -> Rows:
+    """Return beginnings of sentences, each with two ends of which one fits."""
+    draw, found = random.Random(0), []
+    for number in range(count):
+        label, place = number % 2, draw.choice(PLACES)
+        ends = [f"to {place} .", f"a bowl of {draw.choice(listed('soup, rice, figs, lemons'))} ."]
+        found.append(
+            {
+                "text": draw.choice(["She took the train", "They flew"]),
+                "choices": ends[:: 1 - 2 * label],
+                "label": label,
+            }
+        )
+    return found
+
+
+def write_shapes(path: Path, count: int) -> None:
+    """Write images of horizontal and vertical bars with noise."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    bars = np.zeros((count, 16, 16, 3))
+    for image, label in zip(bars, labels, strict=True):
+        start = draw.integers(0, 12)
+        (image if label else image.swapaxes(0, 1))[:, start : start + 4] = 200
+    images = np.clip(bars + draw.integers(0, 56, bars.shape), 0, 255).astype(np.uint8)
+    np.savez_compressed(path, image=images, label=np.array(["horizontal", "vertical"])[labels])
+
+
+def write_clips(folder: Path, count: int) -> None:
+    """Write sounds, of which each letter of the text is a tone, and a list of them."""
+    draw, rows = np.random.default_rng(0), ["file,text,label"]
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        text = "".join("abcd"[i] for i in draw.integers(0, 4, 4))
+        times = np.arange(4000) / 16000
+        tones = [np.sin(2 * np.pi * (300 + 300 * "abcd".index(letter)) * times) * np.hanning(4000) for letter in text]
+        wave = np.concatenate(tones) + draw.normal(0, 0.01, 16000)
+        with open_wave(str(folder / f"{number:02}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            file.writeframes((wave * 12000).astype("<i2").tobytes())
+        rows.append(f"{number:02}.wav,{text},{'low' if text[0] in 'ab' else 'high'}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def write_preparations(folder: Path) -> None:
+    """Write how a model from scratch is to read images and sounds: what the files of a checkpoint say of it."""
+    characters = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abcd"])}
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    wave = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 16000, "do_normalize": True}
+    files: dict[str, object] = {f"{kind}/config.json": {"model_type": kind} for kind in ("vit", "wav2vec2", "whisper")}
+    files |= {
+        "vit/preprocessor_config.json": {
+            "image_processor_type": "ViTImageProcessor",
+            "size": {"height": 16, "width": 16},
+        },
+        "wav2vec2/preprocessor_config.json": {**wave, "return_attention_mask": True, "padding_value": 0.0},
+        "wav2vec2/vocab.json": characters,
+        "wav2vec2/tokenizer_config.json": {
+            "tokenizer_class": "Wav2Vec2CTCTokenizer",
+            "word_delimiter_token": "|",
+            **special,
+        },
+        "whisper/preprocessor_config.json": {
+            "feature_extractor_type": "WhisperFeatureExtractor",
+            "sampling_rate": 16000,
+            "feature_size": 80,
+            "hop_length": 160,
+            "chunk_length": 1,
+            "n_fft": 400,
+        },
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def as_lines(rows: Rows) -> str:
+    """Return rows as JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def story(count: int, part: int) -> str:
+    """Return paragraphs of five sentences."""
+    told = [" ".join(word for word, _ in each).replace(" ,", ",").replace(" .", ".") for each in sentences(count, part)]
+    return "\n\n".join(" ".join(told[i : i + 5]) for i in range(0, count, 5)) + "\n"
+
+
 def main(folder: Path) -> None:
-    """Write all files, and say how large they are."""
+    """Write all files, and say how large those of text are."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {"places.txt": "\n".join(REQUIRED) + "\n", "policy.txt": POLICY}
     for name, count, part in (("train", 2000, 0), ("dev", 200, 1)):
         rows = ("".join(f"{word}\t{tag}\n" for word, tag in each) for each in sentences(count, part))
         files[f"ner-{name}.conll"] = "\n".join(rows)
         files[f"qa-{name}.json"] = json.dumps(squad(count // 10, part), indent=1)
-    letters = ({"id": f"letter-{number}", "text": text} for number, text in enumerate(LETTERS, 1))
-    files["letters.jsonl"] = "".join(json.dumps(letter) + "\n" for letter in letters)
+        files[f"reviews-{name}.tsv"] = reviews(count // 4, part)
+        files[f"dates-{name}.jsonl"] = as_lines(dates(count // 4, part))
+        files[f"letters-{name}.txt"] = story(count // 2, part)
+    files["letters.jsonl"] = as_lines(
+        [{"id": f"letter-{number}", "text": text} for number, text in enumerate(LETTERS, 1)]
+    )
+    files["chats.jsonl"], files["choices.jsonl"] = as_lines(chats()), as_lines(choices(64))
+    write_shapes(folder / "shapes.npz", 64)
+    write_clips(folder / "clips", 24)
+    write_preparations(folder)
     for name, text in sorted(files.items()):
         (folder / name).write_text(text, encoding="utf-8")
-        print(f"{name:16} {len(text):7} characters")
+        print(f"{name:17} {len(text):7} characters")
 
 
 if __name__ == "__main__":

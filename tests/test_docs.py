@@ -5,7 +5,8 @@ its output; all blocks of a page share their variables. In a ```console block th
 what follows each is its output, stdout and stderr together; a block of commands alone is not executed. Trailing blanks
 do not count, and a line of "[...]" stands for any lines. Nothing else is lenient: examples round their numbers. What a model
 says that the page itself trains differs a little from processor to processor: in a block marked "roughly" numbers are not
-compared. The folder that commands run in has `examples`, as a clone has.
+compared. The folder that commands run in has `examples` and `recipes`,
+as a clone has.
 
 `python -m tests.test_docs` (`make docs`) writes the outputs anew into the pages of docs/; look at the difference before
 you keep it.
@@ -147,7 +148,8 @@ def _without_numbers(line: str) -> str:
 
 def furnish(folder: Path) -> None:
     """Put into a folder what the commands of a page find in a clone."""
-    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "recipes"):
+        (folder / name).symlink_to(ROOT / name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -46,6 +46,8 @@ EXAMPLES: Examples = [
         "image": np.full((2, n), n, dtype=np.uint8),
         "answer": np.array(n, dtype=np.int64),
         "wave": np.linspace(-1, 1, n, dtype=np.float32),
+        "lengths": np.array([7, n], dtype=np.int64),  # called as the store's own files are
+        "rows": np.array([n], dtype=np.int64),
     }
     for n in (3, 0, 5)
 ]
@@ -70,7 +72,13 @@ def test_what_is_put_in_comes_out(tmp_path: Path) -> None:
         with pytest.raises(IndexError):
             store[3]
     stored = {name: field.stored for name, field in store.fields.items()}
-    assert stored == {"input_ids": "uint8", "labels": "int16", "image": "uint8", "answer": "uint8", "wave": "float32"}
+    assert stored == {
+        "input_ids": "uint8",
+        "labels": "int16",
+        "image": "uint8",
+        "answer": "uint8",
+        "wave": "float32",
+    } | dict.fromkeys(("lengths", "rows"), "uint8")
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,12 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) for _ in range(count)]
 
 
-def write_rows(path: Path, rows: list[Mapping[str, Any]]) -> Path:
+def labelled(found: list[str]) -> list[dict[str, str]]:
+    """Rows that say whether a text has a word."""
+    return [{"text": text, "label": "yes" if "cat" in text else "no"} for text in found]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -43,8 +48,8 @@ def write_rows(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 def run_data(folder: Path, objective: str, model: Path, **changes: Any) -> dict[str, Any]:
     """A run of 28 steps over 61 texts, evaluated on 13, as plain data; `changes` are sections or values."""
     folder.mkdir(parents=True, exist_ok=True)
-    train = write_rows(folder / "train.jsonl", [{"text": text} for text in texts(61)])
-    validation = write_rows(folder / "validation.jsonl", [{"text": text} for text in texts(13, seed=1)])
+    train = write_rows(folder / "train.jsonl", labelled(texts(61)))
+    validation = write_rows(folder / "validation.jsonl", labelled(texts(13, seed=1)))
     data = {"train": {"path": str(train)}, "validation": {"path": str(validation)}, "cache": str(folder / "cache")}
     found: dict[str, Any] = {
         "objective": objective,

@@ -11,8 +11,9 @@ import pytest
 from tests.support.runs import results, run_data, run_killed
 
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "dropout": ("causal-lm", "text-generation", {"batches": {"packed": False}}),
+    "dropout": ("causal-lm", "text-generation", {}),
     "masks": ("masked-lm", "fill-mask", {"optimizer": {"ema": 0.9}}),
+    "adapters": ("causal-lm", "text-generation", {"model": {"lora": {"rank": 4, "dropout": 0.2}}}),
 }
 
 

@@ -32,5 +32,7 @@ def test_a_run_learns_from_its_teacher(tiny: Callable[[str], Path], tmp_path: Pa
 
 def test_a_teacher_of_something_else_is_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     config = run_data(tmp_path, "causal-lm", tiny("text-generation"), loss={"teacher": str(tiny("text2text"))})
-    with pytest.raises(UsageError, match=r"loss\.teacher='.*' cannot teach causal-lm: bart models have no 'causal_lm' head"):
+    with pytest.raises(
+        UsageError, match=r"loss\.teacher='.*' cannot teach causal-lm: bart models have no 'causal_lm' head"
+    ):
         train(config)

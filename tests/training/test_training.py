@@ -18,14 +18,14 @@ import torch
 import transformers
 
 import plainformer
-from plainformer.config.building import read_config
+from plainformer.config.building import as_config, read_config
 from plainformer.config.training import TrainConfig
 from plainformer.errors import InputError, TrainingError, UsageError
 from plainformer.train.checkpoint import MANIFEST, Files, _facts, as_json
 from plainformer.train.record import read_lines
 from plainformer.training import Event, TrainResult, prepare, train
 from tests.support.close import close
-from tests.support.runs import results, run_config, write_rows
+from tests.support.runs import results, run_config, run_data, write_rows
 
 Tiny = Callable[[str], Path]
 
@@ -108,6 +108,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     ended, events = run_until(config, 1000)
     assert ended.ended == "done" and events[0].values["step"] == step and not said(events)
     assert is_whole(ended.folder, whole)
+
+
+OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "new head": ("text-classification", "embedding", {"optimizer": {"layer_decay": 0.9}}),
+    "adapters": ("text-classification", "embedding", {"lora": {"rank": 2, "dropout": 0.1}}),
+    "head alone": ("text-classification", "embedding", {"train": "head"}),
+    "two stacks": ("seq2seq", "text2text", {"checkpointing": "all"}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_runs_go_on_to_the_same_bytes(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    objective, model, changes = OTHERS[name]
+    known = {key: changes[key] for key in ("optimizer",) if key in changes}
+    asked = {key: value for key, value in changes.items() if key not in known}
+    data = run_data(tmp_path, objective, tiny(model), **known, length={"steps": 12})
+    data["model"] = {**data["model"], **asked}
+    config = as_config(data)
+    first = train(config)
+    again = replace(config, folder=str(tmp_path / "again" / "run"))
+    stopped, _ = run_until(again, 6)
+    assert stopped.step == 6
+    assert results(train(again).folder) == results(first.folder)
+    assert len(results(first.folder)) > 12
 
 
 def test_an_interrupted_evaluation_is_made_when_the_run_goes_on(
@@ -193,7 +217,10 @@ def test_another_machine_is_said_and_written_down(config: TrainConfig) -> None:
     assert "no longer bit for bit" in said(events) and "threads: 77 → " in said(events)
     resumed = json.loads(path.read_text())["resumed"]
     assert resumed == [{"step": 6, "changed": {"threads": torch.get_num_threads()}, "bit_for_bit": False}]
-    _, events = run_until(config, 12)
+    smaller = replace(config, batches=replace(config.batches, micro=2))
+    _, events = run_until(smaller, 12)
+    assert "micro: 4 → 2" in said(events) and "threads" not in said(events)
+    _, events = run_until(smaller, 15)
     assert not said(events)  # it is said once
 
 

@@ -154,7 +154,7 @@ def learn(config: TrainConfig, *, as_json: bool) -> None:
             result = run(config, on_event=shown, stop=lambda: shown.stop())
     where = f"step {result.step:,} of {result.total_steps:,}"
     if result.ended == "stopped":
-        screen.say(f"saved at {where} in {result.folder}; the same command goes on from there")
+        screen.say(f"saved at {where} in {near(result.folder)}; the same command goes on from there")
         raise KeyboardInterrupt  # exit code 130
     if not as_json:
         print_result(result, where, already=not shown.started)
@@ -165,11 +165,20 @@ def print_result(result: TrainResult, where: str, *, already: bool) -> None:
     out = console()
     how = "done" if result.ended == "done" else "stopped early, without a better evaluation"
     out.print(f"{how}{' already' if already else ''}: {where}", markup=False)
-    facts = {"last model": str(result.folder / "last")}
+    folder = near(result.folder)
+    facts = {"last model": str(folder / "last")}
     best = result.best
     if best is not None:
-        facts["best model"] = f"{result.folder / 'best'} (step {best['step']:,}, {best['metric']} {best['value']:.4g})"
+        from plainformer.train.interval import said
+
+        facts["best model"] = f"{folder / 'best'} (step {best['step']:,})"
+        facts[f"its {best['metric'].replace('_', ' ')}"] = said(best["value"], best.get("interval"))
     print_facts(out, facts)
+
+
+def near(folder: Path) -> Path:
+    """Return a folder as seen from the working directory, where it is in it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def show_seen(folder: str, *, as_json: bool) -> None:

@@ -167,7 +167,7 @@ class DataConfig(Checked):
     )
     too_long: str | None = option(
         None,
-        help="What happens to longer ones: cut, drop, or window; default: window to pre-train, else cut.",
+        help="What happens to longer ones: cut, drop, or window; default: window to pre-train and for questions, else cut.",
         check=one_of("cut", "drop", "window"),
     )
     stride: int = option(0, help="Tokens that neighbouring windows share.", check=whole(0))
@@ -333,7 +333,7 @@ class CheckpointConfig(Checked):
     """What is kept of a run."""
 
     every: int | None = option(None, help="Steps between checkpoints; default: at each evaluation.", check=whole(1))
-    keep: int = option(2, help="Checkpoints kept besides the best and the last.", check=whole(0))
+    keep: int = option(2, help="Checkpoints kept besides the best and the last; one at least.", check=whole(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ A folder `KEY/` holds
     FIELD.bin           all examples' entries, one after the other, in the smallest type of integer that holds them
     FIELD.offsets.bin   int64, (N + 1,): where each example begins in it
     FIELD.shapes.bin    int32, (N, dimensions), for arrays of two dimensions and more
-    lengths.bin         int32, (N,); rows.bin, int64, (N,): the row that each example was made of
+    _lengths.bin        int32, (N,); _rows.bin, int64, (N,): the row that each example was made of
 
 What is put in comes out: an array of int64 is kept as uint16 where its values allow, and is int64 again when it is read.
 """
@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from plainformer.data.counts import Counts
 
-VERSION = 1
+VERSION = 2
+LENGTHS_FILE, ROWS_FILE = "_lengths.bin", "_rows.bin"  # no field begins like this: multiple choice has "lengths"
 Array = npt.NDArray[Any]
 _WIDTHS = [np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "int64")]
 _CHUNK = 2**20  # entries that are held while a file is rewritten in a wider type
@@ -62,8 +63,8 @@ class Store:
         self._size: int = described["examples"]
         self.fields = {name: Field(**field) for name, field in described["fields"].items()}
         self.counts = Counts.from_dict(described["counts"])
-        self.lengths = np.asarray(_mapped(folder / "lengths.bin", "int32"))
-        self.rows = np.asarray(_mapped(folder / "rows.bin", "int64"))
+        self.lengths = np.asarray(_mapped(folder / LENGTHS_FILE, "int32"))
+        self.rows = np.asarray(_mapped(folder / ROWS_FILE, "int64"))
         self._data = {name: _mapped(folder / f"{name}.bin", field.stored) for name, field in self.fields.items()}
         self._offsets = {name: _mapped(folder / f"{name}.offsets.bin", "int64") for name in self.fields}
         self._shapes = {
@@ -194,8 +195,8 @@ class StoreWriter:
         self.counts = Counts()
         self.examples = 0
         self._files: dict[str, _FieldFile] = {}
-        self._lengths: IO[bytes] = (folder / "lengths.bin").open("wb")
-        self._rows: IO[bytes] = (folder / "rows.bin").open("wb")
+        self._lengths: IO[bytes] = (folder / LENGTHS_FILE).open("wb")
+        self._rows: IO[bytes] = (folder / ROWS_FILE).open("wb")
 
     def add(self, example: Mapping[str, Array], length: int, row: int) -> None:
         """Write an example of `length` positions, made of row `row`. All examples have the same names and types."""

@@ -149,3 +149,16 @@ def with_ids(raw: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: value for name, value in zip(_IDS, usual, strict=False) if value is not None and name not in raw}
     fits = {name: value if not isinstance(size, int) or value < size else None for name, value in known.items()}
     return {**raw, **fits}
+
+
+def with_tokens(raw: Mapping[str, Any], size: int, pad: int | None, bos: int | None, eos: int | None) -> dict[str, Any]:
+    """Return the same with a tokenizer's `size` and special tokens, where they are not said.
+
+    A decoder starts with the token that the family's published models start with: the end, the pad token or the beginning.
+    """
+    usual = _USUAL_IDS.get(str(raw.get("model_type")), ())
+    ids = dict(zip(_IDS, (pad, bos, eos), strict=False))
+    if len(usual) == len(_IDS):
+        ids[_IDS[3]] = pad if usual[3] == usual[0] else eos if usual[3] == usual[2] else bos
+    known = {name: ids[name] for name, value in zip(_IDS, usual, strict=False) if value is not None}
+    return {"vocab_size": size, **known, **raw}

@@ -50,3 +50,15 @@ def set_dropout(model: Transformer, p: float | None) -> None:
     head = model.head
     head.dropout = head.config.dropout if p is None or head.config.dropout == 0 else p
     head.dense_dropout = head.config.dense_dropout if p is None or head.config.dense_dropout == 0 else p
+
+
+def never_drop(model: Transformer) -> Transformer:
+    """Drop nothing and leave no layer out, in training mode too; return the model, which is in it.
+
+    So a teacher computes what it would outside training, and no values are looked at on the way: see `may_look`.
+    """
+    for module in model.modules():
+        if isinstance(vars(module).get("dropout"), Dropout):
+            vars(module)["dropout"] = Dropout()
+    model.head.dropout = model.head.dense_dropout = 0.0
+    return model.train()

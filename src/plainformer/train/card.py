@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plainformer.config.building import flat
 from plainformer.errors import plural
+from plainformer.train.interval import said
 
 CARD = "README.md"
 _SHOWN = 12  # evaluations in the table
@@ -162,7 +164,10 @@ class Card:
             ]
             for line in shown
         ]
-        note = f"On the validation rows. The bold step is the best so far by {self.metric}."
+        note = f"On the validation rows. The bold step is the best so far by {self.metric}"
+        chosen = next((line for line in shown if line["step"] == best), {})
+        sure = f": {said(chosen['validation'][self.metric], chosen['interval'])}" if "interval" in chosen else ""
+        note += f"{sure}{', with the interval of 95 % (bootstrap over rows)' * bool(sure)}."
         return "## Results\n\n" + note + "\n\n" + _table(["step", "epoch", *names], rows)
 
     def _data(self) -> str:
@@ -198,15 +203,6 @@ class Card:
             "```\n\n"
             f"```sh\nplainformer run FOLDER {shell}\n```"
         )
-
-
-def flat(options: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested options by dotted names: {"optimizer": {"eps": 1}} → {"optimizer.eps": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        path = f"{before}{name}"
-        found.update(flat(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value})
-    return found
 
 
 def _local(name: str) -> bool:

@@ -7,6 +7,7 @@ it had not been. Nothing here waits for a GPU, except where a number is written 
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from dataclasses import asdict
 
@@ -16,10 +17,13 @@ from torch import Tensor
 
 from plainformer.train.draws import torch_seed
 from plainformer.train.feeder import Feeder
+from plainformer.train.interval import interval
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import clip_gradients, set_learning_rate
 from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
+
+log = logging.getLogger(__name__)
 
 
 def train_steps(run: Run, state: State) -> None:
@@ -42,13 +46,20 @@ def train_steps(run: Run, state: State) -> None:
             if number == 0:
                 gc.collect()
                 gc.freeze()  # what is there now stays: looking through it again and again would take time
-    gc.unfreeze()
 
 
 def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     """Take one optimizer step on the mean loss of all labels of its micro-batches; return the gradient's norm, ()."""
     run.optimizer.zero_grad(set_to_none=True)
-    total = accumulate(run, step, batches)
+    try:
+        total = accumulate(run, step, batches)
+    except RuntimeError as error:  # an operation that gives other bits each time on this device
+        if "deterministic implementation" not in str(error):
+            raise
+        log.warning("%s; the run goes on, but is not repeatable bit for bit", str(error).partition(". ")[0])
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        run.optimizer.zero_grad(set_to_none=True)
+        total = accumulate(run, step, batches)
     norm = clip_gradients(run.optimizer, run.config.optimizer.max_grad_norm)
     run.finite.watch(step.step, total, norm)
     if run.finite.at_once:
@@ -74,8 +85,11 @@ def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     return total
 
 
-def evaluate(run: Run) -> dict[str, float] | None:
-    """Return the metrics of all validation rows, None if asked to stop. They do not depend on how rows are batched."""
+def evaluate(run: Run) -> tuple[dict[str, float], tuple[float, float]] | None:
+    """Return the metrics of all validation rows, and the interval of the one that chooses; None if asked to stop.
+
+    Metrics do not depend on how rows are batched.
+    """
     run.finite.check(run.folder, run.plan.step)
     sums = []
     run.model.eval()
@@ -92,7 +106,8 @@ def evaluate(run: Run) -> dict[str, float] | None:
                 sums.append(run.objective.statistics(run.model, run.here(batch)))
     finally:
         run.model.train()
-    return run.objective.measured(np.concatenate(sums).sum(0, dtype=np.float64))
+    rows, measured = np.concatenate(sums), run.objective.measured
+    return measured(rows.sum(0, dtype=np.float64)), interval(rows, measured, run.metric.name)
 
 
 def _log(run: Run, state: State, norm: Tensor) -> None:
@@ -118,9 +133,9 @@ def _look(run: Run, state: State) -> None:
     due = done or (state.step % run.evaluate_every == 0 and (state.step > 0 or run.config.evaluate.first))
     if run.validation_batches and due and state.evaluated < state.step and not stopping:
         with run.record.paused():
-            values = evaluate(run)
-        stopping = values is None
-        better = values is not None and _judge(run, state, values)
+            found = evaluate(run)
+        stopping = found is None
+        better = found is not None and _judge(run, state, *found)
     patience = run.config.evaluate.patience
     early = bool(patience) and state.since_best >= (patience or 0)
     state.ended = "stopped" if stopping else "done" if done else "early" if early else ""
@@ -128,15 +143,16 @@ def _look(run: Run, state: State) -> None:
         save(run, state)
 
 
-def _judge(run: Run, state: State, values: dict[str, float]) -> bool:
+def _judge(run: Run, state: State, values: dict[str, float], bounds: tuple[float, float]) -> bool:
     """Take note of an evaluation; return whether it is the best: of equal ones the first, and never one before step 1."""
     name, sign = run.metric.name, 1 if run.metric.better == "higher" else -1
     value, before = values[name], -math.inf if state.best is None else sign * state.best["value"]
     better = state.step > 0 and (sign * value > before or (state.best is None and value == value))
     if better:
-        state.best = {"step": state.step, "metric": name, "value": value}
+        state.best = {"step": state.step, "metric": name, "value": value, "interval": list(bounds)}
     state.evaluated, state.since_best = state.step, 0 if better or not state.step else state.since_best + 1
-    run.record.evaluated({"step": state.step, "epoch": state.step / run.plan.steps_per_epoch, **values, "best": better})
+    place = {"step": state.step, "epoch": state.step / run.plan.steps_per_epoch, "best": better}
+    run.record.evaluated({**place, "interval": list(bounds), **values})
     return better
 
 

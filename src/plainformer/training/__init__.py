@@ -15,6 +15,7 @@ import torch
 
 from plainformer.config.building import as_config
 from plainformer.config.resolved import resolved
+from plainformer.errors import TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
 from plainformer.train.feeder import VALIDATION, collated
@@ -42,7 +43,7 @@ class TrainResult:
         folder: of the run; `folder/best` and `folder/last` are checkpoints that `load` reads.
         ended: "done", "early" (no progress), or "stopped": the same call goes on with it.
         step, total_steps: steps done, and of the whole run.
-        best: step, metric and value of the best evaluation; None without validation rows.
+        best: step, metric, value and 95 % interval of the best evaluation; None without validation rows.
     """
 
     folder: Path
@@ -78,6 +79,10 @@ def train(
         try:
             with alone_in(make_folder(config.folder)):
                 return _train(prepared, Events(on_event), stopping)
+        except torch.OutOfMemoryError as error:
+            what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
+            smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
+            raise TrainingError(what, f"{smaller}; the result is the same") from None
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise cannot_write(Path(config.folder), error) from error

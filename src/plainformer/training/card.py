@@ -12,7 +12,7 @@ from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.model.transformer import Transformer
 from plainformer.train.card import Card, Side
 from plainformer.train.optimizer import trained
-from plainformer.train.record import METRICS, read_lines
+from plainformer.train.record import evaluations
 from plainformer.train.run import State
 from plainformer.training.prepared import Prepared
 
@@ -44,7 +44,7 @@ def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) 
         total_steps=plan.total_steps,
         epochs=state.step / plan.steps_per_epoch,
         tokens=state.tokens,
-        evaluations=[line for line in read_lines(folder / METRICS) if "validation" in line],
+        evaluations=evaluations(folder),
         metric=prepared.metric.name,
         base=config.model.ref,
         method=method,

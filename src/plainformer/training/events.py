@@ -18,7 +18,7 @@ class Event:
     kind        values
     started     step, total_steps: where the run begins, 0 or the step that it goes on from
     learnt      a line of metrics.jsonl: step, epoch, loss, learning_rate, gradient_norm, labels, tokens (in all)
-    evaluated   step, epoch, best, and the metrics
+    evaluated   step, epoch, best, interval (of the metric that chooses), and the metrics
     said        text: for people
     ended       what `TrainResult.to_dict` gives
     """

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import plainformer
-from plainformer.config.building import as_data, read_config
+from plainformer.config.building import as_data, flat, read_config
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
 from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
@@ -22,7 +22,10 @@ from plainformer.train.checkpoint import as_json
 
 CONFIG, DATA, ENVIRONMENT = "config.yaml", "data.json", "environment.json"
 # Options that decide neither what is learnt nor what is written down: where, on what, and how much is kept.
-MAY_CHANGE = ("folder", "data.cache", "device", "threads", "checkpoints.every", "checkpoints.keep")
+MAY_CHANGE = (
+    *("folder", "data.cache", "device", "threads", "checkpoints.every", "checkpoints.keep"),
+    *("batches.micro", "model.checkpointing", "compile"),  # the same sums, in another order
+)
 _SHOWN = 12  # differences in a message
 
 
@@ -74,7 +77,9 @@ class RunFolder:
         written = self._read(ENVIRONMENT)
         resumed = written.pop("resumed", [])
         now = environment(config)
-        last = {**written, **resumed[-1]["changed"]} if resumed else written
+        last = dict(written)
+        for earlier in resumed:
+            last.update(earlier["changed"])
         changed = {key: now.get(key) for key in sorted({*now, *last}) if now.get(key) != last.get(key)}
         if changed:
             resumed.append({"step": step, "changed": changed, "bit_for_bit": False})
@@ -116,21 +121,13 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "machine": platform.machine(),
         "system": sys.platform,
         "device": config.device,
+        "micro": config.batches.micro,
+        "compile": config.compile,
     }
     if config.device == "cpu":
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
         return {**found, "threads": torch.get_num_threads()}
     return {**found, "gpu": torch.cuda.get_device_name(config.device), "cuda": torch.version.cuda}
-
-
-def flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted names."""
-    if not isinstance(content, Mapping) or not content:
-        return {name: content}
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        found.update(flat(value, f"{name}.{key}" if name else str(key)))
-    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

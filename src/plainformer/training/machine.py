@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ import torch
 
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt, plural
+
+_NOT_REPEATABLE = ("ctc",)  # on a GPU: the gradient of the CTC loss has no kernel that gives the same bits each time
 
 
 @contextmanager
@@ -25,12 +29,16 @@ def machine(config: TrainConfig) -> Iterator[None]:
     on_gpu = [torch.device(config.device)] if config.device != "cpu" else []
     try:
         torch.set_num_threads(config.threads or threads)
-        if not on_gpu:  # on a GPU they cost time, and some operations have none
-            deterministic.fill_uninitialized_memory = False  # nobody reads it
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        if on_gpu:  # stays: without it, cuBLAS's sums may differ
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        deterministic.fill_uninitialized_memory = False  # nobody reads it
+        # Attention on a GPU is repeatable only where what is not would be refused.
+        refuse = bool(on_gpu) and config.objective not in _NOT_REPEATABLE
+        torch.use_deterministic_algorithms(True, warn_only=not refuse)
         with torch.random.fork_rng(on_gpu, enabled=True):
             yield
     finally:
+        gc.unfreeze()  # which the loop freezes
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         deterministic.fill_uninitialized_memory = filled

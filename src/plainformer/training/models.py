@@ -19,6 +19,7 @@ from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFro
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
 from plainformer.families import table_for
+from plainformer.families.by_hand import with_tokens
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
+from plainformer.train.optimizer import trained
 
 # Files beside weights and tokenizer that go with a model.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
@@ -69,7 +71,7 @@ class Start:
         """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
         lora = self.asked.lora
         if lora is not None and not lora.merge:
-            save_adapters(model, table_for(model.config), folder, lora, _lasting(self.asked.ref or ""))
+            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "")
             save_config(model, folder)
         else:
             save_model(model, folder)
@@ -89,7 +91,8 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
     part: Part = "model" if config.model.ref is not None else "tokenizer"
     with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:
         if config.model.config is not None:
-            model = config_of_fragment(config.model.config, kind.head, labels=names, problem=problem)
+            fragment = _with_tokenizer(config.model.config, checkpoint, kind)
+            model = config_of_fragment(fragment, kind.head, labels=names, problem=problem)
         else:
             model, before = config_with_head(checkpoint, kind.head, names, problem)
             if labels is not None and before is not None and _are_known(labels, config, kind, before):
@@ -112,6 +115,14 @@ def _are_known(labels: Labels, config: TrainConfig, kind: type[Objective], befor
 
 def _names(checkpoint: Checkpoint) -> list[str]:
     return [path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()]
+
+
+def _with_tokenizer(fragment: Mapping[str, Any], checkpoint: Checkpoint, kind: type[Objective]) -> Mapping[str, Any]:
+    """Return a fragment of config.json with the size of the tokenizer's vocabulary and its special tokens."""
+    if kind.head in ("image", "audio"):
+        return fragment
+    tokenizer = checkpoint.tokenizer()
+    return with_tokens(fragment, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
 
 
 def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]) -> Any:
@@ -141,7 +152,6 @@ def made_model(
         model, new = made.model, made.initialised
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
-    model.requires_grad_(True)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
@@ -151,40 +161,44 @@ def made_model(
         set_dropout(model, asked.dropout)
     set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
     if config.compile:
-        for stack in (model.encoder, model.decoder):
-            for layer in stack.layers if stack is not None else ():
-                layer.compile()
+        _compile(model)
     return model, new
 
 
-def _lasting(ref: str) -> str:
-    """Return a reference that means the same in any working directory."""
-    return str(Path(ref).resolve()) if Path(ref).exists() else ref
+def _compile(model: Transformer) -> None:
+    """Let each layer be compiled when it first runs: layers are versions of one function, told apart by their number."""
+    import torch._dynamo as dynamo
+
+    layers = [layer for stack in (model.encoder, model.decoder) if stack is not None for layer in stack.layers]
+    limits: Any = dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 4 * len(layers))
+    for layer in layers:
+        layer.compile()
 
 
 def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
     if not names:
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
 
 
 def saved_whole(model: Transformer) -> bool:
     """Return whether the folder that is saved has every bit of what is trained, so that a run can go on from it."""
     table: WeightTable = table_for(model.config)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = trained(model).keys()
     exact = set[str]()
     for row in table.rows:
         if row.kind == "map" and type(row.op) in _EXACT:
-            exact.update(name for _, names in row.instances(trained) for name in names)
-    return trained <= exact
+            exact.update(name for _, ours in row.instances(names) for name in ours)
+    return names <= exact
 
 
 def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     """Return what is trained, by our names."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach() for name, p in trained(model).items()}
 
 
 def fill(model: Transformer, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -72,9 +72,8 @@ def prepare(config: Any) -> Prepared:
         name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
     }
     examples, validation = stores["train"], stores.get("validation")
-    row_length = getattr(objective, "limit", None)
     plan = make_plan(
-        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
+        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )
     check_schedule(config.schedule, plan.total_steps)
     size = config.evaluate.batch_size
@@ -97,7 +96,7 @@ def evaluation_steps(plan: Plan) -> int:
 
 
 def _metric(config: TrainConfig, objective: Objective) -> Metric:
-    """Return what chooses the best checkpoint; which metrics there are may depend on the model's labels."""
+    """Return what chooses the best checkpoint; which metrics there are can depend on the labels."""
     name = config.evaluate.metric
     if name is None:
         return objective.metrics[0]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plainformer.config.training import PRETRAINING
+from plainformer.train.objectives.collate import row_sums
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -68,10 +69,21 @@ class Batch:
 
 @dataclass
 class Loss:
-    """The sum of a micro-batch's losses over its labels, and the same for each row, (B,), detached."""
+    """The loss of a micro-batch.
+
+    Attributes:
+        total: the sum over its labels, (). values: the loss of each label, detached, (N,).
+        counts: how many labels each row has, (B,); None where each has one.
+    """
 
     total: Tensor
-    per_row: Tensor
+    values: Tensor
+    counts: Tensor | None = None
+
+    @property
+    def per_row(self) -> Tensor:
+        """Return the sum of each row's losses, (B,). A GPU is waited for."""
+        return self.values if self.counts is None else row_sums(self.values, self.counts)
 
 
 @dataclass(frozen=True)
@@ -110,24 +122,23 @@ class Objective(ABC):
     """One way to learn.
 
     An objective is made once for a run, of the configuration, the model's configuration and what turns raw input into
-    tensors: a tokenizer, or a processor of audio or images.
+    tensors: a tokenizer, a processor of audio or images, or both of speech (`SpeechInputs`).
 
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
-        reads: what its processor is: a tokenizer ("text"), a processor of images or of audio, or both of audio and text
-            ("speech": `SpeechInputs`).
         columns: what it reads of a row. packs: whether several examples may share a row.
         distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
+        limit: the longest example in tokens, None for any.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
-    reads: ClassVar[str] = "text"
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False
     distils: bool = False
+    limit: int | None = None
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor

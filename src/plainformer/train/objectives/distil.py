@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from plainformer.errors import UsageError, opt
-from plainformer.train.losses import SCORES_AT_ONCE, distillation_losses
+from plainformer.model.dropout import never_drop
+from plainformer.train.losses import distillation_losses, labels_at_a_time
 from plainformer.train.objectives.base import Arrays, Batch, Encoded, Loss, Objective
-from plainformer.train.objectives.collate import row_sums
 from plainformer.train.objectives.words import WordObjective, labelled_states, most_positions
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Distilled(Objective):
     that of the objective: how near the teacher is says little about the student.
 
     Args:
-        inner: what is learned. teacher: a model in inference mode, of the same tokens and labels (`check_teacher`), where the
-            student is.
+        inner: what is learned. teacher: a model of the same tokens and labels (`check_teacher`), where the student is; it no longer
+            drops anything.
     """
 
     def __init__(self, inner: Objective, teacher: Transformer) -> None:
@@ -41,7 +41,7 @@ class Distilled(Objective):
         if not inner.distils:
             what = f"{opt('objective', inner.name)} has no scores that a teacher could have, too"
             raise UsageError(what, f"leave {opt('loss.teacher')} out")
-        self.inner, self.teacher = inner, teacher.eval().requires_grad_(False)
+        self.inner, self.teacher = inner, never_drop(teacher).requires_grad_(False)
         self.weight, self.temperature = inner.config.loss.teacher_weight, inner.config.loss.temperature
         for name in ("name", "head", "columns", "packs", "metrics"):
             setattr(self, name, getattr(inner, name))
@@ -52,8 +52,7 @@ class Distilled(Objective):
         losses_N = far_N * self.weight
         if own_N is not None:
             losses_N = losses_N + (1 - self.weight) * own_N
-        counts_B = batch.targets.get("per_row")  # without it, each row has one label
-        return Loss(losses_N.sum(), losses_N.detach() if counts_B is None else row_sums(losses_N, counts_B))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets.get("per_row"))
 
     def _classes(self, model: Transformer, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Return the losses of labels and the divergences, each (N,)."""
@@ -69,9 +68,7 @@ class Distilled(Objective):
         states_ND = labelled_states(model, batch)
         with torch.no_grad():
             teacher_ND = labelled_states(self.teacher, batch)
-        asked = self.config.loss.chunk
-        classes = model.config.head.out_size
-        size = max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, len(states_ND))
+        size = labels_at_a_time(self.config.loss.chunk, model.config.head.out_size, len(states_ND))
         parts = list(zip(states_ND.split(size), teacher_ND.split(size), strict=True))
         if len(parts) == 1 or not torch.is_grad_enabled():
             far = [self._far(model, *part) for part in parts]

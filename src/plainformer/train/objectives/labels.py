@@ -6,7 +6,7 @@ Shapes: B batch, T positions, C classes (or numbers to predict), M numbers that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -52,6 +52,7 @@ class LabelObjective(Objective):
         self.metrics = METRICS[self.problem]  # type: ignore[misc]
         self.distils = self.problem == "single_label"
         self.labels, self.classes = model.labels, model.head.out_size
+        self.numbers = {label: number for number, label in enumerate(model.labels)}
 
     @classmethod
     def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
@@ -76,10 +77,10 @@ class LabelObjective(Objective):
         if is_missing(value) and not (value == "" and self.problem == "multi_label"):
             raise Dropped("no label")
         if self.problem == "single_label":
-            return np.array([place_of(named(value), self.labels)], dtype=np.int64)
+            return np.array([self.number(named(value))], dtype=np.int64)
         if self.problem == "multi_label":
             found = np.zeros(self.classes, dtype=np.float32)
-            found[[place_of(name, self.labels) for name in several(value)]] = 1.0
+            found[[self.number(name) for name in several(value)]] = 1.0
             return found
         numbers = np.atleast_1d(as_numbers(value))
         if len(numbers) != self.classes:
@@ -88,6 +89,10 @@ class LabelObjective(Objective):
         if not np.isfinite(numbers).all():
             raise Dropped("a number to predict that is not finite")
         return numbers
+
+    def number(self, name: str) -> int:
+        """Return the place of a label; see `place_of`."""
+        return place_of(name, self.numbers)
 
     def targets(self, examples: Iterable[Arrays]) -> dict[str, Tensor]:
         """Return the labels of a batch, (B,) or (B, C)."""
@@ -164,13 +169,13 @@ def is_missing(value: Any) -> bool:
     )
 
 
-def place_of(name: str, labels: Sequence[str]) -> int:
-    """Return the place of a label; a whole number is the place itself where no label is a number."""
-    if name in labels:
-        return labels.index(name)
-    if name.isdecimal() and int(name) < len(labels) and not any(label.isdecimal() for label in labels):
+def place_of(name: str, numbers: Mapping[str, int]) -> int:
+    """Return the place of a label; a whole number is the place itself where no label is a number. `numbers`: label → place."""
+    if name in numbers:
+        return numbers[name]
+    if name.isdecimal() and int(name) < len(numbers) and not any(label.isdecimal() for label in numbers):
         return int(name)
-    known = did_you_mean(name, labels) or f"known: {', '.join(labels[:20])} ..."
+    known = did_you_mean(name, numbers) or f"known: {', '.join(list(numbers)[:20])} ..."
     fix = f"{known}; labels that rows of train lack are named in {opt('data.labels')}, with all others"
     raise UsageError(f"the model has no label {name!r}", fix)
 

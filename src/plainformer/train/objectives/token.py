@@ -23,6 +23,7 @@ from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, En
 from plainformer.train.objectives.collate import NONE, Ids, label_targets, row_sums
 from plainformer.train.objectives.labels import in_order, named, place_of
 from plainformer.train.objectives.reading import Reading, single, tokens_of
+from plainformer.train.objectives.words import labelled_states
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -98,13 +99,8 @@ class TokenClassification(Objective):
             word = int(np.searchsorted(starts, start, side="right")) - 1
             if word not in done:
                 done.add(word)
-                found[place] = self._number(pairs[word][1])
+                found[place] = place_of(pairs[word][1], self.numbers)
         return found
-
-    def _number(self, tag: str) -> int:
-        if tag in self.numbers:  # the usual case, of which there are as many as words
-            return self.numbers[tag]
-        return place_of(tag, self.labels)
 
     def _windows(self, row: Encoding, labels: Ids) -> Iterable[Arrays]:
         left = labels.copy()
@@ -126,8 +122,7 @@ class TokenClassification(Objective):
 
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of the tokens that have a label, (N, C) fp32."""
-        states_BTD = model.states(**batch.inputs).last_hidden_state
-        return wide(model.score(states_BTD.flatten(0, 1)[batch.targets["places"]]))
+        return wide(model.score(labelled_states(model, batch)))
 
     def scored(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of the tokens that have a label, (N, C)."""
@@ -140,7 +135,7 @@ class TokenClassification(Objective):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         scores_NC = self.scores(model, batch)
         losses_N = label_losses(scores_NC, batch.targets["labels"], self.config.loss.label_smoothing)
-        return Loss(losses_N.sum(), row_sums(losses_N, batch.targets["per_row"]))
+        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
