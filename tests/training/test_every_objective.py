@@ -34,9 +34,9 @@ from plainformer.training.teacher import taught
 from tests.support.close import close
 from tests.support.learning import config_of, rows_of
 from tests.support.runs import results
+from tests.support.scratch import RUNS
 from tests.support.training import check_batching
 from tests.support.vocabularies import save_json
-from tests.train.test_golden_curves import RUNS
 
 STEPS, STOPPED, EVERY = 4, 3, 2
 Tiny = Callable[[str], Path]
