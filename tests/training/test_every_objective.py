@@ -81,7 +81,7 @@ def configured(name: str, folder: Path, tiny: Tiny) -> TrainConfig:
         rows_of(folder, objective),
         **{
             **changes,
-            "data": {"split": {"validation": 0.25}, "duplicates": "allow"},
+            "data": {**changes.get("data", {}), "split": {"validation": 0.25}, "duplicates": "allow"},
             "batches": {"size": 7, **changes.get("batches", {}), "micro": 4},
             "length": {"steps": STEPS},
             "evaluate": {"every": EVERY, "batch_size": 5},
