@@ -31,12 +31,12 @@ from plainformer.train.record import read_lines
 from plainformer.training import Event, Prepared, prepare, train
 from plainformer.training.models import made_model
 from plainformer.training.teacher import taught
+from tests.support.beginnings import RUNS
 from tests.support.close import close
 from tests.support.learning import config_of, rows_of
 from tests.support.runs import results
 from tests.support.training import check_batching
 from tests.support.vocabularies import save_json
-from tests.train.test_golden_curves import RUNS
 
 STEPS, STOPPED, EVERY = 4, 3, 2
 Tiny = Callable[[str], Path]
@@ -188,7 +188,7 @@ def reference_of(run: Done, folder: Path) -> Any:
         return model.eval()
     peft = pytest.importorskip("peft")
     config = transformers.AutoConfig.from_pretrained(folder)  # the run's, with its labels
-    base = kind.from_pretrained(run.config.model.ref, config=config)
+    base = kind.from_pretrained(str(run.config.model.ref), config=config)
     return peft.PeftModel.from_pretrained(base, folder).eval()
 
 
