@@ -277,7 +277,7 @@ def reviews(count: int, part: int) -> str:
     """Return lines of a review and its label; the words of judgement of part 1 are not in part 0."""
     draw = random.Random(part + 10)
     good, bad = ([word for i, word in enumerate(words) if (i % 5 == 0) == bool(part)] for words in (GOOD, BAD))
-    lines = {}
+    lines: dict[str, str] = {}
     while len(lines) < count:
         label = draw.choice(["positive", "negative"])
         own, others = (good, bad) if label == "positive" else (bad, good)
@@ -290,7 +290,7 @@ def reviews(count: int, part: int) -> str:
 
 def dates(count: int, part: int) -> Rows:
     """Return dates in words, and as a standard writes them: even days in part 0, odd ones in part 1."""
-    draw, found = random.Random(part), {}
+    draw, found = random.Random(part), dict[str, str]()
     while len(found) < count:
         year, month, day = draw.randint(1900, 2025), draw.randint(1, 12), draw.randint(1, 14) * 2 - part
         found[f"{day} {MONTHS[month - 1]} {year}"] = f"{year}-{month:02}-{day:02}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plainformer.cli.overrides import parse_overrides
-from plainformer.cli.train import interruptible
+from plainformer.cli.train import interruptible, read_run
 from plainformer.errors import UsageError
 from tests.support.cli import Cli, done, refused, terminal
 
@@ -189,3 +189,12 @@ def test_the_handler_is_taken_back() -> None:
         signal.raise_signal(signal.SIGINT)
         assert stop()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_is_where_its_folder_is(config: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "config.yaml").write_bytes(config.read_bytes())
+    assert read_run(str(moved), ()).folder == str(moved)
+    assert read_run(str(moved), ("--folder", "elsewhere")).folder == "elsewhere"
+    assert read_run(str(config), ()).folder != str(moved)

@@ -299,7 +299,7 @@ def test_the_resolved_configuration_builds_itself(objective: str) -> None:
     st.floats(min_value=1e-300, max_value=1e300),
     st.text(min_size=1),
     st.dictionaries(st.text(), st.text() | st.floats(allow_nan=False) | st.lists(st.integers())),
-    st.lists(st.text()),
+    st.lists(st.text(), min_size=1),
 )
 def test_values_come_back_exactly(rate: float, name: str, fragment: dict[str, Any], labels: list[str]) -> None:
     data = as_data(built(BASE))

@@ -160,6 +160,17 @@ def test_squad(tmp_path: Path) -> None:
         assert second.place == "a.json article 1 paragraph 1 question 2"
 
 
+def test_clips_of_a_list_belong_to_the_digest(tmp_path: Path) -> None:
+    """A list may be given alone: the clips that it names are what is learnt from, and decide which tokenised data is found."""
+    listing = json.dumps({"audio": "clips/a.wav", "text": "a"})
+    folder = written(tmp_path, {"clips/a.wav": b"RIFF", "transcripts.jsonl": listing})
+    alone = rows_of(folder / "transcripts.jsonl", format="audio")
+    before = alone.digest()
+    assert alone.digest() == before and [path.name for path in alone.files] == ["transcripts.jsonl"]
+    written(tmp_path, {"clips/a.wav": b"RIFX"})
+    assert rows_of(folder / "transcripts.jsonl", format="audio").digest() != before
+
+
 def test_clips_and_their_transcripts(tmp_path: Path) -> None:
     clips: dict[str, str | bytes] = {f"clips/{name}.wav": b"RIFF" for name in "abc"}
     listing = "\n".join(json.dumps({"audio": f"clips/{name}.wav", "text": name}) for name in "ba")

@@ -210,10 +210,10 @@ def test_a_hundred_million_take_seconds() -> None:
 
     raw = {"model_type": "bert", "vocab_size": 30522, "architectures": ["BertForMaskedLM"]}
     model = Transformer(config_from_dict(raw))
-    started = time.perf_counter()
+    started = time.process_time()
     initialise(model)
     assert model.num_parameters > 100e6
-    assert time.perf_counter() - started < 10  # under 3 s on a machine that does nothing else
+    assert time.process_time() - started < 10  # under 3 s; of the processor's time, since others may be using it too
 
 
 def test_a_parameter_depends_on_its_name_alone() -> None:

@@ -185,7 +185,9 @@ def _multilingual(ids: dict[str, int]) -> dict[str, Any]:
     return {"lang_to_id": languages, "task_to_id": {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}}
 
 
-def whisper(folder: Path, *, multilingual: bool = True, model: str = "WhisperForConditionalGeneration") -> Any:
+def whisper(
+    folder: Path, *, multilingual: bool = True, model: str = "WhisperForConditionalGeneration", **changes: Any
+) -> Any:
     """A Whisper whose window is one second; special tokens follow the vocabulary, as in the published ones."""
     marks = (*MARKS, "<|notimestamps|>", "<|0.00|>", "<|0.02|>")
     ids = {mark: BYTE_VOCABULARY + place for place, mark in enumerate(marks)}
@@ -199,7 +201,7 @@ def whisper(folder: Path, *, multilingual: bool = True, model: str = "WhisperFor
         **(_multilingual(ids) if multilingual else {}),
     )
     writes = model.endswith("Generation")
-    made = save_model(folder, model, _whisper_config(ids, **sizes), **(generation if writes else {}))
+    made = save_model(folder, model, _whisper_config(ids, **sizes, **changes), **(generation if writes else {}))
     save_bytes(folder, extra=marks)
     transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1).save_pretrained(folder)
     return made

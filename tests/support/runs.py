@@ -45,7 +45,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def run_data(folder: Path, objective: str, model: Path, **changes: Any) -> dict[str, Any]:
+def run_data(folder: Path, objective: str, model: Path, /, **changes: Any) -> dict[str, Any]:
     """A run of 28 steps over 61 texts, evaluated on 13, as plain data; `changes` are sections or values."""
     folder.mkdir(parents=True, exist_ok=True)
     train = write_rows(folder / "train.jsonl", labelled(texts(61)))
@@ -82,7 +82,7 @@ def results(run: Path) -> dict[str, str]:
 
 
 def run_killed(
-    data: Mapping[str, Any], kills: int, seed: int = 0, timeout: float = 300
+    data: Mapping[str, Any], kills: int, seed: int = 0, timeout: float = 1200
 ) -> tuple[Path, dict[Path, int]]:
     """Run in another process: once unbroken, and again until there were that many kills.
 

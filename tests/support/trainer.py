@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from plainformer.config.training import TrainConfig
+from plainformer.train.draws import torch_seed
 from plainformer.train.feeder import collated
 from plainformer.train.objectives.base import Batch
 from plainformer.train.schedule import warmup_steps
@@ -36,14 +37,16 @@ class _Batches(Dataset[Inputs]):
 
 
 class RecordingTrainer(transformers.Trainer):
-    """Keeps each step's loss as it was computed, and each gradient's norm."""
+    """Keeps each step's loss as it was computed, and each gradient's norm; draws dropout of the seeds of a run of ours."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, run_seed: int, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.run_seed = run_seed
         self.losses: list[float] = []
         self.norms: list[float] = []
 
     def training_step(self, *args: Any, **options: Any) -> Tensor:
+        torch.manual_seed(torch_seed(self.run_seed, self.state.global_step, 0))
         loss: Tensor = super().training_step(*args, **options)
         self.losses.append(float(loss))
         return loss
@@ -96,7 +99,8 @@ def trained_by_reference(
         dataloader_pin_memory=False,
     )
     arguments = transformers.TrainingArguments(**{**options, **changes})
-    trainer = RecordingTrainer(model, arguments, train_dataset=_Batches(batches), data_collator=lambda batch: batch[0])
+    given: Any = dict(train_dataset=_Batches(batches), data_collator=lambda batch: batch[0], run_seed=config.seed)
+    trainer = RecordingTrainer(model, arguments, **given)
     trainer.train()
     return trainer
 

@@ -1,6 +1,6 @@
 """What is compared with the reference's Trainer: a model of it for each objective, and how it takes a batch of ours.
 
-Dropout is off in all of them.
+Each is made with a probability of dropout.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from tests.support.learning import LABELS, TAGS
 from tests.support.trainer import Inputs, shifted, table
 from tests.support.vocabularies import BYTE_VOCABULARY, save_bytes, save_chat, save_image
 
-STILL: dict[str, Any] = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-STILL_PAIR: dict[str, Any] = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
-STILL_WAVE: dict[str, Any] = dict(
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-    activation_dropout=0.0,
-    feat_proj_dropout=0.0,
-    final_dropout=0.0,
-    layerdrop=0.0,
+# Where each kind of model drops numbers.
+DROPS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+PAIR_DROPS = ("dropout", "attention_dropout", "activation_dropout")
+WAVE_DROPS = (
+    *("hidden_dropout", "attention_dropout", "activation_dropout"),
+    *("feat_proj_dropout", "final_dropout", "layerdrop"),
 )
+
+Make = Callable[[Path, float], Any]  # folder, probability of dropout → a model that is saved there
 
 
 def named(names: tuple[str, ...]) -> dict[str, Any]:
@@ -38,10 +37,10 @@ def named(names: tuple[str, ...]) -> dict[str, Any]:
 # ---- models of the reference, saved into a folder
 
 
-def _llama(save: Callable[[Path], None]) -> Callable[[Path], Any]:
-    def made(folder: Path) -> Any:
+def _llama(save: Callable[[Path], None]) -> Make:
+    def made(folder: Path, p: float) -> Any:
         ids: dict[str, Any] = dict(vocab_size=BYTE_VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-        config = transformers.LlamaConfig(**models.TINY, **ids, num_key_value_heads=2, max_position_embeddings=96)
+        config = transformers.LlamaConfig(**models.TINY, **ids, num_key_value_heads=2, attention_dropout=p)
         model = models.save_model(folder, "LlamaForCausalLM", config)
         save(folder)
         return model
@@ -49,29 +48,35 @@ def _llama(save: Callable[[Path], None]) -> Callable[[Path], Any]:
     return made
 
 
-def _bert(name: str, **changes: Any) -> Callable[[Path], Any]:
-    return lambda folder: models.bert(folder, name, **STILL, **changes)
+def bert(name: str, **changes: Any) -> Make:
+    return lambda folder, p: models.bert(folder, name, **dict.fromkeys(DROPS, p), **changes)
 
 
-def _bart(folder: Path) -> Any:
-    return models.bart(folder, **STILL_PAIR)
+def _bart(folder: Path, p: float) -> Any:
+    return models.bart(folder, **dict.fromkeys(PAIR_DROPS, p))
 
 
-def _infilling_bart(folder: Path) -> Any:
-    model = models.bart(folder, **STILL_PAIR)
+def _infilling_bart(folder: Path, p: float) -> Any:
+    model = _bart(folder, p)
     save_bytes(folder, end=True, mask_token="<unk>")
     return model
 
 
-def _vit(folder: Path) -> Any:
-    config = transformers.ViTConfig(**models.TINY, **STILL, **named(LABELS), image_size=32, patch_size=8)
+def _vit(folder: Path, p: float) -> Any:
+    config = transformers.ViTConfig(
+        **models.TINY, **dict.fromkeys(DROPS, p), **named(LABELS), image_size=32, patch_size=8
+    )
     model = models.save_model(folder, "ViTForImageClassification", config)
     save_image(folder)
     return model
 
 
-def _wave(name: str, **changes: Any) -> Callable[[Path], Any]:
-    return lambda folder: models.wav2vec2(folder, name, **STILL_WAVE, **changes)
+def _whisper(folder: Path, p: float) -> Any:
+    return models.whisper(folder, multilingual=False, **dict.fromkeys(PAIR_DROPS, p))
+
+
+def _wave(name: str, **changes: Any) -> Make:
+    return lambda folder, p: models.wav2vec2(folder, name, **dict.fromkeys(WAVE_DROPS, p), **changes)
 
 
 # ---- a batch of ours, as theirs
@@ -111,12 +116,19 @@ def _apart(batch: Batch) -> Inputs:
 
 @dataclass(frozen=True)
 class Case:
-    """`undecided`: endings of the names of weights that change no loss, besides the biases of keys."""
+    """What is compared.
+
+    Attributes:
+        even: whether rows are equally long.
+        fewer: ours computes less than the reference, only what the head reads, and so draws less dropout.
+        undecided: endings of the names of weights that change no loss, besides the biases of keys.
+    """
 
     objective: str
-    model: Callable[[Path], Any]
+    model: Make
     inputs: Callable[[Batch], Inputs]
     even: bool = False
+    fewer: bool = False
     undecided: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -129,24 +141,31 @@ CASES = {
     "causal-lm-packed": Case(
         "causal-lm", _llama(save_bytes), _apart, even=True, changes={"batches": {"row_length": 72}}
     ),
-    "masked-lm": Case("masked-lm", _bert("BertForMaskedLM"), _tabled),
+    "masked-lm": Case("masked-lm", bert("BertForMaskedLM"), _tabled),
     "denoising": Case("denoising", _infilling_bart, _tabled),
     "seq2seq": Case("seq2seq", _bart, _tabled),
-    "seq2seq-t5": Case("seq2seq", lambda folder: models.t5(folder, dropout_rate=0.0), _tabled),
+    "seq2seq-t5": Case("seq2seq", lambda folder, p: models.t5(folder, dropout_rate=p), _tabled),
     "instruction": Case("instruction", _llama(save_chat), shifted),
     "text-classification": Case(
-        "text-classification", _bert("BertForSequenceClassification", **named(LABELS)), labelled
+        "text-classification", bert("BertForSequenceClassification", **named(LABELS)), labelled, fewer=True
     ),
-    "token-classification": Case("token-classification", _bert("BertForTokenClassification", **named(TAGS)), _tabled),
+    "token-classification": Case(
+        "token-classification", bert("BertForTokenClassification", **named(TAGS)), _tabled, fewer=True
+    ),
     "question-answering": Case(
-        "question-answering", _bert("BertForQuestionAnswering"), _spans, even=True, undecided=LEVELS
+        "question-answering", bert("BertForQuestionAnswering"), _spans, even=True, undecided=LEVELS
     ),
     "multiple-choice": Case(
-        "multiple-choice", _bert("BertForMultipleChoice"), _choices, even=True, undecided=("classifier.bias",)
+        "multiple-choice",
+        bert("BertForMultipleChoice"),
+        _choices,
+        even=True,
+        fewer=True,
+        undecided=("classifier.bias",),
     ),
     "ctc": Case("ctc", _wave("Wav2Vec2ForCTC", ctc_loss_reduction="mean"), _letters, even=True),
-    "speech-to-text": Case("speech-to-text", lambda folder: models.whisper(folder, multilingual=False), _tabled),
-    "image-classification": Case("image-classification", _vit, labelled),
+    "speech-to-text": Case("speech-to-text", _whisper, _tabled),
+    "image-classification": Case("image-classification", _vit, labelled, fewer=True),
     "audio-classification": Case(
         "audio-classification", _wave("Wav2Vec2ForSequenceClassification", **named(LABELS)), labelled, even=True
     ),

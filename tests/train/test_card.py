@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from plainformer.config.building import flat
 from plainformer.config.training import OBJECTIVES
 from plainformer.tasks import TASKS
-from plainformer.train.card import USES, Card, Side, flat
+from plainformer.train.card import USES, Card, Side
 from tests.support import models
 from tests.support.cli import Cli
 from tests.support.media import write_png, write_wav

@@ -19,9 +19,11 @@ import pytest
 import torch
 
 from plainformer.config.training import OBJECTIVES
-from tests.support.beginnings import RUNS
 from tests.support.learning import config_of, learnt, rows_of
-from tests.support.vocabularies import save_json
+from tests.support.scratch import RUNS
+from tests.support.vocabularies import (
+    save_json,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4

@@ -31,10 +31,10 @@ from plainformer.train.record import read_lines
 from plainformer.training import Event, Prepared, prepare, train
 from plainformer.training.models import made_model
 from plainformer.training.teacher import taught
-from tests.support.beginnings import RUNS
 from tests.support.close import close
 from tests.support.learning import config_of, rows_of
 from tests.support.runs import results
+from tests.support.scratch import RUNS
 from tests.support.training import check_batching
 from tests.support.vocabularies import save_json
 

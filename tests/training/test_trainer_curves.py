@@ -1,8 +1,8 @@
 """20 steps of a run of ours against the reference's Trainer, from the same weights on the same batches, in fp32.
 
 The whole of `train` runs: rows are read, encoded, planned, collated, learnt from; losses are read in metrics.jsonl, weights
-in the checkpoint. Dropout is off, since both libraries draw it elsewhere; masks and hidden spans are those that ours drew.
-Losses of both agree to 2e-7; asserted are 1e-5.
+in the checkpoint. The Trainer gets the masks and hidden spans that ours drew, and its dropout the seeds of ours: both then
+drop the same numbers, but where ours computes less than the reference. Losses agree to 3e-7; asserted are 1e-5.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNDECIDED = ("k_proj.bias", "key.bias")
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_weights_are_the_trainers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
-    reference = case.model(tmp_path / "model")
+    reference = case.model(tmp_path / "model", 0.0 if case.fewer else 0.1)
     data = rows_of(tmp_path, case.objective, even=case.even)
     config = config_of(tmp_path, case.objective, data, model={"ref": str(tmp_path / "model")}, **case.changes)
     lines = learnt(config, monkeypatch)

@@ -22,7 +22,7 @@ from tests.support import models
 from tests.support.learning import LABELS, config_of, learnt, rows_of
 from tests.support.runs import WORDS
 from tests.support.trainer import IGNORED, Inputs, batches_of, shifted, trained_by_reference
-from tests.support.trainer_cases import CASES, STILL, Case, labelled, named
+from tests.support.trainer_cases import CASES, Case, bert, labelled, named
 
 PARTS = 4  # micro-batches of two rows each
 
@@ -44,9 +44,7 @@ def _several() -> list[dict[str, Any]]:
 def _classifier(problem: str, names: tuple[str, ...]) -> Case:
     kind = problem.removesuffix("_classification")
 
-    def made(folder: Path) -> Any:
-        return models.bert(folder, "BertForSequenceClassification", **STILL, **named(names), problem_type=problem)
-
+    made = bert("BertForSequenceClassification", **named(names), problem_type=problem)
     return Case("text-classification", made, labelled, changes={"problem": kind})
 
 
@@ -65,7 +63,7 @@ def test_accumulation_multiplies_their_gradient(name: str, tmp_path: Path, monke
     Theirs is right only where the loss does (Llama, ViT), and where labels have another name (the spans of question answering).
     """
     case, rows, times = ACCUMULATED[name]
-    reference = case.model(tmp_path / "model")
+    reference = case.model(tmp_path / "model", 0.0)
     data = rows_of(tmp_path, case.objective, even=True, rows=rows)
     model = {"ref": str(tmp_path / "model"), **case.changes}
     whole = {"size": 2 * PARTS, "by_length": False}
@@ -118,7 +116,7 @@ def _token_mean(model: Any, texts: Sequence[Tensor]) -> float:
 def test_their_evaluation_depends_on_the_size_of_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Theirs is a mean over rows of means over a batch's tokens: tokens of short texts count for more."""
     case = CASES["causal-lm"]
-    reference = case.model(tmp_path / "model")
+    reference = case.model(tmp_path / "model", 0.0)
     draw = np.random.default_rng(1)
     rows = [{"text": "".join(draw.choice(list("abcdefgh"), n))} for n in (2, 3, 40, 4, 2, 30, 3)]
     data = rows_of(tmp_path, "causal-lm", rows=rows)
@@ -191,7 +189,7 @@ def test_their_spans_may_be_in_the_padding(tmp_path: Path) -> None:
     from plainformer.train.objectives import objective_class
     from tests.support.training import batch_of, examples_of, train_config
 
-    reference = models.bert(tmp_path, "BertForQuestionAnswering", **STILL)
+    reference = models.bert(tmp_path, "BertForQuestionAnswering")
     kind = objective_class("question-answering")
     model = pf.load_model(str(tmp_path), head=kind.head, purpose="train").eval()
     objective = kind(train_config(kind.name), model.config, pf.load_tokenizer(str(tmp_path)))

@@ -233,6 +233,20 @@ def test_a_folder_of_something_else_is_left_alone(config: TrainConfig) -> None:
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
+def test_two_runs_do_not_share_a_folder(config: TrainConfig) -> None:
+    refused: list[str] = []
+
+    def again(event: Event) -> None:
+        if event.kind == "started":
+            with pytest.raises(UsageError, match="another process trains in folder=") as caught:
+                train(config)
+            refused.append(caught.value.what)
+
+    assert train(config, on_event=again, stop=lambda: True).ended == "stopped"
+    assert refused and config.folder in refused[0]
+    assert train(config, stop=lambda: True).ended == "stopped"  # the folder is free again
+
+
 def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, whole: tuple[TrainConfig, TrainResult]) -> None:
     run_until(config, 9)
     last = Path(config.folder) / "checkpoints/step-00000009/model.safetensors"
@@ -374,3 +388,15 @@ def test_a_model_from_scratch(tiny: Tiny, tmp_path: Path) -> None:
     assert plainformer.load(result.folder / "best")("the cat").text is not None
     again = train(replace(config, model=data, folder=str(tmp_path / "again")))
     assert results(again.folder)["last/model.safetensors"] == results(result.folder)["last/model.safetensors"]
+
+
+def test_a_gpu_that_is_not_there_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(UsageError, match="device='cuda:99': torch sees"):
+        train(replace(config, device="cuda:99"))
+
+
+def test_values_that_no_run_can_have(config: TrainConfig) -> None:
+    with pytest.raises(UsageError, match="names no folder"):
+        replace(config, folder="")
+    with pytest.raises(UsageError, match="threads=1000000"):  # torch would end the program
+        replace(config, threads=1_000_000)

@@ -5,13 +5,11 @@ An adapter belongs to a matrix of the checkpoint, not to a parameter of ours: it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +20,7 @@ from plainformer.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEF
 from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable
 from plainformer.config.training import LoraConfig
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.model.initial import generator_of
 from plainformer.model.linear import Linear
 from plainformer.model.lora import Adapter, LowRank, Parts, adapted
 from plainformer.model.transformer import Transformer
@@ -137,8 +136,7 @@ def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -
         what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
         raise UsageError(what, f"give {min(inputs, outputs)} or less")
     bound = 1 / math.sqrt(inputs)
-    digest = hashlib.blake2b(f"{seed} {matrix.theirs}".encode(), digest_size=8).digest()
-    draw = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    draw = generator_of(seed, matrix.theirs)
     a = torch.empty(config.rank, inputs).uniform_(-bound, bound, generator=draw)
     put_adapter(
         model, matrix, a.to(weight), weight.new_zeros(outputs, config.rank), config.alpha / config.rank, config.dropout
@@ -210,9 +208,3 @@ def _shortest(model: Transformer, table: WeightTable, chosen: Sequence[Matrix]) 
     leaves = sorted({matrix.leaf for matrix in chosen})
     meant = [m for m in matrices(model, table) if any(_is_meant(m, leaf) for leaf in leaves)]
     return leaves if len(meant) == len(chosen) else [matrix.theirs for matrix in chosen]
-
-
-def parameter_count(model: torch.nn.Module) -> dict[str, Any]:
-    """Return how many numbers are trained, and how many there are."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"trained": trained, "all": sum(p.numel() for p in model.parameters())}

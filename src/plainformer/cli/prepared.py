@@ -84,7 +84,8 @@ def facts(prepared: Prepared) -> dict[str, str]:
             found[f"{name}, left out"] = "; ".join(left_out)
     if prepared.validation is not None:
         metric = prepared.metric
-        how = f"the {'highest' if metric.better == 'higher' else 'lowest'} {metric.name} is the best"
+        most, name = "highest" if metric.better == "higher" else "lowest", metric.name.replace("_", " ")
+        how = f"the checkpoint with the {most} {name} is the best"
         found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}; {how}"
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,10 +72,12 @@ def read_run(config: str | None, overrides: tuple[str, ...]) -> TrainConfig:
     """Return the configuration of a YAML file, or of a run's folder, with overrides."""
     if config is None or config.startswith("--"):
         raise UsageError("a CONFIG is missing", "give the YAML file first, then its overrides")
-    path = Path(restored(config))
-    if path.is_dir() and (path / "config.yaml").is_file():
-        path = path / "config.yaml"
-    return read_config(path, parse_overrides(overrides))
+    path, changes = Path(restored(config)), parse_overrides(overrides)
+    if not (path.is_dir() and (path / "config.yaml").is_file()):
+        return read_config(path, changes)
+    found = read_config(path / "config.yaml", changes)
+    # A run may have been moved since it was begun.
+    return found if any(name == "folder" for name, _ in changes) else replace(found, folder=str(path))
 
 
 class Stop:

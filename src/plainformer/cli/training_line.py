@@ -41,7 +41,9 @@ class TrainingLine(Count):
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Say what an evaluation gave."""
-        numbers = {k: v for k, v in line.items() if k not in ("step", "epoch", "best", "interval")}
+        from plainformer.train.record import PLACE
+
+        numbers = {name: value for name, value in line.items() if name not in PLACE}
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         best = ", the best so far" if line.get("best") else ""
         screen.say(f"step {line['step']:,}: validation {metrics}{best}")
@@ -85,21 +87,13 @@ def size(count: float) -> str:
 
 def memory_in_use() -> int:
     """Return the most bytes that tensors took on the GPU; without one, what the process has in memory now; 0: unknown."""
+    from plainformer.train.record import peak_memory
+
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
+        return peak_memory()
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return _peak()
-
-
-def _peak() -> int:
-    """Return the most bytes that the process has had: what systems without /proc can say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    except (OSError, ValueError):  # not Linux
+        return peak_memory()

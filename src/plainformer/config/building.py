@@ -72,6 +72,16 @@ def _data(value: Any) -> Any:
     return [_data(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def flat(data: Any, name: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, by dotted names: {"optimizer": {"eps": 1}} → {"optimizer.eps": 1}."""
+    if not isinstance(data, Mapping) or not data:
+        return {name: data}
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found.update(flat(value, f"{name}.{key}" if name else str(key)))
+    return found
+
+
 def helps(kind: type, keys: Keys = ()) -> dict[Keys, str]:
     """Return what each option does, by its keys; those of sections and of what is in them."""
     found = {}

@@ -27,6 +27,7 @@ TEXTS = (
 )
 # Option → the objectives that it is for.
 _FOR = {
+    "model.problem": ("text-classification", "image-classification"),
     "loss.label_smoothing": (*WORDS, *LABELLED, "multiple-choice"),
     "loss.chunk": WORDS,
     "loss.mask_share": ("masked-lm", "denoising"),
@@ -59,8 +60,8 @@ def check_effects(config: TrainConfig) -> None:
     for name in ("too_long", "stride"):  # a document goes on in the next row
         given = packed and is_given(config.data, name)
         no_effect(given, f"data.{name}", f"with {opt('batches.packed', True)}: nothing is cut")
-    windowed = (*PRETRAINING, "question-answering")  # without a word
-    windows = (config.data.too_long or ("window" if config.objective in windowed else "cut")) == "window"
+    usual = "window" if config.objective in (*PRETRAINING, "question-answering") else "cut"
+    windows = (config.data.too_long or usual) == "window"
     no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
     head_alone = config.model.train == "head"
     no_effect(
@@ -68,9 +69,6 @@ def check_effects(config: TrainConfig) -> None:
         "optimizer.layer_decay",
         f"with {opt('model.train', 'head')}",
     )
-    if config.model.lora is not None and head_alone:
-        what = f"{opt('model.train', 'head')} freezes what {opt('model.lora')} would adapt"
-        raise UsageError(what, f"leave one of them out; with {opt('model.lora')} a new head is trained too")
     if config.model.lora is not None and config.model.ref is None:
         what = f"{opt('model.lora')} adapts a model that has learnt something, and this one begins from scratch"
         raise UsageError(what, f"give {opt('model.ref', ...)}, or leave {opt('model.lora')} out")

@@ -167,7 +167,7 @@ class DataConfig(Checked):
     )
     too_long: str | None = option(
         None,
-        help="What happens to longer ones: cut, drop, or window; default: window to pre-train, else cut.",
+        help="What happens to longer ones: cut, drop, or window; default: window to pre-train and for questions, else cut.",
         check=one_of("cut", "drop", "window"),
     )
     stride: int = option(0, help="Tokens that neighbouring windows share.", check=whole(0))
@@ -182,6 +182,10 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labels is not None and not self.labels:
+            raise UsageError(
+                f"{opt('labels', [])} leaves nothing to tell apart", f"name them, or leave {opt('labels')} out"
+            )
         split = self.split
         if split is not None and self.validation is not None:
             fix = "give rows of their own, or let them be split off, not both"
@@ -329,7 +333,7 @@ class CheckpointConfig(Checked):
     """What is kept of a run."""
 
     every: int | None = option(None, help="Steps between checkpoints; default: at each evaluation.", check=whole(1))
-    keep: int = option(2, help="Checkpoints kept besides the best and the last.", check=whole(0))
+    keep: int = option(2, help="Checkpoints kept besides the best and the last; one at least.", check=whole(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,10 +354,14 @@ class TrainConfig(Checked):
     seed: int = option(0, help="Of order, masks, dropout and new weights.", check=whole(0))
     device: str = option("cpu", help="cpu, cuda or cuda:N.", check=text())
     precision: str = option("fp32", help="fp32, or bf16 (autocast; weights stay fp32).", check=text())
-    threads: int | None = option(None, help="Threads on a CPU; default: torch's.", check=whole(1))
+    threads: int | None = option(None, help="Threads on a CPU; default: torch's.", check=whole(1, 1024))
     compile: bool = option(False, help="torch.compile the layers.", check=flag())
     log_every: int = option(10, help="Steps between lines of metrics.jsonl.", check=whole(1))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.folder:
+            raise UsageError(
+                f"{opt('folder', '')} names no folder", f"give {opt('folder', 'runs/first')}, or another name"
+            )
         check_effects(self)

@@ -233,7 +233,6 @@ def resolved_scalar(text: str) -> Any:
 
 # A text that needs no quotes: letters, digits and what paths and names have, not only digits, no blank at an end.
 _BARE = re.compile(r"[A-Za-z_/][\w./+-]*( [\w./+-]+)*", re.ASCII)
-_WIDTH = 100
 
 
 def write_yaml(data: Mapping[str, Any], comments: Mapping[Keys, str] | None = None) -> str:

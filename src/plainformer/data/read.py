@@ -37,7 +37,7 @@ from plainformer.data.formats.media import IMAGES, SOUNDS, read_audio, read_imag
 from plainformer.data.formats.tabled import read_tabled, tables
 from plainformer.data.formats.tables import read_csv, read_tsv
 from plainformer.data.formats.texts import read_lines, read_paragraphs, read_text
-from plainformer.data.rows import DataRow, Reading
+from plainformer.data.rows import DataRow, MediaPath, Reading
 from plainformer.errors import InputError, opt, plural
 
 READERS: dict[str, Callable[[Reading], Iterator[DataRow]]] = {
@@ -107,11 +107,19 @@ class Rows:
         state = hashlib.blake2b(repr(options).encode(), digest_size=16)
         if self.format == "hub":
             state.update("".join(table._fingerprint for _, table in tables(self._reading)).encode())
-        for path in self.files:
+        for path in [*self.files, *self._listed()]:
             state.update(os.fsencode(self._reading.name(path)) + b"\0")
             with path.open("rb") as file:
                 state.update(hashlib.file_digest(file, "blake2b").digest())
         return state.hexdigest()
+
+    def _listed(self) -> list[Path]:
+        """Return the clips or images that rows name and `files` lacks: those of a list that was given by itself."""
+        if self.format not in ("audio", "images"):
+            return []
+        known = set(self.files)
+        named = (Path(value) for row in self for value in row.values() if isinstance(value, MediaPath))
+        return [path for path in dict.fromkeys(named) if path not in known]
 
 
 def read(source: SourceConfig, columns: Mapping[str, str | int] | None = None) -> Rows:

@@ -50,7 +50,7 @@ def _first(first: FirstWeights, name: str, module: nn.Module, shape: torch.Size,
     if isinstance(module, ConvPositions) and name.endswith(".magnitude"):  # that makes the weight the direction itself
         return module.direction.detach().norm(dim=(0, 1), keepdim=True)
     found = first.rule(name) or _usual(first, name, module, shape)
-    value = _FILL[found.kind](torch.empty(shape), found, _generator(seed, name))
+    value = _FILL[found.kind](torch.empty(shape), found, generator_of(seed, name))
     for row in first.rows_of_zeros(name):
         value[row] = 0
     return value
@@ -70,7 +70,7 @@ def _usual(first: FirstWeights, name: str, module: nn.Module, shape: torch.Size)
     return normal(first.std)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def generator_of(seed: int, name: str) -> torch.Generator:
     """Return a parameter's own source of numbers: it does not matter what else is filled, and in which order."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plainformer.config.building import flat
 from plainformer.errors import plural
 from plainformer.train.interval import said
 
@@ -202,15 +203,6 @@ class Card:
             "```\n\n"
             f"```sh\nplainformer run FOLDER {shell}\n```"
         )
-
-
-def flat(options: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested options by dotted names: {"optimizer": {"eps": 1}} → {"optimizer.eps": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        path = f"{before}{name}"
-        found.update(flat(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value})
-    return found
 
 
 def _local(name: str) -> bool:

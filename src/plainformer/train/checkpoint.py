@@ -178,6 +178,7 @@ class Checkpoints:
             self.files.rename(temporary, target)
             self.files.sync(self.folder)
             self._point(step, state.get("best"))
+            self.files.sync(self.run)
         except (OSError, SafetensorError, PlainformerError) as error:
             raise self._cannot_save(step, temporary, error) from error
         self.files.remove(before)

@@ -36,7 +36,7 @@ def word_losses(
         chunk: how many labels are scored at a time; None for as many as fit into 128 MB, 0 for all.
     """
     head = model.scoring_head
-    size = max(1, SCORES_AT_ONCE // head.config.out_size) if chunk is None else chunk or max(1, len(labels_N))
+    size = labels_at_a_time(chunk, head.config.out_size, len(labels_N))
     if torch.is_grad_enabled() and isinstance(head.out, Linear) and _is_plain(head.out):
         x_ND, weight_VD, bias_V = read = head.transform(states_ND), head.out.weight, head.out.bias
         wanted = tuple(each is not None and bool(each.requires_grad) for each in read)
@@ -47,6 +47,11 @@ def word_losses(
     if not torch.is_grad_enabled() or len(labels_N) <= size:
         return torch.cat([_scored(head, x_ND, chosen_N, smoothing) for x_ND, chosen_N in parts])
     return torch.cat([checkpoint(_scored, head, *part, smoothing, use_reentrant=False) for part in parts])
+
+
+def labels_at_a_time(asked: int | None, classes: int, count: int) -> int:
+    """Return how many of `count` labels are scored at once: as `loss.chunk` asks (0: all), or as many as fit into 128 MB."""
+    return max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, count)
 
 
 def label_losses(logits_NC: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:

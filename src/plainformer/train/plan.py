@@ -2,7 +2,7 @@
 
 An epoch's order is a permutation keyed by (seed, epoch). A step is one or more micro-batches, a micro-batch rows, a row
 pieces of examples: one whole example, or several parts where rows are packed. Nothing is left out and nothing comes twice:
-an epoch has every example (packed: every token) exactly once, its last step the rest, however few.
+an epoch has every example (packed: every token) exactly once; one of its steps has the rest, however few.
 
 Shapes: N examples, B batches (steps) of an epoch, R rows of an epoch.
 """

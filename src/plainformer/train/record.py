@@ -25,7 +25,7 @@ from plainformer.train.plots import can_plot, draw_plots
 
 log = logging.getLogger(__name__)
 METRICS, TIMING, TENSORBOARD = "metrics.jsonl", "timing.jsonl", "tensorboard"
-_PLACE = ("step", "epoch", "best", "interval")  # what a line of an evaluation has besides metrics
+PLACE = ("step", "epoch", "best", "interval")  # what a line of an evaluation has besides metrics
 _PLOT_SECONDS = 30.0  # pictures are drawn at most this often, and at the end
 
 
@@ -117,8 +117,8 @@ class Record:
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Write what an evaluation gave; all but step, epoch, best and interval are metrics, written below "validation"."""
-        values = {name: value for name, value in line.items() if name not in _PLACE}
-        place = {name: line[name] for name in _PLACE if name in line}
+        values = {name: value for name, value in line.items() if name not in PLACE}
+        place = {name: line[name] for name in PLACE if name in line}
         self.metrics.write({**place, "validation": values})
         self._show("validation", {**values, "step": line["step"]})
         if time.monotonic() - self._drawn > _PLOT_SECONDS:

@@ -16,15 +16,17 @@ import torch
 from plainformer.config.building import as_config
 from plainformer.config.resolved import resolved
 from plainformer.errors import TrainingError, opt
+from plainformer.inputs.files import make_folder
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
 from plainformer.train.feeder import VALIDATION, collated
 from plainformer.train.loop import train_steps
 from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from plainformer.train.run import Run, State
-from plainformer.train.schedule import check_schedule, factor
+from plainformer.train.schedule import factor
 from plainformer.training.card import card_of
 from plainformer.training.events import Event, Events, Told
 from plainformer.training.folder import RunFolder, cannot_write
+from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import fill, made_model, saved_whole, weights_of
 from plainformer.training.prepared import Prepared, prepare
@@ -75,7 +77,8 @@ def train(
     with machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
         prepared = prepare(config)
         try:
-            return _train(prepared, Events(on_event), stopping)
+            with alone_in(make_folder(config.folder)):
+                return _train(prepared, Events(on_event), stopping)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
@@ -89,7 +92,6 @@ def train(
 def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> TrainResult:
     config, folder = prepared.config, RunFolder(Path(prepared.config.folder))
     checkpoints = Checkpoints(folder.path, config.checkpoints.keep)
-    check_schedule(config.schedule, prepared.plan.total_steps)
     if checkpoints.steps():
         folder.check(config, prepared.data)
     saved, passed_over = checkpoints.newest()
@@ -101,6 +103,9 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
     if saved is None:
         folder.begin(config, prepared.data)
         prepared.plan.save(folder.path)
+        for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
+            for line in [] if store is None else store.counts.lines():
+                events.say(f"{name}: {line}")
     else:
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
         changed = folder.go_on(config, state.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.model.transformer import Transformer
 from plainformer.train.card import Card, Side
 from plainformer.train.optimizer import trained
-from plainformer.train.record import METRICS, read_lines
+from plainformer.train.record import evaluations
 from plainformer.train.run import State
 from plainformer.training.prepared import Prepared
 
@@ -39,12 +40,12 @@ def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) 
             )
             for name, (store, source) in stores.items()
         ],
-        options=as_data(config),
+        options=as_data(replace(config, data=replace(config.data, cache=None))),  # where data are kept changes nothing
         step=state.step,
         total_steps=plan.total_steps,
         epochs=state.step / plan.steps_per_epoch,
         tokens=state.tokens,
-        evaluations=[line for line in read_lines(folder / METRICS) if "validation" in line],
+        evaluations=evaluations(folder),
         metric=prepared.metric.name,
         base=config.model.ref,
         method=method,

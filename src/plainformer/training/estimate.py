@@ -8,7 +8,7 @@ import torch
 
 from plainformer.train.feeder import collated, moved
 from plainformer.train.needs import Needs, activation_bytes, needs
-from plainformer.train.plan import MicroBatch, Piece, Plan
+from plainformer.train.plan import MicroBatch, Plan
 from plainformer.training.machine import machine
 from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared
@@ -37,9 +37,4 @@ def largest(plan: Plan) -> MicroBatch:
 
 def positions(plan: Plan, rows: MicroBatch) -> int:
     """Return how many positions rows have when they are padded to the longest."""
-
-    def length(piece: Piece) -> int:
-        stop = int(plan.lengths[piece.example]) if piece.stop is None else piece.stop
-        return stop - piece.start
-
-    return len(rows) * max(sum(map(length, row)) for row in rows)
+    return len(rows) * max(sum(map(plan.tokens_of, row)) for row in rows)

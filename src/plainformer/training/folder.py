@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import plainformer
-from plainformer.config.building import as_data, read_config
+from plainformer.config.building import as_data, flat, read_config
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
 from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
@@ -128,16 +128,6 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
         return {**found, "threads": torch.get_num_threads()}
     return {**found, "gpu": torch.cuda.get_device_name(config.device), "cuda": torch.version.cuda}
-
-
-def flat(content: Any, name: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, by dotted names."""
-    if not isinstance(content, Mapping) or not content:
-        return {name: content}
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        found.update(flat(value, f"{name}.{key}" if name else str(key)))
-    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

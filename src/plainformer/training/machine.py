@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from plainformer.config.training import TrainConfig
+from plainformer.errors import UsageError, opt, plural
 
 _NOT_REPEATABLE = ("ctc",)  # on a GPU: the gradient of the CTC loss has no kernel that gives the same bits each time
 
@@ -20,6 +21,7 @@ _NOT_REPEATABLE = ("ctc",)  # on a GPU: the gradient of the CTC loss has no kern
 @contextmanager
 def machine(config: TrainConfig) -> Iterator[None]:
     """Within, use the threads that were asked for, and kernels that give the same bits each time."""
+    check_device(config.device)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic: Any = torch.utils.deterministic  # a module whose attribute is a property, which mypy does not see
@@ -27,7 +29,8 @@ def machine(config: TrainConfig) -> Iterator[None]:
     on_gpu = [torch.device(config.device)] if config.device != "cpu" else []
     try:
         torch.set_num_threads(config.threads or threads)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS's sums may differ
+        if on_gpu:  # stays: without it, cuBLAS's sums may differ
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         deterministic.fill_uninitialized_memory = False  # nobody reads it
         # Attention on a GPU is repeatable only where what is not would be refused.
         refuse = bool(on_gpu) and config.objective not in _NOT_REPEATABLE
@@ -39,6 +42,17 @@ def machine(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
         deterministic.fill_uninitialized_memory = filled
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not there."""
+    if device == "cpu":
+        return
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) >= count:
+        what = f"{opt('device', device)}: torch sees {plural(count, 'GPU')} here"
+        fix = f"give one from cuda:0 to cuda:{count - 1}" if count else f"give {opt('device', 'cpu')}"
+        raise UsageError(what, f"{fix}, or see that torch is built for the GPU" if not count else fix)
 
 
 @contextmanager

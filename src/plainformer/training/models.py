@@ -30,6 +30,7 @@ from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
+from plainformer.train.optimizer import trained
 
 # Files beside weights and tokenizer that go with a model.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
@@ -70,7 +71,7 @@ class Start:
         """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
         lora = self.asked.lora
         if lora is not None and not lora.merge:
-            save_adapters(model, table_for(model.config), folder, lora, _lasting(self.asked.ref or ""))
+            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "")
             save_config(model, folder)
         else:
             save_model(model, folder)
@@ -118,7 +119,7 @@ def _names(checkpoint: Checkpoint) -> list[str]:
 
 def _with_tokenizer(fragment: Mapping[str, Any], checkpoint: Checkpoint, kind: type[Objective]) -> Mapping[str, Any]:
     """Return a fragment of config.json with the size of the tokenizer's vocabulary and its special tokens."""
-    if kind.reads not in ("text", "speech"):
+    if kind.head in ("image", "audio"):
         return fragment
     tokenizer = checkpoint.tokenizer()
     return with_tokens(fragment, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
@@ -133,7 +134,7 @@ def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]
     if isinstance(frontend, PatchFrontend):
         return ImageProcessor.from_folder(folder, model.source, model.image_defaults)
     audio = (MelProcessor if isinstance(frontend, MelFrontend) else WaveProcessor).from_folder(folder, model.source)
-    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.head in ("ctc", "seq2seq_lm") else audio
+    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.reads == "speech" else audio
 
 
 def made_model(
@@ -175,11 +176,6 @@ def _compile(model: Transformer) -> None:
         layer.compile()
 
 
-def _lasting(ref: str) -> str:
-    """Return a reference that means the same in any working directory."""
-    return str(Path(ref).resolve()) if Path(ref).exists() else ref
-
-
 def _freeze_backbone(model: Transformer) -> None:
     names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
     if not names:
@@ -192,17 +188,17 @@ def _freeze_backbone(model: Transformer) -> None:
 def saved_whole(model: Transformer) -> bool:
     """Return whether the folder that is saved has every bit of what is trained, so that a run can go on from it."""
     table: WeightTable = table_for(model.config)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = trained(model).keys()
     exact = set[str]()
     for row in table.rows:
         if row.kind == "map" and type(row.op) in _EXACT:
-            exact.update(name for _, names in row.instances(trained) for name in names)
-    return trained <= exact
+            exact.update(name for _, ours in row.instances(names) for name in ours)
+    return names <= exact
 
 
 def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     """Return what is trained, by our names."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach() for name, p in trained(model).items()}
 
 
 def fill(model: Transformer, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -14,6 +14,7 @@ from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
+from plainformer.train.schedule import check_schedule
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
 
@@ -71,10 +72,10 @@ def prepare(config: Any) -> Prepared:
         name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
     }
     examples, validation = stores["train"], stores.get("validation")
-    row_length = getattr(objective, "limit", None)
     plan = make_plan(
-        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=row_length
+        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )
+    check_schedule(config.schedule, plan.total_steps)
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     return Prepared(

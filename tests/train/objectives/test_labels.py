@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 import transformers
 
 import plainformer as pf
-from plainformer.errors import InputError, UsageError
+from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Dropped, SpeechInputs
 from plainformer.train.objectives.collate import NONE
 from plainformer.train.objectives.ctc import edits
+from plainformer.train.objectives.words import filler_of
 from tests.support import models
 from tests.support.media import clip
 from tests.support.training import batch_of, check_batching, examples_of, fresh, train_config
@@ -149,6 +152,37 @@ def test_texts_and_pairs_may_be_mixed(tmp_path: Path) -> None:
     assert alone.keys() == pair.keys()  # the store keeps examples that are alike
     assert "token_type_ids" not in batch_of(objective, [alone]).inputs
     assert batch_of(objective, [alone, pair]).inputs["token_type_ids"].sum(1).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "why"),
+    [
+        ("text-classification", "window", "the label of the whole text"),
+        ("multiple-choice", "window", "the label of the whole text"),
+        ("question-answering", "cut", "would lose answers"),
+    ],
+)
+def test_long_texts_are_not_treated_otherwise_than_asked(name: str, how: str, why: str, tmp_path: Path) -> None:
+    models.bert(tmp_path, "BertForSequenceClassification")
+    tokenizer = pf.load_tokenizer(str(tmp_path))
+    config = train_config(name, data=dict(too_long=how))
+    with pytest.raises(UsageError, match=why):
+        objective_class(name)(config, pf.load_model(str(tmp_path)).config, tokenizer)
+
+
+def test_tokens_that_the_model_lacks(tmp_path: Path) -> None:
+    """A pad token that only the tokenizer has is never looked up; another token of that kind is said at once."""
+    models.bert(tmp_path, "BertForSequenceClassification", num_labels=3)
+    tokenizer, size = pf.load_tokenizer(str(tmp_path)), 40
+    _, objective = made(tmp_path, "text-classification")
+    smaller = replace(objective.reading.frontend, vocab_size=size)
+    objective.reading = replace(objective.reading, frontend=smaller)
+    ids = tokenizer.encode(SENTENCES[0]).input_ids
+    assert max(ids) >= size
+    with pytest.raises(CheckpointError, match=f"has the id {max(ids)}, and the model {size} tokens"):
+        objective.encode({"text": SENTENCES[0], "label": 0})
+    config = SimpleNamespace(vocab_size=size, pad_id=None)
+    assert filler_of(config, SimpleNamespace(pad_id=size, eos_id=3)) == 3  # type: ignore[arg-type]
 
 
 def test_clips_have_labels_and_no_other_problem() -> None:

@@ -122,7 +122,7 @@ class Objective(ABC):
     """One way to learn.
 
     An objective is made once for a run, of the configuration, the model's configuration and what turns raw input into
-    tensors: a tokenizer, or a processor of audio or images.
+    tensors: a tokenizer, a processor of audio or images, or both of speech (`SpeechInputs`).
 
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
@@ -131,6 +131,7 @@ class Objective(ABC):
         columns: what it reads of a row. packs: whether several examples may share a row.
         distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
+        limit: the longest example in tokens, None for any.
     """
 
     name: ClassVar[str]
@@ -140,6 +141,7 @@ class Objective(ABC):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False
     distils: bool = False
+    limit: int | None = None
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor

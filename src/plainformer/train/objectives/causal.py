@@ -10,8 +10,8 @@ import numpy as np
 from plainformer.errors import CheckpointError
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.train.objectives.base import Arrays, Batch, Dropped, Encoded
-from plainformer.train.objectives.collate import NONE, Ids, as_ids, count_of, label_targets, token_inputs
-from plainformer.train.objectives.words import TEXT, WordObjective, spans, text_of
+from plainformer.train.objectives.collate import NONE, Ids, as_ids
+from plainformer.train.objectives.words import TEXT, WordObjective, batch_of, spans, text_of
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -69,8 +69,7 @@ class CausalLanguageModel(WordObjective):
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return rows of pieces; each piece attends to itself alone."""
         ids = [[as_ids(piece["input_ids"]) for piece in row] for row in rows]
-        targets = label_targets([np.concatenate([_labels(piece) for piece in row]) for row in rows])
-        return Batch(token_inputs(ids, self.filler), targets, len(targets["labels"]), count_of(ids))
+        return batch_of(ids, [[_labels(piece) for piece in row] for row in rows], self.filler)
 
     def shown(self, example: Arrays) -> list[tuple[str, str]]:
         """Return each token with the next."""

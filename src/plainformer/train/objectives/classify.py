@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from plainformer.errors import UsageError, opt
 from plainformer.train.objectives.base import Arrays, Batch, Column, Encoded
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import Reading, single, tokens_of
@@ -29,6 +30,9 @@ class TextClassification(LabelObjective):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
+        if self.too_long == "window":
+            what = f"{opt('data.too_long', 'window')} would give each window the label of the whole text"
+            raise UsageError(what, f"give {opt('data.too_long', 'cut')} or {opt('data.too_long', 'drop')}")
         self.reading = Reading.of(config, model, processor)
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:

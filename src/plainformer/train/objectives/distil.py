@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plainformer.errors import UsageError, opt
 from plainformer.model.dropout import never_drop
-from plainformer.train.losses import SCORES_AT_ONCE, distillation_losses
+from plainformer.train.losses import distillation_losses, labels_at_a_time
 from plainformer.train.objectives.base import Arrays, Batch, Encoded, Loss, Objective
 from plainformer.train.objectives.words import WordObjective, labelled_states, most_positions
 
@@ -68,9 +68,7 @@ class Distilled(Objective):
         states_ND = labelled_states(model, batch)
         with torch.no_grad():
             teacher_ND = labelled_states(self.teacher, batch)
-        asked = self.config.loss.chunk
-        classes = model.config.head.out_size
-        size = max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, len(states_ND))
+        size = labels_at_a_time(self.config.loss.chunk, model.config.head.out_size, len(states_ND))
         parts = list(zip(states_ND.split(size), teacher_ND.split(size), strict=True))
         if len(parts) == 1 or not torch.is_grad_enabled():
             far = [self._far(model, *part) for part in parts]

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from plainformer.config import ModelConfig, WaveFrontend
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
-from plainformer.train.objectives.base import Arrays, Batch
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped
+
+AUDIO = Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate.")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Hearing:
     processor: WaveProcessor | MelProcessor
 
     def arrays(self, clip: Any) -> Arrays:
-        """Return one clip as the model takes it; see `load_audio` for what a clip is. Raises InputError."""
+        """Return one clip as the model takes it; see `load_audio` for what a clip is. Raises InputError, or Dropped for None."""
+        if clip is None:
+            raise Dropped("no audio")
         batch = self.processor(clip)
         if batch.input_values is not None:
             return {"input_values": batch.input_values[0].numpy()}

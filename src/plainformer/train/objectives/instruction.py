@@ -12,8 +12,8 @@ from plainformer.inputs.chat.template import ChatTemplateError
 from plainformer.inputs.chat.turns import Conversation, conversations
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded
 from plainformer.train.objectives.causal import end_of_text
-from plainformer.train.objectives.collate import NONE, Ids, as_ids, count_of, label_targets, token_inputs
-from plainformer.train.objectives.words import WordObjective
+from plainformer.train.objectives.collate import NONE, Ids, as_ids
+from plainformer.train.objectives.words import WordObjective, batch_of
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -85,8 +85,7 @@ class InstructionTuning(WordObjective):
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return rows of examples."""
         ids = [[as_ids(piece["input_ids"]) for piece in row] for row in rows]
-        targets = label_targets([np.concatenate([_labels(piece) for piece in row]) for row in rows])
-        return Batch(token_inputs(ids, self.filler), targets, len(targets["labels"]), count_of(ids))
+        return batch_of(ids, [[_labels(piece) for piece in row] for row in rows], self.filler)
 
     def shown(self, example: Arrays) -> list[tuple[str, str]]:
         """Return each token with the next, where that is a part of an answer."""

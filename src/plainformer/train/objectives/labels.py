@@ -60,23 +60,27 @@ class LabelObjective(Objective):
         problem = config.model.problem or "single_label"
         if config.data.labels:
             return Labels(tuple(config.data.labels), problem)
-        values = (row["label"] for row in rows if row.get("label") is not None and row["label"] != "")
+        values = (row["label"] for row in rows if not is_missing(row.get("label")))
         if problem == "regression":
             count = len(np.atleast_1d(as_numbers(next(values, 0.0))))
             return Labels(tuple(f"LABEL_{number}" for number in range(count)), problem)
         read = several if problem == "multi_label" else lambda value: [named(value)]
-        return Labels(in_order({name for value in values for name in read(value)}), problem)
+        names = in_order({name for value in values for name in read(value)})
+        if problem == "single_label" and len(names) == 1:
+            what = f"all rows that are learnt from have one label, {names[0]!r}, which makes every answer the same"
+            raise UsageError(what, f"give rows of other labels, or name all labels in {opt('data.labels')}")
+        return Labels(names, problem)
 
     def answer(self, row: Mapping[str, Any]) -> npt.NDArray[Any]:
         """Return what is to be learnt of a row: (1,) whole for one class, else (C,) of numbers. Raises Dropped."""
         value = row.get("label")
-        if value is None or (value == "" and self.problem != "multi_label"):
+        if is_missing(value) and not (value == "" and self.problem == "multi_label"):
             raise Dropped("no label")
         if self.problem == "single_label":
-            return np.array([self.number(named(value))], dtype=np.int64)
+            return np.array([place_of(named(value), self.numbers)], dtype=np.int64)
         if self.problem == "multi_label":
             found = np.zeros(self.classes, dtype=np.float32)
-            found[[self.number(name) for name in several(value)]] = 1.0
+            found[[place_of(name, self.numbers) for name in several(value)]] = 1.0
             return found
         numbers = np.atleast_1d(as_numbers(value))
         if len(numbers) != self.classes:
@@ -85,15 +89,6 @@ class LabelObjective(Objective):
         if not np.isfinite(numbers).all():
             raise Dropped("a number to predict that is not finite")
         return numbers
-
-    def number(self, name: str) -> int:
-        """Return the place of a label; a whole number that names none is the place itself."""
-        if name in self.numbers:
-            return self.numbers[name]
-        if name.isdecimal() and int(name) < len(self.labels):
-            return int(name)
-        fix = did_you_mean(name, self.labels) or f"its labels are {', '.join(self.labels[:20])}"
-        raise UsageError(f"the model has no label {name!r}", fix)
 
     def targets(self, examples: Iterable[Arrays]) -> dict[str, Tensor]:
         """Return the labels of a batch, (B,) or (B, C)."""
@@ -161,6 +156,24 @@ class LabelObjective(Objective):
             return ", ".join(f"{value:g}" for value in values)
         numbers = [int(values[0])] if self.problem == "single_label" else np.flatnonzero(values).tolist()
         return ", ".join(self.labels[number] if number < len(self.labels) else str(number) for number in numbers)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a row has nothing where its label should be: tables write that as not a number, too."""
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value)
+    )
+
+
+def place_of(name: str, numbers: Mapping[str, int]) -> int:
+    """Return the place of a label; a whole number is the place itself where no label is a number. `numbers`: label → place."""
+    if name in numbers:
+        return numbers[name]
+    if name.isdecimal() and int(name) < len(numbers) and not any(label.isdecimal() for label in numbers):
+        return int(name)
+    known = did_you_mean(name, numbers) or f"known: {', '.join(list(numbers)[:20])} ..."
+    fix = f"{known}; labels that rows of train lack are named in {opt('data.labels')}, with all others"
+    raise UsageError(f"the model has no label {name!r}", fix)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from plainformer.errors import CheckpointError
 from plainformer.inputs.text.words import words
 from plainformer.train.draws import generator
 from plainformer.train.objectives.base import Arrays, Batch, Dropped, Encoded
-from plainformer.train.objectives.collate import NONE, Ids, as_ids, count_of, label_targets, token_inputs
-from plainformer.train.objectives.words import TEXT, WordObjective, text_of
+from plainformer.train.objectives.collate import NONE, Ids, as_ids
+from plainformer.train.objectives.words import TEXT, WordObjective, batch_of, text_of
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -76,9 +76,8 @@ class MaskedLanguageModel(WordObjective):
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return rows with some of their tokens hidden; each row's choice depends on its own source of random numbers alone."""
         hidden = [[self.hide(piece, draw) for piece in row] for row, draw in zip(rows, draws, strict=True)]
-        ids = [[shown for shown, _ in row] for row in hidden]
-        targets = label_targets([np.concatenate([labels for _, labels in row]) for row in hidden])
-        return Batch(token_inputs(ids, self.filler), targets, len(targets["labels"]), count_of(ids))
+        ids, labels = ([[piece[part] for piece in row] for row in hidden] for part in (0, 1))
+        return batch_of(ids, labels, self.filler)
 
     def hide(self, piece: Arrays, draw: np.random.Generator) -> tuple[Ids, Ids]:
         """Return what the model reads in place of a text, and the labels."""

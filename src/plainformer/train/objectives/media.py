@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError
 from plainformer.train.losses import wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels
-from plainformer.train.objectives.hearing import Clips, Hearing, frames_of
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import single
 
@@ -74,26 +75,21 @@ class AudioClassification(LabelObjective):
     name = "audio-classification"
     head = "audio"
     reads = "audio"
-    columns: ClassVar[tuple[Column, ...]] = (
-        Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate."),
-        LABEL,
-    )
-
-    @classmethod
-    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
-        """Return the labels of a head that knows no other problem than to choose one of them."""
-        return Labels(super().labels_of(config, rows).names)
+    columns: ClassVar[tuple[Column, ...]] = (AUDIO, LABEL)
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
         self.hearing = Hearing(processor)
 
+    @classmethod
+    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
+        """Return the labels; a head for sound knows one kind of problem, and config.json has no word for it."""
+        return replace(super().labels_of(config, rows), problem=config.model.problem)
+
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a clip and its label."""
-        label, clip = self.answer(row), row.get("audio")
-        if clip is None:
-            raise Dropped("no audio")
-        return Encoded([{**self.hearing.arrays(clip), "label": label}])
+        label = self.answer(row)
+        return Encoded([{**self.hearing.arrays(row.get("audio")), "label": label}])
 
     def length(self, example: Arrays) -> int:
         """Return how many frames a clip becomes."""

@@ -11,10 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plainformer.config import TokenFrontend
-from plainformer.inputs.text.windows import truncated
-from plainformer.train.objectives.base import Arrays, Dropped
-from plainformer.train.objectives.collate import mask, padded
-from plainformer.train.objectives.words import longest
+from plainformer.train.objectives.base import Arrays
+from plainformer.train.objectives.collate import as_ids, mask, padded
+from plainformer.train.objectives.words import filler_of, known_ids, longest, shortened
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -28,12 +27,13 @@ class Reading:
     """How a model reads texts.
 
     Attributes:
-        filler: the id that padding has: it is never seen and never a label.
+        frontend: of the model. filler: the id that padding has.
         limit: the longest row in tokens, None for any. too_long: what becomes of longer ones, as `data.too_long` says.
         types: whether the model tells the texts of a pair apart.
     """
 
     tokenizer: Tokenizer
+    frontend: object
     filler: int
     limit: int | None
     too_long: str
@@ -42,24 +42,18 @@ class Reading:
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> Reading:
         """Return how `model` reads, in the bounds of a run."""
-        known = [i for i in (tokenizer.pad_id, model.pad_id, tokenizer.eos_id) if i is not None]
-        frontend = model.input_frontend
+        frontend, filler = model.input_frontend, filler_of(model, tokenizer)
         types = isinstance(frontend, TokenFrontend) and frontend.token_types > 1
         limit = longest(config.data.max_length, model, tokenizer)
-        return cls(tokenizer, known[0] if known else 0, limit, config.data.too_long or "cut", types)
+        return cls(tokenizer, frontend, filler, limit, config.data.too_long or "cut", types)
 
     def fitted(self, row: Encoding) -> tuple[Encoding, int]:
         """Return a row of at most `limit` tokens, and how many were left out. Raises Dropped where long rows are dropped."""
-        if self.limit is None or len(row) <= self.limit:
-            return row, 0
-        if self.too_long == "drop":
-            raise Dropped("longer than max_length")
-        kept = truncated(row.sequence_ids, self.limit, self.tokenizer.truncation_side)
-        return row.select(kept), len(row) - len(kept)
+        return shortened(row, self.limit, self.too_long, self.tokenizer)
 
     def arrays(self, row: Encoding) -> Arrays:
-        """Return a row's ids, and its token types where the model has them."""
-        ids = {"input_ids": np.asarray(row.input_ids, dtype=np.int64)}
+        """Return a row's ids, and its token types where the model has them. Raises as `known_ids`."""
+        ids = {"input_ids": known_ids(as_ids(row.input_ids), self.frontend, self.tokenizer)}
         if self.types:
             ids["token_type_ids"] = np.asarray(row.token_type_ids, dtype=np.int64)
         return ids

@@ -13,7 +13,7 @@ from plainformer.train.objectives.base import Arrays, Batch, Column, Encoded
 from plainformer.train.objectives.causal import end_of_text
 from plainformer.train.objectives.collate import as_ids
 from plainformer.train.objectives.pairs import PairObjective, pair_length
-from plainformer.train.objectives.words import longest, text_of
+from plainformer.train.objectives.words import longest, shortened, text_of
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -78,10 +78,11 @@ class SequenceToSequence(PairObjective):
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a source and its target; longer ones are cut or dropped as `data.too_long` says."""
         source, target = text_of(row, "source"), text_of(row, "target")
-        read, lost = self.shortened(
+        read, lost = shortened(
             self.processor.encode(self.before + source, max_length=None, src_lang=self.source_language),
             self.limit,
-            "max_length",
+            self.too_long,
+            self.processor,
         )
         whole = self.processor.output.encode(target, max_length=None, src_lang=self.target_language)
         ids, labelled, cut = self._target(whole)
@@ -95,8 +96,8 @@ class SequenceToSequence(PairObjective):
     def _target(self, whole: Encoding) -> tuple[list[int], int, int]:
         """Return a target's ids, how many of the first are labels, and how many are left out."""
         ends = any(special and i == self.end_id for special, i in zip(whole.special, whole.input_ids, strict=True))
-        limit = self.target_limit
-        row, cut = self.shortened(whole, limit if limit is None or ends else limit - 1, "max_target_length")
+        limit = self.target_limit if self.target_limit is None or ends else self.target_limit - 1
+        row, cut = shortened(whole, limit, self.too_long, self.processor, "max_target_length")
         if cut:
             after = next(n for n, special in enumerate(reversed(row.special)) if not special)
             return row.input_ids, len(row) - after, cut

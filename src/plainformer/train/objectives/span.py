@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from plainformer.errors import UsageError, a_type
+from plainformer.errors import UsageError, a_type, opt
 from plainformer.inputs.text.pairs import encode_questions
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.losses import label_losses, wide
@@ -54,6 +54,9 @@ class QuestionAnswering(Objective):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
+        if self.too_long == "cut" and config.data.too_long is not None:
+            what = f"{opt('data.too_long', 'cut')} would lose answers: long contexts are read in windows"
+            raise UsageError(what, f"leave it out, or give {opt('data.too_long', 'drop')}")
         self.reading = Reading.of(config, model, processor)
         limit = self.reading.limit
         self.window = limit if config.data.max_length is not None else min(WINDOW, limit or WINDOW)

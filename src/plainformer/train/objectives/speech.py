@@ -15,8 +15,8 @@ from plainformer.errors import InputError, UsageError, opt
 from plainformer.train.objectives.base import Arrays, Column, Dropped, Encoded, SpeechInputs
 from plainformer.train.objectives.causal import end_of_text
 from plainformer.train.objectives.collate import as_ids
-from plainformer.train.objectives.ctc import AUDIO, TRANSCRIPT
-from plainformer.train.objectives.hearing import Clips, Hearing
+from plainformer.train.objectives.ctc import TRANSCRIPT
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing
 from plainformer.train.objectives.pairs import PairObjective
 from plainformer.train.objectives.reading import single
 from plainformer.train.objectives.words import longest, text_of
@@ -66,15 +66,13 @@ class SpeechToText(PairObjective):
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a clip, and its text in tokens."""
-        clip, text = row.get("audio"), text_of(row)
-        if clip is None:
-            raise Dropped("no audio")
+        text = text_of(row)
         written = self.processor.encode(text, add_special_tokens=False, max_length=None).input_ids
         ids = [*self.first, *written, self.end_id]
         if self.target_limit is not None and len(ids) > self.target_limit:
             raise Dropped("text longer than the decoder writes")
         try:
-            heard = self.hearing.arrays(clip)
+            heard = self.hearing.arrays(row.get("audio"))
         except InputError as error:
             if "too long" in str(error):
                 raise Dropped("clip longer than the model hears at a time") from None

@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from plainformer.errors import InputError, UsageError, a_type, did_you_mean
+from plainformer.errors import InputError, UsageError, a_type
 from plainformer.inputs.text.tag_schemes import OUTSIDE, has_scheme, read_tags
 from plainformer.inputs.text.windows import windows
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.losses import label_losses, wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels, Loss, Metric, Objective
 from plainformer.train.objectives.collate import NONE, Ids, label_targets, row_sums
-from plainformer.train.objectives.labels import in_order, named
+from plainformer.train.objectives.labels import in_order, named, place_of
 from plainformer.train.objectives.reading import Reading, single, tokens_of
 from plainformer.train.objectives.words import labelled_states
 
@@ -99,16 +99,8 @@ class TokenClassification(Objective):
             word = int(np.searchsorted(starts, start, side="right")) - 1
             if word not in done:
                 done.add(word)
-                found[place] = self._number(pairs[word][1])
+                found[place] = place_of(pairs[word][1], self.numbers)
         return found
-
-    def _number(self, tag: str) -> int:
-        if tag in self.numbers:
-            return self.numbers[tag]
-        if tag.isdecimal() and int(tag) < len(self.labels):
-            return int(tag)
-        fix = did_you_mean(tag, self.labels) or f"its labels are {', '.join(self.labels[:20])}"
-        raise UsageError(f"the model has no label {tag!r}", fix)
 
     def _windows(self, row: Encoding, labels: Ids) -> Iterable[Arrays]:
         left = labels.copy()

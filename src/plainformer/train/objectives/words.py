@@ -6,7 +6,7 @@ Shapes: B batch, T positions, N labels, D hidden size, V vocabulary, M numbers t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.inputs.text.windows import truncated, windows
 from plainformer.train.losses import label_losses, word_losses
 from plainformer.train.objectives.base import Batch, Column, Dropped, Loss, Metric, Objective
-from plainformer.train.objectives.collate import NONE, Ids, row_sums
+from plainformer.train.objectives.collate import NONE, Ids, count_of, label_targets, row_sums, token_inputs
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -36,8 +36,7 @@ class WordObjective(Objective):
     """An objective whose labels are tokens. `collate` gives the targets of `label_targets`.
 
     Attributes:
-        processor: the tokenizer. filler: the id that padding has: it is never seen and never a label.
-        limit: the longest example in tokens, None for any.
+        processor: the tokenizer. filler: the id that padding has; see `filler_of`.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -50,9 +49,7 @@ class WordObjective(Objective):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
-        usual, size = (processor.pad_id, model.pad_id, processor.eos_id), model.vocab_size
-        # A pad token that was added to the tokenizer alone has no row of the embeddings, and needs none.
-        self.filler = next((i for i in usual if i is not None and (size is None or i < size)), 0)
+        self.filler = filler_of(model, processor)
         self.limit = longest(config.data.max_length, model, processor)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
@@ -101,31 +98,13 @@ class WordObjective(Objective):
         """
         if self.too_long == "window" and self.limit is not None and len(row) > self.limit:
             return [row.select(places) for places in windows(row.sequence_ids, self.limit, self.config.data.stride)], 0
-        fitting, cut = self.shortened(row, self.limit, "max_length")
+        fitting, cut = shortened(row, self.limit, self.too_long, self.processor)
         return [fitting], cut
 
-    def shortened(self, row: Encoding, limit: int | None, name: str) -> tuple[Encoding, int]:
-        """Return a row cut to a limit, which `name` is called, and how many tokens that leaves out. Raises Dropped."""
-        if limit is None or len(row) <= limit:
-            return row, 0
-        if self.too_long == "drop":
-            raise Dropped(f"longer than {name}")
-        kept = truncated(row.sequence_ids, limit, self.processor.truncation_side)
-        return row.select(kept), len(row) - len(kept)
-
     def known(self, ids: Ids, *, of_target: bool = False) -> Ids:
-        """Return ids that the model has rows for: a training step on a GPU does not look at their values.
-
-        Raises:
-            CheckpointError: the tokenizer has tokens that the model lacks.
-        """
+        """Return ids that the model's embeddings have; see `known_ids`."""
         stack = self.model_config.main_stack if of_target else self.model_config.input_stack
-        frontend = stack.frontend
-        size = frontend.vocab_size if isinstance(frontend, TokenFrontend) else None
-        if size is not None and len(ids) and (worst := int(ids.max())) >= size:
-            what = f"the tokenizer's token {self.processor.id_to_token(worst)!r} has the id {worst}, and the model {size} tokens"
-            raise CheckpointError(what, "is the tokenizer that of another model, or were tokens added to it alone?")
-        return ids
+        return known_ids(ids, stack.frontend, self.processor)
 
     def said(self, token_id: int) -> str:
         """Return a token for people; "" for NONE."""
@@ -140,6 +119,49 @@ def labelled_states(model: Transformer, batch: Batch) -> Tensor:
     """Return the hidden states that have a label, (N, D)."""
     inputs: dict[str, Any] = dict(batch.inputs)
     return model.states(**inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
+
+
+def batch_of(ids: Sequence[Sequence[Ids]], labels: Sequence[Sequence[Ids]], filler: int) -> Batch:
+    """Return rows of pieces of texts, and of their labels, as tensors; each piece attends to itself alone."""
+    targets = label_targets([np.concatenate(row) for row in labels])
+    return Batch(token_inputs(ids, filler), targets, len(targets["labels"]), count_of(ids))
+
+
+def filler_of(model: ModelConfig, tokenizer: Tokenizer) -> int:
+    """Return the id that padding has: it is never seen and never a label, but the embeddings look it up."""
+    size = model.vocab_size
+    usual = (tokenizer.pad_id, model.pad_id, tokenizer.eos_id)
+    # A pad token that was added to the tokenizer alone has no row of the embeddings, and needs none.
+    return next((i for i in usual if i is not None and (size is None or i < size)), 0)
+
+
+def known_ids(ids: Ids, frontend: object, tokenizer: Tokenizer) -> Ids:
+    """Return ids that the embeddings have: a training step on a GPU does not look at their values.
+
+    Raises:
+        CheckpointError: the tokenizer has tokens that the model lacks.
+    """
+    size = frontend.vocab_size if isinstance(frontend, TokenFrontend) else None
+    if size is not None and len(ids) and (worst := int(ids.max())) >= size:
+        what = f"the tokenizer's token {tokenizer.id_to_token(worst)!r} has the id {worst}, and the model {size} tokens"
+        raise CheckpointError(what, "is the tokenizer that of another model, or were tokens added to it alone?")
+    return ids
+
+
+def shortened(
+    row: Encoding, limit: int | None, too_long: str, tokenizer: Tokenizer, name: str = "max_length"
+) -> tuple[Encoding, int]:
+    """Return a row cut to a limit, which `name` is called, and how many tokens that leaves out.
+
+    Raises:
+        Dropped: it is longer, and `too_long` is "drop".
+    """
+    if limit is None or len(row) <= limit:
+        return row, 0
+    if too_long == "drop":
+        raise Dropped(f"longer than {name}")
+    kept = truncated(row.sequence_ids, limit, tokenizer.truncation_side)
+    return row.select(kept), len(row) - len(kept)
 
 
 def text_of(row: Mapping[str, Any], name: str = "text") -> str:

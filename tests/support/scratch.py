@@ -1,4 +1,4 @@
-"""A model for each objective that begins from scratch, with the files of what turns its input into tensors."""
+"""A tiny run from scratch for every objective: what each reads, the files beside it, the options it varies."""
 
 from __future__ import annotations
 
