@@ -188,7 +188,7 @@ def reference_of(run: Done, folder: Path) -> Any:
         return model.eval()
     peft = pytest.importorskip("peft")
     config = transformers.AutoConfig.from_pretrained(folder)  # the run's, with its labels
-    base = kind.from_pretrained(run.config.model.ref, config=config)
+    base = kind.from_pretrained(str(run.config.model.ref), config=config)
     return peft.PeftModel.from_pretrained(base, folder).eval()
 
 
