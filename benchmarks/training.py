@@ -101,7 +101,10 @@ def bench_training(folder: Path) -> list[Row | Missing]:
     folder.mkdir(parents=True, exist_ok=True)
     texts = sentences()[:COUNT]
     rows.write_text("".join(json.dumps({"text": text, "label": n % 3}) + "\n" for n, text in enumerate(texts)))
-    return [*_fine_tuning(folder, rows), *_masked(folder, rows), *_causal(folder)]
+    long = folder / "long.jsonl"
+    text = " ".join(sentences())
+    long.write_text("".join(json.dumps({"text": text[at : at + 40000]}) + "\n" for at in range(0, len(text), 40000)))
+    return [*_fine_tuning(folder, rows), *_masked(folder, long), *_causal(folder, long)]
 
 
 def _fine_tuning(folder: Path, rows: Path) -> list[Row | Missing]:
@@ -136,19 +139,18 @@ def _masked(folder: Path, rows: Path) -> list[Row | Missing]:
         "rows": str(rows),
         "length": LENGTH,
     }
-    ours = _config("masked-lm", folder, place, rows, batches={"size": 8, "row_length": LENGTH})
+    ours = _config("masked-lm", folder, place, rows, batches={"size": 8})
+    ours["data"]["max_length"] = LENGTH  # long texts become windows of that many tokens
     return _versus(f"masked language modelling, MiniLM shape, rows of {LENGTH}", ours, theirs, batches=(4, 8, 16))
 
 
-def _causal(folder: Path) -> list[Row | Missing]:
+def _causal(folder: Path, rows: Path) -> list[Row | Missing]:
     """Equal batches of full rows: 4 x 256 tokens; and a bare loop beside ours."""
     import plainformer as pf
 
-    place, rows, steps, batch, length = folder / "gpt2", folder / "long.jsonl", 8, 4, 256
+    place, steps, batch, length = folder / "gpt2", 8, 4, 256
     reference_model("gpt2-small", place)
     pf.load_tokenizer("smollm2-135m-instruct").save(place)
-    text = " ".join(sentences())
-    rows.write_text("".join(json.dumps({"text": text[at : at + 40000]}) + "\n" for at in range(0, len(text), 40000)))
     job = {"model": str(place), "steps": steps, "batch": batch, "length": length}
     theirs = {
         **job,

@@ -34,9 +34,9 @@ from plainformer.training.teacher import taught
 from tests.support.close import close
 from tests.support.learning import config_of, rows_of
 from tests.support.runs import results
+from tests.support.scratch import RUNS
 from tests.support.training import check_batching
 from tests.support.vocabularies import save_json
-from tests.train.test_golden_curves import RUNS
 
 STEPS, STOPPED, EVERY = 4, 3, 2
 Tiny = Callable[[str], Path]
@@ -81,7 +81,7 @@ def configured(name: str, folder: Path, tiny: Tiny) -> TrainConfig:
         rows_of(folder, objective),
         **{
             **changes,
-            "data": {"split": {"validation": 0.25}, "duplicates": "allow"},
+            "data": {**changes.get("data", {}), "split": {"validation": 0.25}, "duplicates": "allow"},
             "batches": {"size": 7, **changes.get("batches", {}), "micro": 4},
             "length": {"steps": STEPS},
             "evaluate": {"every": EVERY, "batch_size": 5},
@@ -188,7 +188,7 @@ def reference_of(run: Done, folder: Path) -> Any:
         return model.eval()
     peft = pytest.importorskip("peft")
     config = transformers.AutoConfig.from_pretrained(folder)  # the run's, with its labels
-    base = kind.from_pretrained(run.config.model.ref, config=config)
+    base = kind.from_pretrained(str(run.config.model.ref), config=config)
     return peft.PeftModel.from_pretrained(base, folder).eval()
 
 

@@ -148,6 +148,7 @@ def _judge(run: Run, state: State, values: dict[str, float], bounds: tuple[float
     name, sign = run.metric.name, 1 if run.metric.better == "higher" else -1
     value, before = values[name], -math.inf if state.best is None else sign * state.best["value"]
     better = state.step > 0 and (sign * value > before or (state.best is None and value == value))
+    better = better and math.isfinite(values["loss"])  # a model that has run away can still guess right
     if better:
         state.best = {"step": state.step, "metric": name, "value": value, "interval": list(bounds)}
     state.evaluated, state.since_best = state.step, 0 if better or not state.step else state.since_best + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) 
             )
             for name, (store, source) in stores.items()
         ],
-        options=as_data(config),
+        options=as_data(replace(config, data=replace(config.data, cache=None))),  # where data are kept changes nothing
         step=state.step,
         total_steps=plan.total_steps,
         epochs=state.step / plan.steps_per_epoch,

@@ -134,7 +134,7 @@ def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]
     if isinstance(frontend, PatchFrontend):
         return ImageProcessor.from_folder(folder, model.source, model.image_defaults)
     audio = (MelProcessor if isinstance(frontend, MelFrontend) else WaveProcessor).from_folder(folder, model.source)
-    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.head in ("ctc", "seq2seq_lm") else audio
+    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.reads == "speech" else audio
 
 
 def made_model(

@@ -126,6 +126,8 @@ class Objective(ABC):
 
     Attributes:
         name: in `objective:` of a configuration. head: the kind of head that its model has.
+        reads: what its processor is: a tokenizer ("text"), a processor of images or of audio, or both of audio and text
+            ("speech": `SpeechInputs`).
         columns: what it reads of a row. packs: whether several examples may share a row.
         distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
@@ -134,6 +136,7 @@ class Objective(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]
+    reads: ClassVar[str] = "text"
     columns: ClassVar[tuple[Column, ...]]
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "lower"),)
     packs: ClassVar[bool] = False

@@ -55,6 +55,7 @@ class CtcSpeechRecognition(Objective):
 
     name = "ctc"
     head = "ctc"
+    reads = "speech"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, TRANSCRIPT)
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("wer", "lower"), Metric("cer", "lower"), Metric("loss", "lower"))
     processor: SpeechInputs

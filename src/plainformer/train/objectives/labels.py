@@ -52,6 +52,7 @@ class LabelObjective(Objective):
         self.metrics = METRICS[self.problem]  # type: ignore[misc]
         self.distils = self.problem == "single_label"
         self.labels, self.classes = model.labels, model.head.out_size
+        self.numbers = {label: number for number, label in enumerate(model.labels)}
 
     @classmethod
     def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:

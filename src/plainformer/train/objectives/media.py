@@ -29,6 +29,7 @@ class ImageClassification(LabelObjective):
 
     name = "image-classification"
     head = "image"
+    reads = "image"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("image", ("images", "img", "file", "path"), help="A file, or an array."),
         LABEL,
@@ -73,12 +74,8 @@ class AudioClassification(LabelObjective):
 
     name = "audio-classification"
     head = "audio"
+    reads = "audio"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, LABEL)
-
-    @classmethod
-    def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels:
-        """Return the labels of a head that knows no other problem than to choose one of them."""
-        return Labels(super().labels_of(config, rows).names)
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)

@@ -37,6 +37,7 @@ class SpeechToText(PairObjective):
 
     name = "speech-to-text"
     head = "seq2seq_lm"
+    reads = "speech"
     columns: ClassVar[tuple[Column, ...]] = (AUDIO, TRANSCRIPT)
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: SpeechInputs) -> None:
