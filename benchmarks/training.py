@@ -183,6 +183,7 @@ def _config(objective: str, folder: Path, model: Path, rows: Path, **sections: A
         "optimizer": {"learning_rate": 1e-4},
         "length": {"epochs": 1},
         "log_every": 1000,
+        "checkpoints": {"every": 10**6},  # the Trainer saves none either
         **sections,
     }
 
