@@ -21,11 +21,15 @@ OTHERS = {
     "*/config.json": "looked for in other folders, for a hint",
     "snapshots/*/config.json": "looked for in other folders, for a hint",
     "{}/config.json": "of a step of sentence-transformers, whose folder modules.json names",
-    "adapter_config.json": "an adapter's, which is no model",
+    "adapter_config.json": "an adapter's: `checkpoint.adapters.ADAPTER_FILES`",
+    "adapter_model.safetensors": "an adapter's",
+    "adapter_model.bin": "an adapter's",
     "model-{}-of-{}.safetensors": "weights, which an index lists",
     "_config.json": "an ending",
     ".index.json": "an ending",
 }
+# Parts whose files are of a data set or of a run, not of a checkpoint.
+OF_RUNS = ("data", "train", "training", "cli")
 # Families of names that a reader takes from elsewhere than a literal.
 READ_BY_PATTERN = {"additional_chat_templates/*.jinja": ("additional_chat_templates", "*.jinja")}
 
@@ -42,7 +46,8 @@ def names_in(path: Path) -> set[str]:
     return found
 
 
-READ = {name for path in SOURCE.rglob("*.py") if path != LIST for name in names_in(path)}
+FILES = [path for path in SOURCE.rglob("*.py") if path != LIST and path.relative_to(SOURCE).parts[0] not in OF_RUNS]
+READ = {name for path in FILES for name in names_in(path)}
 
 
 def test_every_file_that_is_read_is_downloaded() -> None:
