@@ -10,7 +10,7 @@ from typing import Any
 
 from plainformer.cli.progress import Count, duration, screen
 
-_EVERY = 10.0  # seconds between two lines where there is no terminal
+_EVERY = 10.0  # seconds between lines when stderr is not a terminal
 _STEADY = 0.8  # share of the past in the speed that is shown: about the last five measurements
 
 
@@ -50,7 +50,7 @@ class TrainingLine(Count):
         self.last = self.clock()  # the time of an evaluation is not that of steps
 
     def shown(self) -> None:
-        """Draw the line; where there is no terminal, write it if the last one is a while ago."""
+        """Draw the line; when stderr is not a terminal, write it, at most once every `_EVERY` seconds."""
         if screen.shows:
             screen.refresh()
         elif self.clock() - self.said >= _EVERY or self.done == self.total:
