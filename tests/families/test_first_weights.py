@@ -22,6 +22,7 @@ from plainformer.families import config_from_dict
 from plainformer.families.naming import HEADS_BY_SUFFIX
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
+from tests.support.close import close
 
 TEXT: dict[str, Any] = dict(
     vocab_size=997,
@@ -201,7 +202,7 @@ def test_every_kind_of_tensor(what: str, name: str, tmp_path: Path) -> None:
         if (key == "encoder.frontend.positions" and prefix == "Whisper") or (
             "sinusoids" in what and "positions" in key
         ):
-            torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+            close(mine, other, rel=1e-6)
 
 
 def test_a_hundred_million_take_seconds() -> None:

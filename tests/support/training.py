@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from plainformer.config.training import (
@@ -19,7 +21,10 @@ from plainformer.config.training import (
 )
 from plainformer.train.draws import generator
 from plainformer.train.objectives.base import Arrays, Batch, Objective
+from tests.support import models
 from tests.support.close import close
+from tests.support.parity import load_ours
+from tests.support.tokenizers import unigram
 
 
 def train_config(
@@ -98,3 +103,11 @@ def step(model: Any, objective: Objective, batch: Batch, optimizer: torch.optim.
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def small_t5(folder: Path) -> tuple[Any, Any]:
+    """A T5 with `unigram`'s vocabulary that may be trained, and the reference's with the same weights."""
+    sizes = dict(d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, vocab_size=unigram().vocab_size)
+    config = transformers.T5Config(**sizes, dropout_rate=0.0, decoder_start_token_id=0)
+    theirs = models.reference("T5ForConditionalGeneration", config)
+    return fresh(load_ours(theirs, folder)).eval(), theirs

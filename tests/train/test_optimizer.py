@@ -29,6 +29,7 @@ from plainformer.train.optimizer import (
     trained,
 )
 from tests.support import models
+from tests.support.close import close
 
 
 def model_of(name: str, **changes: Any) -> Transformer:
@@ -273,7 +274,7 @@ def test_the_average_is_torch_s() -> None:
         average.update(step)
         theirs.update_parameters(model)
     for name, parameter in theirs.module.named_parameters():
-        torch.testing.assert_close(average.tensors()[name], parameter.detach(), rtol=1e-5, atol=1e-6)
+        close(average.tensors()[name], parameter, name, rel=1e-6)
     assert not torch.allclose(average.tensors()["decoder.norm.weight"], model.decoder.norm.weight)
 
 

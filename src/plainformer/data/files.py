@@ -7,10 +7,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from plainformer.config.values import decode_text
 from plainformer.errors import InputError
+
+if TYPE_CHECKING:
+    from plainformer.data.rows import Reading
 
 MAX_LINE_BYTES = 256 * 2**20  # a longer line is not a row but a file of another format
 _BOM = b"\xef\xbb\xbf"
@@ -84,3 +87,15 @@ def unreadable(name: str, error: BaseException, fix: str) -> InputError:
     """Return the error for a file that a library cannot read."""
     said: Any = error.args[0] if error.args else type(error).__name__
     return InputError(f"{name} cannot be read: {said}", fix)
+
+
+def filled_lines(reading: Reading) -> Iterator[tuple[str, str, str]]:
+    """Yield each line that is not blank, with its file's name and its place; blank ones are counted."""
+    for path in reading.files:
+        name = reading.name(path)
+        for number, line in text_lines(path, name):
+            place = f"{name} line {number}"
+            if line.strip():
+                yield line, name, place
+            else:
+                reading.counts.skip("blank line", place)

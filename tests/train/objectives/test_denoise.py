@@ -28,7 +28,7 @@ from tests.support.close import close
 from tests.support.parity import load_ours
 from tests.support.sentencepiece import corpus
 from tests.support.tokenizers import byte_level, unigram
-from tests.support.training import batch_of, check_batching, examples_of, fresh, train_config
+from tests.support.training import batch_of, check_batching, examples_of, fresh, small_t5, train_config
 
 ROWS = [{"text": text} for text in corpus()[:12]]
 MASK = 1000
@@ -49,11 +49,7 @@ def denoising(tokenizer: Tokenizer, config=None, **sections) -> Denoising:
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory):
-    sizes = dict(
-        d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, vocab_size=unigram().vocab_size, dropout_rate=0.0
-    )
-    theirs = models.reference("T5ForConditionalGeneration", transformers.T5Config(**sizes, decoder_start_token_id=0))
-    return fresh(load_ours(theirs, tmp_path_factory.mktemp("t5"))).eval(), theirs
+    return small_t5(tmp_path_factory.mktemp("t5"))
 
 
 @pytest.fixture(scope="module")

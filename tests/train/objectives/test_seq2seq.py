@@ -20,7 +20,7 @@ from tests.support.languages import KINDS, language_folders
 from tests.support.parity import load_ours
 from tests.support.sentencepiece import write_two_sides
 from tests.support.tokenizers import byte_level, unigram
-from tests.support.training import batch_of, check_batching, examples_of, fresh, step, train_config
+from tests.support.training import batch_of, check_batching, examples_of, fresh, small_t5, step, train_config
 
 ROWS = [
     {"source": source, "target": target}
@@ -43,11 +43,7 @@ def seq2seq(config, tokenizer: Tokenizer, **sections) -> SequenceToSequence:
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory):
-    sizes = dict(
-        d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, vocab_size=unigram().vocab_size, dropout_rate=0.0
-    )
-    theirs = models.reference("T5ForConditionalGeneration", transformers.T5Config(**sizes, decoder_start_token_id=0))
-    return fresh(load_ours(theirs, tmp_path_factory.mktemp("t5"))).eval(), theirs
+    return small_t5(tmp_path_factory.mktemp("t5"))
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from plainformer.config.values import read_json_line
-from plainformer.data.files import text_lines, whole_text
+from plainformer.data.files import filled_lines, text_lines, whole_text
 from plainformer.data.rows import DataRow, Reading
 from plainformer.errors import InputError, a_type
 
 
 def read_jsonl(reading: Reading) -> Iterator[DataRow]:
     """Yield the object of each line; a text alone is a row with the one column "text"."""
-    for path in reading.files:
-        name = reading.name(path)
-        for number, line in text_lines(path, name):
-            place = f"{name} line {number}"
-            if line.strip():
-                yield _row(read_json_line(line, place), place)
-            else:
-                reading.counts.skip("blank line", place)
+    for line, _, place in filled_lines(reading):
+        yield _row(read_json_line(line, place), place)
 
 
 def read_json(reading: Reading) -> Iterator[DataRow]:

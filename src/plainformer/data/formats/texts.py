@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plainformer.data.files import text_lines, whole_text
+from plainformer.data.files import filled_lines, text_lines, whole_text
 from plainformer.data.rows import DataRow, Reading
 
 
@@ -42,11 +42,5 @@ def _paragraph(lines: list[str], name: str, first: int) -> DataRow:
 
 def read_lines(reading: Reading) -> Iterator[DataRow]:
     """Yield each line that is not blank as a row: "text", and "file"."""
-    for path in reading.files:
-        name = reading.name(path)
-        for number, line in text_lines(path, name):
-            place = f"{name} line {number}"
-            if line.strip():
-                yield DataRow({"text": line, "file": name}, place)
-            else:
-                reading.counts.skip("blank line", place)
+    for line, name, place in filled_lines(reading):
+        yield DataRow({"text": line, "file": name}, place)

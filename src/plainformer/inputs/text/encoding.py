@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from plainformer.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -81,3 +83,12 @@ class TextBatch:
     def __repr__(self) -> str:
         rows, width = self.input_ids.shape
         return f"TextBatch({rows} rows of {width} tokens, {int(self.attention_mask.sum())} of them not padding)"
+
+
+def check_encodable(text: str, name: str) -> None:
+    """Refuse a text that UTF-8 cannot encode; `name` says which one, for the message. Raises InputError."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        what = f"{name} holds half a surrogate pair, {text[error.start]!r}, at position {error.start}"
+        raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None

@@ -21,7 +21,7 @@ from plainformer.inputs.chat.prompt import ChatPrompt, encode_pieces
 from plainformer.inputs.chat.template import ChatTemplate
 from plainformer.inputs.files import make_folder
 from plainformer.inputs.listed import as_list
-from plainformer.inputs.text.encoding import Encoding, TextBatch
+from plainformer.inputs.text.encoding import Encoding, TextBatch, check_encodable
 from plainformer.inputs.text.languages import Languages
 from plainformer.inputs.text.lengths import EncodeOptions, LengthOptions, Lengths
 from plainformer.inputs.text.windows import Side
@@ -413,9 +413,5 @@ def _checked_row(item: object, name: str) -> tuple[str, ...]:
     for part in parts:
         if not isinstance(part, str):
             raise UsageError(f"{name} is {a_type(part)}, not a str", "pass text, or a (text, pair) tuple")
-        try:
-            part.encode("utf-8")
-        except UnicodeEncodeError as error:
-            what = f"{name} holds half a surrogate pair, {part[error.start]!r}, at position {error.start}"
-            raise InputError(what, "decode the text with the right encoding, or with errors='replace'") from None
+        check_encodable(part, name)
     return parts

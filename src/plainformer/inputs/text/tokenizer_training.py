@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config.options import OptionSet, flag, one_of, option, whole
 from plainformer.errors import InputError, UsageError, a_type, nth, opt, plural
+from plainformer.inputs.text.encoding import check_encodable
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.inputs.text.tokenizer_settings import library_errors, special_token
 
@@ -215,18 +216,14 @@ def _around(backend: tokenizers.Tokenizer, layout: Layout) -> Any:
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the texts; refuse what is none, and that there are none."""
+    """Yield the texts. Refuse anything that is not text, and input without any text."""
     if isinstance(texts, str | bytes):
         raise UsageError(f"texts is {a_type(texts)}, not several", "give a list of texts, or an iterator")
     characters = 0
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"{nth(place)} is {a_type(text)}, not a str", "give texts")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            what = f"{nth(place)} holds half a surrogate pair, {text[error.start]!r}, at position {error.start}"
-            raise InputError(what, "decode the text with the right encoding") from None
+        check_encodable(text, nth(place))
         characters += len(text.strip())
         yield text
     if not characters:
