@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE,
     "generation": BASE | {"model"},
     "tasks": BASE | {"inputs", "model", "generation", "checkpoint"},
-    "train": BASE | {"inputs", "data", "model", "checkpoint", "parallel"},
+    "train": BASE | {"inputs", "data", "model", "checkpoint", "parallel", "evaluate"},
     "parallel": BASE | {"model"},
     "plan": BASE,
     "evaluate": BASE,
@@ -50,11 +50,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": TOP,
     "starting": TOP,
     "training": TOP | {"starting", "train", "data", "evaluate", "__init__"},
+    "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "folds", "__init__"},
+    "folds": TOP | {"starting", "train", "data", "evaluate", "training", "__init__"},
+    "harness": TOP | {"__init__"},
     "info": TOP,
     "explanation": TOP,
     "serve": TOP,
-    "cli": TOP | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "__init__"},
-    "__init__": TOP | {"explanation", "starting", "training"},
+    "cli": TOP
+    | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "evaluation", "folds"}
+    | {"__init__"},
+    "__init__": TOP | {"explanation", "starting", "training", "evaluation", "folds", "harness", "evaluate"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.

@@ -8,7 +8,12 @@ from typing import Any
 
 from plainformer.config.effects import PRETRAINING as PRETRAINING
 from plainformer.config.effects import check_effects, is_given
-from plainformer.config.options import MISSING, Check, Checked, Spec, flag, number, one_of, option, text, whole
+from plainformer.config.learning import AugmentConfig as AugmentConfig
+from plainformer.config.learning import LossConfig as LossConfig
+from plainformer.config.learning import OptimizerConfig as OptimizerConfig
+from plainformer.config.learning import ScaleConfig as ScaleConfig
+from plainformer.config.learning import ScheduleConfig as ScheduleConfig
+from plainformer.config.options import MISSING, Checked, Spec, flag, number, one_of, option, text, whole
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 
@@ -32,11 +37,6 @@ FORMATS = (
     *("text", "paragraphs", "lines", "jsonl", "json", "csv", "tsv", "conll", "squad"),
     *("audio", "images", "npz", "parquet", "arrow", "hub"),
 )
-
-
-def _or_none(check: Check) -> Check:
-    """Return a check that passes None where the default is something else."""
-    return lambda name, value: None if value is None else check(name, value)
 
 
 def _section(kind: type) -> Mapping[str, Any]:
@@ -133,6 +133,12 @@ class SplitConfig(Checked):
         check=text(),
     )
     seed: int = option(0, help="Seed of the split alone.", check=whole(0))
+    folds: int | None = option(
+        None, help="Divide all rows but the test set into this many folds, of which one is held out.", check=whole(2)
+    )
+    fold: int | None = option(
+        None, help="The fold that is held out, from 1: the run never looks at its rows.", check=whole(1)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +146,11 @@ class SplitConfig(Checked):
             both = f"{opt('validation', self.validation)} and {opt('test', self.test)}"
             raise UsageError(f"{both} leave nothing to learn from", "let them add up to less than 1")
         no_effect(self.group is not None and self.by != "grouped", "group", f"without {opt('by', 'grouped')}")
+        if (self.folds is None) != (self.fold is None):
+            given, lacks = ("fold", "folds") if self.folds is None else ("folds", "fold")
+            raise UsageError(f"{opt(given, getattr(self, given))} without {opt(lacks)}", "give both, or neither")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise UsageError(f"{opt('fold', self.fold)} of {opt('folds', self.folds)}", f"give 1 to {self.folds}")
         if self.by == "grouped" and self.group is None:
             raise UsageError(f"{opt('by', 'grouped')} needs {opt('group')}", f"name the column in {opt('group')}")
 
@@ -243,75 +254,6 @@ class LengthConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(Checked):
-    """AdamW (Loshchilov & Hutter 2019)."""
-
-    learning_rate: float | None = option(
-        None, help="Peak rate; default: by objective, shown by --dry-run.", check=number("(0, inf)")
-    )
-    weight_decay: float = option(0.01, help="Decay of matrices; biases and norms have none.", check=number("[0, inf)"))
-    beta1: float = option(0.9, help="Decay of the mean of gradients.", check=number("[0, 1)"))
-    beta2: float = option(0.999, help="Decay of the mean of their squares.", check=number("[0, 1)"))
-    eps: float = option(1e-8, help="Added to the root of that mean.", check=number("(0, inf)"))
-    max_grad_norm: float | None = option(
-        1.0, help="Largest norm of all gradients; null: no limit.", check=_or_none(number("(0, inf)"))
-    )
-    layer_decay: float | None = option(
-        None, help="Each layer's rate is this times that of the layer above.", check=number("(0, 1]")
-    )
-    ema: float | None = option(
-        None, help="Decay of an average of the weights, evaluated and saved.", check=number("(0, 1)")
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig(Checked):
-    """The learning rate as a function of the step."""
-
-    kind: str = option(
-        "linear", help="linear, cosine, wsd or constant.", check=one_of("linear", "cosine", "wsd", "constant")
-    )
-    warmup: float = option(
-        0.1, help="Steps of warm-up: a share below 1, or a number of steps.", check=number("[0, inf)")
-    )
-    decay: float = option(0.2, help="Share of the steps in which wsd decays.", check=number("(0, 1]"))
-    final: float = option(0.0, help="Rate at the end as a share of the peak.", check=number("[0, 1]"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup >= 1 and self.warmup != int(self.warmup):
-            what = f"{opt('warmup', self.warmup)} is neither a share nor a number of steps"
-            raise UsageError(what, "give a number below 1, or a whole number")
-        no_effect(is_given(self, "decay") and self.kind != "wsd", "decay", f"without {opt('kind', 'wsd')}")
-        no_effect(is_given(self, "final") and self.kind == "constant", "final", f"with {opt('kind', 'constant')}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig(Checked):
-    """What is minimised."""
-
-    label_smoothing: float = option(0.0, help="Share of probability spread over all labels.", check=number("[0, 1)"))
-    chunk: int | None = option(
-        None, help="Labels scored at a time: less memory for large vocabularies; default: by size.", check=whole(0)
-    )
-    mask_share: float | None = option(
-        None,
-        help="masked-lm, denoising: share of tokens that are hidden; default: 0.15, of BART's infilling 0.3.",
-        check=number("(0, 1)"),
-    )
-    whole_words: bool = option(False, help="masked-lm: hide whole words.", check=flag())
-    mean_span: float = option(3.0, help="denoising: mean length of what is hidden.", check=number("[1, inf)"))
-    teacher: str | None = option(None, help="Distil from this checkpoint (Hinton et al. 2015).", check=text())
-    temperature: float = option(2.0, help="Of the teacher's and the student's distributions.", check=number("(0, inf)"))
-    teacher_weight: float = option(0.5, help="Share of the teacher in the loss.", check=number("(0, 1]"))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("temperature", "teacher_weight"):
-            no_effect(self.teacher is None and is_given(self, name), name, f"without {opt('teacher')}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Checked):
     """When validation rows are looked at, and what follows."""
 
@@ -326,6 +268,14 @@ class EvaluateConfig(Checked):
         check=whole(0),
     )
     batch_size: int = option(32, help="Rows at a time; the result does not depend on it.", check=whole(1))
+    probe: bool = option(
+        True, help="Also score as many fixed rows of train, by which overfitting is told.", check=flag()
+    )
+    margin: float = option(
+        0.05,
+        help="Rise of the validation loss, as a share, below which nothing is called overfitting.",
+        check=number("(0, 1)"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +284,29 @@ class CheckpointConfig(Checked):
 
     every: int | None = option(None, help="Steps between checkpoints; default: at each evaluation.", check=whole(1))
     keep: int = option(2, help="Checkpoints kept besides the best and the last; one at least.", check=whole(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsConfig(Checked):
+    """Cross validation: a run for each fold of `data.split`, which is held out of it."""
+
+    count: int = option(5, help="Folds.", check=whole(2))
+    search: Mapping[str, Any] | None = option(
+        None,
+        help="Option → values to choose from, by the one-standard-error rule: {optimizer.learning_rate: [1e-5, 1e-4]}.",
+    )
+    outer: int | None = option(
+        None, help="Folds around the search, for an estimate that the choice has not touched.", check=whole(2)
+    )
+    vote: str = option(
+        "mean",
+        help="How the folds' models answer together: mean of probabilities, or majority.",
+        check=one_of("mean", "majority"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        no_effect(self.outer is not None and self.search is None, "outer", f"without {opt('search')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,8 +322,11 @@ class TrainConfig(Checked):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig, metadata=_section(OptimizerConfig))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig, metadata=_section(ScheduleConfig))
     loss: LossConfig = field(default_factory=LossConfig, metadata=_section(LossConfig))
+    scale: ScaleConfig = field(default_factory=ScaleConfig, metadata=_section(ScaleConfig))
+    augment: AugmentConfig = field(default_factory=AugmentConfig, metadata=_section(AugmentConfig))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=_section(EvaluateConfig))
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=_section(CheckpointConfig))
+    folds: FoldsConfig | None = option(None, help="Cross validation: a run for each fold.")
     seed: int = option(0, help="Of order, masks, dropout and new weights.", check=whole(0))
     device: str = option("cpu", help="cpu, cuda or cuda:N.", check=text())
     precision: str = option("fp32", help="fp32, or bf16 (autocast; weights stay fp32).", check=text())

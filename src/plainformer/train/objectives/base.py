@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plainformer.config.training import PRETRAINING
+from plainformer.evaluate.base import Metric as Metric
 from plainformer.train.objectives.collate import row_sums
 
 if TYPE_CHECKING:
@@ -84,14 +85,6 @@ class Loss:
     def per_row(self) -> Tensor:
         """Return the sum of each row's losses, (B,). A GPU is waited for."""
         return self.values if self.counts is None else row_sums(self.values, self.counts)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that evaluation gives. Its direction is a property of the metric, never an option."""
-
-    name: str
-    better: str = "higher"  # or "lower"
 
 
 @dataclass
