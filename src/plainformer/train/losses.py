@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plainformer.model.heads import Head
     from plainformer.model.transformer import Transformer
 
-SCORES_AT_ONCE = 1 << 25  # numbers that a chunk's scores may have: 128 MB in fp32
+SCORES_AT_ONCE = 1 << 24  # numbers that a chunk's scores may have: 64 MB in fp32
 
 
 def word_losses(
@@ -33,7 +33,7 @@ def word_losses(
         model: its head scores each position by itself.
         states_ND: what `model.states` gave at the labelled positions.
         smoothing: share of the probability that is spread over all words (Szegedy et al. 2016).
-        chunk: how many labels are scored at a time; None for as many as fit into 128 MB, 0 for all.
+        chunk: how many labels are scored at a time; None for as many as fit into 64 MB, 0 for all.
     """
     head = model.scoring_head
     size = labels_at_a_time(chunk, head.config.out_size, len(labels_N))
@@ -50,7 +50,7 @@ def word_losses(
 
 
 def labels_at_a_time(asked: int | None, classes: int, count: int) -> int:
-    """Return how many of `count` labels are scored at once: as `loss.chunk` asks (0: all), or as many as fit into 128 MB."""
+    """Return how many of `count` labels are scored at once: as `loss.chunk` asks (0: all), or as many as fit into 64 MB."""
     return max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, count)
 
 
