@@ -9,8 +9,9 @@ from plainformer.config.values import check_choice
 from plainformer.errors import UsageError
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.labels import Choice, SingleLabel
+from plainformer.evaluate.masked import Masked
 
-SCORERS: dict[str, type[Scorer]] = {each.name: each for each in (SingleLabel, Choice)}
+SCORERS: dict[str, type[Scorer]] = {each.name: each for each in (SingleLabel, Choice, Masked)}
 
 
 def make_scorer(name: str, **settings: Any) -> Scorer:

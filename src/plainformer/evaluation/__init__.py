@@ -115,7 +115,7 @@ def _evaluated(request: Request) -> Evaluation:
 
 
 def _calibrated(request: Request, data: str) -> tuple[Calibration, Request]:
-    """Fit the temperature on other rows, and return it with what is to be evaluated then: those rows, where nothing else is said."""
+    """Fit the temperature on other rows; return it, and what is evaluated then: those rows where nothing else is said."""
     if data == "test" or (request.is_run and data == "train"):
         raise UsageError(f"{opt('calibrate', data)}: a temperature is fitted on validation rows", "give those")
     side = data if request.is_run and data == "validation" else None
@@ -138,5 +138,3 @@ def kept_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
     kept = Kept(folder)
     looks = Ledger().looks(kept.info["data"]["identity"]) if kept.info["data"].get("test") else Looks()
     return report_of(kept, looks, read=True)
-
-

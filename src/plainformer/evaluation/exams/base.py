@@ -72,6 +72,7 @@ class Exam(ABC):
     @classmethod
     def look(cls, row: Mapping[str, Any], seen: dict[str, Any]) -> None:
         """See a row before any is answered, and note in `seen` what decides the options."""
+        return None
 
     @classmethod
     def seen(cls, seen: Mapping[str, Any]) -> dict[str, Any]:

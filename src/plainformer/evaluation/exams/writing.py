@@ -28,7 +28,11 @@ class Rewriting(Exam):
         if run is None:
             return {}
         data = run.data
-        given = {"prefix": data.prefix, "src_lang": data.source_language, "tgt_lang": data.target_language}
+        given: dict[str, Any] = {
+            "prefix": data.prefix,
+            "src_lang": data.source_language,
+            "tgt_lang": data.target_language,
+        }
         given |= {"max_new_tokens": data.max_target_length, "truncate": data.too_long in (None, "cut") or None}
         return {name: value for name, value in given.items() if value is not None and name in known}
 
