@@ -18,7 +18,7 @@ from plainformer.config.loading import LoadOptions
 from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
-from plainformer.errors import UsageError, opt
+from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.evaluate.intervals import plain
 from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
 from plainformer.evaluation.exams import exam_class
@@ -292,7 +292,24 @@ def examined(request: Request, ledger: Ledger) -> Examined:
             beside = checkpoint.adapters[-1].folder
     own = _Examination(request, ledger, run, digest, beside)
     try:
-        task = load_chosen(ref, request.task, asked, own.choose)
+        kept = own.examine(load_chosen(ref, request.task, asked, own.choose))
     except _Known:
         return Examined(Kept(own.folder), True, own.is_test, own.look, run, beside)
-    return Examined(own.examine(task), False, own.is_test, own.look, run, beside)
+    except PlainformerError as error:
+        raise error.respelt(_ours) from error.__cause__
+    return Examined(kept, False, own.is_test, own.look, run, beside)
+
+
+def _ours(name: str, value: str | None) -> str:
+    """Return an option of a configuration's data as it is called here."""
+    own = name.removeprefix("data.")
+    return opt(own) if value is None else opt(own, _Said(value))
+
+
+class _Said(str):
+    """The text of a value that a message has quoted already."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -10,11 +10,11 @@ import numpy as np
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, label_of, short
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.classify import TextClassification
-from plainformer.train.objectives.labels import as_numbers, is_missing, named, place_of, several
+from plainformer.train.objectives.labels import as_numbers, is_missing, named, several
 from plainformer.train.objectives.media import AudioClassification, ImageClassification
 from plainformer.train.objectives.words import text_of
 
@@ -46,9 +46,9 @@ class LabelExam(Exam):
         if is_missing(value) and not (value == "" and self.problem == "multi_label"):
             raise Dropped("no label")
         if self.problem == "single_label":
-            return self.labels[place_of(named(value), self.numbers)]
+            return label_of(named(value), self.labels, self.numbers)
         if self.problem == "multi_label":
-            return [self.labels[place_of(name, self.numbers)] for name in several(value)]
+            return [label_of(name, self.labels, self.numbers) for name in several(value)]
         numbers = np.atleast_1d(as_numbers(value)).astype(float)
         if len(numbers) != len(self.labels):
             what = f"a row has {len(numbers)} numbers to predict, and the model gives {len(self.labels)}"

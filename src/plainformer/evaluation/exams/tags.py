@@ -15,11 +15,11 @@ from plainformer.config.values import no_effect
 from plainformer.errors import InputError
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, label_of, short
 from plainformer.inputs.text.tag_schemes import OUTSIDE
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.objectives.base import Column
-from plainformer.train.objectives.labels import named, place_of
+from plainformer.train.objectives.labels import named
 from plainformer.train.objectives.token import TokenClassification, as_list_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Tags(Exam):
         if not pairs:
             raise Dropped("no words")
         text = " ".join(word for word, _ in pairs)
-        right = [self.labels[place_of(tag, self.numbers)] for _, tag in pairs]
+        right = [label_of(tag, self.labels, self.numbers) for _, tag in pairs]
         return Question(text, right, short(text), [word for word, _ in pairs])
 
     def answer(self, question: Question, result: Any) -> Any:
