@@ -76,9 +76,9 @@ def evaluate(
     Example: plainformer evaluate runs/sst2
     """
     asked: dict[str, Any] = {
-        **{"side": side, "test": test, "look_again": look_again, "columns": _columns(columns), "unit": unit},
-        **{"format": format, "name": name, "split": split, "limit": limit, "output": output, "again": again},
-        **{"calibrate": calibrate, "temperature": temperature, "task": load.task},
+        "side": side, "test": test, "look_again": look_again, "columns": _columns(columns), "unit": unit,
+        "format": format, "name": name, "split": split, "limit": limit, "output": output, "again": again,
+        "calibrate": calibrate, "temperature": temperature, "task": load.task,
     }
     asked = {key: restored(value) if isinstance(value, str) else value for key, value in asked.items()}
     given = {**load.options(), **flags.options()}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from plainformer.config.tag_schemes import OUTSIDE
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluation.exams.base import Dropped, Exam, Question, label_of, short
-from plainformer.inputs.text.tag_schemes import OUTSIDE
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.labels import named
