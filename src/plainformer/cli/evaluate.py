@@ -11,6 +11,7 @@ from plainformer.cli.options import Json, Ref, restored, write_json
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, shown, table
 from plainformer.config.training import FORMATS
+from plainformer.config.yaml import resolved_scalar
 from plainformer.errors import UsageError, opt
 from plainformer.tasks import option_classes
 
@@ -63,6 +64,10 @@ def evaluate(
     temperature: Annotated[
         str | None, Parameter(help="Of a classifier's logits, a number or stored; of generation, of sampling.")
     ] = None,
+    metric: Annotated[
+        dict[str, str] | None,
+        Parameter(help="--metric.NAME: setting of the scores: normalize words (speech); main, tokenize ... (texts)."),
+    ] = None,
     load: LoadFlags = LoadFlags(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
     json: Json = False,
@@ -76,10 +81,22 @@ def evaluate(
     Example: plainformer evaluate runs/sst2
     """
     asked: dict[str, Any] = {
-        "side": side, "test": test, "look_again": look_again, "columns": _columns(columns), "unit": unit,
-        "format": format, "name": name, "split": split, "limit": limit, "output": output, "again": again,
-        "calibrate": calibrate, "temperature": temperature, "task": load.task,
+        "side": side,
+        "test": test,
+        "look_again": look_again,
+        "columns": _columns(columns),
+        "unit": unit,
+        "format": format,
+        "name": name,
+        "split": split,
+        "limit": limit,
+        "output": output,
+        "again": again,
+        "calibrate": calibrate,
+        "temperature": temperature,
+        "task": load.task,
     }
+    asked["metric"] = {key: resolved_scalar(restored(value)) for key, value in (metric or {}).items()}
     asked = {key: restored(value) if isinstance(value, str) else value for key, value in asked.items()}
     given = {**load.options(), **flags.options()}
     for key in given:

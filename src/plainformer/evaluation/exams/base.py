@@ -94,9 +94,17 @@ class Exam(ABC):
     def answer(self, question: Question, result: Any) -> Any:
         """Return what the scorer compares with the reference: plain values."""
 
+    def reference(self, question: Question, result: Any) -> Any:
+        """Return what is right, where the task's answer decides what of it is scored."""
+        return question.reference
+
     @abstractmethod
     def scorer(self) -> Scorer:
         """Return the scorer."""
+
+    def said(self, scorer: Scorer) -> str:
+        """Return what a report says of how answers are compared; "" where that needs no words."""
+        return self.stated
 
     def lost(self, question: Question) -> int:
         """Return how many tokens of an example are cut off; asked with `truncate` alone."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from plainformer.config.tag_schemes import OUTSIDE
+from plainformer.config.tag_schemes import OUTSIDE, has_scheme
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError
 from plainformer.evaluate import make_scorer
@@ -34,11 +34,9 @@ class Tags(Exam):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        for name in ("aggregation", "scheme"):
-            no_effect(
-                name in self.options.explicit and getattr(self.options, name) != "none", name, "on words that are given"
-            )
-        self.options = self.options.changed(aggregation="none")
+        aggregation, self.scheme = self.options.aggregation, self.options.scheme
+        no_effect(aggregation not in (None, "none"), "aggregation", "on words that are given")
+        self.options = self.options.changed(aggregation="none", scheme=None)
         self.labels = self.task.config.labels
         self.numbers = {label: number for number, label in enumerate(self.labels)}
         self.nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
@@ -64,7 +62,10 @@ class Tags(Exam):
         return word_tags(question.value, question.about, result, self.nothing)
 
     def scorer(self) -> Scorer:
-        return make_scorer("entities")
+        if has_scheme(self.labels):
+            return make_scorer("entities", labels=self.labels, scheme=self.scheme)
+        no_effect(self.scheme is not None, "scheme", ": these labels mark no entities")
+        return make_scorer("tags", labels=self.labels)
 
 
 def word_tags(text: str, words: Sequence[str], tokens: Sequence[Any], nothing: str) -> list[str]:
