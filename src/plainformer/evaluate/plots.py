@@ -9,10 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from plainformer.errors import MissingDependencyError, PlainformerError, to_install
 from plainformer.evaluate.base import Numbers, Table
@@ -139,12 +138,12 @@ def _figure(path: Path, size: tuple[float, float], panels: list[int] | None = No
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingDependencyError("plots need matplotlib", to_install("plots")) from None
+        raise MissingDependencyError("plots need matplotlib", to_install("plot")) from None
     with rc_context({"font.family": "DejaVu Sans"}):  # not the user's style: a picture is everywhere the same
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         ratios = {"height_ratios": panels} if panels else None
-        axes = cast("npt.NDArray[Any]", figure.subplots(len(panels or [1]), squeeze=False, gridspec_kw=ratios))[:, 0]
+        axes = figure.subplots(len(panels or [1]), squeeze=False, gridspec_kw=ratios)[:, 0]
         yield figure, axes if panels else axes[0]
         temporary = path.with_name(f".tmp-{path.name}")
         try:

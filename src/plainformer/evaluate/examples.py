@@ -1,0 +1,233 @@
+"""A kept evaluation as one HTML page of its answers, wrong ones on top. The page needs nothing else, and loads nothing.
+
+Shapes: N examples, M numbers of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from plainformer.config.values import check_whole
+from plainformer.evaluate.base import Numbers, Scorer
+from plainformer.evaluate.kept import Kept
+from plainformer.evaluate.marked import Piece, legend, spans, tagged, word_diff
+from plainformer.evaluate.squad import f1
+
+TOP = 500  # examples of a page
+_LONGEST = 4000  # characters of a text
+# Of which metric an example's own value tells how bad its answer is, the first that a scorer has.
+_TOLD_BY = ("nll", "f1", "rouge_l", "chrf", "wer", "cer", "squared_error", "absolute_error")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How bad each answer is.
+
+    Attributes:
+        wrong_N: whether it is wrong. loss_N: how bad, whatever the unit; called `loss`. confidence_N: None if not known.
+    """
+
+    wrong_N: npt.NDArray[np.bool_]
+    loss_N: Numbers
+    loss: str
+    confidence_N: Numbers | None = None
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """Return the places of the examples: wrong ones first, the worst of them first; (N,)."""
+        return np.lexsort((-np.nan_to_num(self.loss_N, nan=np.inf), ~self.wrong_N))
+
+
+def ranked(scorer: Scorer, rows_NM: Numbers) -> Ranked:
+    """Return how bad answers are, of their rows alone."""
+    better = {metric.name: metric.better for metric in scorer.metrics}
+    columns = {name: place for place, name in enumerate(scorer.columns)}
+    sure = rows_NM[:, columns["confidence"]] if "confidence" in columns else None
+    main = scorer.metrics[0].name
+    own = {name: scorer.outcomes(rows_NM, name) for name in dict.fromkeys((main, *_TOLD_BY)) if name in better}
+    known = {name: values for name, values in own.items() if values is not None}
+    if not known:  # the main metric of each example by itself
+        known = {main: np.array([scorer.measure(row[None])(np.ones(1))[main] for row in np.asarray(rows_NM)])}
+    told = next((name for name in _TOLD_BY if name in known), next(iter(known)))
+    judge = main if main in known else told
+    bad = {name: values if better[name] == "lower" else _best(values) - values for name, values in known.items()}
+    return Ranked(np.asarray(bad[judge] > 1e-12) | np.isnan(bad[judge]), bad[told], told, sure)
+
+
+def _best(values_N: Numbers) -> float:
+    """Return the best value of a metric whose higher values are better: a share's 1, a percentage's 100."""
+    return 100.0 if len(values_N) and np.nanmax(values_N) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """An answer on the page. Attributes: lines: (name, pieces) below the input. label, given: of a classifier."""
+
+    number: int
+    wrong: bool
+    confidence: float | None
+    facts: Sequence[str]
+    input: Sequence[Piece]
+    lines: Sequence[tuple[str, Sequence[Piece]]]
+    label: str = ""
+    given: str = ""
+
+
+def to_html(kept: Kept, *, top: int = TOP) -> str:
+    """Return the page; everything that comes from the data or the model is escaped.
+
+    Args:
+        top: the most examples on it; it says what is left out.
+    """
+    from jinja2 import Environment
+
+    check_whole("top", top)
+    scorer, rows_NM = kept.scorer, np.asarray(kept.rows)
+    found = ranked(scorer, rows_NM)
+    order = found.order()[:top]
+    places = {number: place for place, number in enumerate(order.tolist())}
+    examples: list[Example | None] = [None] * len(order)
+    for number, one in enumerate(kept.predictions()):
+        if number in places:
+            examples[places[number]] = _example(scorer, found, number, one)
+    listed = [one for one in examples if one is not None]
+    kinds = {piece.kind for one in listed for _, line in (("", one.input), *one.lines) for piece in line}
+    source = files("plainformer.evaluate").joinpath("examples.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source).render(
+        title=" · ".join(str(kept.info.get(name)) for name in ("task", "name") if kept.info.get(name)) or "evaluation",
+        facts=_facts(kept, found),
+        left_out=_left_out(len(rows_NM), len(listed), int(found.wrong_N.sum())),
+        legend=legend(kinds),
+        labels=sorted({label for one in listed for label in (one.label, one.given) if label}),
+        sure=found.confidence_N is not None,
+        examples=listed,
+        pieces=_drawn,
+    )
+
+
+def _drawn(pieces: Sequence[Piece]) -> Any:
+    """Return pieces as HTML; the texts are escaped."""
+    from markupsafe import Markup
+
+    parts = []
+    for piece in pieces:
+        if not piece.kind:
+            parts.append(Markup("{}").format(piece.text))
+        else:
+            note = Markup("<small>{}</small>").format(piece.note) if piece.note else ""
+            parts.append(Markup('<mark class="{}">{}{}</mark>').format(piece.kind, piece.text, note))
+    return Markup("").join(parts)
+
+
+def _facts(kept: Kept, found: Ranked) -> list[str]:
+    count = len(found.wrong_N)
+    metrics = kept.scorer.measure(np.asarray(kept.rows))(np.ones(count)) if count else {}
+    main = kept.scorer.metrics[0].name
+    value = metrics.get(main, float("nan"))
+    return [
+        f"{count:,} examples",
+        f"{int(found.wrong_N.sum()):,} wrong",
+        *([f"{main} {value:.4g}"] if value == value else []),
+    ]
+
+
+def _left_out(count: int, listed: int, wrong: int) -> str:
+    if listed >= count:
+        return ""
+    what = f"the {min(listed, wrong):,} worst of {wrong:,} wrong ones" if wrong > listed else "all wrong ones"
+    rest = "" if wrong >= listed else f", and {listed - wrong:,} of the right ones"
+    return f"{listed:,} of {count:,} examples are shown: {what}{rest}."
+
+
+def _example(scorer: Scorer, found: Ranked, number: int, one: Mapping[str, Any]) -> Example:
+    shape = _SHAPES.get(scorer.name, _plain)
+    made = shape(one)
+    confidence = None if found.confidence_N is None else float(found.confidence_N[number])
+    facts = [str(one.get("place") or f"example {number + 1}"), f"{found.loss} {found.loss_N[number]:.3g}"]
+    facts += [] if confidence is None else [f"confidence {confidence:.3f}"]
+    return Example(
+        number, bool(found.wrong_N[number]), confidence, facts, made.input, made.lines, made.label, made.given
+    )
+
+
+# ---- what an answer looks like, for each kind of task ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example's input, and lines below it."""
+
+    input: Sequence[Piece]
+    lines: Sequence[tuple[str, Sequence[Piece]]] = field(default=())
+    label: str = ""
+    given: str = ""
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _input(one: Mapping[str, Any]) -> list[Piece]:
+    return [Piece(_text(one.get("input", "")))]
+
+
+def _plain(one: Mapping[str, Any]) -> Shown:
+    lines = [("right", [Piece(_text(one.get("reference")))]), ("answer", [Piece(_text(one.get("answer")))])]
+    return Shown(_input(one), lines)
+
+
+def _label(one: Mapping[str, Any]) -> Shown:
+    right, given = str(one["reference"]), str(one["answer"]["label"])
+    kind = "right" if right == given else "extra"
+    return Shown(_input(one), [("right", [Piece(right)]), ("answer", [Piece(given, kind)])], right, given)
+
+
+def _labels(one: Mapping[str, Any]) -> Shown:
+    right, given = list(one["reference"]), list(one["answer"]["labels"])
+    kinds = {name: "right" if name in right and name in given else "extra" for name in given}
+    kinds |= {name: "missed" for name in right if name not in given}
+    pieces = [part for name, kind in kinds.items() for part in (Piece(str(name), kind), Piece(" "))]
+    return Shown(_input(one), [("right", [Piece(", ".join(map(str, right)) or "none")]), ("answer", pieces)])
+
+
+def _tags(one: Mapping[str, Any]) -> Shown:
+    words = one.get("words") or str(one.get("input", "")).split(" ")
+    pieces = tagged(words, one["reference"], one["answer"])
+    cut = len(words) < len(one["reference"]) or str(one.get("input", "")).endswith("…")
+    return Shown([*pieces, Piece(" …")] if cut else pieces)
+
+
+def _question(one: Mapping[str, Any]) -> Shown:
+    right, given = [str(text) for text in one["reference"]], str(one["answer"]["text"])
+    nearest = max(right, key=lambda text: f1(given, text), default="")
+    lines = [("right", [Piece(" / ".join(right) or "no answer")])]
+    lines.append(
+        ("answer", word_diff(nearest, given) if given else [Piece("no answer", "extra" if right else "right")])
+    )
+    context = one.get("context")
+    return Shown(_input(one), [*lines, ("context", spans(_text(context), right, given))] if context else lines)
+
+
+def _written(one: Mapping[str, Any]) -> Shown:
+    right = one["reference"] if isinstance(one["reference"], str) else _text(one["reference"])
+    return Shown(
+        _input(one), [("right", [Piece(_text(right))]), ("answer", word_diff(_text(right), _text(one["answer"])))]
+    )
+
+
+_SHAPES: Mapping[str, Callable[[Mapping[str, Any]], Shown]] = {
+    "single-label": _label,
+    "multi-label": _labels,
+    "entities": _tags,
+    "squad": _question,
+    "text": _written,
+    "speech": _written,
+}
