@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.errors import UsageError, opt, plural
-from plainformer.evaluate.gathered import Group, Part, Run
+from plainformer.evaluate.gathered import Group, Part, Run, unit_of
 from plainformer.evaluate.kept import Kept
 
 _SHOWN = 3  # examples that a message names
@@ -56,7 +56,7 @@ def _check_examples(one: Part, two: Part, names: str) -> None:
         what = f"{names} have different right answers for {plural(len(places), 'example')}: {shown}"
         raise UsageError(what, "evaluate both on the same file")
     if not np.array_equal(one.units, two.units):
-        units = " and ".join(str(part.kept.info.get("unit")) for part in (one, two))
+        units = " and ".join(unit_of(part.kept) for part in (one, two))
         raise UsageError(
             f"{names} were evaluated with different units: {units}", f"evaluate both with the same {opt('unit')}"
         )

@@ -22,7 +22,7 @@ from plainformer.errors import UsageError, did_you_mean, opt, plural
 from plainformer.evaluate.alike import check_alike
 from plainformer.evaluate.base import Metric
 from plainformer.evaluate.figures import Figure, read_figures, suited
-from plainformer.evaluate.gathered import Group, Part, gather
+from plainformer.evaluate.gathered import Group, Part, gather, unit_of
 from plainformer.evaluate.intervals import LEVEL, RESAMPLES, Interval
 from plainformer.evaluate.paired import DRAWS, Tested, compare_folds, compare_rows, holm, interval_of
 
@@ -202,7 +202,7 @@ def compare_groups(groups: list[Group], asked: Asked, figures: tuple[Figure, ...
         if name not in known:
             hint = did_you_mean(name, known) or f"measured are {', '.join(one for one in known if '/' not in one)}"
             raise UsageError(f"{opt('metric', name)} was not measured", hint)
-    figures = suited(figures, known, first.runs[0].task)
+    figures = suited(figures, known, first.runs[0].task, percent=first.first.scorer.name == "squad")
     level = asked.level if asked.level is not None else _level(groups)
     systems = tuple(_system(group, names, asked, level) for group in groups)
     differences = _differences(groups, names, asked, level)
@@ -210,7 +210,7 @@ def compare_groups(groups: list[Group], asked: Asked, figures: tuple[Figure, ...
         task=first.runs[0].task,
         n=sum(len(part.kept) for part in first.runs[0].parts),
         units=int(first.units().max(initial=-1)) + 1,
-        unit=str(first.first.kept.info.get("unit") or "example"),
+        unit=unit_of(first.first.kept),
         level=level,
         metrics=tuple(known[name] for name in names),
         systems=systems,

@@ -15,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.config.values import check_whole
-from plainformer.evaluate.base import Numbers, Scorer
+from plainformer.errors import plural
+from plainformer.evaluate.base import Metric, Numbers, Scorer
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluate.marked import Piece, legend, spans, tagged, word_diff
 from plainformer.evaluate.squad import f1
 
 TOP = 500  # examples of a page
 _LONGEST = 4000  # characters of a text
-# Of which metric an example's own value tells how bad its answer is, the first that a scorer has.
-_TOLD_BY = ("nll", "f1", "rouge_l", "chrf", "wer", "cer", "squared_error", "absolute_error")
+# Metrics of which an example's own value says whether its answer is wrong, and how bad it is: the first that a scorer has.
+_JUDGES = ("accuracy", "exact_match", "subset_accuracy", "sentence_error_rate")
+_UNJUDGED = ("regression", "language", "masked")  # numbers and texts are near or far, likely or not, but not wrong
 
 
 @dataclass(frozen=True)
@@ -31,38 +33,53 @@ class Ranked:
     """How bad each answer is.
 
     Attributes:
-        wrong_N: whether it is wrong. loss_N: how bad, whatever the unit; called `loss`. confidence_N: None if not known.
+        wrong_N: whether it is wrong; None where answers are not right or wrong. bad_N: how bad, the higher the worse; NaN
+            where that is undefined. values_N: the metric by which that is said, called `told`.
+        confidence_N: None if not known.
     """
 
-    wrong_N: npt.NDArray[np.bool_]
-    loss_N: Numbers
-    loss: str
+    wrong_N: npt.NDArray[np.bool_] | None
+    bad_N: Numbers
+    values_N: Numbers
+    told: str
     confidence_N: Numbers | None = None
 
     def order(self) -> npt.NDArray[np.int64]:
         """Return the places of the examples: wrong ones first, the worst of them first; (N,)."""
-        return np.lexsort((-np.nan_to_num(self.loss_N, nan=np.inf), ~self.wrong_N))
+        right_N = np.zeros(len(self.bad_N), bool) if self.wrong_N is None else ~self.wrong_N
+        return np.lexsort((-np.nan_to_num(self.bad_N, nan=-np.inf), right_N))
+
+    @property
+    def wrong(self) -> int:
+        """Return how many are wrong."""
+        return 0 if self.wrong_N is None else int(self.wrong_N.sum())
 
 
 def ranked(scorer: Scorer, rows_NM: Numbers) -> Ranked:
-    """Return how bad answers are, of their rows alone."""
-    better = {metric.name: metric.better for metric in scorer.metrics}
-    columns = {name: place for place, name in enumerate(scorer.columns)}
-    sure = rows_NM[:, columns["confidence"]] if "confidence" in columns else None
-    main = scorer.metrics[0].name
-    own = {name: scorer.outcomes(rows_NM, name) for name in dict.fromkeys((main, *_TOLD_BY)) if name in better}
-    known = {name: values for name, values in own.items() if values is not None}
-    if not known:  # the main metric of each example by itself
-        known = {main: np.array([scorer.measure(row[None])(np.ones(1))[main] for row in np.asarray(rows_NM)])}
-    told = next((name for name in _TOLD_BY if name in known), next(iter(known)))
-    judge = main if main in known else told
-    bad = {name: values if better[name] == "lower" else _best(values) - values for name, values in known.items()}
-    return Ranked(np.asarray(bad[judge] > 1e-12) | np.isnan(bad[judge]), bad[told], told, sure)
+    """Return how bad answers are, of their rows alone: by the loss where there are probabilities, else by the main metric."""
+    metrics = {metric.name: metric for metric in scorer.metrics}
+    told = "nll" if "nll" in metrics else scorer.metrics[0].name
+    values_N = scorer.outcomes(rows_NM, told)
+    if values_N is None:  # of each example by itself
+        ones = np.ones(1)
+        values_N = np.array([scorer.measure(row[None])(ones)[told] for row in rows_NM])
+    bad_N = values_N if metrics[told].better == "lower" else -values_N
+    sure_N = rows_NM[:, scorer.columns.index("confidence")] if "confidence" in scorer.columns else None
+    return Ranked(_wrong(scorer, rows_NM, metrics, values_N, told), bad_N, values_N, told, sure_N)
 
 
-def _best(values_N: Numbers) -> float:
-    """Return the best value of a metric whose higher values are better: a share's 1, a percentage's 100."""
-    return 100.0 if len(values_N) and np.nanmax(values_N) > 1 else 1.0
+def _wrong(
+    scorer: Scorer, rows_NM: Numbers, metrics: Mapping[str, Metric], values_N: Numbers, told: str
+) -> npt.NDArray[np.bool_] | None:
+    """Return which answers are wrong."""
+    if scorer.name in _UNJUDGED:
+        return None
+    for name in _JUDGES:
+        outcomes_N = scorer.outcomes(rows_NM, name) if name in metrics else None
+        if outcomes_N is not None:
+            return np.asarray((outcomes_N == 0) != (metrics[name].better == "lower"))
+    best = 0.0 if metrics[told].better == "lower" else 1.0
+    return np.asarray(~np.isnan(values_N) & (values_N != best))
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,8 @@ def to_html(kept: Kept, *, top: int = TOP) -> str:
     return environment.from_string(source).render(
         title=" · ".join(str(kept.info.get(name)) for name in ("task", "name") if kept.info.get(name)) or "evaluation",
         facts=_facts(kept, found),
-        left_out=_left_out(len(rows_NM), len(listed), int(found.wrong_N.sum())),
+        left_out=_left_out(found, len(listed)),
+        judged=found.wrong_N is not None,
         legend=legend(kinds),
         labels=sorted({label for one in listed for label in (one.label, one.given) if label}),
         sure=found.confidence_N is not None,
@@ -127,34 +145,32 @@ def _drawn(pieces: Sequence[Piece]) -> Any:
 
 
 def _facts(kept: Kept, found: Ranked) -> list[str]:
-    count = len(found.wrong_N)
-    metrics = kept.scorer.measure(np.asarray(kept.rows))(np.ones(count)) if count else {}
+    count = len(found.bad_N)
     main = kept.scorer.metrics[0].name
-    value = metrics.get(main, float("nan"))
-    return [
-        f"{count:,} examples",
-        f"{int(found.wrong_N.sum()):,} wrong",
-        *([f"{main} {value:.4g}"] if value == value else []),
-    ]
+    value = kept.scorer.measure(np.asarray(kept.rows))(np.ones(count))[main] if count else float("nan")
+    wrong = [] if found.wrong_N is None else [f"{found.wrong:,} wrong"]
+    return [plural(count, "example"), *wrong, *([f"{main} {value:.4g}"] if value == value else [])]
 
 
-def _left_out(count: int, listed: int, wrong: int) -> str:
+def _left_out(found: Ranked, listed: int) -> str:
+    count, wrong = len(found.bad_N), found.wrong
     if listed >= count:
         return ""
-    what = f"the {min(listed, wrong):,} worst of {wrong:,} wrong ones" if wrong > listed else "all wrong ones"
-    rest = "" if wrong >= listed else f", and {listed - wrong:,} of the right ones"
-    return f"{listed:,} of {count:,} examples are shown: {what}{rest}."
+    shown = f"{listed:,} of {count:,} examples are shown"
+    if found.wrong_N is None:
+        return f"{shown}, the worst by {found.told}."
+    if wrong > listed:
+        return f"{shown}, the worst of {wrong:,} that are wrong."
+    return f"{shown}: all that are wrong, and {listed - wrong:,} of those that are right."
 
 
 def _example(scorer: Scorer, found: Ranked, number: int, one: Mapping[str, Any]) -> Example:
-    shape = _SHAPES.get(scorer.name, _plain)
-    made = shape(one)
+    made = _SHAPES.get(scorer.name, _plain)(one)
     confidence = None if found.confidence_N is None else float(found.confidence_N[number])
-    facts = [str(one.get("place") or f"example {number + 1}"), f"{found.loss} {found.loss_N[number]:.3g}"]
+    wrong = found.wrong_N is not None and bool(found.wrong_N[number])
+    facts = [str(one.get("place") or f"example {number + 1}"), f"{found.told} {found.values_N[number]:.3g}"]
     facts += [] if confidence is None else [f"confidence {confidence:.3f}"]
-    return Example(
-        number, bool(found.wrong_N[number]), confidence, facts, made.input, made.lines, made.label, made.given
-    )
+    return Example(number, wrong, confidence, facts, made.input, made.lines, made.label, made.given)
 
 
 # ---- what an answer looks like, for each kind of task ---------------------------------------------------------------------

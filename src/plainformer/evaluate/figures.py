@@ -98,11 +98,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def suited(figures: Iterable[Figure], metrics: Mapping[str, Metric], task: str) -> tuple[Figure, ...]:
+def suited(
+    figures: Iterable[Figure], metrics: Mapping[str, Metric], task: str, *, percent: bool = False
+) -> tuple[Figure, ...]:
     """Return the figures for a task.
 
+    Args:
+        percent: whether shares are measured in percent here, as SQuAD's script does.
     Raises:
-        InputError: a metric that was not measured; a share of more than 1, which is a percentage.
+        InputError: a metric that was not measured; a share of more than 1 that is a percentage, or the other way round.
     """
     found = tuple(one for one in figures if one.task in ("", task))
     for one in found:
@@ -113,7 +117,11 @@ def suited(figures: Iterable[Figure], metrics: Mapping[str, Metric], task: str) 
             )
             raise InputError(f"{one.place}: {one.metric!r} was not measured", hint)
         share = one.metric.partition("/")[0].removesuffix("_micro").removesuffix("_macro").removesuffix("_weighted")
-        if share in _SHARES and one.value > 1 and not (share in ("wer", "cer") and one.value < 2):
-            what = f"{one.place}: {one.metric} is {one.value:g}, and it is a share here"
-            raise InputError(what, f"write {one.value / 100:g}")
+        if share not in _SHARES or (share in ("wer", "cer") and 1 < one.value < 2):
+            continue
+        if (one.value > 1) != percent and one.value != 0:
+            what = (
+                f"{one.place}: {one.metric} is {one.value:g}, and it is {'in percent' if percent else 'a share'} here"
+            )
+            raise InputError(what, f"write {one.value * 100 if percent else one.value / 100:g}")
     return found

@@ -243,6 +243,12 @@ def side_of(kept: Kept) -> str:
     return str((data.get("side") if isinstance(data, dict) else None) or kept.info.get("side") or "")
 
 
+def unit_of(kept: Kept) -> str:
+    """Return what people call an evaluation's unit."""
+    unit = kept.info.get("unit")
+    return str((unit.get("name") if isinstance(unit, dict) else unit) or "row")
+
+
 def _config(run: Path | None) -> tuple[dict[str, Any] | None, Any]:
     """Return a run's configuration without what runs of one thing differ in, and its seed."""
     if run is None or not (run / "config.yaml").is_file():
