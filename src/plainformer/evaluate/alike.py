@@ -52,7 +52,7 @@ def _check_examples(one: Part, two: Part, names: str) -> None:
     right, other = one.references[one.order], two.references[two.order]
     if not np.array_equal(right, other):
         places = np.flatnonzero(right != other)
-        shown = _places(one, one.order[places[:_SHOWN]])
+        shown = _places(one, one.order[places])
         what = f"{names} have different right answers for {plural(len(places), 'example')}: {shown}"
         raise UsageError(what, "evaluate both on the same file")
     if not np.array_equal(one.units, two.units):
@@ -69,7 +69,7 @@ def _refuse_examples(one: Part, two: Part, names: str) -> None:
     for part, missing in ((one, mine - theirs), (two, theirs - mine)):
         if missing:
             places = [place for place, key in enumerate(part.keys.tolist()) if tuple(key) in missing]
-            examples = _places(part, part.order[places[:_SHOWN]])
+            examples = _places(part, part.order[places])
             said.append(f"{plural(len(missing), 'example')} only in {part.kept.folder} ({examples})")
     if not said:
         said = [f"{len(one.keys):,} and {len(two.keys):,} examples, some more often in one than in the other"]
@@ -77,12 +77,10 @@ def _refuse_examples(one: Part, two: Part, names: str) -> None:
 
 
 def _places(part: Part, numbers: npt.NDArray[np.int64]) -> str:
-    """Return where examples are in the data, for a message."""
-    wanted, found = set(numbers.tolist()), []
-    for number, one in enumerate(part.kept.predictions()):
-        if number in wanted:
-            found.append(str(one.get("place", f"example {number + 1}")))
-    return ", ".join(found) + (", ..." if len(numbers) == _SHOWN else "")
+    """Return where the first of some examples are in the data, for a message."""
+    wanted = set(np.sort(numbers)[:_SHOWN].tolist())
+    found = [str(one.get("place", number)) for number, one in enumerate(part.kept.predictions()) if number in wanted]
+    return ", ".join(found) + (", ..." if len(numbers) > _SHOWN else "")
 
 
 def _cut(value: object) -> str:

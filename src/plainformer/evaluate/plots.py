@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,5 +151,6 @@ def _figure(path: Path, size: tuple[float, float], panels: list[int] | None = No
             figure.savefig(temporary, format="png", metadata={"Software": None})  # else matplotlib's version is in it
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "choose another") from None

@@ -11,6 +11,8 @@ def two_sided(t: float, df: float) -> float:
     """Return how probable |t| or more is, with `df` degrees of freedom (any positive number)."""
     if math.isnan(t) or math.isinf(t):
         return math.nan if math.isnan(t) else 0.0
+    if t * t < min(df, 1):  # near 1, p is exact from the other side
+        return 1 - incomplete_beta(0.5, df / 2, t * t / (df + t * t))
     return incomplete_beta(df / 2, 0.5, df / (df + t * t))
 
 
@@ -19,7 +21,7 @@ def critical(level: float, df: float) -> float:
     low, high = 0.0, 1.0
     while two_sided(high, df) > 1 - level:
         high *= 2
-    for _ in range(200):
+    while high - low > 1e-13 * high:
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided(middle, df) > 1 - level else (low, middle)
     return (low + high) / 2
