@@ -76,41 +76,44 @@ def print_comparison(out: Any, found: Comparison) -> None:
     over = "" if found.units == found.n else f" in {found.units:,} units ({found.unit})"
     out.print(f"{found.task or 'evaluation'}: {found.n:,} examples{over}", markup=False)
     for metric in found.metrics:
-        out.print()
+        out.print(f"\n{metric.name}, {metric.better} is better", markup=False)
         out.print(_tested(found, metric))
     others = _others(found)
     if others.rows:
         out.print()
         out.print(others)
     out.print()
-    for note in (f"intervals: {100 * found.level:.4g} %", *found.notes):
+    for note in (f"intervals: {100 * found.level:.4g} %", *_methods(found), *found.notes):
         out.print(note, markup=False)
 
 
+def _methods(found: Comparison) -> list[str]:
+    """Return how p-values were found, a line for each test, and why there are none."""
+    tests = dict.fromkeys((one.metric, one.tested.method, one.tested.reason) for one in found.differences)
+    several = len(found.metrics) > 1
+    return [
+        "; ".join(part for part in (f"p of {metric}: {method}" if several else f"p: {method}", reason) if part)
+        if method
+        else f"no p of {metric}: {reason}"
+        for metric, method, reason in tests
+    ]
+
+
 def _tested(found: Comparison, metric: Metric) -> Any:
-    """Return the table of one metric: systems, then published figures."""
-    baseline, several = found.systems[0], len(found.differences) > 1
-    columns = ["", f"{metric.name} ({metric.better} is better)"]
-    columns += [f"difference from {shown(baseline.name)}", "p"] if found.differences else []
-    columns += ["p (Holm)"] if several else []
-    columns += ["test"] if found.differences else []
-    columns += ["source"] if found.figures else []
+    """Return the table of one metric: systems, then published figures with their sources."""
+    own = [one for one in found.figures if one.metric == metric.name]
+    pairs, several = bool(found.differences), len(found.differences) > 1
+    beside = [f"difference from {shown(found.systems[0].name)}"] * pairs + ["source"] * bool(own)
+    columns = ["", metric.name, *([", or ".join(beside)] if beside else []), *["p"] * pairs, *["p (Holm)"] * several]
     made = table(*columns, right=("p", "p (Holm)"))
     for system in found.systems:
-        cells = [_name(system), value_of(system.values[metric.name])]
-        one = found.difference(system.name, metric.name)
-        if found.differences and one is None:
-            cells += [""] * (3 + several)
-        elif one is not None:
-            tested = one.tested
-            cells += [value_of(tested, signed=True), p_of(tested.p)] + [p_of(one.corrected)] * several
-            cells.append(tested.method or tested.reason)
-        made.add_row(*cells, *[""] * bool(found.figures))
-    for figure in found.figures:
-        if figure.metric == metric.name:
-            of = f" (n = {figure.n:,})" if figure.n else ""
-            gap = [""] * (len(columns) - 3)
-            made.add_row(shown(figure.name), f"{figure.value:.4g}{of}", *gap, shown(figure.source))
+        one, cells = found.difference(system.name, metric.name), [value_of(system.values[metric.name])]
+        if one is not None:
+            cells += [value_of(one.tested, signed=True), p_of(one.tested.p), *[p_of(one.corrected)] * several]
+        made.add_row(_name(system), *cells, *[""] * (len(columns) - 1 - len(cells)))
+    for figure in own:
+        of = f" (n = {figure.n:,})" if figure.n else ""
+        made.add_row(shown(figure.name), f"{figure.value:.4g}{of}", shown(figure.source), *[""] * (len(columns) - 3))
     return made
 
 
@@ -118,12 +121,19 @@ def _others(found: Comparison) -> Any:
     """Return the table of what else was measured, of all answers; metrics of single labels are in the evaluations."""
     tested = {metric.name for metric in found.metrics}
     published = [one for one in found.figures if one.metric not in tested]
-    names = [name for name in found.systems[0].others if name not in tested and "/" not in name]
     made = table("metric", *(shown(system.name) for system in found.systems), *(["published"] if published else []))
-    for name in names:
-        cells = [_number(system.others.get(name, float("nan"))) for system in found.systems]
-        own = [f"{one.value:.4g} ({shown(one.name)}; {shown(one.source)})" for one in published if one.metric == name]
-        made.add_row(name, *cells, *(["; ".join(own)] if published else []))
+    for metric in found.measured:
+        repeated = metric.beside and all(
+            one.others[metric.name] == one.others.get(metric.beside) for one in found.systems
+        )
+        own = [
+            f"{one.value:.4g} ({shown(one.name)}; {shown(one.source)})"
+            for one in published
+            if one.metric == metric.name
+        ]
+        if metric.name not in tested and (own or not (metric.part or repeated)):
+            cells = [_number(system.others[metric.name]) for system in found.systems]
+            made.add_row(shown(metric.name), *cells, *(["; ".join(own)] if published else []))
     return made
 
 

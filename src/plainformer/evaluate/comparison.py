@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import numpy as np
 from plainformer.config.values import check_number, check_whole
 from plainformer.errors import UsageError, did_you_mean, opt, plural
 from plainformer.evaluate.alike import check_alike
-from plainformer.evaluate.base import Metric
-from plainformer.evaluate.figures import Figure, read_figures, suited
+from plainformer.evaluate.base import Metric, Scorer
+from plainformer.evaluate.figures import Figure, is_share, read_figures, suited
 from plainformer.evaluate.gathered import Group, Part, gather, unit_of
 from plainformer.evaluate.intervals import LEVEL, RESAMPLES, Interval
 from plainformer.evaluate.paired import DRAWS, Tested, compare_folds, compare_rows, holm, interval_of
@@ -92,7 +92,8 @@ class Comparison:
 
     Attributes:
         task: what was evaluated. n: examples. units, unit: how many units, and what one is. level: of the intervals.
-        metrics: those that are tested, with their directions. systems: the first is what others are compared with.
+        metrics: those that are tested, with their directions. measured: all.
+        systems: the first is what others are compared with.
         notes: what a reader must know, in sentences.
     """
 
@@ -102,6 +103,7 @@ class Comparison:
     unit: str
     level: float
     metrics: tuple[Metric, ...]
+    measured: tuple[Metric, ...]
     systems: tuple[System, ...]
     differences: tuple[Difference, ...]
     figures: tuple[Figure, ...]
@@ -213,6 +215,7 @@ def compare_groups(groups: list[Group], asked: Asked, figures: tuple[Figure, ...
         unit=unit_of(first.first.kept),
         level=level,
         metrics=tuple(known[name] for name in names),
+        measured=tuple(known.values()),
         systems=systems,
         differences=differences,
         figures=figures,
@@ -226,13 +229,20 @@ def _metrics(group: Group) -> dict[str, Metric]:
 
 def _system(group: Group, names: Sequence[str], asked: Asked, level: float) -> System:
     scorer, rows, units = group.first.scorer, group.rows(), group.units()
-    values = {
-        name: interval_of(scorer, rows, name, units, resamples=asked.resamples, level=level, seed=asked.seed)
-        for name in names
-    }
+    options: Any = {"resamples": asked.resamples, "level": level, "seed": asked.seed}
+    values = {name: _possible(interval_of(scorer, rows, name, units, **options), name, scorer) for name in names}
     each = [scorer.measure(one)(np.ones(len(one))) for one in rows]
     others = {name: math.fsum(values[name] for values in each) / len(each) for name in each[0]}
     return System(group.name, tuple(str(run.path) for run in group.runs), group.folds, values, others)
+
+
+def _possible(found: Interval, metric: str, scorer: Scorer) -> Interval:
+    """Return an interval within the values that a metric can have: that of few seeds reaches beyond them."""
+    if found.low is None or found.high is None or not is_share(metric) or metric in ("wer", "cer"):
+        return found
+    least = -1.0 if metric == "mcc" else 0.0
+    most = 100.0 if scorer.name == "squad" else 1.0
+    return replace(found, low=max(least, found.low), high=min(most, found.high))
 
 
 def _differences(groups: list[Group], names: Sequence[str], asked: Asked, level: float) -> tuple[Difference, ...]:

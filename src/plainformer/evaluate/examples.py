@@ -118,7 +118,7 @@ def to_html(kept: Kept, *, top: int = TOP) -> str:
     source = files("plainformer.evaluate").joinpath("examples.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source).render(
-        title=" · ".join(str(kept.info.get(name)) for name in ("task", "name") if kept.info.get(name)) or "evaluation",
+        title=_title(kept),
         facts=_facts(kept, found),
         left_out=_left_out(found, len(listed)),
         judged=found.wrong_N is not None,
@@ -128,6 +128,12 @@ def to_html(kept: Kept, *, top: int = TOP) -> str:
         examples=listed,
         pieces=_drawn,
     )
+
+
+def _title(kept: Kept) -> str:
+    data = kept.info.get("data")
+    parts = [kept.info.get("task"), data.get("name") if isinstance(data, dict) else None]
+    return ": ".join(str(part) for part in parts if part) or "evaluation"
 
 
 def _drawn(pieces: Sequence[Piece]) -> Any:

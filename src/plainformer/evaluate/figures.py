@@ -27,7 +27,7 @@ _REQUIRED = {"name": str, "metric": str, "value": float, "source": str}
 _OPTIONAL = {"n": int, "task": str}
 _KINDS = {str: "a text", float: "a number", int: "a whole number of at least 1"}
 # Metrics that are shares, so that 93.5 is a percentage by mistake.
-_SHARES = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "exact", "wer", "cer", "ece")
+_SHARES = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "exact_match", "wer", "cer", "ece")
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,7 @@ def suited(
                 or f"measured are {', '.join(name for name in metrics if '/' not in name)}"
             )
             raise InputError(f"{one.place}: {one.metric!r} was not measured", hint)
-        share = one.metric.partition("/")[0].removesuffix("_micro").removesuffix("_macro").removesuffix("_weighted")
-        if share not in _SHARES or (share in ("wer", "cer") and 1 < one.value < 2):
+        if not is_share(one.metric) or (one.metric in ("wer", "cer") and 1 < one.value < 2):
             continue
         if (one.value > 1) != percent and one.value != 0:
             what = (
@@ -125,3 +124,11 @@ def suited(
             )
             raise InputError(what, f"write {one.value * 100 if percent else one.value / 100:g}")
     return found
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric's values are from 0 to 1, or to 100 where it is in percent; errors per word may be more."""
+    name = metric.partition("/")[0]
+    for how in ("_micro", "_macro", "_weighted", "_strict"):
+        name = name.removesuffix(how)
+    return name in _SHARES

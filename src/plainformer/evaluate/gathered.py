@@ -176,7 +176,17 @@ def _grouped(named: Sequence[tuple[str, list[Run]]]) -> list[Group]:
             groups.append(Group(name or _short(runs[0].path), tuple(runs)))
         else:
             groups[same] = Group(groups[same].name, (*groups[same].runs, runs[0]), ("alike",))
-    return [Group(one.name, one.runs, _seed_notes(one)) for one in groups]
+    return [Group(_common(one) if one.notes else one.name, one.runs, _seed_notes(one)) for one in groups]
+
+
+def _common(group: Group) -> str:
+    """Return a name for runs of one thing: "full" of full-0 and full-1, the first one's name where they share none."""
+    names = [_short(run.path) for run in group.runs]
+    alike = next(
+        (n for n, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), min(map(len, names))
+    )
+    shared = names[0][:alike]
+    return re.sub(r"[-_.]?(seed)?[-_.]?\d*$", "", shared) or group.name
 
 
 def _one_thing(group: Group, run: Run) -> bool:
@@ -196,7 +206,9 @@ def _seed_notes(group: Group) -> tuple[str, ...]:
         return ()
     listed = ", ".join(str(run.path) for run in group.runs)
     why = "their configurations differ by the seed alone" if group.notes else "as given"
-    return (f"{group.name}: {len(group.runs)} runs are taken as seeds of one thing, {why}: {listed}",)
+    return (
+        f"{_common(group) if group.notes else group.name}: {len(group.runs)} runs are taken as seeds of one thing, {why}: {listed}",
+    )
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What differs between an answer and what is right, as pieces of text with a kind each: for pages and terminals.
 
-Kinds: "" (plain), "right" (as it should be), "missed" (right, and not in the answer), "extra" (in the answer alone), "confused"
-(both have something else there).
+Kinds: "" (plain), "right" (as it should be), "missed" (right, and not marked in the answer), "left-out" (text that the answer
+lacks), "extra" (in the answer alone), "confused" (something else is right there).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MOST_WORDS = 2000  # difflib's time grows with their square
 _LEGEND = {
     "right": "as it should be",
     "missed": "missed",
-    "extra": "not asked for",
+    "left-out": "left out",
+    "extra": "in the answer alone",
     "confused": "something else is right",
 }
 
@@ -47,7 +48,7 @@ def word_diff(right: str, answer: str) -> list[Piece]:
         if how == "equal":
             pieces.append(Piece(has))
             continue
-        pieces += [Piece(lacks, "missed")] if lacks.strip() else []
+        pieces += [Piece(lacks, "left-out")] if lacks.strip() else []
         pieces += [Piece(has, "extra" if has.strip() else "")] if has else []
     return pieces
 
