@@ -82,7 +82,7 @@ class ChatAnswers(Exam):
         return result.text
 
     def scorer(self) -> Scorer:
-        return make_scorer("text")
+        return make_scorer("text", main="exact_match")
 
     def lost(self, question: Question) -> int:
         task: Any = self.task
