@@ -5,7 +5,7 @@
 
 The null hypothesis is that the two could change places in each unit. A difference is "second minus first".
 
-Shapes: N examples, M numbers of each, U units, S seeds, R draws or resamples.
+Shapes: N examples, M numbers of each, G units, W draws or resamples.
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ def _permuted(
         both = np.concatenate([first_NM, second_NM])
         weighted = Weighted(scorer, both, metric, np.concatenate([places_N, places_N + count]), 2 * count)
         return swap_test(weighted, count, draws, random), SWAP
-    sums_U = np.bincount(places_N, other - one, minlength=count).astype(np.float64)
-    exact = np.count_nonzero(sums_U) <= MOST_EXACT
-    return sign_flip_test(sums_U, draws, random), EXACT if exact else SIGN_FLIP
+    sums_G = np.bincount(places_N, other - one, minlength=count).astype(np.float64)
+    exact = np.count_nonzero(sums_G) <= MOST_EXACT
+    return sign_flip_test(sums_G, draws, random), EXACT if exact else SIGN_FLIP
 
 
 class Weighted:
@@ -173,44 +173,44 @@ class Weighted:
             self.whole: Measure = OfSums(np.stack([outcomes_N, np.ones(len(rows_NM))], axis=1), self._mean)
         else:
             self.whole = scorer.measure(rows_NM)
-        self.sums_UM = np.empty((count, 0))
+        self.sums_GM = np.empty((count, 0))
         if isinstance(self.whole, OfSums):
             columns = self.whole.columns_NM.T
-            self.sums_UM = np.stack([np.bincount(places_N, column, minlength=count) for column in columns], axis=1)
+            self.sums_GM = np.stack([np.bincount(places_N, column, minlength=count) for column in columns], axis=1)
 
     def _mean(self, sums: Numbers) -> dict[str, float]:
         return {self.metric: ratio(float(sums[0]), float(sums[1]))}
 
-    def __call__(self, times_RU: npt.NDArray[Any]) -> Numbers:
-        """Return the metric for each line of weights of the units, (R,)."""
-        times_RU = times_RU.astype(np.float64)
+    def __call__(self, times_WG: npt.NDArray[Any]) -> Numbers:
+        """Return the metric for each line of weights of the units, (W,)."""
+        times_WG = times_WG.astype(np.float64)
         if isinstance(self.whole, OfSums):
             measured = self.whole.measured
-            return np.array([measured(sums_M)[self.metric] for sums_M in times_RU @ self.sums_UM])
-        return np.array([self.whole(times_U[self.places_N])[self.metric] for times_U in times_RU])
+            return np.array([measured(sums_M)[self.metric] for sums_M in times_WG @ self.sums_GM])
+        return np.array([self.whole(times_G[self.places_N])[self.metric] for times_G in times_WG])
 
 
-def sign_flip_test(sums_U: Numbers, draws: int = DRAWS, random: np.random.Generator | None = None) -> float:
+def sign_flip_test(sums_G: Numbers, draws: int = DRAWS, random: np.random.Generator | None = None) -> float:
     """Return the two-sided p of sums that could as well have the other sign, each by itself (Fisher 1935).
 
     A sum of 0 has no sign, so that only the others count: with up to 20 of them all ways are counted, and p is exact; for
     outcomes that are 0 or 1 it is then McNemar's exact test. Else p = (b + 1) / (draws + 1), of b draws that reach the sum.
 
     Args:
-        sums_U: the difference of each unit, summed over its examples.
+        sums_G: the difference of each unit, summed over its examples.
     """
-    sums_U = sums_U[sums_U != 0]
-    reached = abs(sums_U.sum()) - _TIE * np.abs(sums_U).sum()
-    if len(sums_U) <= MOST_EXACT:
+    sums_G = sums_G[sums_G != 0]
+    reached = abs(sums_G.sum()) - _TIE * np.abs(sums_G).sum()
+    if len(sums_G) <= MOST_EXACT:
         totals = np.zeros(1)
-        for value in sums_U:
+        for value in sums_G:
             totals = np.concatenate([totals + value, totals - value])
         return float((np.abs(totals) >= reached).mean())
     random = random or np.random.Generator(np.random.Philox(0))
     # Signs are sums too: total - 2 * (what is flipped).
     beyond = 0
-    for flipped_RU in _chosen(len(sums_U), draws, random):
-        beyond += int((np.abs(sums_U.sum() - 2 * (flipped_RU @ sums_U)) >= reached).sum())
+    for flipped_WG in _chosen(len(sums_G), draws, random):
+        beyond += int((np.abs(sums_G.sum() - 2 * (flipped_WG @ sums_G)) >= reached).sum())
     return (beyond + 1) / (draws + 1)
 
 
@@ -220,13 +220,13 @@ def swap_test(weighted: Weighted, count: int, draws: int = DRAWS, random: np.ran
     p = (b + 1) / (draws + 1), of b draws whose difference is as large. A draw that does not define the metric counts too.
 
     Args:
-        weighted: of the rows of both, the first system's U units before the second's. count: U.
+        weighted: of the rows of both, the first system's G units before the second's. count: G.
     """
     random = random or np.random.Generator(np.random.Philox(0))
 
-    def differences(chosen_RU: npt.NDArray[np.bool_]) -> Numbers:
-        one = weighted(np.concatenate([chosen_RU, ~chosen_RU], axis=1))
-        return np.abs(one - weighted(np.concatenate([~chosen_RU, chosen_RU], axis=1)))
+    def differences(chosen_WG: npt.NDArray[np.bool_]) -> Numbers:
+        one = weighted(np.concatenate([chosen_WG, ~chosen_WG], axis=1))
+        return np.abs(one - weighted(np.concatenate([~chosen_WG, chosen_WG], axis=1)))
 
     found = float(differences(np.ones((1, count), bool))[0])
     reached = found - _TIE * max(found, 1e-3)
@@ -234,7 +234,7 @@ def swap_test(weighted: Weighted, count: int, draws: int = DRAWS, random: np.ran
 
 
 def _chosen(count: int, draws: int, random: np.random.Generator) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yield which units change places, (R, U), for all draws in parts of few numbers.
+    """Yield which units change places, (W, G), for all draws in parts of few numbers.
 
     A part has a multiple of 32 lines: numpy makes 32 of one number, and so the parts are those of one large draw.
     """
@@ -244,12 +244,12 @@ def _chosen(count: int, draws: int, random: np.random.Generator) -> Iterator[npt
 
 
 def _resampled(sides: Sequence[Sequence[Weighted]], count: int, resamples: int, seed: int) -> Numbers:
-    """Return one side's metric, or the difference of two, for each resample of the units, (R,); undefined ones left out."""
+    """Return one side's metric, or the difference of two, for each resample of the units, (W,); undefined ones left out."""
     lines = max(1, _AT_ONCE // max(count, 1))
     draws, found = resampled(count, resamples, seed), []
     for start in range(0, resamples, lines):
-        times_RU = np.stack([next(draws) for _ in range(min(lines, resamples - start))])
-        means = [np.mean([one(times_RU) for one in side], axis=0) for side in sides]
+        times_WG = np.stack([next(draws) for _ in range(min(lines, resamples - start))])
+        means = [np.mean([one(times_WG) for one in side], axis=0) for side in sides]
         found.append(means[-1] - means[0] if len(means) > 1 else means[0])
     values = np.concatenate(found)
     return np.asarray(values[~np.isnan(values)])
