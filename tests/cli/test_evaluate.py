@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import plainformer as pf
-from tests.evaluation.test_evaluation import classified
+from plainformer.evaluation import evaluate
 from tests.support.cli import Cli, done, refused
 from tests.support.models import save
-from tests.support.runs import write_rows
+from tests.support.runs import classified, write_rows
 
 Tiny = Callable[[str], Path]
 
@@ -25,7 +24,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_table_for_people_and_json_for_programs(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
     shown = done(cli("evaluate", model, path))
-    want = pf.evaluate(model, path)
+    want = evaluate(model, path)
     assert shown.lines[0].split() == ["metric", "value", "95", "%", "interval"]
     assert any(line.split()[:2] == ["accuracy", f"{want['accuracy']:.4g}"] for line in shown.lines)
     assert any(line.split()[:1] == ["neutral"] for line in shown.lines)
