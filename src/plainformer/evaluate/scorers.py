@@ -11,13 +11,15 @@ from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.entities import Entities
 from plainformer.evaluate.labels import Choice, SingleLabel
 from plainformer.evaluate.language import Language
+from plainformer.evaluate.masked import Masked
 from plainformer.evaluate.questions import Squad
 from plainformer.evaluate.regression import Regression
 from plainformer.evaluate.several import MultiLabel
 from plainformer.evaluate.speech import Speech
+from plainformer.evaluate.tags import Tags
 from plainformer.evaluate.text import Text
 
-_ALL = (SingleLabel, MultiLabel, Regression, Entities, Squad, Choice, Text, Speech, Language)
+_ALL = (SingleLabel, MultiLabel, Regression, Entities, Squad, Choice, Text, Speech, Language, Masked, Tags)
 SCORERS: dict[str, type[Scorer]] = {each.name: each for each in _ALL}
 
 
