@@ -124,7 +124,7 @@ def folded(folder: Path, shares: list[float], seed: int, rate: float = 1e-4) -> 
     shutil.rmtree(folder / "evaluations")
     for number, share in enumerate(shares, start=1):
         texts = [f"fold {number} text {place}" for place in range(50)]
-        run(folder / f"fold-{number}", hits(50, share, seed + number), inputs=texts)
+        run(folder / f"fold-{number}", hits(50, share, seed + number), inputs=texts, side="held_out")
     return folder
 
 
@@ -137,12 +137,18 @@ def test_folds_are_tested_fold_by_fold(tmp_path: Path) -> None:
     accuracy = [
         [np.mean(hits(50, share, seed + number)) for number in range(1, 6)] for share, seed in ((0.9, 0), (0.7, 100))
     ]
-    expected = compare_folds(np.subtract(accuracy[1], accuracy[0]).tolist(), 1 / 4)
+    differences = np.subtract(accuracy[1], accuracy[0]).tolist()
+    expected = compare_folds(differences, 1 / 4)
     assert found.differences[0].tested.p == pytest.approx(expected.p)
     assert found.systems[0].values["accuracy"].value == pytest.approx(np.mean(accuracy[0]))  # pooled; folds are equal
     assert FOLDS in found.notes and ONE_SEED not in found.notes
     with pytest.raises(UsageError, match=r"5 folds and .* has 1 fold"):
         compare(first, run(tmp_path / "c", GOOD))
+    with pytest.raises(UsageError, match="held out of each fold"):
+        compare(first, side="test")
+    for number in range(1, 6):  # each fold's run says how many rows it learnt from: some were for validation
+        (first / f"fold-{number}" / "splits.json").write_text('{"sides": {"train": {"rows": 150}}}')
+    assert compare(first, second).differences[0].tested.p == pytest.approx(compare_folds(differences, 1 / 3).p)
     with pytest.raises(UsageError, match=r"fold 1 of .*: 50 examples only in .*fold-1"):
         compare(first, moved(second))
 

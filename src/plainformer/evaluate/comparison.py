@@ -271,8 +271,10 @@ def _tested(first: Group, other: Group, metric: str, asked: Asked, level: float)
             seed=asked.seed,
         )
     values = [_fold_values(group, metric) for group in (first, other)]
-    sizes = [len(part.kept) for part in first.runs[0].parts]
-    ratio = math.fsum(size / (sum(sizes) - size) for size in sizes) / len(sizes)
+    parts = first.runs[0].parts
+    total = sum(len(part.kept) for part in parts)
+    ratios = [len(part.kept) / (part.trained or total - len(part.kept)) for part in parts]
+    ratio = math.fsum(ratios) / len(ratios)
     return compare_folds([two - one for one, two in zip(*values, strict=True)], ratio, level)
 
 
