@@ -147,7 +147,7 @@ def test_folds_are_tested_fold_by_fold(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="held out of each fold"):
         compare(first, side="test")
     for number in range(1, 6):  # each fold's run says how many rows it learnt from: some were for validation
-        (first / f"fold-{number}" / "splits.json").write_text('{"sides": {"train": {"rows": 150}}}')
+        (first / f"fold-{number}" / "data.json").write_text('{"split": {"sides": {"train": {"rows": 150}}}}')
     assert compare(first, second).differences[0].tested.p == pytest.approx(compare_folds(differences, 1 / 3).p)
     with pytest.raises(UsageError, match=r"fold 1 of .*: 50 examples only in .*fold-1"):
         compare(first, moved(second))

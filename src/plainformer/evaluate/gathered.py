@@ -243,7 +243,8 @@ def _number(path: Path) -> int:
 
 def _trained(run: Path) -> int | None:
     try:
-        return int(json.loads((run / "splits.json").read_text(encoding="utf-8"))["sides"]["train"]["rows"])
+        data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        return int(data["split"]["sides"]["train"]["rows"]) or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
