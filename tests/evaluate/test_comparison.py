@@ -312,11 +312,20 @@ def test_tasks_one_by_one(tmp_path: Path) -> None:
         compare(sentiment, answers)
 
 
-def test_a_test_set_that_was_looked_at_twice_says_so(tmp_path: Path) -> None:
-    looks = {"count": 2, "reasons": ["a label was wrong"]}
-    folder = run(tmp_path / "run", GOOD, side="test", looks=looks, level=0.975)
-    found = compare(folder, side="test")
-    assert found.level == 0.975 and found.notes == ("test set looked at 2 times, because: a label was wrong",)
+def test_a_test_set_that_was_looked_at_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its looks are in the user's ledger; the intervals are wider."""
+    from plainformer.evaluation.ledger import Ledger, Look
+
+    monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path / "state"))
+    data = {"name": "test.tsv", "side": "test", "identity": "1234", "test": True}
+    folder = keep(tmp_path / "kept", SCORER, labelled(GOOD), data=data).folder
+    ledger = Ledger()
+    for number, reason in enumerate((None, "a label was wrong")):
+        ledger.add(Look("2026", "1234", "test.tsv", "run", f"model {number}", "config", {}), reason)
+        found = compare(folder)
+        assert found.level == (0.95, 0.975)[number]
+    assert found.notes[0].startswith("test set looked at 2 times") and "a label was wrong" in found.notes[1]
+    assert compare(folder, level=0.9).level == 0.9
 
 
 def test_few_that_differ_are_counted_exactly(tmp_path: Path) -> None:
