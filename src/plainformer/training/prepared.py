@@ -17,6 +17,7 @@ from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_pl
 from plainformer.train.schedule import check_schedule
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
+from plainformer.training.scaling import scaled, unscaled
 
 EVALUATIONS = 10  # in a run of one epoch
 
@@ -65,13 +66,15 @@ def prepare(config: Any) -> Prepared:
     kind = objective_class(config.objective)
     rows = sides_of(config.data, kind.columns)
     labels = kind.labels_of(config, rows.sides["train"].mapped())
-    start = start_of(config, kind, labels)
+    start = unscaled(config, start_of(config, kind, labels))
     objective = kind(config, start.config, start.processor)
     digest = digest_of(start.processor, start.files)
     stores = {
         name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
     }
     examples, validation = stores["train"], stores.get("validation")
+    start = scaled(config, start, examples)
+    objective = kind(config, start.config, start.processor)
     plan = make_plan(
         examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )

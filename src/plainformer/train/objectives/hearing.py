@@ -6,7 +6,8 @@ Shapes: B batch, M mel bands, N samples or frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,15 +49,23 @@ class Clips(Batch):
 
 @dataclass(frozen=True)
 class Hearing:
-    """How a model hears: by the processor of its checkpoint, waves or spectrograms."""
+    """How a model hears: by the processor of its checkpoint, waves or spectrograms.
+
+    Examples are kept before they are scaled as a training set's numbers ask, which are known once all examples are.
+    """
 
     processor: WaveProcessor | MelProcessor
+
+    @cached_property
+    def plain(self) -> WaveProcessor | MelProcessor:
+        """The processor without that scaling."""
+        return replace(self.processor, mean=None, std=None)
 
     def arrays(self, clip: Any) -> Arrays:
         """Return one clip as the model takes it; see `load_audio` for what a clip is. Raises InputError, or Dropped for None."""
         if clip is None:
             raise Dropped("no audio")
-        batch = self.processor(clip)
+        batch = self.plain(clip)
         if batch.input_values is not None:
             return {"input_values": batch.input_values[0].numpy()}
         assert batch.input_features is not None
@@ -71,12 +80,13 @@ class Hearing:
         samples = tuple(map(self.size, examples))
         if isinstance(self.processor, MelProcessor):
             rows = [_filled(example["input_features"], self.processor.window_frames) for example in examples]
-            return Clips({"input_features": torch.from_numpy(np.stack(rows))}, targets, count, tokens, samples=samples)
+            features_BMN = self.processor.scaled(torch.from_numpy(np.stack(rows)))
+            return Clips({"input_features": features_BMN}, targets, count, tokens, samples=samples)
         longest = max(samples)
         values_BN = np.full((len(examples), longest), self.processor.padding_value, dtype=np.float32)
         real_BN = np.zeros((len(examples), longest), dtype=np.int64)
         for row, example in enumerate(examples):
-            values_BN[row, : samples[row]] = example["input_values"]
+            values_BN[row, : samples[row]] = self.processor.scaled(example["input_values"])
             real_BN[row, : samples[row]] = 1
         inputs = {"input_values": torch.from_numpy(values_BN)}
         masked = self.processor.return_attention_mask
