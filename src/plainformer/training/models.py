@@ -27,12 +27,14 @@ from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.loading import load_model, save_config, save_model
 from plainformer.model.dropout import set_dropout
+from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 from plainformer.train.optimizer import trained
+from plainformer.train.specaugment import hidden_spans
 
 # Files beside weights and tokenizer that go with a model.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
@@ -189,6 +191,7 @@ def made_model(
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
         _freeze_backbone(model)
+    _rest_unread(model, config)
     model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
@@ -196,6 +199,14 @@ def made_model(
     if config.compile:
         _compile(model)
     return model, new
+
+
+def _rest_unread(model: Transformer, config: TrainConfig) -> None:
+    """Leave the vector of hidden frames as it is in runs that hide none."""
+    frontend = None if model.encoder is None else model.encoder.frontend
+    if isinstance(frontend, WaveEmbedding) and frontend.hidden is not None:
+        hides = hidden_spans(config.augment, model.config)[0].share > 0
+        frontend.hidden.requires_grad_(frontend.hidden.requires_grad and hides)
 
 
 def _compile(model: Transformer) -> None:

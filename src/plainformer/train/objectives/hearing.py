@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from plainformer.config import ModelConfig, WaveFrontend
+from plainformer.config.training import AugmentConfig
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped
+from plainformer.train.specaugment import hidden_spans, masks
 
 AUDIO = Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate.")
 
@@ -29,11 +31,13 @@ class Clips(Batch):
         samples: each clip's own length. letters: how many labels each clip's text has, of objectives with such.
         apart: whether clips of different lengths run apart, because the model, which was trained without a mask, would hear
             the padding.
+        frames: of waves, how many frames each clip becomes; of batches in which some are hidden.
     """
 
     samples: tuple[int, ...] = ()
     letters: tuple[int, ...] = ()
     apart: bool = False
+    frames: tuple[int, ...] = ()
 
     def runs(self) -> list[tuple[list[int], dict[str, Tensor]]]:
         """Return the rows that run together, and their inputs: all of them, or those of one length at a time."""
@@ -42,8 +46,12 @@ class Clips(Batch):
         found = []
         for length in sorted(set(self.samples)):
             rows = [row for row, own in enumerate(self.samples) if own == length]
-            waves = torch.cat([self.inputs["input_values"][row : row + 1, :length] for row in rows])
-            found.append((rows, {"input_values": waves}))
+            inputs = {"input_values": self.inputs["input_values"][rows, :length]}
+            if "hidden_frames" in self.inputs:
+                inputs["hidden_frames"] = self.inputs["hidden_frames"][rows, : self.frames[rows[0]]]
+            if "hidden_features" in self.inputs:
+                inputs["hidden_features"] = self.inputs["hidden_features"][rows]
+            found.append((rows, inputs))
         return found
 
 
@@ -93,6 +101,25 @@ class Hearing:
         if masked and min(samples) < longest:
             inputs["attention_mask"] = torch.from_numpy(real_BN)
         return Clips(inputs, targets, count, tokens, samples=samples, apart=not masked)
+
+
+def hidden(batch: Batch, draws: Sequence[np.random.Generator], config: AugmentConfig, model: ModelConfig) -> Clips:
+    """Return a batch of clips with what SpecAugment hides of each: see `hidden_spans`."""
+    assert isinstance(batch, Clips)
+    spans = hidden_spans(config, model)
+    if spans[0].share == spans[1].share == 0:
+        return batch
+    if not isinstance(model.input_frontend, WaveFrontend):
+        features_BMN = batch.inputs["input_features"]
+        bands, longest = features_BMN.shape[1:]
+        time_BN, bands_BM = map(torch.from_numpy, masks(batch.samples, longest, bands, spans, draws))
+        hidden_BMN = time_BN[:, None, :] | bands_BM[:, :, None]
+        return replace(batch, inputs={**batch.inputs, "input_features": features_BMN.masked_fill(hidden_BMN, 0)})
+    frames = tuple(frames_of(size, model) for size in batch.samples)
+    made = masks(frames, max(frames), model.input_stack.hidden_size, spans, draws)
+    names = ("hidden_frames", "hidden_features")
+    found = {name: torch.from_numpy(mask) for name, mask, of in zip(names, made, spans, strict=True) if of.share > 0}
+    return replace(batch, inputs={**batch.inputs, **found}, frames=frames)
 
 
 def frames_of(samples: int, config: ModelConfig) -> int:
