@@ -14,7 +14,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from plainformer.config import MelFrontend, WaveFrontend
 from plainformer.config.training import AugmentConfig
-from plainformer.loading import save_model
+from plainformer.saving import save_model
 from plainformer.train.draws import generator
 from plainformer.train.specaugment import Spans, hidden_spans, masks
 from tests.support.cases.vision_and_speech import STABLE, WAVE, case

@@ -19,7 +19,7 @@ from plainformer.config.building import build
 from plainformer.config.training import TrainConfig
 from plainformer.config.yaml import Written
 from plainformer.errors import UsageError
-from plainformer.loading import save_model
+from plainformer.saving import save_model
 from plainformer.train.record import read_lines
 from plainformer.training import prepare, train
 from tests.support import models
@@ -56,7 +56,7 @@ def numbered(folder: Path, count: int, seed: int) -> tuple[Path, np.ndarray]:
     return write_rows(folder / f"rows-{seed}.jsonl", rows), values
 
 
-def regression(folder: Path, model: Path, kind: str | None, **changes: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+def regression(folder: Path, model: Path, kind: str | None, /, **changes: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     train_path, values = numbered(folder, 40, 1)
     held_path, held = numbered(folder, 17, 2)
@@ -113,6 +113,14 @@ def test_a_model_keeps_its_units_when_it_is_trained_on(bert: Path, tmp_path: Pat
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["target_scaling"] == read[0]
     with pytest.raises(UsageError, match="already answers in scaled units"):
         prepare(regression(tmp_path / "three", first, "minmax")[0])
+
+
+def test_adapters_alone_answer_in_the_datas_units(bert: Path, tmp_path: Path) -> None:
+    start = {"ref": str(bert), "problem": "regression", "lora": {"rank": 2}}
+    config, _, held = regression(tmp_path, bert, "standardize", model=start)
+    best = train(config).folder / "best"
+    (score, _) = pf.load(best)("the cat sat").scores
+    assert abs(score.score - held[:, 0].mean()) < 2000
 
 
 def test_a_new_head_has_no_old_units(bert: Path, tmp_path: Path) -> None:
