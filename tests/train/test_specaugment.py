@@ -16,6 +16,7 @@ from plainformer.config import MelFrontend, WaveFrontend
 from plainformer.config.training import AugmentConfig
 from plainformer.saving import save_model
 from plainformer.train.draws import generator
+from plainformer.train.objectives.hearing import Clips, hidden
 from plainformer.train.specaugment import Spans, hidden_spans, masks
 from tests.support.cases.vision_and_speech import STABLE, WAVE, case
 from tests.support.close import close
@@ -115,3 +116,43 @@ def test_hidden_features_are_zero(tmp_path: Path) -> None:
     project = ours.encoder.frontend.project
     project.weight[3:9], project.bias[3:9] = 0, 0
     close(found, ours(input_values=waves).last_hidden_state, "hidden features")
+
+
+def clips_of(inputs: dict[str, torch.Tensor], samples: tuple[int, ...], apart: bool) -> Clips:
+    return Clips(inputs, {}, len(samples), 0, samples=samples, apart=apart)
+
+
+def test_clips_that_run_apart_are_hidden_as_they_are_together() -> None:
+    """Of wave models without a mask: each length runs alone, with its own frames' masks; lengths stay."""
+    stack = SimpleNamespace(hidden_size=6)
+    model = SimpleNamespace(input_frontend=WAVES, input_stack=stack, source={})
+    config = AugmentConfig(time_mask=0.4, time_mask_length=3, feature_mask=0.4, feature_mask_length=2)
+    waves = {"input_values": torch.zeros(3, 80)}
+    made = hidden(clips_of(waves, (40, 80, 40), True), [generator(0, 0, n) for n in range(3)], config, model)
+    assert made.frames == (19, 39, 19) and made.inputs["hidden_frames"].shape == (3, 39)
+    for rows, inputs in made.runs():
+        frames = made.frames[rows[0]]
+        assert inputs["input_values"].shape[1] == made.samples[rows[0]]
+        assert torch.equal(inputs["hidden_frames"], made.inputs["hidden_frames"][rows, :frames])
+        assert torch.equal(inputs["hidden_features"], made.inputs["hidden_features"][rows])
+    assert made.inputs["hidden_frames"].any() and not made.inputs["hidden_frames"][0, 19:].any()
+    alone = hidden(clips_of({"input_values": torch.zeros(1, 40)}, (40,), True), [generator(0, 0, 2)], config, model)
+    assert torch.equal(alone.inputs["hidden_frames"][0], made.inputs["hidden_frames"][2, :19])
+    nothing = clips_of(waves, (40, 80, 40), True)
+    assert hidden(nothing, [], AugmentConfig(), model) is nothing
+
+
+def test_spectrograms_are_hidden_within_the_sound() -> None:
+    """Zeros, in whole bands and in spans of the clip's own frames; all else keeps its bits."""
+    model = model_of(MelFrontend(mels=16, max_positions=50))
+    features = torch.rand(2, 16, 100) + 1
+    config = AugmentConfig(time_mask=0.3, feature_mask=0.3, feature_mask_length=3)
+    made = hidden(
+        clips_of({"input_features": features}, (60, 100), False), [generator(0, 0, n) for n in range(2)], config, model
+    )
+    found = made.inputs["input_features"]
+    zeros = found == 0
+    assert torch.equal(found[~zeros], features[~zeros])
+    bands, frames = zeros.all(2), zeros[:, ~zeros.all(2).all(0)].all(1)
+    assert bands.any() and frames.any() and not frames[0, 60:].any()
+    assert torch.equal(zeros, bands[:, :, None] | zeros.all(1)[:, None, :])
