@@ -10,12 +10,14 @@ from typing import Any
 
 import plainformer
 from plainformer.config.building import as_data
+from plainformer.config.effects import SOUNDS
 from plainformer.config.training import TrainConfig
 from plainformer.data.cache import cache_key, cached, file_digest
 from plainformer.data.counts import Counts
 from plainformer.data.sides import Side
 from plainformer.data.store import Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError
+from plainformer.inputs.image import ImageProcessor
 from plainformer.train.objectives.base import Dropped, Objective, SpeechInputs
 from plainformer.train.objectives.ctc import LACKING
 
@@ -53,7 +55,9 @@ def encoding_options(config: TrainConfig) -> dict[str, Any]:
     elsewhere = ("train", "validation", "test", "columns", "split", "duplicates", "cache")
     data = {name: value for name, value in content["data"].items() if name not in elsewhere}
     batches = {name: content["batches"][name] for name in ("packed", "row_length")}
-    return {"data": data, "batches": batches, "loss": content["loss"]}
+    # Clips that are all scaled alike are kept as loud as they are.
+    loud = config.scale.inputs is not None and config.objective in SOUNDS
+    return {"data": data, "batches": batches, "loss": content["loss"], **({"loud": True} if loud else {})}
 
 
 def _fill(writer: StoreWriter, side: Side, objective: Objective) -> None:
@@ -79,6 +83,8 @@ def digest_of(processor: Any, files: Mapping[str, Path]) -> str:
     """Return a hash of what turns rows into examples: of its files, or of those that it is saved as."""
     if files:
         return file_digest(*files.values())
+    if isinstance(processor, ImageProcessor):
+        return cache_key(**processor.to_dict())
     tokenizer = processor.tokenizer if isinstance(processor, SpeechInputs) else processor
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
