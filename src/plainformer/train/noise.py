@@ -4,7 +4,7 @@ To each number of a text's token vectors comes one from uniform(-1, 1) · α / s
 encoder-decoder has it where it reads. What a text gets depends on seed, epoch and example alone: not on its batch, nor on
 where it is run.
 
-Shapes: R texts next to each other as the model reads them, T positions, W width of the token vectors.
+Shapes: R rows that the model reads, T positions, W width of the token vectors.
 """
 
 from __future__ import annotations

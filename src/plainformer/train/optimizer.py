@@ -73,23 +73,30 @@ def shrinks(model: nn.Module) -> set[str]:
 
 
 def make_optimizer(model: Transformer, config: OptimizerConfig, learning_rate: float, *, fused: bool = True) -> AdamW:
-    """Return AdamW over what is trained, in one group for each decay, rate and L1 weight.
+    """Return AdamW over what is trained, in one group for each pair of decay and rate.
 
-    Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth. Raises UsageError if
-    everything is frozen, or nothing is for `l1`.
+    Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth; and `sparse`, those of
+    its parameters that `shrink` makes so, by `l1`. Raises UsageError if everything is frozen, or nothing is for `l1`.
     """
-    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     sparse = shrinks(model) if config.l1 else set()
     for name, parameter in trained(model).items():
         share = 1.0 if config.layer_decay is None else config.layer_decay ** depth(model, name)
         decay = config.weight_decay if decays(name, parameter) else 0.0
-        groups.setdefault((decay, share, config.l1 if name in sparse else 0.0), []).append(parameter)
+        groups.setdefault((decay, share), {})[name] = parameter
     if not groups:
         raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
     no_effect(config.l1 > 0 and not sparse, "optimizer.l1", ": what is trained has no matrix of its own")
     listed = [
-        {"params": members, "weight_decay": decay, "share": share, "l1": l1, "lr": learning_rate * share}
-        for (decay, share, l1), members in groups.items()
+        {
+            "params": list(members.values()),
+            "weight_decay": decay,
+            "share": share,
+            "lr": learning_rate * share,
+            "l1": config.l1,
+            "sparse": [members[name] for name in members if name in sparse],
+        }
+        for (decay, share), members in groups.items()
     ]
     return AdamW(listed, lr=learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
 
@@ -109,9 +116,9 @@ def shrink(optimizer: AdamW, skipped: Tensor) -> None:
     where the optimizer has skipped its step.
     """
     for group in optimizer.param_groups:
-        if group["l1"]:
+        if group["sparse"]:
             threshold = (group["lr"] * group["l1"] * (1 - skipped.double())).float()
-            for parameter in group["params"]:
+            for parameter in group["sparse"]:
                 parameter.sub_(parameter.clamp(-threshold, threshold))
 
 

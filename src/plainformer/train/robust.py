@@ -60,7 +60,7 @@ def _wrong(entropies: Tensor) -> Tensor:
 
 
 class _Shaped(torch.autograd.Function):
-    """`values`, with `slopes` as their derivative: that of the formula as it stands is not finite where p is 1 and γ < 1."""
+    """`values`, with `slopes` as their derivative: differentiating the formula gives 0 times infinity where p is 1 and γ < 1."""
 
     @staticmethod
     def forward(ctx: Any, entropies: Tensor, robust: Robust) -> Tensor:

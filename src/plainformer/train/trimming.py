@@ -99,7 +99,7 @@ def first_step(config: LossConfig, plan: Plan) -> float:
 
 def check_trimming(config: LossConfig, plan: Plan) -> None:
     """Refuse trimming that would never leave anything out. Raises UsageError."""
-    if config.trim and plan.total_steps <= first_step(config, plan):
+    if config.trim and plan.total_steps - 1 < first_step(config, plan):
         epochs = f"{plan.total_steps / plan.steps_per_epoch:.3g}"
         what = f"{opt('loss.trim', config.trim)} has no effect: it begins after {opt('loss.trim_after', config.trim_after)} epochs"
         raise UsageError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import AdamW
 
 from plainformer.config.building import as_config
 from plainformer.config.resolved import resolved
@@ -148,10 +149,7 @@ def make_run(
     average = _average(config.optimizer, model)
     own_weights = average is not None or not saved_whole(model)
     if saved is not None:
-        fill(model, saved.tensors("weights"))
-        load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
-        if average is not None:
-            average.load(saved.tensors("ema"))
+        _restore(saved, model, optimizer, average)
 
     def tensors() -> dict[str, dict[str, torch.Tensor]]:
         found = {"optimizer": optimizer_tensors(optimizer, model)}
@@ -191,6 +189,13 @@ def make_run(
         stop=stop,
         trimming=Trimming(config.loss, plan, folder, model.device, saved) if config.loss.trim else None,
     )
+
+
+def _restore(saved: Saved, model: Transformer, optimizer: AdamW, average: Average | None) -> None:
+    fill(model, saved.tensors("weights"))
+    load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
+    if average is not None:
+        average.load(saved.tensors("ema"))
 
 
 def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
