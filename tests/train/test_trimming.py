@@ -169,3 +169,14 @@ def test_what_would_never_leave_anything_out_is_refused() -> None:
     with pytest.raises(UsageError, match=r"loss.trim.+0.1 has no effect: of 8 rows a step leaves out none"):
         check_trimming(LossConfig(trim=0.1), plan_of())
     check_trimming(LossConfig(), plan_of(epochs=1))
+
+
+def test_nothing_waits_for_a_gpu(tmp_path: Path) -> None:
+    """On the meta device, whose tensors have no values, each look at one is an error: on a GPU it would be a wait."""
+    away = torch.device("meta")
+    trimming = Trimming(LossConfig(trim=0.3, trim_after=0), plan_of(), tmp_path, away, None)
+    losses = [Loss(torch.ones(6, device=away), torch.ones(4, device=away, dtype=torch.int64)) for _ in range(2)]
+    batches = [Batch({}, {}, 6, 6, (0, 1, 2, 3)), Batch({}, {}, 6, 6, (4, 5, 6, 7))]
+    kept = trimming.choose(Step(0, 0, ()), batches, losses)
+    assert (losses[1].of_rows(kept.rows[1]) / kept.labels).shape == ()
+    trimming.close()
