@@ -43,7 +43,8 @@ def test_in_the_limit_they_are_cross_entropy(robust: Robust) -> None:
     logits, labels = scores(50, 7).requires_grad_(), torch.arange(50) % 7
     ours, plain = label_losses(logits, labels, robust=robust), label_losses(logits, labels)
     close(ours, plain, rel=1e-5)
-    close(*(torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, plain)), rel=1e-5)
+    found, expected = (torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, plain))
+    close(found, expected, rel=1e-5)
     targets = (scores(50, 7) > 0).double()
     close(binary_losses(logits, targets, robust), binary_losses(logits, targets), rel=1e-5)
 

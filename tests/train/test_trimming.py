@@ -112,7 +112,9 @@ def test_a_step_is_that_of_the_examples_it_keeps(case: Case) -> None:
 def test_it_does_not_depend_on_micro_batches(case: Case, sizes: list[int]) -> None:
     whole, run = case.gradient([8])
     found, again = case.gradient(sizes)
-    assert {name: close(found[name], gradient, name, rel=1e-9) for name, gradient in whole.items()}
+    assert found.keys() == whole.keys()
+    for name, gradient in whole.items():
+        close(found[name], gradient, name, rel=1e-9)
     for one in (run, again):
         one.trimming.flush()
     lines = (case.folder / TRIMMED).read_text().splitlines()
