@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from plainformer.config import HeadConfig, ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.training import (
     BatchConfig,
     DataConfig,
@@ -19,6 +20,7 @@ from plainformer.config.training import (
     StartConfig,
     TrainConfig,
 )
+from plainformer.model.transformer import Transformer
 from plainformer.train.draws import generator
 from plainformer.train.objectives.base import Arrays, Batch, Objective
 from tests.support import models
@@ -103,6 +105,19 @@ def step(model: Any, objective: Objective, batch: Batch, optimizer: torch.optim.
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def word_model(words: int, size: int, dtype: torch.dtype = torch.float32, **head: Any) -> Transformer:
+    """A model whose head, which scores words, is what matters; random weights."""
+    heads = HeadConfig(**{"kind": "causal_lm", "out_size": words, **head})
+    frontend = TokenFrontend(vocab_size=words, embedding_size=size)
+    stack = StackConfig(frontend=frontend, hidden_size=size, num_layers=1, num_heads=2, ffn_size=8)
+    model = Transformer(ModelConfig("test", encoder=stack, head=heads)).to_empty(device="cpu")
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws))
+    return model.to(dtype).train().requires_grad_()
 
 
 def small_t5(folder: Path) -> tuple[Any, Any]:

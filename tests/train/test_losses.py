@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plainformer.config import HeadConfig, ModelConfig, NormConfig, StackConfig, TokenFrontend
+from plainformer.config import NormConfig
 from plainformer.errors import UsageError
 from plainformer.model.transformer import Transformer
 from plainformer.train import losses
 from plainformer.train.losses import word_losses
 from tests.support.close import close
+from tests.support.training import word_model
 
 SIZE, WORDS, LABELS = 12, 40, 17
 HEADS: dict[str, dict[str, Any]] = {
@@ -29,15 +30,7 @@ HEADS: dict[str, dict[str, Any]] = {
 
 def make(kind: str = "bias", dtype: torch.dtype = torch.float32, **changes: Any) -> Transformer:
     """A model whose head is what matters; its token embeddings are tied to the head where the sizes allow it."""
-    head = HeadConfig(kind="causal_lm", out_size=WORDS, **{**HEADS[kind], **changes})
-    frontend = TokenFrontend(vocab_size=WORDS, embedding_size=SIZE)
-    stack = StackConfig(frontend=frontend, hidden_size=SIZE, num_layers=1, num_heads=2, ffn_size=8)
-    model = Transformer(ModelConfig("test", encoder=stack, head=head)).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return model.to(dtype).train().requires_grad_()
+    return word_model(WORDS, SIZE, dtype, **{**HEADS[kind], **changes})
 
 
 def labelled(dtype: torch.dtype = torch.float32, count: int = LABELS) -> tuple[Tensor, Tensor]:

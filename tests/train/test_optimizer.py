@@ -26,6 +26,8 @@ from plainformer.train.optimizer import (
     make_optimizer,
     optimizer_tensors,
     set_learning_rate,
+    shrink,
+    shrinks,
     trained,
 )
 from tests.support import models
@@ -313,3 +315,62 @@ def test_nothing_waits_for_the_gpu() -> None:
     load_optimizer_tensors(again, model, kept)
     assert same(optimizer_tensors(again, model), optimizer_tensors(optimizer, model))
     again.step()
+
+
+# ---- L1
+
+
+def l1_step(model: Transformer, config: OptimizerConfig, average: Average | None = None, steps: int = 1) -> None:
+    optimizer = make_optimizer(model, config, 1e-2)
+    for k in range(steps):
+        ids = torch.randint(5, 60, (2, 8), generator=torch.Generator().manual_seed(k))
+        model(ids).logits.square().mean().backward()
+        optimizer.step()
+        shrink(optimizer, torch.zeros(()))
+        optimizer.zero_grad()
+        if average is not None:
+            average.update(k + 1)
+
+
+def test_l1_is_a_soft_threshold_of_matrices_after_the_step() -> None:
+    plain, sparse = (model_of("gpt2").eval() for _ in range(2))
+    l1_step(plain, OptimizerConfig())
+    l1_step(sparse, OptimizerConfig(l1=0.5))
+    chosen, found = shrinks(sparse), weights(sparse)
+    assert {name.split(".")[-1] for name in chosen} == {"weight"} and len(chosen) > 8
+    assert not any("frontend" in name or "norm" in name for name in chosen)
+    for name, before in weights(plain).items():
+        threshold = 1e-2 * 0.5
+        if name in chosen:
+            close(found[name], before.sign() * (before.abs() - threshold).clamp_min(0), name, rel=1e-7)
+            assert torch.equal(found[name] == 0, before.abs() <= torch.tensor(threshold))
+        else:
+            assert torch.equal(found[name], before), name
+
+
+def test_zeros_grow_with_l1_and_are_in_the_average() -> None:
+    shares = []
+    for l1 in (0.0, 0.1, 0.5, 2.0):
+        model = model_of("gpt2").eval()
+        names = shrinks(model)
+        average = Average(model, 0.9, names if l1 else ())
+        l1_step(model, OptimizerConfig(l1=l1, ema=0.9), average, steps=4)
+        kept, made = weights(model), average.tensors()
+        shares.append(sum(int((kept[name] == 0).sum()) for name in names) / sum(kept[name].numel() for name in names))
+        assert all(not made[name][kept[name] == 0].any() for name in names if l1)
+    assert shares[0] < 0.001 and shares == sorted(shares) and shares[1] < shares[2] < shares[3] and shares[3] > 0.1
+
+
+def test_a_skipped_step_is_no_step_of_l1() -> None:
+    model = model_of("gpt2")
+    before, optimizer = weights(model), make_optimizer(model, OptimizerConfig(l1=5.0), 1e-2)
+    shrink(optimizer, torch.ones(()))
+    assert all(torch.equal(now, before[name]) for name, now in weights(model).items())
+
+
+def test_l1_without_a_matrix_is_refused() -> None:
+    model = model_of("gpt2")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    with pytest.raises(UsageError, match=r"optimizer.l1 has no effect: what is trained has no matrix of its own"):
+        make_optimizer(model, OptimizerConfig(l1=0.1), 1e-2)

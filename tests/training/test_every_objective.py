@@ -49,6 +49,24 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "head alone": ("text-classification", {"model": {"ref": "fill-mask", "train": "head"}}),
     "teacher": ("causal-lm", {"model": {"ref": "text-generation"}, "loss": {"teacher": "chat"}}),
     "average": ("masked-lm", {"model": {"ref": "fill-mask"}, "optimizer": {"ema": 0.8}}),
+    "robust, trimmed, noisy and sparse": (
+        "text-classification",
+        {
+            "model": {"ref": "fill-mask"},
+            "loss": {"kind": "gce", "trim": 0.3, "trim_after": 0.2},
+            "augment": {"embedding_noise": 5.0},
+            "optimizer": {"l1": 1.0, "ema": 0.8},
+        },
+    ),
+    "sparse adapters on noisy packed rows": (
+        "causal-lm",
+        {
+            "model": {"ref": "text-generation", "lora": {"rank": 4}},
+            "loss": {"kind": "focal"},
+            "augment": {"embedding_noise": 5.0},
+            "optimizer": {"l1": 1.0},
+        },
+    ),
 }
 
 
@@ -68,7 +86,7 @@ def configured(name: str, folder: Path, tiny: Tiny) -> TrainConfig:
     objective, changes = WAYS.get(name, (name, {}))
     if name in WAYS:
         model = {**changes["model"], "ref": str(tiny(changes["model"]["ref"]))}
-        loss = {key: str(tiny(value)) for key, value in changes.get("loss", {}).items()}
+        loss = {key: str(tiny(value)) if key == "teacher" else value for key, value in changes.get("loss", {}).items()}
         changes = {**changes, "model": model, "loss": loss}
     else:
         fragment, save, own = RUNS[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,17 @@ pytestmark = [
 Tiny = Callable[[str], Path]
 
 
-def test_an_interrupted_run_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    gpu = {"device": "cuda", "precision": "bf16"}
+REGULARISED = {
+    "loss": {"kind": "gce", "trim": 0.3, "trim_after": 0.5},
+    "augment": {"embedding_noise": 5.0},
+    "optimizer": {"l1": 1.0, "ema": 0.9},
+    "batches": {"packed": False},
+}
+
+
+@pytest.mark.parametrize("more", [{}, REGULARISED], ids=["plain", "regularised"])
+def test_an_interrupted_run_gives_the_same_bytes(more: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    gpu = {"device": "cuda", "precision": "bf16", **more}
     whole = train(run_data(tmp_path, "causal-lm", tiny("text-generation"), **gpu))
     again = {**run_data(tmp_path, "causal-lm", tiny("text-generation"), **gpu), "folder": str(tmp_path / "again/run")}
     events: list[Event] = []

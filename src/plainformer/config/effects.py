@@ -27,8 +27,13 @@ TEXTS = (
     *("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction"),
     *("text-classification", "token-classification", "question-answering", "multiple-choice"),
 )
+_CLASSES = (*WORDS, *LABELLED, "multiple-choice", "question-answering")  # their losses are cross entropies of labels
+_NUMBERS = ("text-classification", "image-classification")
+# Loss → the objectives that it is for.
+_LOSSES = {"usual": (*_CLASSES, "ctc"), "focal": _CLASSES, "gce": _CLASSES, "huber": _NUMBERS}
 # Option → the objectives that it is for.
 _FOR = {
+    "augment.embedding_noise": TEXTS,
     "model.problem": ("text-classification", "image-classification"),
     "loss.label_smoothing": (*WORDS, *LABELLED, "multiple-choice"),
     "loss.chunk": WORDS,
@@ -70,6 +75,7 @@ def check_effects(config: TrainConfig) -> None:
     usual = "window" if config.objective in (*PRETRAINING, "question-answering") else "cut"
     windows = (config.data.too_long or usual) == "window"
     no_effect(config.data.stride > 0 and not windows, "data.stride", f"without {opt('data.too_long', 'window')}")
+    _check_loss(config)
     head_alone = config.model.train == "head"
     no_effect(
         head_alone and config.optimizer.layer_decay is not None,
@@ -89,6 +95,30 @@ def check_effects(config: TrainConfig) -> None:
         for name in ("every", "metric", "patience"):
             given = getattr(config.evaluate, name) is not None
             no_effect(given, f"evaluate.{name}", f"without {opt('data.validation')} or {opt('data.split')}")
+
+
+def _check_loss(config: TrainConfig) -> None:
+    loss, packed = config.loss, config.objective in PACKING and config.batches.packed
+    kind, numbers = opt("loss.kind", loss.kind), config.model.problem == "regression"
+    if config.objective not in _LOSSES[loss.kind]:
+        why = (
+            "of a clip's text, whose alignments all count"
+            if config.objective == "ctc"
+            else "of other things than numbers"
+        )
+        what = f"{kind} cannot be with {opt('objective', config.objective)}: its losses are {why}"
+        raise UsageError(what, f"leave {opt('loss.kind')} out")
+    if loss.kind != "usual" and config.model.problem is not None and numbers != (loss.kind == "huber"):
+        fix = opt("loss.kind", "huber") if numbers else f"{opt('loss.kind', 'focal')} or {opt('loss.kind', 'gce')}"
+        raise UsageError(f"{kind} cannot be with {opt('model.problem', config.model.problem)}", f"give {fix}")
+    if loss.kind != "usual" and loss.label_smoothing:
+        what = (
+            f"{kind} is made of the label's own probability, and {opt('loss.label_smoothing')} of those of all labels"
+        )
+        raise UsageError(what, "give one of the two")
+    if loss.trim and packed:
+        what = f"{opt('loss.trim', loss.trim)} leaves out whole rows, and a packed row has parts of several documents"
+        raise UsageError(what, f"give {opt('batches.packed', False)}")
 
 
 def is_given(section: Any, name: str) -> bool:

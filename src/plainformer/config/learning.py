@@ -76,7 +76,9 @@ class LossConfig(Checked):
     )
     gamma: float = option(2.0, help="focal: weight (1 - p)^gamma (Lin et al. 2017).", check=number("[0, inf)"))
     q: float = option(0.7, help="gce: loss (1 - p^q) / q (Zhang & Sabuncu 2018).", check=number("(0, 1]"))
-    delta: float = option(1.0, help="huber: beyond this the loss is linear (Huber 1964).", check=number("(0, inf)"))
+    delta: float = option(
+        1.0, help="huber (1964): e² / 2 of a difference e up to delta, linear beyond.", check=number("(0, inf)")
+    )
     trim: float = option(
         0.0, help="Share of a step's examples, those of the highest loss, that are left out.", check=number("[0, 1)")
     )
@@ -100,6 +102,9 @@ class LossConfig(Checked):
         super().__post_init__()
         for name in ("temperature", "teacher_weight"):
             no_effect(self.teacher is None and is_given(self, name), name, f"without {opt('teacher')}")
+        for name, kind in (("gamma", "focal"), ("q", "gce"), ("delta", "huber")):
+            no_effect(self.kind != kind and is_given(self, name), name, f"without {opt('kind', kind)}")
+        no_effect(self.trim == 0 and is_given(self, "trim_after"), "trim_after", f"without {opt('trim')}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,13 @@ def may_look(x: Tensor, training: bool) -> bool:
 
 
 class TokenEmbedding(nn.Module):
-    """ids → vectors: token + position + token type, then norm and projection where the model has them."""
+    """ids → vectors: token + position + token type, then norm and projection where the model has them.
+
+    Attributes:
+        noise: what training adds to the token vectors that `embed` gives, (B, T, W); None: nothing.
+    """
+
+    noise: Tensor | None = None
 
     def __init__(self, config: TokenFrontend, hidden_size: int, dropout: Dropout) -> None:
         super().__init__()
@@ -56,7 +62,8 @@ class TokenEmbedding(nn.Module):
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the token vectors alone, (B, T, W), scaled: what `inputs_embeds` replaces."""
         vectors: Tensor = self.tokens(input_ids)
-        return vectors * self.config.scale if self.config.scale != 1.0 else vectors
+        vectors = vectors * self.config.scale if self.config.scale != 1.0 else vectors
+        return vectors if self.noise is None else vectors + self.noise.to(vectors.dtype)
 
     def forward(
         self, embeds_BTW: Tensor, positions_BT: Tensor, token_type_ids: Tensor | None, real_BT: Tensor | None

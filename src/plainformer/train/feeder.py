@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from plainformer.train.draws import generator
+from plainformer.train.noise import noisy
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +78,18 @@ class Examples(Protocol):
 
 
 def collated(
-    objective: Objective, examples: Examples, rows: MicroBatch, seed: int, epoch: int, pin: bool = False
+    objective: Objective,
+    examples: Examples,
+    rows: MicroBatch,
+    seed: int,
+    epoch: int,
+    pin: bool = False,
+    noise: float | None = None,
 ) -> Batch:
     """Return rows of a plan as a batch on the CPU. A row's random numbers are those of its first piece.
 
     In training, examples are augmented as `augment` says; never in evaluation. `pin` puts tensors where a GPU fetches them by
-    itself.
+    itself. `noise` is the α of `noisy`; None for none.
     """
     pieces = [[objective.part(examples[p.example], p.start, p.stop) for p in row] for row in rows]
     draws = [generator(seed, epoch, *_key(row[0])) for row in rows]
@@ -91,6 +98,9 @@ def collated(
     else:
         batch = objective.hidden(objective.collate(objective.augmented(pieces, draws), draws), draws)
     batch = replace(batch, examples=tuple(row[0].example for row in rows))
+    if noise is not None:
+        places = [(seed, epoch, row[0].example, row[0].start) for row in rows]
+        batch = noisy(objective, batch, places, noise)
     return moved(batch, lambda tensor: tensor.pin_memory()) if pin else batch
 
 
@@ -103,4 +113,4 @@ def moved(batch: Batch, move: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
     parts: dict[str, Any] = {
         part: {name: move(tensor) for name, tensor in getattr(batch, part).items()} for part in ("inputs", "targets")
     }
-    return replace(batch, **parts)
+    return replace(batch, **parts, noise=None if batch.noise is None else move(batch.noise))

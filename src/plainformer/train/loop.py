@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,12 @@ from torch import Tensor
 from plainformer.train.draws import torch_seed
 from plainformer.train.feeder import Feeder
 from plainformer.train.interval import interval
-from plainformer.train.objectives.base import Batch
-from plainformer.train.optimizer import clip_gradients, set_learning_rate
+from plainformer.train.noise import noised
+from plainformer.train.objectives.base import Batch, Loss
+from plainformer.train.optimizer import clip_gradients, set_learning_rate, shrink
 from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
+from plainformer.train.trimming import Trimming
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:
         run.finite.check(run.folder, run.plan.step)
     set_learning_rate(run.optimizer, run.rate(step.step))
     run.optimizer.step()
+    shrink(run.optimizer, run.finite.bad)
     if run.average is not None:
         run.average.update(step.step + 1)
     run.loss_sum += total
@@ -74,15 +79,40 @@ def learn(run: Run, step: Step, batches: list[Batch]) -> Tensor:
 
 def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     """Add up the gradient of a step's mean loss, which is the same however its rows are divided; return the summed loss, ()."""
+    if run.trimming is not None and run.trimming.begun(step.step):
+        return accumulate_kept(run, run.trimming, step, batches)
     labels = max(1, sum(batch.count for batch in batches))  # of the whole step, known before the model runs
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     for micro, batch in enumerate(batches):
-        torch.manual_seed(torch_seed(run.config.seed, step.step, micro))  # dropout depends on the step alone
-        with run.autocast():
-            loss = run.objective.loss(run.model, run.here(batch)).total
+        loss = score(run, step, micro, batch).total
         (loss / labels).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
+
+
+def accumulate_kept(run: Run, trimming: Trimming, step: Step, batches: list[Batch]) -> Tensor:
+    """The same of what trimming keeps. Several micro-batches run once more: the first time tells which rows to keep.
+
+    So memory does not grow with their number, and a step that is one micro-batch costs nothing more.
+    """
+    once = len(batches) == 1
+    with nullcontext() if once else torch.no_grad():
+        losses = [score(run, step, micro, batch) for micro, batch in enumerate(batches)]
+    kept = trimming.choose(step, batches, losses)
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for micro, batch in enumerate(batches):
+        loss = (losses[0] if once else score(run, step, micro, batch)).of_rows(kept.rows[micro])
+        (loss / kept.labels).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def score(run: Run, step: Step, micro: int, batch: Batch) -> Loss:
+    """Return the losses of a micro-batch in training."""
+    torch.manual_seed(torch_seed(run.config.seed, step.step, micro))  # dropout depends on the step alone
+    batch = run.here(batch)
+    with run.autocast(), noised(run.model, batch.noise):
+        return run.objective.loss(run.model, batch)
 
 
 def evaluate(run: Run) -> tuple[dict[str, float], tuple[float, float]] | None:
@@ -113,6 +143,9 @@ def evaluate(run: Run) -> tuple[dict[str, float], tuple[float, float]] | None:
 def _log(run: Run, state: State, norm: Tensor) -> None:
     """Write what the steps since the last line gave, and begin anew."""
     run.finite.check(run.folder, run.plan.step)
+    if run.trimming is not None:
+        run.trimming.flush()
+        state.labels -= run.trimming.counted()
     line = {
         "step": state.step,
         "epoch": state.step / run.plan.steps_per_epoch,
@@ -161,7 +194,9 @@ def save(run: Run, state: State) -> None:
     """Write a checkpoint from which the run goes on as if it had not been stopped."""
     run.finite.check(run.folder, run.plan.step)
     state.loss = run.loss_sum.item()
-    content = {**asdict(state), "metrics_bytes": run.record.sync()}
+    content: dict[str, Any] = {**asdict(state), "metrics_bytes": run.record.sync()}
+    if run.trimming is not None:
+        content["trimming"] = run.trimming.state()
     tensors = run.tensors()  # with the weights of the optimizer, not their average
     with run.record.paused(), run.weights:
         run.checkpoints.save(state.step, lambda folder: run.save_model(folder, state), tensors, content)

@@ -1,4 +1,4 @@
-"""Losses, one number for each label: of words, in chunks where the vocabulary is large; of classes; binary; squared; distilled.
+"""Losses, one number for each label: of words, in chunks where the vocabulary is large; of classes; binary; of numbers; distilled.
 
 They are computed in fp32, or in fp64 for a model that is. Their mean over labels is what the usual losses return.
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from plainformer.model.linear import Linear
+from plainformer.train.robust import Robust
 
 if TYPE_CHECKING:
     from plainformer.model.heads import Head
@@ -25,7 +26,12 @@ SCORES_AT_ONCE = 1 << 24  # numbers that a chunk's scores may have: 64 MB in fp3
 
 
 def word_losses(
-    model: Transformer, states_ND: Tensor, labels_N: Tensor, smoothing: float = 0.0, chunk: int | None = None
+    model: Transformer,
+    states_ND: Tensor,
+    labels_N: Tensor,
+    smoothing: float = 0.0,
+    chunk: int | None = None,
+    robust: Robust | None = None,
 ) -> Tensor:
     """Return the cross entropy of each label, (N,), without all scores, (N, V), ever existing at once.
 
@@ -34,19 +40,20 @@ def word_losses(
         states_ND: what `model.states` gave at the labelled positions.
         smoothing: share of the probability that is spread over all words (Szegedy et al. 2016).
         chunk: how many labels are scored at a time; None for as many as fit into 64 MB, 0 for all.
+        robust: what is made of a cross entropy; None for itself.
     """
     head = model.scoring_head
     size = labels_at_a_time(chunk, head.config.out_size, len(labels_N))
     if torch.is_grad_enabled() and isinstance(head.out, Linear) and _is_plain(head.out):
         x_ND, weight_VD, bias_V = read = head.transform(states_ND), head.out.weight, head.out.bias
         wanted = tuple(each is not None and bool(each.requires_grad) for each in read)
-        how = _How(smoothing, head.config.softcap, size, _product_type(x_ND), wanted)
+        how = _How(smoothing, robust, head.config.softcap, size, _product_type(x_ND), wanted)
         losses_N: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, bias_V, labels_N, how)
         return losses_N
     parts = zip(states_ND.split(size), labels_N.split(size), strict=True)
     if not torch.is_grad_enabled() or len(labels_N) <= size:
-        return torch.cat([_scored(head, x_ND, chosen_N, smoothing) for x_ND, chosen_N in parts])
-    return torch.cat([checkpoint(_scored, head, *part, smoothing, use_reentrant=False) for part in parts])
+        return torch.cat([_scored(head, *part, smoothing, robust) for part in parts])
+    return torch.cat([checkpoint(_scored, head, *part, smoothing, robust, use_reentrant=False) for part in parts])
 
 
 def labels_at_a_time(asked: int | None, classes: int, count: int) -> int:
@@ -54,21 +61,36 @@ def labels_at_a_time(asked: int | None, classes: int, count: int) -> int:
     return max(1, SCORES_AT_ONCE // classes) if asked is None else asked or max(1, count)
 
 
-def label_losses(logits_NC: Tensor, labels_N: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the cross entropy of each label, (N,)."""
-    return F.cross_entropy(wide(logits_NC), labels_N, reduction="none", label_smoothing=smoothing)
+def label_losses(logits_NC: Tensor, labels_N: Tensor, smoothing: float = 0.0, robust: Robust | None = None) -> Tensor:
+    """Return the cross entropy of each label, or what `robust` makes of it, (N,)."""
+    losses_N = F.cross_entropy(wide(logits_NC), labels_N, reduction="none", label_smoothing=smoothing)
+    return losses_N if robust is None else robust(losses_N)
 
 
-def binary_losses(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-    """Return the mean over C independent yes-or-no labels (targets 0 to 1) of their cross entropies, (N,)."""
+def binary_losses(logits_NC: Tensor, targets_NC: Tensor, robust: Robust | None = None) -> Tensor:
+    """Return the mean over C independent yes-or-no labels of their cross entropies, (N,).
+
+    `robust` makes something else of each of them; targets are then 0 or 1, otherwise from 0 to 1.
+    """
     wide_NC = wide(logits_NC)
-    return F.binary_cross_entropy_with_logits(wide_NC, targets_NC.to(wide_NC.dtype), reduction="none").mean(-1)
+    losses_NC = F.binary_cross_entropy_with_logits(wide_NC, targets_NC.to(wide_NC.dtype), reduction="none")
+    return (losses_NC if robust is None else robust(losses_NC)).mean(-1)
 
 
 def squared_losses(predicted_NC: Tensor, targets_NC: Tensor) -> Tensor:
     """Return the mean over C numbers of the squared differences, (N,)."""
     wide_NC = wide(predicted_NC)
     return (wide_NC - targets_NC.to(wide_NC.dtype).view_as(wide_NC)).square().mean(-1)
+
+
+def huber_losses(predicted_NC: Tensor, targets_NC: Tensor, delta: float) -> Tensor:
+    """Return the mean over C numbers of Huber's loss (1964), (N,): e² / 2 of a difference e up to δ, δ (|e| - δ / 2) beyond.
+
+    Of small differences it is half of `squared_losses`, as it is for all where δ is large.
+    """
+    wide_NC = wide(predicted_NC)
+    targets_NC = targets_NC.to(wide_NC.dtype).view_as(wide_NC)
+    return F.huber_loss(wide_NC, targets_NC, reduction="none", delta=delta).mean(-1)
 
 
 def distillation_losses(student_NC: Tensor, teacher_NC: Tensor, temperature: float) -> Tensor:
@@ -86,8 +108,8 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _scored(head: Head, x_ND: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
-    return label_losses(head.score(x_ND), labels_N, smoothing)
+def _scored(head: Head, x_ND: Tensor, labels_N: Tensor, smoothing: float, robust: Robust | None) -> Tensor:
+    return label_losses(head.score(x_ND), labels_N, smoothing, robust)
 
 
 def _is_plain(out: Linear) -> bool:
@@ -102,6 +124,7 @@ class _How:
     """`dtype`: what products are computed in. `wanted`: whether gradients in x, W and b are."""
 
     smoothing: float
+    robust: Robust | None
     softcap: float | None
     chunk: int
     dtype: torch.dtype
@@ -198,4 +221,7 @@ def _slopes(scores_NV: Tensor, labels_N: Tensor, how: _How) -> tuple[Tensor, Ten
     if how.smoothing:
         gradient_NV -= how.smoothing / gradient_NV.size(-1)
     gradient_NV.scatter_add_(-1, labels_N[:, None], gradient_NV.new_full((len(labels_N), 1), how.smoothing - 1))
+    if how.robust is not None:
+        gradient_NV *= how.robust.slopes(losses_N)[:, None]
+        losses_N = how.robust.values(losses_N)
     return losses_N, gradient_NV if slope is None else gradient_NV.mul_(slope)

@@ -15,7 +15,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from plainformer.config.training import OptimizerConfig
+from plainformer.config.values import no_effect
 from plainformer.errors import CheckpointError, UsageError, opt
+from plainformer.model.empty import Embedding
+from plainformer.model.linear import Linear
+from plainformer.model.lora import LowRank
 from plainformer.model.transformer import Transformer
 
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
@@ -54,21 +58,44 @@ def depth(model: Transformer, name: str) -> int:
     return encoder + decoder + 1 - level
 
 
+def shrinks(model: nn.Module) -> set[str]:
+    """Return the names of trained parameters that `optimizer.l1` makes sparse.
+
+    They are the matrices of linear layers, convolutions and adapters. Tables of embeddings are none of them, nor is an output
+    layer that is one: an L1 penalty would take away the vectors of rare words, whose gradients are nearly always 0.
+    """
+    modules = list(model.modules())
+    tables = {id(module.weight) for module in modules if isinstance(module, Embedding)}
+    made = (Linear, nn.Conv1d, nn.Conv2d, LowRank)
+    inside = {id(p) for module in modules if isinstance(module, made) for p in module.parameters(recurse=False)}
+    found = trained(model).items()
+    return {name for name, p in found if decays(name, p) and id(p) in inside and id(p) not in tables}
+
+
 def make_optimizer(model: Transformer, config: OptimizerConfig, learning_rate: float, *, fused: bool = True) -> AdamW:
     """Return AdamW over what is trained, in one group for each pair of decay and rate.
 
-    Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth. Raises UsageError if
-    everything is frozen.
+    Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth; and `sparse`, those of
+    its parameters that `shrink` makes so, by `l1`. Raises UsageError if everything is frozen, or nothing is for `l1`.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
+    sparse = shrinks(model) if config.l1 else set()
     for name, parameter in trained(model).items():
         share = 1.0 if config.layer_decay is None else config.layer_decay ** depth(model, name)
         decay = config.weight_decay if decays(name, parameter) else 0.0
-        groups.setdefault((decay, share), []).append(parameter)
+        groups.setdefault((decay, share), {})[name] = parameter
     if not groups:
         raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
+    no_effect(config.l1 > 0 and not sparse, "optimizer.l1", ": what is trained has no matrix of its own")
     listed = [
-        {"params": members, "weight_decay": decay, "share": share, "lr": learning_rate * share}
+        {
+            "params": list(members.values()),
+            "weight_decay": decay,
+            "share": share,
+            "lr": learning_rate * share,
+            "l1": config.l1,
+            "sparse": [members[name] for name in members if name in sparse],
+        }
         for (decay, share), members in groups.items()
     ]
     return AdamW(listed, lr=learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=fused)
@@ -78,6 +105,21 @@ def set_learning_rate(optimizer: AdamW, learning_rate: float) -> None:
     """Set the rate of the step to come; groups of lower layers get their share."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["share"]
+
+
+@torch.no_grad()
+def shrink(optimizer: AdamW, skipped: Tensor) -> None:
+    """Take the proximal step of the L1 penalty, after the optimizer's own: move each number towards 0, at most to 0.
+
+    The threshold is rate times λ, as the decoupled decay of AdamW is rate times decay: |w| ≤ threshold becomes exactly 0,
+    which the gradient of a penalty never gives (Tibshirani 1996; Parikh & Boyd 2014, section 6.5.2). `skipped`, (), is 1
+    where the optimizer has skipped its step.
+    """
+    for group in optimizer.param_groups:
+        if group["sparse"]:
+            threshold = (group["lr"] * group["l1"] * (1 - skipped.double())).float()
+            for parameter in group["sparse"]:
+                parameter.sub_(parameter.clamp(-threshold, threshold))
 
 
 def clip_gradients(optimizer: AdamW, limit: float | None) -> Tensor:
@@ -138,11 +180,15 @@ class Average:
 
     After step n, counted from 1, a weight's average moves by 1 - min(decay, (1 + n) / (10 + n)) of the way to the weight:
     the first steps, which are far from where training ends, are soon forgotten.
+
+    Args:
+        sparse: names of parameters whose average is 0 wherever they are: those of `shrinks`.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, sparse: Iterable[str] = ()) -> None:
         self.decay = decay
         self.parameters = trained(model)
+        self.sparse = sorted(sparse)
         self.averages = {name: p.detach().to(torch.float32, copy=True) for name, p in self.parameters.items()}
 
     @torch.no_grad()
@@ -151,6 +197,8 @@ class Average:
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
         weights = [p.detach().float() for p in self.parameters.values()]
         torch._foreach_lerp_(list(self.averages.values()), weights, weight)
+        for name in self.sparse:
+            self.averages[name].mul_(self.parameters[name] != 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

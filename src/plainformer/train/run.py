@@ -19,6 +19,7 @@ from plainformer.train.objectives.base import Batch, Metric, Objective
 from plainformer.train.optimizer import Average
 from plainformer.train.plan import Plan, Step
 from plainformer.train.record import Record
+from plainformer.train.trimming import Trimming
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Run:
         rate: step → learning rate. average: of the weights; it is what is evaluated and saved.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         save_model, tensors: write the model into a folder; return what else is needed to go on.
-        stop: whether to stop after this step.
+        stop: whether to stop after this step. trimming: what steps leave out; None: nothing.
     """
 
     config: TrainConfig
@@ -74,6 +75,7 @@ class Run:
     tensors: Callable[[], Mapping[str, Tensors]]
     record: Record
     stop: Callable[[], bool] = lambda: False
+    trimming: Trimming | None = None
 
     def __post_init__(self) -> None:
         self.device = self.model.device

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import AdamW
 
 from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
+from plainformer.config.training import OptimizerConfig
 from plainformer.errors import TrainingError, opt
 from plainformer.inputs.files import make_folder
+from plainformer.model.transformer import Transformer
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
 from plainformer.train.feeder import VALIDATION, collated
 from plainformer.train.loop import train_steps
-from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors, shrinks
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
+from plainformer.train.trimming import Trimming
 from plainformer.training.card import card_of
 from plainformer.training.events import Event, Events, Told
 from plainformer.training.folder import RunFolder, cannot_write
@@ -119,6 +123,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             train_steps(run, state)
         finally:
             run.record.close()
+            if run.trimming is not None:
+                run.trimming.close()
     result = TrainResult(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best)
     events.ended(result.to_dict())
     return result
@@ -140,13 +146,10 @@ def make_run(
     peak = config.optimizer.learning_rate
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak)
-    average = Average(model, config.optimizer.ema) if config.optimizer.ema is not None else None
+    average = _average(config.optimizer, model)
     own_weights = average is not None or not saved_whole(model)
     if saved is not None:
-        fill(model, saved.tensors("weights"))
-        load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
-        if average is not None:
-            average.load(saved.tensors("ema"))
+        _restore(saved, model, optimizer, average)
 
     def tensors() -> dict[str, dict[str, torch.Tensor]]:
         found = {"optimizer": optimizer_tensors(optimizer, model)}
@@ -166,7 +169,8 @@ def make_run(
 
     def batches(step: int) -> Any:
         planned = plan.step(step)
-        return planned, [collated(objective, examples, rows, config.seed, planned.epoch, pin) for rows in planned.micro]
+        how = (config.seed, planned.epoch, pin, config.augment.embedding_noise)
+        return planned, [collated(objective, examples, rows, *how) for rows in planned.micro]
 
     return Run(
         *(config, folder, model, taught(objective, model.config), plan, batches),
@@ -183,4 +187,18 @@ def make_run(
         tensors=tensors,
         record=Told(folder, events, **place),
         stop=stop,
+        trimming=Trimming(config.loss, plan, folder, model.device, saved) if config.loss.trim else None,
     )
+
+
+def _restore(saved: Saved, model: Transformer, optimizer: AdamW, average: Average | None) -> None:
+    fill(model, saved.tensors("weights"))
+    load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
+    if average is not None:
+        average.load(saved.tensors("ema"))
+
+
+def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
+    if config.ema is None:
+        return None
+    return Average(model, config.ema, shrinks(model) if config.l1 else ())

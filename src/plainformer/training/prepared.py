@@ -17,6 +17,7 @@ from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Labels, Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
+from plainformer.train.trimming import check_trimming
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
 from plainformer.training.scaling import scaled, unscaled
@@ -89,6 +90,7 @@ def _prepared(config: TrainConfig) -> Prepared:
         examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )
     check_schedule(config.schedule, plan.total_steps)
+    check_trimming(config.loss, plan)
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     return Prepared(

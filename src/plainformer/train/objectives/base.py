@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from plainformer.config.training import PRETRAINING
 from plainformer.evaluate.base import Metric as Metric
 from plainformer.train.objectives.collate import row_sums
+from plainformer.train.robust import robust_of
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -59,6 +61,7 @@ class Batch:
             its micro-batches.
         tokens: real positions (padding not counted), for the speed that is reported.
         examples: the number of each row's first example, for per-example losses.
+        noise: what is added to the token vectors of its texts, (R, T, W); None: nothing. See `noise.py`.
     """
 
     inputs: dict[str, Tensor]
@@ -66,6 +69,7 @@ class Batch:
     count: int
     tokens: int
     examples: tuple[int, ...] = ()
+    noise: Tensor | None = None
 
 
 @dataclass
@@ -73,18 +77,36 @@ class Loss:
     """The loss of a micro-batch.
 
     Attributes:
-        total: the sum over its labels, (). values: the loss of each label, detached, (N,).
-        counts: how many labels each row has, (B,); None where each has one.
+        values: the loss of each label, (N,), those of a row next to each other.
+        counts: how many of them each row has, (B,); None where each has one.
+        labels: how many labels each row has, (B,), where one value is that of several; None: `counts`.
     """
 
-    total: Tensor
     values: Tensor
     counts: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """Return the sum over labels, ()."""
+        return self.values.sum()
 
     @property
     def per_row(self) -> Tensor:
-        """Return the sum of each row's losses, (B,). A GPU is waited for."""
-        return self.values if self.counts is None else row_sums(self.values, self.counts)
+        """Return the sum of each row's losses, (B,), without a gradient."""
+        return self.values.detach() if self.counts is None else row_sums(self.values, self.counts)
+
+    @property
+    def labels_per_row(self) -> Tensor:
+        """Return how many labels each row has, (B,)."""
+        known = self.counts if self.labels is None else self.labels
+        return known if known is not None else torch.ones_like(self.values, dtype=torch.int64)
+
+    def of_rows(self, weights_B: Tensor) -> Tensor:
+        """Return the sum over labels, each times its row's weight, (); nothing of a GPU's is waited for."""
+        if self.counts is None:
+            return (self.values * weights_B).sum()
+        return (self.values * weights_B.repeat_interleave(self.counts, output_size=len(self.values))).sum()
 
 
 @dataclass
@@ -125,6 +147,7 @@ class Objective(ABC):
         distils: whether a teacher can be imitated: `scored` and `scored_losses` say what both models score.
         metrics: what evaluation gives besides the loss; the first chooses the best checkpoint.
         limit: the longest example in tokens, None for any.
+        robust: what becomes of a label's cross entropy in training; None: nothing. Evaluation never asks for it.
     """
 
     name: ClassVar[str]
@@ -138,6 +161,7 @@ class Objective(ABC):
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         self.config, self.model_config, self.processor = config, model, processor
+        self.robust = robust_of(config.loss)
 
     @classmethod
     def labels_of(cls, config: TrainConfig, rows: Iterable[Mapping[str, Any]]) -> Labels | None:
@@ -178,6 +202,10 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Run the model."""
+
+    def texts(self, batch: Batch) -> list[list[int]]:
+        """Return which of the texts that the model reads belong to each row: one, where a row is not several choices."""
+        return [[row] for row in range(len(batch.inputs["input_ids"]))]
 
     def scored(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of what has a label, (N, C), in the order of the rows; `targets["per_row"]`, (B,), counts them."""

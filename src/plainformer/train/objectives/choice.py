@@ -87,17 +87,25 @@ class MultipleChoice(TextClassification):
         targets = {**self.targets(examples), "places": padded(places, -1)}
         return Batch({name: x[None] for name, x in inputs.items()}, targets, len(examples), tokens_of(examples))
 
+    def texts(self, batch: Batch) -> list[list[int]]:
+        """Return the places of each example's choices among all."""
+        return [[place for place in row if place >= 0] for row in batch.targets["places"].tolist()]
+
     def scores(self, model: Any, batch: Batch) -> Tensor:
         """Return the scores of each example's choices, (B, C); minus infinity where it has fewer."""
         scores_N, places_BC = super().scores(model, batch)[0], batch.targets["places"]
         return torch.where(places_BC >= 0, scores_N[places_BC.clamp_min(0)], -torch.inf)
 
-    def losses(self, scores_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Return the loss of each example, (B,); what is smoothed goes to the choices that there are."""
-        logs_BC, real_BC = scores_BC.log_softmax(-1), scores_BC > -torch.inf
-        right_B = -logs_BC.gather(-1, labels[:, None])[:, 0]
+    def losses(self, scores_BC: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross entropy of each example, (B,)."""
+        return -scores_BC.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+
+    def learnt_losses(self, scores_BC: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each example in training, (B,); what is smoothed goes to the choices that there are."""
+        right_B, smoothing = self.losses(scores_BC, labels), self.config.loss.label_smoothing
         if smoothing == 0:
-            return right_B
+            return right_B if self.robust is None else self.robust(right_B)
+        logs_BC, real_BC = scores_BC.log_softmax(-1), scores_BC > -torch.inf
         even_B = -torch.where(real_BC, logs_BC, 0.0).sum(-1) / real_BC.sum(-1)
         return (1 - smoothing) * right_B + smoothing * even_B
 

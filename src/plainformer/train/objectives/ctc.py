@@ -101,7 +101,10 @@ class CtcSpeechRecognition(Objective):
         """Return clips padded on the right, and their texts one after the other."""
         examples = single(rows)
         texts = [example["labels"].astype(np.int64) for example in examples]
-        targets = {"labels": torch.from_numpy(np.concatenate(texts))}
+        targets = {
+            "labels": torch.from_numpy(np.concatenate(texts)),
+            "per_row": torch.tensor(list(map(len, texts))),
+        }
         batch = self.hearing.batch(examples, targets, sum(map(len, texts)), sum(map(self.length, examples)))
         return replace(batch, letters=tuple(map(len, texts)))
 
@@ -137,7 +140,7 @@ class CtcSpeechRecognition(Objective):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         assert isinstance(batch, Clips)
         losses_B = self._losses(list(self._frames(model, batch)), batch)
-        return Loss(losses_B.sum(), losses_B.detach())
+        return Loss(losses_B, labels=batch.targets["per_row"])
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:

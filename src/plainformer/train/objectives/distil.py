@@ -52,7 +52,7 @@ class Distilled(Objective):
         losses_N = far_N * self.weight
         if own_N is not None:
             losses_N = losses_N + (1 - self.weight) * own_N
-        return Loss(losses_N.sum(), losses_N.detach(), batch.targets.get("per_row"))
+        return Loss(losses_N, batch.targets.get("per_row"))
 
     def _classes(self, model: Transformer, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Return the losses of labels and the divergences, each (N,)."""
@@ -101,6 +101,10 @@ class Distilled(Objective):
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """See the objective."""
         return self.inner.collate(rows, draws)
+
+    def texts(self, batch: Batch) -> list[list[int]]:
+        """See the objective."""
+        return self.inner.texts(batch)
 
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
         """See the objective."""

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from plainformer.config.scaling import Scaling
+from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, a_type, did_you_mean, opt
-from plainformer.train.losses import binary_losses, label_losses, squared_losses, wide
+from plainformer.train.losses import binary_losses, huber_losses, label_losses, squared_losses, wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Labels, Loss, Metric, Objective
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
-    from plainformer.config.training import TrainConfig
+    from plainformer.config.training import LossConfig, TrainConfig
     from plainformer.model.transformer import Transformer
 
 LABEL = Column(
@@ -52,6 +53,7 @@ class LabelObjective(Objective):
         super().__init__(config, model, processor)
         self.problem = model.head.problem or "single_label"
         self.scaling: Scaling | None = model.head.scaling
+        check_loss(config.loss, self.problem)
         self.metrics = METRICS[self.problem]  # type: ignore[misc]
         self.distils = self.problem == "single_label"
         self.labels, self.classes = model.labels, model.head.out_size
@@ -107,13 +109,22 @@ class LabelObjective(Objective):
         assert logits is not None
         return wide(logits)
 
-    def losses(self, scores_BC: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Return the loss of each row, (B,): of several classes or numbers their mean."""
+    def losses(self, scores_BC: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each row in evaluation, (B,): of several classes or numbers their mean."""
         if self.problem == "single_label":
-            return label_losses(scores_BC, labels, smoothing)
+            return label_losses(scores_BC, labels)
         if self.problem == "multi_label":
             return binary_losses(scores_BC, labels)
         return squared_losses(scores_BC, labels)
+
+    def learnt_losses(self, scores_BC: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each row in training, (B,), as `loss` says."""
+        how = self.config.loss
+        if self.problem == "single_label":
+            return label_losses(scores_BC, labels, how.label_smoothing, self.robust)
+        if self.problem == "multi_label":
+            return binary_losses(scores_BC, labels, self.robust)
+        return huber_losses(scores_BC, labels, how.delta) if how.kind == "huber" else squared_losses(scores_BC, labels)
 
     def scored(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of the labels, (B, C)."""
@@ -121,11 +132,10 @@ class LabelObjective(Objective):
 
     def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each row, (B,)."""
-        return self.losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
+        return self.learnt_losses(scores, batch.targets["labels"])
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
-        losses_B = self.losses(self.scores(model, batch), batch.targets["labels"], self.config.loss.label_smoothing)
-        return Loss(losses_B.sum(), losses_B.detach())
+        return Loss(self.learnt_losses(self.scores(model, batch), batch.targets["labels"]))
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
@@ -166,6 +176,19 @@ class LabelObjective(Objective):
             return ", ".join(f"{value:g}" for value in values)
         numbers = [int(values[0])] if self.problem == "single_label" else np.flatnonzero(values).tolist()
         return ", ".join(self.labels[number] if number < len(self.labels) else str(number) for number in numbers)
+
+
+def check_loss(config: LossConfig, problem: str) -> None:
+    """Refuse a loss that is not of this problem, which may be known by the checkpoint alone."""
+    numbers = problem == "regression"
+    named = f"the problem is {problem.replace('_', ' ')}"
+    if config.kind != "usual" and numbers != (config.kind == "huber"):
+        known = (
+            f"{opt('loss.kind', 'huber')}" if numbers else f"{opt('loss.kind', 'focal')} or {opt('loss.kind', 'gce')}"
+        )
+        why = "has no probability of a label" if numbers else "has no distance of numbers"
+        raise UsageError(f"{opt('loss.kind', config.kind)} cannot be: {named}, which {why}", f"give {known}")
+    no_effect(config.label_smoothing > 0 and problem != "single_label", "loss.label_smoothing", f"where {named}")
 
 
 def is_missing(value: Any) -> bool:

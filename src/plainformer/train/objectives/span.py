@@ -21,6 +21,7 @@ from plainformer.train.losses import label_losses, wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Loss, Metric, Objective
 from plainformer.train.objectives.reading import Reading, single, tokens_of
 from plainformer.train.objectives.words import text_of
+from plainformer.train.robust import Robust
 
 if TYPE_CHECKING:
     from plainformer.config import ModelConfig
@@ -97,13 +98,12 @@ class QuestionAnswering(Objective):
         real_BT = batch.inputs.get("attention_mask")
         return scores if real_BT is None else scores.masked_fill(real_BT[:, None] == 0, torch.finfo(torch.float32).min)
 
-    def _losses(self, scores: Tensor, spans_B2: Tensor) -> Tensor:
+    def _losses(self, scores: Tensor, spans_B2: Tensor, robust: Robust | None = None) -> Tensor:
         """Return the mean loss of both ends, (B,)."""
-        return label_losses(scores.flatten(0, 1), spans_B2.flatten()).view(-1, 2).mean(-1)
+        return label_losses(scores.flatten(0, 1), spans_B2.flatten(), robust=robust).view(-1, 2).mean(-1)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
-        losses_B = self._losses(self.scores(model, batch), batch.targets["spans"])
-        return Loss(losses_B.sum(), losses_B.detach())
+        return Loss(self._losses(self.scores(model, batch), batch.targets["spans"], self.robust))
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:

@@ -130,12 +130,10 @@ class TokenClassification(Objective):
 
     def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each of them, (N,)."""
-        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
+        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing, self.robust)
 
     def loss(self, model: Transformer, batch: Batch) -> Loss:
-        scores_NC = self.scores(model, batch)
-        losses_N = label_losses(scores_NC, batch.targets["labels"], self.config.loss.label_smoothing)
-        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
+        return Loss(self.scored_losses(self.scores(model, batch), batch), batch.targets["per_row"])
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:

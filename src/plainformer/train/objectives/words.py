@@ -55,11 +55,12 @@ class WordObjective(Objective):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Score the labelled positions alone: the head sees one position at a time, so the others would change nothing."""
         losses_N = self.losses(model, labelled_states(model, batch), batch.targets["labels"])
-        return Loss(losses_N.sum(), losses_N.detach(), batch.targets["per_row"])
+        return Loss(losses_N, batch.targets["per_row"])
 
     def losses(self, model: Transformer, states_ND: Tensor, labels_N: Tensor) -> Tensor:
         """Return the loss of each label, (N,)."""
-        return word_losses(model, states_ND, labels_N, self.config.loss.label_smoothing, self.config.loss.chunk)
+        how = self.config.loss
+        return word_losses(model, states_ND, labels_N, how.label_smoothing, how.chunk, self.robust)
 
     def scored(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the scores of each label's position, (N, V)."""
@@ -67,7 +68,7 @@ class WordObjective(Objective):
 
     def scored_losses(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each label, (N,)."""
-        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing)
+        return label_losses(scores, batch.targets["labels"], self.config.loss.label_smoothing, self.robust)
 
     @torch.no_grad()
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
