@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +115,26 @@ def evaluate(
         print_evaluation(found, drawn=plots)
 
 
+@contextmanager
+def _nothing_left() -> Iterator[None]:
+    """Within, Ctrl-C ends the program at once, and what it has not finished is removed."""
+    from plainformer.evaluate.kept import remove_unfinished
+
+    def heard(number: int, frame: Any) -> None:
+        remove_unfinished()
+        screen.interrupted()
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _restored(value: Any) -> Any:
     return restored(value) if isinstance(value, str) else value
 
@@ -131,7 +156,7 @@ def _run(ref: str, data: str | None, asked: dict[str, Any]) -> Evaluation:
 
     with screen.during("evaluating"):
         from plainformer.evaluation import evaluate as run
-    with screen.during(count):
+    with screen.during(count), _nothing_left():
         return run(ref, data, on_progress=advance, **asked)
 
 
