@@ -18,13 +18,28 @@ def interval(
     Args:
         rows: each row's statistics, (B, M), of which the metric is made. measured: makes metrics of their sums, (M,).
     """
-    random = np.random.Generator(np.random.Philox(0))
+    return bounds_of(resampled(rows, measured, metric))
+
+
+def resampled(
+    rows: npt.NDArray[np.float64],
+    measured: Callable[[npt.NDArray[np.float64]], Mapping[str, float]],
+    metric: str,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Return a metric of samples of the rows, drawn with replacement, (RESAMPLES,)."""
+    random = np.random.Generator(np.random.Philox(seed))
     values = []
     for _ in range(RESAMPLES):
         times = np.bincount(random.integers(0, len(rows), len(rows)), minlength=len(rows))
         values.append(measured((times[:, None] * rows).sum(0))[metric])
-    known = [value for value in values if value == value] or [np.nan]
-    low, high = np.quantile(known, [(1 - SHARE) / 2, (1 + SHARE) / 2])
+    return np.array(values)
+
+
+def bounds_of(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return between which two values 95 % of those that are known lie."""
+    known = values[values == values]
+    low, high = np.quantile(known if len(known) else np.array([np.nan]), [(1 - SHARE) / 2, (1 + SHARE) / 2])
     return float(low), float(high)
 
 
