@@ -20,9 +20,11 @@ from plainformer.inputs.files import make_folder
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
 from plainformer.train.example_losses import LossFiles
 from plainformer.train.feeder import collated
-from plainformer.train.kept_verdict import VERDICT, kept_verdict
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
+from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.verdict import conclude
@@ -166,21 +168,13 @@ def make_run(
 
     def save_model(path: Path, state: State) -> None:
         start.save(model, path)
-        if state.ended in ("done", "early"):
-            conclude(folder)
+        conclude(folder, state.ended)
         card_of(prepared, model, state, folder).write(path)
 
-    (folder / VERDICT).unlink(missing_ok=True)
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    examples = prepared.examples
-
-    def batches(step: int) -> Any:
-        planned = plan.step(step)
-        return planned, [collated(objective, examples, rows, config.seed, planned.epoch, pin) for rows in planned.micro]
-
     return Run(
-        *(config, folder, model, taught(objective, model.config), plan, batches),
+        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin)),
         scored=scored(prepared, pin),
         losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
         optimizer=optimizer,
@@ -195,3 +189,16 @@ def make_run(
         record=Told(folder, events, **place),
         stop=stop,
     )
+
+
+def _batches(prepared: Prepared, pin: bool) -> Callable[[int], tuple[Step, list[Batch]]]:
+    """Return what makes the micro-batches of a step; `pin`: for a GPU."""
+    plan, seed = prepared.plan, prepared.config.seed
+
+    def batches(number: int) -> tuple[Step, list[Batch]]:
+        step = plan.step(number)
+        return step, [
+            collated(prepared.objective, prepared.examples, rows, seed, step.epoch, pin) for rows in step.micro
+        ]
+
+    return batches
