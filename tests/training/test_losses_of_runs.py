@@ -38,7 +38,7 @@ def no_plots() -> Iterator[None]:
 def shuffled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """A classifier that can only learn its rows by heart: labels are drawn by chance."""
     folder, draw = tmp_path_factory.mktemp("shuffled"), random.Random(0)
-    rows = [{"text": " ".join(draw.choices(WORDS, k=8)), "label": draw.choice(("yes", "no"))} for _ in range(240)]
+    rows = [{"text": " ".join(draw.choices(WORDS, k=8)), "label": draw.choice(("yes", "no"))} for _ in range(420)]
     config = run_config(
         folder,
         "text-classification",
@@ -49,11 +49,12 @@ def shuffled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> TrainResul
         },
         batches={"size": 12, "micro": 12},
         length={"epochs": 24, "steps": None},
-        optimizer={"learning_rate": 5e-3},
+        optimizer={"learning_rate": 1e-2},
+        schedule={"kind": "constant"},
         evaluate={"every": 30, "batch_size": 60, "patience": 0},
         checkpoints={"every": 240},
     )
-    return train(config)
+    return train(replace(config, model=replace(config.model, dropout=0.0)))
 
 
 def test_labels_by_chance_are_learnt_by_heart(shuffled: TrainResult) -> None:
@@ -141,7 +142,9 @@ def test_without_a_probe_or_validation(tiny: Tiny, tmp_path: Path) -> None:
     folder = train(replace(config, evaluate=replace(config.evaluate, probe=False))).folder
     line = evaluations(folder)[0]
     assert "probe" not in line and "gap" not in line and set(read_losses(folder, [7])) == {"validation"}
-    alone = replace(config, folder=str(tmp_path / "alone"), data=replace(config.data, validation=None))
+    usual = type(config.evaluate)()
+    data = replace(config.data, validation=None)
+    alone = replace(config, folder=str(tmp_path / "alone"), data=data, evaluate=usual)
     result = train(alone)
     assert result.verdict is None and not (result.folder / "losses").exists()
 
