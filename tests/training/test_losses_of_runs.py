@@ -172,3 +172,22 @@ def test_an_interrupted_run_has_the_same_files(tiny: Tiny, tmp_path: Path) -> No
     files = {path.name for path in (folder / "losses").iterdir()}
     assert files == {"examples.npz", *(f"step-{step:08d}.npz" for step in (0, 7, 14, 21, 28))}
     assert np.load(folder / "losses" / "step-00000007.npz")["validation"].dtype == np.float32
+
+
+def test_examples_are_listed(shuffled: TrainResult) -> None:
+    """Each row of train by its place; all are seen in each of 24 passes, and most are learnt by heart."""
+    lines = read_lines(shuffled.folder / "examples.jsonl")
+    assert [line["index"] for line in lines] == list(range(120))
+    assert lines[3]["place"] == "drawn.jsonl line 4" and len(lines[3]["key"]) == 32
+    assert {line["times"] for line in lines} == {24}
+    assert all(line["last_loss"] > 0 for line in lines)
+    learnt = [line for line in lines if line["first_learnt"] is not None]
+    assert len(learnt) > 100 and sum(line["last_loss"] < np.log(2) for line in lines) > 80
+    assert any(line["forgotten"] for line in lines)
+
+
+def test_packed_rows_are_listed_without_losses(tiny: Tiny, tmp_path: Path) -> None:
+    config = run_config(tmp_path, "causal-lm", tiny("text-generation"), length={"steps": 3})
+    lines = read_lines(train(config).folder / "examples.jsonl")
+    assert len(lines) == 61 and {line["last_loss"] for line in lines} == {None}
+    assert {line["times"] for line in lines} <= {0, 1, 2, 3}

@@ -169,10 +169,8 @@ def verdict(folder: str | Path) -> Verdict:
     return judge(curves, margin, tuple(judge([one], margin) for one in curves))
 
 
-def conclude(folder: Path, ended: str) -> None:
-    """Write RUN/verdict.json, where evaluations left what it needs, if a run has ended: `ended` is "done" or "early"."""
-    if ended not in ("done", "early"):
-        return
+def conclude(folder: Path) -> None:
+    """Write RUN/verdict.json, where evaluations left what it needs."""
     try:
         found = verdict(folder)
     except CheckpointError as error:  # a run without validation rows, or one that an earlier version began
