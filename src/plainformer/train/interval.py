@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from plainformer.evaluate.intervals import bootstrap
+from plainformer.evaluate.intervals import resampled as times_drawn
 
-RESAMPLES = 1000
+RESAMPLES, SHARE = 1000, 0.95
 
 
 def interval(
@@ -20,13 +20,26 @@ def interval(
     Args:
         rows: each row's statistics, (B, M), of which the metric is made. measured: makes metrics of their sums, (M,).
     """
+    return bounds_of(resampled(rows, measured, metric))
 
-    def measure(weights: npt.NDArray[np.float64]) -> dict[str, float]:
-        # A product of matrices would add in another order, and training's records are the same to the last bit.
-        return {metric: measured((weights[:, None] * rows).sum(0))[metric]}
 
-    found = bootstrap(rows, lambda _: measure, resamples=RESAMPLES, fewest=1)[metric]
-    return (np.nan, np.nan) if found.low is None or found.high is None else (found.low, found.high)
+def resampled(
+    rows: npt.NDArray[np.float64],
+    measured: Callable[[npt.NDArray[np.float64]], Mapping[str, float]],
+    metric: str,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Return a metric of samples of the rows, drawn with replacement, (RESAMPLES,)."""
+    # A product of matrices would add in another order, and training's records are the same to the last bit.
+    draws = times_drawn(len(rows), RESAMPLES, seed)
+    return np.array([measured((times[:, None] * rows).sum(0))[metric] for times in draws])
+
+
+def bounds_of(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return between which two values 95 % of those that are known lie."""
+    known = values[values == values]
+    low, high = np.quantile(known if len(known) else np.array([np.nan]), [(1 - SHARE) / 2, (1 + SHARE) / 2])
+    return float(low), float(high)
 
 
 def said(value: float, bounds: object) -> str:

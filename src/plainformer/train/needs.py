@@ -21,6 +21,7 @@ class Needs:
         weights, gradients, optimizer, average: bytes of tensors that are as large as parameters.
         activations: bytes that one micro-batch keeps for its backward pass; None where it was not measured.
         checkpoint: bytes of one checkpoint. checkpoints: how many are on the disk at a time, at most.
+        losses: bytes of the losses of each example, which evaluations leave.
     """
 
     parameters: int
@@ -32,6 +33,7 @@ class Needs:
     activations: int | None
     checkpoint: int
     checkpoints: int
+    losses: int = 0
 
     @property
     def memory(self) -> int:
@@ -43,10 +45,18 @@ class Needs:
         return {**asdict(self), "memory": self.memory}
 
 
-def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | None = None) -> Needs:
+def needs(
+    config: TrainConfig,
+    parameters: Iterable[Tensor],
+    activations: int | None = None,
+    *,
+    losses: int = 0,
+    examples: int = 0,
+) -> Needs:
     """Return what a run of these parameters needs; those that do not require gradients are frozen.
 
-    AdamW keeps two numbers for each trained parameter. A checkpoint holds the weights and what the optimizer keeps.
+    AdamW keeps two numbers for each trained parameter. A checkpoint holds the weights and what the optimizer keeps, and
+    `examples`, bytes of what is known of each example. `losses`: bytes that all evaluations leave.
     """
     unique = list({id(one): one for one in parameters}.values())
     trained = [one for one in unique if one.requires_grad]
@@ -60,8 +70,9 @@ def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | 
         optimizer=2 * gradients,
         average=average,
         activations=activations,
-        checkpoint=weights + 2 * gradients + average,
+        checkpoint=weights + 2 * gradients + average + examples,
         checkpoints=config.checkpoints.keep + 3,  # the best, the last, and one that is being written
+        losses=losses,
     )
 
 

@@ -21,19 +21,27 @@ from plainformer.errors import TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
-from plainformer.train.feeder import VALIDATION, collated
+from plainformer.train.example_losses import LossFiles
+from plainformer.train.feeder import collated
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
+from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors, shrinks
+from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.trimming import Trimming
+from plainformer.train.verdict import conclude
 from plainformer.training.card import card_of
 from plainformer.training.events import Event, Events, Told
+from plainformer.training.example_table import history_of, write_examples
 from plainformer.training.folder import RunFolder, cannot_write
+from plainformer.training.going import Going
 from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
-from plainformer.training.models import fill, made_model, saved_whole, weights_of
+from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared, prepare
+from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
@@ -48,6 +56,7 @@ class TrainResult:
         ended: "done", "early" (no progress), or "stopped": the same call goes on with it.
         step, total_steps: steps done, and of the whole run.
         best: step, metric, value and 95 % interval of the best evaluation; None without validation rows.
+        verdict: on overfitting, at the end, as `Verdict.to_dict` gives it; None before, and without validation rows.
     """
 
     folder: Path
@@ -55,6 +64,7 @@ class TrainResult:
     step: int
     total_steps: int
     best: dict[str, Any] | None
+    verdict: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -125,7 +135,9 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             run.record.close()
             if run.trimming is not None:
                 run.trimming.close()
-    result = TrainResult(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best)
+    result = TrainResult(
+        folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)
+    )
     events.ended(result.to_dict())
     return result
 
@@ -147,35 +159,24 @@ def make_run(
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak)
     average = _average(config.optimizer, model)
-    own_weights = average is not None or not saved_whole(model)
+    going = Going(model, optimizer, average, history_of(prepared))
     if saved is not None:
-        _restore(saved, model, optimizer, average)
-
-    def tensors() -> dict[str, dict[str, torch.Tensor]]:
-        found = {"optimizer": optimizer_tensors(optimizer, model)}
-        if own_weights:
-            found["weights"] = weights_of(model)
-        if average is not None:
-            found["ema"] = average.tensors()
-        return found
+        going.load(saved)
 
     def save_model(path: Path, state: State) -> None:
         start.save(model, path)
+        if state.ended in ("done", "early"):
+            conclude(folder)
+            write_examples(prepared, going.history, state.step, folder)
         card_of(prepared, model, state, folder).write(path)
 
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    examples, validation = prepared.examples, prepared.validation or prepared.examples  # of which no batch is made then
-
-    def batches(step: int) -> Any:
-        planned = plan.step(step)
-        how = (config.seed, planned.epoch, pin, config.augment.embedding_noise)
-        return planned, [collated(objective, examples, rows, *how) for rows in planned.micro]
-
     return Run(
-        *(config, folder, model, taught(objective, model.config), plan, batches),
-        validation=lambda n: collated(objective, validation, prepared.evaluation[n], config.seed, VALIDATION, pin),
-        validation_batches=len(prepared.evaluation),
+        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin)),
+        scored=scored(prepared, pin),
+        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
+        history=going.history,
         optimizer=optimizer,
         rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
         average=average,
@@ -184,21 +185,26 @@ def make_run(
         save_every=prepared.save_every,
         checkpoints=checkpoints,
         save_model=save_model,
-        tensors=tensors,
+        tensors=going.tensors,
         record=Told(folder, events, **place),
         stop=stop,
         trimming=Trimming(config.loss, plan, folder, model.device, saved) if config.loss.trim else None,
     )
 
 
-def _restore(saved: Saved, model: Transformer, optimizer: AdamW, average: Average | None) -> None:
-    fill(model, saved.tensors("weights"))
-    load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
-    if average is not None:
-        average.load(saved.tensors("ema"))
-
-
 def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
     if config.ema is None:
         return None
     return Average(model, config.ema, shrinks(model) if config.l1 else ())
+
+
+def _batches(prepared: Prepared, pin: bool) -> Callable[[int], tuple[Step, list[Batch]]]:
+    """Return what makes the micro-batches of a step; `pin`: for a GPU."""
+    plan, config = prepared.plan, prepared.config
+
+    def batches(number: int) -> tuple[Step, list[Batch]]:
+        step = plan.step(number)
+        how = (config.seed, step.epoch, pin, config.augment.embedding_noise)
+        return step, [collated(prepared.objective, prepared.examples, rows, *how) for rows in step.micro]
+
+    return batches
