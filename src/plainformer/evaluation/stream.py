@@ -84,6 +84,7 @@ class Stream:
             return
         reference = self.exam.reference(own.question, result)
         line = {"place": place, "input": own.question.said, "reference": reference, "answer": answer}
+        line |= self.exam.shown(own.question, answer)
         keeper.add(as_json(line), scorer.row(reference, answer), own.example.key, own.example.unit)
 
     def _skip(self, error: PlainformerError, place: str, said: str) -> None:

@@ -98,6 +98,10 @@ class Exam(ABC):
         """Return what is right, where the task's answer decides what of it is scored."""
         return question.reference
 
+    def shown(self, question: Question, answer: Any) -> Mapping[str, Any]:
+        """Return what else people are shown of an example: the words of tags, where in its context an answer is."""
+        return {}
+
     @abstractmethod
     def scorer(self) -> Scorer:
         """Return the scorer."""
@@ -136,6 +140,16 @@ def label_of(name: str, labels: Sequence[str], numbers: Mapping[str, int]) -> st
     except UsageError as error:
         known = did_you_mean(name, labels) or f"it has {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
         raise UsageError(error.what, f"{known}; are these rows of another task?") from None
+
+
+def excerpt(text: str, parts: Iterable[str]) -> str:
+    """Return the part of a text in which others first occur, and what is around them; its beginning where none does."""
+    places = [(text.find(part), len(part)) for part in parts if part and part in text]
+    if not places:
+        return short(text)
+    start = max(0, min(place for place, _ in places) - SHORT)
+    end = min(max(place + size for place, size in places) + SHORT, start + 10 * SHORT)
+    return "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
 
 
 def cut_as_in(run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plainformer.errors import UsageError, a_type
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.scorers import make_scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, excerpt, short
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.choice import MultipleChoice, right_choice
@@ -69,6 +69,9 @@ class Spans(Exam):
         score = result.no_answer_score
         return {"text": result.text, "no_answer_score": score, "given": "" if score > self.threshold else result.text}
 
+    def shown(self, question: Question, answer: Any) -> Mapping[str, Any]:
+        return {"context": excerpt(question.value[1], (*question.reference, answer["text"]))}
+
     def scorer(self) -> Scorer:
         if self.threshold is None:
             return make_scorer("squad", version="1.1")
@@ -91,6 +94,9 @@ class WrittenAnswers(Exam):
 
     def answer(self, question: Question, result: Any) -> Any:
         return {"text": result.text}
+
+    def shown(self, question: Question, answer: Any) -> Mapping[str, Any]:
+        return {"context": excerpt(question.value[1], (*question.reference, answer["text"]))}
 
     def scorer(self) -> Scorer:
         return make_scorer("squad", version="1.1")

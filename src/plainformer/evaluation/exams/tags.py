@@ -61,6 +61,9 @@ class Tags(Exam):
     def answer(self, question: Question, result: Any) -> Any:
         return word_tags(question.value, question.about, result, self.nothing)
 
+    def shown(self, question: Question, answer: Any) -> Mapping[str, Any]:
+        return {"words": question.about}
+
     def scorer(self) -> Scorer:
         if has_scheme(self.labels):
             return make_scorer("entities", labels=self.labels, scheme=self.scheme)
