@@ -101,9 +101,9 @@ def test_the_order_of_the_file_changes_nothing(by: str) -> None:
     other = divide(surveyed(ROWS, group), SplitConfig(validation=0.2, test=0.1, by=by, group=group, seed=4))
     assert sides_by_text(ROWS, other) != sides_by_text(ROWS, split) and other.record() != split.record()
     if by != "grouped":
-        assert [len(split.rows(side)) for side in SIDES] == [84, 24, 12]
+        assert [len(split.rows(side)) for side in SIDES[:3]] == [84, 24, 12]
     else:
-        topics = [{ROWS[i]["topic"] for i in split.rows(side)} for side in SIDES]
+        topics = [{ROWS[i]["topic"] for i in split.rows(side)} for side in SIDES[:3]]
         assert [len(one) for one in topics] == [11, 4, 2] and len(set.union(*topics)) == 17
     folded = fold(surveyed(ROWS, group), 4, by, group=group)
     assert {row["text"]: k for row, k in zip(ROWS, folded, strict=True)} == {

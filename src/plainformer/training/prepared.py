@@ -15,7 +15,7 @@ from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
-from plainformer.training.examples import digest_of, store_of
+from plainformer.training.examples import digest_of, stores_of
 from plainformer.training.models import Start, start_of
 
 EVALUATIONS = 10  # in a run of one epoch
@@ -68,9 +68,7 @@ def prepare(config: Any) -> Prepared:
     start = start_of(config, kind, labels)
     objective = kind(config, start.config, start.processor)
     digest = digest_of(start.processor, start.files)
-    stores = {
-        name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
-    }
+    stores = stores_of(rows, config, objective, digest)
     examples, validation = stores["train"], stores.get("validation")
     plan = make_plan(
         examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
