@@ -5,31 +5,70 @@
     measure = scorer.measure(rows_NM)
     measure(np.ones(len(rows_NM)))  # {"accuracy": 0.9, ...}
 
-A bootstrap asks `measure` again with other weights; nothing else of an answer need be kept. No torch.
+A bootstrap asks `measure` again with other weights; nothing else of an answer need be kept. A row of weight 2 counts as two
+equal rows. A metric that rows do not define is NaN, and `Metric.undefined` says when. No torch.
 
-Shapes: N examples, M numbers of each.
+Shapes: N examples, M numbers of each, R sets of weights.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 Measure = Callable[[Numbers], dict[str, float]]  # weights of the rows, (N,) → metrics
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that evaluation gives. Its direction is a property of the metric, never an option."""
+    """A number that evaluation gives. Its direction is a property of the metric, never an option.
+
+    Attributes:
+        name: what `measure` calls it. Metrics of a part of the answers are "name/part", for example "f1/PER".
+        better: "higher" or "lower".
+        undefined: when it is NaN, as a reason: "no example has this label".
+        beside: a metric that it repeats in most cases: people are shown it only where it differs from that.
+    """
 
     name: str
-    better: str = "higher"  # or "lower"
+    better: str = "higher"
+    undefined: str = "there are no examples"
+    beside: str = ""
+
+    @property
+    def part(self) -> str:
+        """Return the label or type that it is of; "" where it is of all answers."""
+        return self.name.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people and for JSON.
+
+    Attributes:
+        name: what it is: "labels", "confusion", "reliability" ...
+        header: names of the columns; the first is that of the rows' names. Where a cell is a metric with an interval,
+            that is "column/row": "f1/positive".
+        rows: text, whole numbers and numbers; NaN where a number is undefined.
+        note: how to read it, in one sentence.
+    """
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, None for what is undefined."""
+        plain = [[None if cell != cell else cell for cell in row] for row in self.rows]
+        return {**asdict(self), "header": list(self.header), "rows": plain}
 
 
 class Scorer(ABC):
@@ -55,6 +94,25 @@ class Scorer(ABC):
         """Return each example's own value, (N,), of which a metric is the mean; None of metrics that are no mean."""
         return None
 
+    def tables(self, rows_NM: Numbers) -> list[Table]:
+        """Return what is shown besides the metrics: of each label, which were taken for which ..."""
+        return []
+
     def settings(self) -> Mapping[str, Any]:
         """Return what `make_scorer` needs besides the name to make this scorer again, as JSON holds it."""
         return {}
+
+
+class OfSums:
+    """A measure whose metrics are made of weighted sums of columns: fast, since many sets of weights are one product."""
+
+    def __init__(self, columns_NM: Numbers, measured: Callable[[Numbers], dict[str, float]]) -> None:
+        self.columns_NM, self.measured = columns_NM, measured
+
+    def __call__(self, weights_N: Numbers) -> dict[str, float]:
+        return self.measured(weights_N @ self.columns_NM)
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, NaN where the whole is 0."""
+    return float(part / whole) if whole else float("nan")

@@ -1,0 +1,78 @@
+"""A kept evaluation gives back what was put in, and is complete or absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plainformer.errors import InputError, UsageError
+from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+
+KEYS = [bytes([n]) * 16 for n in (3, 1, 2, 1)]
+
+
+def keep(folder: Path, units: list[bytes | None] | None = None) -> Kept:
+    with Keeper(folder, 2) as keeper:
+        for number, key in enumerate(KEYS):
+            unit = None if units is None else units[number]
+            keeper.add({"place": f"line {number + 1}", "answer": "é\ud800"}, (number, 0.5), key, unit)
+        return keeper.finish({"task": "text-classification"}, keeper.units(own=units is None))
+
+
+def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
+    kept = keep(tmp_path / "deep" / "one")
+    assert len(kept) == 4 and kept.info["n"] == 4 and kept.info["task"] == "text-classification"
+    assert kept.rows.tolist() == [[0, 0.5], [1, 0.5], [2, 0.5], [3, 0.5]]
+    assert np.load(kept.folder / "rows.npy").shape == (4, 2)
+    lines = list(kept.predictions())
+    assert [line["place"] for line in lines] == ["line 1", "line 2", "line 3", "line 4"]
+    assert lines[0]["answer"] == "é\ud800" and lines[0]["key"] == KEYS[0].hex()
+    assert kept.keys[0].tolist() == [int.from_bytes(KEYS[0][:8], "big"), int.from_bytes(KEYS[0][8:], "big")]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["one"]
+
+
+def test_units_are_numbered_by_their_hashes_and_copies_are_units_of_their_own(tmp_path: Path) -> None:
+    assert keep(tmp_path / "rows").units.tolist() == [3, 0, 2, 1]
+    by_unit = keep(tmp_path / "units", [b"b" * 16, b"a" * 16, b"b" * 16, b"c" * 16])
+    assert by_unit.units.tolist() == [1, 0, 1, 2]
+
+
+def test_what_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Keeper(tmp_path / "one", 1) as keeper:
+        keeper.add({}, [1.0], KEYS[0])
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_one_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    keep(tmp_path / "one")
+    assert len(keep(tmp_path / "one")) == 4 and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UsageError, match="is not an evaluation"):
+        keep(tmp_path / "mine")
+
+
+def test_damage_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no evaluation"):
+        Kept(tmp_path)
+    kept = keep(tmp_path / "one")
+    assert is_kept(kept.folder)
+    np.save(kept.folder / "units.npy", np.zeros(3, np.int64))
+    with pytest.raises(InputError, match="3 rows, not 4"):
+        _ = Kept(kept.folder).units
+    info = kept.folder / "evaluation.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "version": 99}))
+    with pytest.raises(InputError, match="version 99"):
+        Kept(kept.folder)
+    info.write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Kept(kept.folder)
+
+
+def test_values_become_json() -> None:
+    found = as_json({"a": np.float64(2), "b": (float("nan"), np.arange(2)), 3: np.True_})
+    assert found == {"a": 2.0, "b": [None, [0, 1]], "3": True}
