@@ -16,6 +16,7 @@ import torch
 
 from plainformer.checkpoint.formats import write_safetensors
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
+from plainformer.checkpoint.run_folders import Series, series_of
 from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
@@ -141,7 +142,8 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
     """Return a checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
 
     Args:
-        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id.
+        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id. The folder of a
+            run means its best model; that of a run for each fold means all of their models, which answer as one.
         task: one of `plainformer tasks`, or a task's class; None takes what the checkpoint's architecture implies.
         options: see `load_model`.
     Returns:
@@ -160,6 +162,8 @@ def load_chosen(
         raise UsageError(
             f"{opt('purpose', 'train')}: a task answers, and is not trained", "load_model gives the model to train"
         )
+    if (series := series_of(ref)) is not None:
+        return _load_series(series, os.fspath(ref), task, asked, chosen)
     given = task_info(task) if task is not None else None
     with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
@@ -176,6 +180,20 @@ def load_chosen(
         if isinstance(task, str):
             found.loaded_as(task)
         return found
+
+
+def _load_series(
+    series: Series, ref: str, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen
+) -> Task:
+    """Return the models of all folds as one task."""
+    from plainformer.tasks.ensemble import check_vote, ensemble
+
+    def check(kind: type[Task], name: str, config: ModelConfig) -> None:
+        check_vote(kind, name, config, series.vote)
+        chosen(kind, name, config)
+
+    members = [load_chosen(member, task, asked, check) for member in series.members]
+    return ensemble(members, series.vote, ref)
 
 
 @overload
@@ -389,11 +407,14 @@ def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> ty
 
 def save(model: Transformer | Task, folder: Ref) -> None:
     """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
+    from plainformer.tasks.ensemble import refuse_ensemble
+
     if isinstance(model, Transformer):
         save_model(model, folder)
         return
     if not isinstance(model, Task):
         raise UsageError(f"{a_type(model)} is neither a model nor a task", "pass what load or load_model gave")
+    refuse_ensemble(model, "what `save` writes")
     save_model(model.model, folder)
     if model.needs_tokenizer:
         model.tokenizer.save(Path(folder))

@@ -101,7 +101,7 @@ def _check_folds(config: TrainConfig) -> None:
     if folds.vote == "majority" and (config.objective == "question-answering" or config.model.problem == "regression"):
         what = f"{opt('folds.vote', 'majority')}: answers of {config.objective} are hardly ever equal"
         raise UsageError(what, f"give {opt('folds.vote', 'mean')}")
-    for name in folds.search or {}:
+    for name in folds.tried():
         if any(name == one or name.startswith(f"{one}.") for one in _NOT_SEARCHED):
             what = f"{opt('folds.search')} cannot choose {opt(name)}, which changes what is measured, or nothing at all"
             raise UsageError(what, "search for what a model learns by, such as optimizer.learning_rate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -330,11 +330,21 @@ class FoldsConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         no_effect(self.outer is not None and not self.search, "outer", f"without {opt('search')}")
-        for name, values in (self.search or {}).items():
+        for name, values in self.tried().items():
             own, several = f"search.{name}", isinstance(values, list | tuple) and len(values) > 1
             if not several or any(one in values[:place] for place, one in enumerate(values)):
                 what = f"{opt(own, values)} is not a list of two values or more, each once"
                 raise UsageError(what, f"give {opt('search')} lists: {{optimizer.learning_rate: [1e-5, 1e-4]}}")
+
+    def tried(self) -> dict[str, Any]:
+        """Return what a search tries: option, by its dotted name, → values. {} without a search."""
+
+        def flat(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+            for key, value in found.items():
+                name = before + key.replace("-", "_")
+                yield from flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+
+        return dict(flat(self.search or {}))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,9 @@ def prepare(config: Any) -> Prepared:
         UsageError, InputError, CheckpointError: with what is wrong and what to do.
     """
     config = resolved(as_config(config))
+    if config.folds is not None:
+        what = f"{opt('folds')} asks for {config.folds.count} runs, and this is one"
+        raise UsageError(what, "`plainformer.cross_validate`, or `plainformer train`, makes all of them")
     kind = objective_class(config.objective)
     rows = sides_of(config.data, kind.columns)
     labels = kind.labels_of(config, rows.sides["train"].mapped())
