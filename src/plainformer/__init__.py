@@ -63,7 +63,7 @@ _NAMES = {
     "ReplayError": "plainformer.explanation",
     "TASKS": "plainformer.tasks",
     "Skipped": "plainformer.tasks.results",
-    "read_tags": "plainformer.inputs.text.tag_schemes",
+    "read_tags": "plainformer.config.tag_schemes",
 }
 __all__ = ["__version__", *_NAMES]
 
@@ -96,7 +96,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.starting import NewHead as NewHead, from_fragment as from_fragment, with_head as with_head
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped
-    from plainformer.inputs.text.tag_schemes import read_tags as read_tags
+    from plainformer.config.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
     from plainformer.training import TrainResult as TrainResult, train as train
 # isort: on

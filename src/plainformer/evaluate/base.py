@@ -8,7 +8,7 @@
 A bootstrap asks `measure` again with other weights; nothing else of an answer need be kept. A row of weight 2 counts as two
 equal rows. A metric that rows do not define is NaN, and `Metric.undefined` says when. No torch.
 
-Shapes: N examples, M numbers of each, R sets of weights.
+Shapes: N examples, M numbers of each, W sets of weights.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Scorer(ABC):
         """Return what makes metrics of weights, (N,); what does not depend on weights is done once, here."""
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
-        """Return each example's own value, (N,), of which a metric is the mean; None of metrics that are no mean."""
+        """Return each example's own value, (N,), of which a metric is the mean; None of metrics that are not means."""
         return None
 
     def tables(self, rows_NM: Numbers) -> list[Table]:

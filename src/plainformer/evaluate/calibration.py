@@ -1,6 +1,6 @@
 """Whether a model's probabilities are to be believed, and the temperature that makes them so.
 
-Shapes: N examples, C classes, G groups of equal confidence, K bins.
+Shapes: N examples, C classes, G groups of equal confidence, P bins.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Reliability:
         self.order = Order(confidence_N)
         places_N = self.order.places_N
         self.sorted = np.ones(len(places_N)), confidence_N[places_N], right_N[places_N].astype(np.float64)
-        self.edges_K = np.linspace(0.0, 1.0, bins + 1)
+        self.edges_P = np.linspace(0.0, 1.0, bins + 1)
 
     def bins(self, weights_N: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """Return each bin's weight, sum of confidences and sum of right answers, (K,) each."""
+        """Return each bin's weight, sum of confidences and sum of right answers, (P,) each."""
         weights_N, ends_G = weights_N[self.order.places_N], self.order.ends_G
         mass_G, sure_G, right_G = (np.append(0.0, np.cumsum(weights_N * each_N)[ends_G]) for each_N in self.sorted)
-        edges_K = self.edges_K * mass_G[-1]
-        sums = [np.diff(np.interp(edges_K, mass_G, each_G)) for each_G in (sure_G, right_G)]
-        return np.diff(edges_K), sums[0], sums[1]
+        edges_P = self.edges_P * mass_G[-1]
+        sums = [np.diff(np.interp(edges_P, mass_G, each_G)) for each_G in (sure_G, right_G)]
+        return np.diff(edges_P), sums[0], sums[1]
 
     def error(self, weights_N: Numbers) -> float:
         """Return the expected calibration error: the mean gap between confidence and accuracy over bins (Guo et al. 2017)."""
-        mass_K, sure_K, right_K = self.bins(weights_N)
-        return ratio(float(np.abs(sure_K - right_K).sum()), float(mass_K.sum()))
+        mass_P, sure_P, right_P = self.bins(weights_N)
+        return ratio(float(np.abs(sure_P - right_P).sum()), float(mass_P.sum()))
 
     def table(self) -> Table:
         """Return the bins as data, for a reliability diagram."""

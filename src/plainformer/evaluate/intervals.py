@@ -1,6 +1,6 @@
 """How sure metrics are: the percentile bootstrap over units (Efron 1979).
 
-Shapes: N rows, M numbers of each, U units, R resamples.
+Shapes: N rows, M numbers of each, G units, W resamples.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def unit_places(units: npt.ArrayLike, rows: int) -> npt.NDArray[np.int64]:
 
 
 def resampled(count: int, resamples: int, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield how often each unit was drawn, (U,), for each resample; the same for the same seed and count."""
+    """Yield how often each unit was drawn, (G,), for each resample; the same for the same seed and count."""
     random = np.random.Generator(np.random.Philox(seed))
     for _ in range(resamples):
         yield np.bincount(random.integers(0, count, count), minlength=count)
@@ -94,16 +94,16 @@ def _measured(
     """Yield the metrics of each resample."""
     draws = resampled(count, resamples, seed)
     if not isinstance(whole, OfSums):
-        for times_U in draws:
-            values = whole((times_U if places is None else times_U[places]).astype(np.float64))
+        for times_G in draws:
+            values = whole((times_G if places is None else times_G[places]).astype(np.float64))
             yield [values[name] for name in names]
         return
     # Sums over a unit's rows are made once; then many resamples are one product of matrices.
-    columns_UM = whole.columns_NM if places is None else _summed(whole.columns_NM, places, count)
+    columns_GM = whole.columns_NM if places is None else _summed(whole.columns_NM, places, count)
     at_once = max(1, min(64, _NUMBERS_AT_ONCE // max(1, count)))
     for start in range(0, resamples, at_once):
-        times_RU = np.stack([next(draws) for _ in range(min(at_once, resamples - start))]).astype(np.float64)
-        for sums_M in times_RU @ columns_UM:
+        times_WG = np.stack([next(draws) for _ in range(min(at_once, resamples - start))]).astype(np.float64)
+        for sums_M in times_WG @ columns_GM:
             values = whole.measured(sums_M)
             yield [values[name] for name in names]
 
@@ -113,9 +113,9 @@ def _summed(columns_NM: Numbers, places_N: npt.NDArray[np.int64], count: int) ->
     return np.stack(sums, axis=1)
 
 
-def _interval(value: float, resampled_R: Numbers, level: float, units: int) -> Interval:
-    known = resampled_R[~np.isnan(resampled_R)]
-    if math.isnan(value) or len(known) * 2 < len(resampled_R):
+def _interval(value: float, resampled_W: Numbers, level: float, units: int) -> Interval:
+    known = resampled_W[~np.isnan(resampled_W)]
+    if math.isnan(value) or len(known) * 2 < len(resampled_W):
         why = "it is undefined" if math.isnan(value) else "most resamples do not define it"
         return Interval(value, None, None, units, why)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])

@@ -1,6 +1,6 @@
 """Metrics of one label for each example: accuracy, F1, Matthews' correlation, ROC-AUC, and calibration.
 
-Equal to scikit-learn's. Shapes: N examples, C labels, M numbers of an example.
+Equal to scikit-learn's. Shapes: N examples, C classes, M numbers of an example.
 """
 
 from __future__ import annotations

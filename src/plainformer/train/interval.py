@@ -1,4 +1,4 @@
-"""How sure a metric is: the percentile bootstrap over the rows it was measured on (Efron 1979)."""
+"""How sure the metric of a validation is: the percentile bootstrap over the rows it was measured on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-RESAMPLES, SHARE = 1000, 0.95
+from plainformer.evaluate.intervals import bootstrap
+
+RESAMPLES = 1000
 
 
 def interval(
@@ -18,14 +20,13 @@ def interval(
     Args:
         rows: each row's statistics, (B, M), of which the metric is made. measured: makes metrics of their sums, (M,).
     """
-    random = np.random.Generator(np.random.Philox(0))
-    values = []
-    for _ in range(RESAMPLES):
-        times = np.bincount(random.integers(0, len(rows), len(rows)), minlength=len(rows))
-        values.append(measured((times[:, None] * rows).sum(0))[metric])
-    known = [value for value in values if value == value] or [np.nan]
-    low, high = np.quantile(known, [(1 - SHARE) / 2, (1 + SHARE) / 2])
-    return float(low), float(high)
+
+    def measure(weights: npt.NDArray[np.float64]) -> dict[str, float]:
+        # A product of matrices would add in another order, and training's records are the same to the last bit.
+        return {metric: measured((weights[:, None] * rows).sum(0))[metric]}
+
+    found = bootstrap(rows, lambda _: measure, resamples=RESAMPLES, fewest=1)[metric]
+    return (np.nan, np.nan) if found.low is None or found.high is None else (found.low, found.high)
 
 
 def said(value: float, bounds: object) -> str:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Tokenizer
 
+from plainformer.config.tag_schemes import read_tags
 from plainformer.errors import UsageError
-from plainformer.inputs.text.tag_schemes import read_tags
 from plainformer.inputs.text.words import words
 from tests.support import models as make
 from tests.support.close import close

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from plainformer.config.tag_schemes import check_scheme, has_scheme, read_tags
 from plainformer.config.values import no_effect
 from plainformer.errors import opt
 from plainformer.inputs.text.encoding import Encoding
-from plainformer.inputs.text.tag_schemes import check_scheme, has_scheme, read_tags
 from plainformer.inputs.text.windows import counted, window_size
 from plainformer.inputs.text.words import characters, trimmed, words
 from plainformer.tasks.base import Task

@@ -58,7 +58,7 @@ class MultipleChoice(TextClassification):
             )
         if len(choices) < 2:
             raise Dropped("fewer than two choices")
-        label = _which(row.get("label"), list(choices))
+        label = right_choice(row.get("label"), list(choices))
         pairs, cut = [], 0
         for choice in choices:
             pair = self.processor.encode(text, choice, max_length=None)
@@ -118,7 +118,7 @@ def _pairs(example: Arrays, types: bool) -> list[Arrays]:
     return [dict(zip(names, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
 
-def _which(value: Any, choices: list[str]) -> int:
+def right_choice(value: Any, choices: list[str]) -> int:
     """Return the number of the right choice."""
     if value is None or value == "":
         raise Dropped("no label")

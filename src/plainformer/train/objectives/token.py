@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from plainformer.config.tag_schemes import OUTSIDE, has_scheme, read_tags
 from plainformer.errors import InputError, UsageError, a_type
-from plainformer.inputs.text.tag_schemes import OUTSIDE, has_scheme, read_tags
 from plainformer.inputs.text.windows import windows
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.losses import label_losses, wide

@@ -1,0 +1,142 @@
+"""`evaluate`: a checkpoint's answers to rows, scored. It sees all parts of the library, as `training` does.
+
+data (rows → columns → which they are) → kept already? → the task's own encode → predict → decode → scorer → a kept evaluation
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from plainformer.config.loading import LoadOptions
+from plainformer.config.values import no_effect
+from plainformer.errors import UsageError, opt
+from plainformer.evaluate.kept import Kept
+from plainformer.evaluation.examine import Request, examined
+from plainformer.evaluation.ledger import Ledger, Looks, now
+from plainformer.evaluation.report import Evaluation, report_of
+from plainformer.evaluation.temperature import Calibration, calibrate
+
+__all__ = ["Calibration", "Evaluation", "evaluate"]
+_LOADS = {f.name for f in fields(LoadOptions)}
+
+
+def evaluate(
+    ref: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    side: str | None = None,
+    test: bool = False,
+    look_again: str | None = None,
+    columns: Mapping[str, str | int] | None = None,
+    unit: str | None = None,
+    format: str | None = None,
+    name: str | None = None,
+    split: str | None = None,
+    header: bool | None = None,
+    limit: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    again: bool = False,
+    calibrate: str | os.PathLike[str] | None = None,
+    temperature: float | str | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Return the metrics of a checkpoint's answers to rows, with intervals. What was answered before is read, not run again.
+
+    Args:
+        ref: as `load` takes it, or the folder of a run: its best model, or its last where none is best.
+        data: rows in any format that training reads; None: those of a side of the run, with its columns, labels and lengths.
+        task: another task of the checkpoint. side: "validation" (the default), "test" or "train" of a run.
+        test: the rows are a test set: the look is written into the user's ledger, and another one with another model or other
+            options is refused, unless `look_again` gives a reason, which every report then shows.
+        columns: the task's name of a column → the data's: a name, or a number. unit: a column whose equal values are one
+            unit of intervals (document, speaker), or a part of it, "file:folder"; default: the paragraph of questions, else
+            each row.
+        format, name, split, header, limit: of the data, as in `data.train` of a configuration.
+        output: folder that keeps the evaluation; default: the run's, else the user's cache. again: run even what is kept.
+        calibrate: rows to fit a temperature on, which is kept beside the checkpoint; "validation" of a run.
+        temperature: a number, or "stored": divides a classifier's logits. Of a task that writes, its sampling temperature.
+        on_progress: is told how many of how many rows are answered.
+        options: of `load` and of the task.
+    Raises:
+        UsageError: data, columns or options that cannot be; a second look at a test set.
+    """
+    loads = {key: value for key, value in options.items() if key in _LOADS}
+    given = {key: value for key, value in options.items() if key not in _LOADS}
+    request = Request(
+        ref=os.fspath(ref),
+        data=None if data is None else os.fspath(data),
+        task=task,
+        side=side,
+        columns=dict(columns or {}),
+        unit=unit,
+        source={"format": format, "name": name, "split": split, "header": header, "limit": limit},
+        output=None if output is None else Path(output),
+        again=again,
+        temperature=temperature,
+        load=loads,
+        options=given,
+        test=test,
+        reason=_reason(look_again),
+        progress=on_progress or (lambda done, total: None),
+    )
+    fitted = None
+    if calibrate is not None:
+        fitted, request = _calibrated(request, os.fspath(calibrate))
+    if request.data is None and not request.is_run:
+        raise UsageError("there is no data to evaluate on", "give DATA, or the folder of a run, which has its own")
+    return replace(_evaluated(request), calibration=fitted)
+
+
+def _reason(text: str | None) -> str | None:
+    if text is not None and not text.strip():
+        raise UsageError(f"{opt('look_again', text)} is no reason", "say why the test set has to be looked at again")
+    return text
+
+
+def _evaluated(request: Request) -> Evaluation:
+    """Evaluate, and write down a look at a test set before anybody sees its metrics."""
+    ledger = Ledger()
+    found = examined(request, ledger)
+    kept, looks = found.kept, Looks()
+    no_effect(request.reason is not None and not found.is_test, "look_again", "on rows that are no test set")
+    if found.is_test:
+        metrics = {name: value["value"] for name, value in kept.info["metrics"].items() if "/" not in name}
+        looks = ledger.add(replace(found.look, metrics=metrics, time=now()), request.reason)
+        if found.run is not None:
+            own = [look for look in looks.all if look.run == found.look.run]
+            found.run.card(own)
+    return report_of(kept, looks, read=found.read)
+
+
+def _calibrated(request: Request, data: str) -> tuple[Calibration, Request]:
+    """Fit the temperature on other rows, and return it with what is to be evaluated then: those rows, where nothing else is said."""
+    if data == "test" or (request.is_run and data == "train"):
+        raise UsageError(f"{opt('calibrate', data)}: a temperature is fitted on validation rows", "give those")
+    side = data if request.is_run and data == "validation" else None
+    own = replace(
+        request, data=None if side else data, side=side, test=False, reason=None, temperature=None, output=None
+    )
+    ledger = Ledger()
+    found = examined(own, ledger)
+    if found.is_test:
+        what = f"{opt('calibrate', data)}: these rows are a test set, which was looked at"
+        raise UsageError(what, "a temperature is fitted on validation rows")
+    fitted = calibrate(found.kept, found.beside)
+    if request.data is None and request.side is None and not request.is_run:
+        request = replace(request, data=data)
+    return fitted, request
+
+
+def kept_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
+    """Return the report of an evaluation that is kept in a folder."""
+    kept = Kept(folder)
+    looks = Ledger().looks(kept.info["data"]["identity"]) if kept.info["data"].get("test") else Looks()
+    return report_of(kept, looks, read=True)
+
+

@@ -1,0 +1,298 @@
+"""From a request to a kept evaluation: the one that is there, or a new one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import plainformer
+from plainformer.checkpoint.opened import AdaptedCheckpoint
+from plainformer.config import ModelConfig
+from plainformer.config.loading import LoadOptions
+from plainformer.config.training import TrainConfig
+from plainformer.config.values import no_effect
+from plainformer.data.columns import LOOKED_AT
+from plainformer.errors import UsageError, opt
+from plainformer.evaluate.intervals import plain
+from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+from plainformer.evaluation.exams import exam_class
+from plainformer.evaluation.exams.base import Exam
+from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options
+from plainformer.evaluation.ledger import LEVEL, Ledger, Look
+from plainformer.evaluation.report import measured
+from plainformer.evaluation.runs import RunRef, check_output, run_of
+from plainformer.evaluation.source import Source, file_source, read_source
+from plainformer.evaluation.stream import Stream, check_any
+from plainformer.evaluation.temperature import stored_temperature
+from plainformer.loading import load_chosen, open_asked
+from plainformer.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; see `evaluation.evaluate`.
+
+    Attributes:
+        source: options of `SourceConfig`. load, options: of loading and of the task. reason: to look at a test set again.
+    """
+
+    ref: str
+    data: str | None
+    task: str | None
+    side: str | None
+    columns: Mapping[str, Any]
+    unit: str | None
+    source: Mapping[str, Any]
+    output: Path | None
+    again: bool
+    temperature: float | str | None
+    load: Mapping[str, Any]
+    options: Mapping[str, Any]
+    test: bool
+    reason: str | None
+    progress: Callable[[int, int], object]
+
+    @property
+    def is_run(self) -> bool:
+        """Return whether it is the folder of a run."""
+        return run_of(self.ref) is not None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A kept evaluation.
+
+    Attributes:
+        read: whether it was there. look: what the ledger is told, where `is_test`. run: that was evaluated.
+        beside: the folder of the checkpoint, None where it is one file.
+    """
+
+    kept: Kept
+    read: bool
+    is_test: bool
+    look: Look
+    run: RunRef | None
+    beside: Path | None
+
+
+class _Known(Exception):
+    """What was asked for is kept already: no weights need be read."""
+
+
+@dataclass
+class _Examination:
+    """One evaluation on its way. `choose` is called when the checkpoint's task is known and its weights are not read."""
+
+    request: Request
+    ledger: Ledger
+    run: RunRef | None
+    digest: str
+    beside: Path | None
+    exam: type[Exam] = field(init=False)
+    source: Source = field(init=False)
+    options: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    task: str = ""
+    key: str = ""
+    config_digest: str = ""
+    is_test: bool = False
+
+    @property
+    def config(self) -> TrainConfig | None:
+        """Return the configuration of the run whose own rows are evaluated."""
+        return self.run.config if self.run is not None and self.request.data is None else None
+
+    def choose(self, kind: type[Task], name: str, config: ModelConfig) -> None:
+        """Choose the exam, read which rows these are, and stop where the evaluation is kept.
+
+        Raises:
+            UsageError: options, columns or data that cannot be; a second look. _Known.
+        """
+        self.task = name
+        self._rows(config)
+        self._options(kind)
+        self.source.survey(self.exam)
+        seen = {key: value for key, value in self.exam.seen(self.source.seen).items() if key not in self.options}
+        self.options |= seen
+        content = {
+            "version": plainformer.__version__,
+            "checkpoint": self.digest,
+            "task": name,
+            "exam": self.exam.__name__,
+            "load": plain_options({k: v for k, v in self.request.load.items() if k in ("dtype", "quantize", "backend")}),
+            "options": plain_options(self.options),
+            "temperature": self.temperature,
+        }
+        self.config_digest = digest_of(content)
+        self.key = digest_of({**content, "data": self.source.digest()})
+        self._test()
+        if not self.request.again and self._is_there():
+            raise _Known
+
+    def _rows(self, config: ModelConfig) -> None:
+        request, run = self.request, self.run
+        unused = {name: value for name, value in request.source.items() if value is not None and name != "limit"}
+        if request.data is not None:
+            no_effect(request.side is not None, "side", "with DATA")
+            rows = read_source(request.data, request.columns, request.source)
+            first = iter(rows)
+            there = list(islice(first, LOOKED_AT))
+            names = {name for row in there for name in row} | set(request.columns)
+            self.exam = exam_class(self.task, names, None, config)
+            self.source = file_source(self.exam, rows, chain(there, first), request.data, request.columns, request.unit)
+            return
+        assert run is not None
+        for name in unused:
+            no_effect(True, name, "on a run's own rows", "give DATA")
+        no_effect(bool(request.columns), "columns", "on a run's own rows, which have the run's", "give DATA")
+        if run.config.objective == "denoising":
+            what = "a run of denoising has no targets of its own to be compared with"
+            raise UsageError(what, "give DATA with sources and targets")
+        side = request.side or "validation"
+        self.exam = exam_class(self.task, (), run.config.objective, config)
+        self.source = run.source(self.exam, run.side(side), side, request.unit, request.source.get("limit"))
+
+    def _options(self, kind: type[Task]) -> None:
+        request, asked = self.request, self.exam.options_class(kind)
+        known = [f.name for f in fields(asked) if f.init]
+        given = dict(request.options)
+        if request.temperature is not None:
+            if self.exam.calibrates:
+                self.temperature = self._temperature(request.temperature)
+            elif "temperature" in known:
+                given["temperature"] = self._number(request.temperature)
+            else:
+                no_effect(True, "temperature", f"in an evaluation of {self.task}")
+        asked.of(given, f"an evaluation of {self.task}")
+        self.options = {**self.exam.usual(self.config, known), **given}
+
+    def _temperature(self, asked: float | str) -> float:
+        if asked == "stored":
+            return stored_temperature(self.beside, self.digest)
+        value = self._number(asked)
+        if not value > 0:
+            raise UsageError(f"{opt('temperature', asked)} is not above 0", "give a number above 0, or stored")
+        return value
+
+    def _number(self, asked: float | str) -> float:
+        try:
+            return float(asked)
+        except (TypeError, ValueError):
+            what = f"{opt('temperature', asked)} is not a number"
+            raise UsageError(what, "give a number, or stored: the one that was fitted by --calibrate") from None
+
+    def _test(self) -> None:
+        """See whether the rows are a test set, and whether it may be looked at."""
+        source = self.source
+        known = self.ledger.looks(source.identity).all
+        self.is_test = self.request.test or source.side == "test" or bool(known)
+        if self.is_test:
+            self.ledger.check(self.look, self.request.reason)
+
+    @cached_property
+    def look(self) -> Look:
+        """Return what the ledger is told, without metrics."""
+        ref = str(self.run.folder.resolve()) if self.run is not None else self.request.ref
+        return Look("", self.source.identity, self.source.name, ref, self.digest, self.config_digest, {})
+
+    @property
+    def folder(self) -> Path:
+        """Return where the evaluation is kept."""
+        if self.request.output is not None:
+            return self.request.output
+        if self.run is not None:
+            name = self.source.side or Path(self.source.name).name.partition(".")[0] or "data"
+            return self.run.kept(name, self.key)
+        return default_folder() / self.key
+
+    def _is_there(self) -> bool:
+        if not is_kept(self.folder):
+            check_output(self.folder)
+            return False
+        found = Kept(self.folder)
+        if found.info.get("key") == self.key:
+            return True
+        if self.request.output is not None:
+            what = f"{opt('output', str(self.folder))} keeps another evaluation"
+            raise UsageError(what, f"give another folder, or {opt('again')} to replace it")
+        return False
+
+    def examine(self, task: Task) -> Kept:
+        """Answer the rows, and keep the answers."""
+        begin = time.monotonic()
+        kind = self.exam.options_class(type(task))
+        strict = self.options.get("on_error") == "stop"
+        asked = {**self.options, "on_error": "skip"}
+        options = task.make_options(asked) if kind is type(task).Options else kind.of(asked, task.name)
+        exam = self.exam(task, options, self.temperature, self.config)
+        scorer, source = exam.scorer(), self.source
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.request.progress(done, source.number)
+
+        with Keeper(self.folder, len(scorer.columns)) as keeper:
+            counts = Stream(exam, source, strict, advance).run(keeper, scorer)
+            check_any(keeper.count, source, counts)
+            units = keeper.units(own=source.unit.column is None)
+            info = {
+                "key": self.key,
+                "plainformer": plainformer.__version__,
+                "checkpoint": {"ref": self.request.ref, "digest": self.digest, "which": self.run and self.run.which},
+                "data": {
+                    "name": source.name,
+                    "side": source.side,
+                    "identity": source.identity,
+                    "columns": dict(source.columns.names),
+                    "test": self.is_test,
+                },
+                "task": self.task,
+                "scorer": {"name": scorer.name, "settings": dict(scorer.settings())},
+                "options": plain_options(self.options),
+                "config": self.config_digest,
+                "temperature": self.temperature,
+                "stated": exam.stated,
+                "unit": {"name": source.unit.said, "count": int(units.max(initial=-1)) + 1},
+                "counts": counts.to_dict(),
+                "seconds": round(time.monotonic() - begin, 3),
+            }
+            return self._finished(keeper, as_json(info), units, scorer)
+
+    def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Any) -> Kept:
+        found = measured(scorer, keeper.numbers(), units)
+        return keeper.finish({**info, "level": LEVEL, "metrics": as_json(plain(found))}, units)
+
+
+def default_folder() -> Path:
+    """Return the user's folder of evaluations: $XDG_CACHE_HOME/plainformer/evaluations, else below ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "plainformer" / "evaluations"
+
+
+def examined(request: Request, ledger: Ledger) -> Examined:
+    """Return the kept evaluation of a request, made now if need be."""
+    run = run_of(request.ref)
+    ref = str(run.model) if run is not None else request.ref
+    if request.data is None and run is None:
+        raise UsageError("there is no data to evaluate on", "give DATA, or the folder of a run, which has its own")
+    asked = LoadOptions.of(request.load, "load")
+    with open_asked(ref, asked) as checkpoint:
+        digest, beside = checkpoint_digest(checkpoint), checkpoint.folder
+        if isinstance(checkpoint, AdaptedCheckpoint):
+            beside = checkpoint.adapters[-1].folder
+    own = _Examination(request, ledger, run, digest, beside)
+    try:
+        task = load_chosen(ref, request.task, asked, own.choose)
+    except _Known:
+        return Examined(Kept(own.folder), True, own.is_test, own.look, run, beside)
+    return Examined(own.examine(task), False, own.is_test, own.look, run, beside)
+
+

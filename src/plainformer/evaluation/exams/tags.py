@@ -1,0 +1,80 @@
+"""The exam of token classification: a tag for each word, however long the sentence is.
+
+The words are joined by spaces, as in training, and the task reads that text, in windows where it is long. A word's tag is that
+of its first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from plainformer.config.values import no_effect
+from plainformer.errors import InputError
+from plainformer.evaluate import make_scorer
+from plainformer.evaluate.base import Scorer
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
+from plainformer.inputs.text.tag_schemes import OUTSIDE
+from plainformer.inputs.text.words import trimmed
+from plainformer.train.objectives.base import Column
+from plainformer.train.objectives.labels import named, place_of
+from plainformer.train.objectives.token import TokenClassification, as_list_of
+
+if TYPE_CHECKING:
+    from plainformer.config.training import TrainConfig
+
+
+class Tags(Exam):
+    """Words and their tags."""
+
+    columns: ClassVar[tuple[Column, ...]] = TokenClassification.columns
+    unit: ClassVar[str] = "sentence"
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        for name in ("aggregation", "scheme"):
+            no_effect(name in self.options.explicit and getattr(self.options, name) != "none", name, "on words that are given")
+        self.options = self.options.changed(aggregation="none")
+        self.labels = self.task.config.labels
+        self.numbers = {label: number for number, label in enumerate(self.labels)}
+        self.nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
+
+    @classmethod
+    def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
+        longest = None if run is None else run.data.max_length
+        return {} if longest is None else {"window": longest}
+
+    def question(self, row: Mapping[str, Any]) -> Question:
+        words, tags = as_list_of(row, "tokens"), [named(tag) for tag in as_list_of(row, "tags")]
+        if len(words) != len(tags):
+            what = f"a row has {len(words)} words and {len(tags)} tags"
+            raise InputError(what, "each word needs one tag; is a column missing in a line?")
+        pairs = [(word.strip(), tag) for word, tag in zip(words, tags, strict=True) if word.strip()]
+        if not pairs:
+            raise Dropped("no words")
+        text = " ".join(word for word, _ in pairs)
+        right = [self.labels[place_of(tag, self.numbers)] for _, tag in pairs]
+        return Question(text, right, short(text), [word for word, _ in pairs])
+
+    def answer(self, question: Question, result: Any) -> Any:
+        return word_tags(question.value, question.about, result, self.nothing)
+
+    def scorer(self) -> Scorer:
+        return make_scorer("entities")
+
+
+def word_tags(text: str, words: Sequence[str], tokens: Sequence[Any], nothing: str) -> list[str]:
+    """Return the tag of each word: that of the first token that begins in it; `nothing` of a word without a token.
+
+    Args:
+        text: the words, joined by spaces. tokens: with start, end and label.
+    """
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    found: dict[int, str] = {}
+    for token in tokens:
+        start, end = trimmed(text, token.start, token.end)
+        if start < end:
+            found.setdefault(int(np.searchsorted(starts, start, side="right")) - 1, token.label)
+    return [found.get(number, nothing) for number in range(len(words))]

@@ -1,0 +1,116 @@
+"""A run folder as what is evaluated: its best model, and the rows of one of its own sides."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plainformer.config.building import read_config
+from plainformer.config.training import TrainConfig
+from plainformer.data.columns import mapped
+from plainformer.data.sides import Side, sides_of
+from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
+from plainformer.evaluate.kept import is_kept
+from plainformer.evaluation.ledger import Look, card_section
+from plainformer.evaluation.source import Source, unit_of
+from plainformer.train.card import CARD
+from plainformer.train.objectives import objective_class
+from plainformer.training.folder import CONFIG
+
+if TYPE_CHECKING:
+    from plainformer.evaluation.exams.base import Exam
+
+EVALUATIONS = "evaluations"
+_SECTION = "## Test set"
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run.
+
+    Attributes:
+        folder: of it. model: the folder of its best model, else of its last. which: "best" or "last".
+        config: with every default written out.
+    """
+
+    folder: Path
+    model: Path
+    which: str
+    config: TrainConfig
+
+    def side(self, name: str) -> Side:
+        """Return the rows of a side. Raises UsageError where the run has no such side."""
+        found = sides_of(self.config.data, objective_class(self.config.objective).columns).sides
+        if name not in found:
+            hint = did_you_mean(name, found, few=False) or f"it has {', '.join(found)}"
+            raise UsageError(f"{opt('side', name)}: the run in {self.folder} has no such rows", f"{hint}; or give DATA")
+        return found[name]
+
+    def source(self, exam: type[Exam], side: Side, name: str, unit: str | None, limit: int | None) -> Source:
+        """Return a side's rows as those of an exam, with the run's own columns and groups."""
+        data = self.config.data
+        columns, _ = mapped((row for _, row in side), exam.columns, data.columns, f"{self.folder.name}'s {name}")
+        split = data.split
+        group = unit if unit is not None else split.group if split is not None else None
+        targets = tuple(column.name for column in exam.columns if column.target)
+        of = unit_of(exam, columns, group)
+        said = f"{name} rows of {self.folder.name}"
+        return Source(said, side.rows, columns, of, targets, side=name, part=side, limit=limit)
+
+    def kept(self, name: str, key: str) -> Path:
+        """Return the folder of an evaluation of this run."""
+        return self.folder / EVALUATIONS / f"{name}-{self.which}-{key[:10]}"
+
+    def card(self, looks: list[Look]) -> None:
+        """Write into the model cards of the run that, and how often, its test set was looked at."""
+        for path in {(self.folder / which).resolve() / CARD for which in ("best", "last")}:
+            try:
+                before = path.read_text(encoding="utf-8").partition(f"\n{_SECTION}")[0].rstrip("\n") if path.is_file() else ""
+                temporary = path.with_name(f".tmp-{CARD}")
+                temporary.write_text(f"{before}\n\n{card_section(looks)}".lstrip("\n"), encoding="utf-8")
+                os.replace(temporary, path)
+            except OSError as error:
+                what = f"the look is in the ledger, and cannot be written into {path}: {error.strerror or error}"
+                raise PlainformerError(what, "make the run's folder writable, and give the same command again") from None
+
+
+def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
+    """Return the run of a folder; None where it is none.
+
+    Raises:
+        UsageError: the run has no model yet.
+    """
+    folder = Path(ref).expanduser()
+    try:
+        is_run = (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+    except (OSError, ValueError):
+        return None
+    if not is_run:
+        return None
+    for which in ("best", "last"):
+        model = _pointed(folder, which)
+        if model is not None:
+            return RunRef(folder, model, which, read_config(folder / CONFIG))
+    raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
+
+
+def _pointed(folder: Path, which: str) -> Path | None:
+    """Return the folder of a run's best or last checkpoint: a link, or where there are none what its JSON names."""
+    link = folder / which
+    if link.is_dir():
+        return link.resolve()
+    try:
+        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = folder / "checkpoints" / f"step-{step:08d}"
+    return found if found.is_dir() else None
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that holds something else, before anything runs."""
+    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
