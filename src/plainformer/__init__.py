@@ -16,6 +16,8 @@ _NAMES = {
     "save": "plainformer.loading",
     "pipeline": "plainformer.loading",
     "train": "plainformer.training",
+    "cross_validate": "plainformer.folds",
+    "FoldsResult": "plainformer.folds",
     "TrainConfig": "plainformer.config.training",
     "TrainResult": "plainformer.training",
     "load_model": "plainformer.loading",

@@ -156,10 +156,11 @@ class Keeper:
         """Keep an example.
 
         Args:
-            prediction: of plain values: place, input, reference, answer ...; the key is added.
+            prediction: of plain values: place, input, reference, answer ...; key and unit are added.
             row: of the scorer, (M,). key: 16 bytes. unit: the hash of its unit; None: the example is one.
         """
-        line = json.dumps({**prediction, "key": key.hex()}, ensure_ascii=False, default=str)
+        named = {"key": key.hex()} if unit is None else {"key": key.hex(), "unit": unit.hex()}
+        line = json.dumps({**prediction, **named}, ensure_ascii=False, default=str)
         try:
             # Half a character of a broken text is kept as JSON writes it.
             self._lines.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
