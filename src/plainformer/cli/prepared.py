@@ -29,16 +29,25 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         from plainformer.training import prepare
         from plainformer.training.estimate import needs_of
 
-        prepared = prepare(config)
+        if config.folds is not None:
+            from plainformer.folds import plan_series
+
+            series = plan_series(config)
+        else:
+            series = None
+        prepared = prepare(config) if series is None else series.prepared
         needs = needs_of(prepared)
         examples = first_examples(prepared)
     if as_json:
-        write_json(
-            [{"config": as_data(prepared.config), **numbers(prepared), "needs": needs.to_dict(), "examples": examples}]
-        )
+        found = {"config": as_data(prepared.config), **numbers(prepared), "needs": needs.to_dict(), "examples": examples}
+        write_json([found if series is None else {**found, "series": series.to_dict()}])
         return
     out = console()
-    out.print(resolved_yaml(prepared.config, comments=False), markup=False)
+    out.print(resolved_yaml(prepared.config if series is None else series.config, comments=False), markup=False)
+    if series is not None:
+        from plainformer.cli.folds import series_facts
+
+        print_facts(out, series_facts(series))
     print_facts(out, {**facts(prepared), **needed(needs)})
     for number, example in enumerate(examples, start=1):
         print_example(out, f"example {number}", example)

@@ -49,6 +49,7 @@ def train(
     Values are YAML: null, true, 1e-4, [a, b]. The run's folder keeps config.yaml
     with every default written out, metrics.jsonl, and the models best and last.
     Ctrl-C finishes the step and saves; pressed again, it ends the program.
+    --folds 5 makes a run for each of five folds, and tells what all are worth.
 
     Example: plainformer train sst2.yaml --optimizer.learning-rate 3e-5
     """
@@ -57,13 +58,19 @@ def train(
         show_seen(restored(seen), as_json=json)
         return
     asked = read_run(config, overrides)
-    if resume and not (Path(asked.folder) / "last.json").is_file():
+    last = "last.json" if asked.folds is None else "folds.json"
+    if resume and not (Path(asked.folder) / last).is_file():
         raise UsageError(f"{asked.folder} has no run to go on with", f"leave {opt('resume')} out to begin one")
     if dry_run:
         no_effect(resume, "resume", f"with {opt('dry_run')}")
         from plainformer.cli.prepared import show_dry_run
 
         show_dry_run(asked, as_json=json)
+        return
+    if asked.folds is not None:
+        from plainformer.cli.folds import learn_series
+
+        learn_series(asked, as_json=json)
         return
     learn(asked, as_json=json)
 

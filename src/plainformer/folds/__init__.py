@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from plainformer.config.training import TrainConfig
 from plainformer.folds.planned import PlannedRun, all_runs, fold_config, series_config
 from plainformer.folds.result import FoldResult, FoldsResult
 from plainformer.folds.series import SeriesOfRuns, begin, data_of
@@ -48,7 +49,7 @@ def cross_validate(
         return SeriesOfRuns(whole, prepared.metric, on_event or (lambda event: None), stop).run()
 
 
-def first_fold(config: Any) -> Any:
+def first_fold(config: Any) -> TrainConfig:
     """Return the configuration of the first fold's run: its rows are like those of the others."""
     return fold_config(series_config(config), 1)
 
@@ -57,12 +58,12 @@ class SeriesPlan:
     """What a cross validation would cost.
 
     Attributes:
-        runs: all of them. steps: of each; those that follow a choice as if the first candidate were chosen.
+        config: resolved. runs: all of them. steps: of each; those that follow a choice as if the first candidate were chosen.
         prepared: the first run.
     """
 
-    def __init__(self, runs: list[PlannedRun], steps: list[int], prepared: Prepared) -> None:
-        self.runs, self.steps, self.prepared = runs, steps, prepared
+    def __init__(self, config: TrainConfig, runs: list[PlannedRun], steps: list[int], prepared: Prepared) -> None:
+        self.config, self.runs, self.steps, self.prepared = config, runs, steps, prepared
 
     @property
     def total_steps(self) -> int:
@@ -80,4 +81,4 @@ def plan_series(config: Any) -> SeriesPlan:
     asked, _ = data_of(series_config(config))
     runs = all_runs(asked)
     prepared = [prepare(run.config) for run in runs]
-    return SeriesPlan(runs, [one.plan.total_steps for one in prepared], prepared[0])
+    return SeriesPlan(asked, runs, [one.plan.total_steps for one in prepared], prepared[0])

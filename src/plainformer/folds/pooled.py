@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.errors import InputError
-from plainformer.evaluate import Interval, bootstrap
+from plainformer.evaluate import Interval, Metric, bootstrap
 from plainformer.evaluate.kept import Kept
 
 
@@ -25,7 +25,8 @@ class Pooled:
     Attributes:
         n: rows. unit, units: what intervals are drawn over, and how many of them there are.
         metrics: of all rows together, with intervals, the main one first. folds: of each fold's rows alone.
-        mean, deviation: of the folds' values: their mean and standard deviation.
+        mean, deviation: of the folds' values: their mean and standard deviation. shown: the metrics that people are shown:
+            without those of single labels, and those that say the same as another.
     """
 
     n: int
@@ -35,6 +36,7 @@ class Pooled:
     folds: tuple[Mapping[str, float], ...]
     mean: Mapping[str, float]
     deviation: Mapping[str, float]
+    shown: tuple[str, ...] = ()
 
     @property
     def main(self) -> str:
@@ -73,7 +75,18 @@ def pool(kept: Sequence[Kept]) -> Pooled:
     mean = {name: fmean(values) for name, values in own.items()}
     deviation = {name: _deviation(values) for name, values in own.items()}
     unit = str(first.info["unit"]["name"])
-    return Pooled(len(rows_NM), unit, int(units.max(initial=-1)) + 1, metrics, folds, mean, deviation)
+    shown = _shown(metrics, {metric.name: metric for metric in scorer.metrics})
+    return Pooled(len(rows_NM), unit, int(units.max(initial=-1)) + 1, metrics, folds, mean, deviation, shown)
+
+
+def _shown(metrics: Mapping[str, Interval], known: Mapping[str, Metric]) -> tuple[str, ...]:
+    names = []
+    for name, found in metrics.items():
+        metric = known.get(name, Metric(name))
+        beside = metrics.get(metric.beside)
+        if not metric.part and (beside is None or beside.value != found.value):
+            names.append(name)
+    return tuple(names)
 
 
 def units_of(kept: Sequence[Kept]) -> npt.NDArray[np.int64]:

@@ -158,9 +158,8 @@ def _fold_line(fold: FoldResult, pooled: Pooled | None, place: int, count: int) 
 
 def _pooled_lines(pooled: Pooled, said: str) -> list[str]:
     lines = [f"{said}: {plural(pooled.n, 'row')}"]
-    for name, value in pooled.metrics.items():
-        if "/" in name:  # of a single label
-            continue
+    for name in pooled.shown:
+        value = pooled.metrics[name]
         bounds = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
         spread = f"; folds {_number(pooled.mean[name])} ± {_number(pooled.deviation[name])}"
         lines.append(f"  {name.replace('_', ' ')} {_number(value.value)}{bounds}{spread}")
