@@ -182,9 +182,7 @@ def load_chosen(
         return found
 
 
-def _load_series(
-    series: Series, ref: str, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen
-) -> Task:
+def _load_series(series: Series, ref: str, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen) -> Task:
     """Return the models of all folds as one task."""
     from plainformer.tasks.ensemble import check_vote, ensemble
 

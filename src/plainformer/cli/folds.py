@@ -57,7 +57,9 @@ def learn_series(config: TrainConfig, *, as_json: bool) -> None:
 
 def series_facts(plan: SeriesPlan) -> dict[str, str]:
     """Return what a series of runs costs, for people."""
-    steps = f"{min(plan.steps):,}" if min(plan.steps) == max(plan.steps) else f"{min(plan.steps):,} to {max(plan.steps):,}"
+    steps = (
+        f"{min(plan.steps):,}" if min(plan.steps) == max(plan.steps) else f"{min(plan.steps):,} to {max(plan.steps):,}"
+    )
     first, last = plan.runs[0], plan.runs[-1]
     return {
         "runs": f"{plural(len(plan.runs), 'run')} of {steps} steps, {plan.total_steps:,} in all; what follows is of the first",

@@ -39,7 +39,12 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         needs = needs_of(prepared)
         examples = first_examples(prepared)
     if as_json:
-        found = {"config": as_data(prepared.config), **numbers(prepared), "needs": needs.to_dict(), "examples": examples}
+        found = {
+            "config": as_data(prepared.config),
+            **numbers(prepared),
+            "needs": needs.to_dict(),
+            "examples": examples,
+        }
         write_json([found if series is None else {**found, "series": series.to_dict()}])
         return
     out = console()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,7 +124,9 @@ class SourceConfig(Checked):
 class SplitConfig(Checked):
     """How one set of rows is divided, by the hash of what they hold: the order of the file changes nothing."""
 
-    validation: float = option(0.1, help="Share for validation.", check=number("(0, 1)"))
+    validation: float = option(
+        0.1, help="Share for validation; with folds, of what the fold leaves.", check=number("(0, 1)")
+    )
     test: float = option(0.0, help="Share for the test set, which training never looks at.", check=number("[0, 1)"))
     by: str = option("random", help="random, stratified or grouped.", check=one_of("random", "stratified", "grouped"))
     group: str | None = option(
@@ -154,12 +155,6 @@ class SplitConfig(Checked):
         self._check_folds("folds", "fold")
         self._check_folds("outer", "outer_fold")
         no_effect(self.outer is not None and self.folds is None, "outer", f"without {opt('folds')}")
-        left = 1 - self.test
-        for count in (self.outer, self.folds):
-            left *= 1 - 1 / (count or math.inf)
-        if self.validation >= left:
-            what = f"{opt('folds', self.folds)} with {opt('validation', self.validation)} and {opt('test', self.test)}"
-            raise UsageError(f"{what} leave nothing to learn from", "give more folds, or smaller shares")
         if self.by == "grouped" and self.group is None:
             raise UsageError(f"{opt('by', 'grouped')} needs {opt('group')}", f"name the column in {opt('group')}")
 

@@ -138,5 +138,3 @@ def kept_evaluation(folder: str | os.PathLike[str]) -> Evaluation:
     kept = Kept(folder)
     looks = Ledger().looks(kept.info["data"]["identity"]) if kept.info["data"].get("test") else Looks()
     return report_of(kept, looks, read=True)
-
-

@@ -125,7 +125,9 @@ class _Examination:
             "checkpoint": self.digest,
             "task": name,
             "exam": self.exam.__name__,
-            "load": plain_options({k: v for k, v in self.request.load.items() if k in ("dtype", "quantize", "backend")}),
+            "load": plain_options(
+                {k: v for k, v in self.request.load.items() if k in ("dtype", "quantize", "backend")}
+            ),
             "options": plain_options(self.options),
             "temperature": self.temperature,
         }
@@ -294,5 +296,3 @@ def examined(request: Request, ledger: Ledger) -> Examined:
     except _Known:
         return Examined(Kept(own.folder), True, own.is_test, own.look, run, beside)
     return Examined(own.examine(task), False, own.is_test, own.look, run, beside)
-
-

@@ -12,7 +12,20 @@ from typing import Any
 
 from plainformer.checkpoint.opened import AdaptedCheckpoint, Checkpoint
 
-_KINDS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".txt", ".model", ".jinja", ".spm", ".bpe", ".tiktoken"}
+_KINDS = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".json",
+    ".txt",
+    ".model",
+    ".jinja",
+    ".spm",
+    ".bpe",
+    ".tiktoken",
+}
 # Of a folder's files those that change no answer.
 _OTHERS = {"MANIFEST.json", "calibration.json", "trainer_state.json", "data.json", "environment.json"}
 _PART = re.compile(r"-\d{5}-of-\d{5}")
@@ -40,7 +53,8 @@ def _files(root: Path) -> Iterable[Path]:
     return sorted(
         path
         for path in found
-        if path.is_file() and not any(part.startswith(".") or part in hidden for part in path.relative_to(root).parts[:-1])
+        if path.is_file()
+        and not any(part.startswith(".") or part in hidden for part in path.relative_to(root).parts[:-1])
     )
 
 

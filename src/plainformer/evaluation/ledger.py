@@ -158,7 +158,9 @@ class Ledger:
 
     def _cannot(self, how: str, error: OSError) -> PlainformerError:
         what = f"the ledger of test sets, {self.path}, cannot be {how}: {error.strerror or error}"
-        return PlainformerError(what, "without it nobody knows whether a test set is still one; PLAINFORMER_STATE is its folder")
+        return PlainformerError(
+            what, "without it nobody knows whether a test set is still one; PLAINFORMER_STATE is its folder"
+        )
 
 
 @contextmanager
@@ -187,5 +189,7 @@ def card_section(looks: Sequence[Look]) -> str:
     for look in looks:
         values = {name: value for name, value in look.metrics.items() if isinstance(value, int | float)}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:6])
-        lines.append(f"- {look.time} UTC, {Path(look.name).name}: {shown}" + (f". Reason: {look.reason}" if look.reason else ""))
+        lines.append(
+            f"- {look.time} UTC, {Path(look.name).name}: {shown}" + (f". Reason: {look.reason}" if look.reason else "")
+        )
     return "\n".join(lines) + "\n"

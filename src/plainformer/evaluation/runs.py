@@ -68,13 +68,19 @@ class RunRef:
         """Write into the model cards of the run that, and how often, its test set was looked at."""
         for path in {(self.folder / which).resolve() / CARD for which in ("best", "last")}:
             try:
-                before = path.read_text(encoding="utf-8").partition(f"\n{_SECTION}")[0].rstrip("\n") if path.is_file() else ""
+                before = (
+                    path.read_text(encoding="utf-8").partition(f"\n{_SECTION}")[0].rstrip("\n")
+                    if path.is_file()
+                    else ""
+                )
                 temporary = path.with_name(f".tmp-{CARD}")
                 temporary.write_text(f"{before}\n\n{card_section(looks)}".lstrip("\n"), encoding="utf-8")
                 os.replace(temporary, path)
             except OSError as error:
                 what = f"the look is in the ledger, and cannot be written into {path}: {error.strerror or error}"
-                raise PlainformerError(what, "make the run's folder writable, and give the same command again") from None
+                raise PlainformerError(
+                    what, "make the run's folder writable, and give the same command again"
+                ) from None
 
 
 def run_of(ref: str | os.PathLike[str]) -> RunRef | None:

@@ -148,4 +148,6 @@ def unit_of(exam: type[Exam], columns: Columns, asked: str | None) -> Unit:
 
 def read_source(path: str, columns: Mapping[str, Any], options: Mapping[str, Any]) -> Rows:
     """Return the rows of a path, unread; `options`: of `SourceConfig`."""
-    return read(SourceConfig(path=path, **{name: value for name, value in options.items() if value is not None}), columns)
+    return read(
+        SourceConfig(path=path, **{name: value for name, value in options.items() if value is not None}), columns
+    )

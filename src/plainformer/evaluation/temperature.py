@@ -88,7 +88,9 @@ def calibrate(kept: Kept, folder: Path | None) -> Calibration:
     """
     name, labels = kept.scorer.name, kept.info["scorer"]["settings"].get("labels")
     if name not in ("single-label", "multi-label", "choice"):
-        raise UsageError(f"{kept.info['task']} gives no probabilities of labels to calibrate", f"leave out {opt('calibrate')}")
+        raise UsageError(
+            f"{kept.info['task']} gives no probabilities of labels to calibrate", f"leave out {opt('calibrate')}"
+        )
     if kept.info["temperature"] != 1.0:
         raise UsageError("these answers have a temperature already", "calibrate an evaluation without one")
     answers = [(line["reference"], line["answer"]) for line in kept.predictions()]
@@ -150,7 +152,10 @@ def stored_temperature(folder: Path | None, digest: str) -> float:
     """
     path = None if folder is None else folder / FILE
     if path is None or not path.is_file():
-        raise UsageError(f"no temperature is stored beside this checkpoint", f"fit one with {opt('calibrate', ...)}, or give a number")
+        raise UsageError(
+            f"no temperature is stored beside this checkpoint",
+            f"fit one with {opt('calibrate', ...)}, or give a number",
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         value, owner = float(found["temperature"]), found["checkpoint"]

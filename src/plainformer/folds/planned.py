@@ -107,7 +107,9 @@ def fold_runs(
         said += f"{named(values)}, "
     return [
         PlannedRun(
-            f"{before}fold-{fold}", f"{said}fold {fold} of {count}", fold_config(config, fold, f"{before}fold-{fold}", outer)
+            f"{before}fold-{fold}",
+            f"{said}fold {fold} of {count}",
+            fold_config(config, fold, f"{before}fold-{fold}", outer),
         )
         for fold in range(1, count + 1)
     ]

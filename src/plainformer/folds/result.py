@@ -14,7 +14,9 @@ from plainformer.folds.choice import Tried
 from plainformer.folds.planned import named
 from plainformer.folds.pooled import Pooled
 
-SEEN = "the rows of each fold helped to choose these values in the other folds: the pooled figures are a little too good"
+SEEN = (
+    "the rows of each fold helped to choose these values in the other folds: the pooled figures are a little too good"
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,15 @@ class Choice:
 
     def lines(self) -> list[str]:
         """Return the table of candidates."""
-        said = [f"search by {self.metric} on validation rows ({self.better} is better): mean over folds ± standard error"]
+        said = [
+            f"search by {self.metric} on validation rows ({self.better} is better): mean over folds ± standard error"
+        ]
         for one in self.tried:
             mark = "  chosen" if one.chosen else ""
             said.append(f"  {named(one.values)}: {_number(one.mean)} ± {_number(one.error)}{mark}")
-        said.append("  chosen: the simplest (the smallest number, else what is listed first) within one standard error of the best")
+        said.append(
+            "  chosen: the simplest (the smallest number, else what is listed first) within one standard error of the best"
+        )
         return said
 
 
@@ -134,12 +140,16 @@ class FoldsResult:
         for place, fold in enumerate(self.folds):
             said.append(_fold_line(fold, pooled, place, self.count))
         if pooled is not None:
-            said += _pooled_lines(pooled, f"all {plural(self.count, 'fold')}, each answered by a model that had not seen it")
+            said += _pooled_lines(
+                pooled, f"all {plural(self.count, 'fold')}, each answered by a model that had not seen it"
+            )
         if self.choice is not None and self.nested is None:
             said.append(f"  {SEEN}; folds.outer gives an estimate that the choice has not touched")
         if self.nested is not None:
             chosen = "; ".join(map(named, self.nested.choices))
-            said += _pooled_lines(self.nested.pooled, "nested: the search made anew without the rows of each outer fold")
+            said += _pooled_lines(
+                self.nested.pooled, "nested: the search made anew without the rows of each outer fold"
+            )
             said.append(f"  chosen there: {chosen}")
         if self.overfitting is not None:
             said.append(f"overfitting: {self.overfitting['said']}")
@@ -152,7 +162,9 @@ def _fold_line(fold: FoldResult, pooled: Pooled | None, place: int, count: int) 
         name = str(fold.best["metric"]).replace("_", " ")
         said.append(f"validation {name} {_number(fold.best['value'])} (best, step {fold.best['step']:,}),")
     if pooled is not None:
-        said.append(f"held out {pooled.main.replace('_', ' ')} {_number(pooled.folds[place].get(pooled.main, math.nan))}")
+        said.append(
+            f"held out {pooled.main.replace('_', ' ')} {_number(pooled.folds[place].get(pooled.main, math.nan))}"
+        )
     return " ".join(said).rstrip(",")
 
 

@@ -62,11 +62,12 @@ class Ensemble(Task):
             return TokenClassification.decode(self, encoded, scores, options)
         if isinstance(self, QuestionAnswering):
             return QuestionAnswering.decode(self, encoded, mean_of(predicted), options)
-        answers = [
-            member.decode(encoded, one, options) for member, one in zip(self.members, predicted, strict=True)
-        ]
+        answers = [member.decode(encoded, one, options) for member, one in zip(self.members, predicted, strict=True)]
         if isinstance(self, MultipleChoice):
-            return [choice_of(own, each, self.vote) for own, each in zip(zip(*answers, strict=True), encoded[0], strict=True)]
+            return [
+                choice_of(own, each, self.vote)
+                for own, each in zip(zip(*answers, strict=True), encoded[0], strict=True)
+            ]
         problem = self.config.head.problem
         independent = problem == "multi_label" or (problem != "regression" and len(self.config.labels) == 1)
         return [label_of(own, self.vote, independent) for own in zip(*answers, strict=True)]
@@ -107,7 +108,9 @@ def refuse_ensemble(task: Any, what: str) -> None:
     """Refuse to do with several models at once what looks into a single one."""
     if isinstance(task, Ensemble):
         first = task.members[0].ref
-        raise UsageError(f"{what} is of one model, and {task.ref} has {len(task.members)}", f"load one, such as {first!r}")
+        raise UsageError(
+            f"{what} is of one model, and {task.ref} has {len(task.members)}", f"load one, such as {first!r}"
+        )
 
 
 # ---- what the members give, combined ------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ class LabelExam(Exam):
         self.labels = config.labels
         self.numbers = {label: number for number, label in enumerate(self.labels)}
         if self.temperature != 1.0 and self.problem == "regression":
-            raise UsageError(f"{opt('temperature', self.temperature)}: a regression has no probabilities", "leave it out")
+            raise UsageError(
+                f"{opt('temperature', self.temperature)}: a regression has no probabilities", "leave it out"
+            )
 
     def reference(self, row: Mapping[str, Any]) -> Any:
         """Return what is right: a label, a list of labels, or numbers. Raises Dropped, UsageError."""

@@ -63,9 +63,7 @@ class Perplexity(Exam):
     def answers(self, values: Iterator[Any]) -> Iterator[Any]:
         batch: list[str] = []
         for text in values:
-            if batch and (
-                len(batch) >= self.options.batch_size or sum(map(len, batch)) + len(text) > _CHARACTERS
-            ):
+            if batch and (len(batch) >= self.options.batch_size or sum(map(len, batch)) + len(text) > _CHARACTERS):
                 yield from self._scored(batch)
                 batch = []
             batch.append(text)

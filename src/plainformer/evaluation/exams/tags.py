@@ -35,7 +35,9 @@ class Tags(Exam):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         for name in ("aggregation", "scheme"):
-            no_effect(name in self.options.explicit and getattr(self.options, name) != "none", name, "on words that are given")
+            no_effect(
+                name in self.options.explicit and getattr(self.options, name) != "none", name, "on words that are given"
+            )
         self.options = self.options.changed(aggregation="none")
         self.labels = self.task.config.labels
         self.numbers = {label: number for number, label in enumerate(self.labels)}
