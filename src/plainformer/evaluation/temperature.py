@@ -153,7 +153,7 @@ def stored_temperature(folder: Path | None, digest: str) -> float:
     path = None if folder is None else folder / FILE
     if path is None or not path.is_file():
         raise UsageError(
-            f"no temperature is stored beside this checkpoint",
+            "no temperature is stored beside this checkpoint",
             f"fit one with {opt('calibrate', ...)}, or give a number",
         )
     try:

@@ -28,8 +28,8 @@ from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tok
 from plainformer.explanation.request import GENERATING, check_read, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.transformer import ModelOutput, shift_right
-from plainformer.tasks.ensemble import refuse_ensemble
 from plainformer.tasks.base import Task, TwoPartTask
+from plainformer.tasks.ensemble import refuse_ensemble
 from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.base import GeneratingTask

@@ -38,6 +38,7 @@ from plainformer.training import TrainResult, train
 from plainformer.training.events import Event
 from plainformer.training.folder import CONFIG, RunFolder
 from plainformer.training.machine import machine
+from plainformer.training.prepared import labels_in
 
 HELD_OUT = "held_out"
 
@@ -200,9 +201,9 @@ def data_of(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
         except PlainformerError as error:
             raise error.within(name) from error
         identity[name] = {side: rows.digest() for side, rows in found.sides.items()}
-        labels.append(kind.labels_of(own, found.sides["train"].mapped()))
+        labels.append(labels_in(kind, own, found.sides["train"]))
     names = {None if one is None else one.names for one in labels}
     if len(names) > 1 and (pool := found.pool()) is not None:
-        every = kind.labels_of(config, pool.mapped())
+        every = labels_in(kind, config, pool)
         config = replace(config, data=replace(config.data, labels=None if every is None else every.names))
     return config, {"folds": identity}

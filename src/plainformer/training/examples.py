@@ -18,6 +18,7 @@ from plainformer.data.split import UNSEEN
 from plainformer.data.store import Fate, Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError
 from plainformer.train.objectives.base import Dropped, Objective, SpeechInputs
+from plainformer.train.objectives.ctc import LACKING
 
 
 def stores_of(rows: Sides, config: TrainConfig, objective: Objective, processor: str) -> dict[str, Store]:
@@ -40,7 +41,10 @@ def stores_of(rows: Sides, config: TrainConfig, objective: Objective, processor:
     for name, store in stores.items():
         if not len(store):
             said = "; ".join(store.counts.lines()) or "there are no rows"
-            raise InputError(f"no row of {name} can be learnt from: {said}", "check columns and lengths")
+            fix = "check columns and lengths"
+            if LACKING in store.counts.dropped:
+                fix = "choose a checkpoint whose vocabulary has the characters, or train a tokenizer with them"
+            raise InputError(f"no row of {name} can be learnt from: {said}", fix)
     return stores
 
 
