@@ -69,6 +69,8 @@ EXTRA: dict[str, set[str]] = {
     "checkpoint/opened.py": {"inputs"},
     # `plainformer.train(config)` calls this package.
     "train/__init__.py": {"training"},
+    # `plainformer.evaluate(ref, data)` calls that package.
+    "evaluate/__init__.py": {"evaluation"},
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
 TORCH_FREE = {"__init__", "config", "errors", "families", "data", "plan", "entities", "evaluate", "cli"}

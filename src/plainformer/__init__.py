@@ -18,6 +18,8 @@ _NAMES = {
     "train": "plainformer.training",
     "cross_validate": "plainformer.folds",
     "FoldsResult": "plainformer.folds",
+    "evaluate": "plainformer.evaluation",
+    "Evaluation": "plainformer.evaluation",
     "TrainConfig": "plainformer.config.training",
     "TrainResult": "plainformer.training",
     "load_model": "plainformer.loading",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import CheckpointError as CheckpointError, HubError as HubError, InputError as InputError
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
+    from plainformer.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
     from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
     from plainformer.explanation import replay as replay, replay_steps as replay_steps, what_if as what_if
@@ -108,10 +111,9 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
 if not TYPE_CHECKING:  # which would take any name for one that there is
 
     def __getattr__(name: str) -> Any:
-        if name == "train":
-            return import_module(
-                "plainformer.train"
-            )  # a package that is called: importing a part of it names it so, too
+        if name in ("train", "evaluate"):
+            # Packages that are called: importing a part of one names it so, too.
+            return import_module(f"plainformer.{name}")
         if name in _NAMES:
             value = getattr(import_module(_NAMES[name]), name)
             globals()[name] = value

@@ -25,6 +25,7 @@ _VERBS = {
     "chat": "Talk to a model, turn by turn.",
     "entities": "Analyse the entities of documents, and rank them by what is required.",
     "train": "Train a model as a YAML file says.",
+    "evaluate": "Measure a checkpoint's answers to rows that say what is right.",
     "data": "Show what a training run would read: counts, labels, lengths, duplicates.",
     "tokenizer": "Train a tokenizer on texts, for a model from scratch.",
     "explain": "Show how one input becomes an answer, step by step.",

@@ -44,6 +44,24 @@ def has_scheme(labels: Sequence[str]) -> bool:
     return any(_split(label)[0] == "B" for label in labels)
 
 
+def types_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the types of entities that labels name, in their order."""
+    return tuple(dict.fromkeys(kind for prefix, kind in map(_split, labels) if prefix != OUTSIDE))
+
+
+def scheme_of(labels: Sequence[str]) -> str | None:
+    """Return the scheme whose prefixes labels have: BILOU with L or U, IOBES with E or S, IOB2 with B; None of others.
+
+    Labels do not tell IOB1 from IOB2, which nearly all data sets of today have.
+    """
+    prefixes = {label[0] for label in labels if label != OUTSIDE and label[1:2] == "-"}
+    if len(prefixes) == 0 or any(label != OUTSIDE and label[1:2] != "-" for label in labels):
+        return None
+    fits = (name for name in ("IOB2", "IOBES", "BILOU") if prefixes <= set(SCHEMES[name].prefixes))
+    found = next(fits, None)
+    return found if found and prefixes & set("BSU") else None
+
+
 def check_scheme(name: str | None, labels: Sequence[str]) -> None:
     """Refuse a scheme that does not have all of the labels."""
     if name is None:

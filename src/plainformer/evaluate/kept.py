@@ -66,7 +66,7 @@ class Kept:
     @cached_property
     def scorer(self) -> Scorer:
         """Return what the metrics were made with."""
-        from plainformer.evaluate import make_scorer  # type: ignore[attr-defined]
+        from plainformer.evaluate import make_scorer
 
         asked = self.info["scorer"]
         found: Scorer = make_scorer(asked["name"], **asked["settings"])

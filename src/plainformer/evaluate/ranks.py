@@ -73,11 +73,15 @@ def roc_curve(scores_N: Numbers, positive_N: npt.NDArray[np.bool_]) -> tuple[Num
     return *rates, np.append(np.inf, -order.values_G)
 
 
+def varies(weights_N: Numbers, values_N: Numbers) -> bool:
+    """Return whether values of any weight differ. The computed variance of equal values need not be exactly 0."""
+    there_N = values_N[weights_N > 0]
+    return bool(len(there_N) and there_N.min() < there_N.max())
+
+
 def correlation(weights_N: Numbers, x_N: Numbers, y_N: Numbers) -> float:
     """Return Pearson's correlation; NaN of fewer than two examples, or where a side is constant."""
-    there_N = weights_N > 0
-    # Compared as they are: the spread of equal values, computed, need not be exactly 0.
-    if not there_N.any() or any(side[there_N].min() == side[there_N].max() for side in (x_N, y_N)):
+    if not (varies(weights_N, x_N) and varies(weights_N, y_N)):
         return float("nan")
     total = weights_N.sum()
     x_N, y_N = x_N - weights_N @ x_N / total, y_N - weights_N @ y_N / total

@@ -8,9 +8,19 @@ from typing import Any
 from plainformer.config.values import check_choice
 from plainformer.errors import UsageError
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.entities import Entities
 from plainformer.evaluate.labels import Choice, SingleLabel
+from plainformer.evaluate.language import Language
+from plainformer.evaluate.masked import Masked
+from plainformer.evaluate.questions import Squad
+from plainformer.evaluate.regression import Regression
+from plainformer.evaluate.several import MultiLabel
+from plainformer.evaluate.speech import Speech
+from plainformer.evaluate.tags import Tags
+from plainformer.evaluate.text import Text
 
-SCORERS: dict[str, type[Scorer]] = {each.name: each for each in (SingleLabel, Choice)}
+_ALL = (SingleLabel, MultiLabel, Regression, Entities, Squad, Choice, Text, Speech, Language, Masked, Tags)
+SCORERS: dict[str, type[Scorer]] = {each.name: each for each in _ALL}
 
 
 def make_scorer(name: str, **settings: Any) -> Scorer:

@@ -77,6 +77,15 @@ def f1(prediction: str, gold: str, *, version: str = "2.0") -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def question_scores(prediction: str, gold: Sequence[str], *, version: str = "2.0") -> tuple[float, float]:
+    """Return exact match and F1 of an answer to one question: of its right answers, the best match counts; none is ""."""
+    # An answer of articles and punctuation alone would match every other one, and "": version 2.0 leaves it out.
+    golds = [text for text in gold if version == "1.1" or normalize_answer(text)] or [""]
+    return max(exact_match(prediction, text) for text in golds), max(
+        f1(prediction, text, version=version) for text in golds
+    )
+
+
 def read_references(data: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the right answers of each question's id, from the JSON of a SQuAD file (either version)."""
     found: dict[str, tuple[str, ...]] = {}
@@ -124,10 +133,7 @@ def evaluate_squad(
         no_effect(threshold != 1.0, "threshold", f"without {opt('no_answer_scores')}", "give both, or neither")
     exact, shared = {}, {}
     for name, gold in references.items():
-        # An answer of articles and punctuation alone would match every other one, and "": version 2.0 leaves it out.
-        golds = [text for text in gold if version == "1.1" or normalize_answer(text)] or [""]
-        exact[name] = max(exact_match(predictions[name], text) for text in golds)
-        shared[name] = max(f1(predictions[name], text, version=version) for text in golds)
+        exact[name], shared[name] = question_scores(predictions[name], gold, version=version)
     scores = no_answer_scores or {}
     exact_cut, shared_cut = (
         {

@@ -43,6 +43,7 @@ def evaluate(
     again: bool = False,
     calibrate: str | os.PathLike[str] | None = None,
     temperature: float | str | None = None,
+    metric: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -61,6 +62,7 @@ def evaluate(
         output: folder that keeps the evaluation; default: the run's, else the user's cache. again: run even what is kept.
         calibrate: rows to fit a temperature on, which is kept beside the checkpoint; "validation" of a run.
         temperature: a number, or "stored": divides a classifier's logits. Of a task that writes, its sampling temperature.
+        metric: settings of the scores: {"normalize": "words"} of transcripts; main, tokenize, word_order, stem of texts.
         on_progress: is told how many of how many rows are answered.
         options: of `load` and of the task.
     Raises:
@@ -81,6 +83,7 @@ def evaluate(
         temperature=temperature,
         load=loads,
         options=given,
+        metric=dict(metric or {}),
         test=test,
         reason=_reason(look_again),
         progress=on_progress or (lambda done, total: None),
@@ -115,7 +118,7 @@ def _evaluated(request: Request) -> Evaluation:
 
 
 def _calibrated(request: Request, data: str) -> tuple[Calibration, Request]:
-    """Fit the temperature on other rows, and return it with what is to be evaluated then: those rows, where nothing else is said."""
+    """Fit the temperature on other rows; return it, and what is evaluated then: those rows where nothing else is said."""
     if data == "test" or (request.is_run and data == "train"):
         raise UsageError(f"{opt('calibrate', data)}: a temperature is fitted on validation rows", "give those")
     side = data if request.is_run and data == "validation" else None

@@ -18,7 +18,9 @@ from plainformer.config.loading import LoadOptions
 from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
-from plainformer.errors import UsageError, opt
+from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
+from plainformer.evaluate import make_scorer
+from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.intervals import plain
 from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
 from plainformer.evaluation.exams import exam_class
@@ -39,7 +41,8 @@ class Request:
     """What is asked for; see `evaluation.evaluate`.
 
     Attributes:
-        source: options of `SourceConfig`. load, options: of loading and of the task. reason: to look at a test set again.
+        source: options of `SourceConfig`. metric: settings of the scorer. load, options: of loading and of the task.
+        reason: to look at a test set again.
     """
 
     ref: str
@@ -54,6 +57,7 @@ class Request:
     temperature: float | str | None
     load: Mapping[str, Any]
     options: Mapping[str, Any]
+    metric: Mapping[str, Any]
     test: bool
     reason: str | None
     progress: Callable[[int, int], object]
@@ -130,6 +134,7 @@ class _Examination:
             ),
             "options": plain_options(self.options),
             "temperature": self.temperature,
+            "metric": dict(self.request.metric),
         }
         self.config_digest = digest_of(content)
         self.key = digest_of({**content, "data": self.source.digest()})
@@ -233,7 +238,7 @@ class _Examination:
         asked = {**self.options, "on_error": "skip"}
         options = task.make_options(asked) if kind is type(task).Options else kind.of(asked, task.name)
         exam = self.exam(task, options, self.temperature, self.config)
-        scorer, source = exam.scorer(), self.source
+        scorer, source = self._scorer(exam), self.source
         done = 0
 
         def advance(count: int) -> None:
@@ -261,14 +266,24 @@ class _Examination:
                 "options": plain_options(self.options),
                 "config": self.config_digest,
                 "temperature": self.temperature,
-                "stated": exam.stated,
+                "stated": exam.said(scorer),
                 "unit": {"name": source.unit.said, "count": int(units.max(initial=-1)) + 1},
                 "counts": counts.to_dict(),
                 "seconds": round(time.monotonic() - begin, 3),
             }
             return self._finished(keeper, as_json(info), units, scorer)
 
-    def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Any) -> Kept:
+    def _scorer(self, exam: Exam) -> Scorer:
+        """Return the exam's scorer with the settings that the caller asks for."""
+        made = exam.scorer()
+        known = made.settings()
+        for name in self.request.metric:
+            if name not in known or name == "labels":
+                what = f"{opt('metric')} has {name!r}, which the scores of {self.task} do not know"
+                raise UsageError(what, did_you_mean(name, known) or "they have no settings")
+        return make_scorer(made.name, **{**known, **self.request.metric}) if self.request.metric else made
+
+    def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Scorer) -> Kept:
         found = measured(scorer, keeper.numbers(), units)
         return keeper.finish({**info, "level": LEVEL, "metrics": as_json(plain(found))}, units)
 
@@ -292,7 +307,24 @@ def examined(request: Request, ledger: Ledger) -> Examined:
             beside = checkpoint.adapters[-1].folder
     own = _Examination(request, ledger, run, digest, beside)
     try:
-        task = load_chosen(ref, request.task, asked, own.choose)
+        kept = own.examine(load_chosen(ref, request.task, asked, own.choose))
     except _Known:
         return Examined(Kept(own.folder), True, own.is_test, own.look, run, beside)
-    return Examined(own.examine(task), False, own.is_test, own.look, run, beside)
+    except PlainformerError as error:
+        raise error.respelt(_ours) from error.__cause__
+    return Examined(kept, False, own.is_test, own.look, run, beside)
+
+
+def _ours(name: str, value: str | None) -> str:
+    """Return an option of a configuration's data as it is called here."""
+    own = name.removeprefix("data.")
+    return opt(own) if value is None else opt(own, _Said(value))
+
+
+class _Said(str):
+    """The text of a value that a message has quoted already."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -74,23 +74,26 @@ class Stream:
     def _take(self, own: _Waiting, result: Any, keeper: Keeper, scorer: Scorer) -> None:
         place = own.example.row.place
         if isinstance(result, Skipped):
-            self._skip(result.error, place)
+            self._skip(result.error, place, own.question.said)
             return
         try:
             answer = self.exam.answer(own.question, result)
         except Dropped as dropped:
             self._drop(dropped.reason, place)
             return
-        reference = own.question.reference
+        reference = self.exam.reference(own.question, result)
         line = {"place": place, "input": own.question.said, "reference": reference, "answer": answer}
         keeper.add(as_json(line), scorer.row(reference, answer), own.example.key, own.example.unit)
 
-    def _skip(self, error: PlainformerError, place: str) -> None:
-        """Count a row that the task cannot read; one that is too long is an error, unless it is to be skipped."""
+    def _skip(self, error: PlainformerError, place: str, said: str) -> None:
+        """Count a row that the task cannot read, by a reason without its own text; one that is too long is an error."""
         named = error.named(lambda _: place)
         if self.strict or "truncate" in error.fix_options:
             raise named if place in named.what else named.within(place)
-        self._drop(error.named(lambda _: "the input").what.partition("\n")[0][:120], place)
+        reason = error.named(lambda _: "the input").what.partition("\n")[0]
+        for own in (repr(said), said):
+            reason = reason.replace(f"{own}: ", "").replace(own, "it")
+        self._drop(reason[:120], place)
 
     def _drop(self, reason: str, place: str) -> None:
         known = self.left_out.dropped

@@ -153,8 +153,7 @@ def stored_temperature(folder: Path | None, digest: str) -> float:
     path = None if folder is None else folder / FILE
     if path is None or not path.is_file():
         raise UsageError(
-            "no temperature is stored beside this checkpoint",
-            f"fit one with {opt('calibrate', ...)}, or give a number",
+            "no temperature is stored beside this checkpoint", f"fit one with {opt('calibrate', ...)}, or give a number"
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

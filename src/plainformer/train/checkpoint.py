@@ -32,6 +32,7 @@ from plainformer.errors import PlainformerError, TrainingError
 
 log = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
+CARD = "README.md"
 TRAINING = "training"
 STATE = f"{TRAINING}/state.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -280,6 +281,8 @@ def damage(folder: Path) -> str:
     except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read: {error}"
     for name, expected in contents.items():
+        if name == CARD:  # a model card may be edited
+            continue
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

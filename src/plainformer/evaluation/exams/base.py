@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from plainformer.errors import UsageError, did_you_mean
 from plainformer.evaluate.base import Scorer
 from plainformer.inputs.text.lengths import Limit
 from plainformer.tasks.base import Task
@@ -15,6 +16,7 @@ from plainformer.tasks.lengths import max_length_of
 from plainformer.tasks.options import TaskOptions
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.base import Dropped as Dropped
+from plainformer.train.objectives.labels import place_of
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
@@ -72,6 +74,7 @@ class Exam(ABC):
     @classmethod
     def look(cls, row: Mapping[str, Any], seen: dict[str, Any]) -> None:
         """See a row before any is answered, and note in `seen` what decides the options."""
+        return None
 
     @classmethod
     def seen(cls, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,9 +94,17 @@ class Exam(ABC):
     def answer(self, question: Question, result: Any) -> Any:
         """Return what the scorer compares with the reference: plain values."""
 
+    def reference(self, question: Question, result: Any) -> Any:
+        """Return what is right, where the task's answer decides what of it is scored."""
+        return question.reference
+
     @abstractmethod
     def scorer(self) -> Scorer:
         """Return the scorer."""
+
+    def said(self, scorer: Scorer) -> str:
+        """Return what a report says of how answers are compared; "" where that needs no words."""
+        return self.stated
 
     def lost(self, question: Question) -> int:
         """Return how many tokens of an example are cut off; asked with `truncate` alone."""
@@ -116,6 +127,15 @@ def short(value: Any) -> str:
     """Return an input for people: its beginning."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHORT else text[:SHORT] + "…"
+
+
+def label_of(name: str, labels: Sequence[str], numbers: Mapping[str, int]) -> str:
+    """Return the label of the model that a row names, by its name or as a number. Raises UsageError."""
+    try:
+        return labels[place_of(name, numbers)]
+    except UsageError as error:
+        known = did_you_mean(name, labels) or f"it has {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
+        raise UsageError(error.what, f"{known}; are these rows of another task?") from None
 
 
 def cut_as_in(run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:

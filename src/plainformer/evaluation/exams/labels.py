@@ -10,11 +10,11 @@ import numpy as np
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, label_of, short
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.classify import TextClassification
-from plainformer.train.objectives.labels import as_numbers, is_missing, named, place_of, several
+from plainformer.train.objectives.labels import as_numbers, is_missing, named, several
 from plainformer.train.objectives.media import AudioClassification, ImageClassification
 from plainformer.train.objectives.words import text_of
 
@@ -40,15 +40,15 @@ class LabelExam(Exam):
                 f"{opt('temperature', self.temperature)}: a regression has no probabilities", "leave it out"
             )
 
-    def reference(self, row: Mapping[str, Any]) -> Any:
+    def right(self, row: Mapping[str, Any]) -> Any:
         """Return what is right: a label, a list of labels, or numbers. Raises Dropped, UsageError."""
         value = row.get("label")
         if is_missing(value) and not (value == "" and self.problem == "multi_label"):
             raise Dropped("no label")
         if self.problem == "single_label":
-            return self.labels[place_of(named(value), self.numbers)]
+            return label_of(named(value), self.labels, self.numbers)
         if self.problem == "multi_label":
-            return [self.labels[place_of(name, self.numbers)] for name in several(value)]
+            return [label_of(name, self.labels, self.numbers) for name in several(value)]
         numbers = np.atleast_1d(as_numbers(value)).astype(float)
         if len(numbers) != len(self.labels):
             what = f"a row has {len(numbers)} numbers to predict, and the model gives {len(self.labels)}"
@@ -68,8 +68,8 @@ class LabelExam(Exam):
         return {"label": result.label, "probabilities": chances}
 
     def scorer(self) -> Scorer:
-        settings = {} if self.problem == "regression" and len(self.labels) == 1 else {"labels": self.labels}
-        return make_scorer(SCORERS[self.problem], **settings)
+        plain = self.problem == "regression" and len(self.labels) == 1
+        return make_scorer(SCORERS[self.problem], **({} if plain else {"labels": self.labels}))
 
 
 class TextLabels(LabelExam):
@@ -82,7 +82,7 @@ class TextLabels(LabelExam):
         return cut_as_in(run, known)
 
     def question(self, row: Mapping[str, Any]) -> Question:
-        reference, text = self.reference(row), text_of(row)
+        reference, text = self.right(row), text_of(row)
         if row.get("text_pair") is None:
             return Question(text, reference, short(text))
         pair = text_of(row, "text_pair")
@@ -99,7 +99,7 @@ class ImageLabels(LabelExam):
     columns: ClassVar[tuple[Column, ...]] = ImageClassification.columns
 
     def question(self, row: Mapping[str, Any]) -> Question:
-        return Question(media(row, "image"), self.reference(row), said_media(row, "image"))
+        return Question(media(row, "image"), self.right(row), said_media(row, "image"))
 
 
 class ClipLabels(LabelExam):
@@ -108,7 +108,7 @@ class ClipLabels(LabelExam):
     columns: ClassVar[tuple[Column, ...]] = AudioClassification.columns
 
     def question(self, row: Mapping[str, Any]) -> Question:
-        return Question(media(row, "audio"), self.reference(row), said_media(row, "audio"))
+        return Question(media(row, "audio"), self.right(row), said_media(row, "audio"))
 
 
 class ZeroShotLabels(Exam):

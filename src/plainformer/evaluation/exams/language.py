@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plainformer.errors import InputError, PlainformerError, UsageError, opt
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
+from plainformer.evaluation.exams.base import Exam, Question, short
 from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import least
 from plainformer.tasks.options import TaskOptions, WindowOptions
@@ -83,12 +83,13 @@ class Perplexity(Exam):
         return InputError("a document of fewer than two tokens", error.fix) if "one token" in error.what else error
 
     def answer(self, question: Question, result: ScoredText) -> Any:
-        """Return the nats of all scored tokens, their number, and the bytes of their text."""
+        """Return the nats of all scored tokens, and their number."""
+        return {"nats": -result.log_probability, "tokens": len(result.tokens) - 1}
+
+    def reference(self, question: Question, result: ScoredText) -> int:
+        """Return the bytes of what is scored: all but a first token that nothing predicts."""
         first = result.tokens[1].start if result.tokens[0].end > result.tokens[0].start else 0
-        scored = question.value[first:].encode("utf-8", "surrogatepass")
-        if not scored:
-            raise Dropped("a document without a token that is scored")
-        return {"nats": -result.log_probability, "tokens": len(result.tokens) - 1, "bytes": len(scored)}
+        return len(question.value[first:].encode("utf-8", "surrogatepass"))
 
     def scorer(self) -> Scorer:
         return make_scorer("language")

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
 
 
+_NEVER = 1e9  # a threshold that no answer reaches
+
+
 class Spans(Exam):
     """A question about a context: SQuAD 1.1 where every question has an answer, 2.0 where some have none.
 
-    In 2.0 the answer may be that there is none (`no_answer`), and the best thresholds are reported beside.
+    In 2.0 the answer may be that there is none. The task gives its best span and how far "no answer" outscores it, and the
+    scorer applies the threshold of `no_answer` as the task would: so the best threshold can be told, too.
     """
 
     columns: ClassVar[tuple[Column, ...]] = tuple(
@@ -30,6 +34,12 @@ class Spans(Exam):
     )
     unit: ClassVar[str] = "paragraph"
     unit_column: ClassVar[str | None] = "context"
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.threshold = self.options.threshold
+        if self.threshold is not None:
+            self.options = self.options.changed(no_answer=_NEVER)
 
     @classmethod
     def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
@@ -54,11 +64,15 @@ class Spans(Exam):
         return Question((question, context), answers_of(row.get("answers")), short(question))
 
     def answer(self, question: Question, result: Any) -> Any:
-        found = {"text": result.text}
-        return found if result.no_answer_score is None else {**found, "no_answer_score": result.no_answer_score}
+        if self.threshold is None:
+            return {"text": result.text}
+        score = result.no_answer_score
+        return {"text": result.text, "no_answer_score": score, "given": "" if score > self.threshold else result.text}
 
     def scorer(self) -> Scorer:
-        return make_scorer("squad", version="2.0" if self.options.no_answer is not False else "1.1")
+        if self.threshold is None:
+            return make_scorer("squad", version="1.1")
+        return make_scorer("squad", version="2.0", no_answer_scores=True, threshold=self.threshold)
 
 
 class WrittenAnswers(Exam):

@@ -36,3 +36,8 @@ class Transcripts(Exam):
 
     def scorer(self) -> Scorer:
         return make_scorer("speech")
+
+    def said(self, scorer: Scorer) -> str:
+        normal = scorer.settings()["normalize"]
+        plain = "transcripts are compared as they are written, case and punctuation included"
+        return plain if normal == "none" else "transcripts are compared in lower case and without punctuation"

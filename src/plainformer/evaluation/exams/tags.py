@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from plainformer.config.tag_schemes import OUTSIDE, has_scheme
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError
 from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
-from plainformer.inputs.text.tag_schemes import OUTSIDE
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, label_of, short
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.objectives.base import Column
-from plainformer.train.objectives.labels import named, place_of
+from plainformer.train.objectives.labels import named
 from plainformer.train.objectives.token import TokenClassification, as_list_of
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ class Tags(Exam):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        for name in ("aggregation", "scheme"):
-            no_effect(
-                name in self.options.explicit and getattr(self.options, name) != "none", name, "on words that are given"
-            )
-        self.options = self.options.changed(aggregation="none")
+        aggregation, self.scheme = self.options.aggregation, self.options.scheme
+        no_effect(aggregation not in (None, "none"), "aggregation", "on words that are given")
+        self.options = self.options.changed(aggregation="none", scheme=None)
         self.labels = self.task.config.labels
         self.numbers = {label: number for number, label in enumerate(self.labels)}
         self.nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
@@ -57,14 +55,17 @@ class Tags(Exam):
         if not pairs:
             raise Dropped("no words")
         text = " ".join(word for word, _ in pairs)
-        right = [self.labels[place_of(tag, self.numbers)] for _, tag in pairs]
+        right = [label_of(tag, self.labels, self.numbers) for _, tag in pairs]
         return Question(text, right, short(text), [word for word, _ in pairs])
 
     def answer(self, question: Question, result: Any) -> Any:
         return word_tags(question.value, question.about, result, self.nothing)
 
     def scorer(self) -> Scorer:
-        return make_scorer("entities")
+        if has_scheme(self.labels):
+            return make_scorer("entities", labels=self.labels, scheme=self.scheme)
+        no_effect(self.scheme is not None, "scheme", ": these labels mark no entities")
+        return make_scorer("tags", labels=self.labels)
 
 
 def word_tags(text: str, words: Sequence[str], tokens: Sequence[Any], nothing: str) -> list[str]:

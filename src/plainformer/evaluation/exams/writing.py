@@ -28,7 +28,11 @@ class Rewriting(Exam):
         if run is None:
             return {}
         data = run.data
-        given = {"prefix": data.prefix, "src_lang": data.source_language, "tgt_lang": data.target_language}
+        given: dict[str, Any] = {
+            "prefix": data.prefix,
+            "src_lang": data.source_language,
+            "tgt_lang": data.target_language,
+        }
         given |= {"max_new_tokens": data.max_target_length, "truncate": data.too_long in (None, "cut") or None}
         return {name: value for name, value in given.items() if value is not None and name in known}
 
@@ -78,7 +82,7 @@ class ChatAnswers(Exam):
         return result.text
 
     def scorer(self) -> Scorer:
-        return make_scorer("text")
+        return make_scorer("text", main="exact_match")
 
     def lost(self, question: Question) -> int:
         task: Any = self.task
