@@ -1,7 +1,10 @@
 """F1 of entities, as seqeval counts them (Nakayama 2018), in its default mode and strictly by a scheme.
 
 An entity is right where its words and its type are. The default mode reads tags as the CoNLL-2000 script does, where any tag
-but O belongs to an entity; strictly, what breaks the rules of the scheme is not one. Shapes: N sentences, C classes (types),
+but O belongs to an entity, and L and U mean what E and S do (seqeval's default mode does not know them); strictly, what breaks
+the rules of the scheme is not one.
+
+Shapes: N sentences, C classes (types),
 M numbers of a sentence.
 """
 

@@ -18,7 +18,7 @@ from plainformer.errors import InputError
 from plainformer.evaluate.base import Measure, Numbers, OfSums
 
 RESAMPLES, LEVEL, FEWEST = 2000, 0.95, 20
-_NUMBERS_AT_ONCE = 1 << 20
+_NUMBERS_AT_ONCE, _DRAWS_AT_ONCE = 1 << 20, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,12 @@ def unit_places(units: npt.ArrayLike, rows: int) -> npt.NDArray[np.int64]:
 def resampled(count: int, resamples: int, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
     """Yield how often each unit was drawn, (G,), for each resample; the same for the same seed and count."""
     random = np.random.Generator(np.random.Philox(seed))
-    for _ in range(resamples):
-        yield np.bincount(random.integers(0, count, count), minlength=count)
+    at_once = max(1, min(resamples, _DRAWS_AT_ONCE // max(1, count)))
+    for start in range(0, resamples, at_once):
+        wide = min(at_once, resamples - start)
+        # The same numbers as of one call for each; small sets are sooner counted together.
+        drawn_WG = random.integers(0, count, (wide, count)) + count * np.arange(wide)[:, None]
+        yield from np.bincount(drawn_WG.reshape(-1), minlength=wide * count).reshape(wide, count)
 
 
 def _measured(
@@ -102,7 +106,9 @@ def _measured(
     columns_GM = whole.columns_NM if places is None else _summed(whole.columns_NM, places, count)
     at_once = max(1, min(64, _NUMBERS_AT_ONCE // max(1, count)))
     for start in range(0, resamples, at_once):
-        times_WG = np.stack([next(draws) for _ in range(min(at_once, resamples - start))]).astype(np.float64)
+        times_WG = np.empty((min(at_once, resamples - start), count))
+        for place in range(len(times_WG)):
+            times_WG[place] = next(draws)
         for sums_M in times_WG @ columns_GM:
             values = whole.measured(sums_M)
             yield [values[name] for name in names]

@@ -95,7 +95,7 @@ class Squad(Scorer):
         return measured
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
-        return 100 * self._cut(rows_NM)[:, metric == "f1"] if metric in ("exact_match", "f1") else None
+        return 100 * self._cut(rows_NM)[:, int(metric == "f1")] if metric in ("exact_match", "f1") else None
 
     def tables(self, rows_NM: Numbers) -> list[Table]:
         """Return the best thresholds, where answers have scores."""

@@ -107,7 +107,7 @@ def bleu(words: float, reference_words: float, right: Sequence[float], given: Se
         words, reference_words: lengths of all answers and of the references closest in length. right, given: n-grams of each
             length that are right, and that there are.
     """
-    if not reference_words:
+    if not reference_words and not any(right):
         return float("nan")
     if not words or not any(right):
         return 0.0
