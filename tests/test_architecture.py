@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": TOP
     | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "evaluation", "folds"}
     | {"__init__"},
-    "__init__": TOP | {"explanation", "starting", "training", "evaluation", "folds", "harness", "evaluate"},
+    "__init__": TOP | {"explanation", "starting", "train", "training", "evaluation", "folds", "harness", "evaluate"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.

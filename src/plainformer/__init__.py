@@ -22,6 +22,8 @@ _NAMES = {
     "Evaluation": "plainformer.evaluation",
     "TrainConfig": "plainformer.config.training",
     "TrainResult": "plainformer.training",
+    "verdict": "plainformer.train.verdict",
+    "Verdict": "plainformer.train.verdict",
     "load_model": "plainformer.loading",
     "load_tokenizer": "plainformer.loading",
     "with_head": "plainformer.starting",
@@ -104,6 +106,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.tasks.results import Skipped as Skipped
     from plainformer.config.tag_schemes import read_tags as read_tags
     from plainformer.tasks.writing.chat import ChatSession as ChatSession
+    from plainformer.train.verdict import Verdict as Verdict, verdict as verdict
     from plainformer.training import TrainResult as TrainResult, train as train
 # isort: on
 

@@ -105,7 +105,10 @@ def test_a_dry_run_says_what_would_be_done(cli: Cli, config: Path) -> None:
     assert facts["steps"].startswith("5, which is ")
     assert facts["train, left out"].startswith("1 dropped: ") and "rows.jsonl line 21" in facts["train, left out"]
     assert facts["parameters"] == "35,328, of which 35,328 are trained"
-    assert facts["disk"] == "424 kB for each checkpoint, up to 2 MB for 4 checkpoints"
+    assert (
+        facts["disk"]
+        == "424 kB for each checkpoint, up to 2 MB for 4 checkpoints; 528 B for the losses of each evaluation's examples"
+    )
     assert ", an estimate: weights 141 kB, gradients 141 kB, optimizer 283 kB, activations" in facts["memory"]
     assert "example 1   learns\n" in out and "example 2   learns\n" in out and "\nt           h\n" in out
     assert not Path("run").exists()

@@ -139,9 +139,11 @@ def test_an_interrupted_evaluation_is_made_when_the_run_goes_on(
 ) -> None:
     calls: list[int] = []
 
-    def stop() -> bool:  # 1 before step 1, 3 batches of the first evaluation, 1 after each of 7 steps, then within
+    def stop() -> (
+        bool
+    ):  # 1 before step 1, 3 batches of validation and 3 of the probe, 1 after each of 7 steps, then within
         calls.append(1)
-        return len(calls) == 1 + 3 + 7 + 2
+        return len(calls) == 1 + 6 + 7 + 2
 
     stopped = train(config, stop=stop)
     assert stopped.ended == "stopped" and stopped.step == 7

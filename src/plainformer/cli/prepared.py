@@ -112,7 +112,9 @@ def facts(prepared: Prepared) -> dict[str, str]:
         metric = prepared.metric
         most, name = "highest" if metric.better == "higher" else "lowest", metric.name.replace("_", " ")
         how = f"the checkpoint with the {most} {name} is the best"
-        found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}; {how}"
+        probe = sum(map(len, prepared.probe))
+        also = f", and {plural(probe, 'row')} of train, by which overfitting is told" if probe else ""
+        found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}{also}; {how}"
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found
 
@@ -128,10 +130,11 @@ def needed(needs: Needs) -> dict[str, str]:
     }
     said = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
     disk = f"{size(needs.checkpoint)} for each checkpoint, up to {size(needs.checkpoint * needs.checkpoints)}"
+    losses = f"; {size(needs.losses)} for the losses of each evaluation's examples" if needs.losses else ""
     return {
         "parameters": f"{needs.parameters:,}, of which {needs.trained:,} are trained",
         "memory": f"{size(needs.memory)}, an estimate: {said}",
-        "disk": f"{disk} for {plural(needs.checkpoints, 'checkpoint')}",
+        "disk": f"{disk} for {plural(needs.checkpoints, 'checkpoint')}{losses}",
     }
 
 

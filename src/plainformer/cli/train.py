@@ -42,6 +42,7 @@ def train(
     dry_run: Annotated[bool, Parameter(negative="", help="Show what would be done, and what it would need.")] = False,
     resume: Annotated[bool, Parameter(negative="", help="Go on with a run; there must be one.")] = False,
     seen: Annotated[str | None, Parameter(help="Show how often each example was seen in this run, and stop.")] = None,
+    verdict: Annotated[str | None, Parameter(help="Say whether this run overfits, and since when, and stop.")] = None,
     json: Json = False,
 ) -> None:
     """Train a model as CONFIG says; begun again, a run goes on where it stopped.
@@ -56,6 +57,11 @@ def train(
     if seen is not None:
         no_effect(config is not None or dry_run or resume, "seen", "with CONFIG", "give the run alone")
         show_seen(restored(seen), as_json=json)
+        return
+    if verdict is not None:
+        alone = config is not None or dry_run or resume
+        no_effect(alone, "verdict", "with CONFIG", "give the run alone")
+        show_verdict(restored(verdict), as_json=json)
         return
     asked = read_run(config, overrides)
     last = "last.json" if asked.folds is None else "folds.json"
@@ -180,6 +186,8 @@ def print_result(result: TrainResult, where: str, *, already: bool) -> None:
 
         facts["best model"] = f"{folder / 'best'} (step {best['step']:,})"
         facts[f"its {best['metric'].replace('_', ' ')}"] = said(best["value"], best.get("interval"))
+    if result.verdict is not None:
+        facts["overfitting"] = result.verdict["sentence"]
     print_facts(out, facts)
 
 
@@ -193,6 +201,17 @@ def show_seen(folder: str, *, as_json: bool) -> None:
     from plainformer.train.seen import seen
 
     found = seen(folder)
+    if as_json:
+        write_json([found.to_dict()])
+    else:
+        screen.write(str(found))
+
+
+def show_verdict(folder: str, *, as_json: bool) -> None:
+    """Print whether a run overfits."""
+    from plainformer.train.verdict import verdict
+
+    found = verdict(folder)
     if as_json:
         write_json([found.to_dict()])
     else:

@@ -42,12 +42,13 @@ class TrainingLine(Count):
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Say what an evaluation gave."""
-        from plainformer.train.record import PLACE
+        from plainformer.train.record import PLACE, PROBED
 
-        numbers = {name: value for name, value in line.items() if name not in PLACE}
+        numbers = {name: value for name, value in line.items() if name not in (*PLACE, *PROBED)}
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         best = ", the best so far" if line.get("best") else ""
-        screen.say(f"{self.before}step {line['step']:,}: validation {metrics}{best}")
+        learnt = f"; train loss {line['probe']['loss']:.4g}" if "probe" in line else ""
+        screen.say(f"{self.before}step {line['step']:,}: validation {metrics}{best}{learnt}")
         self.last = self.clock()  # the time of an evaluation is not that of steps
 
     def shown(self) -> None:

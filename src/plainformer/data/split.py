@@ -69,9 +69,10 @@ def digest(keys: Hashes) -> str:
 def divide(survey: Survey, config: SplitConfig, duplicates: str = "refuse") -> Split:
     """Return the sides of rows: first the test set is drawn, then the fold that is held out, then the validation set.
 
-    Shares are of all rows; with groups, of all groups; with folds, validation's is of what the fold leaves. Both draws use the seed, as two runs of scikit-learn's splitters
-    on the rows sorted by key would (`ShuffleSplit`, `StratifiedShuffleSplit`, `GroupShuffleSplit`). Folds are those of
-    `fold` on all rows but the test set; with `outer`, on those that the outer fold leaves, and both are held out.
+    Shares are of all rows; with groups, of all groups; with folds, validation's is of what the fold leaves. Both draws use
+    the seed, as two runs of scikit-learn's splitters on the rows sorted by key would (`ShuffleSplit`,
+    `StratifiedShuffleSplit`, `GroupShuffleSplit`). Folds are those of `fold` on all rows but the test set; with `outer`, on
+    those that the outer fold leaves, and both are held out.
 
     Raises:
         UsageError: `by` and `group` do not fit together. InputError: a side would be empty, or lack a label.

@@ -64,7 +64,8 @@ class Store:
     Attributes:
         counts: what became of the rows. lengths: positions of each example, (N,).
         rows: the row that each example was made of, counted from 0, (N,).
-        fates: of rows that were dropped or cut, where the writer was told. folder: where it is. temporary: whether it is gone after this process, since no cache could be written.
+        fates: of rows that were dropped or cut, where the writer was told. folder: where it is.
+        temporary: whether it is gone after this process, since no cache could be written.
     """
 
     def __init__(self, folder: Path, *, temporary: bool = False) -> None:

@@ -152,7 +152,7 @@ class FoldsResult:
             )
             said.append(f"  chosen there: {chosen}")
         if self.overfitting is not None:
-            said.append(f"overfitting: {self.overfitting['said']}")
+            said.append(str(self.overfitting["sentence"]))
         return said + list(self.advice)
 
 

@@ -93,7 +93,7 @@ class SeriesOfRuns:
             )
             for fold, (run, one, own, verdict) in enumerate(zip(runs, made, kept, verdicts, strict=True), start=1)
         )
-        overfitting = over_all(verdicts, [self.folder / run.name for run in runs])
+        overfitting = over_all(self.folder)
         done = replace(result, ended="done", folds=found, pooled=pool(kept), choice=choice, nested=nested)
         done = replace(done, overfitting=overfitting)
         return replace(done, advice=tuple(advice_of(config, done)))

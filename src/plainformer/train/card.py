@@ -93,6 +93,7 @@ class Card:
         options: of the run, nested; every one is written.
         step, total_steps, epochs, tokens: how far training had come.
         evaluations: lines of metrics.jsonl that have "validation". metric: what chose the best.
+        verdict: on overfitting, at the end.
         versions: package → version.
     """
 
@@ -109,6 +110,7 @@ class Card:
     tokens: int
     evaluations: Sequence[Mapping[str, Any]] = ()
     metric: str = "loss"
+    verdict: str = ""
     base: str | None = None
     method: str = "full"
     hub_data: Sequence[str] = ()
@@ -153,6 +155,8 @@ class Card:
         if not self.evaluations:
             return ""
         names = self._metrics()
+        probed = any("probe" in line for line in self.evaluations)
+        learnt = list(dict.fromkeys(("loss", self.metric))) if probed else []
         best = max((line["step"] for line in self.evaluations if line.get("best")), default=None)
         last = self.evaluations[-_SHOWN:]
         shown = [line for line in self.evaluations if line["step"] == best and line not in last] + list(last)
@@ -161,14 +165,17 @@ class Card:
                 f"**{line['step']:,}**" if line["step"] == best else f"{line['step']:,}",
                 f"{line['epoch']:.2f}",
                 *(_number(line["validation"].get(name)) for name in names),
+                *(_number(line.get("probe", {}).get(name)) for name in learnt),
             ]
             for line in shown
         ]
         note = f"On the validation rows. The bold step is the best so far by {self.metric}"
         chosen = next((line for line in shown if line["step"] == best), {})
         sure = f": {said(chosen['validation'][self.metric], chosen['interval'])}" if "interval" in chosen else ""
-        note += f"{sure}{', with the interval of 95 % (bootstrap over rows)' * bool(sure)}."
-        return "## Results\n\n" + note + "\n\n" + _table(["step", "epoch", *names], rows)
+        note += f"{sure}{', with the interval of 95 % (bootstrap over groups, else rows)' * bool(sure)}."
+        heads = ["step", "epoch", *names, *(f"{name} of train" for name in learnt)]
+        said_of_it = f"\n\nOverfitting: {self.verdict}." if self.verdict else ""
+        return "## Results\n\n" + note + "\n\n" + _table(heads, rows) + said_of_it
 
     def _data(self) -> str:
         rows = [

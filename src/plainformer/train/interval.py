@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from plainformer.evaluate.intervals import bootstrap
 
-RESAMPLES = 1000
+RESAMPLES, SHARE = 1000, 0.95
 
 
 def interval(
@@ -27,6 +27,28 @@ def interval(
 
     found = bootstrap(rows, lambda _: measure, resamples=RESAMPLES, fewest=1)[metric]
     return (np.nan, np.nan) if found.low is None or found.high is None else (found.low, found.high)
+
+
+def resampled(
+    rows: npt.NDArray[np.float64],
+    measured: Callable[[npt.NDArray[np.float64]], Mapping[str, float]],
+    metric: str,
+    seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Return a metric of samples of the rows, drawn with replacement, (RESAMPLES,)."""
+    random = np.random.Generator(np.random.Philox(seed))
+    values = []
+    for _ in range(RESAMPLES):
+        times = np.bincount(random.integers(0, len(rows), len(rows)), minlength=len(rows))
+        values.append(measured((times[:, None] * rows).sum(0))[metric])
+    return np.array(values)
+
+
+def bounds_of(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return between which two values 95 % of those that are known lie."""
+    known = values[values == values]
+    low, high = np.quantile(known if len(known) else np.array([np.nan]), [(1 - SHARE) / 2, (1 + SHARE) / 2])
+    return float(low), float(high)
 
 
 def said(value: float, bounds: object) -> str:

@@ -11,13 +11,12 @@ import logging
 import math
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from plainformer.train.draws import torch_seed
+from plainformer.train.evaluating import Evaluation, evaluate
 from plainformer.train.feeder import Feeder
-from plainformer.train.interval import interval
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import clip_gradients, set_learning_rate
 from plainformer.train.plan import Step
@@ -85,31 +84,6 @@ def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     return total
 
 
-def evaluate(run: Run) -> tuple[dict[str, float], tuple[float, float]] | None:
-    """Return the metrics of all validation rows, and the interval of the one that chooses; None if asked to stop.
-
-    Metrics do not depend on how rows are batched.
-    """
-    run.finite.check(run.folder, run.plan.step)
-    sums = []
-    run.model.eval()
-    try:
-        with (
-            torch.no_grad(),
-            run.weights,
-            run.autocast(),
-            Feeder(run.validation, 0, run.validation_batches) as feeder,
-        ):
-            for batch in feeder:
-                if run.stop():
-                    return None
-                sums.append(run.objective.statistics(run.model, run.here(batch)))
-    finally:
-        run.model.train()
-    rows, measured = np.concatenate(sums), run.objective.measured
-    return measured(rows.sum(0, dtype=np.float64)), interval(rows, measured, run.metric.name)
-
-
 def _log(run: Run, state: State, norm: Tensor) -> None:
     """Write what the steps since the last line gave, and begin anew."""
     run.finite.check(run.folder, run.plan.step)
@@ -131,11 +105,11 @@ def _look(run: Run, state: State) -> None:
     """Between steps: evaluate, save, and decide whether to go on."""
     done, stopping, better = state.step == run.plan.total_steps, run.stop(), False
     due = done or (state.step % run.evaluate_every == 0 and (state.step > 0 or run.config.evaluate.first))
-    if run.validation_batches and due and state.evaluated < state.step and not stopping:
+    if run.scored and due and state.evaluated < state.step and not stopping:
         with run.record.paused():
             found = evaluate(run)
         stopping = found is None
-        better = found is not None and _judge(run, state, *found)
+        better = found is not None and _judge(run, state, found)
     patience = run.config.evaluate.patience
     early = bool(patience) and state.since_best >= (patience or 0)
     state.ended = "stopped" if stopping else "done" if done else "early" if early else ""
@@ -143,17 +117,19 @@ def _look(run: Run, state: State) -> None:
         save(run, state)
 
 
-def _judge(run: Run, state: State, values: dict[str, float], bounds: tuple[float, float]) -> bool:
+def _judge(run: Run, state: State, found: Evaluation) -> bool:
     """Take note of an evaluation; return whether it is the best: of equal ones the first, and never one before step 1."""
+    values = found.values
     name, sign = run.metric.name, 1 if run.metric.better == "higher" else -1
     value, before = values[name], -math.inf if state.best is None else sign * state.best["value"]
     better = state.step > 0 and (sign * value > before or (state.best is None and value == value))
     better = better and math.isfinite(values["loss"])  # a model that has run away can still guess right
     if better:
-        state.best = {"step": state.step, "metric": name, "value": value, "interval": list(bounds)}
+        state.best = {"step": state.step, "metric": name, "value": value, "interval": found.interval}
     state.evaluated, state.since_best = state.step, 0 if better or not state.step else state.since_best + 1
     place = {"step": state.step, "epoch": state.step / run.plan.steps_per_epoch, "best": better}
-    run.record.evaluated({**place, "interval": list(bounds), **values})
+    run.losses.write(state.step, found.rows)
+    run.record.evaluated({**place, "interval": found.interval, **values, **found.of_probe})
     return better
 
 

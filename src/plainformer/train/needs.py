@@ -21,6 +21,7 @@ class Needs:
         weights, gradients, optimizer, average: bytes of tensors that are as large as parameters.
         activations: bytes that one micro-batch keeps for its backward pass; None where it was not measured.
         checkpoint: bytes of one checkpoint. checkpoints: how many are on the disk at a time, at most.
+        losses: bytes of the losses of each example, which evaluations leave.
     """
 
     parameters: int
@@ -32,6 +33,7 @@ class Needs:
     activations: int | None
     checkpoint: int
     checkpoints: int
+    losses: int = 0
 
     @property
     def memory(self) -> int:
@@ -43,7 +45,7 @@ class Needs:
         return {**asdict(self), "memory": self.memory}
 
 
-def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | None = None) -> Needs:
+def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | None = None, losses: int = 0) -> Needs:
     """Return what a run of these parameters needs; those that do not require gradients are frozen.
 
     AdamW keeps two numbers for each trained parameter. A checkpoint holds the weights and what the optimizer keeps.
@@ -62,6 +64,7 @@ def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | 
         activations=activations,
         checkpoint=weights + 2 * gradients + average,
         checkpoints=config.checkpoints.keep + 3,  # the best, the last, and one that is being written
+        losses=losses,
     )
 
 

@@ -27,6 +27,7 @@ from plainformer.train.packing import Packing
 
 Integers = npt.NDArray[np.int64]
 POOL = 50  # batches whose examples are sorted by length together: more make less padding and less chance
+_EVALUATED = -1  # the "epoch" of what evaluations draw
 PLAN_FILE, LENGTHS_FILE = "plan.json", "lengths.npy"
 
 
@@ -303,22 +304,31 @@ def _total_steps(plan: Plan, length: LengthConfig, epochs_default: int) -> int:
     return plan.steps_per_epoch * (length.epochs or epochs_default)
 
 
-def evaluation_batches(lengths: npt.ArrayLike, size: int, longest: int | None = None) -> list[MicroBatch]:
+def evaluation_batches(
+    lengths: npt.ArrayLike, size: int, longest: int | None = None, *, most: int | None = None, seed: int = 0
+) -> list[MicroBatch]:
     """Return all examples, each exactly once, in rows of their own, batches of like length, the longest first.
 
     The longest come first so that a batch that does not fit into memory fails at once. Examples of more than `longest`
-    tokens are cut into pieces of that many, each in a row of its own; so none is left out.
+    tokens are cut into pieces of that many, each in a row of its own; so none is left out. Where there are more rows than
+    `most`, so many are drawn by the seed.
     """
-    rows: list[tuple[int, Row]] = []
-    for example, tokens in enumerate(np.asarray(lengths, dtype=np.int64).tolist()):
-        if longest is None or tokens <= longest:
-            rows.append((tokens, (Piece(example),)))
-            continue
-        for start in range(0, tokens, longest):
-            stop = start + longest if start + longest < tokens else None
-            rows.append((min(longest, tokens - start), (Piece(example, start, stop),)))
-    rows.sort(key=lambda each: -each[0])  # stable: equally long ones stay in order
-    return list(_split([row for _, row in rows], size))
+    lengths_N = np.asarray(lengths, dtype=np.int64)
+    longest = max(1, int(lengths_N.max(initial=1))) if longest is None else longest
+    pieces_N = np.maximum(-(-lengths_N // longest), 1)
+    after_N = np.cumsum(pieces_N)
+    total = int(pieces_N.sum())
+    chosen_R = np.arange(total)
+    if most is not None and most < total:
+        chosen_R = np.sort(generator(seed, _EVALUATED).choice(total, most, replace=False))
+    example_R = np.searchsorted(after_N, chosen_R, side="right")
+    start_R = (chosen_R - (after_N - pieces_N)[example_R]) * longest
+    tokens_R = np.minimum(lengths_N[example_R] - start_R, longest)
+    rows: list[Row] = []
+    for i in np.argsort(-tokens_R, kind="stable"):  # equally long ones stay in order
+        example, start, stop = int(example_R[i]), int(start_R[i]), int(start_R[i] + tokens_R[i])
+        rows.append((Piece(example, start, stop if stop < lengths_N[example] else None),))
+    return list(_split(rows, size))
 
 
 def whole_rows(examples: Iterable[int]) -> list[Row]:

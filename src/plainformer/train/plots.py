@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plainformer.train.kept_verdict import kept_verdict
+
 PLOTS = "plots"
 Curve = list[tuple[int, float]]  # (step, value)
-TRAINED, VALIDATED, BEST = "#4878a8", "#c44e52", "#2f2f2f"
+BEST, OVERFITTING = "#2f2f2f", "#dd8452"
+COLORS = {"train": "#4878a8", "train rows, evaluated": "#55a868", "validation": "#c44e52"}
 
 
 def can_plot() -> bool:
@@ -20,7 +23,7 @@ def can_plot() -> bool:
 
 
 def curves_of(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Return quantity → side ("train" or "validation") → its curve. What is not a finite number has no point."""
+    """Return quantity → side (of `COLORS`) → its curve. What is not a finite number has no point."""
     found: dict[str, dict[str, Curve]] = {}
 
     def add(side: str, step: int, values: dict[str, Any]) -> None:
@@ -31,6 +34,7 @@ def curves_of(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
     for line in lines:
         if "validation" in line:
             add("validation", line["step"], line["validation"])
+            add("train rows, evaluated", line["step"], line.get("probe", {}))
         else:
             add(
                 "train",
@@ -47,16 +51,22 @@ def draw_plots(folder: Path) -> list[Path]:
         return []
     lines = [json.loads(line) for line in metrics.read_bytes().split(b"\n")[:-1]]
     best = next((line["step"] for line in reversed(lines) if line.get("best")), None)
+    since = (kept_verdict(folder) or {}).get("since") or {}
     drawn = []
     for name, sides in curves_of(lines).items():
         path = folder / PLOTS / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        _draw(path, name, sides, best if "validation" in sides else None)
+        marks = {} if best is None or "validation" not in sides else {best: (f"best: step {best:,}", BEST, ":")}
+        if name == "loss" and since:
+            label = f"overfitting since step {since['step']:,} (epoch {since['epoch']:.3g})"
+            marks[since["step"]] = (label, OVERFITTING, "--")
+        _draw(path, name, sides, marks)
         drawn.append(path)
     return drawn
 
 
-def _draw(path: Path, name: str, sides: dict[str, Curve], best: int | None) -> None:
+def _draw(path: Path, name: str, sides: dict[str, Curve], marks: Mapping[int, tuple[str, str, str]]) -> None:
+    """Draw the curves of a quantity. `marks`: step → label, color and style of a line there."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,10 +77,10 @@ def _draw(path: Path, name: str, sides: dict[str, Curve], best: int | None) -> N
         axes = figure.add_subplot()
         for side, curve in sorted(sides.items()):
             steps, values = zip(*curve, strict=True)
-            marker, color = "o" if len(curve) < 60 else "", TRAINED if side == "train" else VALIDATED
-            axes.plot(steps, values, label=side, color=color, linewidth=1.2, marker=marker, markersize=3)
-        if best is not None:
-            axes.axvline(best, color=BEST, linewidth=0.8, linestyle=":", label=f"best: step {best:,}")
+            marker = "o" if len(curve) < 60 else ""
+            axes.plot(steps, values, label=side, color=COLORS[side], linewidth=1.2, marker=marker, markersize=3)
+        for step, (label, color, style) in marks.items():
+            axes.axvline(step, color=color, linewidth=0.8, linestyle=style, label=label)
         axes.set_xlabel("step")
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.25)

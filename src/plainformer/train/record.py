@@ -26,6 +26,7 @@ from plainformer.train.plots import can_plot, draw_plots
 log = logging.getLogger(__name__)
 METRICS, TIMING, TENSORBOARD = "metrics.jsonl", "timing.jsonl", "tensorboard"
 PLACE = ("step", "epoch", "best", "interval")  # what a line of an evaluation has besides metrics
+PROBED = ("probe", "gap")  # and what it has of the probe
 _PLOT_SECONDS = 30.0  # pictures are drawn at most this often, and at the end
 
 
@@ -116,11 +117,12 @@ class Record:
         self._show("train", line)
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
-        """Write what an evaluation gave; all but step, epoch, best and interval are metrics, written below "validation"."""
-        values = {name: value for name, value in line.items() if name not in PLACE}
-        place = {name: line[name] for name in PLACE if name in line}
-        self.metrics.write({**place, "validation": values})
+        """Write what an evaluation gave; what is neither of `PLACE` nor of `PROBED` is a metric, written below "validation"."""
+        values = {name: value for name, value in line.items() if name not in (*PLACE, *PROBED)}
+        place, probed = ({name: line[name] for name in names if name in line} for names in (PLACE, PROBED))
+        self.metrics.write({**place, "validation": values, **probed})
         self._show("validation", {**values, "step": line["step"]})
+        self._show("probe", {**line.get("probe", {}), "step": line["step"]})
         if time.monotonic() - self._drawn > _PLOT_SECONDS:
             with self.paused():
                 self._draw()
@@ -190,6 +192,8 @@ def _board(folder: Path, step: int) -> Any:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # "nan", "inf", "-inf"
     return value

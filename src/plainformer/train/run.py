@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from plainformer.config.training import TrainConfig
 from plainformer.model.transformer import Transformer
 from plainformer.train.checkpoint import Checkpoints, Tensors
+from plainformer.train.example_losses import LossFiles, Scored
 from plainformer.train.feeder import moved
 from plainformer.train.finite import Finite
 from plainformer.train.objectives.base import Batch, Metric, Objective
@@ -48,7 +49,7 @@ class Run:
 
     Attributes:
         batches: step → its micro-batches, on the CPU.
-        validation: number → a batch of an evaluation. validation_batches: how many there are; 0 for no evaluation.
+        scored: what evaluations score: validation rows, then the probe; () for no evaluation. losses: where it is kept.
         rate: step → learning rate. average: of the weights; it is what is evaluated and saved.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         save_model, tensors: write the model into a folder; return what else is needed to go on.
@@ -61,8 +62,8 @@ class Run:
     objective: Objective
     plan: Plan
     batches: Callable[[int], tuple[Step, list[Batch]]]
-    validation: Callable[[int], Batch]
-    validation_batches: int
+    scored: Sequence[Scored]
+    losses: LossFiles
     optimizer: torch.optim.AdamW
     rate: Callable[[int], float]
     average: Average | None

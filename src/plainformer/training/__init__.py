@@ -18,11 +18,14 @@ from plainformer.config.resolved import resolved
 from plainformer.errors import TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
-from plainformer.train.feeder import VALIDATION, collated
+from plainformer.train.example_losses import LossFiles
+from plainformer.train.feeder import collated
+from plainformer.train.kept_verdict import VERDICT, kept_verdict
 from plainformer.train.loop import train_steps
 from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
+from plainformer.train.verdict import conclude
 from plainformer.training.card import card_of
 from plainformer.training.events import Event, Events, Told
 from plainformer.training.folder import RunFolder, cannot_write
@@ -30,6 +33,7 @@ from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import fill, made_model, saved_whole, weights_of
 from plainformer.training.prepared import Prepared, prepare
+from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
@@ -44,6 +48,7 @@ class TrainResult:
         ended: "done", "early" (no progress), or "stopped": the same call goes on with it.
         step, total_steps: steps done, and of the whole run.
         best: step, metric, value and 95 % interval of the best evaluation; None without validation rows.
+        verdict: on overfitting, at the end, as `Verdict.to_dict` gives it; None before, and without validation rows.
     """
 
     folder: Path
@@ -51,6 +56,7 @@ class TrainResult:
     step: int
     total_steps: int
     best: dict[str, Any] | None
+    verdict: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -119,7 +125,9 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             train_steps(run, state)
         finally:
             run.record.close()
-    result = TrainResult(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best)
+    result = TrainResult(
+        folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)
+    )
     events.ended(result.to_dict())
     return result
 
@@ -158,11 +166,14 @@ def make_run(
 
     def save_model(path: Path, state: State) -> None:
         start.save(model, path)
+        if state.ended in ("done", "early"):
+            conclude(folder)
         card_of(prepared, model, state, folder).write(path)
 
+    (folder / VERDICT).unlink(missing_ok=True)
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    examples, validation = prepared.examples, prepared.validation or prepared.examples  # of which no batch is made then
+    examples = prepared.examples
 
     def batches(step: int) -> Any:
         planned = plan.step(step)
@@ -170,8 +181,8 @@ def make_run(
 
     return Run(
         *(config, folder, model, taught(objective, model.config), plan, batches),
-        validation=lambda n: collated(objective, validation, prepared.evaluation[n], config.seed, VALIDATION, pin),
-        validation_batches=len(prepared.evaluation),
+        scored=scored(prepared, pin),
+        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
         optimizer=optimizer,
         rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
         average=average,

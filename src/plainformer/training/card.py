@@ -12,6 +12,7 @@ from plainformer.config.building import as_data
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.model.transformer import Transformer
 from plainformer.train.card import Card, Side
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.optimizer import trained
 from plainformer.train.record import evaluations
 from plainformer.train.run import State
@@ -47,6 +48,7 @@ def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) 
         tokens=state.tokens,
         evaluations=evaluations(folder),
         metric=prepared.metric.name,
+        verdict=str((kept_verdict(folder) or {}).get("sentence", "")),
         base=config.model.ref,
         method=method,
         hub_data=sorted({source.path for source in sources if source.format == "hub"}),

@@ -12,6 +12,7 @@ from plainformer.train.plan import MicroBatch, Plan
 from plainformer.training.machine import machine
 from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared
+from plainformer.training.scored import loss_bytes
 
 _LOOKED_AT = 50  # steps among which the largest micro-batch is sought: with batches of like length, one pool
 
@@ -26,7 +27,7 @@ def needs_of(prepared: Prepared) -> Needs:
         low = config.precision == "bf16"
         with torch.autocast(model.device.type, torch.bfloat16) if low else nullcontext():
             kept = activation_bytes(lambda: objective.loss(model, batch).total, model.parameters())
-    return needs(config, model.parameters(), kept)
+    return needs(config, model.parameters(), kept, loss_bytes(prepared))
 
 
 def largest(plan: Plan) -> MicroBatch:

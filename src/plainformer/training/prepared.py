@@ -34,6 +34,7 @@ class Prepared:
         rows: of all sides, as they are read.
         examples, validation: encoded; None without validation rows.
         plan: which examples each step learns from. evaluation: the batches of an evaluation.
+        probe: as many rows of train, which evaluations score as well; [] where that is not asked for.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         data: what identifies the data: a run only goes on with the same.
     """
@@ -49,6 +50,7 @@ class Prepared:
     metric: Metric
     evaluate_every: int
     save_every: int
+    probe: list[MicroBatch] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,9 +91,15 @@ def _prepared(config: TrainConfig) -> Prepared:
     check_schedule(config.schedule, plan.total_steps)
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
+    evaluation = [] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length)
+    probe: list[MicroBatch] = []
+    if evaluation and config.evaluate.probe:
+        most = sum(map(len, evaluation))
+        probe = evaluation_batches(examples.lengths, size, plan.row_length, most=most, seed=config.seed)
     return Prepared(
         *(config, objective, start, rows, examples, validation, plan),
-        evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
+        evaluation=evaluation,
+        probe=probe,
         metric=_metric(config, objective),
         evaluate_every=every,
         save_every=config.checkpoints.every or max(every, min(SAVED_APART, plan.total_steps)),
