@@ -15,6 +15,7 @@ from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.weights import check_depth, for_head, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
+from plainformer.config.scaling import TARGETS
 from plainformer.config.values import check_whole
 from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean, opt, plural
 from plainformer.families import config_from_dict, family_module, fields_of, head_of, heads_of, table_for
@@ -32,7 +33,7 @@ PROBLEMS = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-_OF_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
+_OF_LABELS = ("id2label", "label2id", "num_labels", "problem_type", TARGETS)
 WHERE = "model.config"  # what messages call a fragment
 
 
@@ -227,6 +228,8 @@ def _changed(
             f"one label, {names[0]!r}, makes every answer the same",
             f"say what it is: {opt('problem', 'regression')} or {opt('problem', 'multi_label')}",
         )
+    if stated != "regression" or list(known) != names:
+        made.pop(TARGETS, None)  # the units of another head's answers
     made.update(
         id2label={str(number): name for number, name in enumerate(names)},
         label2id={name: number for number, name in enumerate(names)},

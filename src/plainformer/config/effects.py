@@ -21,6 +21,8 @@ LABELLED = (
     "image-classification",
     "audio-classification",
 )
+SOUNDS = ("audio-classification", "ctc", "speech-to-text")
+IMAGES = ("image-classification",)
 TEXTS = (
     *("causal-lm", "masked-lm", "denoising", "seq2seq", "instruction"),
     *("text-classification", "token-classification", "question-answering", "multiple-choice"),
@@ -33,6 +35,11 @@ _FOR = {
     "loss.mask_share": ("masked-lm", "denoising"),
     "loss.whole_words": ("masked-lm",),
     "loss.mean_span": ("denoising",),
+    "scale.inputs": (*SOUNDS, *IMAGES),
+    "scale.targets": ("text-classification", "image-classification"),
+    **dict.fromkeys(("augment.time_mask", "augment.time_mask_length"), SOUNDS),
+    **dict.fromkeys(("augment.feature_mask", "augment.feature_mask_length"), SOUNDS),
+    **dict.fromkeys(("augment.shift", "augment.rotate", "augment.zoom", "augment.flip"), IMAGES),
     "data.labels": LABELLED,
     "data.max_length": TEXTS,
     "data.too_long": TEXTS,
@@ -68,6 +75,12 @@ def check_effects(config: TrainConfig) -> None:
         head_alone and config.optimizer.layer_decay is not None,
         "optimizer.layer_decay",
         f"with {opt('model.train', 'head')}",
+    )
+    numbers = config.model.problem in (None, "regression")
+    no_effect(
+        config.scale.targets is not None and not numbers,
+        "scale.targets",
+        f"with {opt('model.problem', config.model.problem)}",
     )
     if config.model.lora is not None and config.model.ref is None:
         what = f"{opt('model.lora')} adapts a model that has learnt something, and this one begins from scratch"

@@ -12,14 +12,14 @@ class Distribution:
     """Where one tensor's numbers come from.
 
     Attributes:
-        kind: "normal" around 0; "truncated" normal around 0, cut off at `cutoff`; "uniform" in [-scale, scale];
+        kind: "normal" around 0; "truncated" normal around 0, cut off at `cutoff`; "uniform" in [-scale, scale]; "share" in [0, scale];
             "constant" `scale`; "sinusoids": sines, then cosines of each row's number (Vaswani et al. 2017);
             "interleaved sinusoids": sines in even columns, cosines in odd ones.
         scale: the standard deviation, the bound, or the constant.
         cutoff: the largest absolute value; a truncated one's real deviation is smaller than `scale`.
     """
 
-    kind: Literal["normal", "truncated", "uniform", "constant", "sinusoids", "interleaved sinusoids"]
+    kind: Literal["normal", "truncated", "uniform", "share", "constant", "sinusoids", "interleaved sinusoids"]
     scale: float = 0.0
     cutoff: float = 0.0
 
@@ -35,6 +35,11 @@ def truncated(std: float, cutoff: float = 2.0) -> Distribution:
 
 def uniform(bound: float) -> Distribution:
     return Distribution("uniform", bound)
+
+
+def share(bound: float) -> Distribution:
+    """Return the uniform distribution between 0 and a bound."""
+    return Distribution("share", bound)
 
 
 def constant(value: float) -> Distribution:

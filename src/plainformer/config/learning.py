@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from plainformer.config.effects import is_given
 from plainformer.config.options import Check, Checked, flag, number, one_of, option, text, whole
+from plainformer.config.scaling import SCALINGS
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
-
-SCALINGS = ("center", "standardize", "minmax")
 
 
 def _or_none(check: Check) -> Check:
@@ -105,7 +104,10 @@ class LossConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig(Checked):
-    """How numbers are scaled, by what the rows to learn from have (scikit-learn's scalers); saved with the model."""
+    """How numbers are scaled, by what the rows of train alone have (as scikit-learn's scalers); saved with the model.
+
+    Losses are those of scaled targets; answers, and metrics such as the mean absolute error, are in the data's units.
+    """
 
     inputs: str | None = option(
         None, help="Audio, images: center, standardize or minmax; default: as the checkpoint.", check=one_of(*SCALINGS)
@@ -124,17 +126,34 @@ class AugmentConfig(Checked):
     embedding_noise: float | None = option(
         None, help="NEFTune's alpha: uniform noise on embeddings (Jain et al. 2023).", check=number("(0, inf)")
     )
-    time_masks: int = option(0, help="SpecAugment: spans of time that are hidden (Park et al. 2019).", check=whole(0))
-    time_mask_length: int = option(10, help="Longest of them, in positions of the encoder.", check=whole(1))
-    feature_masks: int = option(0, help="SpecAugment: bands of features that are hidden.", check=whole(0))
-    feature_mask_length: int = option(27, help="Widest of them, in features.", check=whole(1))
-    shift: float = option(0.0, help="Images: largest shift, as a share of the side.", check=number("[0, 1)"))
+    time_mask: float | None = option(
+        None,
+        help="SpecAugment (Park et al. 2019): share of a clip's frames that is hidden, where spans do not overlap; "
+        "default: as the checkpoint states.",
+        check=_or_none(number("[0, 1)")),
+    )
+    time_mask_length: int | None = option(
+        None, help="Frames of a hidden span; default: as the checkpoint, else 10.", check=_or_none(whole(1))
+    )
+    feature_mask: float | None = option(
+        None,
+        help="SpecAugment: the same of features; default: as the checkpoint states.",
+        check=_or_none(number("[0, 1)")),
+    )
+    feature_mask_length: int | None = option(
+        None, help="Features of a hidden band; default: as the checkpoint, else 10.", check=_or_none(whole(1))
+    )
+    shift: float = option(
+        0.0, help="Images: largest shift, as a share of the side; what comes in is black.", check=number("[0, 1)")
+    )
     rotate: float = option(0.0, help="Images: largest rotation, in degrees.", check=number("[0, 180]"))
-    zoom: float = option(0.0, help="Images: largest change of size, as a share.", check=number("[0, 1)"))
+    zoom: float = option(
+        0.0, help="Images: largest change of size: 0.1 is 1 / 1.1 to 1.1 times.", check=number("[0, 1)")
+    )
     flip: bool = option(False, help="Images: mirror every other one, left to right.", check=flag())
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("time_mask_length", "feature_mask_length"):
-            count = name.replace("_length", "s")
-            no_effect(getattr(self, count) == 0 and is_given(self, name), name, f"without {opt(count)}")
+            share = name.removesuffix("_length")
+            no_effect(getattr(self, share) == 0 and is_given(self, name), name, f"with {opt(share, 0)}")

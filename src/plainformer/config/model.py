@@ -29,6 +29,7 @@ from plainformer.config.parts import (
     RopeConfig,
     TokenFrontend,
 )
+from plainformer.config.scaling import TARGETS, Scaling
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class HeadConfig:
         mixed_states: how many hidden states, the embeddings' and every layer's, a learned weighted sum mixes before
             `pick` (SUPERB, Yang et al. 2021); 0 reads the last alone.
         dropout, dense_dropout: in training, of what the output layer reads, and of what the dense layer reads.
+        scaling: of a regression whose answers are in scaled units: what turns them back.
     """
 
     kind: str = "none"
@@ -175,6 +177,7 @@ class HeadConfig:
     mixed_states: int = 0
     dropout: float = 0.0
     dense_dropout: float = 0.0
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         require_choice("head", self.kind, HEAD_KINDS)
@@ -186,6 +189,12 @@ class HeadConfig:
         require_size("number of hidden states that the head mixes", self.mixed_states, MAX_LAYERS + 1, 0)
         require_probability("dropout before the output layer", self.dropout)
         require_probability("dropout before the dense layer", self.dense_dropout)
+        if self.scaling is not None:
+            fits = self.problem == "regression" and len(self.scaling.offset) == self.out_size
+            require(
+                fits,
+                f"{TARGETS} has {len(self.scaling.offset)} numbers, and the head answers {self.out_size} ({self.problem})",
+            )
 
 
 def in_millions(count: int) -> str:

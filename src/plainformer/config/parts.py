@@ -249,7 +249,10 @@ class PatchFrontend:
 
 @dataclass(frozen=True)
 class WaveFrontend:
-    """A waveform through seven convolutions (Baevski et al. 2020): (B, samples) → (B, frames, D)."""
+    """A waveform through seven convolutions (Baevski et al. 2020): (B, samples) → (B, frames, D).
+
+    `hidden_vector`: whether it has a vector of its own for frames that are hidden in training.
+    """
 
     kind: Literal["wave"] = field(default="wave", init=False)
     channels: tuple[int, ...]
@@ -262,6 +265,7 @@ class WaveFrontend:
     position_kernel: int = 128
     position_groups: int = 16
     norm: NormConfig | None = None
+    hidden_vector: bool = False
 
     def __post_init__(self) -> None:
         same = len(self.channels) == len(self.kernels) == len(self.strides) > 0

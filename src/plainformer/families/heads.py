@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from plainformer.checkpoint.rows import Row, linear, row
 from plainformer.config import HeadConfig, ModelConfig, StackConfig, TokenFrontend
+from plainformer.config.scaling import TARGETS, Scaling
 from plainformer.families.hf_config import HfConfig, problem
 
 Kind = Literal["sequence", "token", "span", "choice", "image", "audio"]
@@ -34,7 +35,9 @@ class Head:
 def classifier(source: HfConfig, kind: Kind, pick: str, **fields: Any) -> HeadConfig:
     """Return a head with one output for each label (one for multiple choice, start and end for spans)."""
     count = 1 if kind == "choice" else 2 if kind == "span" else len(source.labels())
-    return HeadConfig(kind=kind, pick=pick, out_size=count, problem=problem(source), **fields)  # type: ignore[arg-type]
+    scaled = source.object(TARGETS) if kind in ("sequence", "image") else {}
+    answers = {"problem": problem(source), "scaling": Scaling.from_dict(scaled) if scaled else None}
+    return HeadConfig(kind=kind, pick=pick, out_size=count, **answers, **fields)  # type: ignore[arg-type]
 
 
 def rate(*names: str, default: float = 0.1) -> Rate:

@@ -6,15 +6,16 @@ normalise before each sub-layer and once after the last.
 
 from __future__ import annotations
 
-from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row
+from plainformer.checkpoint.rows import Row, WeightTable, ignore, linear, linears, row, zeros
 from plainformer.config import Dropout, HeadConfig, ModelConfig, NormConfig, StackConfig, WaveFrontend
 from plainformer.config.checks import require
-from plainformer.config.initial import Distribution, FirstWeights, normal, uniform
+from plainformer.config.initial import Distribution, FirstWeights, normal, share, uniform
 from plainformer.config.tokenizer import TokenizerConvention
 from plainformer.families.first import usual
 from plainformer.families.heads import AUDIO, BASE, FRAME, Head
 from plainformer.families.hf_config import HfConfig
 
+HIDDEN = "encoder.frontend.hidden"
 CHANNELS, KERNELS, STRIDES = (512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
@@ -34,6 +35,10 @@ def frontend(source: HfConfig, size: int, norm: NormConfig, stable: bool) -> Wav
         position_kernel=source.integer("num_conv_pos_embeddings", default=128),
         position_groups=groups,
         norm=None if stable else norm,
+        hidden_vector=any(
+            source.probability(f"mask_{axis}_prob", default=usual) > 0
+            for axis, usual in (("time", 0.05), ("feature", 0.0))
+        ),
     )
 
 
@@ -56,7 +61,7 @@ def encoder(source: HfConfig) -> StackConfig:
 
 
 def dropout(source: HfConfig) -> Dropout:
-    """Return the stack's; what hides spans of its input (SpecAugment) is data augmentation."""
+    """Return the stack's; what hides spans of its input is data augmentation (`train/specaugment.py`)."""
     hidden = source.probability("hidden_dropout", default=0.1)
     return Dropout(
         embedding=hidden,
@@ -97,6 +102,7 @@ def first_weights(source: HfConfig, config: ModelConfig) -> FirstWeights:
     }
     # What the published code draws for them does not reach the weights, which keep PyTorch's own.
     position_inputs = stack.hidden_size // wave.position_groups * wave.position_kernel
+    rules[HIDDEN] = share(1.0)
     rules[f"{ours}.positions.direction"] = uniform(position_inputs**-0.5)
     if base_name(config) == "wav2vec2":
         rules |= {f"{ours}.steps.{index}.conv.bias": uniform(count**-0.5) for index, count in enumerate(inputs)}
@@ -145,7 +151,10 @@ def frontend_rows(base: str, frontend: WaveFrontend) -> list[Row]:
 
 
 def table(config: ModelConfig) -> WeightTable:
-    """Return one row for each tensor; what only pre-training reads (mask vector, quantizer) is a known extra."""
+    """Return one row for each tensor; what only pre-training reads (the quantizer) is a known extra.
+
+    The vector of hidden frames is in no checkpoint that was exported without it, and then begins as zeros.
+    """
     stack = config.main_stack
     assert isinstance(stack.frontend, WaveFrontend)
     base = base_name(config)
@@ -154,6 +163,8 @@ def table(config: ModelConfig) -> WeightTable:
         *frontend_rows(base, stack.frontend),
         *linear(f"{base}.encoder.layer_norm", norm),
         *linears(LAYER, f"{base}.encoder.layers.{{}}", "encoder.layers.{}"),
+        row(f"{base}.masked_spec_embed", HIDDEN),
+        *zeros(HIDDEN),
         *ignore("*masked_spec_embed", "quantizer.*", "project_q.*", "project_hid.*"),
         *ignore("lm_head.*", "projector.*", "classifier.*", "layer_weights"),
     ]

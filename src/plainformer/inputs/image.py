@@ -93,7 +93,13 @@ class ImageProcessor:
         Raises:
             CheckpointError: the file is not valid JSON, names another kind of processor, or has an impossible value.
         """
-        found = read_preprocessor(folder, "image_processor")
+        return cls.from_settings(read_preprocessor(folder, "image_processor"), config, known)
+
+    @classmethod
+    def from_settings(
+        cls, found: Mapping[str, Any] | None, config: Mapping[str, Any], known: Sequence[ImageDefaults]
+    ) -> ImageProcessor:
+        """Return what a preprocessor's settings say; with None, what the model's own kind does with images of its size."""
         settings = {key: value for key, value in (found or {}).items() if value is not None}
         own = _defaults(settings, config, known)
         crop = {"do_center_crop": bool(own.crop), "crop_size": own.crop}
@@ -158,6 +164,22 @@ class ImageProcessor:
         import numpy as np
 
         return np.stack([table[plane] for table, plane in zip(self._level_table(), levels_CHW, strict=True)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `preprocessor_config.json` has it, with every step written out, in the fields that transformers reads."""
+        size, crop = self.size, self.crop
+        edges = {"shortest_edge": size} if isinstance(size, int) else size and {"height": size[0], "width": size[1]}
+        steps: dict[str, tuple[bool, dict[str, Any]]] = {
+            "do_resize": (size is not None, {"size": edges, "resample": self.resample}),
+            "do_center_crop": (crop is not None, {"crop_size": crop and {"height": crop[0], "width": crop[1]}}),
+            "do_rescale": (self.rescale_factor is not None, {"rescale_factor": self.rescale_factor}),
+        }
+        found: dict[str, Any] = {}
+        for name, (done, values) in steps.items():
+            found |= {name: done, **(values if done else {})}
+        if self.mean is None or self.std is None:
+            return {**found, "do_normalize": False}
+        return {**found, "do_normalize": True, "image_mean": list(self.mean), "image_std": list(self.std)}
 
     def _resize(self, image: PILImage) -> PILImage:
         if self.size is None:

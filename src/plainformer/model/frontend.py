@@ -169,6 +169,7 @@ class WaveEmbedding(nn.Module):
         self.projection_norm = make_norm(last, config.projection_norm)
         self.project = Linear(last, hidden_size)
         self.positions = ConvPositions(config, hidden_size)
+        self.hidden = nn.Parameter(torch.empty(hidden_size)) if config.hidden_vector else None
         self.norm = make_norm(hidden_size, config.norm)
 
     def frames(self, samples: Tensor) -> Tensor:
@@ -177,8 +178,17 @@ class WaveEmbedding(nn.Module):
             samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
         return samples
 
-    def forward(self, wave_BN: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the vectors and which frames are real, (B, T) bool; None if all are."""
+    def forward(
+        self,
+        wave_BN: Tensor,
+        mask_BN: Tensor | None,
+        hidden_frames: Tensor | None = None,
+        hidden_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors and which frames are real, (B, T) bool; None if all are.
+
+        Of `hidden_frames`, (B, T) bool, the model sees one vector alone, and of `hidden_features`, (B, D) bool, zeros.
+        """
         needed = self._samples_for_one_frame()
         fits = wave_BN.dim() == 2 and wave_BN.size(1) >= needed
         require(
@@ -189,6 +199,11 @@ class WaveEmbedding(nn.Module):
             x_BCN = step(x_BCN)
         x_BTD = self.project(self.projection_norm(x_BCN.transpose(1, 2)))
         x_BTD = drop(x_BTD, self.dropout.projection, self.training)
+        if hidden_frames is not None:
+            instead_D = x_BTD.new_zeros(()) if self.hidden is None else self.hidden.to(x_BTD.dtype)
+            x_BTD = torch.where(hidden_frames[..., None], instead_D, x_BTD)
+        if hidden_features is not None:
+            x_BTD = x_BTD.masked_fill(hidden_features[:, None], 0)
         real_BT = None
         if mask_BN is not None:
             lengths = self.frames(self._samples(mask_BN, wave_BN))

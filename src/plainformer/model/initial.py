@@ -97,6 +97,7 @@ _FILL: dict[str, Callable[[Tensor, Distribution, torch.Generator], Tensor]] = {
     "normal": lambda x, found, generator: x.normal_(0.0, found.scale, generator=generator),
     "truncated": _truncated,
     "uniform": lambda x, found, generator: x.uniform_(-found.scale, found.scale, generator=generator),
+    "share": lambda x, found, generator: x.uniform_(0.0, found.scale, generator=generator),
     "constant": lambda x, found, generator: x.fill_(found.scale),
     "sinusoids": _sinusoids,
     "interleaved sinusoids": _interleaved,

@@ -40,7 +40,7 @@ ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
 READS = {
     "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "document_ids"),
     "patches": ("pixel_values",),
-    "wave": ("input_values", "attention_mask"),
+    "wave": ("input_values", "attention_mask", "hidden_frames", "hidden_features"),
     "mel": ("input_features",),
 }
 
@@ -50,7 +50,8 @@ class StackInput:
     """One call's inputs; exactly one of the first four that fits the frontend.
 
     `attention_mask` covers what a cache already holds too: (B, S), 1 for real and 0 for padding. `document_ids`, (B, T),
-    are for rows of several documents (see `documents.py`); padding has -1.
+    are for rows of several documents (see `documents.py`); padding has -1. `hidden_frames`, (B, T), and `hidden_features`,
+    (B, D), are what is hidden of waves in training.
     """
 
     input_ids: Tensor | None = None
@@ -64,6 +65,8 @@ class StackInput:
     document_ids: Tensor | None = None
     head_mask: Tensor | None = None
     cross_head_mask: Tensor | None = None
+    hidden_frames: Tensor | None = None
+    hidden_features: Tensor | None = None
 
 
 @dataclass
@@ -257,7 +260,8 @@ class Stack(nn.Module):
             return self._embed_tokens(self.frontend, inputs, past)
         real_BT = None
         if isinstance(self.frontend, WaveEmbedding):
-            x_BTD, real_BT = self.frontend(_given("input_values", inputs.input_values), inputs.attention_mask)
+            hidden = inputs.hidden_frames, inputs.hidden_features
+            x_BTD, real_BT = self.frontend(_given("input_values", inputs.input_values), inputs.attention_mask, *hidden)
         elif isinstance(self.frontend, PatchEmbedding):
             x_BTD = self.frontend(_given("pixel_values", inputs.pixel_values))
         else:

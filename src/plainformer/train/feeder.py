@@ -81,10 +81,15 @@ def collated(
 ) -> Batch:
     """Return rows of a plan as a batch on the CPU. A row's random numbers are those of its first piece.
 
-    `pin` puts its tensors where a GPU fetches them by itself.
+    In training, examples are augmented as `augment` says; never in evaluation. `pin` puts tensors where a GPU fetches them by
+    itself.
     """
     pieces = [[objective.part(examples[p.example], p.start, p.stop) for p in row] for row in rows]
-    batch = objective.collate(pieces, [generator(seed, epoch, *_key(row[0])) for row in rows])
+    draws = [generator(seed, epoch, *_key(row[0])) for row in rows]
+    if epoch == VALIDATION:
+        batch = objective.collate(pieces, draws)
+    else:
+        batch = objective.hidden(objective.collate(objective.augmented(pieces, draws), draws), draws)
     batch = replace(batch, examples=tuple(row[0].example for row in rows))
     return moved(batch, lambda tensor: tensor.pin_memory()) if pin else batch
 

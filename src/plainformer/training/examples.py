@@ -10,13 +10,15 @@ from typing import Any
 
 import plainformer
 from plainformer.config.building import as_data
-from plainformer.config.training import ScaleConfig, TrainConfig
+from plainformer.config.effects import SOUNDS
+from plainformer.config.training import TrainConfig
 from plainformer.data.cache import cache_key, cached, file_digest
 from plainformer.data.counts import Counts
 from plainformer.data.sides import Side, Sides
 from plainformer.data.split import UNSEEN
 from plainformer.data.store import Fate, Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError
+from plainformer.inputs.image import ImageProcessor
 from plainformer.train.objectives.base import Dropped, Objective, SpeechInputs
 from plainformer.train.objectives.ctc import LACKING
 
@@ -32,7 +34,8 @@ def stores_of(rows: Sides, config: TrainConfig, objective: Objective, processor:
         InputError: no row of a side can be learnt from.
     """
     sides = {name: side for name, side in rows.sides.items() if name not in UNSEEN}
-    pool = rows.pool() if may_share(config) else None
+    split = config.data.split
+    pool = rows.pool() if split is not None and split.folds is not None else None
     if pool is None:
         stores = {name: store_of(side, config, objective, processor) for name, side in sides.items()}
     else:
@@ -46,12 +49,6 @@ def stores_of(rows: Sides, config: TrainConfig, objective: Objective, processor:
                 fix = "choose a checkpoint whose vocabulary has the characters, or train a tokenizer with them"
             raise InputError(f"no row of {name} can be learnt from: {said}", fix)
     return stores
-
-
-def may_share(config: TrainConfig) -> bool:
-    """Return whether an example is the same in every fold: not where it is scaled by what a fold's training rows have."""
-    split = config.data.split
-    return split is not None and split.folds is not None and config.scale == ScaleConfig()
 
 
 def _part(whole: Store, side: Side) -> Store:
@@ -83,7 +80,9 @@ def encoding_options(config: TrainConfig) -> dict[str, Any]:
     elsewhere = ("train", "validation", "test", "columns", "split", "duplicates", "cache")
     data = {name: value for name, value in content["data"].items() if name not in elsewhere}
     batches = {name: content["batches"][name] for name in ("packed", "row_length")}
-    return {"data": data, "batches": batches, "loss": content["loss"]}
+    # Clips that are all scaled alike are kept as loud as they are.
+    loud = config.scale.inputs is not None and config.objective in SOUNDS
+    return {"data": data, "batches": batches, "loss": content["loss"], **({"loud": True} if loud else {})}
 
 
 def _fill(writer: StoreWriter, side: Side, objective: Objective, *, fates: bool) -> None:
@@ -118,6 +117,8 @@ def digest_of(processor: Any, files: Mapping[str, Path]) -> str:
     """Return a hash of what turns rows into examples: of its files, or of those that it is saved as."""
     if files:
         return file_digest(*files.values())
+    if isinstance(processor, ImageProcessor):
+        return cache_key(**processor.to_dict())
     tokenizer = processor.tokenizer if isinstance(processor, SpeechInputs) else processor
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))

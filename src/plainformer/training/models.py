@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
+from plainformer.config.scaling import TARGETS, Scaling
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
 from plainformer.families import table_for
@@ -25,6 +27,7 @@ from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
+from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
@@ -32,9 +35,12 @@ from plainformer.saving import save_config, save_model
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 from plainformer.train.optimizer import trained
+from plainformer.train.specaugment import hidden_spans
 
 # Files beside weights and tokenizer that go with a model.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+PREPROCESSOR = "preprocessor_config.json"
+IMAGE_PROCESSORS = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor"}
 # What loses nothing of our tensors on the way out and back.
 _EXACT = (
     *(rows.Op, rows.Transpose, rows.Split, rows.TransposeSplit, rows.SplitHeads),
@@ -68,6 +74,11 @@ class Start:
         found = self.processor.tokenizer if isinstance(self.processor, SpeechInputs) else self.processor
         return found if isinstance(found, Tokenizer) else None
 
+    def stated(self, config: ModelConfig) -> ModelConfig:
+        """Return a model's configuration with the units of its answers, which `scale.targets` asked for."""
+        scaling = self.config.head.scaling
+        return config if scaling is None or scaling == config.head.scaling else with_targets(config, scaling)
+
     def save(self, model: Transformer, folder: Path) -> None:
         """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
         lora = self.asked.lora
@@ -82,13 +93,24 @@ class Start:
             (folder / name).write_bytes(content)
 
 
+def with_targets(config: ModelConfig, scaling: Scaling) -> ModelConfig:
+    """Return a model's configuration that states in which units a regression answers."""
+    source = {**config.source, TARGETS: scaling.to_dict()}
+    return replace(config, head=replace(config.head, scaling=scaling), source=source)
+
+
 def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) -> Start:
     """Read configuration and processor of what is to be trained; the head is of the objective's kind, with its labels."""
     ref = config.model.ref or config.model.tokenizer
+    names, problem = (None, None) if labels is None else (labels.names, labels.problem)
+    if ref is None and kind.reads == "image":
+        assert config.model.config is not None
+        return _start_of_images(
+            config, config_of_fragment(config.model.config, kind.head, labels=names, problem=problem), labels
+        )
     if ref is None:
         what = "a model from scratch needs a tokenizer"
         raise UsageError(what, f"give {opt('model.tokenizer', ...)}: a checkpoint's, or a trained one's folder")
-    names, problem = (None, None) if labels is None else (labels.names, labels.problem)
     part: Part = "model" if config.model.ref is not None else "tokenizer"
     with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:
         if config.model.config is not None:
@@ -103,6 +125,18 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
         files = {name: checkpoint.path / name for name in found if name != "config.json"}
         companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
     return Start(config.model, model, labels, processor, files, companions)
+
+
+def _start_of_images(config: TrainConfig, model: ModelConfig, labels: Labels | None) -> Start:
+    """Return the start of a model from scratch that reads images of its own size, normalised as its family does."""
+    processor = ImageProcessor.from_settings(None, model.source, model.image_defaults)
+    settings = {"image_processor_type": IMAGE_PROCESSORS[model.source["model_type"]], **processor.to_dict()}
+    return Start(config.model, model, labels, processor, {}, {PREPROCESSOR: as_json(settings)})
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """Return the content of a small file of a checkpoint."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _are_known(labels: Labels, config: TrainConfig, kind: type[Objective], before: ModelConfig) -> bool:
@@ -153,10 +187,12 @@ def made_model(
         model, new = made.model, made.initialised
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
+    model.config = start.stated(model.config)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
         _freeze_backbone(model)
+    _rest_unread(model, config)
     model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
@@ -164,6 +200,14 @@ def made_model(
     if config.compile:
         _compile(model)
     return model, new
+
+
+def _rest_unread(model: Transformer, config: TrainConfig) -> None:
+    """Leave the vector of hidden frames as it is in runs that hide none."""
+    frontend = None if model.encoder is None else model.encoder.frontend
+    if isinstance(frontend, WaveEmbedding) and frontend.hidden is not None:
+        hides = hidden_spans(config.augment, model.config)[0].share > 0
+        frontend.hidden.requires_grad_(frontend.hidden.requires_grad and hides)
 
 
 def _compile(model: Transformer) -> None:

@@ -19,6 +19,7 @@ from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_pl
 from plainformer.train.schedule import check_schedule
 from plainformer.training.examples import digest_of, stores_of
 from plainformer.training.models import Start, start_of
+from plainformer.training.scaling import scaled, unscaled
 from plainformer.training.teacher import check_taught
 
 EVALUATIONS = 10  # in a run of one epoch
@@ -79,12 +80,14 @@ def _prepared(config: TrainConfig) -> Prepared:
     kind = objective_class(config.objective)
     rows = sides_of(config.data, kind.columns)
     labels = labels_in(kind, config, rows.sides["train"])
-    start = start_of(config, kind, labels)
+    start = unscaled(config, start_of(config, kind, labels))
     objective = kind(config, start.config, start.processor)
     check_taught(objective, start.config)
     digest = digest_of(start.processor, start.files)
     stores = stores_of(rows, config, objective, digest)
     examples, validation = stores["train"], stores.get("validation")
+    start = scaled(config, start, examples)
+    objective = kind(config, start.config, start.processor)
     plan = make_plan(
         examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
     )

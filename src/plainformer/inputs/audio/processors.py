@@ -56,6 +56,9 @@ class WaveProcessor:
         return_attention_mask: whether the model was trained with a mask. The batch always carries one, to tell where
             clips end, but a checkpoint with False (group norm, such as wav2vec2-base) should be run without it.
         min_samples: the shortest clip that the model's convolutions accept, in samples at `sampling_rate`.
+        mean, std: of all samples of a training set (`scale.inputs`), by which every clip is scaled alike, so that loud ones
+            stay louder, where `do_normalize` makes each clip as loud as any other; None: no such scaling. A field that
+            transformers does not read.
     """
 
     sampling_rate: int = 16_000
@@ -63,6 +66,8 @@ class WaveProcessor:
     padding_value: float = 0.0
     return_attention_mask: bool = False
     min_samples: int = 400
+    mean: float | None = None
+    std: float | None = None
 
     @classmethod
     def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> WaveProcessor:
@@ -89,6 +94,8 @@ class WaveProcessor:
                 padding_value=settings.number("padding_value", default=0.0),
                 return_attention_mask=settings.flag("return_attention_mask", default=with_mask),
                 min_samples=_receptive_field(config),
+                mean=settings.maybe_number("waveform_mean"),
+                std=settings.maybe_number("waveform_std"),
             )
 
     def __call__(self, audio: AudioSource | Sequence[AudioSource], *, sampling_rate: int | None = None) -> AudioBatch:
@@ -117,6 +124,15 @@ class WaveProcessor:
             mask_BT[row, : len(wave)] = 1
         return AudioBatch(attention_mask=mask_BT, input_values=values_BT)
 
+    def scaled(self, wave: Wave) -> Wave:
+        """Return samples scaled as those of the training set were; as they are where nothing of it is known."""
+        import numpy as np
+
+        if self.mean is None or self.std is None:
+            return wave
+        made: Wave = ((wave - np.float64(self.mean)) / self.std).astype(np.float32)
+        return made
+
     def _normalize(self, wave: Wave) -> Wave:
         import numpy as np
 
@@ -127,10 +143,10 @@ class WaveProcessor:
                 "give a longer clip, or pad it with silence",
             )
         if not self.do_normalize:
-            return wave
+            return self.scaled(wave)
         # 1e-7 as in Wav2Vec2FeatureExtractor (transformers 5.23): silence becomes zeros rather than a division by zero.
         normed: Wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
-        return normed
+        return self.scaled(normed)
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,8 @@ class MelProcessor:
         hop_length: samples from one frame to the next.
         chunk_length: seconds that every clip is padded to.
         padding_value: the sample value that fills a clip up to `chunk_length`.
+        mean, std: of each mel band over a training set (`scale.inputs`); None: no such scaling. Fields that transformers does
+            not read.
     """
 
     sampling_rate: int = 16_000
@@ -152,6 +170,8 @@ class MelProcessor:
     hop_length: int = 160
     chunk_length: int = 30
     padding_value: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @classmethod
     def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> MelProcessor:
@@ -175,7 +195,12 @@ class MelProcessor:
             require(no_noise, "dither adds random noise to the audio, which is not supported", "set it to 0.0")
             normalizes = settings.flag("do_normalize", default=False)
             require(not normalizes, "do_normalize of spectrograms is not supported; no published checkpoint uses it")
+            mean, std = (settings.numbers(name) or None for name in ("mel_mean", "mel_std"))
+            for name, numbers in (("mel_mean", mean), ("mel_std", std)):
+                require(numbers is None or len(numbers) == n_mels, f"{name} does not have {n_mels} numbers")
             return cls(
+                mean=mean,
+                std=std,
                 sampling_rate=settings.bounded("sampling_rate", MAX_SIZE, default=16_000),
                 n_mels=n_mels,
                 n_fft=settings.bounded("n_fft", MAX_SIZE, default=400),
@@ -214,7 +239,7 @@ class MelProcessor:
         def prepare(clip: AudioSource) -> tuple[torch.Tensor, int]:
             wave = load_audio(clip, self.sampling_rate, array_rate=sampling_rate)
             wave = wave if keep_long and not truncate else self._fit(wave, truncate)
-            return self._log_mel(wave), len(wave)
+            return self.scaled(self._log_mel(wave)), len(wave)
 
         whole, lengths = zip(*each("clip", audio, prepare), strict=True)
         frames = self.window_frames
@@ -224,6 +249,15 @@ class MelProcessor:
         first_BMF = torch.stack([spectrogram[:, :frames] for spectrogram in whole])
         long = any(spectrogram.shape[1] > frames for spectrogram in whole)
         return AudioBatch(attention_mask=mask_BF, input_features=first_BMF, whole=whole if long else None)
+
+    def scaled(self, spectrogram: torch.Tensor) -> torch.Tensor:
+        """Return a spectrogram, (..., n_mels, frames), scaled as those of the training set were."""
+        import torch
+
+        if self.mean is None or self.std is None:
+            return spectrogram
+        mean, std = (torch.tensor(numbers, dtype=torch.float32)[:, None] for numbers in (self.mean, self.std))
+        return (spectrogram - mean) / std
 
     @property
     def window_frames(self) -> int:

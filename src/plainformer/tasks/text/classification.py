@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from plainformer.config import ModelConfig
@@ -46,10 +47,19 @@ def to_scores(logits_BC: Tensor, config: ModelConfig) -> Tensor:
     """Turn logits into what is reported: probabilities that sum to 1, independent probabilities, or the values themselves."""
     problem = config.head.problem
     if problem == "regression":
-        return logits_BC
+        return in_own_units(logits_BC, config)
     if problem == "multi_label" or logits_BC.size(-1) == 1:
         return logits_BC.sigmoid()
     return logits_BC.softmax(-1)
+
+
+def in_own_units(logits_BC: Tensor, config: ModelConfig) -> Tensor:
+    """Return a regression's answers in the units of the data, of a head that was trained on scaled ones."""
+    scaling = config.head.scaling
+    if scaling is None:
+        return logits_BC
+    offset_C, scale_C = (torch.tensor(numbers, dtype=torch.float64) for numbers in (scaling.offset, scaling.scale))
+    return logits_BC.cpu().double() * scale_C + offset_C
 
 
 def classify(logits_BC: Tensor, config: ModelConfig) -> list[Classification]:

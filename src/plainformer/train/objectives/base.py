@@ -161,6 +161,16 @@ class Objective(ABC):
         """Return the piece of an example from position `start` up to and without `stop` (None: its end), as `collate` takes it."""
         return example if start == 0 and stop is None else {name: array[start:stop] for name, array in example.items()}
 
+    def augmented(
+        self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]
+    ) -> Sequence[Sequence[Arrays]]:
+        """Return rows of examples as they are learnt from this time (`augment`); evaluation does not ask."""
+        return rows
+
+    def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
+        """Return a batch with what is hidden of it this time (SpecAugment); evaluation does not ask."""
+        return batch
+
     @abstractmethod
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return rows of pieces of examples as tensors; `draws` has one source of random numbers for each row's choices."""

@@ -30,7 +30,7 @@ from plainformer.train.objectives.base import (
     Objective,
     SpeechInputs,
 )
-from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of, hidden
 from plainformer.train.objectives.reading import single
 from plainformer.train.objectives.words import text_of
 
@@ -104,6 +104,10 @@ class CtcSpeechRecognition(Objective):
         targets = {"labels": torch.from_numpy(np.concatenate(texts))}
         batch = self.hearing.batch(examples, targets, sum(map(len, texts)), sum(map(self.length, examples)))
         return replace(batch, letters=tuple(map(len, texts)))
+
+    def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
+        """Hide spans of time and bands of features (SpecAugment)."""
+        return hidden(batch, draws, self.config.augment, self.model_config)
 
     def _frames(self, model: Transformer, batch: Clips) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the rows that ran together, and their log-probabilities, (B, T, V) fp32."""

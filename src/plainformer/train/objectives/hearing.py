@@ -6,7 +6,8 @@ Shapes: B batch, M mel bands, N samples or frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from plainformer.config import ModelConfig, WaveFrontend
+from plainformer.config.training import AugmentConfig
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped
+from plainformer.train.specaugment import hidden_spans, masks
 
 AUDIO = Column("audio", ("file", "path", "clip"), help="A file, or an array with its rate.")
 
@@ -28,11 +31,13 @@ class Clips(Batch):
         samples: each clip's own length. letters: how many labels each clip's text has, of objectives with such.
         apart: whether clips of different lengths run apart, because the model, which was trained without a mask, would hear
             the padding.
+        frames: of waves, how many frames each clip becomes; of batches in which some are hidden.
     """
 
     samples: tuple[int, ...] = ()
     letters: tuple[int, ...] = ()
     apart: bool = False
+    frames: tuple[int, ...] = ()
 
     def runs(self) -> list[tuple[list[int], dict[str, Tensor]]]:
         """Return the rows that run together, and their inputs: all of them, or those of one length at a time."""
@@ -41,22 +46,34 @@ class Clips(Batch):
         found = []
         for length in sorted(set(self.samples)):
             rows = [row for row, own in enumerate(self.samples) if own == length]
-            waves = torch.cat([self.inputs["input_values"][row : row + 1, :length] for row in rows])
-            found.append((rows, {"input_values": waves}))
+            inputs = {"input_values": self.inputs["input_values"][rows, :length]}
+            if "hidden_frames" in self.inputs:
+                inputs["hidden_frames"] = self.inputs["hidden_frames"][rows, : self.frames[rows[0]]]
+            if "hidden_features" in self.inputs:
+                inputs["hidden_features"] = self.inputs["hidden_features"][rows]
+            found.append((rows, inputs))
         return found
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """How a model hears: by the processor of its checkpoint, waves or spectrograms."""
+    """How a model hears: by the processor of its checkpoint, waves or spectrograms.
+
+    Examples are kept before they are scaled as a training set's numbers ask, which are known once all examples are.
+    """
 
     processor: WaveProcessor | MelProcessor
+
+    @cached_property
+    def plain(self) -> WaveProcessor | MelProcessor:
+        """The processor without that scaling."""
+        return replace(self.processor, mean=None, std=None)
 
     def arrays(self, clip: Any) -> Arrays:
         """Return one clip as the model takes it; see `load_audio` for what a clip is. Raises InputError, or Dropped for None."""
         if clip is None:
             raise Dropped("no audio")
-        batch = self.processor(clip)
+        batch = self.plain(clip)
         if batch.input_values is not None:
             return {"input_values": batch.input_values[0].numpy()}
         assert batch.input_features is not None
@@ -71,18 +88,38 @@ class Hearing:
         samples = tuple(map(self.size, examples))
         if isinstance(self.processor, MelProcessor):
             rows = [_filled(example["input_features"], self.processor.window_frames) for example in examples]
-            return Clips({"input_features": torch.from_numpy(np.stack(rows))}, targets, count, tokens, samples=samples)
+            features_BMN = self.processor.scaled(torch.from_numpy(np.stack(rows)))
+            return Clips({"input_features": features_BMN}, targets, count, tokens, samples=samples)
         longest = max(samples)
         values_BN = np.full((len(examples), longest), self.processor.padding_value, dtype=np.float32)
         real_BN = np.zeros((len(examples), longest), dtype=np.int64)
         for row, example in enumerate(examples):
-            values_BN[row, : samples[row]] = example["input_values"]
+            values_BN[row, : samples[row]] = self.processor.scaled(example["input_values"])
             real_BN[row, : samples[row]] = 1
         inputs = {"input_values": torch.from_numpy(values_BN)}
         masked = self.processor.return_attention_mask
         if masked and min(samples) < longest:
             inputs["attention_mask"] = torch.from_numpy(real_BN)
         return Clips(inputs, targets, count, tokens, samples=samples, apart=not masked)
+
+
+def hidden(batch: Batch, draws: Sequence[np.random.Generator], config: AugmentConfig, model: ModelConfig) -> Clips:
+    """Return a batch of clips with what SpecAugment hides of each: see `hidden_spans`."""
+    assert isinstance(batch, Clips)
+    spans = hidden_spans(config, model)
+    if spans[0].share == spans[1].share == 0:
+        return batch
+    if not isinstance(model.input_frontend, WaveFrontend):
+        features_BMN = batch.inputs["input_features"]
+        bands, longest = features_BMN.shape[1:]
+        time_BN, bands_BM = map(torch.from_numpy, masks(batch.samples, longest, bands, spans, draws))
+        hidden_BMN = time_BN[:, None, :] | bands_BM[:, :, None]
+        return replace(batch, inputs={**batch.inputs, "input_features": features_BMN.masked_fill(hidden_BMN, 0)})
+    frames = tuple(frames_of(size, model) for size in batch.samples)
+    made = masks(frames, max(frames), model.input_stack.hidden_size, spans, draws)
+    names = ("hidden_frames", "hidden_features")
+    found = {name: torch.from_numpy(mask) for name, mask, of in zip(names, made, spans, strict=True) if of.share > 0}
+    return replace(batch, inputs={**batch.inputs, **found}, frames=frames)
 
 
 def frames_of(samples: int, config: ModelConfig) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from plainformer.config.scaling import Scaling
 from plainformer.errors import UsageError, a_type, did_you_mean, opt
 from plainformer.train.losses import binary_losses, label_losses, squared_losses, wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Labels, Loss, Metric, Objective
@@ -42,6 +43,7 @@ class LabelObjective(Objective):
     Attributes:
         problem: "single_label" (cross entropy), "multi_label" (binary cross entropy of each class) or "regression"
             (squared error): what the model's head says.
+        scaling: of a regression's numbers; the loss is that of scaled ones, errors are in the data's units.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = METRICS["single_label"]
@@ -49,6 +51,7 @@ class LabelObjective(Objective):
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
         self.problem = model.head.problem or "single_label"
+        self.scaling: Scaling | None = model.head.scaling
         self.metrics = METRICS[self.problem]  # type: ignore[misc]
         self.distils = self.problem == "single_label"
         self.labels, self.classes = model.labels, model.head.out_size
@@ -92,7 +95,10 @@ class LabelObjective(Objective):
 
     def targets(self, examples: Iterable[Arrays]) -> dict[str, Tensor]:
         """Return the labels of a batch, (B,) or (B, C)."""
-        labels = torch.from_numpy(np.stack([example["label"] for example in examples]))
+        values = np.stack([example["label"] for example in examples])
+        if self.scaling is not None:
+            values = (values.astype(np.float64) - self.scaling.offset) / self.scaling.scale
+        labels = torch.from_numpy(values)
         return {"labels": labels[:, 0].long() if self.problem == "single_label" else labels.float()}
 
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
@@ -125,7 +131,8 @@ class LabelObjective(Objective):
     def statistics(self, model: Transformer, batch: Batch) -> npt.NDArray[np.float64]:
         """Return each row's loss, 1, and what its metric is made of.
 
-        One class: whether it is right. Several: how many are right, found and true. Numbers: their mean absolute error.
+        One class: whether it is right. Several: how many are right, found and true. Numbers: their mean absolute error, in
+        the data's units.
         """
         scores_BC, labels = self.scores(model, batch), batch.targets["labels"]
         losses_B = self.losses(scores_BC, labels).double()
@@ -136,7 +143,10 @@ class LabelObjective(Objective):
             found, true = scores_BC > 0, labels > 0.5
             columns += [(found & true).sum(-1).double(), found.sum(-1).double(), true.sum(-1).double()]
         else:
-            columns += [(scores_BC - labels).abs().mean(-1).double()]
+            apart_BC = (scores_BC.double() - labels.double()).abs()
+            if self.scaling is not None:
+                apart_BC = apart_BC * apart_BC.new_tensor(self.scaling.scale)
+            columns += [apart_BC.mean(-1)]
         return torch.stack([losses_B, *columns], -1).cpu().numpy()
 
     def measured(self, sums: npt.NDArray[np.float64]) -> dict[str, float]:

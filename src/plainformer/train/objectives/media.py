@@ -12,9 +12,10 @@ from torch import Tensor
 
 from plainformer.config import PatchFrontend, WaveFrontend
 from plainformer.errors import InputError
+from plainformer.train.augment import augmented
 from plainformer.train.losses import wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels
-from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of, hidden
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import single
 
@@ -51,14 +52,15 @@ class ImageClassification(LabelObjective):
         )
         return height * width + frontend.class_tokens
 
+    def augmented(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> list[list[Arrays]]:
+        """Return images that are mirrored, turned, resized and shifted."""
+        examples = _of_one_size(single(rows))
+        changed = augmented([example["levels"] for example in examples], draws, self.config.augment)
+        return [[{**example, "levels": levels}] for example, levels in zip(examples, changed, strict=True)]
+
     def collate(self, rows: Sequence[Sequence[Arrays]], draws: Sequence[np.random.Generator]) -> Batch:
         """Return the pixels of images, and their labels."""
-        examples = single(rows)
-        if len({example["levels"].shape for example in examples}) > 1:
-            what = (
-                "images of different sizes cannot form one batch; this checkpoint's processor does not make them equal"
-            )
-            raise InputError(what, "resize them to one size first")
+        examples = _of_one_size(single(rows))
         pixels = torch.from_numpy(np.stack([self.processor.scaled(example["levels"]) for example in examples]))
         tokens = sum(map(self.length, examples))
         return Batch({"pixel_values": pixels}, self.targets(examples), len(examples), tokens)
@@ -67,6 +69,13 @@ class ImageClassification(LabelObjective):
         """Return the image's size and its label."""
         channels, height, width = example["levels"].shape
         return [(f"image of {width} x {height} pixels, {channels} channels", self.said_label(example))]
+
+
+def _of_one_size(examples: list[Arrays]) -> list[Arrays]:
+    if len({example["levels"].shape for example in examples}) > 1:
+        what = "images of different sizes cannot form one batch; this checkpoint's processor does not make them equal"
+        raise InputError(what, "resize them to one size first")
+    return examples
 
 
 class AudioClassification(LabelObjective):
@@ -103,6 +112,10 @@ class AudioClassification(LabelObjective):
         examples = single(rows)
         tokens = sum(map(self.length, examples))
         return self.hearing.batch(examples, self.targets(examples), len(examples), tokens)
+
+    def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
+        """Hide spans of time and bands of features (SpecAugment)."""
+        return hidden(batch, draws, self.config.augment, self.model_config)
 
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the model's answers, (B, C) fp32."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.train.objectives.base import Arrays, Column, Dropped, Encoded, SpeechInputs
+from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, SpeechInputs
 from plainformer.train.objectives.causal import end_of_text
 from plainformer.train.objectives.collate import as_ids
 from plainformer.train.objectives.ctc import TRANSCRIPT
-from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, hidden
 from plainformer.train.objectives.pairs import PairObjective
 from plainformer.train.objectives.reading import single
 from plainformer.train.objectives.words import longest, text_of
@@ -90,6 +90,10 @@ class SpeechToText(PairObjective):
         texts = self.pair_batch(targets, targets, list(map(len, targets)))
         heard = self.hearing.batch(examples, texts.targets, texts.count, sum(map(len, targets)))
         return replace(heard, inputs={**heard.inputs, "decoder_input_ids": texts.inputs["decoder_input_ids"]})
+
+    def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
+        """Hide spans of time and bands of features (SpecAugment)."""
+        return hidden(batch, draws, self.config.augment, self.model_config)
 
     def shown(self, example: Arrays) -> list[tuple[str, str]]:
         """Return the clip's length, then what the decoder reads with what it is to write."""
