@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_runs_that_ran_away_are_not_chosen() -> None:
 
 def test_what_is_simplest() -> None:
     """Numbers by size, others as listed; the first option counts most."""
-    tried = {"loss.kind": ["gce", "focal"], "optimizer.weight_decay": [0.1, 0.0]}
+    tried: dict[str, list[Any]] = {"loss.kind": ["gce", "focal"], "optimizer.weight_decay": [0.1, 0.0]}
     found = candidates(tried)
     assert len(found) == 4 and found[1] == {"loss.kind": "gce", "optimizer.weight_decay": 0.0}
     same = [(values, [0.5, 0.6]) for values in found]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,4 +61,13 @@ def model_of(folder: Path) -> Path | None:
     """Return the folder of a run's best model, or the last of a run without validation rows; None where there is neither."""
     if not (folder / CONFIG).is_file():
         return None
-    return next((folder / name for name in ("best", "last") if (folder / name / "config.json").is_file()), None)
+    found = (path for which in ("best", "last") for path in _pointed(folder, which))
+    return next((path for path in found if (path / "config.json").is_file()), None)
+
+
+def _pointed(folder: Path, which: str) -> Iterator[Path]:
+    """Yield where a run's best or last checkpoint may be: a link, or on systems without links what its JSON names."""
+    yield folder / which
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
+        yield folder / "checkpoints" / f"step-{step:08d}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plainformer.checkpoint.run_folders import is_series
 from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
@@ -94,7 +95,7 @@ def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
         is_run = (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
     except (OSError, ValueError):
         return None
-    if not is_run:
+    if not is_run or is_series(folder):  # of which the models answer together, and other rows than their own
         return None
     for which in ("best", "last"):
         model = _pointed(folder, which)

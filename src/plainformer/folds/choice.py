@@ -48,7 +48,7 @@ def choose(
 ) -> list[Tried]:
     """Return all candidates, of which one is chosen.
 
-    The best has the best mean. Of those whose mean is no further from it than its own standard error, the simplest is chosen.
+    The best has the best mean. Of those whose mean is within its own standard error of it, the simplest is chosen.
     A candidate with a fold that is not a number (its loss ran away) is not chosen.
 
     Args:

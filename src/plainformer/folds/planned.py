@@ -66,6 +66,7 @@ def fold_config(config: TrainConfig, fold: int, name: str = "", outer: int | Non
 def outer_config(config: TrainConfig, outer: int) -> TrainConfig:
     """Return the configuration of the run that learns from all but an outer fold, with the values of a search in it."""
     folds = folds_of(config)
+    assert folds.outer is not None
     asked = replace(config, folds=replace(folds, count=folds.outer, search=None, outer=None))
     return fold_config(asked, outer, f"outer-{outer}/chosen")
 
