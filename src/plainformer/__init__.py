@@ -67,6 +67,8 @@ _NAMES = {
     "Request": "plainformer.explanation",
     "Trace": "plainformer.explanation",
     "ReplayError": "plainformer.explanation",
+    "compare": "plainformer.evaluate.comparison",
+    "Comparison": "plainformer.evaluate.comparison",
     "TASKS": "plainformer.tasks",
     "Skipped": "plainformer.tasks.results",
     "read_tags": "plainformer.config.tag_schemes",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
     from plainformer.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from plainformer.evaluate.comparison import Comparison as Comparison, compare as compare
     from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
     from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
     from plainformer.explanation import replay as replay, replay_steps as replay_steps, what_if as what_if

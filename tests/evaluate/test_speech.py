@@ -41,6 +41,8 @@ def test_words_alone() -> None:
         ("Hello, World!", "hello world"),
         ("don't — stop", "Don't stop."),
         ("ﬁne x-ray's", "fine 'X-ray's'"),
+        ("می\u200cرود", "میرود"),
+        ("हिन्दी।", "हिन्दी"),
     ):
         row = scorer.row(right, answer)
         assert not any(row[1:5]) and row[5], (right, answer, row)

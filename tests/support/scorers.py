@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from plainformer.evaluate import SCORERS
+
 LABELS = ("a", "b", "c", "é 😀")
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-x y", "I-x y")
 WORDS = ("the", "cat", "sat", "naïve", "日本語", "12", "a,b", "don't", "…", "CAT")
@@ -71,6 +73,15 @@ def language(random: np.random.Generator) -> Pair:
     return text(random), {"nats": float(random.gamma(2.0)), "tokens": int(random.integers(0, 6))}
 
 
+def masked(random: np.random.Generator) -> Pair:
+    tokens = int(random.integers(0, 6))
+    return None, {
+        "nats": float(random.gamma(2.0)) * tokens,
+        "tokens": tokens,
+        "right": int(random.integers(0, tokens + 1)),
+    }
+
+
 # Settings and a maker of pairs for each scorer, by the names of SCORERS and what is special.
 CASES: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], Pair]]] = {
     "single-label": ("single-label", {"labels": LABELS}, single_label),
@@ -89,7 +100,10 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], Pair
     "text": ("text", {"word_order": 2}, texts),
     "speech": ("speech", {"normalize": "words"}, speech),
     "language": ("language", {}, language),
+    "masked": ("masked", {}, masked),
+    "tags": ("tags", {"labels": TAGS}, entities),
 }
+CASES = {name: case for name, case in CASES.items() if case[0] in SCORERS}
 
 
 def pairs(name: str, count: int, seed: int = 0) -> list[Pair]:

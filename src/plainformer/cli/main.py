@@ -32,6 +32,7 @@ _VERBS = {
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",
+    "compare": "Compare runs on the same examples: intervals, paired tests, published figures.",
     "completion": "Print the script by which bash, zsh or fish completes verbs and flags.",
     "glossary": "Explain a term of the field, with its place in this code and its source.",
 }

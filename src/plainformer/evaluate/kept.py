@@ -168,7 +168,8 @@ class Keeper:
         except OSError as error:
             raise self._cannot(error) from None
         self._keys.extend(np.frombuffer(key, ">u8").tolist())
-        self._units.extend(np.frombuffer(key if unit is None else unit, ">u8").tolist())
+        if unit is not None:
+            self._units.extend(np.frombuffer(unit, ">u8").tolist())
         self.count += 1
 
     @property
@@ -181,12 +182,14 @@ class Keeper:
 
         `own`: each example is a unit, copies too.
         """
-        hashes = np.frombuffer(self._units, np.uint64).reshape(-1, 2)
+        hashes = self.keys if own else np.frombuffer(self._units, np.uint64).reshape(-1, 2)
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        new = np.ones(len(hashes), bool)
-        if not own:
-            new[1:] = (hashes[order][1:] != hashes[order][:-1]).any(axis=1)
         found = np.empty(len(hashes), np.int64)
+        if own:
+            found[order] = np.arange(len(hashes))
+            return found
+        new = np.ones(len(hashes), bool)
+        new[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
         found[order] = np.cumsum(new) - 1
         return found
 

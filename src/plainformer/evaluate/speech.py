@@ -88,8 +88,12 @@ def _edits(aligned: Any, reference: str, answer: str) -> tuple[int, int, int, in
 
 
 def _words(text: str) -> str:
-    """Return a text's words in lower case; an apostrophe or hyphen inside a word stays."""
+    """Return a text's words in lower case; an apostrophe or hyphen inside a word stays.
+
+    Invisible characters that join or direct letters (category Cf) go without parting the word.
+    """
     plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = "".join(char for char in plain if unicodedata.category(char) != "Cf")
     inner = re.sub(r"(?<!\w)['’-]|['’-](?!\w)", " ", plain)
     kept = (char if char in "'’-" or unicodedata.category(char)[0] not in "PSZC" else " " for char in inner)
     return " ".join("".join(kept).split())

@@ -16,6 +16,7 @@ from plainformer.checkpoint.opened import AdaptedCheckpoint
 from plainformer.checkpoint.run_folders import series_of
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadOptions
+from plainformer.config.options import specs
 from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
@@ -34,6 +35,7 @@ from plainformer.evaluation.source import Source, file_source, read_source
 from plainformer.evaluation.stream import Stream, check_any
 from plainformer.evaluation.temperature import stored_temperature
 from plainformer.loading import load_chosen, open_asked
+from plainformer.tasks import option_classes
 from plainformer.tasks.base import Task
 
 
@@ -177,6 +179,9 @@ class _Examination:
                 given["temperature"] = self._number(request.temperature)
             else:
                 no_effect(True, "temperature", f"in an evaluation of {self.task}")
+        for name in given:
+            elsewhere = name not in known and any(name in specs(each) for each in option_classes())
+            no_effect(elsewhere, name, f"in an evaluation of {self.task}")
         asked.of(given, f"an evaluation of {self.task}")
         self.options = {**self.exam.usual(self.config, known), **given}
 
@@ -235,7 +240,6 @@ class _Examination:
         """Answer the rows, and keep the answers."""
         begin = time.monotonic()
         kind = self.exam.options_class(type(task))
-        strict = self.options.get("on_error") == "stop"
         asked = {**self.options, "on_error": "skip"}
         options = task.make_options(asked) if kind is type(task).Options else kind.of(asked, task.name)
         exam = self.exam(task, options, self.temperature, self.config)
@@ -248,7 +252,7 @@ class _Examination:
             self.request.progress(done, source.number)
 
         with Keeper(self.folder, len(scorer.columns)) as keeper:
-            counts = Stream(exam, source, strict, advance).run(keeper, scorer)
+            counts = Stream(exam, source, self.options.get("on_error"), advance).run(keeper, scorer)
             check_any(keeper.count, source, counts)
             units = keeper.units(own=source.unit.column is None)
             info = {

@@ -188,7 +188,7 @@ def card_section(looks: Sequence[Look]) -> str:
     lines = ["## Test set", "", f"Looked at {plural(len(looks), 'time')}."]
     for look in looks:
         values = {name: value for name, value in look.metrics.items() if isinstance(value, int | float)}
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:6])
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:3])
         lines.append(
             f"- {look.time} UTC, {Path(look.name).name}: {shown}" + (f". Reason: {look.reason}" if look.reason else "")
         )

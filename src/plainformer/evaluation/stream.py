@@ -28,12 +28,13 @@ class Stream:
     """Asks a task about rows.
 
     Args:
-        strict: whether a row that the task cannot read ends the evaluation; otherwise it is counted.
+        on_error: what becomes of rows that the task cannot read: "stop" ends the evaluation, "skip" counts them; None counts
+            them, but for texts that are too long.
         done: is told of each answer.
     """
 
-    def __init__(self, exam: Exam, source: Source, strict: bool, done: Callable[[int], object]) -> None:
-        self.exam, self.source, self.strict, self.done = exam, source, strict, done
+    def __init__(self, exam: Exam, source: Source, on_error: str | None, done: Callable[[int], object]) -> None:
+        self.exam, self.source, self.on_error, self.done = exam, source, on_error, done
         self.left_out = Counts()
         self.waiting: deque[_Waiting] = deque()
         self.answered = 0
@@ -88,7 +89,7 @@ class Stream:
     def _skip(self, error: PlainformerError, place: str, said: str) -> None:
         """Count a row that the task cannot read, by a reason without its own text; one that is too long is an error."""
         named = error.named(lambda _: place)
-        if self.strict or "truncate" in error.fix_options:
+        if self.on_error == "stop" or (self.on_error is None and "truncate" in error.fix_options):
             raise named if place in named.what else named.within(place)
         reason = error.named(lambda _: "the input").what.partition("\n")[0]
         for own in (repr(said), said):

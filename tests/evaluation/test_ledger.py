@@ -1,0 +1,101 @@
+"""A test set is looked at once: the second look with another model needs a reason, and reports say it from then on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import plainformer as pf
+from plainformer.errors import PlainformerError, UsageError
+from plainformer.evaluation.ledger import NAME, Ledger, Look, state_folder
+from tests.evaluation.test_evaluation import classified
+from tests.support.models import save
+from tests.support.runs import write_rows
+
+Tiny = Callable[[str], Path]
+
+
+def look(model: str, data: str = "d") -> Look:
+    return Look("2026-01-01 00:00:00", data, "rows", f"run of {model}", model, "config", {"accuracy": 0.5})
+
+
+def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert len(ledger.add(look("a"), None).all) == 1
+    assert len(ledger.add(look("a"), None).all) == 1  # printed again: not a look
+    assert len(ledger.add(look("b", data="other"), None).all) == 1
+    with pytest.raises(UsageError, match=r"(?s)looked at 1 time already.*run of a: accuracy 0.5.*look_again"):
+        ledger.check(look("b"), None)
+    with pytest.raises(UsageError, match="already"):
+        ledger.add(look("b"), None)
+    looks = ledger.add(look("b"), "a bug in the reader")
+    assert looks.level == pytest.approx(0.975) and looks.to_dict() == {"count": 2, "reasons": ["a bug in the reader"]}
+    assert "looked at 2 times" in looks.lines()[0] and "a bug in the reader" in looks.lines()[1]
+    assert ledger.check(look("a"), None).level == pytest.approx(0.975)
+
+
+@pytest.mark.parametrize("damage", ['{"time": 1}\n', "not JSON\n", '{"time": "2026'])
+def test_a_damaged_ledger_is_an_error(tmp_path: Path, damage: str) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add(look("a"), None)
+    with ledger.path.open("a") as file:
+        file.write(damage)
+    for call in (lambda: ledger.looks("d"), lambda: ledger.add(look("a"), None)):
+        with pytest.raises(PlainformerError, match=r"line 2 of the ledger.*damaged"):
+            call()
+
+
+def _write(folder: Path, number: int) -> None:
+    for again in range(20):
+        Ledger(folder).add(look(f"{number} {again}"), "because")
+
+
+def test_writers_at_the_same_time(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path, number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len({one.checkpoint for one in Ledger(tmp_path).looks("d").all}) == 60
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path))
+    assert state_folder() == tmp_path
+    monkeypatch.delenv("PLAINFORMER_STATE")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert state_folder() == tmp_path / "xdg" / "plainformer"
+
+
+def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
+    model, other = tiny("text-classification"), save("text-classification", tmp_path / "other", seed=1)
+    path = write_rows(tmp_path / "rows.jsonl", classified())
+    validation = pf.evaluate(model, path)
+    assert not validation.looks.all and not (tmp_path / "state").exists()
+    first = pf.evaluate(model, path, test=True)
+    assert first.read and len(first.looks.all) == 1 and first.level == 0.95
+    written = json.loads((tmp_path / "state" / NAME).read_text())
+    assert written["metrics"]["accuracy"] == first["accuracy"]
+    # The rows are known by what they hold, wherever they are, in any order, without a word from the caller.
+    moved = write_rows(tmp_path / "moved.jsonl", classified()[::-1])
+    with pytest.raises(UsageError, match="looked at 1 time already"):
+        pf.evaluate(other, moved)
+    assert not list((tmp_path / "cache").rglob(".tmp*"))
+    again = pf.evaluate(other, moved, look_again="the first model was trained on other labels")
+    assert again.level == pytest.approx(0.975)
+    printed = pf.evaluate(model, path, test=True)
+    assert (
+        printed.read
+        and printed.level == pytest.approx(0.975)
+        and "trained on other labels" in "\n".join(printed.lines())
+    )
+    wide, narrow = printed.metrics["accuracy"], first.metrics["accuracy"]
+    assert wide.low is not None and narrow.low is not None and wide.low <= narrow.low
+    with pytest.raises(UsageError, match="fitted on validation rows"):
+        pf.evaluate(model, path, calibrate=path, test=True)
