@@ -22,6 +22,7 @@ from plainformer.data.sides import sides_of
 from plainformer.data.store import Store
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.evaluate.kept import Kept
+from plainformer.evaluation import evaluate
 from plainformer.folds import FoldsResult, cross_validate, plan_series
 from plainformer.train.objectives import objective_class
 from plainformer.training import prepare, train
@@ -145,6 +146,25 @@ def test_the_models_of_all_folds_answer_as_one(made: tuple[TrainConfig, FoldsRes
             refuse()
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
         plainformer.load_model(result.folder)
+
+
+def test_only_the_test_set_and_other_rows_are_news_to_all_models(
+    made: tuple[TrainConfig, FoldsResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at the test set, by all models together, is in the ledger."""
+    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    _, result = made
+    with pytest.raises(UsageError, match="have learnt from these rows"):
+        evaluate(result.folder)
+    found = evaluate(result.folder, side="test", output=tmp_path / "test")
+    assert found.n == 6 and len(found.looks.all) == 1
+    together = plainformer.load(result.folder)
+    for line in Kept(tmp_path / "test").predictions():
+        assert line["answer"]["label"] == together(line["input"]).label
+    with pytest.raises(UsageError, match="was looked at"):
+        evaluate(result.folder / "fold-1", side="test")
+    assert evaluate(result.folder, tmp_path.parent / Path(str(made[0].data.train.path)), output=tmp_path / "all").n == 60
 
 
 # ---- stopped, and gone on with
