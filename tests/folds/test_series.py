@@ -164,7 +164,9 @@ def test_only_the_test_set_and_other_rows_are_news_to_all_models(
         assert line["answer"]["label"] == together(line["input"]).label
     with pytest.raises(UsageError, match="was looked at"):
         evaluate(result.folder / "fold-1", side="test")
-    assert evaluate(result.folder, tmp_path.parent / Path(str(made[0].data.train.path)), output=tmp_path / "all").n == 60
+    assert (
+        evaluate(result.folder, tmp_path.parent / Path(str(made[0].data.train.path)), output=tmp_path / "all").n == 60
+    )
 
 
 # ---- stopped, and gone on with
