@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from plainformer.folds.pooled import pool, units_of
 LABELS = ("no", "yes")
 
 
-def kept(folder: Path, answers: list[tuple[str, str, str | None]], labels: tuple[str, ...] = LABELS) -> Kept:
+def kept(folder: Path, answers: Sequence[tuple[str, str, str | None]], labels: tuple[str, ...] = LABELS) -> Kept:
     """A kept evaluation of (right, given, document) answers."""
     scorer = make_scorer("single-label", labels=labels)
     with Keeper(folder, len(scorer.columns)) as keeper:

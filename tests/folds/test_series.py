@@ -192,6 +192,8 @@ def test_a_series_that_was_killed_goes_on(made: tuple[TrainConfig, FoldsResult],
         if event.kind == "evaluated" and event.values["step"] == 6 and len(seen) == 2:  # after the first checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
 
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")  # as of a process that was killed before anything else was there
     assert os.WIFSIGNALED(in_a_child(config, die))
     with pytest.raises(CheckpointError, match="3 folds that is not finished"):
         plainformer.load(tmp_path / "run")

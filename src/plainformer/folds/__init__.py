@@ -44,9 +44,10 @@ def cross_validate(
     asked = series_config(config)
     whole, data = data_of(asked)
     prepared = prepare(fold_config(whole, 1))
+    series = SeriesOfRuns(whole, prepared.metric, on_event or (lambda event: None), stop)
     with alone_in(make_folder(asked.folder)):
         begin(asked, data)
-        return SeriesOfRuns(whole, prepared.metric, on_event or (lambda event: None), stop).run()
+        return series.run()
 
 
 def first_fold(config: Any) -> TrainConfig:

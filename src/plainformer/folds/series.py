@@ -34,9 +34,10 @@ from plainformer.folds.result import Choice, FoldResult, FoldsResult, Nested
 from plainformer.folds.verdicts import over_all, verdict_of
 from plainformer.train.checkpoint import as_json
 from plainformer.train.objectives import objective_class
+from plainformer.train.record import METRICS
 from plainformer.training import TrainResult, train
 from plainformer.training.events import Event
-from plainformer.training.folder import CONFIG, RunFolder
+from plainformer.training.folder import RunFolder
 from plainformer.training.machine import machine
 from plainformer.training.prepared import labels_in
 
@@ -176,7 +177,7 @@ def begin(config: TrainConfig, data: dict[str, Any]) -> None:
     if is_series(folder.path):
         folder.check(config, data)
         return
-    if (folder.path / CONFIG).is_file():
+    if any((folder.path / name).exists() for name in (METRICS, "checkpoints")):
         what = f"{opt('folder', config.folder)} is the folder of one run"
         raise UsageError(what, f"give {opt('folder')} a new folder")
     folder.begin(config, data)
