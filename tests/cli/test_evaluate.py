@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import plainformer as pf
-from tests.evaluation.test_evaluation import classified
-from tests.support.cli import Cli, done, refused
+from plainformer.evaluation import evaluate
+from tests.support.cli import ENVIRONMENT, PROGRAM, Cli, done, refused
 from tests.support.models import save
-from tests.support.runs import write_rows
+from tests.support.runs import classified, write_rows
 
 Tiny = Callable[[str], Path]
 
@@ -25,7 +27,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_table_for_people_and_json_for_programs(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
     shown = done(cli("evaluate", model, path))
-    want = pf.evaluate(model, path)
+    want = evaluate(model, path)
     assert shown.lines[0].split() == ["metric", "value", "95", "%", "interval"]
     assert any(line.split()[:2] == ["accuracy", f"{want['accuracy']:.4g}"] for line in shown.lines)
     assert any(line.split()[:1] == ["neutral"] for line in shown.lines)
@@ -75,3 +77,30 @@ def test_a_temperature(cli: Cli, tmp_path: Path) -> None:
     shown = done(cli("evaluate", model, "--calibrate", path))
     assert "ECE" in shown.out and "before" in shown.out and (model / "calibration.json").is_file()
     assert "probabilities at temperature" in done(cli("evaluate", model, path, "--temperature", "stored")).out
+
+
+def test_ctrl_c_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    rows = [{"source": "the cat", "target": "cat"}] * 3000
+    command = [
+        *PROGRAM,
+        "evaluate",
+        tiny("text2text"),
+        write_rows(tmp_path / "rows.jsonl", rows),
+        "--output",
+        "out/one",
+    ]
+    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.tmp-*/rows.npy")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_pictures_and_a_page(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = write_rows(tmp_path / "rows.jsonl", classified())
+    shown = done(cli("evaluate", tiny("text-classification"), path, "--plots", "--output", "one"))
+    names = {file.name for file in (tmp_path / "one" / "plots").iterdir()}
+    assert {"confusion.png", "reliability.png", "roc.png", "answers.html"} <= names and "plots" in shown.out

@@ -124,7 +124,7 @@ def folded(folder: Path, shares: list[float], seed: int, rate: float = 1e-4) -> 
     shutil.rmtree(folder / "evaluations")
     for number, share in enumerate(shares, start=1):
         texts = [f"fold {number} text {place}" for place in range(50)]
-        run(folder / f"fold-{number}", hits(50, share, seed + number), inputs=texts)
+        run(folder / f"fold-{number}", hits(50, share, seed + number), inputs=texts, side="held_out")
     return folder
 
 
@@ -137,12 +137,18 @@ def test_folds_are_tested_fold_by_fold(tmp_path: Path) -> None:
     accuracy = [
         [np.mean(hits(50, share, seed + number)) for number in range(1, 6)] for share, seed in ((0.9, 0), (0.7, 100))
     ]
-    expected = compare_folds(np.subtract(accuracy[1], accuracy[0]).tolist(), 1 / 4)
+    differences = np.subtract(accuracy[1], accuracy[0]).tolist()
+    expected = compare_folds(differences, 1 / 4)
     assert found.differences[0].tested.p == pytest.approx(expected.p)
     assert found.systems[0].values["accuracy"].value == pytest.approx(np.mean(accuracy[0]))  # pooled; folds are equal
     assert FOLDS in found.notes and ONE_SEED not in found.notes
     with pytest.raises(UsageError, match=r"5 folds and .* has 1 fold"):
         compare(first, run(tmp_path / "c", GOOD))
+    with pytest.raises(UsageError, match="held out of each fold"):
+        compare(first, side="test")
+    for number in range(1, 6):  # each fold's run says how many rows it learnt from: some were for validation
+        (first / f"fold-{number}" / "data.json").write_text('{"split": {"sides": {"train": {"rows": 150}}}}')
+    assert compare(first, second).differences[0].tested.p == pytest.approx(compare_folds(differences, 1 / 3).p)
     with pytest.raises(UsageError, match=r"fold 1 of .*: 50 examples only in .*fold-1"):
         compare(first, moved(second))
 
@@ -306,11 +312,20 @@ def test_tasks_one_by_one(tmp_path: Path) -> None:
         compare(sentiment, answers)
 
 
-def test_a_test_set_that_was_looked_at_twice_says_so(tmp_path: Path) -> None:
-    looks = {"count": 2, "reasons": ["a label was wrong"]}
-    folder = run(tmp_path / "run", GOOD, side="test", looks=looks, level=0.975)
-    found = compare(folder, side="test")
-    assert found.level == 0.975 and found.notes == ("test set looked at 2 times, because: a label was wrong",)
+def test_a_test_set_that_was_looked_at_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its looks are in the user's ledger; the intervals are wider."""
+    from plainformer.evaluation.ledger import Ledger, Look
+
+    monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path / "state"))
+    data = {"name": "test.tsv", "side": "test", "identity": "1234", "test": True}
+    folder = keep(tmp_path / "kept", SCORER, labelled(GOOD), data=data).folder
+    ledger = Ledger()
+    for number, reason in enumerate((None, "a label was wrong")):
+        ledger.add(Look("2026", "1234", "test.tsv", "run", f"model {number}", "config", {}), reason)
+        found = compare(folder)
+        assert found.level == (0.95, 0.975)[number]
+    assert found.notes[0].startswith("test set looked at 2 times") and "a label was wrong" in found.notes[1]
+    assert compare(folder, level=0.9).level == 0.9
 
 
 def test_few_that_differ_are_counted_exactly(tmp_path: Path) -> None:

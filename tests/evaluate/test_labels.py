@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from plainformer.evaluate import make_scorer
+from plainformer.evaluate.calibration import expected_calibration_error
 from plainformer.evaluate.ranks import roc_curve
 from tests.support.scorers import LABELS, pairs
 
@@ -108,6 +109,9 @@ def test_several_labels(seed: int, count: int) -> None:
     theirs["hamming_loss"] = oracle.hamming_loss(right, answers)
     both = [place for place in range(4) if 0 < right[:, place].sum() < count]
     theirs["roc_auc"] = oracle.roc_auc_score(right[:, both], chances[:, both]) if both else math.nan
+    theirs["nll"] = oracle.log_loss(right.reshape(-1), chances.reshape(-1), labels=[0, 1])
+    theirs["brier"] = oracle.brier_score_loss(right.reshape(-1), chances.reshape(-1), labels=[0, 1])
+    theirs["ece"] = expected_calibration_error(chances.reshape(-1), right.reshape(-1))
     nan = oracle.precision_recall_fscore_support(right, answers, zero_division=np.nan)
     for kind, each in zip(("precision", "recall", "f1"), nan[:3], strict=True):
         theirs |= {f"{kind}/{label}": float(value) for label, value in zip(LABELS, each, strict=True)}

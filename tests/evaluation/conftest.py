@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plainformer.evaluate import bootstrap
+from plainformer.evaluate.intervals import bootstrap
 
 
 @pytest.fixture(autouse=True)

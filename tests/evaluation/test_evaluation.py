@@ -18,23 +18,16 @@ import plainformer as pf
 from plainformer.checkpoint.opened import open_checkpoint
 from plainformer.errors import InputError, PlainformerError, UsageError
 from plainformer.evaluate.kept import Kept
+from plainformer.evaluation import Evaluation, evaluate
 from plainformer.evaluation.identity import checkpoint_digest
 from tests.support import ROOT
 from tests.support.models import save
-from tests.support.runs import texts, write_rows
+from tests.support.runs import classified, texts, write_rows
 
 Tiny = Callable[[str], Path]
-LABELS = ("negative", "neutral", "positive")
 
 
-def classified(count: int = 40) -> list[dict[str, Any]]:
-    draw = random.Random(3)
-    return [
-        {"text": text, "label": draw.choice(LABELS), "of": f"speaker {draw.randint(0, 25)}"} for text in texts(count)
-    ]
-
-
-def values(found: pf.Evaluation) -> dict[str, float]:
+def values(found: Evaluation) -> dict[str, float]:
     return {name: value.value for name, value in found.metrics.items() if value.value == value.value}
 
 
@@ -48,36 +41,36 @@ def values(found: pf.Evaluation) -> dict[str, float]:
 )
 def test_neither_batches_nor_order_matter(tiny: Tiny, tmp_path: Path, model: str, rows: Any, options: Any) -> None:
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    want = values(pf.evaluate(tiny(model), path, batch_size=1, again=True, **options))
+    want = values(evaluate(tiny(model), path, batch_size=1, again=True, **options))
     for size in (3, 32):
-        assert values(pf.evaluate(tiny(model), path, batch_size=size, again=True, **options)) == pytest.approx(
+        assert values(evaluate(tiny(model), path, batch_size=size, again=True, **options)) == pytest.approx(
             want, rel=1e-6
         )
     mixed = random.Random(0).sample(rows, len(rows))
-    found = pf.evaluate(tiny(model), write_rows(tmp_path / "mixed.jsonl", mixed), **options)
+    found = evaluate(tiny(model), write_rows(tmp_path / "mixed.jsonl", mixed), **options)
     assert values(found) == pytest.approx(want, rel=1e-6) and not found.read
 
 
 def test_intervals_do_not_depend_on_the_order_either(tiny: Tiny, tmp_path: Path) -> None:
     rows, model = classified(), tiny("text-classification")
-    first = pf.evaluate(model, write_rows(tmp_path / "a.jsonl", rows)).metrics["accuracy"]
-    second = pf.evaluate(model, write_rows(tmp_path / "b.jsonl", rows[::-1])).metrics["accuracy"]
+    first = evaluate(model, write_rows(tmp_path / "a.jsonl", rows)).metrics["accuracy"]
+    second = evaluate(model, write_rows(tmp_path / "b.jsonl", rows[::-1])).metrics["accuracy"]
     assert (first.low, first.high) == (second.low, second.high)
 
 
 def test_what_was_answered_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
-    first = pf.evaluate(model, path)
+    first = evaluate(model, path)
     monkeypatch.setattr("plainformer.loading.build_model", lambda *_: pytest.fail("weights were read"))
-    again = pf.evaluate(model, path, batch_size=2)
+    again = evaluate(model, path, batch_size=2)
     assert again.read and not first.read and again.to_dict() == {**first.to_dict(), "read": True}
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert not pf.evaluate(model, path, again=True).read
-    assert not pf.evaluate(model, path, limit=30).read
-    assert not pf.evaluate(model, path, max_length=40).read
+    assert not evaluate(model, path, again=True).read
+    assert not evaluate(model, path, limit=30).read
+    assert not evaluate(model, path, max_length=40).read
     (tmp_path / "rows.jsonl").write_text(path.read_text() + json.dumps({"text": "more", "label": "neutral"}) + "\n")
-    assert pf.evaluate(model, path).n == 41
+    assert evaluate(model, path).n == 41
 
 
 def test_the_checkpoint_is_known_by_its_bytes(tiny: Tiny, tmp_path: Path) -> None:
@@ -97,25 +90,25 @@ def test_the_checkpoint_is_known_by_its_bytes(tiny: Tiny, tmp_path: Path) -> Non
 
 def test_units_are_a_column_or_a_part_of_one(tiny: Tiny, tmp_path: Path) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
-    whole = pf.evaluate(model, path)
-    found = pf.evaluate(model, path, unit="of")
+    whole = evaluate(model, path)
+    found = evaluate(model, path, unit="of")
     assert found.unit == "of" and found.units == len({row["of"] for row in classified()}) < whole.units == 40
     assert values(found) == values(whole)
     with pytest.raises(UsageError, match=r"(?s)no 'off'.*did you mean 'of'"):
-        pf.evaluate(model, path, unit="off")
+        evaluate(model, path, unit="off")
     with pytest.raises(UsageError, match=r"part 'first' of a column"):
-        pf.evaluate(model, path, unit="text:first")
+        evaluate(model, path, unit="text:first")
 
 
 def test_output_is_a_folder_of_the_callers(tiny: Tiny, tmp_path: Path) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
-    assert pf.evaluate(model, path, output=tmp_path / "mine").folder == tmp_path / "mine"
-    assert pf.evaluate(model, path, output=tmp_path / "mine").read
+    assert evaluate(model, path, output=tmp_path / "mine").folder == tmp_path / "mine"
+    assert evaluate(model, path, output=tmp_path / "mine").read
     with pytest.raises(UsageError, match="keeps another evaluation"):
-        pf.evaluate(model, path, output=tmp_path / "mine", limit=20)
-    assert pf.evaluate(model, path, output=tmp_path / "mine", limit=20, again=True).n == 20
+        evaluate(model, path, output=tmp_path / "mine", limit=20)
+    assert evaluate(model, path, output=tmp_path / "mine", limit=20, again=True).n == 20
     with pytest.raises(UsageError, match="is not an evaluation"):
-        pf.evaluate(model, path, output=tmp_path)
+        evaluate(model, path, output=tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
@@ -123,12 +116,12 @@ def test_a_folder_that_cannot_be_written(tiny: Tiny, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", classified())
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(PlainformerError, match="cannot be written"):
-        pf.evaluate(tiny("text-classification"), path, output=tmp_path / "locked" / "one")
+        evaluate(tiny("text-classification"), path, output=tmp_path / "locked" / "one")
 
 
 def test_rows_without_a_value_are_counted(tiny: Tiny, tmp_path: Path) -> None:
     rows = [*classified(20), {"text": "a"}, {"text": "", "label": "neutral"}, {"label": "neutral"}]
-    found = pf.evaluate(tiny("text-classification"), write_rows(tmp_path / "rows.jsonl", rows))
+    found = evaluate(tiny("text-classification"), write_rows(tmp_path / "rows.jsonl", rows))
     said = "\n".join(found.lines())
     assert found.n == 20 and found.counts.rows == 23
     for reason in ("no value for 'label'", "no text", "no value for 'text'"):
@@ -139,14 +132,15 @@ def test_nothing_is_cut_silently(tiny: Tiny, tmp_path: Path) -> None:
     rows = [*classified(20), {"text": "the cat " * 60, "label": "neutral"}]
     path, model = write_rows(tmp_path / "rows.jsonl", rows), tiny("text-classification")
     with pytest.raises(InputError, match=r"(?s)rows.jsonl line 21.*tokens.*truncate"):
-        pf.evaluate(model, path)
+        evaluate(model, path)
     assert not list((tmp_path / "cache").rglob("evaluation.json")) and not list((tmp_path / "cache").rglob(".tmp-*"))
-    found = pf.evaluate(model, path, truncate=True)
+    found = evaluate(model, path, truncate=True)
     tokens = len(pf.load_tokenizer(model).encode("the cat " * 60, max_length=None))
     assert found.n == 21
     limit = pf.load(model).config.main_stack.max_positions
+    assert limit is not None
     assert f"1 cut, which loses {tokens - limit} tokens (for example rows.jsonl line 21)" in "\n".join(found.lines())
-    skipped = pf.evaluate(model, path, on_error="skip")
+    skipped = evaluate(model, path, on_error="skip")
     assert skipped.n == 20 and "1 dropped: the input" in "\n".join(skipped.lines())
 
 
@@ -155,22 +149,22 @@ def test_what_is_wrong_is_said(tiny: Tiny, tmp_path: Path) -> None:
     empty = write_rows(tmp_path / "empty.jsonl", [])
     gaps = write_rows(tmp_path / "gaps.jsonl", [{"text": "a", "label": None}, {"text": "b", "label": ""}])
     for call, said in (
-        (lambda: pf.evaluate(model), "no data to evaluate on"),
+        (lambda: evaluate(model), "no data to evaluate on"),
         (
-            lambda: pf.evaluate(model, path, columns={"text": "txt"}),
+            lambda: evaluate(model, path, columns={"text": "txt"}),
             r"^columns asks for 'txt'(.|\n)*did you mean 'text'",
         ),
-        (lambda: pf.evaluate(model, path, columns={"txt": "text"}), r"^columns names 'txt'(.|\n)*did you mean 'text'"),
-        (lambda: pf.evaluate(model, empty), "has no rows"),
-        (lambda: pf.evaluate(model, gaps), r"no row of .*gaps.jsonl"),
-        (lambda: pf.evaluate(model, path, side="test"), "side has no effect with DATA"),
-        (lambda: pf.evaluate(model, path, max_new_tokens=3), "max_new_tokens has no effect in an evaluation"),
-        (lambda: pf.evaluate(model, path, max_lenth=3), "did you mean 'max_length'"),
-        (lambda: pf.evaluate(model, path, look_again="why"), "look_again.* has no effect"),
-        (lambda: pf.evaluate(model, path, look_again=" ", test=True), "is no reason"),
-        (lambda: pf.evaluate(model, path, temperature="hot"), "'hot'.* is not a number"),
-        (lambda: pf.evaluate(model, path, temperature=0), "not above 0"),
-        (lambda: pf.evaluate(model, path, task="question-answering"), "cannot do 'question-answering'"),
+        (lambda: evaluate(model, path, columns={"txt": "text"}), r"^columns names 'txt'(.|\n)*did you mean 'text'"),
+        (lambda: evaluate(model, empty), "has no rows"),
+        (lambda: evaluate(model, gaps), r"no row of .*gaps.jsonl"),
+        (lambda: evaluate(model, path, side="test"), "side has no effect with DATA"),
+        (lambda: evaluate(model, path, max_new_tokens=3), "max_new_tokens has no effect in an evaluation"),
+        (lambda: evaluate(model, path, max_lenth=3), "did you mean 'max_length'"),
+        (lambda: evaluate(model, path, look_again="why"), "look_again.* has no effect"),
+        (lambda: evaluate(model, path, look_again=" ", test=True), "says nothing"),
+        (lambda: evaluate(model, path, temperature="hot"), "'hot'.* is not a number"),
+        (lambda: evaluate(model, path, temperature=0), "not above 0"),
+        (lambda: evaluate(model, path, task="question-answering"), "cannot do 'question-answering'"),
     ):
         with pytest.raises(UsageError, match=said):
             call()
@@ -184,15 +178,15 @@ def test_an_interrupted_evaluation_leaves_nothing(tiny: Tiny, tmp_path: Path) ->
 
     path = write_rows(tmp_path / "rows.jsonl", classified())
     with pytest.raises(KeyboardInterrupt):
-        pf.evaluate(tiny("text-classification"), path, on_progress=stop, output=tmp_path / "out" / "one")
+        evaluate(tiny("text-classification"), path, on_progress=stop, output=tmp_path / "out" / "one")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_columns_by_number_and_other_formats(tiny: Tiny, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     table.write_text("".join(f"{row['label']},{row['text']}\n" for row in classified()))
-    found = pf.evaluate(tiny("text-classification"), table, columns={"text": 1, "label": 0})
-    want = pf.evaluate(tiny("text-classification"), write_rows(tmp_path / "rows.jsonl", classified()))
+    found = evaluate(tiny("text-classification"), table, columns={"text": 1, "label": 0})
+    want = evaluate(tiny("text-classification"), write_rows(tmp_path / "rows.jsonl", classified()))
     assert values(found) == values(want)
     assert Kept(found.folder).info["data"]["identity"] == Kept(want.folder).info["data"]["identity"]
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import plainformer as pf
 from plainformer.errors import PlainformerError, UsageError
+from plainformer.evaluation import evaluate
 from plainformer.evaluation.ledger import NAME, Ledger, Look, state_folder
-from tests.evaluation.test_evaluation import classified
 from tests.support.models import save
-from tests.support.runs import write_rows
+from tests.support.runs import classified, write_rows
 
 Tiny = Callable[[str], Path]
 
@@ -76,20 +75,20 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
     model, other = tiny("text-classification"), save("text-classification", tmp_path / "other", seed=1)
     path = write_rows(tmp_path / "rows.jsonl", classified())
-    validation = pf.evaluate(model, path)
+    validation = evaluate(model, path)
     assert not validation.looks.all and not (tmp_path / "state").exists()
-    first = pf.evaluate(model, path, test=True)
+    first = evaluate(model, path, test=True)
     assert first.read and len(first.looks.all) == 1 and first.level == 0.95
     written = json.loads((tmp_path / "state" / NAME).read_text())
     assert written["metrics"]["accuracy"] == first["accuracy"]
     # The rows are known by what they hold, wherever they are, in any order, without a word from the caller.
     moved = write_rows(tmp_path / "moved.jsonl", classified()[::-1])
     with pytest.raises(UsageError, match="looked at 1 time already"):
-        pf.evaluate(other, moved)
+        evaluate(other, moved)
     assert not list((tmp_path / "cache").rglob(".tmp*"))
-    again = pf.evaluate(other, moved, look_again="the first model was trained on other labels")
+    again = evaluate(other, moved, look_again="the first model was trained on other labels")
     assert again.level == pytest.approx(0.975)
-    printed = pf.evaluate(model, path, test=True)
+    printed = evaluate(model, path, test=True)
     assert (
         printed.read
         and printed.level == pytest.approx(0.975)
@@ -98,4 +97,4 @@ def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
     wide, narrow = printed.metrics["accuracy"], first.metrics["accuracy"]
     assert wide.low is not None and narrow.low is not None and wide.low <= narrow.low
     with pytest.raises(UsageError, match="fitted on validation rows"):
-        pf.evaluate(model, path, calibrate=path, test=True)
+        evaluate(model, path, calibrate=path, test=True)

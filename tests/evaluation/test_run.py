@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import plainformer as pf
 from plainformer.errors import UsageError
+from plainformer.evaluation import evaluate
 from plainformer.train.checkpoint import damage
+from plainformer.training import train
 from tests.support.runs import labelled, run_config, texts, write_rows
 
 Tiny = Callable[[str], Path]
@@ -24,7 +25,7 @@ def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = run_config(
         folder, "text-classification", tiny("embedding"), data={"test": {"path": str(test)}}, length={"steps": 8}
     )
-    return pf.train(found).folder
+    return train(found).folder
 
 
 @pytest.fixture
@@ -35,75 +36,76 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_the_best_model_on_the_runs_validation_rows(run: Path) -> None:
-    found = pf.evaluate(run)
+    found = evaluate(run)
     best = json.loads((run / "best.json").read_text())
     assert found["accuracy"] == pytest.approx(best["value"]) and found.n == 13
     assert found.folder.parent == run / "evaluations" and found.folder.name.startswith("validation-best-")
-    assert pf.evaluate(run).read
+    assert evaluate(run).read
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["validation"]["loss"] for line in lines if "validation" in line}
     assert found["nll"] == pytest.approx(losses[best["step"]], rel=1e-5)
 
 
 def test_other_sides(run: Path) -> None:
-    assert pf.evaluate(run, side="train").n == 61
+    assert evaluate(run, side="train").n == 61
     with pytest.raises(UsageError, match=r"(?s)side='tset'.*no such rows.*did you mean 'test'"):
-        pf.evaluate(run, side="tset")
+        evaluate(run, side="tset")
     with pytest.raises(UsageError, match="on a run's own rows"):
-        pf.evaluate(run, columns={"text": "text"})
+        evaluate(run, columns={"text": "text"})
     other = write_rows(run.parent / "other.jsonl", labelled(texts(30, seed=9)))
-    assert pf.evaluate(run, other).folder.name.startswith("other-best-")
+    assert evaluate(run, other).folder.name.startswith("other-best-")
 
 
 def test_the_test_rows_are_looked_at_once(run: Path) -> None:
     card = (run / "best" / "README.md").read_text()
     assert "## Test set" not in card and "test" not in (run / "metrics.jsonl").read_text()
-    found = pf.evaluate(run, side="test")
+    found = evaluate(run, side="test")
     assert found.n == 25 and found.looks.lines() == ["test set looked at once"]
     after = (run / "best" / "README.md").read_text()
     assert after.startswith(card.rstrip()) and "Looked at 1 time." in after and f"{found['accuracy']:.4g}" in after
     assert not damage((run / "best").resolve()) and not damage((run / "last").resolve())
     with pytest.raises(UsageError, match="looked at 1 time already"):
-        pf.evaluate(run, side="test", max_length=20)
-    pf.evaluate(run, side="test", max_length=20, look_again="lengths")
+        evaluate(run, side="test", max_length=20)
+    evaluate(run, side="test", max_length=20, look_again="lengths")
     again = (run / "last" / "README.md").read_text()
     assert again.count("## Test set") == 1 and "Looked at 2 times." in again and "lengths" in again
 
 
 def test_the_ledger_outlives_the_run(run: Path) -> None:
-    pf.evaluate(run, side="test")
+    evaluate(run, side="test")
     moved = run.with_name("moved")
     shutil.copytree(run, moved, symlinks=True)
     shutil.rmtree(run)
-    assert pf.evaluate(moved, side="test").looks.to_dict()["count"] == 1  # the same model
+    assert evaluate(moved, side="test").looks.to_dict()["count"] == 1  # the same model
     with pytest.raises(UsageError, match="already"):
-        pf.evaluate(moved, side="test", max_length=9)
+        evaluate(moved, side="test", max_length=9)
 
 
 def test_a_run_without_a_model(run: Path) -> None:
     for name in ("best", "last"):
         (run / name).unlink()
-    assert pf.evaluate(run).n == 13  # by best.json, where links are not copied
+    assert evaluate(run).n == 13  # by best.json, where links are not copied
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(UsageError, match="has no model yet"):
-        pf.evaluate(run)
+        evaluate(run)
 
 
 def test_a_temperature_is_fitted_on_validation_rows(run: Path) -> None:
-    plain = pf.evaluate(run)
+    plain = evaluate(run)
     with pytest.raises(UsageError, match="no temperature is stored"):
-        pf.evaluate(run, temperature="stored")
-    found = pf.evaluate(run, calibrate="validation")
+        evaluate(run, temperature="stored")
+    found = evaluate(run, calibrate="validation")
     assert found.calibration is not None and found.temperature == 1.0
-    assert found.calibration.after["nll"] <= found.calibration.before["nll"] == pytest.approx(plain["nll"])
+    before, after = (each["nll"] for each in (found.calibration.before, found.calibration.after))
+    assert before is not None and after is not None and after <= before == pytest.approx(plain["nll"])
     stored = json.loads((run / "best" / "calibration.json").read_text())
     assert stored["temperature"] == found.calibration.temperature and stored["n"] == 13
-    warm = pf.evaluate(run, temperature="stored")
+    warm = evaluate(run, temperature="stored")
     assert warm["nll"] == pytest.approx(found.calibration.after["nll"]) and warm["accuracy"] == plain["accuracy"]
     assert any("at temperature" in line for line in warm.lines())
     for side in ("test", "train"):
         with pytest.raises(UsageError, match="fitted on validation rows"):
-            pf.evaluate(run, calibrate=side)
+            evaluate(run, calibrate=side)
 
 
 def test_prefix_and_lengths_are_the_runs(tiny: Tiny, tmp_path: Path) -> None:
@@ -128,8 +130,8 @@ def test_prefix_and_lengths_are_the_runs(tiny: Tiny, tmp_path: Path) -> None:
         "batches": {"size": 4},
         "length": {"steps": 2},
     }
-    folder = pf.train(config).folder
-    found = pf.evaluate(folder)
+    folder = train(config).folder
+    found = evaluate(folder)
     assert (
         found.info["options"]["prefix"] == "short: " and found.info["options"]["max_new_tokens"] == 7 and found.n == 5
     )

@@ -40,6 +40,14 @@ def labelled(found: list[str]) -> list[dict[str, str]]:
     return [{"text": text, "label": "yes" if "cat" in text else "no"} for text in found]
 
 
+def classified(count: int = 40) -> list[dict[str, Any]]:
+    """Rows of one of three labels, of 26 speakers."""
+    draw, labels, found = random.Random(3), ("negative", "neutral", "positive"), []
+    for text in texts(count):
+        found.append({"text": text, "label": draw.choice(labels), "of": f"speaker {draw.randint(0, 25)}"})
+    return found
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

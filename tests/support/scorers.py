@@ -37,6 +37,11 @@ def multi_label(random: np.random.Generator) -> Pair:
     return [label for label in LABELS[:3] if random.random() < 0.4], {"labels": given, "probabilities": found.tolist()}
 
 
+def many_labels(random: np.random.Generator) -> Pair:
+    reference, answer = multi_label(random)
+    return reference, {**answer, "probabilities": [*answer["probabilities"], *[0.25] * 60]}
+
+
 def regression(random: np.random.Generator) -> Pair:
     return [float(random.integers(4)), float(random.normal())], [float(random.integers(4)), 1.5]
 
@@ -93,6 +98,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], Pair
         lambda r: single_label(r, tuple(map(str, range(60)))),
     ),
     "multi-label": ("multi-label", {"labels": LABELS}, multi_label),
+    "many of several": ("multi-label", {"labels": (*LABELS, *map(str, range(60)))}, many_labels),
     "regression": ("regression", {"labels": ("x", "y")}, regression),
     "entities": ("entities", {"labels": TAGS}, entities),
     "squad": ("squad", {"no_answer_scores": True}, squad),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from plainformer.cli.flags import Flags, LoadFlags
-from plainformer.cli.options import Json, Ref, restored, write_json
+from plainformer.cli.options import WHOLE, Json, Ref, restored, write_json
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, shown, table
 from plainformer.config.training import FORMATS
 from plainformer.config.yaml import resolved_scalar
-from plainformer.errors import UsageError, opt
 from plainformer.tasks import option_classes
 
 if TYPE_CHECKING:
@@ -28,6 +33,41 @@ class TaskFlags(Flags, kinds=option_classes(), group="What a task does", without
     """The options of every task; `temperature` is a classifier's as well."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DataFlags:
+    """Which rows, and how they are read."""
+
+    side: Annotated[str | None, Parameter(help="Of a run: validation (default), test or train.", group=_GROUP)] = None
+    columns: Annotated[
+        dict[str, str] | None,
+        Parameter(help="--columns.NAME: the data's column, its name or number from 0.", group=_GROUP),
+    ] = None
+    unit: Annotated[
+        str | None,
+        Parameter(help="Column whose equal values intervals are drawn over: speaker, file:folder.", group=_GROUP),
+    ] = None
+    format: Annotated[str | None, Parameter(help=f"{', '.join(FORMATS)}; default: by the name.", group=_GROUP)] = None
+    name: Annotated[str | None, Parameter(help="Configuration of a Hub data set.", group=_GROUP)] = None
+    split: Annotated[str | None, Parameter(help="Split of a Hub data set, or of an npz file.", group=_GROUP)] = None
+    limit: Annotated[int | None, WHOLE, Parameter(help="Use only this many rows, the first.", group=_GROUP)] = None
+    test: Annotated[
+        bool,
+        Parameter(
+            negative="", help="It is a test set: the look is written down, and no second one allowed.", group=_GROUP
+        ),
+    ] = False
+    look_again: Annotated[
+        str | None, Parameter(help="Why a test set has to be looked at again; every report will say it.", group=_GROUP)
+    ] = None
+
+    def asked(self) -> dict[str, Any]:
+        """Return those that were given."""
+        found = {f.name: _restored(getattr(self, f.name)) for f in fields(self)}
+        found["columns"] = {name: _column(value) for name, value in (self.columns or {}).items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
 def evaluate(
     ref: Ref,
     data: Annotated[
@@ -35,29 +75,13 @@ def evaluate(
     ] = None,
     /,
     *,
-    side: Annotated[str | None, Parameter(help="Of a run: validation (default), test or train.")] = None,
-    test: Annotated[
-        bool, Parameter(negative="", help="These rows are a test set: the look is written down, and no second allowed.")
-    ] = False,
-    look_again: Annotated[
-        str | None, Parameter(help="Why the test set has to be looked at again; every report will say it.")
-    ] = None,
-    columns: Annotated[
-        dict[str, str] | None,
-        Parameter(help="--columns.NAME: the data's column, its name or number from 0.", group=_GROUP),
-    ] = None,
-    unit: Annotated[
-        str | None,
-        Parameter(help="Column whose equal values intervals are drawn over: speaker, file:folder.", group=_GROUP),
-    ] = None,
-    format: Annotated[str | None, Parameter(help=f"{', '.join(FORMATS)}; default: by the name.", group=_GROUP)] = None,
-    name: Annotated[str | None, Parameter(help="Configuration of a Hub data set.", group=_GROUP)] = None,
-    split: Annotated[str | None, Parameter(help="Split of a Hub data set, or of an npz file.", group=_GROUP)] = None,
-    limit: Annotated[int | None, Parameter(help="Use only this many rows, the first.", group=_GROUP)] = None,
     output: Annotated[
         str | None, Parameter(help="Folder that keeps the answers; default: the run's, else the user's cache.")
     ] = None,
     again: Annotated[bool, Parameter(negative="", help="Run what is kept already.")] = False,
+    plots: Annotated[
+        bool, Parameter(negative="", help="Draw pictures, and a page of the answers, the wrong ones on top.")
+    ] = False,
     calibrate: Annotated[
         str | None, Parameter(help="Rows to fit a classifier's temperature on; validation: the run's own.")
     ] = None,
@@ -68,6 +92,7 @@ def evaluate(
         dict[str, str] | None,
         Parameter(help="--metric.NAME: setting of the scores: normalize words (speech); main, tokenize ... (texts)."),
     ] = None,
+    source: DataFlags = DataFlags(),
     load: LoadFlags = LoadFlags(),  # noqa: B008
     flags: TaskFlags = TaskFlags(),  # noqa: B008
     json: Json = False,
@@ -80,33 +105,43 @@ def evaluate(
 
     Example: plainformer evaluate runs/sst2
     """
-    asked: dict[str, Any] = {
-        "side": side,
-        "test": test,
-        "look_again": look_again,
-        "columns": _columns(columns),
-        "unit": unit,
-        "format": format,
-        "name": name,
-        "split": split,
-        "limit": limit,
-        "output": output,
-        "again": again,
-        "calibrate": calibrate,
-        "temperature": temperature,
-        "task": load.task,
-    }
-    asked["metric"] = {key: resolved_scalar(restored(value)) for key, value in (metric or {}).items()}
-    asked = {key: restored(value) if isinstance(value, str) else value for key, value in asked.items()}
-    given = {**load.options(), **flags.options()}
-    for key in given:
-        if key in asked:
-            raise UsageError(f"{opt(key)} has another meaning here", "see `plainformer evaluate --help`")
-    found = _run(restored(ref), restored(data), {**asked, **given})
+    settings = {key: resolved_scalar(restored(value)) for key, value in (metric or {}).items()}
+    own = {"output": output, "calibrate": calibrate, "temperature": temperature, "task": load.task}
+    asked = {**{key: _restored(value) for key, value in own.items()}, "again": again, "plots": plots, **source.asked()}
+    found = _run(restored(ref), restored(data), {**load.options(), **flags.options(), **asked, "metric": settings})
     if json:
         write_json([found.to_dict()])
     else:
-        print_evaluation(found)
+        print_evaluation(found, drawn=plots)
+
+
+@contextmanager
+def _nothing_left() -> Iterator[None]:
+    """Within, Ctrl-C ends the program at once, and what it has not finished is removed."""
+    from plainformer.evaluate.kept import remove_unfinished
+
+    def heard(number: int, frame: Any) -> None:
+        remove_unfinished()
+        screen.interrupted()
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _restored(value: Any) -> Any:
+    return restored(value) if isinstance(value, str) else value
+
+
+def _column(value: str) -> str | int:
+    """Return a column's name, or its place."""
+    return int(value) if value.isdecimal() else restored(value)
 
 
 def _run(ref: str, data: str | None, asked: dict[str, Any]) -> Evaluation:
@@ -121,16 +156,11 @@ def _run(ref: str, data: str | None, asked: dict[str, Any]) -> Evaluation:
 
     with screen.during("evaluating"):
         from plainformer.evaluation import evaluate as run
-    with screen.during(count):
+    with screen.during(count), _nothing_left():
         return run(ref, data, on_progress=advance, **asked)
 
 
-def _columns(given: dict[str, str] | None) -> dict[str, str | int]:
-    """Return which column is which; a number is a place."""
-    return {name: int(value) if value.isdecimal() else restored(value) for name, value in (given or {}).items()}
-
-
-def print_evaluation(found: Evaluation) -> None:
+def print_evaluation(found: Evaluation, *, drawn: bool = False) -> None:
     """Print metrics with intervals, tables, and what has to be known of them."""
     out = console()
     metrics = table("metric", "value", f"{100 * found.level:.4g} % interval", right=("value",))
@@ -148,6 +178,8 @@ def print_evaluation(found: Evaluation) -> None:
     for line in found.notes():
         out.print(line, markup=False)
     out.print(f"every answer: {found.folder}", markup=False)
+    if drawn:
+        out.print(f"pictures, and a page of answers: {found.folder / 'plots'}", markup=False)
 
 
 def _print_table(out: Any, found: Evaluation, one: Table) -> None:

@@ -131,7 +131,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is computed, and how exactly. `level` None: 0.95, or what the evaluations' looks at a test set left of it."""
+    """What is computed, and how exactly. `level` None: 0.95, or higher on a test set looked at several times."""
 
     metrics: tuple[str, ...] = ()
     draws: int = DRAWS
@@ -205,7 +205,8 @@ def compare_groups(groups: list[Group], asked: Asked, figures: tuple[Figure, ...
             hint = did_you_mean(name, known) or f"measured are {', '.join(one for one in known if '/' not in one)}"
             raise UsageError(f"{opt('metric', name)} was not measured", hint)
     figures = suited(figures, known, first.runs[0].task, percent=first.first.scorer.name == "squad")
-    level = asked.level if asked.level is not None else _level(groups)
+    looks = _looks(groups)
+    level = asked.level if asked.level is not None else LEVEL if looks is None else looks.level
     systems = tuple(_system(group, names, asked, level) for group in groups)
     differences = _differences(groups, names, asked, level)
     return Comparison(
@@ -219,7 +220,7 @@ def compare_groups(groups: list[Group], asked: Asked, figures: tuple[Figure, ...
         systems=systems,
         differences=differences,
         figures=figures,
-        notes=_notes(groups, differences, figures),
+        notes=_notes(groups, differences, figures, looks),
     )
 
 
@@ -271,8 +272,10 @@ def _tested(first: Group, other: Group, metric: str, asked: Asked, level: float)
             seed=asked.seed,
         )
     values = [_fold_values(group, metric) for group in (first, other)]
-    sizes = [len(part.kept) for part in first.runs[0].parts]
-    ratio = math.fsum(size / (sum(sizes) - size) for size in sizes) / len(sizes)
+    parts = first.runs[0].parts
+    total = sum(len(part.kept) for part in parts)
+    ratios = [len(part.kept) / (part.trained or total - len(part.kept)) for part in parts]
+    ratio = math.fsum(ratios) / len(ratios)
     return compare_folds([two - one for one, two in zip(*values, strict=True)], ratio, level)
 
 
@@ -286,13 +289,19 @@ def _fold_values(group: Group, metric: str) -> list[float]:
     return [math.fsum(value(part) for part in parts) / len(parts) for parts in folds]
 
 
-def _level(groups: Sequence[Group]) -> float:
-    """Return the highest level that an evaluation asks for: that of a test set looked at several times is higher."""
-    kept = [part.kept for group in groups for run in group.runs for part in run.parts]
-    return max(float(one.info.get("level") or LEVEL) for one in kept)
+def _looks(groups: Sequence[Group]) -> Any:
+    """Return the looks at the test set that was evaluated on, as the user's ledger has them; None where it is not one."""
+    data = groups[0].first.kept.info.get("data")
+    if not isinstance(data, dict) or not data.get("test"):
+        return None
+    from plainformer.evaluation.ledger import Ledger
+
+    return Ledger().looks(data["identity"])
 
 
-def _notes(groups: Sequence[Group], differences: Sequence[Difference], figures: Sequence[Figure]) -> tuple[str, ...]:
+def _notes(
+    groups: Sequence[Group], differences: Sequence[Difference], figures: Sequence[Figure], looks: Any
+) -> tuple[str, ...]:
     """Return what a reader must know."""
     notes = [note for group in groups for note in group.notes]
     single = [group.name for group in groups if len(group.runs) == 1]
@@ -303,9 +312,5 @@ def _notes(groups: Sequence[Group], differences: Sequence[Difference], figures: 
     if len(differences) > 1:
         notes.append(f"p (Holm) is corrected for {plural(len(differences), 'comparison')}")
     notes += [FIGURES] if figures else []
-    looks = [part.kept.info.get("looks") for group in groups for run in group.runs for part in run.parts]
-    most = max((one for one in looks if isinstance(one, dict)), key=lambda one: one.get("count", 0), default={})
-    if most.get("count", 0) > 1:
-        reasons = "; ".join(str(one) for one in most.get("reasons") or ())
-        notes.append(f"test set looked at {most['count']} times" + (f", because: {reasons}" if reasons else ""))
+    notes += [] if looks is None else looks.lines()
     return tuple(notes)

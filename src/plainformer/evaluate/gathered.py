@@ -24,15 +24,21 @@ from plainformer.evaluate.kept import Kept, is_kept
 
 SIDES = ("validation", "test")
 EVALUATIONS = "evaluations"  # folder of a run
+HELD_OUT = "held_out"  # the side of a fold's run that the fold is
 _NAMED = re.compile(r"([^=/\\]+)=(.+)", re.S)
 _NOT_THE_THING = ("seed", "folder")  # of a configuration: what runs of one thing differ in
 
 
 @dataclass(frozen=True)
 class Part:
-    """A kept evaluation with its examples in the order of their keys, so that the data's order has no effect."""
+    """A kept evaluation with its examples in the order of their keys, so that the data's order has no effect.
+
+    Attributes:
+        trained: how many rows its model was trained on, where a fold's run says so.
+    """
 
     kept: Kept
+    trained: int | None = None
 
     @property
     def scorer(self) -> Scorer:
@@ -223,13 +229,24 @@ def read_run(path: Path, side: str) -> Run:
     folds = sorted(path.glob("fold-*"), key=_number) if path.is_dir() else []
     folds = [fold for fold in folds if fold.is_dir() and _number(fold)]
     if folds:
-        return Run(path, tuple(Part(_evaluation(fold, side)) for fold in folds), *_config(path))
+        if side != SIDES[0]:
+            what = f"{path} is a k-fold run, and is compared by the rows that were held out of each fold"
+            raise UsageError(what, f"leave {opt('side', side)} out")
+        return Run(path, tuple(Part(_evaluation(fold, HELD_OUT), _trained(fold)) for fold in folds), *_config(path))
     return Run(path, (Part(_evaluation(path, side)),), *_config(path))
 
 
 def _number(path: Path) -> int:
     text = path.name.removeprefix("fold-")
     return int(text) if text.isdecimal() else 0
+
+
+def _trained(run: Path) -> int | None:
+    try:
+        data = json.loads((run / "data.json").read_text(encoding="utf-8"))
+        return int(data["split"]["sides"]["train"]["rows"]) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _evaluation(run: Path, side: str) -> Kept:
@@ -244,6 +261,9 @@ def _evaluation(run: Path, side: str) -> Kept:
     if not run.exists():
         raise InputError(f"{str(run)!r} is not there", "check the path")
     other = f"; it has one of: {', '.join(sorted({side_of(one) or 'other data' for one in found}))}" if found else ""
+    if side == HELD_OUT:
+        what = f"{run} keeps no answers to the rows that were held out of it{other}"
+        raise InputError(what, "the k-fold run is not done: begin it again, and it goes on")
     what = f"{run} keeps no evaluation of the {side} side{other}"
     with_side = "" if side == "validation" else f", with {opt('side', side)}"
     raise InputError(what, f"evaluate the run first: `plainformer evaluate {run}`{with_side}")

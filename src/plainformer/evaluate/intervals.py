@@ -69,8 +69,10 @@ def bootstrap(
     if count < fewest:
         reason = f"{count} units are too few, an interval needs {fewest}"
         return {name: Interval(value, None, None, count, reason) for name, value in values.items()}
-    found = np.array(list(_measured(whole, tuple(values), places, count, resamples, seed)))
-    return {name: _interval(values[name], found[:, place], level, count) for place, name in enumerate(values)}
+    found_WM = np.empty((resamples, len(values)))
+    for place, numbers in enumerate(_measured(whole, tuple(values), places, count, resamples, seed)):
+        found_WM[place] = numbers
+    return {name: _interval(values[name], found_WM[:, place], level, count) for place, name in enumerate(values)}
 
 
 def unit_places(units: npt.ArrayLike, rows: int) -> npt.NDArray[np.int64]:

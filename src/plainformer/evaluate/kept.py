@@ -18,8 +18,10 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +35,9 @@ from plainformer.evaluate.base import Numbers, Scorer
 
 INFO, PREDICTIONS, ROWS, UNITS, KEYS = "evaluation.json", "predictions.jsonl", "rows.npy", "units.npy", "keys.npy"
 VERSION = 1
-_TEMPORARY = ".tmp-"
+_TEMPORARY = ".tmp-evaluation-"
+_STALE = 24 * 3600.0  # seconds after which an unfinished folder is a dead process's
+_UNFINISHED: set[Path] = set()  # of this process
 
 
 def is_kept(folder: str | os.PathLike[str]) -> bool:
@@ -66,7 +70,7 @@ class Kept:
     @cached_property
     def scorer(self) -> Scorer:
         """Return what the metrics were made with."""
-        from plainformer.evaluate import make_scorer
+        from plainformer.evaluate.scorers import make_scorer
 
         asked = self.info["scorer"]
         found: Scorer = make_scorer(asked["name"], **asked["settings"])
@@ -143,7 +147,9 @@ class Keeper:
     def __enter__(self) -> Keeper:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(self.folder.parent)
             self._made = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.folder.parent))
+            _UNFINISHED.add(self._made)
             self._made.chmod(0o777 & ~_umask())
             self._lines = (self._made / PREDICTIONS).open("w", encoding="utf-8", newline="\n")
             self._rows: BinaryIO = (self._made / ROWS).open("wb")
@@ -243,10 +249,25 @@ class Keeper:
         self._lines.close()
         self._rows.close()
         shutil.rmtree(self._made, ignore_errors=True)
+        _UNFINISHED.discard(self._made)
 
     def _cannot(self, error: OSError) -> PlainformerError:
         what = f"the evaluation cannot be written to {self.folder}: {error.strerror or error}"
         return PlainformerError(what, "make room, or give another folder: --output")
+
+
+def remove_unfinished() -> None:
+    """Remove what this process has not finished: for a handler of signals that ends it."""
+    for folder in _UNFINISHED:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):  # another process was first
+            if time.time() - path.stat().st_mtime > _STALE:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from plainformer.errors import InputError
 from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, Table
+from plainformer.evaluate.calibration import Reliability, nats
 from plainformer.evaluate.counts import (
     average_metrics,
     label_metrics,
@@ -20,9 +21,10 @@ from plainformer.evaluate.counts import (
     of_labels,
     over_labels,
 )
-from plainformer.evaluate.labels import MOST_LABELS, checked_labels, mean_of, place_of
+from plainformer.evaluate.labels import MOST_LABELS, checked_labels, column, mean_of, place_of
 from plainformer.evaluate.ranks import Area
 
+_MEANS_OF_CHANCES = ("nll", "brier")
 _MEANS = ("f1_samples", "subset_accuracy", "hamming_loss")
 
 
@@ -31,7 +33,8 @@ class MultiLabel(Scorer):
 
     A reference is a list of labels; an answer is {"labels": [...], "probabilities": [...]}, one for each of `labels`, each of its
     own. "f1_samples" is the mean of the examples' own F1: 1 where there is nothing to find and nothing was found
-    (scikit-learn's `zero_division=1`). Means over labels are over those that occur (see `counts`).
+    (scikit-learn's `zero_division=1`). Means over labels are over those that occur (see `counts`). Calibration is that of each
+    label's own probability: "nll" and "brier" are means over labels and examples.
 
     Args:
         labels: all that can be given. probabilities: whether answers have them.
@@ -43,62 +46,87 @@ class MultiLabel(Scorer):
         self.labels, self.probabilities = checked_labels(labels), probabilities
         self.places = {label: place for place, label in enumerate(self.labels)}
         self.few = len(self.labels) <= MOST_LABELS
-        kinds = ("is", "given", "p")[: 3 if probabilities else 2]
-        self.columns = tuple(f"{kind}({label})" for kind in kinds for label in self.labels)
+        self.means = (*_MEANS, *_MEANS_OF_CHANCES * probabilities)
+        # With many labels a row keeps no probabilities, as those of one label do.
+        self.kept = probabilities and self.few
+        self.columns = tuple(f"{kind}({label})" for kind in ("is", "given") for label in self.labels)
+        self.columns += (*self.means, *(f"p({label})" for label in self.labels if self.kept))
         averages = average_metrics()
         first = next(each for each in averages if each.name == "f1_micro")
         self.metrics = (first, *(each for each in averages if each is not first))
         self.metrics += (Metric("f1_samples"), Metric("subset_accuracy"), Metric("hamming_loss", "lower"))
-        if probabilities and self.few:
-            self.metrics += (Metric("roc_auc", undefined="no label has both examples with and without it"),)
+        if self.kept:
+            self.metrics += (
+                Metric("roc_auc", undefined="no label has both examples with and without it"),
+                Metric("ece", "lower"),
+            )
+        self.metrics += tuple(Metric(name, "lower") for name in _MEANS_OF_CHANCES * probabilities)
         self.metrics += label_metrics(self.labels) if self.few else ()
 
     def settings(self) -> Mapping[str, Any]:
         return {"labels": list(self.labels), "probabilities": self.probabilities}
 
     def row(self, reference: Any, answer: Any) -> Sequence[float]:
-        """Return 1 for each right label, 1 for each given one, and all probabilities. Raises InputError: an unknown label."""
-        found = np.zeros(len(self.columns))
+        """Return 1 for each right label, 1 for each given one; F1, whether all are right, the share of wrong ones; then nats and
+        Brier score, means over labels, and all probabilities.
+
+        Raises InputError: an unknown label, or probabilities that are none.
+        """
         size = len(self.labels)
-        for start, labels in ((0, reference), (size, answer["labels"])):
-            found[[start + place_of(label, self.places) for label in labels]] = 1.0
-        if self.probabilities:
-            chances_C = np.asarray(answer["probabilities"], dtype=np.float64)
-            if chances_C.shape != (size,) or not ((chances_C >= 0) & (chances_C <= 1)).all():
-                raise InputError(f"an answer has probabilities {chances_C.tolist()}", f"give {size} from 0 to 1")
-            found[2 * size :] = chances_C
-        return found.tolist()
+        true_C, found_C = np.zeros(size), np.zeros(size)
+        for side_C, labels in ((true_C, reference), (found_C, answer["labels"])):
+            side_C[[place_of(label, self.places) for label in labels]] = 1.0
+        both, together = float(true_C @ found_C), float((true_C + found_C).sum())
+        wrong = together - 2 * both
+        first = [*true_C, *found_C, 2 * both / together if together else 1.0, float(not wrong), wrong / size]
+        if not self.probabilities:
+            return first
+        chances_C = np.asarray(answer["probabilities"], dtype=np.float64)
+        if chances_C.shape != (size,) or not ((chances_C >= 0) & (chances_C <= 1)).all():
+            raise InputError(f"an answer has probabilities {chances_C.tolist()[:5]}", f"give {size} from 0 to 1")
+        own_C = np.where(true_C > 0, chances_C, 1 - chances_C)
+        first += [sum(map(nats, own_C)) / size, float(((1 - own_C) ** 2).mean())]
+        return [*first, *chances_C] if self.kept else first
 
     def measure(self, rows_NM: Numbers) -> Measure:
-        size = len(self.labels)
-        true_NC, found_NC = np.array(rows_NM[:, :size]), np.array(rows_NM[:, size : 2 * size])
-        right_NC, means_N3 = true_NC * found_NC, self._means(rows_NM)
-        areas = []
-        if self.probabilities and self.few:
-            areas = [Area(np.array(rows_NM[:, 2 * size + label]), true_NC[:, label] > 0) for label in range(size)]
+        size, (true_NC, found_NC) = len(self.labels), self._sides(rows_NM)
+        right_NC, means_NM = true_NC * found_NC, np.array(rows_NM[:, 2 * size : 2 * size + len(self.means)])
+        areas, sure = [], self._reliability(rows_NM)
+        if self.kept:
+            scores_NC = np.array(rows_NM[:, -size:])
+            areas = [Area(scores_NC[:, label], true_NC[:, label] > 0) for label in range(size)]
 
         def measured(weights_N: Numbers) -> dict[str, float]:
             counts = weights_N @ right_NC, weights_N @ found_NC, weights_N @ true_NC
             values = over_labels(*counts)
-            means = (weights_N @ means_N3) / (weights_N.sum() or np.nan)
-            values |= zip(_MEANS, map(float, means), strict=True)
-            if areas:
-                values["roc_auc"] = mean_of([area(weights_N) for area in areas])
+            means = (weights_N @ means_NM) / (weights_N.sum() or np.nan)
+            values |= zip(self.means, map(float, means), strict=True)
+            if sure is not None:
+                values |= {
+                    "roc_auc": mean_of([area(weights_N) for area in areas]),
+                    "ece": sure.error(weights_N.repeat(size)),
+                }
             return {**values, **(label_values(self.labels, of_labels(*counts)) if self.few else {})}
 
         return measured
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
-        return self._means(rows_NM)[:, _MEANS.index(metric)] if metric in _MEANS else None
+        return column(self, rows_NM, metric) if metric in self.means else None
 
     def tables(self, rows_NM: Numbers) -> list[Table]:
-        true_NC, found_NC = rows_NM[:, : len(self.labels)], rows_NM[:, len(self.labels) : 2 * len(self.labels)]
-        return [label_table(self.labels, (true_NC * found_NC).sum(0), found_NC.sum(0), true_NC.sum(0))]
+        true_NC, found_NC = self._sides(rows_NM)
+        sure = self._reliability(rows_NM)
+        found = [label_table(self.labels, (true_NC * found_NC).sum(0), found_NC.sum(0), true_NC.sum(0))]
+        return found if sure is None else [*found, sure.table()]
 
-    def _means(self, rows_NM: Numbers) -> Numbers:
-        """Return each example's F1, whether it is wholly right, and the share of labels that are wrong, (N, 3)."""
-        true_NC, found_NC = rows_NM[:, : len(self.labels)], rows_NM[:, len(self.labels) : 2 * len(self.labels)]
-        both_N, size_N = (true_NC * found_NC).sum(-1), (true_NC + found_NC).sum(-1)
-        wrong_N = size_N - 2 * both_N
-        f1_N = np.divide(2 * both_N, size_N, out=np.ones(len(size_N)), where=size_N > 0)
-        return np.stack((f1_N, wrong_N == 0, wrong_N / len(self.labels)), -1)
+    def _sides(self, rows_NM: Numbers) -> tuple[Numbers, Numbers]:
+        """Return which labels are right and which were given, (N, C) each."""
+        size = len(self.labels)
+        return np.array(rows_NM[:, :size]), np.array(rows_NM[:, size : 2 * size])
+
+    def _reliability(self, rows_NM: Numbers) -> Reliability | None:
+        """Return how often labels are right by their probabilities, over all labels of all examples."""
+        if not self.kept:
+            return None
+        size = len(self.labels)
+        return Reliability(np.array(rows_NM[:, -size:]).reshape(-1), np.array(rows_NM[:, :size]).reshape(-1) > 0)

@@ -1,6 +1,6 @@
 """Metrics of words' tags that mark no entities, such as parts of speech: accuracy, and F1 of each tag.
 
-Equal to scikit-learn's over all words. Shapes: N sentences, C tags, M numbers of a sentence.
+Equal to scikit-learn's over all words. Shapes: N sentences, C classes (tags), M numbers of a sentence.
 """
 
 from __future__ import annotations

@@ -12,38 +12,38 @@ from pathlib import Path
 from typing import Any
 
 from plainformer.config.loading import LoadOptions
+from plainformer.config.training import SourceConfig
 from plainformer.config.values import no_effect
-from plainformer.errors import UsageError, opt
+from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluation.examine import Request, examined
 from plainformer.evaluation.ledger import Ledger, Looks, now
 from plainformer.evaluation.report import Evaluation, report_of
-from plainformer.evaluation.temperature import Calibration, calibrate
+from plainformer.evaluation.temperature import Calibration
+from plainformer.evaluation.temperature import calibrate as fit
+from plainformer.inputs.files import make_folder
 
 __all__ = ["Calibration", "Evaluation", "evaluate"]
 _LOADS = {f.name for f in fields(LoadOptions)}
+_SOURCE = {f.name for f in fields(SourceConfig)} - {"path"}
+PLOTS = "plots"
 
 
 def evaluate(
     ref: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     *,
-    task: str | None = None,
     side: str | None = None,
     test: bool = False,
     look_again: str | None = None,
     columns: Mapping[str, str | int] | None = None,
     unit: str | None = None,
-    format: str | None = None,
-    name: str | None = None,
-    split: str | None = None,
-    header: bool | None = None,
-    limit: int | None = None,
     output: str | os.PathLike[str] | None = None,
     again: bool = False,
     calibrate: str | os.PathLike[str] | None = None,
     temperature: float | str | None = None,
     metric: Mapping[str, Any] | None = None,
+    plots: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -52,53 +52,82 @@ def evaluate(
     Args:
         ref: as `load` takes it, or the folder of a run: its best model, or its last where none is best.
         data: rows in any format that training reads; None: those of a side of the run, with its columns, labels and lengths.
-        task: another task of the checkpoint. side: "validation" (the default), "test" or "train" of a run.
+        side: "validation" (the default), "test" or "train" of a run.
         test: the rows are a test set: the look is written into the user's ledger, and another one with another model or other
             options is refused, unless `look_again` gives a reason, which every report then shows.
         columns: the task's name of a column → the data's: a name, or a number. unit: a column whose equal values are one
-            unit of intervals (document, speaker), or a part of it, "file:folder"; default: the paragraph of questions, else
-            each row.
-        format, name, split, header, limit: of the data, as in `data.train` of a configuration.
-        output: folder that keeps the evaluation; default: the run's, else the user's cache. again: run even what is kept.
+            unit of intervals (speaker), or a part of it, "file:folder"; default: the paragraph of questions, else each row.
+        output: folder that keeps it; default: the run's, else the user's cache. again: run even what is kept.
         calibrate: rows to fit a temperature on, which is kept beside the checkpoint; "validation" of a run.
         temperature: a number, or "stored": divides a classifier's logits. Of a task that writes, its sampling temperature.
         metric: settings of the scores: {"normalize": "words"} of transcripts; main, tokenize, word_order, stem of texts.
+        plots: draw pictures, and a page of answers with the wrong ones on top, into the evaluation's folder.
         on_progress: is told how many of how many rows are answered.
-        options: of `load` and of the task.
+        options: of the data (format, name, split, header, limit), of `load` (task, adapter, dtype ...), of the task.
     Raises:
         UsageError: data, columns or options that cannot be; a second look at a test set.
     """
-    loads = {key: value for key, value in options.items() if key in _LOADS}
-    given = {key: value for key, value in options.items() if key not in _LOADS}
     request = Request(
         ref=os.fspath(ref),
-        data=None if data is None else os.fspath(data),
-        task=task,
+        data=_text(data),
         side=side,
         columns=dict(columns or {}),
         unit=unit,
-        source={"format": format, "name": name, "split": split, "header": header, "limit": limit},
         output=None if output is None else Path(output),
         again=again,
         temperature=temperature,
-        load=loads,
-        options=given,
         metric=dict(metric or {}),
         test=test,
         reason=_reason(look_again),
         progress=on_progress or (lambda done, total: None),
+        **_parted(options),
     )
     fitted = None
     if calibrate is not None:
         fitted, request = _calibrated(request, os.fspath(calibrate))
-    if request.data is None and not request.is_run:
-        raise UsageError("there is no data to evaluate on", "give DATA, or the folder of a run, which has its own")
-    return replace(_evaluated(request), calibration=fitted)
+    found = replace(_evaluated(request), calibration=fitted)
+    if plots:
+        draw(Kept(found.folder))
+    return found
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _parted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by whom they are for: the source, loading, the task."""
+    found: dict[str, dict[str, Any]] = {"source": {}, "load": {}, "options": {}}
+    for name, value in options.items():
+        kind = "source" if name in _SOURCE else "load" if name in _LOADS else "options"
+        found[kind][name] = value
+    task = found["options"].pop("task", None)
+    return {**found, "task": task}
+
+
+def draw(kept: Kept) -> Path:
+    """Draw pictures of an evaluation, and a page of its answers, into its folder; return where they are.
+
+    Raises:
+        MissingDependencyError: matplotlib. PlainformerError: a file cannot be written.
+    """
+    from plainformer.evaluate.examples import to_html
+    from plainformer.evaluate.plots import draw_evaluation
+
+    folder = make_folder(kept.folder / PLOTS)
+    draw_evaluation(kept, folder)
+    path = folder / "answers.html"
+    try:
+        path.write_text(to_html(kept), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        what = f"{path} cannot be written: {error.strerror or error}"
+        raise PlainformerError(what, f"give {opt('output')} another folder") from None
+    return folder
 
 
 def _reason(text: str | None) -> str | None:
     if text is not None and not text.strip():
-        raise UsageError(f"{opt('look_again', text)} is no reason", "say why the test set has to be looked at again")
+        raise UsageError(f"{opt('look_again', text)} says nothing", "say why the test set has to be looked at again")
     return text
 
 
@@ -107,7 +136,9 @@ def _evaluated(request: Request) -> Evaluation:
     ledger = Ledger()
     found = examined(request, ledger)
     kept, looks = found.kept, Looks()
-    no_effect(request.reason is not None and not found.is_test, "look_again", "on rows that are no test set")
+    no_effect(
+        request.reason is not None and not found.is_test, "look_again", "on rows that are not known as a test set"
+    )
     if found.is_test:
         metrics = {name: value["value"] for name, value in kept.info["metrics"].items() if "/" not in name}
         looks = ledger.add(replace(found.look, metrics=metrics, time=now()), request.reason)
@@ -130,7 +161,7 @@ def _calibrated(request: Request, data: str) -> tuple[Calibration, Request]:
     if found.is_test:
         what = f"{opt('calibrate', data)}: these rows are a test set, which was looked at"
         raise UsageError(what, "a temperature is fitted on validation rows")
-    fitted = calibrate(found.kept, found.beside)
+    fitted = fit(found.kept, found.beside)
     if request.data is None and request.side is None and not request.is_run:
         request = replace(request, data=data)
     return fitted, request

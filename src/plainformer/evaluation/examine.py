@@ -21,10 +21,10 @@ from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.intervals import plain
 from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
 from plainformer.evaluation.exams.base import Exam
 from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options

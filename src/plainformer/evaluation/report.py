@@ -11,8 +11,8 @@ import numpy as np
 
 from plainformer.data.counts import Counts
 from plainformer.errors import plural
-from plainformer.evaluate import Interval, Metric, Table, bootstrap
-from plainformer.evaluate.base import Numbers, Scorer
+from plainformer.evaluate.base import Metric, Numbers, Scorer, Table
+from plainformer.evaluate.intervals import Interval, bootstrap
 from plainformer.evaluate.kept import Kept, as_json
 from plainformer.evaluation.ledger import LEVEL, Looks
 from plainformer.evaluation.temperature import Calibration

@@ -1,6 +1,6 @@
 """The temperature of a classifier: fitted on validation rows, kept beside its checkpoint, applied where it is asked for.
 
-Probabilities become softmax(log p / T), or of labels that stand by themselves sigmoid(log(p / (1 - p)) / T): the same as if the
+Probabilities become softmax(log p / T), or of labels of which several may hold sigmoid(log(p / (1 - p)) / T): the same as if the
 logits had been divided by T (Guo et al. 2017).
 
 Shapes: N examples, C classes.

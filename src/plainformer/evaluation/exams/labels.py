@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from plainformer.errors import UsageError, did_you_mean, opt
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, label_of, short
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plainformer.errors import InputError, PlainformerError, UsageError, opt
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams.base import Exam, Question, short
 from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import least

@@ -17,8 +17,8 @@ import torch
 
 from plainformer.config.training import DataConfig, SourceConfig, StartConfig, TrainConfig
 from plainformer.errors import InputError
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
 from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import usual_length

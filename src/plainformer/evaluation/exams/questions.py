@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plainformer.errors import UsageError, a_type
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, short
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column

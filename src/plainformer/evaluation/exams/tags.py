@@ -14,8 +14,8 @@ import numpy as np
 from plainformer.config.tag_schemes import OUTSIDE, has_scheme
 from plainformer.config.values import no_effect
 from plainformer.errors import InputError
-from plainformer.evaluate import make_scorer
 from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams.base import Dropped, Exam, Question, label_of, short
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.objectives.base import Column
