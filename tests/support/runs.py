@@ -84,7 +84,8 @@ def run_config(folder: Path, objective: str, model: Path, **changes: Any) -> Tra
 
 def results(run: Path) -> dict[str, str]:
     """A hash of each file of a finished run that must not depend on how often it was interrupted."""
-    files = [run / "metrics.jsonl", run / "last.json", run / "best.json", *sorted((run / "losses").iterdir())]
+    files = [run / "metrics.jsonl", run / "last.json", run / "best.json", run / "examples.jsonl"]
+    files += [run / "verdict.json", *sorted((run / "losses").iterdir())]
     files += [path for name in ("last", "best") for path in sorted((run / name).rglob("*")) if path.is_file()]
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -99,7 +99,7 @@ def test_a_metric_that_did_not_fall_makes_it_over_confident() -> None:
     same = Metric("accuracy", 1, [0.88] * EVALUATIONS, bounds, gaps)
     found = judge([curves(draw, 872, rise=1.0, metric=same)])
     assert found.metric == {"name": "accuracy", "best": 0.88, "last": 0.88, "fell": False, "gap": gaps[3]}
-    assert str(found).endswith("; accuracy is no worse than then (0.88, now 0.88): over-confident")
+    assert str(found).endswith("; accuracy did not fall with it (0.88, now 0.88): over-confident")
     fallen = Metric("accuracy", 1, [0.88] * 7 + [0.8], bounds, gaps)
     found = judge([curves(draw, 872, rise=1.0, metric=fallen)])
     assert found.metric["fell"] is True and "over-confident" not in str(found)

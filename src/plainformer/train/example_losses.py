@@ -7,7 +7,7 @@
 The probe is as many fixed rows of train as there are of validation, drawn by the seed. Losses are the plain ones, without
 dropout, smoothing or trimming. A file is whole or absent, and its bytes depend on what is in it alone.
 
-Shapes: N examples of a side, R rows of its evaluation, U units, M numbers that a metric is made of.
+Shapes: N examples of a side, P evaluations, R rows of one, G units, M numbers that a metric is made of.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.errors import CheckpointError
+from plainformer.train.kept_verdict import VERDICT
 
 if TYPE_CHECKING:
     from plainformer.train.objectives.base import Batch
@@ -66,7 +67,7 @@ class Scored:
         return summed(rows_RM, places, len(self.examples))
 
     def by_unit(self, rows_NM: Numbers) -> Numbers:
-        """Return sums for each unit, (U, M)."""
+        """Return sums for each unit, (G, M)."""
         return summed(rows_NM, self.unit_N, int(self.unit_N.max()) + 1)
 
     def losses(self, rows_NM: Numbers) -> npt.NDArray[np.float32]:
@@ -109,11 +110,12 @@ class LossFiles:
 
     Args:
         folder: of the run. step: of the last evaluation that the run knows of when it begins or goes on; later ones, which it
-            is about to repeat, are removed.
+            is about to repeat, are removed, and a verdict on them.
     """
 
     def __init__(self, folder: Path, step: int = -1) -> None:
         self.folder = folder / FOLDER
+        (folder / VERDICT).unlink(missing_ok=True)
         for path in self.folder.glob("*"):
             name = _NAME.fullmatch(path.name)
             if step < 0 or path.name.startswith(".") or (name is not None and int(name[1]) > step):
@@ -151,7 +153,7 @@ class Losses:
     """What one side of a run's evaluations gave.
 
     Attributes:
-        steps: of the evaluations, (E,). losses: mean loss of a label of each example at each, (E, N) float64.
+        steps: of the evaluations, (P,). losses: mean loss of a label of each example at each, (P, N) float64.
         labels: how many each example has, (N,). units: number of the unit of each, in the order of their keys, (N,).
         examples: their numbers in the store, (N,).
     """

@@ -78,9 +78,10 @@ def accumulate(run: Run, step: Step, batches: list[Batch]) -> Tensor:
     for micro, batch in enumerate(batches):
         torch.manual_seed(torch_seed(run.config.seed, step.step, micro))  # dropout depends on the step alone
         with run.autocast():
-            loss = run.objective.loss(run.model, run.here(batch)).total
-        (loss / labels).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+            loss = run.objective.loss(run.model, run.here(batch))
+        run.history.take(step.step, batch, loss)
+        (loss.total / labels).backward()  # type: ignore[no-untyped-call]
+        total += loss.total.detach()
     return total
 
 
@@ -97,6 +98,7 @@ def _log(run: Run, state: State, norm: Tensor) -> None:
         "tokens": state.tokens,
     }
     run.record.learnt(line)
+    run.history.settle()
     run.loss_sum.zero_()
     state.labels = 0
 

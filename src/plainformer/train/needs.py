@@ -45,10 +45,18 @@ class Needs:
         return {**asdict(self), "memory": self.memory}
 
 
-def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | None = None, losses: int = 0) -> Needs:
+def needs(
+    config: TrainConfig,
+    parameters: Iterable[Tensor],
+    activations: int | None = None,
+    *,
+    losses: int = 0,
+    examples: int = 0,
+) -> Needs:
     """Return what a run of these parameters needs; those that do not require gradients are frozen.
 
-    AdamW keeps two numbers for each trained parameter. A checkpoint holds the weights and what the optimizer keeps.
+    AdamW keeps two numbers for each trained parameter. A checkpoint holds the weights and what the optimizer keeps, and
+    `examples`, bytes of what is known of each example. `losses`: bytes that all evaluations leave.
     """
     unique = list({id(one): one for one in parameters}.values())
     trained = [one for one in unique if one.requires_grad]
@@ -62,7 +70,7 @@ def needs(config: TrainConfig, parameters: Iterable[Tensor], activations: int | 
         optimizer=2 * gradients,
         average=average,
         activations=activations,
-        checkpoint=weights + 2 * gradients + average,
+        checkpoint=weights + 2 * gradients + average + examples,
         checkpoints=config.checkpoints.keep + 3,  # the best, the last, and one that is being written
         losses=losses,
     )

@@ -310,8 +310,8 @@ def evaluation_batches(
     """Return all examples, each exactly once, in rows of their own, batches of like length, the longest first.
 
     The longest come first so that a batch that does not fit into memory fails at once. Examples of more than `longest`
-    tokens are cut into pieces of that many, each in a row of its own; so none is left out. Where there are more rows than
-    `most`, so many are drawn by the seed.
+    tokens are cut into pieces of that many, each in a row of its own; so none is left out. Of more rows than `most`, that many are
+    drawn by the seed.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     longest = max(1, int(lengths_N.max(initial=1))) if longest is None else longest

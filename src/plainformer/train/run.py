@@ -16,6 +16,7 @@ from plainformer.train.checkpoint import Checkpoints, Tensors
 from plainformer.train.example_losses import LossFiles, Scored
 from plainformer.train.feeder import moved
 from plainformer.train.finite import Finite
+from plainformer.train.history import History
 from plainformer.train.objectives.base import Batch, Metric, Objective
 from plainformer.train.optimizer import Average
 from plainformer.train.plan import Plan, Step
@@ -50,6 +51,7 @@ class Run:
     Attributes:
         batches: step → its micro-batches, on the CPU.
         scored: what evaluations score: validation rows, then the probe; () for no evaluation. losses: where it is kept.
+        history: what learning gave for each example.
         rate: step → learning rate. average: of the weights; it is what is evaluated and saved.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         save_model, tensors: write the model into a folder; return what else is needed to go on.
@@ -64,6 +66,7 @@ class Run:
     batches: Callable[[int], tuple[Step, list[Batch]]]
     scored: Sequence[Scored]
     losses: LossFiles
+    history: History
     optimizer: torch.optim.AdamW
     rate: Callable[[int], float]
     average: Average | None

@@ -7,7 +7,7 @@ evaluations vary a little without end; and it is overfitting only where the loss
     verdict("runs/sst2")        # of a run, or of a cross validation: one test over all folds
     print(_)                    # "overfitting since evaluation 3 ..."
 
-Shapes: E evaluations, N examples, U units (groups or documents), S samples of a bootstrap.
+Shapes: P evaluations, N units (groups or documents), G samples of a bootstrap, M columns.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Curves:
     """The losses of one run, summed over the examples of each unit.
 
     Attributes:
-        steps, epochs: of the evaluations, (E,).
-        losses, labels: of validation, (E, U) and (U,). of_train: losses of the probe, likewise; None without one.
+        steps, epochs: of the evaluations, (P,).
+        losses, labels: of validation, (P, N) and (N,). of_train: losses of the probe, likewise; None without one.
         metric: the one that chose the best checkpoint; None where it is not known.
     """
 
@@ -56,7 +56,7 @@ class Curves:
 
     @property
     def means(self) -> Numbers:
-        """Return the validation loss at each evaluation, (E,)."""
+        """Return the validation loss at each evaluation, (P,)."""
         return np.asarray(self.losses.sum(1) / self.labels.sum())
 
 
@@ -135,7 +135,7 @@ class Verdict:
             return ""
         name = self.metric["name"].replace("_", " ")
         return (
-            f"; {name} is no worse than then ({self.metric['best']:.4g}, now {self.metric['last']:.4g}): over-confident"
+            f"; {name} did not fall with it ({self.metric['best']:.4g}, now {self.metric['last']:.4g}): over-confident"
         )
 
 
@@ -205,11 +205,11 @@ def _metric(lines: Sequence[dict[str, Any]]) -> Metric | None:
 
 
 def _by_unit(found: Losses) -> tuple[Numbers, Numbers]:
-    """Return sums of losses, (E, U), and of labels, (U,)."""
+    """Return sums of losses, (P, N), and of labels, (N,)."""
     count = int(found.units.max()) + 1
     losses = np.nan_to_num(found.losses, nan=_HUGE, posinf=_HUGE) * found.labels
-    summed: list[Numbers] = [np.bincount(found.units, one, count) for one in losses]
-    return np.stack(summed), np.bincount(found.units, found.labels.astype(np.float64), count)
+    summed: list[Numbers] = [np.bincount(found.units, one, count).astype(np.float64) for one in losses]
+    return np.stack(summed), np.bincount(found.units, found.labels, count).astype(np.float64)
 
 
 def judge(
@@ -224,8 +224,8 @@ def judge(
     halves = [
         [np.concatenate([found[half][i] for found, _ in parts]) for i in (0, 1)] for half in (0, 1)
     ]  # of all runs: rises, losses before
-    rises_U, before_U = (np.concatenate([half[i] for half in halves]) for i in (0, 1))
-    n = len(rises_U)
+    rises_N, before_N = (np.concatenate([half[i] for half in halves]) for i in (0, 1))
+    n = len(rises_N)
     best = [int(run.means.argmin()) for run in runs]
     last = [len(run.steps) - 1 for run in runs]
     at_best, at_last = (sum(r.losses[e].sum() for r, e in zip(runs, at, strict=True)) for at in (best, last))
@@ -242,9 +242,9 @@ def judge(
         return Verdict("not enough evidence", **found)
     if np.mean([improving for _, improving in parts]) > 0.5:
         return Verdict("still improving", **found)
-    samples_S2 = bootstrap(np.stack((rises_U, before_U), 1), resamples)
-    low, high = np.quantile(samples_S2[:, 0] / samples_S2[:, 1], [LEVEL / 2, 1 - LEVEL / 2])
-    found |= {"rise": float(rises_U.sum() / before_U.sum()), "interval": (float(low), float(high))}
+    samples_G2 = bootstrap(np.stack((rises_N, before_N), 1), resamples)
+    low, high = np.quantile(samples_G2[:, 0] / samples_G2[:, 1], [LEVEL / 2, 1 - LEVEL / 2])
+    found |= {"rise": float(rises_N.sum() / before_N.sum()), "interval": (float(low), float(high))}
     if all(rises.sum() > margin * before.sum() for rises, before in halves):
         found["p"] = _p_of_rise(halves, margin, resamples)
     if found.get("p", 1.0) < LEVEL:
@@ -273,9 +273,9 @@ def _halves(run: Curves) -> tuple[list[tuple[Numbers, Numbers]], bool]:
 def _p_of_rise(halves: Sequence[Sequence[Numbers]], margin: float, resamples: int) -> float:
     """Return how likely so high a rise is where there is none above the margin: twice the smaller of the halves' one-sided p."""
     found = []
-    for seed, (rises_U, before_U) in enumerate(halves, start=1):
-        above_S = bootstrap((rises_U - margin * before_U)[:, None], resamples, seed)[:, 0]
-        found.append((1 + int((above_S <= 0).sum())) / (1 + resamples))
+    for seed, (rises_N, before_N) in enumerate(halves, start=1):
+        above_G = bootstrap((rises_N - margin * before_N)[:, None], resamples, seed)[:, 0]
+        found.append((1 + int((above_G <= 0).sum())) / (1 + resamples))
     return min(1.0, 2 * min(found))
 
 
@@ -286,28 +286,28 @@ def _train_falls(runs: Sequence[Curves], best: Sequence[int], resamples: int) ->
     ]
     if len(falls) < len(runs):
         return False
-    samples_S = bootstrap(np.concatenate(falls)[:, None], resamples, seed=3)[:, 0]
-    return float((samples_S <= 0).mean()) < LEVEL
+    samples_G = bootstrap(np.concatenate(falls)[:, None], resamples, seed=3)[:, 0]
+    return float((samples_G <= 0).mean()) < LEVEL
 
 
-def bootstrap(columns_UK: Numbers, resamples: int = RESAMPLES, seed: int = 0) -> Numbers:
-    """Return the sums of K columns over samples of units, drawn with replacement, (S, K); the same for the same seed.
+def bootstrap(columns_NM: Numbers, resamples: int = RESAMPLES, seed: int = 0) -> Numbers:
+    """Return the sums of M columns over samples of units, drawn with replacement, (G, M); the same for the same seed.
 
     More units than `MOST_UNITS` are first joined to that many, at random since they are in the order of hashes: the sum of
     samples of these varies as much.
     """
-    units = len(columns_UK)
+    units = len(columns_NM)
     if units > MOST_UNITS:
-        joined = np.zeros((MOST_UNITS, columns_UK.shape[1]))
-        np.add.at(joined, np.arange(units) % MOST_UNITS, columns_UK)
-        columns_UK, units = joined, MOST_UNITS
+        joined = np.zeros((MOST_UNITS, columns_NM.shape[1]))
+        np.add.at(joined, np.arange(units) % MOST_UNITS, columns_NM)
+        columns_NM, units = joined, MOST_UNITS
     random, size = np.random.Generator(np.random.Philox(seed)), max(1, _AT_ONCE // units)
     parts = []
     for first in range(0, resamples, size):
         count = min(size, resamples - first)
         drawn = random.integers(0, units, (count, units)) + np.arange(0, count * units, units)[:, None]
-        times_SU = np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units)
-        parts.append(times_SU.astype(np.float64) @ columns_UK)
+        times_GN = np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units)
+        parts.append(times_GN.astype(np.float64) @ columns_NM)
     return np.concatenate(parts)
 
 

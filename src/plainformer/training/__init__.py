@@ -20,18 +20,22 @@ from plainformer.inputs.files import make_folder
 from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
 from plainformer.train.example_losses import LossFiles
 from plainformer.train.feeder import collated
-from plainformer.train.kept_verdict import VERDICT, kept_verdict
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
-from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from plainformer.train.objectives.base import Batch
+from plainformer.train.optimizer import Average, make_optimizer
+from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.verdict import conclude
 from plainformer.training.card import card_of
 from plainformer.training.events import Event, Events, Told
+from plainformer.training.example_table import history_of, write_examples
 from plainformer.training.folder import RunFolder, cannot_write
+from plainformer.training.going import Going
 from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
-from plainformer.training.models import fill, made_model, saved_whole, weights_of
+from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared, prepare
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
@@ -149,40 +153,24 @@ def make_run(
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak)
     average = Average(model, config.optimizer.ema) if config.optimizer.ema is not None else None
-    own_weights = average is not None or not saved_whole(model)
+    going = Going(model, optimizer, average, history_of(prepared))
     if saved is not None:
-        fill(model, saved.tensors("weights"))
-        load_optimizer_tensors(optimizer, model, saved.tensors("optimizer"))
-        if average is not None:
-            average.load(saved.tensors("ema"))
-
-    def tensors() -> dict[str, dict[str, torch.Tensor]]:
-        found = {"optimizer": optimizer_tensors(optimizer, model)}
-        if own_weights:
-            found["weights"] = weights_of(model)
-        if average is not None:
-            found["ema"] = average.tensors()
-        return found
+        going.load(saved)
 
     def save_model(path: Path, state: State) -> None:
         start.save(model, path)
         if state.ended in ("done", "early"):
             conclude(folder)
+            write_examples(prepared, going.history, state.step, folder)
         card_of(prepared, model, state, folder).write(path)
 
-    (folder / VERDICT).unlink(missing_ok=True)
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    examples = prepared.examples
-
-    def batches(step: int) -> Any:
-        planned = plan.step(step)
-        return planned, [collated(objective, examples, rows, config.seed, planned.epoch, pin) for rows in planned.micro]
-
     return Run(
-        *(config, folder, model, taught(objective, model.config), plan, batches),
+        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin)),
         scored=scored(prepared, pin),
         losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
+        history=going.history,
         optimizer=optimizer,
         rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
         average=average,
@@ -191,7 +179,20 @@ def make_run(
         save_every=prepared.save_every,
         checkpoints=checkpoints,
         save_model=save_model,
-        tensors=tensors,
+        tensors=going.tensors,
         record=Told(folder, events, **place),
         stop=stop,
     )
+
+
+def _batches(prepared: Prepared, pin: bool) -> Callable[[int], tuple[Step, list[Batch]]]:
+    """Return what makes the micro-batches of a step; `pin`: for a GPU."""
+    plan, seed = prepared.plan, prepared.config.seed
+
+    def batches(number: int) -> tuple[Step, list[Batch]]:
+        step = plan.step(number)
+        return step, [
+            collated(prepared.objective, prepared.examples, rows, seed, step.epoch, pin) for rows in step.micro
+        ]
+
+    return batches

@@ -7,8 +7,10 @@ from contextlib import nullcontext
 import torch
 
 from plainformer.train.feeder import collated, moved
+from plainformer.train.history import BYTES
 from plainformer.train.needs import Needs, activation_bytes, needs
 from plainformer.train.plan import MicroBatch, Plan
+from plainformer.training.example_table import history_of
 from plainformer.training.machine import machine
 from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared
@@ -27,7 +29,8 @@ def needs_of(prepared: Prepared) -> Needs:
         low = config.precision == "bf16"
         with torch.autocast(model.device.type, torch.bfloat16) if low else nullcontext():
             kept = activation_bytes(lambda: objective.loss(model, batch).total, model.parameters())
-    return needs(config, model.parameters(), kept, loss_bytes(prepared))
+    listed = BYTES * len(history_of(prepared).last)
+    return needs(config, model.parameters(), kept, losses=loss_bytes(prepared), examples=listed)
 
 
 def largest(plan: Plan) -> MicroBatch:

@@ -1,0 +1,41 @@
+"""What a run needs besides the saved model to go on as if it had not been stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plainformer.model.transformer import Transformer
+from plainformer.train.checkpoint import Saved
+from plainformer.train.history import History
+from plainformer.train.optimizer import Average, load_optimizer_tensors, optimizer_tensors
+from plainformer.training.models import fill, saved_whole, weights_of
+
+
+@dataclass
+class Going:
+    """The tensors of a run, by kind, on their way into a checkpoint and out of it."""
+
+    model: Transformer
+    optimizer: torch.optim.AdamW
+    average: Average | None
+    history: History
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return what a checkpoint has besides the model's folder; weights of their own where that has not every bit of them."""
+        found = {"optimizer": optimizer_tensors(self.optimizer, self.model), "examples": self.history.tensors()}
+        if self.average is not None:
+            found["ema"] = self.average.tensors()
+        if self.average is not None or not saved_whole(self.model):
+            found["weights"] = weights_of(self.model)
+        return {kind: tensors for kind, tensors in found.items() if tensors}
+
+    def load(self, saved: Saved) -> None:
+        """Take them out of a checkpoint."""
+        fill(self.model, saved.tensors("weights"))
+        load_optimizer_tensors(self.optimizer, self.model, saved.tensors("optimizer"))
+        if self.average is not None:
+            self.average.load(saved.tensors("ema"))
+        self.history.load(saved.tensors("examples"))
