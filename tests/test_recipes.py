@@ -23,6 +23,7 @@ BIG = (
     "chats",
     "ner",
     "qa",
+    "digits",
 )  # data that are not there, a model of 135 million parameters; how-to-tasks trains two
 
 

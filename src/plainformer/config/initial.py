@@ -12,7 +12,8 @@ class Distribution:
     """Where one tensor's numbers come from.
 
     Attributes:
-        kind: "normal" around 0; "truncated" normal around 0, cut off at `cutoff`; "uniform" in [-scale, scale]; "share" in [0, scale];
+        kind: "normal" around 0; "truncated" normal around 0, cut off at `cutoff`; "uniform" in [-scale, scale];
+            "share" in [0, scale];
             "constant" `scale`; "sinusoids": sines, then cosines of each row's number (Vaswani et al. 2017);
             "interleaved sinusoids": sines in even columns, cosines in odd ones.
         scale: the standard deviation, the bound, or the constant.

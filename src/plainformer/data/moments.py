@@ -3,7 +3,7 @@
 Blocks are joined as Chan, Golub & LeVeque (1979) join them: no sum of squares is kept, from which a small variance around a
 large mean could not be told. The scalings of it are scikit-learn's.
 
-Shapes: N rows, C columns.
+N are rows, C columns.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An image is changed as 8-bit levels, before it is normalised: what comes in from outside is then level 0, black, whatever
 mean and deviation the model's preprocessor has, and the result is an image that a file could hold.
 
-Shapes: B batch, C channels, H height, W width.
+Images are (batch, channels, height, width): BCHW.
 """
 
 from __future__ import annotations

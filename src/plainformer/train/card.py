@@ -94,7 +94,7 @@ class Card:
         step, total_steps, epochs, tokens: how far training had come.
         evaluations: lines of metrics.jsonl that have "validation". metric: what chose the best.
         verdict: on overfitting, at the end.
-        versions: package → version.
+        versions: package → version. units: what the head's numbers are, where they are not the data's.
     """
 
     name: str
@@ -116,6 +116,7 @@ class Card:
     hub_data: Sequence[str] = ()
     mask_token: str = "[MASK]"
     versions: Mapping[str, str] = field(default_factory=dict)
+    units: str = ""
 
     @property
     def use(self) -> Use:
@@ -146,7 +147,11 @@ class Card:
         start = f"Fine-tuned from `{_public(self.base)}`" if self.base is not None else "Trained from scratch"
         part = {"head": "; the backbone was frozen", "lora": " by low-rank adaptation"}.get(self.method, "")
         few = f", of which {self.trained:,} were trained" if self.trained != self.parameters else ""
-        return f"A `{self.model_type}` model for {self.use.words}. {start}{part}. {self.parameters:,} parameters{few}."
+        text = f"A `{self.model_type}` model for {self.use.words}. {start}{part}. {self.parameters:,} parameters{few}."
+        if not self.units:
+            return text
+        units = f"Its head answers in scaled units, {self.units} (`target_scaling` in config.json), and so are losses."
+        return f"{text}\n\n{units} plainformer's answers, and errors below, are in the data's own units."
 
     def _metrics(self) -> list[str]:
         return list(dict.fromkeys(name for line in self.evaluations for name in line["validation"]))

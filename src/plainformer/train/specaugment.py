@@ -3,7 +3,7 @@
 A wave's are hidden where its frames enter the encoder: frames become the vector that the checkpoint learnt for it, features 0.
 Of a spectrogram both become 0, near its mean. Padding is never among the frames of which some are chosen.
 
-Shapes: B batch, T frames, D features.
+Shapes: B batch, T frames, D hidden size (or mel bands).
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) 
         method=method,
         hub_data=sorted({source.path for source in sources if source.format == "hub"}),
         mask_token=_mask_token(start.tokenizer),
+        units="" if start.config.head.scaling is None else start.config.head.scaling.line(),
         versions={"plainformer": plainformer.__version__, "torch": torch.__version__},
     )
 

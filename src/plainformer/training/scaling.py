@@ -1,7 +1,8 @@
 """What `scale` asks for: statistics of the rows to learn from, put where the model's users find them.
 
 Images: into `preprocessor_config.json` as mean and deviation, which transformers reads too. Audio: into the same file, under
-names of our own. Targets: into `config.json`; the weights stay those of scaled answers, as transformers computes them.
+names that transformers passes over. Targets: into `config.json`; the weights stay those of scaled answers, and transformers
+gives these.
 """
 
 from __future__ import annotations
