@@ -74,8 +74,6 @@ def train(
         show_dry_run(asked, as_json=json)
         return
     if asked.folds is not None:
-        from plainformer.cli.folds import learn_series
-
         learn_series(asked, as_json=json)
         return
     learn(asked, as_json=json)
@@ -171,6 +169,45 @@ def learn(config: TrainConfig, *, as_json: bool) -> None:
         raise KeyboardInterrupt  # exit code 130
     if not as_json:
         print_result(result, where, already=not shown.started)
+
+
+class SeriesShown(Shown):
+    """Shows the events of one run after the other, each with what it is: "fold 2 of 5"."""
+
+    said = ""
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "run":
+            self.said = event.values["said"]
+            place = f"run {event.values['number']:,} of {event.values['runs']:,}"
+            screen.say(f"{self.said}" if self.said.endswith(place[4:]) else f"{self.said} ({place})")
+            if self.as_json:
+                write_json([{"event": event.kind, **event.values}])
+            return
+        super().__call__(event)
+        if event.kind == "started":
+            self.line.before = f"{self.said}: "
+        elif event.kind == "ended":
+            self.ends.close()  # the line of this run, and its hold on Ctrl-C
+
+
+def learn_series(config: TrainConfig, *, as_json: bool) -> None:
+    """Train a model for each fold, and print what came of it."""
+    with screen.during("preparing"):
+        from plainformer.folds import cross_validate
+
+        shown = SeriesShown(as_json)
+        with shown.ends:
+            result = cross_validate(config, on_event=shown, stop=lambda: shown.stop())
+    if result.ended == "stopped":
+        screen.say(f"what is done is saved in {near(result.folder)}; the same command goes on from there")
+        raise KeyboardInterrupt  # exit code 130
+    if as_json:
+        write_json([{"event": "folds", "folder": str(result.folder), **result.to_dict()}])
+        return
+    out = console()
+    for line in result.lines():
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_result(result: TrainResult, where: str, *, already: bool) -> None:
