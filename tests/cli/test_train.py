@@ -107,7 +107,7 @@ def test_a_dry_run_says_what_would_be_done(cli: Cli, config: Path) -> None:
     assert facts["parameters"] == "35,328, of which 35,328 are trained"
     assert (
         facts["disk"]
-        == "424 kB for each checkpoint, up to 2 MB for 4 checkpoints; 528 B for the losses of each evaluation's examples"
+        == "425 kB for each checkpoint, up to 2 MB for 4 checkpoints; 528 B for the losses of each evaluation's examples"
     )
     assert ", an estimate: weights 141 kB, gradients 141 kB, optimizer 283 kB, activations" in facts["memory"]
     assert "example 1   learns\n" in out and "example 2   learns\n" in out and "\nt           h\n" in out
