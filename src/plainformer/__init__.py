@@ -16,6 +16,8 @@ _NAMES = {
     "save": "plainformer.saving",
     "pipeline": "plainformer.loading",
     "train": "plainformer.training",
+    "cross_validate": "plainformer.folds",
+    "FoldsResult": "plainformer.folds",
     "evaluate": "plainformer.evaluation",
     "Evaluation": "plainformer.evaluation",
     "TrainConfig": "plainformer.config.training",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
+from plainformer.checkpoint.run_folders import series_of
 from plainformer.checkpoint.weights import check_depth, check_weights
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.config.loading import LoadOptions
@@ -28,6 +29,7 @@ class CheckpointInfo:
     """A checkpoint's facts. Counts are of numbers, tied ones counted once; shapes are of our parameters.
 
     `prefixes`: what a text begins with where the checkpoint is loaded for a purpose (`task="summarization"`).
+    `members`: where several models of this kind answer together by `vote`, the folders of all; the facts are of the first.
     `problem` is what `load` raises for it (weights that do not fit, no tokenizer, no task), None where it loads.
     """
 
@@ -52,6 +54,8 @@ class CheckpointInfo:
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     problem: PlainformerError | None = None
+    members: tuple[str, ...] = ()
+    vote: str | None = None
 
     def __repr__(self) -> str:
         return f"CheckpointInfo({self.ref!r}, {self.family}, {self.kind}, {self.task}, {in_millions(self.parameters)})"
@@ -74,6 +78,9 @@ class CheckpointInfo:
             lines["max positions"] += f"; trained on {self.trained_positions}"
         if self.longest_text is not None:
             lines["longest text"] = f"{self.longest_text} tokens"
+        if self.members:
+            folders = f"{self.members[0]} to {self.members[-1]}"
+            lines["ensemble"] = f"{len(self.members)} models such as this ({folders}), vote: {self.vote}"
         lines |= {name: _line(stack) for name, stack in self.stacks.items()}
         if self.tokenizer is not None:
             lines["tokenizer"] = _line(self.tokenizer)
@@ -104,6 +111,10 @@ def inspect_checkpoint(
             else `load` would raise is the `problem`.
     """
     asked = LoadOptions(revision=revision, token=token, family=family)
+    if (series := series_of(ref)) is not None:
+        found = inspect_checkpoint(series.members[0], revision=revision, token=token, family=family)
+        members = tuple(member.name for member in series.members)
+        return replace(found, ref=os.fspath(ref), members=members, vote=series.vote)
     with open_checkpoint(ref, revision=asked.revision, token=asked.token, family=asked.family) as checkpoint:
         stated = stated_task(checkpoint)
         head = head_for_task(stated.name, ()) if stated is not None else None

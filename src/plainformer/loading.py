@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 import torch
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
+from plainformer.checkpoint.run_folders import Series, series_of
 from plainformer.checkpoint.weights import check_depth, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
@@ -138,7 +139,8 @@ def load(ref: Ref, *, task: str | type[Task] | None = None, **options: Unpack[Lo
     """Return a checkpoint, ready to call for its task: `load("all-minilm-l6-v2")("a text")`.
 
     Args:
-        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id.
+        ref: a local folder, a `.gguf` file, a bundled name (`plainformer models` lists them) or a Hub id. The folder of a
+            run means its best model; that of a run for each fold means all of their models, which answer as one.
         task: one of `plainformer tasks`, or a task's class; None takes what the checkpoint's architecture implies.
         options: see `load_model`.
     Returns:
@@ -157,6 +159,8 @@ def load_chosen(
         raise UsageError(
             f"{opt('purpose', 'train')}: a task answers, and is not trained", "load_model gives the model to train"
         )
+    if (series := series_of(ref)) is not None:
+        return _load_series(series, os.fspath(ref), task, asked, chosen)
     if isinstance(asked.adapter, Mapping):
         return _with_adapters(ref, task, asked, asked.adapter, chosen)
     given = task_info(task) if task is not None else None
@@ -175,6 +179,22 @@ def load_chosen(
         if isinstance(task, str):
             found.loaded_as(task)
         return found
+
+
+def _load_series(series: Series, ref: str, task: str | type[Task] | None, asked: LoadOptions, chosen: Chosen) -> Task:
+    """Return the models of all folds as one task."""
+    from plainformer.tasks.ensemble import check_vote, ensemble
+
+    if isinstance(asked.adapter, Mapping):
+        what = f"{opt('adapter')} by names switches one model, and {ref} has {len(series.members)}"
+        raise UsageError(what, "load one of the folds")
+
+    def check(kind: type[Task], name: str, config: ModelConfig) -> None:
+        check_vote(kind, name, config, series.vote)
+        chosen(kind, name, config)
+
+    members = [load_chosen(member, task, asked, check) for member in series.members]
+    return ensemble(members, series.vote, ref)
 
 
 def _with_adapters(

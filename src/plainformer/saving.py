@@ -19,11 +19,14 @@ Ref = str | os.PathLike[str]
 
 def save(model: Transformer | Task, folder: Ref) -> None:
     """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
+    from plainformer.tasks.ensemble import refuse_ensemble
+
     if isinstance(model, Transformer):
         save_model(model, folder)
         return
     if not isinstance(model, Task):
         raise UsageError(f"{a_type(model)} is neither a model nor a task", "pass what load or load_model gave")
+    refuse_ensemble(model, "what `save` writes")
     save_model(model.model, folder)
     if model.needs_tokenizer:
         model.tokenizer.save(Path(folder))

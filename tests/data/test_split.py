@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ def test_the_order_of_the_file_changes_nothing(by: str) -> None:
     other = divide(surveyed(ROWS, group), SplitConfig(validation=0.2, test=0.1, by=by, group=group, seed=4))
     assert sides_by_text(ROWS, other) != sides_by_text(ROWS, split) and other.record() != split.record()
     if by != "grouped":
-        assert [len(split.rows(side)) for side in SIDES] == [84, 24, 12]
+        assert [len(split.rows(side)) for side in SIDES[:3]] == [84, 24, 12]
     else:
-        topics = [{ROWS[i]["topic"] for i in split.rows(side)} for side in SIDES]
+        topics = [{ROWS[i]["topic"] for i in split.rows(side)} for side in SIDES[:3]]
         assert [len(one) for one in topics] == [11, 4, 2] and len(set.union(*topics)) == 17
     folded = fold(surveyed(ROWS, group), 4, by, group=group)
     assert {row["text"]: k for row, k in zip(ROWS, folded, strict=True)} == {
@@ -191,3 +192,55 @@ def test_refused() -> None:
     unlabelled = survey("train", [DataRow({"text": "a"}, "1")], Columns({"text": "text"}))
     with pytest.raises(UsageError, match="where rows have no label"):
         divide(unlabelled, SplitConfig(by="stratified"))
+
+
+@pytest.mark.parametrize("by", ["random", "stratified", "grouped"])
+def test_the_fold_that_is_held_out_is_scikit_learns(by: str) -> None:
+    """Of all rows but the test set, sorted by key; the rest is divided as ever."""
+    group = "topic" if by == "grouped" else None
+    found = surveyed(ROWS, group)
+    config = SplitConfig(validation=0.2, test=0.1, by=by, group=group, seed=5)
+    order = np.lexsort((found.keys[:, 1], found.keys[:, 0]))
+    test = divide(found, config).rows("test")
+    rest = order[~np.isin(order, test)]
+    labels = [found.label_texts[i] for i in rest]
+    groups = None if found.groups is None else ids_of(found.groups)[rest]
+    splitters = {"random": sk.KFold, "stratified": sk.StratifiedKFold, "grouped": sk.GroupKFold}
+    splitter = splitters[by](4, shuffle=True, random_state=5)
+    held_out = set[int]()
+    for number, (_, fold_rows) in enumerate(splitter.split(rest, labels, groups), start=1):
+        split = divide(found, replace(config, folds=4, fold=number))
+        assert set(split.rows("held_out")) == set(rest[fold_rows]) and np.array_equal(split.rows("test"), test)
+        assert sum(len(split.rows(side)) for side in SIDES) == len(ROWS) and len(split.rows("validation"))
+        held_out |= set(split.rows("held_out").tolist())
+        if groups is not None:
+            topics = [{ROWS[i]["topic"] for i in split.rows(side)} for side in SIDES]
+            assert sum(map(len, topics)) == len(set.union(*topics))
+    assert held_out == set(rest.tolist())
+
+
+def test_an_outer_fold_is_held_out_of_all_inner_ones() -> None:
+    found = surveyed(ROWS)
+    config = SplitConfig(validation=0.1, by="stratified", folds=3, fold=2)
+    outer = divide(found, config).rows("held_out")
+    inner = [
+        divide(found, replace(config, folds=4, fold=n, outer=3, outer_fold=2)).rows("held_out") for n in range(1, 5)
+    ]
+    assert all(np.isin(outer, rows).all() for rows in inner)
+    own = [set(rows.tolist()) - set(outer.tolist()) for rows in inner]
+    assert sum(map(len, own)) == len(set.union(*own)) == len(ROWS) - len(outer)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"folds": 3}, "folds=3 without fold"),
+        ({"fold": 3}, "fold=3 without folds"),
+        ({"folds": 3, "fold": 4}, "fold=4 of folds=3"),
+        ({"outer": 2, "outer_fold": 1}, "outer has no effect without folds"),
+    ],
+)
+def test_folds_that_cannot_be(options: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SplitConfig(**options)
+    assert what in str(caught.value)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from plainformer.data.cache import cache_key, cached, default_folder, file_digest
-from plainformer.data.store import BrokenStore, Store, StoreWriter
+from plainformer.data.store import BrokenStore, Fate, Store, StoreWriter
 from plainformer.errors import InputError
 
 Examples = list[dict[str, Any]]
@@ -257,3 +257,31 @@ def test_the_key_is_all_that_decides(tmp_path: Path) -> None:
 def test_the_default_is_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "plainformer" / "data"
+
+
+def test_some_rows_of_a_store_are_a_store(tmp_path: Path) -> None:
+    """Their examples, in order, and what became of these rows."""
+    writer = StoreWriter(tmp_path)
+    for row in range(6):
+        writer.counts.rows += 1
+        if row == 2:
+            writer.counts.drop("empty", "line 3")
+            writer.fates.append(Fate(row, "line 3", "empty"))
+            continue
+        if row == 4:
+            writer.counts.shorten(7, "line 5")
+            writer.fates.append(Fate(row, "line 5", cut=7))
+        for window in range(1 + row % 2):
+            writer.add({"input_ids": np.arange(row, row + 2 + window)}, 2 + window, row)
+    writer.finish()
+    store = Store(tmp_path)
+    found = store.of_rows(np.array([False, True, True, False, True, True]))
+    assert len(found) == 5 and found.rows.tolist() == [1, 1, 4, 5, 5] and found.lengths.tolist() == [2, 3, 2, 2, 3]
+    assert [found[i]["input_ids"].tolist() for i in range(5)] == [[1, 2], [1, 2, 3], [4, 5], [5, 6], [5, 6, 7]]
+    assert found[-1]["input_ids"].tolist() == [5, 6, 7]
+    assert (
+        found.counts.rows == 4 and found.counts.dropped["empty"].places == ["line 3"] and found.counts.cut_tokens == 7
+    )
+    other = found.of_rows(np.array([True, True, False, False, False, False]))
+    assert len(other) == 2 and other[1]["input_ids"].tolist() == [1, 2, 3] and not other.counts.dropped
+    assert len(store) == 8 and store.counts.rows == 6

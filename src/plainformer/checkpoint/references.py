@@ -12,6 +12,7 @@ from plainformer.checkpoint.bundled import BUNDLED, bundled_path, near_bundled
 from plainformer.checkpoint.formats.parts import whole_models
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.hub import REPOSITORY_NAME, HubRepository, Part
+from plainformer.checkpoint.run_folders import is_series, model_of
 from plainformer.checkpoint.small_files import MODULES, holds_tokenizer, not_a_transformer
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 
@@ -45,7 +46,8 @@ def resolve(
     """Turn a reference into local files, downloading them when it names a Hub repository.
 
     Args:
-        ref: a folder with config.json; a `.gguf` file; a folder that holds one; a bundled name (see `BUNDLED`); a Hub
+        ref: a folder with config.json; the folder of a run, which means its best model; a `.gguf` file; a folder that
+            holds one; a bundled name (see `BUNDLED`); a Hub
             name, "owner/name" or "name" ("hf://owner/name" where a local folder has the same name); one GGUF file of a
             Hub repository, "owner/name:file.gguf". What exists locally comes first.
         revision: a branch, tag or commit of the Hub repository; default its main branch.
@@ -136,6 +138,8 @@ def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
         return folder
     if part == "tokenizer" and holds_tokenizer(entry.name for entry in folder.iterdir()):
         return folder
+    if (model := model_of(folder)) is not None:
+        return model
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     ggufs = whole_models(name for name in names if name.endswith(".gguf"))
     if len(ggufs) == 1:
@@ -144,6 +148,8 @@ def _resolve_folder(ref: str, folder: Path, part: Part) -> Path:
 
 
 def _folder_hint(ref: str, folder: Path, ggufs: list[str]) -> str:
+    if is_series(folder):
+        return f"it has a model for each fold: `load` gives all of them as one, {str(folder / 'fold-1')!r} is the first"
     if ggufs:
         return f"several GGUF files: give one of them, such as {str(folder / ggufs[0])!r}"
     if (folder / MODULES).is_file() and (hint := not_a_transformer(folder / MODULES)):

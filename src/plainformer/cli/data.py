@@ -42,6 +42,10 @@ def data(
     with screen.during("reading"):
         from plainformer.training.data_report import describe_data
 
+        if asked.folds is not None:
+            from plainformer.folds import first_fold
+
+            asked = first_fold(asked)
         described = describe_data(asked)
         examples = [] if described.prepared is None else first_examples(described.prepared)
     if json:

@@ -18,6 +18,8 @@ FLAGS = ("dry-run", "resume", "seen", "json")  # of the verb itself
 def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return the names and values of overrides: `--name value`, `--name=value`, or a switch alone.
 
+    `--folds 5` is short for `--folds.count 5`.
+
     Raises:
         UsageError: a word that is not an option, an option without its value.
     """
@@ -39,6 +41,8 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
                 value = "true"
             else:
                 raise UsageError(f"{opt(name)} needs a value", f"give {opt(name, ...)} VALUE, or {opt(name)}=VALUE")
+        if name == "folds" and value.isdecimal():  # the section's one value that a command line mostly gives
+            name = "folds.count"
         found.append((name, value))
     return found
 

@@ -16,6 +16,7 @@ from plainformer.errors import plural
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
+    from plainformer.folds import SeriesPlan
     from plainformer.train.needs import Needs
     from plainformer.training import Prepared
 
@@ -30,16 +31,28 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         from plainformer.training import prepare
         from plainformer.training.estimate import needs_of
 
-        prepared = prepare(config)
+        if config.folds is not None:
+            from plainformer.folds import plan_series
+
+            series = plan_series(config)
+        else:
+            series = None
+        prepared = prepare(config) if series is None else series.prepared
         needs = needs_of(prepared)
         examples = first_examples(prepared)
     if as_json:
-        write_json(
-            [{"config": as_data(prepared.config), **numbers(prepared), "needs": needs.to_dict(), "examples": examples}]
-        )
+        found = {
+            "config": as_data(prepared.config),
+            **numbers(prepared),
+            "needs": needs.to_dict(),
+            "examples": examples,
+        }
+        write_json([found if series is None else {**found, "series": series.to_dict()}])
         return
     out = console()
-    out.print(write_yaml(decided(prepared.config)), markup=False)
+    out.print(write_yaml(decided(prepared.config if series is None else series.config)), markup=False)
+    if series is not None:
+        print_facts(out, series_facts(series))
     print_facts(out, {**facts(prepared), **needed(needs)})
     for number, example in enumerate(examples, start=1):
         print_example(out, f"example {number}", example)
@@ -54,6 +67,18 @@ def decided(section: Any) -> dict[str, Any]:
         if value != default:
             found[f.name] = decided(value) if is_dataclass(value) else as_plain(value)
     return found
+
+
+def series_facts(plan: SeriesPlan) -> dict[str, str]:
+    """Return what a series of runs costs, for people."""
+    steps = (
+        f"{min(plan.steps):,}" if min(plan.steps) == max(plan.steps) else f"{min(plan.steps):,} to {max(plan.steps):,}"
+    )
+    first, last = plan.runs[0], plan.runs[-1]
+    return {
+        "runs": f"{plural(len(plan.runs), 'run')} of {steps} steps, {plan.total_steps:,} in all; what follows is of the first",
+        "of them": f"{first.name} ({first.said}) to {last.name} ({last.said})",
+    }
 
 
 def first_examples(prepared: Prepared) -> list[Tokens]:

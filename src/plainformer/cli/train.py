@@ -50,6 +50,7 @@ def train(
     Values are YAML: null, true, 1e-4, [a, b]. The run's folder keeps config.yaml
     with every default written out, metrics.jsonl, and the models best and last.
     Ctrl-C finishes the step and saves; pressed again, it ends the program.
+    --folds 5 makes a run for each of five folds, and tells what all are worth.
 
     Example: plainformer train sst2.yaml --optimizer.learning-rate 3e-5
     """
@@ -63,13 +64,17 @@ def train(
         show_verdict(restored(verdict), as_json=json)
         return
     asked = read_run(config, overrides)
-    if resume and not (Path(asked.folder) / "last.json").is_file():
+    last = "last.json" if asked.folds is None else "folds.json"
+    if resume and not (Path(asked.folder) / last).is_file():
         raise UsageError(f"{asked.folder} has no run to go on with", f"leave {opt('resume')} out to begin one")
     if dry_run:
         no_effect(resume, "resume", f"with {opt('dry_run')}")
         from plainformer.cli.prepared import show_dry_run
 
         show_dry_run(asked, as_json=json)
+        return
+    if asked.folds is not None:
+        learn_series(asked, as_json=json)
         return
     learn(asked, as_json=json)
 
@@ -164,6 +169,45 @@ def learn(config: TrainConfig, *, as_json: bool) -> None:
         raise KeyboardInterrupt  # exit code 130
     if not as_json:
         print_result(result, where, already=not shown.started)
+
+
+class SeriesShown(Shown):
+    """Shows the events of one run after the other, each with what it is: "fold 2 of 5"."""
+
+    said = ""
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "run":
+            self.said = event.values["said"]
+            place = f"run {event.values['number']:,} of {event.values['runs']:,}"
+            screen.say(f"{self.said}" if self.said.endswith(place[4:]) else f"{self.said} ({place})")
+            if self.as_json:
+                write_json([{"event": event.kind, **event.values}])
+            return
+        super().__call__(event)
+        if event.kind == "started":
+            self.line.before = f"{self.said}: "
+        elif event.kind == "ended":
+            self.ends.close()  # the line of this run, and its hold on Ctrl-C
+
+
+def learn_series(config: TrainConfig, *, as_json: bool) -> None:
+    """Train a model for each fold, and print what came of it."""
+    with screen.during("preparing"):
+        from plainformer.folds import cross_validate
+
+        shown = SeriesShown(as_json)
+        with shown.ends:
+            result = cross_validate(config, on_event=shown, stop=lambda: shown.stop())
+    if result.ended == "stopped":
+        screen.say(f"what is done is saved in {near(result.folder)}; the same command goes on from there")
+        raise KeyboardInterrupt  # exit code 130
+    if as_json:
+        write_json([{"event": "folds", "folder": str(result.folder), **result.to_dict()}])
+        return
+    out = console()
+    for line in result.lines():
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_result(result: TrainResult, where: str, *, already: bool) -> None:

@@ -25,6 +25,7 @@ class TrainingLine(Count):
         self.tokens_before: int | None = None
         self.speed = self.step_seconds = 0.0
         self.values: Mapping[str, Any] = {}
+        self.before = ""  # which of several runs this is
         self.said = self.clock()
 
     def learnt(self, line: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ class TrainingLine(Count):
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         best = ", the best so far" if line.get("best") else ""
         learnt = f"; train loss {line['probe']['loss']:.4g}" if "probe" in line else ""
-        screen.say(f"step {line['step']:,}: validation {metrics}{best}{learnt}")
+        screen.say(f"{self.before}step {line['step']:,}: validation {metrics}{best}{learnt}")
         self.last = self.clock()  # the time of an evaluation is not that of steps
 
     def shown(self) -> None:
@@ -59,7 +60,7 @@ class TrainingLine(Count):
             screen.say(str(self))
 
     def __str__(self) -> str:
-        parts = [f"step {self.done:,} of {self.total:,}"]
+        parts = [f"{self.before}step {self.done:,} of {self.total:,}"]
         if "loss" in self.values:
             parts.append(f"loss {self.values['loss']:.4g}")
         if self.speed:

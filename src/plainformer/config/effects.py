@@ -91,7 +91,8 @@ def check_effects(config: TrainConfig) -> None:
     if config.model.lora is not None and config.model.ref is None:
         what = f"{opt('model.lora')} adapts a model that has learnt something, and this one begins from scratch"
         raise UsageError(what, f"give {opt('model.ref', ...)}, or leave {opt('model.lora')} out")
-    if config.data.validation is None and config.data.split is None:
+    _check_folds(config)
+    if config.data.validation is None and config.data.split is None and config.folds is None:
         for name in ("every", "metric", "patience"):
             given = getattr(config.evaluate, name) is not None
             no_effect(given, f"evaluate.{name}", f"without {opt('data.validation')} or {opt('data.split')}")
@@ -119,6 +120,34 @@ def _check_loss(config: TrainConfig) -> None:
     if loss.trim and packed:
         what = f"{opt('loss.trim', loss.trim)} leaves out whole rows, and a packed row has parts of several documents"
         raise UsageError(what, f"give {opt('batches.packed', False)}")
+
+
+# What a search cannot try: where a run is and what it is made with, not what is learnt; and which rows it learns from.
+_NOT_SEARCHED = (
+    *("folder", "folds", "device", "threads", "compile", "log_every", "checkpoints", "batches.micro"),
+    *("model.checkpointing", "data.train", "data.validation", "data.test", "data.columns", "data.split", "data.cache"),
+    *("data.duplicates", "data.labels", "evaluate"),
+)
+
+
+def _check_folds(config: TrainConfig) -> None:
+    """Refuse cross validation of rows that cannot be divided into folds, and a search for what is not learnt."""
+    folds, split = config.folds, config.data.split
+    if folds is None:
+        return
+    if config.data.validation is not None:
+        what = f"{opt('folds')} takes each fold's validation rows out of train, and {opt('data.validation')} is given"
+        raise UsageError(what, f"give {opt('data.validation', None)}, or name these rows {opt('data.test')}")
+    if split is not None and split.folds is not None:
+        what = f"{opt('folds')} makes a run for each fold, and {opt('data.split.fold', split.fold)} is one of them"
+        raise UsageError(what, "give one of the two")
+    if folds.vote == "majority" and (config.objective == "question-answering" or config.model.problem == "regression"):
+        what = f"{opt('folds.vote', 'majority')}: answers of {config.objective} are hardly ever equal"
+        raise UsageError(what, f"give {opt('folds.vote', 'mean')}")
+    for name in folds.tried():
+        if any(name == one or name.startswith(f"{one}.") for one in _NOT_SEARCHED):
+            what = f"{opt('folds.search')} cannot choose {opt(name)}, which changes what is measured, or nothing at all"
+            raise UsageError(what, "search for what a model learns by, such as optimizer.learning_rate")
 
 
 def is_given(section: Any, name: str) -> bool:

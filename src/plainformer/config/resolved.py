@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from plainformer.config.building import as_data, helps
-from plainformer.config.training import PRETRAINING, SourceConfig, TrainConfig
+from plainformer.config.training import PRETRAINING, SourceConfig, SplitConfig, TrainConfig
 from plainformer.config.yaml import write_yaml
 
 Text = TypeVar("Text", str, str | None)
@@ -33,11 +33,14 @@ def resolved(config: TrainConfig) -> TrainConfig:
         optimizer = replace(optimizer, learning_rate=learning_rate(config))
     if length.epochs is None and length.steps is None and length.tokens is None:
         length = replace(length, epochs=1 if config.objective in PRETRAINING else 3)
-    validated = config.data.validation is not None or config.data.split is not None
+    data = config.data
+    if config.folds is not None and data.split is None:
+        data = replace(data, split=SplitConfig())
+    validated = data.validation is not None or data.split is not None
     by_epoch = (length.epochs or 0) > 1 and evaluate.every is None
     if evaluate.patience is None and validated and by_epoch and config.objective not in PRETRAINING:
         evaluate = replace(evaluate, patience=PATIENCE)
-    return _with_absolute_paths(replace(config, length=length, optimizer=optimizer, evaluate=evaluate))
+    return _with_absolute_paths(replace(config, data=data, length=length, optimizer=optimizer, evaluate=evaluate))
 
 
 def learning_rate(config: TrainConfig) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,9 @@ class SourceConfig(Checked):
 class SplitConfig(Checked):
     """How one set of rows is divided, by the hash of what they hold: the order of the file changes nothing."""
 
-    validation: float = option(0.1, help="Share for validation.", check=number("(0, 1)"))
+    validation: float = option(
+        0.1, help="Share for validation; with folds, of what the fold leaves.", check=number("(0, 1)")
+    )
     test: float = option(0.0, help="Share for the test set, which training never looks at.", check=number("[0, 1)"))
     by: str = option("random", help="random, stratified or grouped.", check=one_of("random", "stratified", "grouped"))
     group: str | None = option(
@@ -139,6 +141,10 @@ class SplitConfig(Checked):
     fold: int | None = option(
         None, help="The fold that is held out, from 1: the run never looks at its rows.", check=whole(1)
     )
+    outer: int | None = option(
+        None, help="Before that, divide them into this many folds, of which one is held out as well.", check=whole(2)
+    )
+    outer_fold: int | None = option(None, help="The outer fold that is held out, from 1.", check=whole(1))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,13 +152,20 @@ class SplitConfig(Checked):
             both = f"{opt('validation', self.validation)} and {opt('test', self.test)}"
             raise UsageError(f"{both} leave nothing to learn from", "let them add up to less than 1")
         no_effect(self.group is not None and self.by != "grouped", "group", f"without {opt('by', 'grouped')}")
-        if (self.folds is None) != (self.fold is None):
-            given, lacks = ("fold", "folds") if self.folds is None else ("folds", "fold")
-            raise UsageError(f"{opt(given, getattr(self, given))} without {opt(lacks)}", "give both, or neither")
-        if self.folds is not None and self.fold is not None and self.fold > self.folds:
-            raise UsageError(f"{opt('fold', self.fold)} of {opt('folds', self.folds)}", f"give 1 to {self.folds}")
+        self._check_folds("folds", "fold")
+        self._check_folds("outer", "outer_fold")
+        no_effect(self.outer is not None and self.folds is None, "outer", f"without {opt('folds')}")
         if self.by == "grouped" and self.group is None:
             raise UsageError(f"{opt('by', 'grouped')} needs {opt('group')}", f"name the column in {opt('group')}")
+
+    def _check_folds(self, count: str, number: str) -> None:
+        """Refuse a fold without the number of folds, and the other way round, and one that there is not."""
+        of, which = getattr(self, count), getattr(self, number)
+        if (of is None) != (which is None):
+            given, lacks = (number, count) if of is None else (count, number)
+            raise UsageError(f"{opt(given, getattr(self, given))} without {opt(lacks)}", "give both, or neither")
+        if of is not None and which > of:
+            raise UsageError(f"{opt(number, which)} of {opt(count, of)}", f"give 1 to {of}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +301,12 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class FoldsConfig(Checked):
-    """Cross validation: a run for each fold of `data.split`, which is held out of it."""
+    """Cross validation: a run for each fold of `data.split`, which is held out of it.
+
+    The choice of `search` is the candidate of which the mean over folds of the run's metric, on each fold's validation rows,
+    is within one standard error of the best mean, and which is simplest: it has the smallest numbers, or the values that are
+    listed first; of several options, the first counts most (Breiman et al. 1984).
+    """
 
     count: int = option(5, help="Folds.", check=whole(2))
     search: Mapping[str, Any] | None = option(
@@ -306,7 +324,22 @@ class FoldsConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        no_effect(self.outer is not None and self.search is None, "outer", f"without {opt('search')}")
+        no_effect(self.outer is not None and not self.search, "outer", f"without {opt('search')}")
+        for name, values in self.tried().items():
+            own, several = f"search.{name}", isinstance(values, list | tuple) and len(values) > 1
+            if not several or any(one in values[:place] for place, one in enumerate(values)):
+                what = f"{opt(own, values)} is not a list of two values or more, each once"
+                raise UsageError(what, f"give {opt('search')} lists: {{optimizer.learning_rate: [1e-5, 1e-4]}}")
+
+    def tried(self) -> dict[str, Any]:
+        """Return what a search tries: option, by its dotted name, → values. {} without a search."""
+
+        def flat(found: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+            for key, value in found.items():
+                name = before + key.replace("-", "_")
+                yield from flat(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+
+        return dict(flat(self.search or {}))
 
 
 @dataclass(frozen=True, kw_only=True)

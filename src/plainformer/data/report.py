@@ -123,7 +123,8 @@ class DataReport:
         said = [line for part in self.parts for line in part.lines()]
         if self.split is not None:
             group = f" by {self.split['group']}" if self.split.get("group") else ""
-            said.append(f"split: {self.split['by']}{group}, seed {self.split['seed']}")
+            fold = f"; fold {self.split['fold']} of {self.split['folds']} is held out" if "fold" in self.split else ""
+            said.append(f"split: {self.split['by']}{group}, seed {self.split['seed']}{fold}")
         said += self._label_lines()
         if self.conflicts.inputs:
             shown = "; ".join(self.conflicts.examples)

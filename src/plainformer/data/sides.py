@@ -1,4 +1,4 @@
-"""From a configuration to its sides: train, validation, test, each with the rows that are its own.
+"""From a configuration to its sides: train, validation, test, held_out, each with the rows that are its own.
 
     found = sides_of(config.data, objective.columns)
     for number, row in found.sides["train"]: ...
@@ -69,16 +69,25 @@ class Sides:
     """All sides of a configuration.
 
     Attributes:
-        sides: by name: "train", and "validation" and "test" as far as there are any.
+        sides: by name: "train", and "validation", "test" and "held_out" as far as there are any.
         targets: the objective's columns that are learnt. surveys: of each side, train first; copies that were dropped
             are not in train's.
-        split: how rows were divided; None where each side has its own source.
+        split: how rows were divided; None where each side has its own source. numbers: of these rows in their source, (N,).
     """
 
     sides: dict[str, Side]
     targets: tuple[str, ...]
     surveys: tuple[Survey, ...]
     split: Split | None = None
+    numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def pool(self) -> Side | None:
+        """Return all rows that are divided but the test set: what the runs of all folds take theirs from. None without split."""
+        if self.split is None:
+            return None
+        train, chosen = self.sides["train"], np.zeros(self.sides["train"].rows.counts.rows, bool)
+        chosen[self.numbers[self.split.sides != SIDES.index("test")]] = True
+        return Side(train.rows, train.columns, chosen)
 
     def record(self) -> dict[str, Any] | None:
         """Return what `splits.json` says; None where each side has its own source."""
@@ -105,6 +114,7 @@ def sides_of(config: DataConfig, wanted: Sequence[Wanted]) -> Sides:
     for name, side in sides.items():
         side.left_out = surveys[name].counts
     split = None if config.split is None else divide(surveys["train"], config.split, config.duplicates)
+    numbers = surveys["train"].numbers
     if split is not None:
         whole, source = surveys["train"], sides["train"]
         for name in SIDES:
@@ -118,7 +128,9 @@ def sides_of(config: DataConfig, wanted: Sequence[Wanted]) -> Sides:
         side = sides[name]
         side.chosen = np.zeros(side.rows.counts.rows, bool)
         side.chosen[surveys[name].numbers] = True
-    return Sides({name: sides[name] for name in ordered}, targets, tuple(surveys[name] for name in ordered), split)
+    return Sides(
+        {name: sides[name] for name in ordered}, targets, tuple(surveys[name] for name in ordered), split, numbers
+    )
 
 
 def _side(source: SourceConfig, config: DataConfig, wanted: Sequence[Wanted]) -> Side:

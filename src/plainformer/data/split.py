@@ -32,12 +32,13 @@ from plainformer.data.folds import (
 from plainformer.data.survey import Hashes, Survey, ids_of
 from plainformer.errors import InputError, UsageError, opt, plural
 
-SIDES = ("train", "validation", "test")
+SIDES = ("train", "validation", "test", "held_out")
+UNSEEN = ("test", "held_out")  # a run only hashes their rows, to look for leaks
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which side each row is on: 0 train, 1 validation, 2 test, in the order of the rows that were surveyed."""
+    """Which side each row is on, its place in `SIDES`, in the order of the rows that were surveyed."""
 
     sides: npt.NDArray[np.int8]
     config: SplitConfig
@@ -49,7 +50,10 @@ class Split:
 
     def record(self) -> dict[str, Any]:
         """Return what `splits.json` says: the configuration, and count and digest of each side's keys."""
-        config = {name: getattr(self.config, name) for name in ("by", "group", "seed", "validation", "test")}
+        names = ("by", "group", "seed", "validation", "test")
+        if self.config.folds is not None:
+            names += ("folds", "fold", *(("outer", "outer_fold") if self.config.outer is not None else ()))
+        config = {name: getattr(self.config, name) for name in names}
         sides = {
             name: {"rows": len(rows), "keys": digest(self.keys[rows])} for name in SIDES if len(rows := self.rows(name))
         }
@@ -63,10 +67,12 @@ def digest(keys: Hashes) -> str:
 
 
 def divide(survey: Survey, config: SplitConfig, duplicates: str = "refuse") -> Split:
-    """Return the sides of rows: first the test set is drawn, then, of the rest, the validation set.
+    """Return the sides of rows: first the test set is drawn, then the fold that is held out, then the validation set.
 
-    Shares are of all rows; with groups, of all groups. Both draws use the seed, as two runs of scikit-learn's splitters
-    on the rows sorted by key would (`ShuffleSplit`, `StratifiedShuffleSplit`, `GroupShuffleSplit`).
+    Shares are of all rows; with groups, of all groups; with folds, validation's is of what the fold leaves. Both draws use
+    the seed, as two runs of scikit-learn's splitters on the rows sorted by key would (`ShuffleSplit`,
+    `StratifiedShuffleSplit`, `GroupShuffleSplit`). Folds are those of `fold` on all rows but the test set; with `outer`, on
+    those that the outer fold leaves, and both are held out.
 
     Raises:
         UsageError: `by` and `group` do not fit together. InputError: a side would be empty, or lack a label.
@@ -75,12 +81,20 @@ def divide(survey: Survey, config: SplitConfig, duplicates: str = "refuse") -> S
     sides = np.zeros(len(order), np.int8)
     rest = np.arange(len(order))
     total = len(order) if units is None else int(units.max()) + 1
-    for side, share in ((2, config.test), (1, config.validation)):
-        if share:
-            count = share_of(share, total)
-            taken = _take(rest, labels, units, count, config.seed, survey)
-            sides[rest[taken]] = side
-            rest = rest[~taken]
+
+    def put(those: Mask, side: str) -> Numbers:
+        sides[rest[those]] = SIDES.index(side)
+        return rest[~those]
+
+    if config.test:
+        rest = put(_take(rest, labels, units, share_of(config.test, total), config.seed, survey), "test")
+    for k, number in ((config.outer, config.outer_fold), (config.folds, config.fold)):
+        if k is not None and number is not None:
+            own = survey.taken(order[rest], survey.name)
+            found = fold(own, k, config.by, seed=config.seed, group=config.group, duplicates=duplicates)
+            rest = put(found == number - 1, "held_out")
+            total = len(rest) if units is None else len(np.unique(units[rest]))
+    rest = put(_take(rest, labels, units, share_of(config.validation, total), config.seed, survey), "validation")
     back = np.empty_like(sides)
     back[order] = sides
     return Split(back, config, survey.keys)

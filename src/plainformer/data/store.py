@@ -2,7 +2,8 @@
 
 A folder `KEY/` holds
 
-    store.json          version, number of examples, fields, sizes of files, counters
+    store.json          version, number of examples, fields, sizes of files, counters, and of each row that was dropped or
+                        cut what became of it, where that was asked for
     FIELD.bin           all examples' entries, one after the other, in the smallest type of integer that holds them
     FIELD.offsets.bin   int64, (N + 1,): where each example begins in it
     FIELD.shapes.bin    int32, (N, dimensions), for arrays of two dimensions and more
@@ -17,16 +18,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from plainformer.data.counts import Counts
 
-VERSION = 2
+VERSION = 3
 LENGTHS_FILE, ROWS_FILE = "_lengths.bin", "_rows.bin"  # no field begins like this: multiple choice has "lengths"
 Array = npt.NDArray[Any]
 _WIDTHS = [np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "int64")]
@@ -47,13 +49,23 @@ class Field:
     entries: int = 0
 
 
+class Fate(NamedTuple):
+    """What became of a row: the reason why it was dropped, or the tokens that it lost."""
+
+    row: int
+    place: str
+    dropped: str = ""
+    cut: int = 0
+
+
 class Store:
     """Examples that were written before: `store[i]` reads one from the memory map.
 
     Attributes:
         counts: what became of the rows. lengths: positions of each example, (N,).
         rows: the row that each example was made of, counted from 0, (N,).
-        folder: where it is. temporary: whether it is gone after this process, since no cache could be written.
+        fates: of rows that were dropped or cut, where the writer was told. folder: where it is.
+        temporary: whether it is gone after this process, since no cache could be written.
     """
 
     def __init__(self, folder: Path, *, temporary: bool = False) -> None:
@@ -63,6 +75,8 @@ class Store:
         self._size: int = described["examples"]
         self.fields = {name: Field(**field) for name, field in described["fields"].items()}
         self.counts = Counts.from_dict(described["counts"])
+        self.fates = [Fate(*fate) for fate in described["fates"]]
+        self._chosen: Array | None = None
         self.lengths = np.asarray(_mapped(folder / LENGTHS_FILE, "int32"))
         self.rows = np.asarray(_mapped(folder / ROWS_FILE, "int64"))
         self._data = {name: _mapped(folder / f"{name}.bin", field.stored) for name, field in self.fields.items()}
@@ -81,6 +95,8 @@ class Store:
         if not -self._size <= i < self._size:
             raise IndexError(f"example {i} of {self._size}")
         i %= self._size
+        if self._chosen is not None:
+            i = int(self._chosen[i])
         example = {}
         for name, field in self.fields.items():
             offsets = self._offsets[name]
@@ -90,6 +106,20 @@ class Store:
                 values = values.reshape(self._shapes[name][i] if field.dimensions else ())
             example[name] = values
         return example
+
+    def of_rows(self, wanted: npt.NDArray[np.bool_]) -> Store:
+        """Return the examples of some rows, and what became of these; `wanted`, (R,), says of each row whether it is one."""
+        found = copy(self)
+        numbers = np.flatnonzero(wanted[self.rows])
+        found._chosen, found._size = numbers if self._chosen is None else self._chosen[numbers], len(numbers)
+        found.lengths, found.rows = self.lengths[numbers], self.rows[numbers]
+        found.fates = [fate for fate in self.fates if wanted[fate.row]]
+        found.counts = Counts(rows=int(wanted.sum()))
+        for fate in found.fates:
+            if fate.dropped:
+                found.counts.drop(fate.dropped, fate.place)
+            found.counts.shorten(fate.cut, fate.place)
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -187,12 +217,14 @@ class StoreWriter:
     """Writes examples one at a time into an empty folder; memory does not grow with their number.
 
     Attributes:
-        counts: what became of the rows; whoever fills the store counts there.
+        counts: what became of the rows; whoever fills the store counts there. fates: the same of single rows, so that
+            some of them can be taken later; [] where nobody will.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.counts = Counts()
+        self.fates: list[Fate] = []
         self.examples = 0
         self._files: dict[str, _FieldFile] = {}
         self._lengths: IO[bytes] = (folder / LENGTHS_FILE).open("wb")
@@ -220,6 +252,7 @@ class StoreWriter:
             "fields": {name: vars(file.field) for name, file in self._files.items()},
             "files": sizes,
             "counts": self.counts.to_dict(),
+            "fates": self.fates,
         }
         with (self.folder / "store.json").open("w", encoding="utf-8") as file:
             json.dump(described, file, indent=1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import plainformer
 from plainformer.checkpoint.opened import AdaptedCheckpoint
+from plainformer.checkpoint.run_folders import series_of
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadOptions
 from plainformer.config.options import specs
@@ -303,12 +304,10 @@ def examined(request: Request, ledger: Ledger) -> Examined:
     run = run_of(request.ref)
     ref = str(run.model) if run is not None else request.ref
     if request.data is None and run is None:
-        raise UsageError("there is no data to evaluate on", "give DATA, or the folder of a run, which has its own")
+        fix = "give DATA, or the folder of a run, which has its own: of cross validation, that of one fold"
+        raise UsageError("there is no data to evaluate on", fix)
     asked = LoadOptions.of(request.load, "load")
-    with open_asked(ref, asked) as checkpoint:
-        digest, beside = checkpoint_digest(checkpoint), checkpoint.folder
-        if isinstance(checkpoint, AdaptedCheckpoint):
-            beside = checkpoint.adapters[-1].folder
+    digest, beside = _which(ref, asked)
     own = _Examination(request, ledger, run, digest, beside)
     try:
         kept = own.examine(load_chosen(ref, request.task, asked, own.choose))
@@ -317,6 +316,16 @@ def examined(request: Request, ledger: Ledger) -> Examined:
     except PlainformerError as error:
         raise error.respelt(_ours) from error.__cause__
     return Examined(kept, False, own.is_test, own.look, run, beside)
+
+
+def _which(ref: str, asked: LoadOptions) -> tuple[str, Path | None]:
+    """Return a hash of what a reference answers with, and the folder that goes with it; None of one file, or of folds."""
+    if (series := series_of(ref)) is not None:
+        members = [_which(str(member), asked)[0] for member in series.members]
+        return digest_of({"members": members, "vote": series.vote}), None
+    with open_asked(ref, asked) as checkpoint:
+        found = checkpoint_digest(checkpoint)
+        return found, checkpoint.adapters[-1].folder if isinstance(checkpoint, AdaptedCheckpoint) else checkpoint.folder
 
 
 def _ours(name: str, value: str | None) -> str:

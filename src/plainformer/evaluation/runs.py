@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plainformer.checkpoint.run_folders import is_series, series_of
 from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from plainformer.evaluation.exams.base import Exam
 
 EVALUATIONS = "evaluations"
+FOLDS = "folds"
 _SECTION = "## Test set"
 
 
@@ -32,7 +34,8 @@ class RunRef:
     """A run.
 
     Attributes:
-        folder: of it. model: the folder of its best model, else of its last. which: "best" or "last".
+        folder: of it. model: the folder of its best model, else of its last. which: "best" or "last"; "folds" of a cross
+            validation, whose models answer together: then `model` is its folder.
         config: with every default written out.
     """
 
@@ -43,6 +46,9 @@ class RunRef:
 
     def side(self, name: str) -> Side:
         """Return the rows of a side. Raises UsageError where the run has no such side."""
+        if self.which == FOLDS and name != "test":
+            what = f"{opt('side', name)}: the models of all folds have learnt from these rows of {self.folder}"
+            raise UsageError(what, f"give {opt('side', 'test')}, or DATA; folds.json has the figures of rows held out")
         found = sides_of(self.config.data, objective_class(self.config.objective).columns).sides
         if name not in found:
             hint = did_you_mean(name, found, few=False) or f"it has {', '.join(found)}"
@@ -66,7 +72,9 @@ class RunRef:
 
     def card(self, looks: list[Look]) -> None:
         """Write into the model cards of the run that, and how often, its test set was looked at."""
-        for path in {(self.folder / which).resolve() / CARD for which in ("best", "last")}:
+        series = series_of(self.folder) if self.which == FOLDS else None
+        runs = (self.folder,) if series is None else series.members
+        for path in {(run / which).resolve() / CARD for run in runs for which in ("best", "last")}:
             try:
                 before = (
                     path.read_text(encoding="utf-8").partition(f"\n{_SECTION}")[0].rstrip("\n")
@@ -96,6 +104,8 @@ def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
         return None
     if not is_run:
         return None
+    if is_series(folder):
+        return RunRef(folder, folder, FOLDS, read_config(folder / CONFIG))
     for which in ("best", "last"):
         model = _pointed(folder, which)
         if model is not None:

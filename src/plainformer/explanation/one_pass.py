@@ -29,6 +29,7 @@ from plainformer.explanation.request import GENERATING, check_read, plain_answer
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.transformer import ModelOutput, shift_right
 from plainformer.tasks.base import Task, TwoPartTask
+from plainformer.tasks.ensemble import refuse_ensemble
 from plainformer.tasks.lengths import max_length_of, offering
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.writing.base import GeneratingTask
@@ -143,6 +144,7 @@ def explain(
     Raises:
         UsageError: an argument that has no effect here; otherwise as the task itself.
     """
+    refuse_ensemble(task, "an explanation")
     _check_arguments(task, pair, chat, top_k, truncate)
     _check_insights(task, lens, nearest, map_size is not None and not (attention and attention is not True))
     wanted = wanted_heads(task.model, attention)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW
 
 from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
@@ -26,7 +25,7 @@ from plainformer.train.feeder import collated
 from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
 from plainformer.train.objectives.base import Batch
-from plainformer.train.optimizer import Average, load_optimizer_tensors, make_optimizer, optimizer_tensors, shrinks
+from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.plan import Step
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import plainformer
+from plainformer.checkpoint.run_folders import is_series
 from plainformer.config.building import as_data, flat, read_config
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
@@ -25,6 +26,7 @@ CONFIG, DATA, ENVIRONMENT = "config.yaml", "data.json", "environment.json"
 MAY_CHANGE = (
     *("folder", "data.cache", "device", "threads", "checkpoints.every", "checkpoints.keep"),
     *("batches.micro", "model.checkpointing", "compile"),  # the same sums, in another order
+    "folds.vote",
 )
 _SHOWN = 12  # differences in a message
 
@@ -48,6 +50,9 @@ class RunFolder:
                 f"{opt('folder', str(self.path))} is not empty, and not the folder of a run: it has {sorted(others)[0]}"
             )
             raise UsageError(what, "give a new folder")
+        if is_series(self.path):
+            what = f"{opt('folder', str(self.path))} has a run for each of several folds"
+            raise UsageError(what, f"give a new folder, or {opt('folds', ...)} to go on with them")
         self._write(DATA, as_json(data))
         self._write(ENVIRONMENT, as_json({**environment(config), "resumed": []}))
         self._write(CONFIG, resolved_yaml(config))  # last: a folder with it has the others

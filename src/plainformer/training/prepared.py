@@ -18,7 +18,7 @@ from plainformer.train.objectives.base import Labels, Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
 from plainformer.train.trimming import check_trimming
-from plainformer.training.examples import digest_of, store_of
+from plainformer.training.examples import digest_of, stores_of
 from plainformer.training.models import Start, start_of
 from plainformer.training.scaling import scaled, unscaled
 from plainformer.training.teacher import check_taught
@@ -70,6 +70,9 @@ def prepare(config: Any) -> Prepared:
         UsageError, InputError, CheckpointError: with what is wrong and what to do.
     """
     config = resolved(as_config(config))
+    if config.folds is not None:
+        what = f"{opt('folds')} asks for {config.folds.count} runs, and this is one"
+        raise UsageError(what, "`plainformer.cross_validate`, or `plainformer train`, makes all of them")
     with dotted_options():
         return _prepared(config)
 
@@ -77,14 +80,12 @@ def prepare(config: Any) -> Prepared:
 def _prepared(config: TrainConfig) -> Prepared:
     kind = objective_class(config.objective)
     rows = sides_of(config.data, kind.columns)
-    labels = _labels(kind, config, rows.sides["train"])
+    labels = labels_in(kind, config, rows.sides["train"])
     start = unscaled(config, start_of(config, kind, labels))
     objective = kind(config, start.config, start.processor)
     check_taught(objective, start.config)
     digest = digest_of(start.processor, start.files)
-    stores = {
-        name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
-    }
+    stores = stores_of(rows, config, objective, digest)
     examples, validation = stores["train"], stores.get("validation")
     start = scaled(config, start, examples)
     objective = kind(config, start.config, start.processor)
@@ -111,7 +112,7 @@ def _prepared(config: TrainConfig) -> Prepared:
     )
 
 
-def _labels(kind: type[Objective], config: TrainConfig, side: Side) -> Labels | None:
+def labels_in(kind: type[Objective], config: TrainConfig, side: Side) -> Labels | None:
     """Return the labels that the rows have; an error in one of them names its place."""
     place = ""
 

@@ -1,0 +1,49 @@
+"""What to do with the models of a cross validation: ship all of them, or one that learns from all rows."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from plainformer.config.effects import is_given
+from plainformer.config.training import TrainConfig
+from plainformer.folds.result import FoldsResult
+
+VOTING = (
+    *("text-classification", "token-classification", "question-answering", "multiple-choice"),
+    *("image-classification", "audio-classification"),
+)
+
+
+def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
+    """Yield what may be shipped, and how."""
+    either = ""
+    if config.objective in VOTING:
+        yield f"the models of all folds answer as one: plainformer run {shlex.quote(str(result.folder))} INPUT"
+        either = "or "
+    if result.best_step is not None:
+        rows = "all rows but the test set" if config.data.split is not None and config.data.split.test else "all rows"
+        yield f"{either}train one model on {rows} for {result.best_step:,} steps, the median of the folds' best steps:"
+        yield f"  plainformer train {' '.join(map(shlex.quote, retraining(config, result)))}"
+
+
+def retraining(config: TrainConfig, result: FoldsResult) -> list[str]:
+    """Return the words after `plainformer train` that train one model on all rows, with what a search chose."""
+    changes: dict[str, Any] = {} if result.choice is None else dict(result.choice.values)
+    changes |= {"folder": f"{result.folder}-all", "folds": None}
+    changes |= {"length.epochs": None, "length.tokens": None, "length.steps": result.best_step}
+    split = config.data.split
+    if split is not None and split.test:
+        # The test set stays apart, which takes a split; its validation rows are as few as can be.
+        changes["data.split.validation"] = 0.01
+    else:
+        changes["data.split"] = None
+        for name in ("every", "metric", "patience"):
+            changes |= {f"evaluate.{name}": None} if getattr(config.evaluate, name) is not None else {}
+        changes |= {"data.duplicates": "refuse"} if is_given(config.data, "duplicates") else {}
+    words = [str(result.folder)]
+    for name, value in changes.items():
+        words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words
