@@ -42,7 +42,13 @@ LICENCES = {
 }
 # Whole subfolders: one part chooses the checkpoint, the other one measures it.
 HELD_OUT = {
-    "validation": ("pandas/core/window", "sklearn/neighbors", "seaborn/_stats", "matplotlib/projections", "stdlib/json"),
+    "validation": (
+        "pandas/core/window",
+        "sklearn/neighbors",
+        "seaborn/_stats",
+        "matplotlib/projections",
+        "stdlib/json",
+    ),
     "test": (
         *("pandas/core/reshape", "pandas/plotting", "sklearn/cluster", "sklearn/gaussian_process"),
         *("matplotlib/tri", "mpl_toolkits/mplot3d", "seaborn/_marks", "stdlib/email", "stdlib/concurrent"),
@@ -168,6 +174,7 @@ def main() -> None:
     counts = write(given.folder, texts)
     about = {
         "packages": PACKAGES,
+        "tests": given.tests,
         "python": sys.version.split()[0],
         "licences": LICENCES,
         "held out": HELD_OUT,
