@@ -1,11 +1,14 @@
 """What a recipe must beat: answers that need no model.
 
-    python recipes/baselines.py lead-1 data/debian/validation.jsonl.gz       the first sentence of a description as its synopsis: ROUGE
-    python recipes/baselines.py copy data/debian/fr-validation.jsonl.gz      the source as its own translation: chrF
-    python recipes/baselines.py majority data/sst2/train.tsv data/sst2/dev.tsv --column 1        the most frequent label: accuracy, macro F1
+    python recipes/baselines.py lead-1 data/debian/validation.jsonl.gz
+    python recipes/baselines.py copy data/debian/fr-validation.jsonl.gz
+    python recipes/baselines.py majority data/sst2/train.tsv data/sst2/dev.tsv --column 1
 
-With `--keep FILE` the answers are written, a JSON object a line, for a comparison row by row. Intervals of 95 %: percentile bootstrap over rows.
-Needs the extra `evaluate`.
+lead-1: the first sentence of a description as its synopsis; ROUGE. copy: the source as its own translation; chrF. majority: the
+most frequent label; accuracy and macro F1.
+
+With `--keep FILE` the answers are written, a JSON object a line, for a comparison row by row. Intervals of 95 %: percentile
+bootstrap over rows. Needs the extra `evaluate`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python recipes/code_model.py runs/code/best data/code [--scores scores.json] [--to FOLDER]
 
-What is written is `model.safetensors`, `config.json`, the tokenizer and README.md: what `plainformer run "df = pd."` uses. `scores.json` is
-what `code_scores.py --json` printed. A model and a tokenizer of more than 12 MB are refused.
+What is written is `model.safetensors`, `config.json`, the tokenizer and README.md: what `plainformer run "df = pd."` uses.
+`scores.json` is what `code_scores.py --json` printed. A model and a tokenizer of more than 12 MB are refused.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ A small model that goes on with Python code, for trying the library without a ne
 plainformer run "import pandas as pd\\ndf = "
 ```
 
-It has read each line once or a few times and has {parameters:,} parameters: enough for the idioms of a few packages, not for programs.
-It completes lines; it does not follow instructions, and what it writes may be wrong, unsafe, or close to a line of its sources.
+It has read each line once or a few times and has {parameters:,} parameters: enough for the idioms of a few packages, not for
+programs. It completes lines; it does not follow instructions, and what it writes may be wrong, unsafe, or close to a line of
+its sources.
 
 ## What it learnt from
 
-Python sources, without tests unless said below, without near duplicates: {packages}, and the standard library of Python {python}.
-Licences: {licences}. Held out, and never trained on: {held_out}.
+Python sources, without tests unless said below, without near duplicates: {packages}, and the standard library of Python
+{python}. Licences: {licences}. Held out, and never trained on: {held_out}.
 
 {parts}
 

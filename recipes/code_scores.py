@@ -2,13 +2,14 @@
 
     python recipes/code_scores.py runs/code/best data/code [--lines 300] [--part test] [--json]
 
-Bits per byte: each file alone; every token is scored once, with at least half a context before it; a file's first token, which nothing
-predicts, is charged as one of the vocabulary. The n-gram model (modified Kneser-Ney, order 5) counts the same tokens of the training
-files. `xz` with a dictionary as large as the data: the size of train + held-out less that of train, in bits per held-out byte.
+Bits per byte: each file alone; every token is scored once, with at least half a context before it; a file's first token,
+which nothing predicts, is charged as one of the vocabulary. The n-gram model (modified Kneser-Ney, order 5) counts the same
+tokens of the training files. `xz` with a dictionary as large as the data: the size of train + held-out less that of train,
+in bits per held-out byte.
 
-Lines: of randomly chosen lines of code (no comments, nothing inside a longer string) the beginning is kept up to a randomly chosen word
-that is not the first; the model goes on greedily to the line's end. Exact match; edit similarity, 1 - distance / longer length, of the part
-that was to be written; and the share of completions with which the whole file still parses.
+Lines: of randomly chosen lines of code (no comments, nothing inside a longer string) the beginning is kept up to a randomly
+chosen word that is not the first; the model goes on greedily to the line's end. Exact match; edit similarity, 1 - distance /
+longer length, of the part that was to be written; and the share of completions with which the whole file still parses.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Place:
 
 
 def places_in(name: str, text: str) -> list[tuple[int, str]]:
-    """Return the lines of code of a file, with their numbers from 0: not blank, no comment, not inside a string of several lines."""
+    """Return the lines of code of a file, with their numbers from 0: not blank, no comment, not in a string of several lines."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(text, name)
@@ -227,8 +228,8 @@ def said(bits: Any, xz: float, means: Any, files: int, lines: int) -> list[str]:
         "| --- | --- | --- |",
         f"| {shown['model']} | {shown['n-grams']} | {xz:.3f} |",
         "",
-        f"{lines} lines completed from a word within them: {share['exact']} exactly as they were; edit similarity {share['similarity']};",
-        f"with {share['parses']} of the completions the whole file parses.",
+        f"{lines} lines completed from a word within them: {share['exact']} exactly as they were;",
+        f"edit similarity {share['similarity']}; the whole file parses with {share['parses']} of the completions.",
     ]
 
 

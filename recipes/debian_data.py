@@ -1,10 +1,12 @@
-"""Make the data of the recipes on Debian's package descriptions, from `packages.jsonl.gz`: a record for each package, with `package`,
+"""Make the data of the recipes on Debian's package descriptions, from `packages.jsonl.gz`: a record for each package, with
+`package`,
 `section`, `synopsis`, `description`, and `fr`, [synopsis, description] in French, or null.
 
     python recipes/debian_data.py data/debian/packages.jsonl.gz data/debian
 
-Half of the packages share the first paragraph of their description with another one, so the split is by this paragraph: all packages
-that share it are on one side. Nine of ten paragraphs are for training, one of twenty each for validation and for the test.
+Half of the packages share the first paragraph of their description with another one, so the split is by this paragraph: all
+packages that share it are on one side. Nine of ten paragraphs are for training, one of twenty each for validation and for
+the test.
 
 | files (train, validation, test) | columns | for |
 |---|---|---|

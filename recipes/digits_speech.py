@@ -2,9 +2,10 @@
 
     python recipes/digits_speech.py CLIPS data/digits
 
-CLIPS is a folder of `{digit}_{speaker}_{n}.wav`, as the free-spoken-digit-dataset has them (8 kHz; CC-BY-SA-4.0). An utterance joins clips
-of one speaker, with pauses between and around them whose lengths, like the digits, are drawn with a fixed seed. One speaker is held out
-for the test; of the others every tenth clip is for validation alone. Every clip of a side is used equally often.
+CLIPS is a folder of `{digit}_{speaker}_{n}.wav`, as the free-spoken-digit-dataset has them (8 kHz; CC-BY-SA-4.0). An
+utterance joins clips of one speaker, with pauses between and around them whose lengths, like the digits, are drawn with a
+fixed seed. One speaker is held out for the test; of the others every tenth clip is for validation alone. Every clip of a
+side is used equally often.
 
     data/digits/{train,validation,test}/*.wav, metadata.csv    file, text ("three nine one"), speaker
     data/digits/wav2vec2/                                       how sounds are prepared, and the letters

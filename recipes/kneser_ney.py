@@ -3,8 +3,8 @@
     model = KneserNey(train_ids, vocabulary=8192, order=5)
     nats = -model.log_probabilities(ids).sum()
 
-The n-grams of each order are numbered in the order of (number of the n-gram without its last word, last word), so that looking one up is a
-search in a sorted array. Shapes: T tokens, N different n-grams.
+The n-grams of each order are numbered in the order of (number of the n-gram without its last word, last word), so that
+looking one up is a search in a sorted array. Shapes: T tokens, N different n-grams.
 """
 
 from __future__ import annotations

@@ -23,8 +23,21 @@ def test_what_has_white_space_is_a_text(text: str) -> None:
 
 @pytest.mark.parametrize(
     "ref",
-    ["gpt2", "owner/name", "print(", " gpt2", "gpt2 ", "gpt2\n", "./my model", "~/my model", "/no such/model"]
-    + ["https://hub.example/a b", "hf://owner/my name", "", " "],
+    [
+        "gpt2",
+        "owner/name",
+        "print(",
+        " gpt2",
+        "gpt2 ",
+        "gpt2\n",
+        "./my model",
+        "~/my model",
+        "/no such/model",
+        "https://hub.example/a b",
+        "hf://owner/my name",
+        "",
+        " ",
+    ],
 )
 def test_what_may_be_a_model_is_one(ref: str) -> None:
     assert not is_text(ref) and with_model(ref, ()) == (ref, ())

@@ -7,7 +7,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
 from kneser_ney import KneserNey, discounts_of
 
 WORDS = 6
@@ -19,7 +18,7 @@ def by_hand(text: list[int], order: int, context: tuple[int, ...], word: int) ->
     grams = {n: [tuple(text[i : i + n]) for i in range(len(text) - n + 1)] for n in range(1, order + 1)}
     counts = {order: Counter(grams[order])}
     for n in range(1, order):
-        counts[n] = Counter({gram: 0 for gram in grams[n]})
+        counts[n] = Counter(dict.fromkeys(grams[n], 0))
         for longer in set(grams[n + 1]):
             counts[n][longer[1:]] += 1
 
