@@ -32,7 +32,7 @@ TESTS = Path(__file__).parent
 
 # What each part may import; itself always.
 BASE = {"config", "errors"}
-TOP = BASE | {"families", "checkpoint", "inputs", "model", "generation", "tasks", "loading"}
+TOP = BASE | {"families", "checkpoint", "inputs", "model", "generation", "tasks", "loading", "saving"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": BASE,
     "entities": BASE,
     "loading": TOP,
+    "saving": TOP,
     "starting": TOP,
     "training": TOP | {"starting", "train", "data", "evaluate", "__init__"},
     "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "folds", "__init__"},

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 # Public name → where it lives.
 _NAMES = {
     "load": "plainformer.loading",
-    "save": "plainformer.loading",
+    "save": "plainformer.saving",
     "pipeline": "plainformer.loading",
     "train": "plainformer.training",
     "TrainConfig": "plainformer.config.training",
@@ -88,7 +88,8 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.inputs.text.tokenizer import Tokenizer as Tokenizer
     from plainformer.inputs.text.tokenizer_training import train_tokenizer as train_tokenizer
     from plainformer.loading import load as load, load_model as load_model, load_tokenizer as load_tokenizer
-    from plainformer.loading import pipeline as pipeline, save as save
+    from plainformer.loading import pipeline as pipeline
+    from plainformer.saving import save as save
     from plainformer.model.block import set_ffn_chunk_size as set_ffn_chunk_size
     from plainformer.model.initial import initialise as initialise
     from plainformer.model.stack import join_outputs as join_outputs

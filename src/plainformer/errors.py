@@ -35,6 +35,11 @@ def opt(name: str, value: object = _MISSING) -> str:
     return f"\x02{name}\x1f{text if len(text) <= 200 else text[:200] + '…'}\x03"
 
 
+def opt_text(name: str, value: str | None) -> str:
+    """An option for a message, as `opt`, of a value that is written already: for `PlainformerError.respelt`."""
+    return f"\x02{name}\x03" if value is None else f"\x02{name}\x1f{value}\x03"
+
+
 def nth(place: int) -> str:
     """An input of a batch for a message, by its place from 0; `PlainformerError.moved` makes it the caller's own place."""
     return f"\x04{place}\x05"

@@ -1,4 +1,4 @@
-"""`load` and `save`: from a reference to something ready to call, and back to a folder that others can load.
+"""`load`: from a reference to something ready to call.
 
 open → build → fill → prepare → task
 """
@@ -6,22 +6,19 @@ open → build → fill → prepare → task
 from __future__ import annotations
 
 import inspect
-import json
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import torch
 
-from plainformer.checkpoint.formats import write_safetensors
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
-from plainformer.checkpoint.weights import check_depth, export_weights, load_weights
+from plainformer.checkpoint.weights import check_depth, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
-from plainformer.errors import CheckpointError, UsageError, a_type, opt
-from plainformer.families import architecture_with_head, config_from_dict, head_of, heads_of, table_for
-from plainformer.inputs.files import make_folder
+from plainformer.errors import UsageError, opt
+from plainformer.families import head_of, heads_of
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
@@ -162,6 +159,8 @@ def load_chosen(
         raise UsageError(
             f"{opt('purpose', 'train')}: a task answers, and is not trained", "load_model gives the model to train"
         )
+    if isinstance(asked.adapter, Mapping):
+        return _with_adapters(ref, task, asked, asked.adapter, chosen)
     given = task_info(task) if task is not None else None
     with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
@@ -178,6 +177,20 @@ def load_chosen(
         if isinstance(task, str):
             found.loaded_as(task)
         return found
+
+
+def _with_adapters(
+    ref: Ref, task: str | type[Task] | None, asked: LoadOptions, named: Mapping[str, Ref], chosen: Chosen
+) -> Task:
+    """Return a task with the first of the adapters that have names; `Task.use_adapter` takes another."""
+    names = dict(named)
+
+    def using(name: str | None) -> Task:
+        found = load_chosen(ref, task, replace(asked, adapter=None if name is None else names[name]), chosen)
+        found.adapters, found.adapter, found.switched = tuple(names), name, using
+        return found
+
+    return using(next(iter(names)))
 
 
 @overload
@@ -260,7 +273,8 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
             change or go. "infer" weights may lie in the files themselves.
         adapter: a LoRA adapter in PEFT's format (a folder or Hub id), or several: their products are added to the weights
             before anything else happens to them. An adapter's own reference, in place of `ref`, loads its base model
-            with it.
+            with it. Adapters by name, {"law": ..., "poems": ...}, are for `load`: its task answers with the first, until
+            `task.use_adapter("poems")`.
         prepare: False keeps plain, separate weights.
         revision, token: of a Hub repository.
     Raises:
@@ -274,6 +288,9 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
 def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
     """Open a reference as the options say."""
     asked = options.adapter
+    if isinstance(asked, Mapping):
+        what = f"{opt('adapter', dict(asked))} names adapters to choose from, and a model has the weights of one choice"
+        raise UsageError(what, "give load these names, or load_model one adapter, or a list of those that add up")
     adapters = [asked] if isinstance(asked, str | os.PathLike) else list(asked or ())
     return open_checkpoint(
         ref, revision=options.revision, token=options.token, family=options.family, adapters=adapters
@@ -384,43 +401,3 @@ def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> ty
     raise UsageError(
         f"{checkpoint.ref} gives a {made.__name__}, not a {asked.__name__}", "pass that class, or the task's name"
     )
-
-
-# ------------------------------------------------------------------------------------------------------------------ saving
-
-
-def save(model: Transformer | Task, folder: Ref) -> None:
-    """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
-    if isinstance(model, Transformer):
-        save_model(model, folder)
-        return
-    if not isinstance(model, Task):
-        raise UsageError(f"{a_type(model)} is neither a model nor a task", "pass what load or load_model gave")
-    save_model(model.model, folder)
-    if model.needs_tokenizer:
-        model.tokenizer.save(Path(folder))
-    model.checkpoint.save_companions(folder, model.companions)
-
-
-def save_model(model: Transformer, folder: Ref) -> None:
-    """Write `model.safetensors` and `config.json`, as transformers reads them."""
-    target = make_folder(folder)
-    table = table_for(model.config)
-    write_safetensors(export_weights(model, table), target)
-    save_config(model, target)
-
-
-def save_config(model: Transformer, folder: Path) -> None:
-    """Write a model's `config.json`, as transformers reads it."""
-    raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
-    for name in ("torch_dtype", "quantization_config", "compression_config"):  # what is saved is not quantised
-        raw.pop(name, None)
-    if model.config.architecture:
-        raw["architectures"] = [architecture_with_head(model.config)]
-    if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
-        raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
-    path = folder / "config.json"
-    try:
-        path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror}", "choose another folder") from None

@@ -174,6 +174,9 @@ def _check_fields(given: Mapping[str, Any], whole: Mapping[str, Any], where: str
     """Refuse fields that the family's config.json does not have: a misspelt one would have no effect."""
     model_type = str(whole.get("model_type"))
     known = fields_of(whole, heads_of(model_type)) | set(unread(model_type))
+    if given.get("gradient_checkpointing"):
+        what = f"{where}: gradient_checkpointing is of a run, not of the model"
+        raise UsageError(what, f"leave it out; a run has {opt('model.checkpointing', 'all')}")
     for name in given:
         if name not in known and not str(name).startswith("_"):  # those are a library's own notes
             fix = did_you_mean(str(name), known, few=False) or "leave it out, or correct its name"

@@ -286,3 +286,36 @@ def test_dropout_is_before_a_and_in_training_alone(tmp_path: Path) -> None:
         noisy = model.train()(IDS, decoder_input_ids=IDS).logits
         calm = [model.eval()(IDS, decoder_input_ids=IDS).logits for _ in range(2)]
     assert torch.equal(*calm) and not torch.allclose(noisy, calm[0])
+
+
+def test_adapters_by_name_are_switched(tmp_path: Path) -> None:
+    base, text = "all-minilm-l6-v2", "A man is eating food."
+    named = {name: tmp_path / name for name in ("law", "poems")}
+    for number, folder in enumerate(named.values()):
+        model = pf.load_model(base, purpose="train")
+        asked = LoraConfig(rank=2, targets=["query"])
+        add_adapters(model, table_for(model.config), asked)
+        shake(model)
+        with torch.no_grad():
+            for _, p in model.named_parameters():
+                if p.requires_grad:
+                    p.mul_(1 + number)
+        folder.mkdir()
+        save_adapters(model, table_for(model.config), folder, asked, base)
+    alone = {name: pf.load(base, adapter=folder)(text).vector for name, folder in named.items()}
+    alone |= {None: pf.load(base)(text).vector}
+    embed = pf.load(base, adapter=named)
+    assert (embed.adapters, embed.adapter) == (("law", "poems"), "law")
+    for name in ("law", "poems", None, "law"):
+        embed.use_adapter(name)
+        assert embed.adapter == name and torch.equal(embed(text).vector, alone[name])
+    assert not torch.equal(alone["law"], alone["poems"]) and not torch.equal(alone["law"], alone[None])
+    with pytest.raises(UsageError, match="no adapter 'laws'"):
+        embed.use_adapter("laws")
+    assert embed.adapter == "law"
+    with pytest.raises(UsageError, match="without adapters that have names"):
+        pf.load(base).use_adapter("law")
+    with pytest.raises(UsageError, match="names adapters to choose from"):
+        pf.load_model(base, adapter=named)
+    with pytest.raises(UsageError, match="names no adapter"):
+        pf.load(base, adapter={})

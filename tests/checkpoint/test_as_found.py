@@ -19,7 +19,8 @@ from plainformer.checkpoint.formats import open_gguf
 from plainformer.checkpoint.formats.parts import part_names, whole_models
 from plainformer.errors import CheckpointError, PlainformerError, UsageError
 from plainformer.info import inspect_checkpoint
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model
+from plainformer.saving import save_model
 from tests.support import models
 from tests.support.cli import Cli, done
 from tests.support.gguf_files import write_gguf

@@ -30,8 +30,9 @@ from plainformer.errors import CheckpointError, InputError, PlainformerError, Us
 from plainformer.families import FAMILIES, config_from_dict, table_for
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.info import inspect_checkpoint
-from plainformer.loading import load, load_model, save_model
+from plainformer.loading import load, load_model
 from plainformer.model.transformer import Transformer
+from plainformer.saving import save_model
 from tests.support.fuzz import Outcomes
 from tests.support.models import save
 

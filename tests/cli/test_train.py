@@ -86,6 +86,9 @@ def test_mistakes_are_named(cli: Cli, config: Path) -> None:
     refused(cli("train", config, "--resume"), "run has no run to go on with")
     refused(cli("train", config, "--resume", "--dry-run"), "--resume")
     refused(cli("train", config, "--seen", "run"), "--seen has no effect")
+    refused(cli("train", config, "--seed="), "--seed is given without a value")
+    refused(cli("train", config, "--checkpoints.keep", "0"), "--checkpoints.keep 0")
+    refused(cli("train", config, "--folder", "rows.jsonl"), "a file has that name")
     config.write_text(config.read_text() + "epochs: 3\n")
     refused(cli("train", config), "unknown key 'epochs' (", "run.yaml line 12", "did you mean 'length.epochs'?")
     config.write_text(config.read_text().replace("epochs: 3", "seed: x"))
@@ -97,7 +100,7 @@ def test_mistakes_are_named(cli: Cli, config: Path) -> None:
 
 def test_a_dry_run_says_what_would_be_done(cli: Cli, config: Path) -> None:
     out = done(cli("train", config, "--dry-run", "--length.steps", 5, "--checkpoints.keep", 1)).out
-    assert "\nlength:\n  epochs: null\n  steps: 5\n" in out and "learning_rate: 5e-05\n" in out
+    assert "\nlength:\n  steps: 5\n" in out and "epochs:" not in out and "learning_rate: 5e-05\n" in out
     facts = {line[:18].strip(): line[19:] for line in out.partition("\n\n")[2].splitlines()}
     assert facts["steps"].startswith("5, which is ")
     assert facts["train, left out"].startswith("1 dropped: ") and "rows.jsonl line 21" in facts["train, left out"]
@@ -150,7 +153,7 @@ def test_events_as_json(cli: Cli, config: Path) -> None:
     (seen,) = done(cli("train", "--seen", "run", "--json")).json()
     assert seen["step"] == 6 and sum(seen["seen"].values()) == seen["examples"]
     assert "After step 6 of 6" in done(cli("train", "--seen", "run")).out
-    refused(cli("train", "--seen", "."), "is it the folder of a training run?", code=1)
+    refused(cli("train", "--seen", "."), "it is not the folder of a training run")
 
 
 # ---- a terminal

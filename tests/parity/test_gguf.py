@@ -23,9 +23,10 @@ from torch import Tensor
 import plainformer
 from plainformer.checkpoint.references import resolve
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
+from plainformer.saving import save_model
 from tests.support.parity import VOCABULARY, Case, build, check_cache, close, make_inputs
 
 Kind = gguf.GGMLQuantizationType

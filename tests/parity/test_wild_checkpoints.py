@@ -20,7 +20,8 @@ from torch import Tensor
 
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.families import config_from_dict
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model
+from plainformer.saving import save_model
 from tests.support.cases.encoders import ALBERTS, MODERN, TINY, V3, config
 from tests.support.parity import Case, build, close, make_inputs, reference_logits
 

@@ -21,9 +21,9 @@ import transformers
 
 import plainformer
 from plainformer.families import config_from_dict
-from plainformer.loading import save_model as save_ours
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
+from plainformer.saving import save_model as save_ours
 from tests.support.vocabularies import (
     BYTE_VOCABULARY,
     CTC_TOKENS,

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from plainformer.config import TokenFrontend
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import ModelOutput, Transformer
+from plainformer.saving import save_model
 from tests.support import models
 from tests.support.close import close
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from plainformer.errors import UsageError
 from plainformer.families.by_hand import with_tokens
 from plainformer.training import prepare
 
@@ -47,3 +50,36 @@ def test_special_tokens_are_those_of_the_tokenizer() -> None:
     assert bart == {**t5, "model_type": "bart", "bos_token_id": 6, "decoder_start_token_id": 7}
     llama = with_tokens({"model_type": "llama", "eos_token_id": 3}, **ids)
     assert llama == {"model_type": "llama", "vocab_size": 9, "bos_token_id": 6, "eos_token_id": 3}
+
+
+def test_a_label_that_cannot_be_names_its_row(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": {"a": 1}}\n')
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config = {
+        "objective": "text-classification",
+        "folder": str(tmp_path / "run"),
+        "model": {"config": {"model_type": "bert", **sizes}, "tokenizer": str(words(tmp_path / "tokenizer"))},
+        "data": {"train": {"path": str(rows)}, "cache": str(tmp_path / "cache")},
+    }
+    with pytest.raises(UsageError, match=r"line 2: a label is a dict"):
+        prepare(config)
+    rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": "x"}\n')
+    with pytest.raises(UsageError, match=r"^all rows that are learnt from have one label"):
+        prepare(config)
+
+
+def test_options_in_errors_have_their_sections(tmp_path: Path) -> None:
+    """What encodes knows options by their own names: "max_length"."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": "y"}\n')
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config = {
+        "objective": "text-classification",
+        "folder": str(tmp_path / "run"),
+        "model": {"config": {"model_type": "bert", **sizes}, "tokenizer": str(words(tmp_path / "tokenizer"))},
+        "data": {"train": {"path": str(rows)}, "cache": str(tmp_path / "cache"), "max_length": 1},
+    }
+    with pytest.raises(UsageError) as caught:
+        prepare(config)
+    assert set(caught.value.options) == {"data.max_length"}

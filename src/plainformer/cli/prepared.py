@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.cli.options import write_json
 from plainformer.cli.progress import screen
 from plainformer.cli.screen import console, print_facts, shown, table
 from plainformer.cli.training_line import size
-from plainformer.config.building import as_data
-from plainformer.config.resolved import resolved_yaml
+from plainformer.config.building import as_data, as_plain
+from plainformer.config.yaml import write_yaml
 from plainformer.errors import plural
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Tokens = Sequence[tuple[str, str]]
 
 
 def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
-    """Print the resolved configuration, how much there is to learn from, what it needs, and the first examples."""
+    """Print what of the configuration is not default, how much there is to learn from, what it needs, and the first examples."""
     with screen.during("preparing"):
         from plainformer.training import prepare
         from plainformer.training.estimate import needs_of
@@ -38,10 +39,21 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         )
         return
     out = console()
-    out.print(resolved_yaml(prepared.config, comments=False), markup=False)
+    out.print(write_yaml(decided(prepared.config)), markup=False)
     print_facts(out, {**facts(prepared), **needed(needs)})
     for number, example in enumerate(examples, start=1):
         print_example(out, f"example {number}", example)
+
+
+def decided(section: Any) -> dict[str, Any]:
+    """Return the options that are not at their defaults, what was filled in by objective included."""
+    found: dict[str, Any] = {}
+    for f in fields(section):
+        value = getattr(section, f.name)
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if value != default:
+            found[f.name] = decided(value) if is_dataclass(value) else as_plain(value)
+    return found
 
 
 def first_examples(prepared: Prepared) -> list[Tokens]:

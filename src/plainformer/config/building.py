@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from plainformer.config.declared import declared, described, fits
 from plainformer.config.training import TrainConfig
 from plainformer.config.yaml import Keys, Written, parse_yaml, read_yaml, write_yaml
-from plainformer.errors import InputError, UsageError, did_you_mean_these, opt
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean_these, opt, opt_text
 
 T = TypeVar("T")
 # What other libraries call some options.
@@ -61,15 +62,16 @@ def as_config(config: TrainConfig | Mapping[str, Any] | str | Path) -> TrainConf
 
 def as_data(config: Any) -> dict[str, Any]:
     """Return a configuration as plain data, every default written out: what `build` makes it of."""
-    return {f.name: _data(getattr(config, f.name)) for f in fields(config)}
+    return {f.name: as_plain(getattr(config, f.name)) for f in fields(config)}
 
 
-def _data(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """Return a value of an option as plain data: sections as mappings, tuples as lists."""
     if is_dataclass(value):
         return as_data(value)
     if isinstance(value, Mapping):
-        return {key: _data(one) for key, one in value.items()}
-    return [_data(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: as_plain(one) for key, one in value.items()}
+    return [as_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def flat(data: Any, name: str = "") -> dict[str, Any]:
@@ -202,6 +204,8 @@ class _Builder:
     def read(self, wanted: Any, section: type | None, keys: Keys, text: str) -> Any:
         """Return the value that is typed: YAML, or the text itself where a text is wanted and YAML is not quoted."""
         takes_text = section is None and wanted is not Any and fits("", wanted)
+        if not text.strip() and not takes_text:
+            raise UsageError(f"{opt(_dotted(keys))} is given without a value", "give one; null takes a value back")
         try:
             value = parse_yaml(text).data
         except InputError as error:
@@ -238,7 +242,7 @@ class _Builder:
         def spelling(name: str, value: str | None) -> str:
             path = full(name)
             if self.is_typed(path) or not self.written.name:
-                return f"\x02{_dotted(path)}" + ("" if value is None else f"\x1f{value}") + "\x03"
+                return opt_text(_dotted(path), value)
             return _dotted(path) if value is None else f"{_dotted(path)}: {value}"
 
         lines = [path for path in map(full, error.options) if path in self.written.lines and not self.is_typed(path)]
@@ -275,6 +279,29 @@ def _holds_numbers(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_holds_numbers, value.values()))
     return any(map(_holds_numbers, value)) if isinstance(value, list | tuple) else isinstance(value, bool | int | float)
+
+
+@contextmanager
+def dotted_options() -> Iterator[None]:
+    """Where an error names an option of a section by its own name, name the section, too: "data.max_length".
+
+    What reads and encodes knows options by their own names; a configuration has them in sections.
+    """
+    try:
+        yield
+    except PlainformerError as error:
+        known = _sections()
+        if not any(name in known for name in error.options):
+            raise
+        raise error.respelt(lambda name, value: opt_text(known.get(name, name), value)) from error.__cause__
+
+
+@cache
+def _sections() -> dict[str, str]:
+    """Return the dotted name of each option in a section that has its own name to itself."""
+    every = list(all_names(TrainConfig))
+    own = [name.rpartition(".")[2] for name in every]
+    return {last: name for last, name in zip(own, every, strict=True) if own.count(last) == 1 and "." in name}
 
 
 # ---- suggestions --------------------------------------------------------------------------------------------------------

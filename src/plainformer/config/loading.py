@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -65,7 +65,7 @@ class LoadOptions(OptionSet):
         check=one_of(*PURPOSES),
         typed=NotTyped,
     )
-    adapter: str | os.PathLike[str] | Sequence[str] | None = option(
+    adapter: str | os.PathLike[str] | Sequence[str] | Mapping[str, str | os.PathLike[str]] | None = option(
         None,
         help="LoRA adapters that are added to the weights: a folder or Hub id, or several.",
         typed=list[str],
@@ -81,6 +81,8 @@ class LoadOptions(OptionSet):
                 f"{opt('quantize', self.quantize)} chooses the backend itself",
                 f"leave out {opt('backend', ...)} and {opt('prepare', ...)}",
             )
+        if isinstance(self.adapter, Mapping) and not self.adapter:
+            raise UsageError(f"{opt('adapter', {})} names no adapter", f"leave {opt('adapter')} out")
         if self.purpose == "train":
             self._check_training()
 
@@ -111,7 +113,7 @@ class LoadArgs(TypedDict, total=False):
     allow_unused: bool
     family: str | None
     purpose: str
-    adapter: str | os.PathLike[str] | Sequence[str] | None
+    adapter: str | os.PathLike[str] | Sequence[str] | Mapping[str, str | os.PathLike[str]] | None
     prepare: bool
     revision: str | None
     token: str | None

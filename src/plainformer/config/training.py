@@ -283,7 +283,7 @@ class CheckpointConfig(Checked):
     """What is kept of a run."""
 
     every: int | None = option(None, help="Steps between checkpoints; default: at each evaluation.", check=whole(1))
-    keep: int = option(2, help="Checkpoints kept besides the best and the last; one at least.", check=whole(0))
+    keep: int = option(2, help="Checkpoints kept besides the best and the last.", check=whole(1))
 
 
 @dataclass(frozen=True, kw_only=True)

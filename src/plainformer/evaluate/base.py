@@ -52,7 +52,7 @@ class Scorer(ABC):
         """Return what makes metrics of weights, (N,); what does not depend on weights is done once, here."""
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
-        """Return each example's own value, (N,), of which a metric is the mean; None of metrics that are no mean."""
+        """Return each example's own value, (N,), of which a metric is the mean; None where it is more than a mean."""
         return None
 
     def settings(self) -> Mapping[str, Any]:

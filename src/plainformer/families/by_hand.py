@@ -55,7 +55,7 @@ _USUAL_IDS: dict[str, tuple[int | None, ...]] = {
 
 _ALL = """
     chunk_size_feed_forward dtype torch_dtype is_encoder_decoder label2id output_attentions output_hidden_states return_dict
-    transformers_version use_cache id2label num_labels problem_type tokenizer_class task_specific_params
+    gradient_checkpointing transformers_version use_cache id2label num_labels problem_type tokenizer_class task_specific_params
 """
 _PLAIN = "attention_probs_dropout_prob hidden_dropout_prob"
 _BERT = f"{_PLAIN} add_cross_attention classifier_dropout"

@@ -133,6 +133,8 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
         made.mkdir(parents=True, exist_ok=True)
     except (TypeError, ValueError):  # no path at all, an empty one, or one with a NUL or half a character in it
         raise UsageError(f"{folder!r} is not the path of a folder", "pass a str or a Path") from None
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{folder} cannot be a folder: a file has that name", "choose another folder") from None
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}", "choose another folder") from None
     return made

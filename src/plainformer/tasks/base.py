@@ -18,7 +18,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.model import in_millions
 from plainformer.config.options import Spec, specs
 from plainformer.config.values import check_whole
-from plainformer.errors import InputError, PlainformerError, UsageError, a_type, nth, placed
+from plainformer.errors import InputError, PlainformerError, UsageError, a_type, did_you_mean, nth, placed
 from plainformer.inputs.listed import as_list
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.lengths import max_length_of, offering, text_limit
@@ -38,7 +38,7 @@ _FOR_TASKS = {
     "encode_texts", "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as",
     "logits_of", "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of",
     "prepared", "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of",
-    "run", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "width",
+    "run", "switched", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "width",
     "writer",
 }  # fmt: skip
 
@@ -52,12 +52,16 @@ class Task(ABC):
         Options: the dataclass of its options, given whole to each of the three steps.
         needs_tokenizer: whether it reads or writes text. cut: the side of a text that `truncate` drops; None: as the checkpoint
             says. companions: files of the checkpoint, besides weights and tokenizer, that the task reads; saving copies them.
+        adapters: names of those that it can use. adapter: the one in use. switched: what loads the task with another.
     """
 
     name: str
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     _many: ClassVar[type[Results[Any]]] = Results  # what the answers to a list are in
     needs_tokenizer = True
+    adapters: tuple[str, ...] = ()
+    adapter: str | None = None
+    switched: Callable[[str | None], Task] | None = None
     cut: Side | None = None
     companions: tuple[str, ...] = ()
 
@@ -95,6 +99,23 @@ class Task(ABC):
 
     def loaded_as(self, name: str) -> None:  # noqa: B027 - most tasks have nothing to take
         """Take what another name of the task adds to it: that of "summarization" may be a prefix."""
+
+    def use_adapter(self, name: str | None) -> None:
+        """Answer with another of the adapters that were loaded by name, from now on; None: with the base model alone.
+
+        The weights are read anew, which takes as long as loading; memory is that of one model.
+        """
+        if self.switched is None:
+            what = f"{self.ref} was loaded without adapters that have names"
+            raise UsageError(what, 'name them: load(REF, adapter={"law": ..., "poems": ...})')
+        if name is not None and name not in self.adapters:
+            raise UsageError(f"there is no adapter {name!r}", did_you_mean(name, self.adapters))
+        found = self.switched(name)
+        if type(found) is not type(self):
+            what = f"with {'the base model alone' if name is None else f'the adapter {name!r}'}, {self.ref} is for {found.name}"
+            raise UsageError(what, "load it by itself")
+        vars(self).clear()
+        vars(self).update(vars(found))
 
     if TYPE_CHECKING:
         __call__ = cast(Any, None)  # inferred, not declared, so that each task's own is seen

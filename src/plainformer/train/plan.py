@@ -239,14 +239,18 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Return the plan that `Plan.save` wrote. Raises CheckpointError."""
+    """Return the plan that `Plan.save` wrote. Raises UsageError, CheckpointError."""
+    if not (folder / PLAN_FILE).is_file():
+        raise UsageError(
+            f"{folder} has no {PLAN_FILE}: it is not the folder of a training run", "give the run's folder"
+        )
     try:
         values = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
         lengths = np.load(folder / LENGTHS_FILE, allow_pickle=False)
         return Plan(lengths.astype(np.int64), **values)
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise CheckpointError(
-            f"{folder} has no readable {PLAN_FILE} and {LENGTHS_FILE}: {error}", "is it the folder of a training run?"
+            f"{folder}: {PLAN_FILE} and {LENGTHS_FILE} cannot be read: {error}", "begin the run in a new folder"
         ) from None
 
 

@@ -65,7 +65,7 @@ def seen(folder: str | Path, step: int | None = None) -> Seen:
         folder: of the run.
         step: after this many steps; default: at its last checkpoint, before the first one at the last line of metrics.jsonl.
     Raises:
-        CheckpointError: it is not the folder of a run.
+        UsageError: it is not the folder of a run. CheckpointError: its files are damaged.
     """
     path = Path(folder)
     plan = load_plan(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from plainformer.config.building import as_config
+from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
 from plainformer.errors import TrainingError, opt
 from plainformer.inputs.files import make_folder
@@ -74,7 +74,7 @@ def train(
         TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
     """
     config = resolved(as_config(config))
-    with machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
+    with dotted_options(), machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
         prepared = prepare(config)
         try:
             with alone_in(make_folder(config.folder)):

@@ -17,6 +17,7 @@ from plainformer.data.sides import Side
 from plainformer.data.store import Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError
 from plainformer.train.objectives.base import Dropped, Objective, SpeechInputs
+from plainformer.train.objectives.ctc import LACKING
 
 
 def store_of(name: str, side: Side, config: TrainConfig, objective: Objective, processor: str) -> Store:
@@ -39,7 +40,10 @@ def store_of(name: str, side: Side, config: TrainConfig, objective: Objective, p
     store = cached(key, lambda writer: _fill(writer, side, objective), config.data.cache)
     if not len(store):
         said = "; ".join(store.counts.lines()) or "there are no rows"
-        raise InputError(f"no row of {name} can be learnt from: {said}", "check columns and lengths")
+        fix = "check columns and lengths"
+        if LACKING in store.counts.dropped:
+            fix = "choose a checkpoint whose vocabulary has the characters, or train a tokenizer with them"
+        raise InputError(f"no row of {name} can be learnt from: {said}", fix)
     return store
 
 

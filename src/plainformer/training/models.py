@@ -23,11 +23,12 @@ from plainformer.families.by_hand import with_tokens
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
-from plainformer.loading import load_model, save_config, save_model
+from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
+from plainformer.saving import save_config, save_model
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 from plainformer.train.optimizer import trained

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from plainformer.config.building import as_config
+from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
 from plainformer.config.training import TrainConfig
+from plainformer.data.rows import DataRow
 from plainformer.data.sides import Side, Sides, sides_of
 from plainformer.data.store import Store
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
-from plainformer.train.objectives.base import Metric, Objective
+from plainformer.train.objectives.base import Labels, Metric, Objective
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
 from plainformer.training.examples import digest_of, store_of
 from plainformer.training.models import Start, start_of
+from plainformer.training.teacher import check_taught
 
 EVALUATIONS = 10  # in a run of one epoch
+SAVED_APART = 100  # steps between checkpoints at least, unless an evaluation was the best
 
 
 @dataclass
@@ -62,11 +66,17 @@ def prepare(config: Any) -> Prepared:
         UsageError, InputError, CheckpointError: with what is wrong and what to do.
     """
     config = resolved(as_config(config))
+    with dotted_options():
+        return _prepared(config)
+
+
+def _prepared(config: TrainConfig) -> Prepared:
     kind = objective_class(config.objective)
     rows = sides_of(config.data, kind.columns)
-    labels = kind.labels_of(config, rows.sides["train"].mapped())
+    labels = _labels(kind, config, rows.sides["train"])
     start = start_of(config, kind, labels)
     objective = kind(config, start.config, start.processor)
+    check_taught(objective, start.config)
     digest = digest_of(start.processor, start.files)
     stores = {
         name: store_of(name, side, config, objective, digest) for name, side in rows.sides.items() if name != "test"
@@ -83,9 +93,26 @@ def prepare(config: Any) -> Prepared:
         evaluation=[] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length),
         metric=_metric(config, objective),
         evaluate_every=every,
-        save_every=config.checkpoints.every or every,
+        save_every=config.checkpoints.every or max(every, min(SAVED_APART, plan.total_steps)),
         data=_identity(rows, stores, digest),
     )
+
+
+def _labels(kind: type[Objective], config: TrainConfig, side: Side) -> Labels | None:
+    """Return the labels that the rows have; an error in one of them names its place."""
+    place = ""
+
+    def told() -> Iterator[DataRow]:
+        nonlocal place
+        for row in side.mapped():
+            place = row.place
+            yield row
+        place = ""
+
+    try:
+        return kind.labels_of(config, told())
+    except UsageError as error:
+        raise (error.within(place) if place else error) from error.__cause__
 
 
 def evaluation_steps(plan: Plan) -> int:

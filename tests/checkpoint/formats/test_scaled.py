@@ -16,7 +16,8 @@ from torch import Tensor
 from plainformer.checkpoint.formats import open_safetensors, with_scales
 from plainformer.errors import CheckpointError
 from plainformer.info import inspect_checkpoint
-from plainformer.loading import load_model, save_model
+from plainformer.loading import load_model
+from plainformer.saving import save_model
 from tests.support import models
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16], "fmt": "e4m3"}

@@ -44,6 +44,8 @@ TRANSCRIPT = Column(
 )
 SPACE = "|"  # the label between words, where the vocabulary has no space
 
+LACKING = "character that the vocabulary lacks"
+
 
 class CtcSpeechRecognition(Objective):
     """A clip and its transcript in characters of the model's vocabulary.
@@ -89,7 +91,7 @@ class CtcSpeechRecognition(Objective):
             ids = [self.space if letter == " " else self.letters.get(letter) for letter in " ".join(form)]
             if ids and None not in ids:
                 return np.array(ids, dtype=np.int64)
-        raise Dropped("character that the vocabulary lacks" if words else "no text")
+        raise Dropped(LACKING if words else "no text")
 
     def length(self, example: Arrays) -> int:
         """Return how many frames a clip becomes."""

@@ -1,0 +1,54 @@
+"""`save`: from a model or a task back to a folder that this library and transformers load."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from plainformer.checkpoint.formats import write_safetensors
+from plainformer.checkpoint.weights import export_weights
+from plainformer.errors import CheckpointError, UsageError, a_type
+from plainformer.families import architecture_with_head, config_from_dict, table_for
+from plainformer.inputs.files import make_folder
+from plainformer.model.transformer import Transformer
+from plainformer.tasks.base import Task
+
+Ref = str | os.PathLike[str]
+
+
+def save(model: Transformer | Task, folder: Ref) -> None:
+    """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
+    if isinstance(model, Transformer):
+        save_model(model, folder)
+        return
+    if not isinstance(model, Task):
+        raise UsageError(f"{a_type(model)} is neither a model nor a task", "pass what load or load_model gave")
+    save_model(model.model, folder)
+    if model.needs_tokenizer:
+        model.tokenizer.save(Path(folder))
+    model.checkpoint.save_companions(folder, model.companions)
+
+
+def save_model(model: Transformer, folder: Ref) -> None:
+    """Write `model.safetensors` and `config.json`, as transformers reads them."""
+    target = make_folder(folder)
+    table = table_for(model.config)
+    write_safetensors(export_weights(model, table), target)
+    save_config(model, target)
+
+
+def save_config(model: Transformer, folder: Path) -> None:
+    """Write a model's `config.json`, as transformers reads it."""
+    raw = {**model.config.source, "dtype": str(model.dtype).removeprefix("torch.")}
+    for name in ("torch_dtype", "quantization_config", "compression_config"):  # what is saved is not quantised
+        raw.pop(name, None)
+    if model.config.architecture:
+        raw["architectures"] = [architecture_with_head(model.config)]
+    if config_from_dict(model.config.source, model.config.head.kind).tied and not model.config.tied:
+        raw["tie_word_embeddings"] = False  # the checkpoint stored two different tensors
+    path = folder / "config.json"
+    try:
+        path.write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}", "choose another folder") from None
