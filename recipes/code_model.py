@@ -113,7 +113,7 @@ def _changed(run: Path) -> str:
 
     recipe = flat(as_data(read_config(RECIPE)))
     mine = flat(as_data(read_config(run / "config.yaml")))
-    skipped = ("folder", "data.train", "data.validation", "model.tokenizer", "model.config")
+    skipped = ("folder", "data.train", "data.validation", "data.test", "model.tokenizer", "model.config")
     changed = {
         name: value for name, value in mine.items() if recipe.get(name) != value and not name.startswith(skipped)
     }

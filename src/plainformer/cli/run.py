@@ -52,8 +52,8 @@ def run(
     one input per line, .jsonl files one JSON value per line, .csv and .tsv files
     one row; for images and audio it is the file itself.
 
-    A text alone, with white space in it, is Python code that the bundled model
-    code-completion goes on with: plainformer run "import pandas as pd\ndf = "
+    A text alone, with white space in it, is code: the bundled model
+    code-completion goes on with it: plainformer run "import pandas as pd\ndf = "
 
     Example: plainformer run smollm2-135m-instruct "The capital of France is" --max-new-tokens 8
     """
