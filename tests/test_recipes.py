@@ -18,13 +18,9 @@ from tests.support import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAGE = (ROOT / "docs" / "how-to-train.md").read_text(encoding="utf-8")
-BIG = (
-    "sst2",
-    "chats",
-    "ner",
-    "qa",
-    "digits",
-)  # data that are not there, a model of 135 million parameters; how-to-tasks trains two
+LISTED = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+REAL = [path.stem for path in RECIPES if f"({path.name})" in LISTED]  # on real data, which are not here
+BIG = (*REAL, "chats", "ner", "qa")  # and a model of 135 million parameters; how-to-tasks trains two
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +68,7 @@ def test_a_recipe_trains(path: Path, clone: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_page_shows_the_recipe(path: Path) -> None:
-    assert f"recipes/{path.name}" in PAGE
+    assert f"recipes/{path.name}" in PAGE or path.stem in REAL
     blocks = re.findall(r"^```yaml\n# recipes/(.+?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     shown = dict(blocks)
     assert path.name not in shown or shown[path.name] == path.read_text(encoding="utf-8")

