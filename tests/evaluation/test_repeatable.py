@@ -58,7 +58,11 @@ def info(folder: Path) -> dict[str, Any]:
 def test_two_processes_leave_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
     model, data = tiny("text-classification"), rows(tmp_path, "text-classification")
     for number in (1, 2):
-        environment = {**os.environ, "PYTHONHASHSEED": str(number), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": str(number),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        }
         command = [sys.executable, "-c", SCRIPT, str(model), str(data), str(tmp_path / str(number))]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
@@ -82,9 +86,7 @@ def test_batches_change_no_answer_and_no_digit_that_is_sure(task: str, tiny: Tin
     options: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 5} if task == "text2text" else {}
     named = {} if task == "text-generation" else options
     data = rows(tmp_path, task)
-    found = [
-        pf.evaluate(tiny(task), data, output=tmp_path / str(size), batch_size=size, **named) for size in (1, 7)
-    ]
+    found = [pf.evaluate(tiny(task), data, output=tmp_path / str(size), batch_size=size, **named) for size in (1, 7)]
     one, two = (Kept(each.folder) for each in found)
     for name in ("units.npy", "keys.npy"):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
@@ -109,9 +111,7 @@ def assert_near(ours: Any, theirs: Any) -> None:
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert_near(ours[key], theirs[key])
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
-    elif isinstance(ours, list) and ours and isinstance(ours[0], float):
+    elif isinstance(ours, float) or (isinstance(ours, list) and ours and isinstance(ours[0], float)):
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     else:
         assert ours == theirs

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import transformers.trainer as trainer_module
 from torch import Tensor
 
+import plainformer.train.loop as loop
 from tests.support.learning import STEPS, config_of, learnt, rows_of, saved_tensors
 from tests.support.trainer import RecordingTrainer, batches_of, trained_by_reference
 from tests.support.trainer_cases import CASES, labelled
@@ -34,7 +35,7 @@ def generalised(logits: Tensor, labels: Tensor) -> Tensor:
 def trimmed(logits: Tensor, labels: Tensor) -> Tensor:
     """What a step of six rows keeps, where 0.35 are left out: the four of the lowest loss, found by sorting."""
     losses = F.cross_entropy(logits, labels, reduction="none")
-    order = sorted(range(len(losses)), key=lambda row: float(losses[row]))
+    order = sorted(range(len(losses)), key=lambda row: losses[row].item())
     return losses[order[: len(order) - int(0.35 * len(order))]]
 
 
@@ -85,8 +86,19 @@ def test_noise_is_as_large_as_the_trainers(tmp_path: Path, monkeypatch: pytest.M
     own = {"model": {"ref": str(tmp_path / "model")}, "augment": augment}
     split = {"split": {"validation": 0.25}, "train": data, "cache": str(tmp_path / "cache")}
     config = config_of(tmp_path, NAME, data, **own, data=split)
-    noisy = learnt(config, monkeypatch)
-    ours = torch.cat([batch.noise.flatten() for (batch,) in batches_of(config) if batch.noise is not None]).numpy()
+    drawn: list[Tensor] = []
+    noised = loop.noised
+
+    def kept(model: Any, noise: Tensor | None) -> Any:
+        assert noise is not None
+        drawn.append(noise.flatten())
+        return noised(model, noise)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "noised", kept)
+        noisy = learnt(config, monkeypatch)
+    assert len(drawn) == STEPS
+    ours = torch.cat(drawn).numpy()
     seen: list[Tensor] = []
     activate = trainer_module.activate_neftune
 

@@ -43,7 +43,8 @@ def made(folder: Path, model: Path, kind: str, factor: float, offset: float) -> 
         rows = [{"text": text, "label": value} for text, value in zip(own, numbers[side].tolist(), strict=True)]
         sides[side] = {"path": str(write_rows(folder / f"numbers-{side}.jsonl", rows))}
     start = {"ref": str(model), "problem": "regression", "dropout": 0.0}
-    changes: dict[str, Any] = {"data": sides, "model": start, "scale": {"targets": kind}, "length": {"steps": 24}}
+    changes: dict[str, Any] = {"data": sides, "model": start, "scale": {"targets": kind}, "length": {"steps": 36}}
+    changes["optimizer"] = {"learning_rate": 5e-3}
     return pf.train(run_data(folder, "text-classification", model, **changes)).folder, numbers["train"]
 
 
@@ -75,7 +76,7 @@ def test_other_units_change_nothing_but_the_units(bert: Path, tmp_path: Path) ->
     large, _ = made(tmp_path / "large", bert, "standardize", 1000.0, 1e6)
     ours, theirs = predicted(plain), (predicted(large) - 1e6) / 1000.0
     assert np.abs(ours - theirs).max() < 1e-3 * numbers.std()
-    assert ours.std() > 0.01 * numbers.std()
+    assert ours.std() > 0.1 * numbers.std()  # it has learnt something
     best = [json.loads((run / "best.json").read_text())["step"] for run in (plain, large)]
     assert best[0] == best[1]
     metrics = [pf.evaluate(run) for run in (plain, large)]
