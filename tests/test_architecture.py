@@ -68,8 +68,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXTRA: dict[str, set[str]] = {
     # An opened checkpoint gives its tokenizer, which reads files by the formats below it.
     "checkpoint/opened.py": {"inputs"},
-    # A comparison on a test set says how often that was looked at.
-    "evaluate/comparison.py": {"evaluation"},
     # `plainformer.train(config)` calls this package.
     "train/__init__.py": {"training"},
     # `plainformer.evaluate(ref, data)` calls that package.

@@ -24,11 +24,11 @@ from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.intervals import plain
 from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+from plainformer.evaluate.ledger import LEVEL, Ledger, Look
 from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
 from plainformer.evaluation.exams.base import Exam
 from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options
-from plainformer.evaluation.ledger import LEVEL, Ledger, Look
 from plainformer.evaluation.report import measured
 from plainformer.evaluation.runs import RunRef, check_output, run_of
 from plainformer.evaluation.source import Source, file_source, read_source

@@ -14,7 +14,7 @@ from plainformer.errors import plural
 from plainformer.evaluate.base import Metric, Numbers, Scorer, Table
 from plainformer.evaluate.intervals import Interval, bootstrap
 from plainformer.evaluate.kept import Kept, as_json
-from plainformer.evaluation.ledger import LEVEL, Looks
+from plainformer.evaluate.ledger import LEVEL, Looks
 from plainformer.evaluation.temperature import Calibration
 
 

@@ -15,7 +15,7 @@ from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.kept import is_kept
-from plainformer.evaluation.ledger import Look, card_section
+from plainformer.evaluate.ledger import Look, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.train.card import CARD
 from plainformer.train.objectives import objective_class
