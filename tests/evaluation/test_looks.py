@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plainformer.errors import UsageError
+from plainformer.evaluate.ledger import NAME
 from plainformer.evaluation import evaluate
 from tests.support.models import save
 from tests.support.runs import classified, write_rows
