@@ -32,6 +32,7 @@ from plainformer.folds.planned import (
 from plainformer.folds.pooled import pool
 from plainformer.folds.result import Choice, FoldResult, FoldsResult, Nested
 from plainformer.folds.verdicts import over_all, verdict_of
+from plainformer.replacing import write_whole
 from plainformer.train.checkpoint import as_json
 from plainformer.train.objectives import objective_class
 from plainformer.train.record import METRICS
@@ -158,10 +159,8 @@ class SeriesOfRuns:
 
     def write(self, result: FoldsResult) -> None:
         """Write folds.json, complete or not at all."""
-        temporary = self.folder / f".tmp-{SERIES}"
         try:
-            temporary.write_text(as_json(result.to_dict()), encoding="utf-8")
-            os.replace(temporary, self.folder / SERIES)
+            write_whole(self.folder / SERIES, as_json(result.to_dict()))
         except OSError as error:
             what = f"{self.folder / SERIES} cannot be written: {error.strerror or error}"
             raise PlainformerError(what, "make room or check the folder, and give the same command again") from None

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy.typing as npt
 
 from plainformer.config.building import read_config
 from plainformer.errors import CheckpointError, plural
+from plainformer.replacing import write_whole
 from plainformer.train.example_losses import Losses, read_losses
 from plainformer.train.kept_verdict import VERDICT
 from plainformer.train.record import evaluations
@@ -176,9 +176,7 @@ def conclude(folder: Path) -> None:
     except CheckpointError as error:  # a run without validation rows, or one that an earlier version began
         log.info("no verdict: %s", error)
         return
-    temporary = folder / f".tmp-{VERDICT}"
-    temporary.write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / VERDICT)
+    write_whole(folder / VERDICT, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def curves_of(folder: Path) -> Curves:
