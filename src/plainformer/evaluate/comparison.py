@@ -20,7 +20,7 @@ import numpy as np
 from plainformer.config.values import check_number, check_whole
 from plainformer.errors import UsageError, did_you_mean, opt, plural
 from plainformer.evaluate.alike import check_alike
-from plainformer.evaluate.base import Metric, Scorer
+from plainformer.evaluate.base import Metric, Scorer, plain_values
 from plainformer.evaluate.figures import Figure, is_share, read_figures, suited
 from plainformer.evaluate.gathered import Group, Part, gather, unit_of
 from plainformer.evaluate.intervals import LEVEL, RESAMPLES, Interval
@@ -56,14 +56,13 @@ class System:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, None for what is undefined."""
         values = {metric: value.to_dict() for metric, value in self.values.items()}
-        others = {metric: None if value != value else value for metric, value in self.others.items()}
         return {
             "name": self.name,
             "paths": list(self.paths),
             "seeds": self.seeds,
             "folds": self.folds,
             "values": values,
-            "metrics": others,
+            "metrics": plain_values(self.others),
         }
 
 

@@ -14,7 +14,6 @@ Shapes: N examples, M numbers of each.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -30,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from plainformer.errors import InputError, PlainformerError, UsageError
+from plainformer.errors import InputError, PlainformerError, UsageError, opt
 from plainformer.evaluate.base import Numbers, Scorer
 
 INFO, PREDICTIONS, ROWS, UNITS, KEYS = "evaluation.json", "predictions.jsonl", "rows.npy", "units.npy", "keys.npy"
@@ -43,6 +42,12 @@ _UNFINISHED: set[Path] = set()  # of this process
 def is_kept(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is that of a kept evaluation."""
     return (Path(folder) / INFO).is_file()
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder to write to that holds something other than an evaluation. Raises UsageError."""
+    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
 
 
 class Kept:
@@ -107,12 +112,18 @@ class Kept:
         try:
             found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
         except ValueError:  # an array of no rows cannot be mapped
-            found = np.load(self.folder / name)
-        except OSError as error:
+            found = self._loaded(name)
+        except (OSError, EOFError) as error:
             raise self._damaged(name, error) from None
         if len(found) != self.info["n"]:
             raise self._damaged(name, f"it has {len(found)} rows, not {self.info['n']}")
         return found
+
+    def _loaded(self, name: str) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(np.load(self.folder / name))
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(name, error) from None
 
     def _damaged(self, name: str, why: object) -> InputError:
         return InputError(f"{self.folder / name} is damaged: {why}", "evaluate again, with --again")
@@ -135,12 +146,7 @@ class Keeper:
 
     def __init__(self, folder: str | os.PathLike[str], columns: int) -> None:
         self.folder, self.columns = Path(folder), columns
-        if (
-            self.folder.exists()
-            and not is_kept(self.folder)
-            and (not self.folder.is_dir() or any(self.folder.iterdir()))
-        ):
-            raise UsageError(f"{self.folder} is there, and is not an evaluation", "give another folder")
+        check_free(self.folder)
         self.count = 0
         self._keys, self._units = array("Q"), array("Q")
 
@@ -274,16 +280,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON holds it: numbers that are not finite as null, arrays as lists."""
-    if isinstance(value, Mapping):
-        return {str(name): as_json(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

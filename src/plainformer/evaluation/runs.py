@@ -14,7 +14,7 @@ from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
-from plainformer.evaluate.kept import is_kept
+from plainformer.evaluate.gathered import EVALUATIONS
 from plainformer.evaluate.ledger import Look, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.replacing import write_whole
@@ -25,7 +25,6 @@ from plainformer.training.folder import CONFIG
 if TYPE_CHECKING:
     from plainformer.evaluation.exams.base import Exam
 
-EVALUATIONS = "evaluations"
 FOLDS = "folds"
 _SECTION = "## Test set"
 
@@ -123,9 +122,3 @@ def _pointed(folder: Path, which: str) -> Path | None:
         return None
     found = folder / "checkpoints" / f"step-{step:08d}"
     return found if found.is_dir() else None
-
-
-def check_output(folder: Path) -> None:
-    """Refuse an output folder that holds something else, before anything runs."""
-    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
