@@ -13,6 +13,7 @@ from scipy import stats
 from plainformer.errors import CheckpointError
 from plainformer.evaluate.gathered import fold_folders
 from plainformer.train.example_losses import Losses, bytes_of, most_kept, packed, read_losses
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.verdict import MOST_UNITS, ChosenMetric, Curves, bootstrap, judge, verdict
 
 EVALUATIONS = 8
@@ -164,3 +165,11 @@ def test_folders_that_are_no_folds_are_passed_over(tmp_path: Path) -> None:
     assert fold_folders(tmp_path) == [tmp_path / "fold-2", tmp_path / "fold-10"]
     with pytest.raises(CheckpointError, match="fold-2 has no evaluation"):
         verdict(tmp_path)
+
+
+@pytest.mark.parametrize("written", ["{", "3", "[1]"])
+def test_a_damaged_verdict_is_an_error(written: str, tmp_path: Path) -> None:
+    assert kept_verdict(tmp_path) is None
+    (tmp_path / "verdict.json").write_text(written)
+    with pytest.raises(CheckpointError, match=r"verdict\.json cannot be read"):
+        kept_verdict(tmp_path)

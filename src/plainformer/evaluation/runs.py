@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plainformer.checkpoint.run_folders import is_series, series_of
+from plainformer.checkpoint.run_folders import best_or_last, is_series, series_of
 from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
@@ -104,21 +103,7 @@ def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
         return None
     if is_series(folder):
         return RunRef(folder, folder, FOLDS, read_config(folder / CONFIG))
-    for which in ("best", "last"):
-        model = _pointed(folder, which)
-        if model is not None:
-            return RunRef(folder, model, which, read_config(folder / CONFIG))
-    raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
-
-
-def _pointed(folder: Path, which: str) -> Path | None:
-    """Return the folder of a run's best or last checkpoint: a link, or where there are none what its JSON names."""
-    link = folder / which
-    if link.is_dir():
-        return link.resolve()
-    try:
-        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    found = folder / "checkpoints" / f"step-{step:08d}"
-    return found if found.is_dir() else None
+    if (found := best_or_last(folder)) is None:
+        raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
+    which, model = found
+    return RunRef(folder, model.resolve(), which, read_config(folder / CONFIG))
