@@ -59,16 +59,10 @@ def series_of(ref: str | os.PathLike[str]) -> Series | None:
 
 def model_of(folder: Path) -> Path | None:
     """Return the folder of a run's best model, or the last of a run without validation rows; None where there is neither."""
-    found = best_or_last(folder)
-    return None if found is None else found[1]
-
-
-def best_or_last(folder: Path) -> tuple[str, Path] | None:
-    """Return the model of `model_of`, and which it is: "best" or "last"."""
     if not (folder / CONFIG).is_file():
         return None
-    found = ((which, path) for which in ("best", "last") for path in _pointed(folder, which))
-    return next(((which, path) for which, path in found if (path / "config.json").is_file()), None)
+    found = (path for which in ("best", "last") for path in _pointed(folder, which))
+    return next((path for path in found if (path / "config.json").is_file()), None)
 
 
 def _pointed(folder: Path, which: str) -> Iterator[Path]:

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from plainformer.errors import InputError, PlainformerError, UsageError, opt
+from plainformer.errors import InputError, PlainformerError, UsageError
 from plainformer.evaluate.base import Numbers, Scorer
 
 INFO, PREDICTIONS, ROWS, UNITS, KEYS = "evaluation.json", "predictions.jsonl", "rows.npy", "units.npy", "keys.npy"
@@ -42,12 +42,6 @@ _UNFINISHED: set[Path] = set()  # of this process
 def is_kept(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is that of a kept evaluation."""
     return (Path(folder) / INFO).is_file()
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder to write to that holds something other than an evaluation. Raises UsageError."""
-    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
 
 
 class Kept:
@@ -110,20 +104,13 @@ class Kept:
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         try:
-            found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
-        except ValueError:  # an array of no rows cannot be mapped
-            found = self._loaded(name)
-        except (OSError, EOFError) as error:
+            # An array of no rows cannot be mapped.
+            found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r" if self.info["n"] else None)
+        except (OSError, ValueError, EOFError) as error:
             raise self._damaged(name, error) from None
         if len(found) != self.info["n"]:
             raise self._damaged(name, f"it has {len(found)} rows, not {self.info['n']}")
         return found
-
-    def _loaded(self, name: str) -> npt.NDArray[Any]:
-        try:
-            return np.asarray(np.load(self.folder / name))
-        except (OSError, ValueError, EOFError) as error:
-            raise self._damaged(name, error) from None
 
     def _damaged(self, name: str, why: object) -> InputError:
         return InputError(f"{self.folder / name} is damaged: {why}", "evaluate again, with --again")
@@ -146,7 +133,12 @@ class Keeper:
 
     def __init__(self, folder: str | os.PathLike[str], columns: int) -> None:
         self.folder, self.columns = Path(folder), columns
-        check_free(self.folder)
+        if (
+            self.folder.exists()
+            and not is_kept(self.folder)
+            and (not self.folder.is_dir() or any(self.folder.iterdir()))
+        ):
+            raise UsageError(f"{self.folder} is there, and is not an evaluation", "give another folder")
         self.count = 0
         self._keys, self._units = array("Q"), array("Q")
 

@@ -23,14 +23,14 @@ from plainformer.data.columns import LOOKED_AT
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.base import Scorer, plain_values
 from plainformer.evaluate.intervals import plain
-from plainformer.evaluate.kept import Keeper, Kept, check_free, is_kept
+from plainformer.evaluate.kept import Keeper, Kept, is_kept
 from plainformer.evaluate.ledger import LEVEL, Ledger, Look
 from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
 from plainformer.evaluation.exams.base import Exam
 from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options
 from plainformer.evaluation.report import measured
-from plainformer.evaluation.runs import RunRef, run_of
+from plainformer.evaluation.runs import RunRef, check_output, run_of
 from plainformer.evaluation.source import Source, file_source, read_source
 from plainformer.evaluation.stream import Stream, check_any
 from plainformer.evaluation.temperature import stored_temperature
@@ -226,7 +226,7 @@ class _Examination:
 
     def _is_there(self) -> bool:
         if not is_kept(self.folder):
-            check_free(self.folder)
+            check_output(self.folder)
             return False
         found = Kept(self.folder)
         if found.info.get("key") == self.key:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plainformer.checkpoint.run_folders import best_or_last, is_series, series_of
+from plainformer.checkpoint.run_folders import is_series, series_of
 from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
-from plainformer.evaluate.gathered import EVALUATIONS
+from plainformer.evaluate.kept import is_kept
 from plainformer.evaluate.ledger import Look, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.replacing import write_whole
@@ -24,6 +25,7 @@ from plainformer.training.folder import CONFIG
 if TYPE_CHECKING:
     from plainformer.evaluation.exams.base import Exam
 
+EVALUATIONS = "evaluations"
 FOLDS = "folds"
 _SECTION = "## Test set"
 
@@ -103,7 +105,27 @@ def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
         return None
     if is_series(folder):
         return RunRef(folder, folder, FOLDS, read_config(folder / CONFIG))
-    if (found := best_or_last(folder)) is None:
-        raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
-    which, model = found
-    return RunRef(folder, model.resolve(), which, read_config(folder / CONFIG))
+    for which in ("best", "last"):
+        model = _pointed(folder, which)
+        if model is not None:
+            return RunRef(folder, model, which, read_config(folder / CONFIG))
+    raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
+
+
+def _pointed(folder: Path, which: str) -> Path | None:
+    """Return the folder of a run's best or last checkpoint: a link, or where there are none what its JSON names."""
+    link = folder / which
+    if link.is_dir():
+        return link.resolve()
+    try:
+        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = folder / "checkpoints" / f"step-{step:08d}"
+    return found if found.is_dir() else None
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that holds something else, before anything runs."""
+    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
