@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
 from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
 from plainformer.inputs.files import make_folder
+from plainformer.replacing import write_whole
 from plainformer.train.checkpoint import as_json
 
 CONFIG, DATA, ENVIRONMENT = "config.yaml", "data.json", "environment.json"
@@ -101,10 +101,8 @@ class RunFolder:
             ) from None
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".tmp-{name}"
         try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path / name)
+            write_whole(self.path / name, text)
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
