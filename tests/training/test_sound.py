@@ -23,14 +23,15 @@ from tests.support.close import close
 from tests.support.learning import config_of, rows_of
 
 WAVE = {**models.TINY, **models.CONVOLUTIONS}
-MEL: dict[str, Any] = dict(
-    models.SEQ2SEQ, num_mel_bins=16, max_source_positions=50, max_target_positions=40, vocab_size=60
-)
+MEL: dict[str, Any] = dict(models.SEQ2SEQ, num_mel_bins=16, max_source_positions=50, max_target_positions=40)
 WORDS = dict(vocab_size=60, pad_token_id=2, bos_token_id=2, eos_token_id=2, decoder_start_token_id=3)  # of its decoder
 FRAGMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec2 classifies": ("audio-classification", {"model_type": "wav2vec2", **WAVE}),
     "hubert classifies": ("audio-classification", {"model_type": "hubert", **WAVE, **models.STABLE}),
-    "whisper classifies": ("audio-classification", {"model_type": "whisper", **MEL, **WORDS, "classifier_proj_size": 24}),
+    "whisper classifies": (
+        "audio-classification",
+        {"model_type": "whisper", **MEL, **WORDS, "classifier_proj_size": 24},
+    ),
     "wav2vec2 writes": ("ctc", {"model_type": "wav2vec2", **WAVE, **models.STABLE}),
     "whisper writes": ("speech-to-text", {"model_type": "whisper", **MEL}),
 }
