@@ -93,9 +93,12 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-            return found
-        except (OSError, ValueError) as error:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+            resumed = found.get("resumed", []) if isinstance(found, dict) else None
+            if not isinstance(resumed, list) or not all(isinstance(one["changed"], dict) for one in resumed):
+                raise ValueError("it is not what this library writes")
+            return dict(found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{self.path / name} cannot be read: {error}", "a run folder needs it: give a new folder"
             ) from None
