@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from plainformer.config.training import BatchConfig, LengthConfig
-from plainformer.errors import CheckpointError, PlainformerError
+from plainformer.errors import CheckpointError, PlainformerError, UsageError
 from plainformer.train import plots, record
 from plainformer.train.plan import make_plan
 from plainformer.train.plots import curves_of, draw_plots
@@ -271,5 +271,5 @@ def test_seen_needs_no_torch() -> None:
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="folder of a training run"):
+    with pytest.raises(UsageError, match="folder of a training run"):
         seen(tmp_path)

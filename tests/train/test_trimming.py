@@ -18,6 +18,7 @@ from torch import Tensor
 import plainformer as pf
 from plainformer.config.training import BatchConfig, LengthConfig, LossConfig
 from plainformer.errors import UsageError
+from plainformer.train.history import History, learnt_below
 from plainformer.train.loop import accumulate
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Arrays, Batch, Loss
@@ -68,6 +69,7 @@ class Case:
             objective=objective,
             device=cpu,
             trimming=trimming,
+            history=History(len(self.examples), learnt_below(self.config.loss)),
             autocast=nullcontext,
             here=lambda batch: batch,
         )
@@ -95,6 +97,8 @@ def test_a_step_is_that_of_the_examples_it_keeps(case: Case) -> None:
     worst = sorted(np.argsort(means)[-2:].tolist())
     found, run = case.gradient([8])
     run.trimming.flush()
+    run.history.settle()
+    assert run.history.last.tolist() == pytest.approx(means, rel=1e-6)  # of those that were left out, too
     assert [json.loads(line) for line in (case.folder / TRIMMED).read_text().splitlines()] == [
         {"step": 5, "examples": worst}
     ]
