@@ -21,6 +21,7 @@ import plainformer
 from plainformer.config.building import as_config, read_config
 from plainformer.config.training import TrainConfig
 from plainformer.errors import InputError, TrainingError, UsageError
+from plainformer.train import loop
 from plainformer.train.checkpoint import MANIFEST, Files, _facts, as_json
 from plainformer.train.record import read_lines
 from plainformer.training import Event, TrainResult, prepare, train
@@ -281,6 +282,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Tiny, tmp_path: Path) -> 
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     with pytest.raises(TrainingError, match=f"step {step}:"):  # and again the same
         train(config)
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.4])
+def test_a_step_that_runs_again_without_repeatable_kernels_counts_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trim: float
+) -> None:
+    """On a GPU, an operation that has no deterministic implementation is known when it is met: in the backward pass."""
+    options = {"loss": {"trim": trim, "trim_after": 0.0}, "length": {"steps": 9}} if trim else {"length": {"steps": 9}}
+    data = run_data(tmp_path, "text-classification", tiny("embedding"), **options)
+    plain = train(as_config(data)).folder
+    score, backward = loop.score, torch.Tensor.backward
+    scored: list[tuple[int, int]] = []
+
+    def scoring(run: Any, step: Any, micro: int, batch: Any) -> Any:
+        scored.append((step.step, micro))
+        return score(run, step, micro, batch)
+
+    def failing(self: torch.Tensor, *more: Any, **options: Any) -> None:
+        backward(self, *more, **options)
+        if scored[-1] == (2, 1) and scored.count((2, 1)) == (2 if trim else 1):  # trimming scores twice
+            raise RuntimeError("x does not have a deterministic implementation, but you asked for it. More.")
+
+    monkeypatch.setattr(loop, "score", scoring)
+    monkeypatch.setattr(torch.Tensor, "backward", failing)
+    again = train(as_config({**data, "folder": str(tmp_path / "again" / "run")})).folder
+    assert scored.count((2, 1)) == 2 * scored.count((1, 1)) > 0
+    assert results(again) == results(plain)
+    assert json.loads((again / "examples.jsonl").read_text().splitlines()[0])
 
 
 @pytest.mark.parametrize("operation", ["write_tensors", "call", "sync"])
