@@ -23,6 +23,8 @@ from plainformer.train.record import METRICS, TIMING, Lines, Record, evaluations
 from plainformer.train.seen import seen
 from tests.support.processes import modules_after
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 def trained(step: int) -> dict[str, Any]:
     return {"step": step, "epoch": step / 8, "loss": 1 / (1 + step), "learning_rate": 1e-5 * step, "tokens": 31 * step}
