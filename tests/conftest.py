@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """readline, which pytest imports, sets COLUMNS for the processes that come after it, and so for each of xdist's."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Looks at test sets are written into a ledger of each test, never into that of whoever runs the tests."""
+    state = tmp_path_factory.getbasetemp() / "state" / uuid.uuid4().hex
+    monkeypatch.setenv("PLAINFORMER_STATE", str(state))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ Shapes: N examples, M numbers of each.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -105,10 +104,9 @@ class Kept:
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         try:
-            found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
-        except ValueError:  # an array of no rows cannot be mapped
-            found = np.load(self.folder / name)
-        except OSError as error:
+            # An array of no rows cannot be mapped.
+            found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r" if self.info["n"] else None)
+        except (OSError, ValueError, EOFError) as error:
             raise self._damaged(name, error) from None
         if len(found) != self.info["n"]:
             raise self._damaged(name, f"it has {len(found)} rows, not {self.info['n']}")
@@ -274,16 +272,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON holds it: numbers that are not finite as null, arrays as lists."""
-    if isinstance(value, Mapping):
-        return {str(name): as_json(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
