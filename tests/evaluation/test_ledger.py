@@ -27,7 +27,7 @@ def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
     assert len(ledger.add(look("a"), None).all) == 1
     assert len(ledger.add(look("a"), None).all) == 1  # printed again: not a look
     assert len(ledger.add(look("b", data="other"), None).all) == 1
-    with pytest.raises(UsageError, match=r"(?s)looked at 1 time already.*run of a: accuracy 0.5.*look_again"):
+    with pytest.raises(UsageError, match=r"(?s)looked at once already.*run of a: accuracy 0.5.*look_again"):
         ledger.check(look("b"), None)
     with pytest.raises(UsageError, match="already"):
         ledger.add(look("b"), None)
@@ -83,7 +83,7 @@ def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
     assert written["metrics"]["accuracy"] == first["accuracy"]
     # The rows are known by what they hold, wherever they are, in any order, without a word from the caller.
     moved = write_rows(tmp_path / "moved.jsonl", classified()[::-1])
-    with pytest.raises(UsageError, match="looked at 1 time already"):
+    with pytest.raises(UsageError, match="looked at once already"):
         evaluate(other, moved)
     assert not list((tmp_path / "cache").rglob(".tmp*"))
     again = evaluate(other, moved, look_again="the first model was trained on other labels")
