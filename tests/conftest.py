@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,40 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures() -> Iterator[None]:
+    """Curves and TensorBoard's files take longer than most of the runs here: without them, but where `pictures` is used."""
+    from plainformer.train import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "_drawing", (record.draw_plots, record._board), raising=False)
+        patch.setattr(record, "draw_plots", lambda folder: [])
+        patch.setattr(record, "_board", lambda folder, step: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[None]:
+    """Runs draw their curves, as usual."""
+    from plainformer.train import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in zip(("draw_plots", "_board"), record.__dict__["_drawing"], strict=True):
+            patch.setattr(record, name, function)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """readline, which pytest imports, sets COLUMNS for the processes that come after it, and so for each of xdist's."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Looks at test sets are written into a ledger of each test, never into that of whoever runs the tests."""
+    state = tmp_path_factory.getbasetemp() / "state" / uuid.uuid4().hex
+    monkeypatch.setenv("PLAINFORMER_STATE", str(state))
 
 
 @pytest.fixture

@@ -293,8 +293,8 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
             change or go. "infer" weights may lie in the files themselves.
         adapter: a LoRA adapter in PEFT's format (a folder or Hub id), or several: their products are added to the weights
             before anything else happens to them. An adapter's own reference, in place of `ref`, loads its base model
-            with it. Adapters by name, {"law": ..., "poems": ...}, are for `load`: its task answers with the first, until
-            `task.use_adapter("poems")`.
+            with it; what `save` writes then is a plain, merged checkpoint. Adapters by name, {"law": ..., "poems": ...},
+            are for `load`: its task answers with the first, until `task.use_adapter("poems")`.
         prepare: False keeps plain, separate weights.
         revision, token: of a Hub repository.
     Raises:

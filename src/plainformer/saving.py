@@ -18,7 +18,10 @@ Ref = str | os.PathLike[str]
 
 
 def save(model: Transformer | Task, folder: Ref) -> None:
-    """Write a model (or a task with its tokenizer) to a folder that this library and transformers load."""
+    """Write a model (or a task with its tokenizer) to a folder that this library and transformers load.
+
+    Adapters are merged when they are loaded: `save(load(ADAPTER_FOLDER), FOLDER)` makes a plain checkpoint of one.
+    """
     from plainformer.tasks.ensemble import refuse_ensemble
 
     if isinstance(model, Transformer):

@@ -312,6 +312,10 @@ def test_adapters_by_name_are_switched(tmp_path: Path) -> None:
     assert not torch.equal(alone["law"], alone["poems"]) and not torch.equal(alone["law"], alone[None])
     with pytest.raises(UsageError, match="no adapter 'laws'"):
         embed.use_adapter("laws")
+    with pytest.raises(UsageError, match="no adapter 5"):
+        embed.use_adapter(5)  # type: ignore[arg-type]
+    both = pf.load(base, adapter=list(named.values()))(text).vector  # paths, as one alone may be
+    assert torch.equal(both, pf.load(base, adapter=[str(folder) for folder in named.values()])(text).vector)
     assert embed.adapter == "law"
     with pytest.raises(UsageError, match="without adapters that have names"):
         pf.load(base).use_adapter("law")

@@ -77,7 +77,7 @@ def test_a_series_from_the_command_line(cli: Cli, config: Path) -> None:
     assert "fold 1 of 2: step 4 of 4" in answer.err and "fold 2 of 2: step 2: validation loss" in answer.err
     assert "all 2 folds, each answered by a model that had not seen it: 40 rows" in answer.out
     assert "fold 2 of 2: validation accuracy" in answer.out and "  accuracy 0." in answer.out
-    assert "plainformer run" in answer.out
+    assert "plainformer run run INPUT" in answer.out
     assert ok(cli("run", "run", "the cat sat")).out.split()[0] in ("yes", "no")
     assert "2 models such as this (fold-1 to fold-2), vote: mean" in ok(cli("info", "run")).out
     (found,) = ok(cli("info", "run", "--json")).json()

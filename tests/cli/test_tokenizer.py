@@ -45,3 +45,10 @@ def test_what_cannot_work_is_said(cli: Cli, tmp_path: Path) -> None:
     refused(cli("tokenizer", "learn", str(texts), *out), "train")
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     refused(cli("tokenizer", "train", str(tmp_path / "empty.txt"), *out), "empty")
+    for value, kind in (("5", "an int"), ('["a"]', "a list"), ("null", "None")):
+        (tmp_path / "odd.jsonl").write_text(f'{{"text": "words"}}\n{{"text": {value}}}\n', encoding="utf-8")
+        refused(
+            cli("tokenizer", "train", str(tmp_path / "odd.jsonl"), *out),
+            "odd.jsonl line 2",
+            f"'text' is {kind}, not text",
+        )

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from plainformer.data.cache import cache_key, cached, default_folder, file_digest
+from plainformer.data.cache import cache_key, cached, default_folder, file_digest, remove_oldest
 from plainformer.data.store import BrokenStore, Fate, Store, StoreWriter
 from plainformer.errors import InputError
 
@@ -257,6 +257,42 @@ def test_the_key_is_all_that_decides(tmp_path: Path) -> None:
 def test_the_default_is_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "plainformer" / "data"
+
+
+def test_the_users_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days without a reader; each store is as large as any other."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root, days = default_folder(), {"old": 31.0, "third": 3.0, "second": 2.0, "today": 0.5}
+    for name in days:
+        size = cached(name, filling(EXAMPLES)).nbytes
+    (root / ".tmp-being-made").mkdir()
+    (root / "not a store").mkdir()
+
+    def age() -> None:
+        for name, since in days.items():
+            if (root / name).is_dir():
+                os.utime(root / name, (time.time() - since * 24 * 3600,) * 2)
+
+    def left() -> set[str]:
+        return {path.name for path in root.iterdir()} - {".tmp-being-made", "not a store"}
+
+    age()
+    remove_oldest(root, 3 * size)
+    assert left() == {"third", "second", "today"}
+    remove_oldest(root, 2 * size)
+    assert left() == {"second", "today"}
+    remove_oldest(root, 0)
+    assert left() == {"today"} and len(list(root.iterdir())) == 3
+    cached("old", filling(EXAMPLES))
+    age()
+    cached("old", must_not_fill)  # read again: it is not old any more
+    cached("new", filling(EXAMPLES))
+    assert left() == {"old", "today", "new"}
+    age()
+    cached("newer", filling(EXAMPLES), root)  # a folder that was asked for is left alone
+    assert "old" in left()
+    cached("newest", filling(EXAMPLES))
+    assert left() == {"today", "new", "newer", "newest"}
 
 
 def test_some_rows_of_a_store_are_a_store(tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_tasks_one_by_one(tmp_path: Path) -> None:
 
 def test_a_test_set_that_was_looked_at_twice_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its looks are in the user's ledger; the intervals are wider."""
-    from plainformer.evaluation.ledger import Ledger, Look
+    from plainformer.evaluate.ledger import Ledger, Look
 
     monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path / "state"))
     data = {"name": "test.tsv", "side": "test", "identity": "1234", "test": True}

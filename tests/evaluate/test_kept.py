@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from plainformer.errors import InputError, UsageError
-from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+from plainformer.evaluate.base import plain_values
+from plainformer.evaluate.kept import Keeper, Kept, is_kept
 
 KEYS = [bytes([n]) * 16 for n in (3, 1, 2, 1)]
 
@@ -104,6 +105,15 @@ def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
     assert kept.info["data"]["name"] == "b\udcff \ud83d"
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 40, -9])
+def test_an_array_that_was_cut_off_is_said(kept_bytes: int, tmp_path: Path) -> None:
+    kept = keep(tmp_path / "one")
+    path = kept.folder / "rows.npy"
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(InputError, match=r"rows\.npy is damaged"):
+        _ = Kept(kept.folder).rows
+
+
 def test_values_become_json() -> None:
-    found = as_json({"a": np.float64(2), "b": (float("nan"), np.arange(2)), 3: np.True_})
+    found = plain_values({"a": np.float64(2), "b": (float("nan"), np.arange(2)), 3: np.True_})
     assert found == {"a": 2.0, "b": [None, [0, 1]], "3": True}

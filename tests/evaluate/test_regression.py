@@ -28,7 +28,7 @@ def test_one_number(found: list[tuple[int, int]], size: float) -> None:
     expected = {
         "pearson": stats.pearsonr(right, given)[0] if both else math.nan,
         "spearman": stats.spearmanr(right, given)[0] if both else math.nan,
-        "mae": oracle.mean_absolute_error(right, given),
+        "mean_absolute_error": oracle.mean_absolute_error(right, given),
         "rmse": oracle.root_mean_squared_error(right, given),
         "r2": oracle.r2_score(right, given) if varied else math.nan,
     }

@@ -61,11 +61,10 @@ def test_intervals_do_not_depend_on_the_order_either(tiny: Tiny, tmp_path: Path)
 def test_what_was_answered_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, model = write_rows(tmp_path / "rows.jsonl", classified()), tiny("text-classification")
     first = evaluate(model, path)
-    monkeypatch.setattr("plainformer.loading.build_model", lambda *_: pytest.fail("weights were read"))
-    again = evaluate(model, path, batch_size=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("plainformer.loading.build_model", lambda *_: pytest.fail("weights were read"))
+        again = evaluate(model, path, batch_size=2)
     assert again.read and not first.read and again.to_dict() == {**first.to_dict(), "read": True}
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert not evaluate(model, path, again=True).read
     assert not evaluate(model, path, limit=30).read
     assert not evaluate(model, path, max_length=40).read

@@ -66,7 +66,7 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
     numbers = [{"text": t, "label": float(len(t))} for t in TEXTS]
     done = evaluate(number, rows(tmp_path, numbers))
     answers = [one.score for one in pf.load(number)(TEXTS)]
-    assert done["mae"] == pytest.approx(
+    assert done["mean_absolute_error"] == pytest.approx(
         np.mean([abs(a - len(t)) for a, t in zip(answers, TEXTS, strict=True)]), rel=1e-6
     )
 

@@ -11,8 +11,8 @@ import pytest
 
 from plainformer import load
 from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.evaluate.ledger import Ledger
 from plainformer.evaluation import evaluate
-from plainformer.evaluation.ledger import Ledger
 from plainformer.train.checkpoint import damage
 from plainformer.training import train
 from tests.support.runs import labelled, run_config, texts, write_rows

@@ -11,8 +11,8 @@ import numpy as np
 
 from plainformer.config.yaml import write_yaml
 from plainformer.evaluate import make_scorer
-from plainformer.evaluate.base import Scorer
-from plainformer.evaluate.kept import Keeper, Kept, as_json
+from plainformer.evaluate.base import Scorer, plain_values
+from plainformer.evaluate.kept import Keeper, Kept
 
 LABELS = ("bad", "good")
 
@@ -40,12 +40,14 @@ def keep(
                 "answer": answer,
             }
             unit = None if units is None else _hash(units[number])
-            keeper.add(as_json({**line, **(more or {})}), scorer.row(reference, answer), _hash(texts[number]), unit)
+            keeper.add(
+                plain_values({**line, **(more or {})}), scorer.row(reference, answer), _hash(texts[number]), unit
+            )
         about = {
             "task": "text-classification",
             "data": {"name": "dev.tsv", "side": "validation"},
             "unit": {"name": "row" if units is None else "document"},
-            "scorer": as_json({"name": scorer.name, "settings": dict(scorer.settings())}),
+            "scorer": plain_values({"name": scorer.name, "settings": dict(scorer.settings())}),
             "level": 0.95,
         }
         return keeper.finish({**about, **info}, keeper.units(own=units is None))

@@ -26,7 +26,7 @@ def test_it_counts_as_by_hand() -> None:
     for step in range(40):
         examples = draw.sample(range(count - 1), 3)
         losses = [draw.random() for _ in examples]
-        loss = Loss(torch.tensor(sum(losses)), torch.tensor(losses))
+        loss = Loss(torch.tensor(losses))
         history.take(step, batch(*examples), loss)
         for example, value in zip(examples, losses, strict=True):
             seen[example].append((step, value))
@@ -45,7 +45,7 @@ def test_it_counts_as_by_hand() -> None:
 
 def test_a_row_of_several_labels_has_their_mean() -> None:
     history = History(3, 1.0)
-    loss = Loss(torch.tensor(0.0), torch.tensor([0.5, 1.0, 4.0]), torch.tensor([2, 1, 0]))
+    loss = Loss(torch.tensor([0.5, 1.0, 4.0]), torch.tensor([2, 1, 0]))
     history.take(0, batch(2, 0, 1), loss)
     history.settle()
     assert history.last.tolist() == [4.0, 0.0, 0.75] and history.first.tolist() == [0, 1, 1]
@@ -53,7 +53,7 @@ def test_a_row_of_several_labels_has_their_mean() -> None:
 
 def test_nothing_is_kept_of_rows_of_several_examples() -> None:
     history = History(0, 1.0)
-    history.take(0, batch(5), Loss(torch.tensor(1.0), torch.tensor([1.0])))
+    history.take(0, batch(5), Loss(torch.tensor([1.0])))
     assert history.tensors() == {} and not history._waiting
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import plainformer as pf
 from plainformer.config.training import BatchConfig, LengthConfig, LossConfig
 from plainformer.errors import UsageError
+from plainformer.train.history import History
 from plainformer.train.loop import accumulate
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Arrays, Batch, Loss
@@ -60,7 +61,7 @@ class Case:
     def run(self, loss: Any = None) -> Any:
         """As much of a run as a step looks at."""
         cpu = torch.device("cpu")
-        trimming = Trimming(self.config.loss, plan_of(), self.folder, cpu, None)
+        trimming = Trimming(self.config.loss, plan_of(), self.folder, None)
         objective = SimpleNamespace(loss=loss or self.objective.loss)
         return SimpleNamespace(
             config=self.config,
@@ -68,6 +69,7 @@ class Case:
             objective=objective,
             device=cpu,
             trimming=trimming,
+            history=History(len(self.examples), None),
             autocast=nullcontext,
             here=lambda batch: batch,
         )
@@ -95,6 +97,8 @@ def test_a_step_is_that_of_the_examples_it_keeps(case: Case) -> None:
     worst = sorted(np.argsort(means)[-2:].tolist())
     found, run = case.gradient([8])
     run.trimming.flush()
+    run.history.settle()
+    assert run.history.last.tolist() == pytest.approx(means, rel=1e-6)  # of those that were left out, too
     assert [json.loads(line) for line in (case.folder / TRIMMED).read_text().splitlines()] == [
         {"step": 5, "examples": worst}
     ]
@@ -118,7 +122,7 @@ def test_it_does_not_depend_on_micro_batches(case: Case, sizes: list[int]) -> No
     for one in (run, again):
         one.trimming.flush()
     lines = (case.folder / TRIMMED).read_text().splitlines()
-    assert lines[0] == lines[1] and int(run.trimming.left_out) == int(again.trimming.left_out) > 0
+    assert lines[0] == lines[1] and run.trimming.left_out == again.trimming.left_out > 0
 
 
 def test_dropout_is_the_same_in_both_passes(case: Case) -> None:
@@ -155,7 +159,7 @@ def test_a_loss_that_is_not_finite_is_not_left_out(case: Case) -> None:
 def test_it_begins_when_asked(tmp_path: Path) -> None:
     config, plan = LossConfig(trim=0.25, trim_after=0.5), plan_of(size=4, rows=32)
     assert [plan.steps_per_epoch, plan.total_steps] == [8, 24]
-    trimming = Trimming(config, plan, tmp_path, torch.device("cpu"), None)
+    trimming = Trimming(config, plan, tmp_path, None)
     assert [trimming.begun(step) for step in (0, 3, 4, 23)] == [False, False, True, True]
     check_trimming(config, plan)
 
@@ -176,7 +180,7 @@ def test_what_would_never_leave_anything_out_is_refused() -> None:
 def test_nothing_waits_for_a_gpu(tmp_path: Path) -> None:
     """On the meta device, whose tensors have no values, each look at one is an error: on a GPU it would be a wait."""
     away = torch.device("meta")
-    trimming = Trimming(LossConfig(trim=0.3, trim_after=0), plan_of(), tmp_path, away, None)
+    trimming = Trimming(LossConfig(trim=0.3, trim_after=0), plan_of(), tmp_path, None)
     losses = [Loss(torch.ones(6, device=away), torch.ones(4, device=away, dtype=torch.int64)) for _ in range(2)]
     batches = [Batch({}, {}, 6, 6, (0, 1, 2, 3)), Batch({}, {}, 6, 6, (4, 5, 6, 7))]
     kept = trimming.choose(Step(0, 0, ()), batches, losses)

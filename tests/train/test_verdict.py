@@ -11,8 +11,10 @@ import pytest
 from scipy import stats
 
 from plainformer.errors import CheckpointError
+from plainformer.evaluate.gathered import fold_folders
 from plainformer.train.example_losses import Losses, bytes_of, most_kept, packed, read_losses
-from plainformer.train.verdict import MOST_UNITS, Curves, Metric, bootstrap, judge, verdict
+from plainformer.train.kept_verdict import kept_verdict
+from plainformer.train.verdict import MOST_UNITS, ChosenMetric, Curves, bootstrap, judge, verdict
 
 EVALUATIONS = 8
 FAST = 300  # samples of a bootstrap
@@ -26,7 +28,7 @@ def curves(
     rise: float = 0.0,
     onset: int = 4,
     train: tuple[float, float] = (1.2, 0.4),
-    metric: Metric | None = None,
+    metric: ChosenMetric | None = None,
 ) -> Curves:
     """Skewed losses of mean 0.3, with noise of 0.3 in each and a factor that each evaluation varies by.
 
@@ -96,11 +98,11 @@ def test_other_kinds() -> None:
 def test_a_metric_that_did_not_fall_makes_it_over_confident() -> None:
     draw, bounds = np.random.default_rng(1), [[0.85, 0.91]] * EVALUATIONS
     gaps = [{"metric": "accuracy", "better": "higher", "value": 0.1, "interval": [0.08, 0.12]}] * EVALUATIONS
-    same = Metric("accuracy", 1, [0.88] * EVALUATIONS, bounds, gaps)
+    same = ChosenMetric("accuracy", 1, [0.88] * EVALUATIONS, bounds, gaps)
     found = judge([curves(draw, 872, rise=1.0, metric=same)])
     assert found.metric == {"name": "accuracy", "best": 0.88, "last": 0.88, "fell": False, "gap": gaps[3]}
     assert str(found).endswith("; accuracy did not fall with it (0.88, now 0.88): over-confident")
-    fallen = Metric("accuracy", 1, [0.88] * 7 + [0.8], bounds, gaps)
+    fallen = ChosenMetric("accuracy", 1, [0.88] * 7 + [0.8], bounds, gaps)
     found = judge([curves(draw, 872, rise=1.0, metric=fallen)])
     assert found.metric["fell"] is True and "over-confident" not in str(found)
 
@@ -154,3 +156,20 @@ def test_a_folder_without_losses_has_no_verdict(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not have the losses"):
         read_losses(tmp_path, [0])
     assert Losses.__doc__
+
+
+def test_folders_that_are_no_folds_are_passed_over(tmp_path: Path) -> None:
+    for name in ("fold-10", "fold-2", "fold-old", "fold-0", "folds"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+    assert fold_folders(tmp_path) == [tmp_path / "fold-2", tmp_path / "fold-10"]
+    with pytest.raises(CheckpointError, match="fold-2 has no evaluation"):
+        verdict(tmp_path)
+
+
+@pytest.mark.parametrize("written", ["{", "3", "[1]"])
+def test_a_damaged_verdict_is_an_error(written: str, tmp_path: Path) -> None:
+    assert kept_verdict(tmp_path) is None
+    (tmp_path / "verdict.json").write_text(written)
+    with pytest.raises(CheckpointError, match=r"verdict\.json cannot be read"):
+        kept_verdict(tmp_path)

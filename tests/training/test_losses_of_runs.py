@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,6 @@ from tests.support.cli import Cli
 from tests.support.runs import WORDS, labelled, results, run_config, texts, write_rows
 
 Tiny = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        patched.setattr("plainformer.train.record._board", lambda folder, step: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import json
 import math
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import plainformer
 from plainformer.config.building import as_config, read_config
 from plainformer.config.training import TrainConfig
 from plainformer.errors import InputError, TrainingError, UsageError
+from plainformer.train import loop
 from plainformer.train.checkpoint import MANIFEST, Files, _facts, as_json
 from plainformer.train.record import read_lines
 from plainformer.training import Event, TrainResult, prepare, train
@@ -28,14 +30,6 @@ from tests.support.close import close
 from tests.support.runs import results, run_config, run_data, write_rows
 
 Tiny = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +254,66 @@ def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, whole: tuple[T
     assert is_whole(ended.folder, whole)
 
 
+@pytest.mark.parametrize("content", [b"\xff{", b"[]", b"5", b"", None], ids=str)
+def test_a_damaged_file_of_a_run_is_made_again_or_named(
+    config: TrainConfig, whole: tuple[TrainConfig, TrainResult], content: bytes | None
+) -> None:
+    """What a checkpoint says anew is written anew; what only the file tells is named. None: a folder is in its place."""
+    run_until(config, 6)
+    folder = Path(config.folder)
+
+    def damage(path: Path) -> None:
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+
+    for name in ("data.json", "environment.json"):
+        kept = (folder / name).read_bytes()
+        damage(folder / name)
+        with pytest.raises(TrainingError, match=f"{name} cannot be read"):
+            train(config)
+        (folder / name).rmdir() if content is None else None
+        (folder / name).write_bytes(kept)
+    (folder / "environment.json").write_text('{"resumed": [5]}')
+    with pytest.raises(TrainingError, match=r"environment\.json cannot be read"):
+        train(config)
+    (folder / "environment.json").write_bytes(kept)
+    for name in ("last.json", "plan.json"):
+        damage(folder / name)
+    manifest = max(folder.glob("checkpoints/step-*")) / MANIFEST
+    if content is not None:  # the checkpoint before is gone on from
+        damage(manifest)
+    ended, events = run_until(config, 1000)
+    assert is_whole(ended.folder, whole)
+    assert content is None or f"is passed over: {MANIFEST}" in said(events)
+
+
+def test_a_run_in_a_thread_and_in_a_fork(config: TrainConfig, whole: tuple[TrainConfig, TrainResult]) -> None:
+    """Signals can be caught in the main thread alone; a child has the parent's libraries, and none of its threads."""
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=train, args=(config,))
+    thread.start()
+    thread.join(120)
+    assert is_whole(Path(config.folder), whole) and signal.getsignal(signal.SIGINT) is before
+    again = replace(config, folder=str(Path(config.folder).parent / "fork" / "run"))
+    child = os.fork()
+    if child == 0:
+        try:
+            train(again)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    until = time.monotonic() + 60
+    ended, status = os.waitpid(child, os.WNOHANG)
+    while not ended and time.monotonic() < until:
+        time.sleep(0.05)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended and os.waitstatus_to_exitcode(status) == 0
+    assert is_whole(Path(again.folder), whole)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Tiny, tmp_path: Path) -> None:
     optimizer = {"learning_rate": 1e30, "max_grad_norm": None}
     config = run_config(
@@ -281,6 +335,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Tiny, tmp_path: Path) -> 
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     with pytest.raises(TrainingError, match=f"step {step}:"):  # and again the same
         train(config)
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.4])
+def test_a_step_that_runs_again_without_repeatable_kernels_counts_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trim: float
+) -> None:
+    """On a GPU, an operation that has no deterministic implementation is known when it is met: in the backward pass."""
+    options = {"loss": {"trim": trim, "trim_after": 0.0}, "length": {"steps": 9}} if trim else {"length": {"steps": 9}}
+    data = run_data(tmp_path, "text-classification", tiny("embedding"), **options)
+    plain = train(as_config(data)).folder
+    score, backward = loop.score, torch.Tensor.backward
+    scored: list[tuple[int, int]] = []
+
+    def scoring(run: Any, step: Any, micro: int, batch: Any) -> Any:
+        scored.append((step.step, micro))
+        return score(run, step, micro, batch)
+
+    def failing(self: torch.Tensor, *more: Any, **options: Any) -> None:
+        backward(self, *more, **options)
+        if scored[-1] == (2, 1) and scored.count((2, 1)) == (2 if trim else 1):  # trimming scores twice
+            raise RuntimeError("x does not have a deterministic implementation, but you asked for it. More.")
+
+    monkeypatch.setattr(loop, "score", scoring)
+    monkeypatch.setattr(torch.Tensor, "backward", failing)
+    again = train(as_config({**data, "folder": str(tmp_path / "again" / "run")})).folder
+    assert scored.count((2, 1)) == 2 * scored.count((1, 1)) > 0
+    assert results(again) == results(plain)
+    assert json.loads((again / "examples.jsonl").read_text().splitlines()[0])
 
 
 @pytest.mark.parametrize("operation", ["write_tensors", "call", "sync"])

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 from torch import nn
 
 import plainformer as pf
+from plainformer.config.building import as_config
+from plainformer.errors import UsageError
 from plainformer.train.record import read_lines
 from plainformer.training import train
-from tests.support.runs import run_config
+from tests.support.close import close
+from tests.support.runs import run_config, run_data
 
 Tiny = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than these runs."""
-    monkeypatch.setattr("plainformer.train.record.draw_plots", lambda folder: [])
 
 
 def test_a_frozen_backbone_keeps_its_bits(tiny: Tiny, tmp_path: Path) -> None:
@@ -76,3 +75,30 @@ def test_a_budget_of_tokens_is_spent_in_whole_steps(tiny: Tiny, tmp_path: Path) 
     assert result.ended == "done" and len(tokens) == result.total_steps
     mean = tokens[-1] / len(tokens)
     assert abs(tokens[-1] - 3000) <= 1.5 * mean
+
+
+def test_an_adapter_becomes_a_plain_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    """What is loaded of one is merged; so is what a run saves with `merge`."""
+    data = run_data(tmp_path, "text-classification", tiny("embedding"), length={"steps": 5})
+    runs = {}
+    for merge in (False, True):
+        model = {**data["model"], "lora": {"rank": 2, "merge": merge}}
+        runs[merge] = train(as_config({**data, "folder": str(tmp_path / f"{merge}"), "model": model})).folder / "last"
+    adapter, text = runs[False], "the cat sat"
+    task = pf.load(adapter, backend="plain")
+    pf.save(task, tmp_path / "plain")
+    again = pf.load(tmp_path / "plain", backend="plain")
+    assert again(text) == task(text) and not list((tmp_path / "plain").glob("adapter*"))
+    weights, merged = load_file(tmp_path / "plain" / "model.safetensors"), load_file(runs[True] / "model.safetensors")
+    assert weights.keys() == merged.keys()
+    for name, tensor in weights.items():
+        close(merged[name], tensor, name)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
+    ids = torch.randint(5, 90, (2, 9))
+    with torch.no_grad():
+        close(again.model(ids).logits, theirs(ids).logits, "logits")
+    config = as_config({**data, "folder": str(tmp_path / "next"), "model": {"ref": str(adapter), "lora": {"rank": 2}}})
+    with pytest.raises(UsageError, match="is an adapter itself"):  # its own could not be loaded
+        train(config)
+    with_merge = {"ref": str(adapter), "lora": {"rank": 2, "merge": True}}
+    assert pf.load(train(as_config({**data, "folder": str(tmp_path / "next"), "model": with_merge})).folder)(text).label

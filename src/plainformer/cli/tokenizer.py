@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from plainformer.cli.flags import Flags
 from plainformer.cli.options import Json, restored, write_json
 from plainformer.config.training import FORMATS, SourceConfig
-from plainformer.errors import InputError, UsageError, opt, plural
+from plainformer.errors import InputError, UsageError, a_type, opt, plural
 from plainformer.inputs.text.tokenizer_training import TokenizerOptions
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ class _Read:
                     what = f"a row of {source.path} has no {self.column!r}; it has {', '.join(map(repr, row))}"
                     raise InputError(what, f"name the column that holds the text: {opt('column', ...)}")
                 text = row[self.column]
+                if not isinstance(text, str):
+                    what = f"{row.place}: {self.column!r} is {a_type(text)}, not text"
+                    raise InputError(what, f"correct the file, or name another column: {opt('column', ...)}")
                 self.first = self.first or text
                 self.count, self.characters = self.count + 1, self.characters + len(text)
                 yield text

@@ -7,6 +7,7 @@ not known here, and importing them for a check would load torch: any object that
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,6 +125,8 @@ def _is_internal(kind: Any) -> bool:
 
 def _plural(kind: Any) -> str:
     inside = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_plural, inside))
     return f"lists of {_plural(inside[0])}" if get_origin(kind) is Sequence else _PLURALS.get(kind) or f"{_name(kind)}s"
 
 
@@ -133,7 +136,7 @@ def _name(kind: Any) -> str:
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts", os.PathLike[str]: "paths"}
 
 
 def described(kind: Any) -> str:

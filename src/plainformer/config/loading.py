@@ -65,10 +65,12 @@ class LoadOptions(OptionSet):
         check=one_of(*PURPOSES),
         typed=NotTyped,
     )
-    adapter: str | os.PathLike[str] | Sequence[str] | Mapping[str, str | os.PathLike[str]] | None = option(
-        None,
-        help="LoRA adapters that are added to the weights: a folder or Hub id, or several.",
-        typed=list[str],
+    adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None = (
+        option(
+            None,
+            help="LoRA adapters that are added to the weights: a folder or Hub id, or several.",
+            typed=list[str],
+        )
     )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
@@ -113,7 +115,7 @@ class LoadArgs(TypedDict, total=False):
     allow_unused: bool
     family: str | None
     purpose: str
-    adapter: str | os.PathLike[str] | Sequence[str] | Mapping[str, str | os.PathLike[str]] | None
+    adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
     prepare: bool
     revision: str | None
     token: str | None

@@ -202,7 +202,9 @@ class DataConfig(Checked):
     target_language: str | None = option(
         None, help="seq2seq, speech-to-text: language of the targets, its code.", check=text()
     )
-    cache: str | None = option(None, help="Folder of tokenised data; default: the user's cache.", check=text())
+    cache: str | None = option(
+        None, help="Folder of tokenised data; default: the user's cache, 10 GiB at most, 30 days unread.", check=text()
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plainformer.data.store import VERSION, BrokenStore, Store, StoreWriter
+from plainformer.data.store import DESCRIBED, VERSION, BrokenStore, Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError, opt
 
 log = logging.getLogger(__name__)
 Fill = Callable[[StoreWriter], None]
-_STALE = 24 * 3600.0  # seconds after which an unfinished folder is a dead process's
+_DAY = 24 * 3600.0
+_STALE = _DAY  # seconds after which an unfinished folder is a dead process's
+MOST_BYTES, MOST_DAYS = 10 * 2**30, 30  # of the user's cache: its size, and how long what nobody reads is kept
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -65,6 +67,7 @@ def cached(key: str, fill: Fill, folder: str | Path | None = None, *, expected_b
 
     A store appears complete, by a rename, or not at all; processes that make the same one at the same time do not
     disturb each other. Where the folder cannot be written, a temporary one serves, and the log says so.
+    The user's cache is bounded, by `MOST_BYTES` and `MOST_DAYS`; a folder that was asked for is not.
 
     Args:
         key: from `cache_key`. fill: adds examples and counts to the writer that it is given.
@@ -77,9 +80,13 @@ def cached(key: str, fill: Fill, folder: str | Path | None = None, *, expected_b
     target = root / key
     if target.is_dir():
         try:
-            return Store(target)
+            store = Store(target)
         except BrokenStore as error:
             log.warning("the tokenised data in %s is not whole (%s): it is made again", target, error)
+        else:
+            with contextlib.suppress(OSError):  # a cache that is only read
+                os.utime(target)
+            return store
     try:
         root.mkdir(parents=True, exist_ok=True)
         made = root / f".tmp-{key}-{uuid.uuid4().hex[:8]}"
@@ -95,7 +102,10 @@ def cached(key: str, fill: Fill, folder: str | Path | None = None, *, expected_b
         return _temporary(fill, expected_bytes)
     _remove_stale(root)
     _make(made, fill, expected_bytes)
-    return _moved(made, target)
+    store = _moved(made, target)
+    if folder is None:
+        remove_oldest(root)
+    return store
 
 
 def _make(folder: Path, fill: Fill, expected_bytes: int) -> None:
@@ -167,3 +177,21 @@ def _remove_stale(root: Path) -> None:
             written = max(one.stat().st_mtime for one in (path, *path.iterdir()))
             if time.time() - written > _STALE:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_oldest(root: Path, most_bytes: int = MOST_BYTES, most_days: float = MOST_DAYS) -> None:
+    """Remove stores that were not read for `most_days`, and the longest unread ones while all take more than `most_bytes`.
+
+    One that was read in the last 24 hours stays: a run may be at work with it.
+    """
+    found = []
+    for path in root.iterdir():
+        with contextlib.suppress(OSError):  # another process was first
+            if (path / DESCRIBED).is_file():
+                found.append((path.stat().st_mtime, sum(one.stat().st_size for one in path.iterdir()), path))
+    size, now = sum(of for _, of, _ in found), time.time()
+    for used, of, path in sorted(found):
+        if now - used > _DAY and (size > most_bytes or now - used > most_days * _DAY):
+            shutil.rmtree(path, ignore_errors=True)
+            log.info("%s is removed: tokenised data that was not read for %.0f days", path, (now - used) / _DAY)
+            size -= of

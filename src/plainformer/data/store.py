@@ -29,6 +29,7 @@ import numpy.typing as npt
 from plainformer.data.counts import Counts
 
 VERSION = 3
+DESCRIBED = "store.json"
 LENGTHS_FILE, ROWS_FILE = "_lengths.bin", "_rows.bin"  # no field begins like this: multiple choice has "lengths"
 Array = npt.NDArray[Any]
 _WIDTHS = [np.dtype(name) for name in ("uint8", "uint16", "int16", "int32", "int64")]
@@ -130,7 +131,7 @@ class Store:
 def _described(folder: Path) -> dict[str, Any]:
     """Return store.json, after a look at the sizes of all files."""
     try:
-        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        described = json.loads((folder / DESCRIBED).read_text(encoding="utf-8"))
         if described["version"] != VERSION:
             raise BrokenStore(f"it is of version {described['version']}, not {VERSION}")
         for name, size in described["files"].items():
@@ -254,7 +255,7 @@ class StoreWriter:
             "counts": self.counts.to_dict(),
             "fates": self.fates,
         }
-        with (self.folder / "store.json").open("w", encoding="utf-8") as file:
+        with (self.folder / DESCRIBED).open("w", encoding="utf-8") as file:
             json.dump(described, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

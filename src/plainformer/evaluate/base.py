@@ -13,6 +13,7 @@ Shapes: N examples, M numbers of each, W sets of weights.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -48,6 +49,17 @@ class Metric:
         return self.name.partition("/")[2]
 
 
+def summary_metrics(values: Mapping[str, float], metrics: Sequence[Metric]) -> list[str]:
+    """Return the names of the metrics that people are shown: those of all answers, without repetitions of another."""
+    known = {metric.name: metric for metric in metrics}
+    found = []
+    for name, value in values.items():
+        metric = known.get(name, Metric(name))
+        if not metric.part and (metric.beside not in values or values[metric.beside] != value):
+            found.append(name)
+    return found
+
+
 @dataclass(frozen=True)
 class Table:
     """A table for people and for JSON.
@@ -67,8 +79,7 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, None for what is undefined."""
-        plain = [[None if cell != cell else cell for cell in row] for row in self.rows]
-        return {**asdict(self), "header": list(self.header), "rows": plain}
+        return dict(plain_values(asdict(self)))
 
 
 class Scorer(ABC):
@@ -111,6 +122,19 @@ class OfSums:
 
     def __call__(self, weights_N: Numbers) -> dict[str, float]:
         return self.measured(weights_N @ self.columns_NM)
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value as JSON holds it: numbers that are not finite as null, arrays and tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(name): plain_values(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_values(inner) for inner in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain_values(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def ratio(part: float, whole: float) -> float:

@@ -20,10 +20,11 @@ import numpy as np
 from plainformer.config.values import check_number, check_whole
 from plainformer.errors import UsageError, did_you_mean, opt, plural
 from plainformer.evaluate.alike import check_alike
-from plainformer.evaluate.base import Metric, Scorer
+from plainformer.evaluate.base import Metric, Scorer, plain_values
 from plainformer.evaluate.figures import Figure, is_share, read_figures, suited
 from plainformer.evaluate.gathered import Group, Part, gather, unit_of
 from plainformer.evaluate.intervals import LEVEL, RESAMPLES, Interval
+from plainformer.evaluate.ledger import Ledger, Looks
 from plainformer.evaluate.paired import DRAWS, Tested, compare_folds, compare_rows, holm, interval_of
 
 ONE_SEED = "one seed each: intervals and p do not cover the noise of training"
@@ -55,14 +56,13 @@ class System:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, None for what is undefined."""
         values = {metric: value.to_dict() for metric, value in self.values.items()}
-        others = {metric: None if value != value else value for metric, value in self.others.items()}
         return {
             "name": self.name,
             "paths": list(self.paths),
             "seeds": self.seeds,
             "folds": self.folds,
             "values": values,
-            "metrics": others,
+            "metrics": plain_values(self.others),
         }
 
 
@@ -289,18 +289,16 @@ def _fold_values(group: Group, metric: str) -> list[float]:
     return [math.fsum(value(part) for part in parts) / len(parts) for parts in folds]
 
 
-def _looks(groups: Sequence[Group]) -> Any:
+def _looks(groups: Sequence[Group]) -> Looks | None:
     """Return the looks at the test set that was evaluated on, as the user's ledger has them; None where it is not one."""
     data = groups[0].first.kept.info.get("data")
     if not isinstance(data, dict) or not data.get("test"):
         return None
-    from plainformer.evaluation.ledger import Ledger
-
     return Ledger().looks(data["identity"])
 
 
 def _notes(
-    groups: Sequence[Group], differences: Sequence[Difference], figures: Sequence[Figure], looks: Any
+    groups: Sequence[Group], differences: Sequence[Difference], figures: Sequence[Figure], looks: Looks | None
 ) -> tuple[str, ...]:
     """Return what a reader must know."""
     notes = [note for group in groups for note in group.notes]

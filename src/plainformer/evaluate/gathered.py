@@ -220,9 +220,7 @@ def read_run(path: Path, side: str) -> Run:
         kept = Kept(path)
         home = next((one for one in path.resolve().parents if (one / "config.yaml").is_file()), None)
         return Run(path, (Part(kept),), *_config(home))
-    folds = sorted(path.glob("fold-*"), key=_number) if path.is_dir() else []
-    folds = [fold for fold in folds if fold.is_dir() and _number(fold)]
-    if folds:
+    if folds := fold_folders(path):
         if side != SIDES[0]:
             what = f"{path} is a k-fold run, and is compared by the rows that were held out of each fold"
             raise UsageError(what, f"leave {opt('side', side)} out")
@@ -230,9 +228,10 @@ def read_run(path: Path, side: str) -> Run:
     return Run(path, (Part(_evaluation(path, side)),), *_config(path))
 
 
-def _number(path: Path) -> int:
-    text = path.name.removeprefix("fold-")
-    return int(text) if text.isdecimal() else 0
+def fold_folders(run: Path) -> list[Path]:
+    """Return the folders fold-1, fold-2 ... of a k-fold run, in their order; [] of another run."""
+    numbered = [(path.name.removeprefix("fold-"), path) for path in run.glob("fold-*") if path.is_dir()]
+    return [path for number, path in sorted((int(text), path) for text, path in numbered if text.isdecimal()) if number]
 
 
 def _trained(run: Path) -> int | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from plainformer.config.values import check_number, check_whole
 from plainformer.errors import InputError, plural
-from plainformer.evaluate.base import Measure, Numbers, OfSums
+from plainformer.evaluate.base import Measure, Numbers, OfSums, plain_values
 
 RESAMPLES, LEVEL, FEWEST = 2000, 0.95, 20
 _NUMBERS_AT_ONCE, _DRAWS_AT_ONCE = 1 << 20, 1 << 14
@@ -38,7 +38,7 @@ class Interval:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; None for what is undefined."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
+        return dict(plain_values(asdict(self)))
 
 
 def bootstrap(

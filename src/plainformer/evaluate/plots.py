@@ -5,9 +5,8 @@ The same evaluation gives the same bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from plainformer.errors import MissingDependencyError, PlainformerError, to_install
 from plainformer.evaluate.base import Numbers, Table
+from plainformer.replacing import replacing
 
 if TYPE_CHECKING:
     from plainformer.evaluate.comparison import Comparison
@@ -145,12 +145,11 @@ def _figure(path: Path, size: tuple[float, float], panels: list[int] | None = No
         ratios = {"height_ratios": panels} if panels else None
         axes = figure.subplots(len(panels or [1]), squeeze=False, gridspec_kw=ratios)[:, 0]
         yield figure, axes if panels else axes[0]
-        temporary = path.with_name(f".tmp-{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format="png", metadata={"Software": None})  # else matplotlib's version is in it
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                figure.savefig(
+                    temporary, format="png", metadata={"Software": None}
+                )  # else matplotlib's version is in it
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "choose another") from None

@@ -19,7 +19,7 @@ _CONSTANT = "the references, or the answers, are all the same"
 _METRICS = (
     Metric("pearson", undefined=_CONSTANT),
     Metric("spearman", undefined=_CONSTANT),
-    Metric("mae", "lower"),
+    Metric("mean_absolute_error", "lower"),
     Metric("rmse", "lower"),
     Metric("r2", undefined="the references are all the same"),
 )
@@ -78,7 +78,7 @@ class Regression(Scorer):
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
         name, _, label = metric.partition("/")
-        if name != "mae":
+        if name != "mean_absolute_error":
             return None
         errors_NC = np.abs(rows_NM[:, : len(self.labels)] - rows_NM[:, len(self.labels) :])
         return errors_NC[:, self.labels.index(label)] if label else errors_NC.mean(-1)
@@ -99,7 +99,7 @@ def _target(true_N: Numbers, given_N: Numbers) -> Callable[[Numbers], dict[str, 
         return {
             "pearson": correlation(weights_N, true_N, given_N),
             **ranked(weights_N),
-            "mae": ratio(absolute, total),
+            "mean_absolute_error": ratio(absolute, total),
             "rmse": float(np.sqrt(ratio(squared, total))),
             "r2": explained,
         }

@@ -16,8 +16,8 @@ from plainformer.config.training import SourceConfig
 from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.evaluate.kept import Kept
+from plainformer.evaluate.ledger import Ledger, Looks, now
 from plainformer.evaluation.examine import Request, examined
-from plainformer.evaluation.ledger import Ledger, Looks, now
 from plainformer.evaluation.report import Evaluation, report_of
 from plainformer.evaluation.temperature import Calibration
 from plainformer.evaluation.temperature import calibrate as fit

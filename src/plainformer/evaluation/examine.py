@@ -21,14 +21,14 @@ from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
-from plainformer.evaluate.base import Scorer
+from plainformer.evaluate.base import Scorer, plain_values
 from plainformer.evaluate.intervals import plain
-from plainformer.evaluate.kept import Keeper, Kept, as_json, is_kept
+from plainformer.evaluate.kept import Keeper, Kept, is_kept
+from plainformer.evaluate.ledger import LEVEL, Ledger, Look
 from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
 from plainformer.evaluation.exams.base import Exam
 from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options
-from plainformer.evaluation.ledger import LEVEL, Ledger, Look
 from plainformer.evaluation.report import measured
 from plainformer.evaluation.runs import RunRef, check_output, run_of
 from plainformer.evaluation.source import Source, file_source, read_source
@@ -287,7 +287,7 @@ class _Examination:
                 "counts": counts.to_dict(),
                 "seconds": round(time.monotonic() - begin, 3),
             }
-            return self._finished(keeper, as_json(info), units, scorer)
+            return self._finished(keeper, plain_values(info), units, scorer)
 
     def _scorer(self, exam: Exam) -> Scorer:
         """Return the exam's scorer with the settings that the caller asks for."""
@@ -301,7 +301,7 @@ class _Examination:
 
     def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Scorer) -> Kept:
         found = measured(scorer, keeper.numbers(), units)
-        return keeper.finish({**info, "level": LEVEL, "metrics": as_json(plain(found))}, units)
+        return keeper.finish({**info, "level": LEVEL, "metrics": plain_values(plain(found))}, units)
 
 
 def default_folder() -> Path:

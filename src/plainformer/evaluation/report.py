@@ -11,10 +11,10 @@ import numpy as np
 
 from plainformer.data.counts import Counts
 from plainformer.errors import plural
-from plainformer.evaluate.base import Metric, Numbers, Scorer, Table
+from plainformer.evaluate.base import Metric, Numbers, Scorer, Table, plain_values, summary_metrics
 from plainformer.evaluate.intervals import Interval, bootstrap
-from plainformer.evaluate.kept import Kept, as_json
-from plainformer.evaluation.ledger import LEVEL, Looks
+from plainformer.evaluate.kept import Kept
+from plainformer.evaluate.ledger import LEVEL, Looks
 from plainformer.evaluation.temperature import Calibration
 
 
@@ -60,13 +60,8 @@ class Evaluation:
 
     def shown(self) -> list[tuple[str, Interval]]:
         """Return the metrics that people are shown: those of all answers, without repetitions."""
-        found = []
-        for name, value in self.metrics.items():
-            known = self.known.get(name, Metric(name))
-            beside = self.metrics.get(known.beside)
-            if not known.part and (beside is None or beside.value != value.value):
-                found.append((name, value))
-        return found
+        values = {name: found.value for name, found in self.metrics.items()}
+        return [(name, self.metrics[name]) for name in summary_metrics(values, tuple(self.known.values()))]
 
     def said(self, name: str) -> tuple[str, str]:
         """Return a metric and its interval for people."""
@@ -120,7 +115,7 @@ class Evaluation:
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "read": self.read,
         }
-        return dict(as_json(found))
+        return dict(plain_values(found))
 
 
 def measured(scorer: Scorer, rows_NM: Numbers, units_N: Any, level: float = LEVEL) -> dict[str, Interval]:

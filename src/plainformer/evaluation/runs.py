@@ -15,8 +15,9 @@ from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
 from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.kept import INFO, is_kept
-from plainformer.evaluation.ledger import Look, card_section
+from plainformer.evaluate.ledger import Look, card_section
 from plainformer.evaluation.source import Source, unit_of
+from plainformer.replacing import write_whole
 from plainformer.train.card import CARD
 from plainformer.train.objectives import objective_class
 from plainformer.training.folder import CONFIG, DATA
@@ -94,9 +95,7 @@ class RunRef:
                     if path.is_file()
                     else ""
                 )
-                temporary = path.with_name(f".tmp-{CARD}")
-                temporary.write_text(f"{before}\n\n{card_section(looks)}".lstrip("\n"), encoding="utf-8")
-                os.replace(temporary, path)
+                write_whole(path, f"{before}\n\n{card_section(looks)}".lstrip("\n"))
             except OSError as error:
                 what = f"the look is in the ledger, and cannot be written into {path}: {error.strerror or error}"
                 raise PlainformerError(

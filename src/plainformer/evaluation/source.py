@@ -49,6 +49,9 @@ class Unit:
             return None
         value = value_of(row, self.column)
         if value is None:
+            if self.column in row:
+                what = f"{row.place} has no value for {self.column!r}, which {opt('unit', self.column)} names"
+                raise UsageError(what, "give each row one, or name another column")
             what = f"{row.place} has no {self.column!r}, which {opt('unit', self.column)} names"
             raise UsageError(what, did_you_mean(self.column, row) or f"its columns are {', '.join(row)}")
         return hash_of(plain(PARTS[self.part](value) if self.part and isinstance(value, str) else value))

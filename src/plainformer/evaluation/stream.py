@@ -9,8 +9,8 @@ from typing import Any
 
 from plainformer.data.counts import Counts
 from plainformer.errors import PlainformerError, UsageError, opt
-from plainformer.evaluate.base import Scorer
-from plainformer.evaluate.kept import Keeper, as_json
+from plainformer.evaluate.base import Scorer, plain_values
+from plainformer.evaluate.kept import Keeper
 from plainformer.evaluation.exams.base import Dropped, Exam, Question
 from plainformer.evaluation.source import Example, Source
 from plainformer.tasks.results import Skipped
@@ -85,7 +85,7 @@ class Stream:
         reference = self.exam.reference(own.question, result)
         line = {"place": place, "input": own.question.said, "reference": reference, "answer": answer}
         line |= self.exam.shown(own.question, answer)
-        keeper.add(as_json(line), scorer.row(reference, answer), own.example.key, own.example.unit)
+        keeper.add(plain_values(line), scorer.row(reference, answer), own.example.key, own.example.unit)
 
     def _skip(self, error: PlainformerError, place: str, said: str) -> None:
         """Count a row that the task cannot read, by a reason without its own text; one that is too long is an error."""

@@ -9,9 +9,8 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from plainformer.errors import CheckpointError, InputError, UsageError, opt
 from plainformer.evaluate.calibration import fit_binary_temperature, fit_temperature
 from plainformer.evaluate.kept import Kept
+from plainformer.replacing import write_whole
 
 FILE = "calibration.json"
 LEAST, MOST = 1e-6, 1e6  # of a temperature: beyond, all probabilities are alike, or 0 and 1, in fp32 too
@@ -134,14 +134,13 @@ def _with(answer: Mapping[str, Any], temperature: float, name: str) -> dict[str,
 
 def _kept(found: Calibration, folder: Path | None) -> Calibration:
     if folder is None:
-        return Calibration(**{**asdict(found), "reason": "the checkpoint is one file"})
-    path, temporary = folder / FILE, folder / f".tmp-{FILE}"
+        return replace(found, reason="the checkpoint is one file")
+    path = folder / FILE
     try:
-        temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(found.to_dict(), indent=1) + "\n")
     except OSError as error:
-        return Calibration(**{**asdict(found), "reason": f"{folder} cannot be written: {error.strerror or error}"})
-    return Calibration(**{**asdict(found), "path": str(path)})
+        return replace(found, reason=f"{folder} cannot be written: {error.strerror or error}")
+    return replace(found, path=str(path))
 
 
 def stored_temperature(folder: Path | None, digest: str) -> float:

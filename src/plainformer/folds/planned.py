@@ -71,6 +71,12 @@ def outer_config(config: TrainConfig, outer: int) -> TrainConfig:
     return fold_config(asked, outer, f"outer-{outer}/chosen")
 
 
+def chosen_run(config: TrainConfig, outer: int) -> PlannedRun:
+    """Return the run that learns from all but an outer fold. `config`: with what a search chose."""
+    said = f"outer fold {outer} of {folds_of(config).outer}, with what was chosen"
+    return PlannedRun(f"outer-{outer}/chosen", said, outer_config(config, outer))
+
+
 def with_values(config: TrainConfig, values: Values) -> TrainConfig:
     """Return a configuration in which a search's options have these values; all others stay what they were.
 
@@ -131,8 +137,7 @@ def all_runs(config: TrainConfig) -> list[PlannedRun]:
     first = with_values(config, candidates(folds.tried())[0])
     for outer in range(1, (folds.outer or 0) + 1):
         found += [run for _, runs in searches(config, outer) for run in runs]
-        said = f"outer fold {outer} of {folds.outer}, with what was chosen"
-        found.append(PlannedRun(f"outer-{outer}/chosen", said, outer_config(first, outer)))
+        found.append(chosen_run(first, outer))
     return found
 
 

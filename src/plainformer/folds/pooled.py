@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.errors import InputError
-from plainformer.evaluate import Interval, Metric, bootstrap
+from plainformer.evaluate import Interval, bootstrap
+from plainformer.evaluate.base import plain_values, summary_metrics
 from plainformer.evaluate.kept import Kept
 
 
@@ -46,13 +47,9 @@ class Pooled:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it; numbers that are not defined are null."""
         metrics = {name: found.to_dict() for name, found in self.metrics.items()}
-        folds = [_plain(own) for own in self.folds]
-        means = {"mean": _plain(self.mean), "deviation": _plain(self.deviation)}
-        return {"n": self.n, "unit": self.unit, "units": self.units, "metrics": metrics, "folds": folds, **means}
-
-
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if value == value else None for name, value in values.items()}
+        folds = {"folds": self.folds, "mean": self.mean, "deviation": self.deviation}
+        found = {"n": self.n, "unit": self.unit, "units": self.units, "metrics": metrics, **folds}
+        return dict(plain_values(found))
 
 
 def pool(kept: Sequence[Kept]) -> Pooled:
@@ -75,18 +72,8 @@ def pool(kept: Sequence[Kept]) -> Pooled:
     mean = {name: fmean(values) for name, values in own.items()}
     deviation = {name: _deviation(values) for name, values in own.items()}
     unit = str(first.info["unit"]["name"])
-    shown = _shown(metrics, {metric.name: metric for metric in scorer.metrics})
+    shown = tuple(summary_metrics({name: found.value for name, found in metrics.items()}, scorer.metrics))
     return Pooled(len(rows_NM), unit, int(units.max(initial=-1)) + 1, metrics, folds, mean, deviation, shown)
-
-
-def _shown(metrics: Mapping[str, Interval], known: Mapping[str, Metric]) -> tuple[str, ...]:
-    names = []
-    for name, found in metrics.items():
-        metric = known.get(name, Metric(name))
-        beside = metrics.get(metric.beside)
-        if not metric.part and (beside is None or beside.value != found.value):
-            names.append(name)
-    return tuple(names)
 
 
 def units_of(kept: Sequence[Kept]) -> npt.NDArray[np.int64]:

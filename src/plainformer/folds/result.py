@@ -10,6 +10,7 @@ from statistics import median_low
 from typing import Any
 
 from plainformer.errors import plural
+from plainformer.evaluate.base import plain_values
 from plainformer.folds.choice import Tried
 from plainformer.folds.planned import named
 from plainformer.folds.pooled import Pooled
@@ -131,7 +132,7 @@ class FoldsResult:
         if self.nested is not None:
             choices = [dict(values) for values in self.nested.choices]
             found["nested"] = {"chosen": choices, "pooled": self.nested.pooled.to_dict()}
-        return _finite(found)  # type: ignore[no-any-return]
+        return dict(plain_values(found))
 
     def lines(self) -> list[str]:
         """Return it for people."""
@@ -185,11 +186,3 @@ def _pooled_lines(pooled: Pooled, said: str) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "undefined"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

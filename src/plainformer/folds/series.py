@@ -16,6 +16,7 @@ from plainformer.config.training import TrainConfig
 from plainformer.data.sides import sides_of
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.evaluate.base import Metric
+from plainformer.evaluate.gathered import HELD_OUT
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluation import evaluate
 from plainformer.folds.advice import advice_of
@@ -23,6 +24,7 @@ from plainformer.folds.choice import choose
 from plainformer.folds.planned import (
     PlannedRun,
     all_runs,
+    chosen_run,
     fold_config,
     fold_runs,
     folds_of,
@@ -32,8 +34,10 @@ from plainformer.folds.planned import (
 )
 from plainformer.folds.pooled import pool
 from plainformer.folds.result import Choice, FoldResult, FoldsResult, Nested
-from plainformer.folds.verdicts import over_all, verdict_of
+from plainformer.folds.verdicts import over_all
+from plainformer.replacing import write_whole
 from plainformer.train.checkpoint import as_json
+from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.objectives import objective_class
 from plainformer.train.record import METRICS
 from plainformer.training import TrainResult, train
@@ -41,8 +45,6 @@ from plainformer.training.events import Event
 from plainformer.training.folder import RunFolder
 from plainformer.training.machine import machine
 from plainformer.training.prepared import labels_in
-
-HELD_OUT = "held_out"
 
 
 class Stopped(Exception):
@@ -86,7 +88,7 @@ class SeriesOfRuns:
             made = [self.train(run) for run in runs]
         nested = self.nested() if folds_of(config).outer else None
         kept = [self.answered(run) for run in runs]
-        verdicts = [verdict_of(self.folder / run.name) for run in runs]
+        verdicts = [kept_verdict(self.folder / run.name) for run in runs]
         found = tuple(
             FoldResult(
                 *(fold, run.name, one.ended, one.step, one.total_steps, one.best),
@@ -131,9 +133,7 @@ class SeriesOfRuns:
         kept, choices = [], []
         for outer in range(1, (folds_of(self.config).outer or 0) + 1):
             choice, _, _ = self.search(outer)
-            said = f"outer fold {outer} of {folds_of(self.config).outer}, with what was chosen"
-            config = outer_config(with_values(self.config, choice.values), outer)
-            run = PlannedRun(f"outer-{outer}/chosen", said, config)
+            run = chosen_run(with_values(self.config, choice.values), outer)
             self.train(run)
             choices.append(choice.values)
             kept.append(self.answered(run))
@@ -159,10 +159,8 @@ class SeriesOfRuns:
 
     def write(self, result: FoldsResult) -> None:
         """Write folds.json, complete or not at all."""
-        temporary = self.folder / f".tmp-{SERIES}"
         try:
-            temporary.write_text(as_json(result.to_dict()), encoding="utf-8")
-            os.replace(temporary, self.folder / SERIES)
+            write_whole(self.folder / SERIES, as_json(result.to_dict()))
         except OSError as error:
             what = f"{self.folder / SERIES} cannot be written: {error.strerror or error}"
             raise PlainformerError(what, "make room or check the folder, and give the same command again") from None

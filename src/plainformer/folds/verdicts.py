@@ -1,4 +1,4 @@
-"""Whether the folds' runs were overfitting: one verdict of each, and what they say together."""
+"""Whether the folds' runs were overfitting: what they say together."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plainformer.errors import CheckpointError
-from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.verdict import verdict
-
-
-def verdict_of(folder: Path) -> Mapping[str, Any] | None:
-    """Return the verdict on a run; None where it kept no losses of single examples."""
-    return kept_verdict(folder)
 
 
 def over_all(folder: Path) -> Mapping[str, Any] | None:

@@ -109,7 +109,7 @@ class Task(ABC):
             what = f"{self.ref} was loaded without adapters that have names"
             raise UsageError(what, 'name them: load(REF, adapter={"law": ..., "poems": ...})')
         if name is not None and name not in self.adapters:
-            raise UsageError(f"there is no adapter {name!r}", did_you_mean(name, self.adapters))
+            raise UsageError(f"there is no adapter {name!r}", did_you_mean(str(name), self.adapters))
         found = self.switched(name)
         if type(found) is not type(self):
             what = f"with {'the base model alone' if name is None else f'the adapter {name!r}'}, {self.ref} is for {found.name}"

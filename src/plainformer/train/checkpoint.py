@@ -215,9 +215,11 @@ class Checkpoints:
         target = self.path(step)
         said = as_json({**about, "checkpoint": target.relative_to(self.run).as_posix()})
         path, temporary = self.run / f"{name}.json", self.run / f".tmp-{name}.json"
-        if not path.is_file() or path.read_text(encoding="utf-8") != said:
+        if not path.is_file() or path.read_bytes() != said.encode():
             self.files.write(temporary, said)
             self.files.sync(temporary)
+            if path.is_dir():
+                self.files.remove(path)
             self.files.rename(temporary, path)
         link, temporary = self.run / name, self.run / f".tmp-{name}"
         if link.is_symlink() and link.resolve() == target.resolve():
@@ -280,14 +282,16 @@ def damage(folder: Path) -> str:
         return f"it has no {MANIFEST}"
     except (OSError, ValueError) as error:
         return f"{MANIFEST} cannot be read: {error}"
+    if not isinstance(contents, dict) or not all(isinstance(facts, dict) for facts in contents.values()):
+        return f"{MANIFEST} does not say what each file is"
     for name, expected in contents.items():
         if name == CARD:  # a model card may be edited
             continue
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes, not {expected['bytes']:,}"
+        if path.stat().st_size != expected.get("bytes"):
+            return f"{name} has {path.stat().st_size:,} bytes, not {expected.get('bytes')}"
         if _facts(path) != expected:
             return f"{name} is not what was written: its SHA-256 differs"
     return "" if STATE in contents else f"{STATE} is missing"

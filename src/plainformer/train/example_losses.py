@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.errors import CheckpointError
+from plainformer.replacing import replacing
 from plainformer.train.kept_verdict import VERDICT
 
 if TYPE_CHECKING:
@@ -129,12 +130,10 @@ class LossFiles:
         self._write(f"step-{step:08d}.npz", {name: side.losses(rows) for name, (side, rows) in scored.items()})
 
     def _write(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        temporary = self.folder / f".tmp-{name}"
-        with temporary.open("wb") as file:
+        with replacing(self.folder / name) as path, path.open("wb") as file:
             file.write(packed(arrays))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.folder / name)
 
 
 def packed(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

@@ -43,16 +43,16 @@ class History:
         self.last = np.full(count, np.nan, np.float32)
         self.first, self.forgotten = np.zeros(count, np.int32), np.zeros(count, np.int32)
         self.known = np.zeros(count, bool)
-        self._waiting: list[tuple[int, tuple[int, ...], Loss]] = []
+        self._waiting: dict[tuple[int, tuple[int, ...]], Loss] = {}  # by step and examples
 
     def take(self, step: int, batch: Batch, loss: Loss) -> None:
-        """Remember what a micro-batch of a step gave, on the device where it is."""
+        """Remember what a micro-batch of a step gave, on the device where it is. A step that runs again counts once."""
         if len(self.last):
-            self._waiting.append((step, batch.examples, Loss(loss.values.detach(), loss.counts, loss.labels)))
+            self._waiting[step, batch.examples] = Loss(loss.values.detach(), loss.counts, loss.labels)
 
     def settle(self) -> None:
         """Fetch what is on the device, and count."""
-        for step, examples, loss in self._waiting:
+        for (step, examples), loss in self._waiting.items():
             means_B = (loss.per_row.double() / loss.labels_per_row.clamp(min=1)).cpu().numpy()
             self._count(step, np.array(examples), means_B)
         self._waiting.clear()

@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plainformer.errors import CheckpointError
+
 VERDICT = "verdict.json"
 
 
 def kept_verdict(folder: Path) -> dict[str, Any] | None:
-    """Return what `Verdict.to_dict` gave when the run ended; None where there is none."""
+    """Return what `Verdict.to_dict` gave when the run ended; None where there is none. Raises CheckpointError."""
     path = folder / VERDICT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
+        what = f"{path} cannot be read: {error}"
+        raise CheckpointError(what, "`plainformer train --verdict RUN` finds it anew") from None

@@ -121,7 +121,6 @@ def _log(run: Run, state: State, norm: Tensor) -> None:
     """Write what the steps since the last line gave, and begin anew."""
     run.finite.check(run.folder, run.plan.step)
     if run.trimming is not None:
-        run.trimming.flush()
         state.labels -= run.trimming.counted()
     line = {
         "step": state.step,

@@ -10,9 +10,7 @@ Shapes: N examples, B batches (steps) of an epoch, R rows of an epoch.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from plainformer.config.training import BatchConfig, LengthConfig
 from plainformer.errors import CheckpointError, InputError, UsageError, opt, plural
+from plainformer.replacing import replacing, write_whole
 from plainformer.train.draws import generator
 from plainformer.train.packing import Packing
 
@@ -220,23 +219,14 @@ class Plan:
     def save(self, folder: Path) -> None:
         """Write what the plan is made of, so that `load_plan` can make it again without the data."""
         smallest = np.min_scalar_type(int(self.lengths.max()))
-        with _replacing(folder / LENGTHS_FILE) as path, path.open("wb") as file:
+        with replacing(folder / LENGTHS_FILE) as path, path.open("wb") as file:
             np.save(file, self.lengths.astype(smallest))
-        with _replacing(folder / PLAN_FILE) as path:
-            path.write_text(json.dumps(self.values(), indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / PLAN_FILE, json.dumps(self.values(), indent=2) + "\n")
 
     def values(self) -> dict[str, Any]:
         """Return everything but the lengths, by the names that `Plan(...)` takes."""
         names = ("size", "micro", "seed", "row_length", "by_length", "total_steps")
         return {name: getattr(self, name) for name in names}
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to; what is written gets its real name at once, so that nobody finds half a file."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    yield temporary
-    os.replace(temporary, path)
 
 
 def load_plan(folder: Path) -> Plan:

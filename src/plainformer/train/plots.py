@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plainformer.replacing import replacing
 from plainformer.train.kept_verdict import kept_verdict
 
 PLOTS = "plots"
@@ -85,6 +85,7 @@ def _draw(path: Path, name: str, sides: dict[str, Curve], marks: Mapping[int, tu
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-        temporary = path.with_name(f".tmp-{path.name}")
-        figure.savefig(temporary, format="png", metadata={"Software": None})  # else the version of matplotlib is in it
-    os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(
+                temporary, format="png", metadata={"Software": None}
+            )  # else the version of matplotlib is in it

@@ -41,47 +41,47 @@ class Trimming:
         config: the run's `loss`. plan: of its steps. folder: of the run.
         saved: the checkpoint from which the run goes on, whose state has what `state` returned; None for a new run.
     Attributes:
-        left_out: labels that were left out since the last line of metrics.jsonl, ().
+        left_out: labels that were left out since the last line of metrics.jsonl, in the steps that are written down.
     """
 
-    def __init__(self, config: LossConfig, plan: Plan, folder: Path, device: torch.device, saved: Saved | None) -> None:
+    def __init__(self, config: LossConfig, plan: Plan, folder: Path, saved: Saved | None) -> None:
         self.share, self.first = config.trim, first_step(config, plan)
         before = saved.state["trimming"] if saved is not None else {"bytes": 0, "left_out": 0}
         self.lines = Lines(folder / TRIMMED, before["bytes"])
-        self.left_out = torch.full((), before["left_out"], dtype=torch.int64, device=device)
-        self._steps: dict[int, tuple[tuple[int, ...], Tensor]] = {}
+        self.left_out: int = before["left_out"]
+        self._steps: dict[int, tuple[tuple[int, ...], Tensor, Tensor]] = {}
 
     def begun(self, step: int) -> bool:
         """Return whether a step, counted from 0, leaves anything out."""
         return step >= self.first
 
     def choose(self, step: Step, batches: Sequence[Batch], losses: Sequence[Loss]) -> Kept:
-        """Return what a step keeps, given the losses of all its micro-batches."""
+        """Return what a step keeps, given the losses of all its micro-batches. A step that runs again counts once."""
         labels_R = torch.cat([loss.labels_per_row for loss in losses])
         means_R = torch.cat([loss.per_row for loss in losses]) / labels_R.clamp_min(1)
         worst = means_R.argsort(descending=True, stable=True)[: left_out(self.share, len(means_R))]
         kept_R = torch.ones_like(means_R).index_fill_(0, worst, 0)
         out = (labels_R * (1 - kept_R)).sum().long()
-        self.left_out += out
-        self._steps[step.step] = tuple(number for batch in batches for number in batch.examples), worst
+        self._steps[step.step] = tuple(number for batch in batches for number in batch.examples), worst, out
         return Kept(list(kept_R.split([len(batch.examples) for batch in batches])), (labels_R.sum() - out).clamp_min(1))
 
     def flush(self) -> None:
         """Write down what the steps since the last time left out."""
-        for step, (examples, worst) in self._steps.items():
+        for step, (examples, worst, out) in self._steps.items():
+            self.left_out += int(out.item())
             self.lines.write({"step": step + 1, "examples": sorted(examples[place] for place in worst.tolist())})
         self._steps.clear()
 
     def counted(self) -> int:
         """Return how many labels were left out since the last line of metrics.jsonl, and begin anew."""
-        count = int(self.left_out.item())
-        self.left_out.zero_()
+        self.flush()
+        count, self.left_out = self.left_out, 0
         return count
 
     def state(self) -> dict[str, int]:
         """Force all to the disk; return what a checkpoint keeps."""
         self.flush()
-        return {"bytes": self.lines.sync(), "left_out": int(self.left_out.item())}
+        return {"bytes": self.lines.sync(), "left_out": self.left_out}
 
     def close(self) -> None:
         self.lines.close()

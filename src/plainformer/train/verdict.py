@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ import numpy.typing as npt
 
 from plainformer.config.building import read_config
 from plainformer.errors import CheckpointError, plural
+from plainformer.evaluate.gathered import fold_folders
+from plainformer.evaluate.intervals import resampled
+from plainformer.replacing import write_whole
 from plainformer.train.example_losses import Losses, read_losses
 from plainformer.train.kept_verdict import VERDICT
 from plainformer.train.record import evaluations
@@ -52,7 +55,7 @@ class Curves:
     losses: Numbers
     labels: Numbers
     of_train: Numbers | None = None
-    metric: Metric | None = None
+    metric: ChosenMetric | None = None
 
     @property
     def means(self) -> Numbers:
@@ -61,7 +64,7 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Metric:
+class ChosenMetric:
     """The metric that chose the best checkpoint, at each evaluation: its value, how sure it is, and how far train's is from it.
 
     sign: 1 where higher is better, else -1.
@@ -160,8 +163,8 @@ def verdict(folder: str | Path) -> Verdict:
         CheckpointError: it is not the folder of a run with evaluations, or their losses are not there.
     """
     path = Path(folder)
-    folds = sorted(path.glob("fold-*/config.yaml"), key=lambda found: int(found.parent.name.partition("-")[2]))
-    runs = [found.parent for found in folds] or [path]
+    folds = [fold for fold in fold_folders(path) if (fold / "config.yaml").is_file()]
+    runs = folds or [path]
     curves = [curves_of(run) for run in runs]
     margin = read_config(runs[0] / "config.yaml").evaluate.margin
     if not folds:
@@ -176,9 +179,7 @@ def conclude(folder: Path) -> None:
     except CheckpointError as error:  # a run without validation rows, or one that an earlier version began
         log.info("no verdict: %s", error)
         return
-    temporary = folder / f".tmp-{VERDICT}"
-    temporary.write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / VERDICT)
+    write_whole(folder / VERDICT, json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
 
 def curves_of(folder: Path) -> Curves:
@@ -194,14 +195,16 @@ def curves_of(folder: Path) -> Curves:
     return Curves(steps, epochs, losses, labels, of_train, _metric(lines))
 
 
-def _metric(lines: Sequence[dict[str, Any]]) -> Metric | None:
+def _metric(lines: Sequence[dict[str, Any]]) -> ChosenMetric | None:
     """Return what the chosen metric was at each evaluation; None without a probe."""
     gaps = [line["gap"] for line in lines if "gap" in line]
     if len(gaps) < len(lines):
         return None
     name = gaps[0]["metric"]
     values = [float(line["validation"][name]) for line in lines]
-    return Metric(name, 1 if gaps[0]["better"] == "higher" else -1, values, [line["interval"] for line in lines], gaps)
+    return ChosenMetric(
+        name, 1 if gaps[0]["better"] == "higher" else -1, values, [line["interval"] for line in lines], gaps
+    )
 
 
 def _by_unit(found: Losses) -> tuple[Numbers, Numbers]:
@@ -301,13 +304,10 @@ def bootstrap(columns_NM: Numbers, resamples: int = RESAMPLES, seed: int = 0) ->
         joined = np.zeros((MOST_UNITS, columns_NM.shape[1]))
         np.add.at(joined, np.arange(units) % MOST_UNITS, columns_NM)
         columns_NM, units = joined, MOST_UNITS
-    random, size = np.random.Generator(np.random.Philox(seed)), max(1, _AT_ONCE // units)
+    draws, size = resampled(units, resamples, seed), max(1, _AT_ONCE // units)
     parts = []
-    for first in range(0, resamples, size):
-        count = min(size, resamples - first)
-        drawn = random.integers(0, units, (count, units)) + np.arange(0, count * units, units)[:, None]
-        times_GN = np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units)
-        parts.append(times_GN.astype(np.float64) @ columns_NM)
+    while times := list(islice(draws, size)):
+        parts.append(np.array(times, np.float64) @ columns_NM)
     return np.concatenate(parts)
 
 

@@ -187,7 +187,7 @@ def make_run(
         tensors=going.tensors,
         record=Told(folder, events, **place),
         stop=stop,
-        trimming=Trimming(config.loss, plan, folder, model.device, saved) if config.loss.trim else None,
+        trimming=Trimming(config.loss, plan, folder, saved) if config.loss.trim else None,
     )
 
 

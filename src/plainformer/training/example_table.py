@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from plainformer.replacing import replacing
 from plainformer.train.history import History, learnt_below
 from plainformer.training.prepared import Prepared
 
@@ -33,11 +33,9 @@ def write_examples(prepared: Prepared, history: History, step: int, folder: Path
         log.warning("no %s: %d examples are more than %d", NAME, count, MOST)
         return
     history.settle()
-    temporary = folder / f".tmp-{NAME}"
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(folder / NAME) as path, path.open("w", encoding="utf-8") as file:
         for line in _lines(prepared, history, step):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(temporary, folder / NAME)
 
 
 def _lines(prepared: Prepared, history: History, step: int) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from plainformer.data.sides import Side, Sides
 from plainformer.data.split import UNSEEN
 from plainformer.data.store import Fate, Store, StoreWriter
 from plainformer.errors import InputError, PlainformerError
+from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.train.objectives.base import Dropped, Objective, SpeechInputs
 from plainformer.train.objectives.ctc import LACKING
@@ -117,7 +118,7 @@ def digest_of(processor: Any, files: Mapping[str, Path]) -> str:
     """Return a hash of what turns rows into examples: of its files, or of those that it is saved as."""
     if files:
         return file_digest(*files.values())
-    if isinstance(processor, ImageProcessor):
+    if isinstance(processor, ImageProcessor | MelProcessor | WaveProcessor):
         return cache_key(**processor.to_dict())
     tokenizer = processor.tokenizer if isinstance(processor, SpeechInputs) else processor
     with tempfile.TemporaryDirectory() as folder:

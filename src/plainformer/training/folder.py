@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
 from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
 from plainformer.inputs.files import make_folder
+from plainformer.replacing import write_whole
 from plainformer.train.checkpoint import as_json
 
 CONFIG, DATA, ENVIRONMENT = "config.yaml", "data.json", "environment.json"
@@ -93,18 +93,19 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-            return found
-        except (OSError, ValueError) as error:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+            resumed = found.get("resumed", []) if isinstance(found, dict) else None
+            if not isinstance(resumed, list) or not all(isinstance(one["changed"], dict) for one in resumed):
+                raise ValueError("it is not what this library writes")
+            return dict(found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{self.path / name} cannot be read: {error}", "a run folder needs it: give a new folder"
             ) from None
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".tmp-{name}"
         try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path / name)
+            write_whole(self.path / name, text)
         except OSError as error:
             raise cannot_write(self.path, error) from None
 

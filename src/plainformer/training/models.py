@@ -13,7 +13,7 @@ import torch
 from plainformer.checkpoint import rows
 from plainformer.checkpoint.hub import Part
 from plainformer.checkpoint.low_rank import add_adapters, save_adapters
-from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
+from plainformer.checkpoint.opened import AdaptedCheckpoint, Checkpoint, GgufCheckpoint, open_checkpoint
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
@@ -23,6 +23,7 @@ from plainformer.errors import UsageError, opt
 from plainformer.families import table_for
 from plainformer.families.by_hand import with_tokens
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
+from plainformer.inputs.files import read_preprocessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.loading import load_model
@@ -103,16 +104,17 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
     """Read configuration and processor of what is to be trained; the head is of the objective's kind, with its labels."""
     ref = config.model.ref or config.model.tokenizer
     names, problem = (None, None) if labels is None else (labels.names, labels.problem)
-    if ref is None and kind.reads == "image":
+    if ref is None and kind.reads in ("image", "audio"):
         assert config.model.config is not None
-        return _start_of_images(
-            config, config_of_fragment(config.model.config, kind.head, labels=names, problem=problem), labels
-        )
+        model = config_of_fragment(config.model.config, kind.head, labels=names, problem=problem)
+        media = _media(None, model)
+        return Start(config.model, model, labels, media, {}, {PREPROCESSOR: as_json(described(media, model))})
     if ref is None:
         what = "a model from scratch needs a tokenizer"
         raise UsageError(what, f"give {opt('model.tokenizer', ...)}: a checkpoint's, or a trained one's folder")
     part: Part = "model" if config.model.ref is not None else "tokenizer"
     with open_checkpoint(ref, revision=config.model.revision, part=part) as checkpoint:
+        _check_base(checkpoint, config.model)
         if config.model.config is not None:
             fragment = _with_tokenizer(config.model.config, checkpoint, kind)
             model = config_of_fragment(fragment, kind.head, labels=names, problem=problem)
@@ -124,14 +126,22 @@ def start_of(config: TrainConfig, kind: type[Objective], labels: Labels | None) 
         found = pick_small_files(_names(checkpoint)) if checkpoint.folder is not None else []
         files = {name: checkpoint.path / name for name in found if name != "config.json"}
         companions = {name: path.read_bytes() for name, path in files.items() if name in COMPANIONS}
+        if isinstance(processor, SpeechInputs) and not {PREPROCESSOR, "processor_config.json"} & companions.keys():
+            companions[PREPROCESSOR] = as_json(described(processor.audio, model))
     return Start(config.model, model, labels, processor, files, companions)
 
 
-def _start_of_images(config: TrainConfig, model: ModelConfig, labels: Labels | None) -> Start:
-    """Return the start of a model from scratch that reads images of its own size, normalised as its family does."""
-    processor = ImageProcessor.from_settings(None, model.source, model.image_defaults)
-    settings = {"image_processor_type": IMAGE_PROCESSORS[model.source["model_type"]], **processor.to_dict()}
-    return Start(config.model, model, labels, processor, {}, {PREPROCESSOR: as_json(settings)})
+def _check_base(checkpoint: Checkpoint, asked: StartConfig) -> None:
+    """Refuse to train adapters of which nothing could be loaded: a base model is the folder of a whole model."""
+    if asked.lora is None or asked.lora.merge or asked.ref is None:
+        return
+    if isinstance(checkpoint, AdaptedCheckpoint | GgufCheckpoint):
+        kind = "an adapter itself" if isinstance(checkpoint, AdaptedCheckpoint) else "a GGUF file"
+        what = f"adapters cannot be saved for {asked.ref}, which is {kind}: they would have no base model"
+        fix = (
+            f"give {opt('model.lora.merge', True)}, or its whole model: plainformer.save(plainformer.load(REF), FOLDER)"
+        )
+        raise UsageError(what, fix)
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
@@ -165,11 +175,24 @@ def _processor(checkpoint: Checkpoint, model: ModelConfig, kind: type[Objective]
     frontend = model.input_frontend
     if isinstance(frontend, TokenFrontend):
         return checkpoint.tokenizer()
-    folder = checkpoint.need_folder("preprocessor")
-    if isinstance(frontend, PatchFrontend):
-        return ImageProcessor.from_folder(folder, model.source, model.image_defaults)
-    audio = (MelProcessor if isinstance(frontend, MelFrontend) else WaveProcessor).from_folder(folder, model.source)
-    return SpeechInputs(audio, checkpoint.tokenizer()) if kind.reads == "speech" else audio
+    section = "image_processor" if isinstance(frontend, PatchFrontend) else "feature_extractor"
+    media = _media(read_preprocessor(checkpoint.need_folder("preprocessor"), section), model)
+    return SpeechInputs(media, checkpoint.tokenizer()) if kind.reads == "speech" else media
+
+
+def _media(settings: Mapping[str, Any] | None, model: ModelConfig) -> ImageProcessor | MelProcessor | WaveProcessor:
+    """Return the processor of images or audio that settings describe; None: the usual one of the model's family."""
+    if isinstance(model.input_frontend, PatchFrontend):
+        return ImageProcessor.from_settings(settings, model.source, model.image_defaults)
+    kind = MelProcessor if isinstance(model.input_frontend, MelFrontend) else WaveProcessor
+    return kind.from_settings(settings, model.source)
+
+
+def described(media: ImageProcessor | MelProcessor | WaveProcessor, model: ModelConfig) -> dict[str, Any]:
+    """Return what `preprocessor_config.json` says of a processor."""
+    if isinstance(media, ImageProcessor):
+        return {"image_processor_type": IMAGE_PROCESSORS[model.source["model_type"]], **media.to_dict()}
+    return media.to_dict()
 
 
 def made_model(

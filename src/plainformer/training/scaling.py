@@ -24,7 +24,7 @@ from plainformer.errors import UsageError, opt
 from plainformer.inputs.audio.processors import MelProcessor, WaveProcessor
 from plainformer.inputs.image import ImageProcessor
 from plainformer.train.objectives.base import Arrays, SpeechInputs
-from plainformer.training.models import IMAGE_PROCESSORS, PREPROCESSOR, Start, as_json, with_targets
+from plainformer.training.models import PREPROCESSOR, Start, as_json, described, with_targets
 
 _SECTIONS = {ImageProcessor: "image_processor", WaveProcessor: "feature_extractor", MelProcessor: "feature_extractor"}
 
@@ -96,21 +96,8 @@ def _stated(start: Start, media: Any, settings: Mapping[str, Any]) -> dict[str, 
     if PREPROCESSOR in start.companions:
         content = json.loads(start.companions[PREPROCESSOR])
     else:
-        content = _described(media, str(start.config.source.get("model_type")))
+        content = described(media, start.config)
     return {**start.companions, PREPROCESSOR: as_json({**content, **settings})}
-
-
-def _described(media: Any, model_type: str) -> dict[str, Any]:
-    if isinstance(media, ImageProcessor):
-        return {"image_processor_type": IMAGE_PROCESSORS[model_type], **media.to_dict()}
-    names: tuple[str, ...]
-    if isinstance(media, MelProcessor):
-        names = ("sampling_rate", "n_fft", "hop_length", "chunk_length", "padding_value")
-        found = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": media.n_mels}
-    else:
-        names = ("sampling_rate", "padding_value", "return_attention_mask")
-        found = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1}
-    return {**found, **{name: getattr(media, name) for name in names}}
 
 
 def _fitted(examples: Store, what: str, kind: str, rows: Any, columns: int) -> Scaling:

@@ -81,7 +81,11 @@ class WaveProcessor:
         Raises:
             CheckpointError: the file is unreadable, is for another kind of model, or has an impossible value.
         """
-        found = read_preprocessor(folder, "feature_extractor")
+        return cls.from_settings(read_preprocessor(folder, "feature_extractor"), config)
+
+    @classmethod
+    def from_settings(cls, found: Mapping[str, Any] | None, config: Mapping[str, Any]) -> WaveProcessor:
+        """Do as `from_folder` with what its file says, None where there is none."""
         with reading(_WHERE):
             settings = _settings(found, "Wav2Vec2FeatureExtractor")
             require(
@@ -97,6 +101,12 @@ class WaveProcessor:
                 mean=settings.maybe_number("waveform_mean"),
                 std=settings.maybe_number("waveform_std"),
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `preprocessor_config.json` says of it, without the scaling of a training set."""
+        names = ("sampling_rate", "do_normalize", "padding_value", "return_attention_mask")
+        own = {name: getattr(self, name) for name in names}
+        return {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "feature_size": 1, **own}
 
     def __call__(self, audio: AudioSource | Sequence[AudioSource], *, sampling_rate: int | None = None) -> AudioBatch:
         """Prepare one clip or a list of clips.
@@ -178,14 +188,20 @@ class MelProcessor:
         """Read `preprocessor_config.json` (or `processor_config.json`) of a checkpoint folder.
 
         Args:
-            folder: the checkpoint's folder; absent keys take transformers' defaults.
-            config: the model's `config.json`; `num_mel_bins` is the number of bands that the model reads.
+            folder: the checkpoint's folder; absent keys take transformers' defaults. With no file at all, clips are as long
+                as the model hears.
+            config: the model's `config.json`; `num_mel_bins` is the number of bands that the model reads, and
+                `max_source_positions` says how long it hears.
 
         Raises:
             CheckpointError: the file is unreadable, is for another kind of model, disagrees with the model, or has an
                 impossible value.
         """
-        found = read_preprocessor(folder, "feature_extractor")
+        return cls.from_settings(read_preprocessor(folder, "feature_extractor"), config)
+
+    @classmethod
+    def from_settings(cls, found: Mapping[str, Any] | None, config: Mapping[str, Any]) -> MelProcessor:
+        """Do as `from_folder` with what its file says, None where there is none."""
         with reading(_WHERE):
             settings = _settings(found, "WhisperFeatureExtractor")
             bands = config.get("num_mel_bins")
@@ -205,9 +221,17 @@ class MelProcessor:
                 n_mels=n_mels,
                 n_fft=settings.bounded("n_fft", MAX_SIZE, default=400),
                 hop_length=settings.bounded("hop_length", MAX_SIZE, default=160),
-                chunk_length=settings.bounded("chunk_length", MAX_SIZE, default=30),
+                chunk_length=settings.bounded(
+                    "chunk_length", MAX_SIZE, default=_seconds(config) if found is None else 30
+                ),
                 padding_value=settings.number("padding_value", default=0.0),
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `preprocessor_config.json` says of it, without the scaling of a training set."""
+        names = ("sampling_rate", "n_fft", "hop_length", "chunk_length", "padding_value")
+        own = {name: getattr(self, name) for name in names}
+        return {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": self.n_mels, **own}
 
     def __call__(
         self,
@@ -330,3 +354,14 @@ def _receptive_field(config: Mapping[str, Any]) -> int:
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         needed = (needed - 1) * stride + kernel
     return int(needed)
+
+
+def _seconds(config: Mapping[str, Any]) -> int:
+    """Return how long a model hears: a position is two frames of 10 ms."""
+    positions = config.get("max_source_positions")
+    if positions is None:
+        return 30
+    require(
+        positions % 50 == 0, f"max_source_positions={positions} is not a whole number of seconds, of 50 positions each"
+    )
+    return int(positions) // 50
