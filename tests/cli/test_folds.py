@@ -49,6 +49,16 @@ def ok(answer: Answer) -> Answer:
     return answer
 
 
+def test_numbers_of_folds_that_cannot_be(cli: Cli, config: Path) -> None:
+    for count in ("41", "9999999999"):
+        refused(cli("train", config, "--folds", count), f"--folds {count} of 40 rows", "give 2 to 40")
+    for count in ("1", "-2", "2.5", "x"):
+        refused(cli("train", config, "--folds", count), "--folds.count", "is not a whole number")
+    refused(cli("train", config, "--folds", "2", "--folds.search", "{}"), "--folds.search", "names no option")
+    refused(cli("train", config, "--folds", "2", "--folds.search", "{seed: [1, 2]}"), "cannot choose seed")
+    refused(cli("train", "--seen", "a", "--verdict", "b"), "--verdict has no effect with --seen")
+
+
 def test_folds_is_short_for_their_number(config: Path) -> None:
     assert parse_overrides(["--folds", "5", "--folds.vote", "majority"]) == [
         ("folds.count", "5"),

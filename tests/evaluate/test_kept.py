@@ -65,17 +65,48 @@ def test_damage_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no evaluation"):
         Kept(tmp_path)
     kept = keep(tmp_path / "one")
-    assert is_kept(kept.folder)
-    np.save(kept.folder / "units.npy", np.zeros(3, np.int64))
-    with pytest.raises(InputError, match="3 rows, not 4"):
-        _ = Kept(kept.folder).units
+    assert is_kept(kept.folder) and not is_kept("x" * 300) and not is_kept("a\0b")
     info = kept.folder / "evaluation.json"
-    info.write_text(json.dumps({**json.loads(info.read_text()), "version": 99}))
+    text = info.read_text()
+    info.write_text(json.dumps({**json.loads(text), "version": 99}))
     with pytest.raises(InputError, match="version 99"):
         Kept(kept.folder)
-    info.write_text("{")
-    with pytest.raises(InputError, match="damaged"):
-        Kept(kept.folder)
+    for damaged in ("{", "", "[]", "null", '{"version": 1}', text.replace("classification", "regression")):
+        info.write_text(damaged)
+        with pytest.raises(InputError, match=r"evaluation.json is damaged"):
+            Kept(kept.folder)
+    info.write_text(text)
+    assert len(Kept(kept.folder)) == 4
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "rows.npy", "units.npy", "keys.npy"])
+def test_files_are_those_that_were_written(tmp_path: Path, name: str) -> None:
+    kept = keep(tmp_path / "one")
+    path = kept.folder / name
+    written = path.read_bytes()
+
+    def read() -> int:
+        again = Kept(kept.folder)
+        readers = {"rows.npy": lambda: again.rows, "units.npy": lambda: again.units, "keys.npy": lambda: again.keys}
+        return len(readers.get(name, lambda: list(again.predictions()))())
+
+    for damaged in (b"", b"garbage", written[: len(written) // 2], written * 2, b"5\n" * 4):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged: it was changed after it was written") as caught:
+            read()
+        assert name in caught.value.what and "--again" in caught.value.fix
+    path.unlink()
+    with pytest.raises(InputError, match="is damaged: No such file"):
+        read()
+    path.write_bytes(written)
+    assert read() == 4
+
+
+def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    with Keeper(tmp_path / "one", 1) as keeper:
+        keeper.add({}, [1.0], KEYS[0])
+        kept = keeper.finish({"data": {"name": "b\udcff \ud83d"}}, keeper.units(own=True))
+    assert kept.info["data"]["name"] == "b\udcff \ud83d"
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 40, -9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
 
@@ -30,7 +31,17 @@ def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
     assert ledger.check(look("a"), None).level == pytest.approx(0.975)
 
 
-@pytest.mark.parametrize("damage", ['{"time": 1}\n', "not JSON\n", '{"time": "2026'])
+GOOD = dict.fromkeys(("time", "data", "name", "run", "checkpoint", "config"), "d")
+DAMAGE = [
+    *('{"time": 1}', "not JSON", "5", "[]", "", "\0\0"),
+    *(
+        json.dumps({**GOOD, **more})
+        for more in ({}, {"metrics": [1]}, {"metrics": {}, "reason": 5}, {"metrics": {}, "x": 1})
+    ),
+]
+
+
+@pytest.mark.parametrize("damage", [*(f"{line}\n" for line in DAMAGE), '{"time": "2026'])
 def test_a_damaged_ledger_is_an_error(tmp_path: Path, damage: str) -> None:
     ledger = Ledger(tmp_path)
     ledger.add(look("a"), None)

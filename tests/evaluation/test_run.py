@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from plainformer import load
 from plainformer.config.building import read_config
-from plainformer.errors import UsageError
+from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.evaluate.ledger import Ledger
 from plainformer.evaluation import evaluate
 from plainformer.train.checkpoint import damage
 from plainformer.training import train
@@ -104,6 +106,10 @@ def test_a_run_without_a_model(run: Path) -> None:
         (run / name).unlink()
     assert evaluate(run).n == 13  # by best.json, where links are not copied
     shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match="which is not there"):
+        evaluate(run)
+    for name in ("best", "last"):
+        (run / f"{name}.json").unlink()
     with pytest.raises(UsageError, match="has no model yet"):
         evaluate(run)
 
@@ -153,3 +159,42 @@ def test_prefix_and_lengths_are_the_runs(tiny: Tiny, tmp_path: Path) -> None:
     assert (
         found.info["options"]["prefix"] == "short: " and found.info["options"]["max_new_tokens"] == 7 and found.n == 5
     )
+
+
+def test_rows_that_have_changed_since_the_training(run: Path) -> None:
+    data = json.loads((run / "data.json").read_text())
+    data["sides"]["validation"]["rows"] = "0" * 32
+    (run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"validation rows of .* no longer those that it was trained with"):
+        evaluate(run)
+    assert evaluate(run, side="train").n == 61
+
+
+@pytest.mark.parametrize("text", ["{", '{"step": "a"}', '{"step": 99999}', "[]"])
+def test_a_best_model_that_is_lost_is_not_replaced_by_the_last(run: Path, text: str) -> None:
+    (run / "best").unlink()
+    evaluate(run)
+    (run / "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json"):
+        evaluate(run)
+    with pytest.raises(CheckpointError, match=r"best\.json"):
+        load(run)
+
+
+def test_rows_of_train_and_validation_are_no_test_set(run: Path) -> None:
+    for side in ("train", "validation", None):
+        with pytest.raises(UsageError, match="are not a test set"):
+            evaluate(run, side=side, test=True)
+
+
+def test_a_part_of_the_test_rows_is_the_test_set(run: Path) -> None:
+    assert evaluate(run, side="test", limit=20).n == 20
+    assert evaluate(run, side="test").n == 25
+    (look,) = Ledger().path.read_text().splitlines()  # of both
+    assert json.loads(look)["run"] == str(run.resolve())
+
+
+def test_an_evaluation_that_is_half_there(run: Path) -> None:
+    (evaluate(run).folder / "evaluation.json").unlink()
+    with pytest.raises(InputError, match=r"without its evaluation\.json"):
+        evaluate(run)

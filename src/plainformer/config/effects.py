@@ -124,7 +124,18 @@ def _check_loss(config: TrainConfig) -> None:
 
 # What a search cannot try: where a run is and what it is made with, not what is learnt; and which rows it learns from.
 _NOT_SEARCHED = (
-    *("folder", "folds", "device", "threads", "compile", "log_every", "checkpoints", "batches.micro"),
+    *(
+        "objective",
+        "seed",
+        "folder",
+        "folds",
+        "device",
+        "threads",
+        "compile",
+        "log_every",
+        "checkpoints",
+        "batches.micro",
+    ),
     *("model.checkpointing", "data.train", "data.validation", "data.test", "data.columns", "data.split", "data.cache"),
     *("data.duplicates", "data.labels", "evaluate"),
 )

@@ -10,15 +10,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plainformer.errors import PlainformerError, UsageError, opt, plural
+from plainformer.errors import PlainformerError, UsageError, a_type, opt, plural
 
 NAME = "test-ledger.jsonl"
 LEVEL = 0.95
+_KIND = {str: "text", dict: "object"}
 
 
 def state_folder() -> Path:
@@ -108,8 +109,8 @@ class Ledger:
         found = []
         for number, line in enumerate(written.splitlines(), 1):
             try:
-                look = Look(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                look = _look(json.loads(line))
+            except ValueError as error:
                 raise self._damaged(number, error) from None
             if look.data == data:
                 found.append(look)
@@ -161,6 +162,19 @@ class Ledger:
         return PlainformerError(
             what, "without it nobody knows whether a test set is still one; PLAINFORMER_STATE is its folder"
         )
+
+
+def _look(value: Any) -> Look:
+    """Return a look from what a line says. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {a_type(value)}, not an object")
+    known = {each.name: dict if each.name == "metrics" else str for each in fields(Look)}
+    for name in known.keys() | value.keys():
+        if name not in known or not isinstance(value.get(name, "" if name == "reason" else None), known[name]):
+            raise ValueError(
+                f"{name!r} is unknown" if name not in known else f"{name!r} is missing, or is no {_KIND[known[name]]}"
+            )
+    return Look(**value)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def evaluate(
         side=side,
         columns=dict(columns or {}),
         unit=unit,
-        output=None if output is None else Path(output),
+        output=None if output is None else _folder(output),
         again=again,
         temperature=temperature,
         metric=dict(metric or {}),
@@ -94,6 +94,13 @@ def evaluate(
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if not text.strip() or "\0" in text:
+        raise UsageError(f"{opt('output', text)} is not the name of a folder", "give a folder")
+    return Path(text)
 
 
 def _parted(options: Mapping[str, Any]) -> dict[str, Any]:
