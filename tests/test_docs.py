@@ -158,6 +158,7 @@ def furnish(folder: Path) -> None:
 def test_the_page_says_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path / ".state"))  # the ledger of test sets
     monkeypatch.delenv("PLAINFORMER_DEBUG", raising=False)
     furnish(tmp_path)
     for block, found in found_and_expected(page, tmp_path):
@@ -316,6 +317,7 @@ if __name__ == "__main__":
         if each.name != "README.md" and (not wanted or any(word in each.name for word in wanted)):
             with tempfile.TemporaryDirectory() as there:
                 os.chdir(there)
+                os.environ["PLAINFORMER_STATE"] = str(Path(there) / ".state")
                 furnish(Path(there))
                 rewrite(each, Path(there))
                 os.chdir(ROOT)

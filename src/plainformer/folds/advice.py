@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from plainformer.config.effects import is_given
@@ -21,7 +22,7 @@ def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
     """Yield what may be shipped, and how."""
     either = ""
     if config.objective in VOTING:
-        yield f"the models of all folds answer as one: plainformer run {shlex.quote(str(result.folder))} INPUT"
+        yield f"the models of all folds answer as one: plainformer run {shlex.quote(str(_near(result.folder)))} INPUT"
         either = "or "
     if result.best_step is not None:
         rows = "all rows but the test set" if config.data.split is not None and config.data.split.test else "all rows"
@@ -32,7 +33,7 @@ def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
 def retraining(config: TrainConfig, result: FoldsResult) -> list[str]:
     """Return the words after `plainformer train` that train one model on all rows, with what a search chose."""
     changes: dict[str, Any] = {} if result.choice is None else dict(result.choice.values)
-    changes |= {"folder": f"{result.folder}-all", "folds": None}
+    changes |= {"folder": f"{_near(result.folder)}-all", "folds": None}
     changes |= {"length.epochs": None, "length.tokens": None, "length.steps": result.best_step}
     split = config.data.split
     if split is not None and split.test:
@@ -43,7 +44,12 @@ def retraining(config: TrainConfig, result: FoldsResult) -> list[str]:
         for name in ("every", "metric", "patience"):
             changes |= {f"evaluate.{name}": None} if getattr(config.evaluate, name) is not None else {}
         changes |= {"data.duplicates": "refuse"} if is_given(config.data, "duplicates") else {}
-    words = [str(result.folder)]
+    words = [str(_near(result.folder))]
     for name, value in changes.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return words
+
+
+def _near(folder: Path) -> Path:
+    """Return a folder as seen from the working directory, where it is in it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
