@@ -13,9 +13,9 @@ from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
-from plainformer.errors import did_you_mean, InputError, opt, PlainformerError, UsageError
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.kept import INFO, is_kept
-from plainformer.evaluate.ledger import card_section, Look, Looks
+from plainformer.evaluate.ledger import Looks, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.replacing import write_whole
 from plainformer.train.card import CARD
