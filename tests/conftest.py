@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,29 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures() -> Iterator[None]:
+    """Curves and TensorBoard's files take longer than most of the runs here: without them, but where `pictures` is used."""
+    from plainformer.train import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "_drawing", (record.draw_plots, record._board), raising=False)
+        patch.setattr(record, "draw_plots", lambda folder: [])
+        patch.setattr(record, "_board", lambda folder, step: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Iterator[None]:
+    """Runs draw their curves, as usual."""
+    from plainformer.train import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in zip(("draw_plots", "_board"), record.__dict__["_drawing"], strict=True):
+            patch.setattr(record, name, function)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,8 @@ import pytest
 import plainformer
 from tests.support import ROOT
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "README.md") if page.is_file()),

@@ -40,6 +40,7 @@ def compared(
     return pf.compare(folder / "first", folder / "second", draws=1000, resamples=400, seed=seed)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_difference(tmp_path: Path) -> None:
     """Of 95 % intervals 95 % do; by chance 88 to 99 % of 200 (binomial, p < 1e-4 outside)."""
     held, values = 0, 0
@@ -55,6 +56,7 @@ def test_intervals_hold_the_true_difference(tmp_path: Path) -> None:
     assert low <= held <= high and low <= values <= high, (held, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [False, True], ids=["examples", "documents"])
 def test_p_of_systems_that_are_alike_is_uniform(documents: bool, tmp_path: Path) -> None:
     """A p-value of counts has steps: it is made uniform by drawing a place within its step, as Smirnov's test needs."""
@@ -73,6 +75,7 @@ def test_p_of_systems_that_are_alike_is_uniform(documents: bool, tmp_path: Path)
     assert 0.005 <= np.mean(np.array(ps) < 0.05) <= 0.09, np.mean(np.array(ps) < 0.05)
 
 
+@pytest.mark.slow
 def test_differences_are_found(tmp_path: Path) -> None:
     """McNemar's power at 120 pairs is met, and grows."""
     found = []

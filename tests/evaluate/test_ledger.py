@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
     assert len(ledger.add(look("a"), None).all) == 1
     assert len(ledger.add(look("a"), None).all) == 1  # printed again: not a look
     assert len(ledger.add(look("b", data="other"), None).all) == 1
-    with pytest.raises(UsageError, match=r"(?s)looked at 1 time already.*run of a: accuracy 0.5.*look_again"):
+    with pytest.raises(UsageError, match=r"(?s)looked at once already.*run of a: accuracy 0.5.*look_again"):
         ledger.check(look("b"), None)
     with pytest.raises(UsageError, match="already"):
         ledger.add(look("b"), None)
@@ -30,7 +31,17 @@ def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
     assert ledger.check(look("a"), None).level == pytest.approx(0.975)
 
 
-@pytest.mark.parametrize("damage", ['{"time": 1}\n', "not JSON\n", '{"time": "2026'])
+GOOD = dict.fromkeys(("time", "data", "name", "run", "checkpoint", "config"), "d")
+DAMAGE = [
+    *('{"time": 1}', "not JSON", "5", "[]", "", "\0\0"),
+    *(
+        json.dumps({**GOOD, **more})
+        for more in ({}, {"metrics": [1]}, {"metrics": {}, "reason": 5}, {"metrics": {}, "x": 1})
+    ),
+]
+
+
+@pytest.mark.parametrize("damage", [*(f"{line}\n" for line in DAMAGE), '{"time": "2026'])
 def test_a_damaged_ledger_is_an_error(tmp_path: Path, damage: str) -> None:
     ledger = Ledger(tmp_path)
     ledger.add(look("a"), None)

@@ -162,7 +162,12 @@ def test_what_is_wrong_is_said(tiny: Tiny, tmp_path: Path) -> None:
         (lambda: evaluate(model, path, look_again="why"), "look_again.* has no effect"),
         (lambda: evaluate(model, path, look_again=" ", test=True), "says nothing"),
         (lambda: evaluate(model, path, temperature="hot"), "'hot'.* is not a number"),
-        (lambda: evaluate(model, path, temperature=0), "not above 0"),
+        (lambda: evaluate(model, path, temperature=0), "not between"),
+        (lambda: evaluate(model, ""), "the path of the data is ''"),
+        (lambda: evaluate(model, path, output=" "), "output=' ' is not the name of a folder"),
+        (lambda: evaluate(model, path, output="a\0b"), "is not the name of a folder"),
+        (lambda: evaluate(model, path, output="x" * 300), "too long"),
+        (lambda: evaluate(model, path, metric={"labels": ["a"]}), "'labels', which the scores .* do not know"),
         (lambda: evaluate(model, path, task="question-answering"), "cannot do 'question-answering'"),
     ):
         with pytest.raises(UsageError, match=said):

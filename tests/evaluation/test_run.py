@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from plainformer.errors import UsageError
+from plainformer import load
+from plainformer.config.building import read_config
+from plainformer.errors import CheckpointError, InputError, UsageError
+from plainformer.evaluate.ledger import Ledger
 from plainformer.evaluation import evaluate
 from plainformer.train.checkpoint import damage
 from plainformer.training import train
@@ -62,13 +66,17 @@ def test_the_test_rows_are_looked_at_once(run: Path) -> None:
     found = evaluate(run, side="test")
     assert found.n == 25 and found.looks.lines() == ["test set looked at once"]
     after = (run / "best" / "README.md").read_text()
-    assert after.startswith(card.rstrip()) and "Looked at 1 time." in after and f"{found['accuracy']:.4g}" in after
+    assert (
+        after.startswith(card.rstrip())
+        and "Looked at once, with 1 model." in after
+        and f"{found['accuracy']:.4g}" in after
+    )
     assert not damage((run / "best").resolve()) and not damage((run / "last").resolve())
-    with pytest.raises(UsageError, match="looked at 1 time already"):
+    with pytest.raises(UsageError, match="looked at once already"):
         evaluate(run, side="test", max_length=20)
     evaluate(run, side="test", max_length=20, look_again="lengths")
     again = (run / "last" / "README.md").read_text()
-    assert again.count("## Test set") == 1 and "Looked at 2 times." in again and "lengths" in again
+    assert again.count("## Test set") == 1 and "Looked at 2 times, with 1 model." in again and "lengths" in again
 
 
 def test_the_ledger_outlives_the_run(run: Path) -> None:
@@ -77,8 +85,20 @@ def test_the_ledger_outlives_the_run(run: Path) -> None:
     shutil.copytree(run, moved, symlinks=True)
     shutil.rmtree(run)
     assert evaluate(moved, side="test").looks.to_dict()["count"] == 1  # the same model
+    assert "Looked at once, with 1 model." in (moved / "best" / "README.md").read_text()
     with pytest.raises(UsageError, match="already"):
         evaluate(moved, side="test", max_length=9)
+
+
+def test_a_look_with_another_model_is_in_the_cards_of_both(run: Path) -> None:
+    evaluate(run, side="test")
+    config = read_config(run / "config.yaml")
+    other = train(replace(config, folder=str(run.with_name("other")), seed=9)).folder
+    evaluate(other, side="test", look_again="another seed")
+    for folder in (run, other):
+        card = (folder / "best" / "README.md").read_text()
+        assert "Looked at 2 times, with 2 models." in card and "Reason: another seed" in card
+        assert f"{run.name} on test rows of {run.name}: accuracy" in card and not damage((folder / "best").resolve())
 
 
 def test_a_run_without_a_model(run: Path) -> None:
@@ -86,6 +106,10 @@ def test_a_run_without_a_model(run: Path) -> None:
         (run / name).unlink()
     assert evaluate(run).n == 13  # by best.json, where links are not copied
     shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match="which is not there"):
+        evaluate(run)
+    for name in ("best", "last"):
+        (run / f"{name}.json").unlink()
     with pytest.raises(UsageError, match="has no model yet"):
         evaluate(run)
 
@@ -135,3 +159,42 @@ def test_prefix_and_lengths_are_the_runs(tiny: Tiny, tmp_path: Path) -> None:
     assert (
         found.info["options"]["prefix"] == "short: " and found.info["options"]["max_new_tokens"] == 7 and found.n == 5
     )
+
+
+def test_rows_that_have_changed_since_the_training(run: Path) -> None:
+    data = json.loads((run / "data.json").read_text())
+    data["sides"]["validation"]["rows"] = "0" * 32
+    (run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match=r"validation rows of .* no longer those that it was trained with"):
+        evaluate(run)
+    assert evaluate(run, side="train").n == 61
+
+
+@pytest.mark.parametrize("text", ["{", '{"step": "a"}', '{"step": 99999}', "[]"])
+def test_a_best_model_that_is_lost_is_not_replaced_by_the_last(run: Path, text: str) -> None:
+    (run / "best").unlink()
+    evaluate(run)
+    (run / "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json"):
+        evaluate(run)
+    with pytest.raises(CheckpointError, match=r"best\.json"):
+        load(run)
+
+
+def test_rows_of_train_and_validation_are_no_test_set(run: Path) -> None:
+    for side in ("train", "validation", None):
+        with pytest.raises(UsageError, match="are not a test set"):
+            evaluate(run, side=side, test=True)
+
+
+def test_a_part_of_the_test_rows_is_the_test_set(run: Path) -> None:
+    assert evaluate(run, side="test", limit=20).n == 20
+    assert evaluate(run, side="test").n == 25
+    (look,) = Ledger().path.read_text().splitlines()  # of both
+    assert json.loads(look)["run"] == str(run.resolve())
+
+
+def test_an_evaluation_that_is_half_there(run: Path) -> None:
+    (evaluate(run).folder / "evaluation.json").unlink()
+    with pytest.raises(InputError, match=r"without its evaluation\.json"):
+        evaluate(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,13 @@ def test_what_has_no_probabilities(tiny: Tiny, tmp_path: Path) -> None:
         evaluate(tiny("fill-mask"), calibrate=rows)
     with pytest.raises(UsageError, match=r"temperature.* has no effect"):
         evaluate(tiny("fill-mask"), rows, temperature=2.0)
+
+
+@pytest.mark.parametrize("value", ["inf", float("inf"), "nan", 0, -1, "1e-320", "1e300", "1e400"])
+def test_what_is_no_temperature(tiny: Tiny, tmp_path: Path, value: Any) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", classified())
+    with pytest.raises(UsageError, match=r"temperature=.*is not between"):
+        evaluate(tiny("text-classification"), rows, temperature=value)
 
 
 def test_of_other_weights_or_damaged(tmp_path: Path) -> None:

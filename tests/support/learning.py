@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -150,11 +149,8 @@ def config_of(folder: Path, objective: str, source: Mapping[str, Any], **changes
     return build(TrainConfig, Written(found))
 
 
-def learnt(config: TrainConfig, monkeypatch: pytest.MonkeyPatch | None = None) -> list[dict[str, Any]]:
-    """Make a run, without pictures; returns the lines of its steps."""
-    if monkeypatch is not None:
-        monkeypatch.setattr(record, "draw_plots", lambda folder: None)  # pictures take longer than the run
-        monkeypatch.setattr(record, "_board", lambda folder, step: None)
+def learnt(config: TrainConfig) -> list[dict[str, Any]]:
+    """Make a run; returns the lines of its steps."""
     result = train(config)
     assert result.ended == "done"
     return record.read_lines(result.folder / record.METRICS)

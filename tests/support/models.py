@@ -72,7 +72,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         for module in model.modules():
             if hasattr(module, "create_weight"):
                 # A table of sinusoids: a parameter there, but not one that is learned.
-                module.weight.copy_(module.create_weight())
+                module.weight.copy_(module.create_weight())  # type: ignore[operator]
 
 
 def reference(name: str, config: Any, seed: int = 0) -> Any:

@@ -29,28 +29,28 @@ GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4
 
 
-def curve(objective: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def curve(objective: str, folder: Path) -> list[float]:
     fragment, save, changes = RUNS[objective]
     save(folder / "inputs")
     save_json(folder / "inputs", "config.json", fragment)
     model = {"config": fragment, "tokenizer": str(folder / "inputs")}
     changes = {"optimizer": {"learning_rate": 3e-3, **changes.get("optimizer", {})}, **changes}
     config = config_of(folder, objective, rows_of(folder, objective), model=model, threads=1, **changes)
-    return [line["loss"] for line in learnt(config, monkeypatch)]
+    return [line["loss"] for line in learnt(config)]
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="without MKL, torch draws dropout otherwise")
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_curves_are_as_they_were(objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_are_as_they_were(objective: str, tmp_path: Path) -> None:
     expected = json.loads((GOLDEN / f"{objective}.json").read_text(encoding="utf-8"))
-    assert curve(objective, tmp_path, monkeypatch) == pytest.approx(expected, rel=TOLERANCE)
+    assert curve(objective, tmp_path) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def main(names: list[str]) -> None:
     GOLDEN.mkdir(exist_ok=True)
     for objective in names or OBJECTIVES:
-        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
-            losses = [float(f"{loss:.7g}") for loss in curve(objective, Path(folder), monkeypatch)]
+        with tempfile.TemporaryDirectory() as folder:
+            losses = [float(f"{loss:.7g}") for loss in curve(objective, Path(folder))]
         (GOLDEN / f"{objective}.json").write_text(json.dumps(losses, indent=1) + "\n", encoding="utf-8")
         print(f"{objective}: {losses[0]:.4f} to {losses[-1]:.4f}")
 

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from plainformer.config.training import BatchConfig, LengthConfig
-from plainformer.errors import CheckpointError, PlainformerError
+from plainformer.errors import CheckpointError, PlainformerError, UsageError
 from plainformer.train import plots, record
 from plainformer.train.plan import make_plan
 from plainformer.train.plots import curves_of, draw_plots
 from plainformer.train.record import METRICS, TIMING, Lines, Record, evaluations, read_lines
 from plainformer.train.seen import seen
 from tests.support.processes import modules_after
+
+pytestmark = pytest.mark.usefixtures("pictures")
 
 
 def trained(step: int) -> dict[str, Any]:
@@ -271,5 +273,5 @@ def test_seen_needs_no_torch() -> None:
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="folder of a training run"):
+    with pytest.raises(UsageError, match="folder of a training run"):
         seen(tmp_path)

@@ -69,7 +69,7 @@ class Case:
             objective=objective,
             device=cpu,
             trimming=trimming,
-            history=History(0, None),
+            history=History(len(self.examples), None),
             autocast=nullcontext,
             here=lambda batch: batch,
         )
@@ -97,6 +97,8 @@ def test_a_step_is_that_of_the_examples_it_keeps(case: Case) -> None:
     worst = sorted(np.argsort(means)[-2:].tolist())
     found, run = case.gradient([8])
     run.trimming.flush()
+    run.history.settle()
+    assert run.history.last.tolist() == pytest.approx(means, rel=1e-6)  # of those that were left out, too
     assert [json.loads(line) for line in (case.folder / TRIMMED).read_text().splitlines()] == [
         {"step": 5, "examples": worst}
     ]

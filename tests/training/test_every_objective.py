@@ -6,7 +6,7 @@ Each objective makes one short run, with dropout, micro-batches of unequal size 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,15 +106,6 @@ def configured(name: str, folder: Path, tiny: Tiny) -> TrainConfig:
             "checkpoints": {"every": 1},
         },
     )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        patched.setattr("plainformer.train.record._board", lambda folder, step: None)
-        yield
 
 
 @pytest.fixture(scope="module", params=[*OBJECTIVES, *WAYS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,6 @@ from tests.support import media
 from tests.support.runs import run_config, run_data, texts, write_rows
 
 Tiny = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        yield
 
 
 def short(

@@ -54,7 +54,7 @@ def test_a_run_is_the_trainers(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     ours, theirs, compute = WAYS[name]
     reference = CASES[NAME].model(tmp_path / "model", 0.0)
     config = config_of(tmp_path, NAME, rows_of(tmp_path, NAME), model={"ref": str(tmp_path / "model")}, **ours)
-    lines = learnt(config, monkeypatch)
+    lines = learnt(config)
     if compute is not None:
         use = compute
 
@@ -96,7 +96,7 @@ def test_noise_is_as_large_as_the_trainers(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "noised", kept)
-        noisy = learnt(config, monkeypatch)
+        noisy = learnt(config)
     assert len(drawn) == STEPS
     ours = torch.cat(drawn).numpy()
     seen: list[Tensor] = []
@@ -122,7 +122,7 @@ def test_noise_is_as_large_as_the_trainers(tmp_path: Path, monkeypatch: pytest.M
     assert np.quantile(ours, quantiles) == pytest.approx(np.quantile(theirs, quantiles), abs=0.03 * bound)
     # Evaluations before the first step are those of a run without noise.
     plain = config_of(tmp_path / "plain", NAME, data, model=own["model"], data={**split})
-    first = [next(line for line in lines if "validation" in line) for lines in (noisy, learnt(plain, monkeypatch))]
+    first = [next(line for line in lines if "validation" in line) for lines in (noisy, learnt(plain))]
     assert first[0] == first[1]
 
 
@@ -130,13 +130,13 @@ def test_noise_is_as_large_as_the_trainers(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("ema", [None, 0.8])
-def test_sparse_weights_are_those_of_numpy(ema: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_weights_are_those_of_numpy(ema: float | None, tmp_path: Path) -> None:
     """20 steps of AdamW and soft thresholds, written out in float64, on gradients of the reference's model in float64."""
     reference = CASES[NAME].model(tmp_path / "model", 0.0).double()
     optimizer = {"learning_rate": 2e-3, "l1": 3.0, "weight_decay": 0.1, "ema": ema, "max_grad_norm": 0.5}
     own: dict[str, Any] = {"model": {"ref": str(tmp_path / "model")}, "optimizer": optimizer}
     config = config_of(tmp_path, NAME, rows_of(tmp_path, NAME), **own)
-    rates = [line["learning_rate"] for line in learnt(config, monkeypatch)]
+    rates = [line["learning_rate"] for line in learnt(config)]
     linear = {f"{name}.weight" for name, part in reference.named_modules() if isinstance(part, torch.nn.Linear)}
     weights = dict(reference.named_parameters())
     first, second = ({name: np.zeros(p.shape) for name, p in weights.items()} for _ in range(2))

@@ -5,7 +5,7 @@ What none of them may change: what evaluation finds before the first step, and w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,15 +91,6 @@ class Done:
     def weights(self, step: int) -> dict[str, Tensor]:
         model = pf.load_model(self.folder / "checkpoints" / f"step-{step:08d}", prepare=False, backend="plain")
         return dict(model.named_parameters())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        patched.setattr("plainformer.train.record._board", lambda folder, step: None)
-        yield
 
 
 def config_for(folder: Path, tiny: Tiny, **options: Any) -> TrainConfig:

@@ -33,11 +33,6 @@ SCALERS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-
-
 def configured(folder: Path, objective: str, model: Path, /, **changes: Any) -> TrainConfig:
     return build(TrainConfig, Written(run_data(folder, objective, model, **changes)))
 

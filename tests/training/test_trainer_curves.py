@@ -20,12 +20,12 @@ UNDECIDED = ("k_proj.bias", "key.bias")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_losses_and_weights_are_the_trainers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_and_weights_are_the_trainers(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     reference = case.model(tmp_path / "model", 0.0 if case.fewer else 0.1)
     data = rows_of(tmp_path, case.objective, even=case.even)
     config = config_of(tmp_path, case.objective, data, model={"ref": str(tmp_path / "model")}, **case.changes)
-    lines = learnt(config, monkeypatch)
+    lines = learnt(config)
     steps = [case.inputs(batch) for (batch,) in batches_of(config)]
     trainer = trained_by_reference(reference, steps, config, tmp_path)
     assert len(lines) == len(trainer.losses) == STEPS

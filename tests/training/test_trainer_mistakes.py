@@ -57,7 +57,7 @@ ACCUMULATED = {
 
 
 @pytest.mark.parametrize("name", ACCUMULATED)
-def test_accumulation_multiplies_their_gradient(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_multiplies_their_gradient(name: str, tmp_path: Path) -> None:
     """A model whose forward takes `**kwargs` is not divided by the micro-batches, whether or not its loss heeds them.
 
     Theirs is right only where the loss does (Llama, ViT), and where labels have another name (the spans of question answering).
@@ -71,7 +71,7 @@ def test_accumulation_multiplies_their_gradient(name: str, tmp_path: Path, monke
     ((batch,),) = batches_of(config)
     right = _norm(reference, case.inputs(batch))
     parts = config_of(tmp_path, case.objective, data, model=model, batches={**whole, "micro": 2}, length={"steps": 1})
-    (line,) = learnt(parts, monkeypatch)
+    (line,) = learnt(parts)
     inputs = case.inputs(batch)
     pieces = zip(*(x.chunk(PARTS) for x in inputs.values()), strict=True)
     trainer = trained_by_reference(
@@ -113,7 +113,7 @@ def _token_mean(model: Any, texts: Sequence[Tensor]) -> float:
     return float(torch.cat(losses).double().mean())
 
 
-def test_their_evaluation_depends_on_the_size_of_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_their_evaluation_depends_on_the_size_of_its_batches(tmp_path: Path) -> None:
     """Theirs is a mean over rows of means over a batch's tokens: tokens of short texts count for more."""
     case = CASES["causal-lm"]
     reference = case.model(tmp_path / "model", 0.0)
@@ -134,7 +134,7 @@ def test_their_evaluation_depends_on_the_size_of_its_batches(tmp_path: Path, mon
             evaluate={"batch_size": size},
             data={"validation": data, "duplicates": "allow"},
         )
-        ours[size] = learnt(config, monkeypatch)[0]["validation"]["loss"]  # before the first step
+        ours[size] = learnt(config)[0]["validation"]["loss"]  # before the first step
         theirs[size] = _evaluated(reference, texts, size, tmp_path)
     assert list(ours.values()) == pytest.approx([right] * 4, rel=1e-6)
     for size, found in theirs.items():
@@ -160,7 +160,7 @@ def _evaluated(model: Any, texts: Sequence[Tensor], size: int, folder: Path) -> 
     return float(trainer.evaluate(dataset)["eval_loss"])
 
 
-def test_they_count_the_first_token_of_gpt2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_count_the_first_token_of_gpt2(tmp_path: Path) -> None:
     """It is never predicted; their loss and gradient are those of T - 1 tokens divided by T."""
     folder = tmp_path / "model"
     reference = models.gpt2(folder, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -173,7 +173,7 @@ def test_they_count_the_first_token_of_gpt2(tmp_path: Path, monkeypatch: pytest.
     length = ids.size(1)
     assert "attention_mask" not in batch.inputs and batch.count == len(ids) * (length - 1)
     right = _token_mean(reference, list(ids))
-    (line,) = learnt(config, monkeypatch)
+    (line,) = learnt(config)
     assert line["loss"] == pytest.approx(right, rel=1e-6)
     # The collator of causal models labels every token, the first too.
     trainer = trained_by_reference(reference, [{"input_ids": ids, "labels": ids}], config, tmp_path)

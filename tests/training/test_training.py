@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,6 @@ from tests.support.close import close
 from tests.support.runs import results, run_config, run_data, write_rows
 
 Tiny = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_plots() -> Iterator[None]:
-    """Pictures take longer than these runs."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-        yield
 
 
 @pytest.fixture(scope="module")

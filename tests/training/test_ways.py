@@ -24,12 +24,6 @@ from tests.support.runs import run_config, run_data
 Tiny = Callable[[str], Path]
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than these runs."""
-    monkeypatch.setattr("plainformer.train.record.draw_plots", lambda folder: [])
-
-
 def test_a_frozen_backbone_keeps_its_bits(tiny: Tiny, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text": "the cat {n}", "label": "{n % 3}"}}\n' for n in range(24)))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from plainformer.errors import CheckpointError
 
 CONFIG, SERIES = "config.yaml", "folds.json"
+VOTES = ("mean", "majority")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ def series_of(ref: str | os.PathLike[str]) -> Series | None:
         found = json.loads((folder / SERIES).read_text(encoding="utf-8"))
         members = tuple(folder / one["run"] for one in found["folds"])
         vote, count = found["vote"], found["count"]
+        if vote not in VOTES or not isinstance(count, int):
+            raise ValueError(f"its vote is {vote!r}, and its count {count!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / SERIES} cannot be read: {error}", "train again: the runs are kept") from None
     there = [member for member in members if model_of(member) is not None]
@@ -58,16 +59,36 @@ def series_of(ref: str | os.PathLike[str]) -> Series | None:
 
 
 def model_of(folder: Path) -> Path | None:
-    """Return the folder of a run's best model, or the last of a run without validation rows; None where there is neither."""
+    """Return the folder of a run's best model, or the last of a run without validation rows; None where there is neither.
+
+    Raises:
+        CheckpointError: the run has one, and its folder is not there, or what names it is damaged.
+    """
     if not (folder / CONFIG).is_file():
         return None
-    found = (path for which in ("best", "last") for path in _pointed(folder, which))
-    return next((path for path in found if (path / "config.json").is_file()), None)
+    found = (pointed(folder, which) for which in ("best", "last"))
+    return next((path for path in found if path is not None and (path / "config.json").is_file()), None)
 
 
-def _pointed(folder: Path, which: str) -> Iterator[Path]:
-    """Yield where a run's best or last checkpoint may be: a link, or on systems without links what its JSON names."""
-    yield folder / which
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
-        yield folder / "checkpoints" / f"step-{step:08d}"
+def pointed(folder: Path, which: str) -> Path | None:
+    """Return the folder of a run's best or last checkpoint: a link, or where there are none what its JSON names; None of a run
+    that has none.
+
+    Raises:
+        CheckpointError: it is not there, or what names it is damaged.
+    """
+    link, named = folder / which, folder / f"{which}.json"
+    if link.is_dir():
+        return link
+    try:
+        step = json.loads(named.read_text(encoding="utf-8"))["step"]
+        found = folder / "checkpoints" / f"step-{step:08d}"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{named} is damaged: {error}", f"give a folder of {folder / 'checkpoints'}") from None
+    if not found.is_dir():
+        raise CheckpointError(
+            f"{named} names {found}, which is not there", f"give a folder of {folder / 'checkpoints'}"
+        )
+    return found

@@ -12,7 +12,7 @@ from plainformer.config.declared import declared, fits
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt
 
-FLAGS = ("dry-run", "resume", "seen", "json")  # of the verb itself
+FLAGS = ("dry-run", "resume", "seen", "verdict", "json")  # of the verb itself
 
 
 def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -41,7 +41,9 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
                 value = "true"
             else:
                 raise UsageError(f"{opt(name)} needs a value", f"give {opt(name, ...)} VALUE, or {opt(name)}=VALUE")
-        if name == "folds" and value.isdecimal():  # the section's one value that a command line mostly gives
+        if (
+            name == "folds" and value not in ("", "null", "~") and not value.startswith("{")
+        ):  # the section's one value that a command line mostly gives
             name = "folds.count"
         found.append((name, value))
     return found

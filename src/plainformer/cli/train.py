@@ -55,6 +55,7 @@ def train(
     Example: plainformer train sst2.yaml --optimizer.learning-rate 3e-5
     """
     if seen is not None:
+        no_effect(verdict is not None, "verdict", f"with {opt('seen')}", "give one of the two")
         no_effect(config is not None or dry_run or resume, "seen", "with CONFIG", "give the run alone")
         show_seen(restored(seen), as_json=json)
         return

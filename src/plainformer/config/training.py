@@ -326,6 +326,8 @@ class FoldsConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.search is not None and not self.search:
+            raise UsageError(f"{opt('search', {})} names no option", "leave it out, or give options and their values")
         no_effect(self.outer is not None and not self.search, "outer", f"without {opt('search')}")
         for name, values in self.tried().items():
             own, several = f"search.{name}", isinstance(values, list | tuple) and len(values) > 1

@@ -147,6 +147,8 @@ def read(source: SourceConfig, columns: Mapping[str, str | int] | None = None) -
 
 def _found(source: SourceConfig) -> tuple[Path, list[Path], bool]:
     """Return the folder that places are told from, the files, and whether they are all of a folder."""
+    if not source.path.strip():
+        raise InputError(f"the path of the data is {source.path!r}", "give a file, a folder or a pattern")
     path = Path(source.path).expanduser()
     if path.is_dir():
         if (path / "dataset_dict.json").is_file():

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.config.values import check_number, check_whole
-from plainformer.errors import InputError
+from plainformer.errors import InputError, plural
 from plainformer.evaluate.base import Measure, Numbers, OfSums, plain_values
 
 RESAMPLES, LEVEL, FEWEST = 2000, 0.95, 20
@@ -62,12 +62,12 @@ def bootstrap(
     """
     check_whole("resamples", resamples)
     check_number("level", level, "(0, 1)")
+    places = None if units is None else unit_places(units, len(rows_NM))
     whole = measure(rows_NM)
     values = whole(np.ones(len(rows_NM)))
-    places = None if units is None else unit_places(units, len(rows_NM))
     count = len(rows_NM) if places is None else int(places.max(initial=-1)) + 1
     if count < fewest:
-        reason = f"{count} units are too few, an interval needs {fewest}"
+        reason = f"{plural(count, 'unit')} {'is' if count == 1 else 'are'} too few, an interval needs {fewest}"
         return {name: Interval(value, None, None, count, reason) for name, value in values.items()}
     found_WM = np.empty((resamples, len(values)))
     for place, numbers in enumerate(_measured(whole, tuple(values), places, count, resamples, seed)):

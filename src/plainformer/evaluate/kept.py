@@ -1,6 +1,7 @@
 """A kept evaluation: a folder with every answer, so that nothing runs twice, and nothing but numpy reads it.
 
-    evaluation.json     what was evaluated on what: checkpoint, data, task, options, scorer, metrics with intervals, counts
+    evaluation.json     what was evaluated on what: checkpoint, data, task, options, scorer, metrics with intervals, counts;
+                        and a hash of each file, by which damage is seen
     predictions.jsonl   a line for each example, in the data's order: place, key, unit, input (short), reference, answer
     rows.npy            (N, M): what the metrics are made of; the scorer says what each number is
     units.npy           (N,): equal for examples of one unit (document, paragraph, speaker); numbered in the order of keys
@@ -13,6 +14,7 @@ Shapes: N examples, M numbers of each.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -41,7 +43,10 @@ _UNFINISHED: set[Path] = set()  # of this process
 
 def is_kept(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is that of a kept evaluation."""
-    return (Path(folder) / INFO).is_file()
+    try:
+        return (Path(folder) / INFO).is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
 
 
 class Kept:
@@ -65,6 +70,9 @@ class Kept:
         if version != VERSION:
             what = f"{self.folder} was written in version {version} of the format, and this is version {VERSION}"
             raise InputError(what, "evaluate again")
+        files = self.info.get("files")
+        if not isinstance(files, dict) or files.get(INFO) != _digest_of(self.info):
+            raise self._damaged(INFO, "it was changed after it was written")
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -92,6 +100,7 @@ class Kept:
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """Yield what is known of each example, in the data's order."""
+        self._verify(PREDICTIONS)
         try:
             with (self.folder / PREDICTIONS).open(encoding="utf-8") as file:
                 for line in file:
@@ -103,14 +112,21 @@ class Kept:
         return len(self.units)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
+        self._verify(name)
         try:
             # An array of no rows cannot be mapped.
             found: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r" if self.info["n"] else None)
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged(name, error) from None
-        if len(found) != self.info["n"]:
-            raise self._damaged(name, f"it has {len(found)} rows, not {self.info['n']}")
         return found
+
+    def _verify(self, name: str) -> None:
+        """See that a file is the one that was written."""
+        try:
+            if self.info["files"].get(name) != _digest(self.folder / name):
+                raise self._damaged(name, "it was changed after it was written")
+        except OSError as error:
+            raise self._damaged(name, error.strerror or error) from None
 
     def _damaged(self, name: str, why: object) -> InputError:
         return InputError(f"{self.folder / name} is damaged: {why}", "evaluate again, with --again")
@@ -218,8 +234,12 @@ class Keeper:
                 file.close()
             np.save(self._made / UNITS, units)
             np.save(self._made / KEYS, self.keys)
-            text = json.dumps({"version": VERSION, "n": self.count, **info}, indent=1, ensure_ascii=False)
-            (self._made / INFO).write_text(text + "\n", encoding="utf-8")
+            about = {"version": VERSION, "n": self.count, **info}
+            files = {name: _digest(self._made / name) for name in (PREDICTIONS, ROWS, UNITS, KEYS)}
+            files[INFO] = _digest_of(json.loads(json.dumps(about)))
+            text = json.dumps({**about, "files": files}, indent=1, ensure_ascii=False)
+            # Half a character, of a file's name, is kept as JSON writes it.
+            (self._made / INFO).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             self._rename()
         except OSError as error:
             raise self._cannot(error) from None
@@ -266,6 +286,17 @@ def _remove_stale(folder: Path) -> None:
         with suppress(OSError):  # another process was first
             if time.time() - path.stat().st_mtime > _STALE:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _digest_of(info: Mapping[str, Any]) -> str:
+    """Return a hash of what evaluation.json says, but for the hashes of files."""
+    text = json.dumps({name: value for name, value in info.items() if name != "files"}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _umask() -> int:

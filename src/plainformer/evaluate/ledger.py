@@ -10,15 +10,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plainformer.errors import PlainformerError, UsageError, opt, plural
+from plainformer.errors import PlainformerError, UsageError, a_type, opt, plural
 
 NAME = "test-ledger.jsonl"
 LEVEL = 0.95
+_KIND = {str: "text", dict: "object"}
 
 
 def state_folder() -> Path:
@@ -108,8 +109,8 @@ class Ledger:
         found = []
         for number, line in enumerate(written.splitlines(), 1):
             try:
-                look = Look(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                look = _look(json.loads(line))
+            except ValueError as error:
                 raise self._damaged(number, error) from None
             if look.data == data:
                 found.append(look)
@@ -127,7 +128,7 @@ class Ledger:
         if not looks.all or reason is not None or any(look.same(one) for one in looks.all):
             return looks
         listed = "".join(f"\n    {one.line()}" for one in looks.all)
-        what = f"the test set {look.name} was looked at {plural(len(looks.all), 'time')} already:{listed}"
+        what = f"the test set {look.name} was looked at {_often(looks.all)} already:{listed}"
         fix = "choose by validation rows; if there is a reason to look again, every report will say it: "
         raise UsageError(what, fix + opt("look_again", "..."))
 
@@ -163,6 +164,19 @@ class Ledger:
         )
 
 
+def _look(value: Any) -> Look:
+    """Return a look from what a line says. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it is {a_type(value)}, not an object")
+    known = {each.name: dict if each.name == "metrics" else str for each in fields(Look)}
+    for name in known.keys() | value.keys():
+        if name not in known or not isinstance(value.get(name, "" if name == "reason" else None), known[name]):
+            raise ValueError(
+                f"{name!r} is unknown" if name not in known else f"{name!r} is missing, or is no {_KIND[known[name]]}"
+            )
+    return Look(**value)
+
+
 @contextmanager
 def _alone(file: Any) -> Iterator[None]:
     """Within, no other process writes; where the system has no such locks, a line is written at one stroke all the same."""
@@ -183,13 +197,22 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def card_section(looks: Sequence[Look]) -> str:
-    """Return what a model card says of the looks of one run."""
-    lines = ["## Test set", "", f"Looked at {plural(len(looks), 'time')}."]
-    for look in looks:
+def card_section(looks: Looks) -> str:
+    """Return what a model card says of all looks at its test set, those with other models too."""
+    lines = ["## Test set", "", f"Looked at {_often(looks.all)}, with {plural(len(_models(looks.all)), 'model')}."]
+    for look in looks.all:
         values = {name: value for name, value in look.metrics.items() if isinstance(value, int | float)}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:3])
         lines.append(
-            f"- {look.time} UTC, {Path(look.name).name}: {shown}" + (f". Reason: {look.reason}" if look.reason else "")
+            f"- {look.time} UTC, {Path(look.run).name} on {Path(look.name).name}: {shown}"
+            + (f". Reason: {look.reason}" if look.reason else "")
         )
     return "\n".join(lines) + "\n"
+
+
+def _often(looks: Sequence[Look]) -> str:
+    return "once" if len(looks) == 1 else plural(len(looks), "time")
+
+
+def _models(looks: Sequence[Look]) -> set[str]:
+    return {look.checkpoint for look in looks}

@@ -33,7 +33,7 @@ from plainformer.evaluation.report import measured
 from plainformer.evaluation.runs import RunRef, check_output, run_of
 from plainformer.evaluation.source import Source, file_source, read_source
 from plainformer.evaluation.stream import Stream, check_any
-from plainformer.evaluation.temperature import stored_temperature
+from plainformer.evaluation.temperature import LEAST, MOST, stored_temperature
 from plainformer.loading import load_chosen, open_asked
 from plainformer.tasks import option_classes
 from plainformer.tasks.base import Task
@@ -88,6 +88,9 @@ class Examined:
     beside: Path | None
 
 
+OF_THE_MODEL = ("labels",)  # settings of scores that are not for a caller
+
+
 class _Known(Exception):
     """What was asked for is kept already: no weights need be read."""
 
@@ -124,7 +127,7 @@ class _Examination:
         self.task = name
         self._rows(config)
         self._options(kind)
-        self.source.survey(self.exam)
+        self.source.survey(self.exam, whole=self.request.test or self.source.side == "test")
         seen = {key: value for key, value in self.exam.seen(self.source.seen).items() if key not in self.options}
         self.options |= seen
         content = {
@@ -189,8 +192,11 @@ class _Examination:
         if asked == "stored":
             return stored_temperature(self.beside, self.digest)
         value = self._number(asked)
-        if not value > 0:
-            raise UsageError(f"{opt('temperature', asked)} is not above 0", "give a number above 0, or stored")
+        if not LEAST <= value <= MOST:
+            what = f"{opt('temperature', asked)} is not between {LEAST:g} and {MOST:g}"
+            raise UsageError(
+                what, f"give a number above 0, or stored: the one that was fitted by {opt('calibrate', ...)}"
+            )
         return value
 
     def _number(self, asked: float | str) -> float:
@@ -198,11 +204,16 @@ class _Examination:
             return float(asked)
         except (TypeError, ValueError):
             what = f"{opt('temperature', asked)} is not a number"
-            raise UsageError(what, "give a number, or stored: the one that was fitted by --calibrate") from None
+            raise UsageError(
+                what, f"give a number, or stored: the one that was fitted by {opt('calibrate', ...)}"
+            ) from None
 
     def _test(self) -> None:
         """See whether the rows are a test set, and whether it may be looked at."""
         source = self.source
+        if self.request.test and source.side not in ("", "test"):
+            what = f"{opt('test')}: the {source.side} rows of {self.request.ref} are not a test set: the run had them"
+            raise UsageError(what, f"leave it out, or give {opt('side', 'test')}")
         known = self.ledger.looks(source.identity).all
         self.is_test = self.request.test or source.side == "test" or bool(known)
         if self.is_test:
@@ -226,7 +237,7 @@ class _Examination:
 
     def _is_there(self) -> bool:
         if not is_kept(self.folder):
-            check_output(self.folder)
+            check_output(self.folder, given=self.request.output is not None)
             return False
         found = Kept(self.folder)
         if found.info.get("key") == self.key:
@@ -281,12 +292,12 @@ class _Examination:
     def _scorer(self, exam: Exam) -> Scorer:
         """Return the exam's scorer with the settings that the caller asks for."""
         made = exam.scorer()
-        known = made.settings()
+        known = {name: value for name, value in made.settings().items() if name not in OF_THE_MODEL}
         for name in self.request.metric:
-            if name not in known or name == "labels":
+            if name not in known:
                 what = f"{opt('metric')} has {name!r}, which the scores of {self.task} do not know"
                 raise UsageError(what, did_you_mean(name, known) or "they have no settings")
-        return make_scorer(made.name, **{**known, **self.request.metric}) if self.request.metric else made
+        return make_scorer(made.name, **{**made.settings(), **self.request.metric}) if self.request.metric else made
 
     def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Scorer) -> Kept:
         found = measured(scorer, keeper.numbers(), units)
@@ -304,8 +315,8 @@ def examined(request: Request, ledger: Ledger) -> Examined:
     run = run_of(request.ref)
     ref = str(run.model) if run is not None else request.ref
     if request.data is None and run is None:
-        fix = "give DATA, or the folder of a run, which has its own: of cross validation, that of one fold"
-        raise UsageError("there is no data to evaluate on", fix)
+        fix = "give DATA, or the folder of a run, which has its own"
+        raise UsageError(f"there is no data to evaluate on, and {request.ref} is not the folder of a run", fix)
     asked = LoadOptions.of(request.load, "load")
     digest, beside = _which(ref, asked)
     own = _Examination(request, ledger, run, digest, beside)

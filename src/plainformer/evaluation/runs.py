@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plainformer.checkpoint.run_folders import is_series, series_of
+from plainformer.checkpoint.run_folders import is_series, pointed, series_of
 from plainformer.config.building import read_config
 from plainformer.config.training import TrainConfig
 from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
-from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
-from plainformer.evaluate.kept import is_kept
-from plainformer.evaluate.ledger import Look, card_section
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
+from plainformer.evaluate.kept import INFO, is_kept
+from plainformer.evaluate.ledger import Looks, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.replacing import write_whole
 from plainformer.train.card import CARD
 from plainformer.train.objectives import objective_class
-from plainformer.training.folder import CONFIG
+from plainformer.training.folder import CONFIG, DATA
 
 if TYPE_CHECKING:
     from plainformer.evaluation.exams.base import Exam
@@ -54,7 +54,20 @@ class RunRef:
         if name not in found:
             hint = did_you_mean(name, found, few=False) or f"it has {', '.join(found)}"
             raise UsageError(f"{opt('side', name)}: the run in {self.folder} has no such rows", f"{hint}; or give DATA")
+        self._check_unchanged(name, found[name])
         return found[name]
+
+    def _check_unchanged(self, name: str, side: Side) -> None:
+        """Refuse rows of a side that are not those of the training: among them may be some that the model has learnt from."""
+        try:
+            trained = json.loads((self.folder / DATA).read_text(encoding="utf-8"))["sides"][name]["rows"]
+        except (OSError, ValueError, KeyError, TypeError):  # of a cross validation, or a run that has not begun
+            return
+        if trained != side.digest():
+            what = (
+                f"the {name} rows of {self.folder} are no longer those that it was trained with: its data has changed"
+            )
+            raise UsageError(what, "restore the data, or give DATA")
 
     def source(self, exam: type[Exam], side: Side, name: str, unit: str | None, limit: int | None) -> Source:
         """Return a side's rows as those of an exam, with the run's own columns and groups."""
@@ -71,7 +84,7 @@ class RunRef:
         """Return the folder of an evaluation of this run."""
         return self.folder / EVALUATIONS / f"{name}-{self.which}-{key[:10]}"
 
-    def card(self, looks: list[Look]) -> None:
+    def card(self, looks: Looks) -> None:
         """Write into the model cards of the run that, and how often, its test set was looked at."""
         series = series_of(self.folder) if self.which == FOLDS else None
         runs = (self.folder,) if series is None else series.members
@@ -90,6 +103,22 @@ class RunRef:
                 ) from None
 
 
+def write_cards(run: RunRef, looks: Looks) -> None:
+    """Write all looks at a test set into the cards of the run that looks now, and of those that looked before, where they are.
+
+    Raises:
+        PlainformerError: the run's own card cannot be written.
+    """
+    run.card(looks)
+    for folder in {look.run for look in looks.all} - {str(run.folder.resolve())}:
+        try:
+            other = run_of(folder)
+            if other is not None and other.folder.is_absolute():
+                other.card(looks)
+        except PlainformerError:
+            continue  # it is another's by now, or gone
+
+
 def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
     """Return the run of a folder; None where it is none.
 
@@ -106,26 +135,20 @@ def run_of(ref: str | os.PathLike[str]) -> RunRef | None:
     if is_series(folder):
         return RunRef(folder, folder, FOLDS, read_config(folder / CONFIG))
     for which in ("best", "last"):
-        model = _pointed(folder, which)
+        model = pointed(folder, which)
         if model is not None:
-            return RunRef(folder, model, which, read_config(folder / CONFIG))
+            return RunRef(folder, model.resolve(), which, read_config(folder / CONFIG))
     raise UsageError(f"the run in {folder} has no model yet", "train it first; its folder gets best and last")
 
 
-def _pointed(folder: Path, which: str) -> Path | None:
-    """Return the folder of a run's best or last checkpoint: a link, or where there are none what its JSON names."""
-    link = folder / which
-    if link.is_dir():
-        return link.resolve()
+def check_output(folder: Path, *, given: bool) -> None:
+    """Refuse an output folder that holds something else, before anything runs; `given`: the caller named it."""
     try:
-        step = json.loads((folder / f"{which}.json").read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    found = folder / "checkpoints" / f"step-{step:08d}"
-    return found if found.is_dir() else None
-
-
-def check_output(folder: Path) -> None:
-    """Refuse an output folder that holds something else, before anything runs."""
-    if folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        other = folder.exists() and not is_kept(folder) and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise UsageError(f"{opt('output', str(folder))}: {error.strerror or error}", "give another folder") from None
+    if other and given:
         raise UsageError(f"{opt('output', str(folder))} is there, and is not an evaluation", "give another folder")
+    if other:
+        what = f"{folder} is there without its {INFO}: it was changed after it was written"
+        raise InputError(what, "remove the folder, and give the same command again")

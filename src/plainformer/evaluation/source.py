@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,9 @@ class Unit:
             return None
         value = value_of(row, self.column)
         if value is None:
+            if self.column in row:
+                what = f"{row.place} has no value for {self.column!r}, which {opt('unit', self.column)} names"
+                raise UsageError(what, "give each row one, or name another column")
             what = f"{row.place} has no {self.column!r}, which {opt('unit', self.column)} names"
             raise UsageError(what, did_you_mean(self.column, row) or f"its columns are {', '.join(row)}")
         return hash_of(plain(PARTS[self.part](value) if self.part and isinstance(value, str) else value))
@@ -105,18 +108,32 @@ class Source:
     def _raw(self) -> Iterator[DataRow]:
         return iter(self.rows) if self.part is None else (row for _, row in self.part)
 
-    def survey(self, exam: type[Exam]) -> None:
-        """Read all rows once: which they are, in any order, and what `exam` has to know of them."""
+    def survey(self, exam: type[Exam], *, whole: bool = False) -> None:
+        """Read all rows once: which they are, in any order, and what `exam` has to know of them.
+
+        `whole`: the identity is that of all rows, those beyond the limit too: a part of a test set is that test set.
+        """
+
+        def looked(examples: Iterable[Example]) -> Iterator[Example]:
+            for example in examples:
+                exam.look(example.row, self.seen)
+                yield example
+
+        self.identity, self.number = self._identity(looked(self))
+        if not self.number:
+            said = "; ".join(self.counts.lines()) or "it is empty"
+            raise InputError(f"{self.name} has no row to evaluate on: {said}", f"check the data and {opt('columns')}")
+        if whole and self.limit is not None:
+            self.identity, _ = self._identity(replace(self, limit=None))
+
+    def _identity(self, examples: Iterable[Example]) -> tuple[str, int]:
+        """Return a hash of examples and what is right for them, in any order, and their number."""
         total = number = 0
-        for example in self:
+        for example in examples:
             learnt = [plain(example.row.get(name)) for name in self.targets if name in self.columns.names]
             total = (total + int.from_bytes(hash_of(example.key.hex(), *learnt), "big")) & _ALL
             number += 1
-            exam.look(example.row, self.seen)
-        if not number:
-            said = "; ".join(self.counts.lines()) or "it is empty"
-            raise InputError(f"{self.name} has no row to evaluate on: {said}", f"check the data and {opt('columns')}")
-        self.identity, self.number = hash_of(f"{total:032x}", str(number)).hex(), number
+        return hash_of(f"{total:032x}", str(number)).hex(), number
 
     def digest(self) -> str:
         """Return a hash of the rows, their order, and how they are read."""

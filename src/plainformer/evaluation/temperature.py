@@ -9,7 +9,6 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from plainformer.evaluate.kept import Kept
 from plainformer.replacing import write_whole
 
 FILE = "calibration.json"
+LEAST, MOST = 1e-6, 1e6  # of a temperature: beyond, all probabilities are alike, or 0 and 1, in fp32 too
 _LEAST = float(np.finfo(np.float32).tiny)  # below it fp32 has no logarithm of a probability
 
 
@@ -159,7 +159,7 @@ def stored_temperature(folder: Path | None, digest: str) -> float:
         value, owner = float(found["temperature"]), found["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", f"fit it again with {opt('calibrate', ...)}") from None
-    if not (math.isfinite(value) and value > 0):
+    if not LEAST <= value <= MOST:
         raise CheckpointError(f"{path} has the temperature {value}", f"fit it again with {opt('calibrate', ...)}")
     if owner != digest:
         raise CheckpointError(f"{path} is of other weights than these", f"fit it again with {opt('calibrate', ...)}")

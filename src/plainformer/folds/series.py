@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,10 @@ def data_of(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
     kind = objective_class(config.objective)
     folds = folds_of(config)
     labels, identity = [], {}
-    runs = [(f"fold-{n}", fold_config(config, n)) for n in range(1, folds.count + 1)]
-    runs += [(f"outer-{n}", outer_config(config, n)) for n in range(1, (folds.outer or 0) + 1)]
-    for name, own in runs:
+    # One after the other: the first says whether there are rows for that many.
+    runs = ((f"fold-{n}", fold_config(config, n)) for n in range(1, folds.count + 1))
+    outer = ((f"outer-{n}", outer_config(config, n)) for n in range(1, (folds.outer or 0) + 1))
+    for name, own in chain(runs, outer):
         try:
             found = sides_of(own.data, kind.columns)
         except PlainformerError as error:

@@ -139,7 +139,9 @@ def label_of(name: str, labels: Sequence[str], numbers: Mapping[str, int]) -> st
         return labels[place_of(name, numbers)]
     except UsageError as error:
         known = did_you_mean(name, labels) or f"it has {', '.join(labels[:12])}{' ...' if len(labels) > 12 else ''}"
-        raise UsageError(error.what, f"{known}; are these rows of another task?") from None
+        raise UsageError(
+            error.what, f"{known.rstrip('?')}{', or' if known.endswith('?') else ';'} are these rows of another task?"
+        ) from None
 
 
 def excerpt(text: str, parts: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config.tag_schemes import OUTSIDE, has_scheme, read_tags
-from plainformer.errors import InputError, UsageError, a_type
+from plainformer.errors import InputError, UsageError, a_type, opt
 from plainformer.inputs.text.windows import windows
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.losses import label_losses, wide
@@ -177,7 +177,9 @@ def as_list_of(row: Mapping[str, Any], name: str) -> list[Any]:
     if value is None:
         raise Dropped(f"no {name}")
     if isinstance(value, str) or (not isinstance(value, Sequence) and not hasattr(value, "tolist")):
-        raise UsageError(f"the column {name!r} holds {a_type(value)}, not a list", "map another column: data.columns")
+        raise UsageError(
+            f"the column {name!r} holds {a_type(value)}, not a list", f"map another column: {opt('data.columns')}"
+        )
     return list(value)
 
 

@@ -171,7 +171,9 @@ def text_of(row: Mapping[str, Any], name: str = "text") -> str:
     if text is None or text == "":
         raise Dropped(f"no {name}")
     if not isinstance(text, str):
-        raise UsageError(f"the column {name!r} holds {a_type(text)}, not text", "map another column: data.columns")
+        raise UsageError(
+            f"the column {name!r} holds {a_type(text)}, not text", f"map another column: {opt('data.columns')}"
+        )
     return text
 
 
