@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from plainformer.cli.overrides import parse_overrides
 from plainformer.cli.train import read_run
 from plainformer.config.building import read_config
+from plainformer.evaluate.intervals import Interval
 from plainformer.folds.advice import retraining
+from plainformer.folds.pooled import Pooled
 from plainformer.folds.result import FoldResult, FoldsResult
 from tests.support.cli import Answer, Cli, refused
 from tests.support.runs import labelled, texts, write_rows
@@ -76,7 +79,7 @@ def test_a_series_from_the_command_line(cli: Cli, config: Path) -> None:
     answer = ok(cli("train", config, "--folds", "2"))
     assert "fold 1 of 2: step 4 of 4" in answer.err and "fold 2 of 2: step 2: validation loss" in answer.err
     assert "all 2 folds, each answered by a model that had not seen it: 40 rows" in answer.out
-    assert "fold 2 of 2: validation accuracy" in answer.out and "  accuracy 0." in answer.out
+    assert "fold 2 of 2: validation accuracy" in answer.out and re.search(r"\n  accuracy +0\.", answer.out)
     assert "plainformer run run INPUT" in answer.out
     assert ok(cli("run", "run", "the cat sat")).out.split()[0] in ("yes", "no")
     assert "2 models such as this (fold-1 to fold-2), vote: mean" in ok(cli("info", "run")).out
@@ -128,3 +131,15 @@ def test_the_advice_can_be_followed(config: Path) -> None:
         assert found.length.steps == 2 and found.length.epochs is None and found.folds is None
         assert (found.data.split is None) == (("data.split.test", "0.1") not in overrides)
         assert found.folder.endswith("run-all") and json.dumps(found.folder)
+
+
+def test_the_numbers_of_folds_are_aligned() -> None:
+    whole = {"accuracy": Interval(0.75, 0.5, 0.875, 40), "mcc": Interval(0.5, None, None, 40)}
+    folds = ({"accuracy": 0.5, "mcc": 0.5}, {"accuracy": 1.0, "mcc": float("nan")})
+    mean, deviation = {"accuracy": 0.75, "mcc": float("nan")}, {"accuracy": 0.3536, "mcc": float("nan")}
+    pooled = Pooled(40, "row", 40, whole, folds, mean, deviation, ("accuracy", "mcc"))
+    head, *lines = FoldsResult(Path("run"), "done", 2, "mean", pooled=pooled).lines()
+    assert head.startswith("all 2 folds") and len(lines) == 3
+    places = [lines[0].index(name) for name in ("value", "95 %", "mean of folds")]
+    assert [lines[1][place:].split("  ")[0] for place in places] == ["0.75", "0.5 to 0.875", "0.75 ± 0.3536"]
+    assert [lines[2][place:].split("  ")[0] for place in places] == ["0.5", "", "undefined in 1 fold"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from plainformer.errors import InputError, UsageError
 from plainformer.evaluate.base import plain_values
 from plainformer.evaluate.kept import Keeper, Kept, is_kept
+from tests.support import ROOT
 
 KEYS = [bytes([n]) * 16 for n in (3, 1, 2, 1)]
 
@@ -117,3 +121,39 @@ def test_an_array_that_was_cut_off_is_said(kept_bytes: int, tmp_path: Path) -> N
 def test_values_become_json() -> None:
     found = plain_values({"a": np.float64(2), "b": (float("nan"), np.arange(2)), 3: np.True_})
     assert found == {"a": 2.0, "b": [None, [0, 1]], "3": True}
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from plainformer.evaluate.intervals import bootstrap
+from plainformer.evaluate.kept import Keeper
+from plainformer.evaluate.scorers import make_scorer
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+scorer, random = make_scorer("single-label", labels=list("abcde")), np.random.default_rng(0)
+def evaluate(count):
+    with Keeper(Path(sys.argv[1]) / str(count), columns=len(scorer.columns)) as keeper:
+        for place in range(count):
+            chances = random.dirichlet(np.ones(5))
+            answer = {"label": "abcde"[int(chances.argmax())], "probabilities": chances}
+            row = scorer.row("abcde"[place % 5], answer)
+            keeper.add({"place": place}, row, place.to_bytes(16, "big"), (place // 3).to_bytes(16, "big"))
+        bootstrap(keeper.numbers(), scorer.measure, keeper.units(own=False), resamples=20)
+evaluate(1000)
+Path("/proc/self/clear_refs").write_text("5")
+first = peak()
+evaluate(100_000)
+print((peak() - first) / 2**10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_is_flat_with_intervals(tmp_path: Path) -> None:
+    """100,000 answers with their probabilities, kept and drawn from: less than 20 MB more than 1,000."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 20

@@ -21,7 +21,7 @@ def test_a_second_model_needs_a_reason(tmp_path: Path) -> None:
     assert len(ledger.add(look("a"), None).all) == 1
     assert len(ledger.add(look("a"), None).all) == 1  # printed again: not a look
     assert len(ledger.add(look("b", data="other"), None).all) == 1
-    with pytest.raises(UsageError, match=r"(?s)looked at 1 time already.*run of a: accuracy 0.5.*look_again"):
+    with pytest.raises(UsageError, match=r"(?s)looked at once already.*run of a: accuracy 0.5.*look_again"):
         ledger.check(look("b"), None)
     with pytest.raises(UsageError, match="already"):
         ledger.add(look("b"), None)

@@ -28,7 +28,7 @@ def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
     assert written["metrics"]["accuracy"] == first["accuracy"]
     # The rows are known by what they hold, wherever they are, in any order, without a word from the caller.
     moved = write_rows(tmp_path / "moved.jsonl", classified()[::-1])
-    with pytest.raises(UsageError, match="looked at 1 time already"):
+    with pytest.raises(UsageError, match="looked at once already"):
         evaluate(other, moved)
     assert not list((tmp_path / "cache").rglob(".tmp*"))
     again = evaluate(other, moved, look_again="the first model was trained on other labels")

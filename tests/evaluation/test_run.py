@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plainformer import load
+from plainformer.config.building import read_config
 from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.evaluate.ledger import Ledger
 from plainformer.evaluation import evaluate
@@ -64,13 +66,17 @@ def test_the_test_rows_are_looked_at_once(run: Path) -> None:
     found = evaluate(run, side="test")
     assert found.n == 25 and found.looks.lines() == ["test set looked at once"]
     after = (run / "best" / "README.md").read_text()
-    assert after.startswith(card.rstrip()) and "Looked at 1 time." in after and f"{found['accuracy']:.4g}" in after
+    assert (
+        after.startswith(card.rstrip())
+        and "Looked at once, with 1 model." in after
+        and f"{found['accuracy']:.4g}" in after
+    )
     assert not damage((run / "best").resolve()) and not damage((run / "last").resolve())
-    with pytest.raises(UsageError, match="looked at 1 time already"):
+    with pytest.raises(UsageError, match="looked at once already"):
         evaluate(run, side="test", max_length=20)
     evaluate(run, side="test", max_length=20, look_again="lengths")
     again = (run / "last" / "README.md").read_text()
-    assert again.count("## Test set") == 1 and "Looked at 2 times." in again and "lengths" in again
+    assert again.count("## Test set") == 1 and "Looked at 2 times, with 1 model." in again and "lengths" in again
 
 
 def test_the_ledger_outlives_the_run(run: Path) -> None:
@@ -79,8 +85,20 @@ def test_the_ledger_outlives_the_run(run: Path) -> None:
     shutil.copytree(run, moved, symlinks=True)
     shutil.rmtree(run)
     assert evaluate(moved, side="test").looks.to_dict()["count"] == 1  # the same model
+    assert "Looked at once, with 1 model." in (moved / "best" / "README.md").read_text()
     with pytest.raises(UsageError, match="already"):
         evaluate(moved, side="test", max_length=9)
+
+
+def test_a_look_with_another_model_is_in_the_cards_of_both(run: Path) -> None:
+    evaluate(run, side="test")
+    config = read_config(run / "config.yaml")
+    other = train(replace(config, folder=str(run.with_name("other")), seed=9)).folder
+    evaluate(other, side="test", look_again="another seed")
+    for folder in (run, other):
+        card = (folder / "best" / "README.md").read_text()
+        assert "Looked at 2 times, with 2 models." in card and "Reason: another seed" in card
+        assert f"{run.name} on test rows of {run.name}: accuracy" in card and not damage((folder / "best").resolve())
 
 
 def test_a_run_without_a_model(run: Path) -> None:

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import plainformer as pf
+from plainformer.train.checkpoint import damage
 from plainformer.train.example_losses import read_losses
 from plainformer.train.feeder import VALIDATION, collated
 from plainformer.train.plots import draw_plots
 from plainformer.train.record import evaluations, read_lines
 from plainformer.training import TrainResult, prepare, train
+from plainformer.training.card import tell_best
 from tests.support.cli import Cli
 from tests.support.runs import WORDS, labelled, results, run_config, texts, write_rows
 
@@ -54,6 +56,12 @@ def test_labels_by_chance_are_learnt_by_heart(shuffled: TrainResult) -> None:
     assert shuffled.verdict == json.loads((shuffled.folder / "verdict.json").read_text())
     assert shuffled.verdict is not None and shuffled.verdict["sentence"] == str(found)
     assert str(found) in (shuffled.folder / "last" / "README.md").read_text()
+    best = shuffled.folder / "best"
+    assert best.resolve() != (shuffled.folder / "last").resolve() and not damage(best.resolve())
+    card = (best / "README.md").read_text()
+    assert card.count(f"Overfitting: {found}. This is of the whole run") == 1
+    tell_best(shuffled.folder)
+    assert (best / "README.md").read_text() == card
     assert found.metric["name"] == "accuracy" and found.metric["gap"]["interval"][0] <= found.metric["gap"]["value"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.values import no_effect
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, opt_text
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
@@ -148,7 +148,7 @@ def _check_folds(config: TrainConfig) -> None:
         return
     if config.data.validation is not None:
         what = f"{opt('folds')} takes each fold's validation rows out of train, and {opt('data.validation')} is given"
-        raise UsageError(what, f"give {opt('data.validation', None)}, or name these rows {opt('data.test')}")
+        raise UsageError(what, f"give {opt_text('data.validation', 'null')}, or name these rows {opt('data.test')}")
     if split is not None and split.folds is not None:
         what = f"{opt('folds')} makes a run for each fold, and {opt('data.split.fold', split.fold)} is one of them"
         raise UsageError(what, "give one of the two")

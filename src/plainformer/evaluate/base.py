@@ -14,6 +14,7 @@ Shapes: N examples, M numbers of each, W sets of weights.
 from __future__ import annotations
 
 import math
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
+_ROWS_AT_ONCE = 8192
+
 Measure = Callable[[Numbers], dict[str, float]]  # weights of the rows, (N,) → metrics
 
 
@@ -135,6 +138,17 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def taken(rows_NM: Numbers, places: int | slice | tuple[int, ...]) -> Numbers:
+    """Return a copy of columns, (N,) or (N, places). Of a file no more than a few rows are in memory at a time."""
+    found = np.empty((len(rows_NM), *rows_NM[:0, places].shape[1:]))
+    mapped = getattr(rows_NM, "_mmap", None)
+    for start in range(0, len(rows_NM), _ROWS_AT_ONCE):
+        found[start : start + _ROWS_AT_ONCE] = rows_NM[start : start + _ROWS_AT_ONCE, places]
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)  # the system may take back what is read; it reads it again if asked
+    return found
 
 
 def ratio(part: float, whole: float) -> float:

@@ -32,16 +32,23 @@ class Reliability:
     def __init__(self, confidence_N: Numbers, right_N: npt.NDArray[np.bool_], bins: int = BINS) -> None:
         self.order = Order(confidence_N)
         places_N = self.order.places_N
-        self.sorted = np.ones(len(places_N)), confidence_N[places_N], right_N[places_N].astype(np.float64)
+        self.sure_N, self.right_N = confidence_N[places_N], right_N[places_N]
         self.edges_P = np.linspace(0.0, 1.0, bins + 1)
 
     def bins(self, weights_N: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """Return each bin's weight, sum of confidences and sum of right answers, (P,) each."""
-        weights_N, ends_G = weights_N[self.order.places_N], self.order.ends_G
-        mass_G, sure_G, right_G = (np.append(0.0, np.cumsum(weights_N * each_N)[ends_G]) for each_N in self.sorted)
+        weights_N = weights_N[self.order.places_N]
+        mass_G = self._totals(weights_N)
         edges_P = self.edges_P * mass_G[-1]
-        sums = [np.diff(np.interp(edges_P, mass_G, each_G)) for each_G in (sure_G, right_G)]
-        return np.diff(edges_P), sums[0], sums[1]
+        sums = [np.interp(edges_P, mass_G, self._totals(weights_N * of_N)) for of_N in (self.sure_N, self.right_N)]
+        return np.diff(edges_P), np.diff(sums[0]), np.diff(sums[1])
+
+    def _totals(self, sorted_N: Numbers) -> Numbers:
+        """Return 0, and the sum up to the end of each group, (G + 1,)."""
+        ends_G = self.order.ends_G
+        found = np.zeros(len(ends_G) + 1)
+        np.take(np.cumsum(sorted_N), ends_G, out=found[1:])
+        return found
 
     def error(self, weights_N: Numbers) -> float:
         """Return the expected calibration error: the mean gap between confidence and accuracy over bins (Guo et al. 2017)."""
@@ -50,7 +57,7 @@ class Reliability:
 
     def table(self) -> Table:
         """Return the bins as data, for a reliability diagram."""
-        bins = np.stack(self.bins(self.sorted[0]), -1).tolist()
+        bins = np.stack(self.bins(np.ones(len(self.sure_N))), -1).tolist()
         rows = tuple(
             (str(number), mass, ratio(sure, mass), ratio(right, mass))
             for number, (mass, sure, right) in enumerate(bins, 1)

@@ -62,9 +62,9 @@ def bootstrap(
     """
     check_whole("resamples", resamples)
     check_number("level", level, "(0, 1)")
+    places = None if units is None else unit_places(units, len(rows_NM))
     whole = measure(rows_NM)
     values = whole(np.ones(len(rows_NM)))
-    places = None if units is None else unit_places(units, len(rows_NM))
     count = len(rows_NM) if places is None else int(places.max(initial=-1)) + 1
     if count < fewest:
         reason = f"{plural(count, 'unit')} {'is' if count == 1 else 'are'} too few, an interval needs {fewest}"

@@ -5,13 +5,14 @@ Equal to scikit-learn's. Shapes: N examples, C classes, M numbers of an example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
-from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, Table, Whole, ratio
+from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, Table, Whole, ratio, taken
 from plainformer.evaluate.calibration import Reliability, brier, nats
 from plainformer.evaluate.counts import (
     average_metrics,
@@ -75,8 +76,8 @@ class SingleLabel(Scorer):
         size, few = len(self.labels), len(self.labels) <= MOST_LABELS
         places_N = whole(rows_NM, 0) * size + whole(rows_NM, 1)
         areas = [Area(*side) for side in self._sides(rows_NM)]
-        sure = Reliability(np.array(rows_NM[:, 2]), rows_NM[:, 0] == rows_NM[:, 1]) if self.probabilities else None
-        means_N2 = np.array(rows_NM[:, 3:5]) if self.probabilities else None
+        sure = Reliability(taken(rows_NM, 2), _right(rows_NM)) if self.probabilities else None
+        means_N2 = taken(rows_NM, slice(3, 5)) if self.probabilities else None
 
         def measured(weights_N: Numbers) -> dict[str, float]:
             confusion = confusion_of(places_N, size, weights_N)
@@ -98,7 +99,7 @@ class SingleLabel(Scorer):
 
     def outcomes(self, rows_NM: Numbers, metric: str) -> Numbers | None:
         if metric in ("accuracy", "f1_micro", "precision_micro", "recall_micro"):
-            return np.asarray(rows_NM[:, 0] == rows_NM[:, 1], dtype=np.float64)
+            return _right(rows_NM).astype(np.float64)
         return column(self, rows_NM, metric) if metric in ("nll", "brier") and self.probabilities else None
 
     def tables(self, rows_NM: Numbers) -> list[Table]:
@@ -106,15 +107,15 @@ class SingleLabel(Scorer):
         counts = np.diag(confusion), confusion.sum(0), confusion.sum(1)
         found = [label_table(self.labels, *counts), confusion_table(self.labels, confusion)]
         if self.probabilities:
-            found.append(Reliability(np.array(rows_NM[:, 2]), rows_NM[:, 0] == rows_NM[:, 1]).table())
+            found.append(Reliability(taken(rows_NM, 2), _right(rows_NM)).table())
         return found
 
-    def _sides(self, rows_NM: Numbers) -> list[tuple[Numbers, Any]]:
-        """Return scores and what is positive, of the second of two labels or of each of several against the others."""
+    def _sides(self, rows_NM: Numbers) -> Iterator[tuple[Numbers, Any]]:
+        """Yield scores and what is positive, of the second of two labels or of each of several against the others."""
         if not self.kept:
-            return []
-        labels = (1,) if len(self.labels) == 2 else range(len(self.labels))
-        return [(np.array(rows_NM[:, len(_FIRST) + label]), rows_NM[:, 0] == label) for label in labels]
+            return
+        for label in (1,) if len(self.labels) == 2 else range(len(self.labels)):
+            yield taken(rows_NM, len(_FIRST) + label), taken(rows_NM, 0) == label
 
     def roc(self, rows_NM: Numbers) -> dict[str, tuple[Numbers, Numbers]]:
         """Return the ROC curve, false against true positive rates, of the second of two labels or of each of several."""
@@ -142,7 +143,7 @@ class Choice(Scorer):
         return float(right == given), chances_C[given], nats(chances_C[right]), brier(chances_C, right)
 
     def measure(self, rows_NM: Numbers) -> Measure:
-        sure, means_N3 = Reliability(np.array(rows_NM[:, 1]), rows_NM[:, 0] > 0), np.array(rows_NM[:, (0, 2, 3)])
+        sure, means_N3 = Reliability(taken(rows_NM, 1), taken(rows_NM, 0) > 0), taken(rows_NM, (0, 2, 3))
 
         def measured(weights_N: Numbers) -> dict[str, float]:
             means = (weights_N @ means_N3) / (weights_N.sum() or np.nan)
@@ -157,17 +158,21 @@ class Choice(Scorer):
         return column(self, rows_NM, "right" if metric == "accuracy" else metric)
 
     def tables(self, rows_NM: Numbers) -> list[Table]:
-        return [Reliability(np.array(rows_NM[:, 1]), rows_NM[:, 0] > 0).table()]
+        return [Reliability(taken(rows_NM, 1), taken(rows_NM, 0) > 0).table()]
+
+
+def _right(rows_NM: Numbers) -> npt.NDArray[np.bool_]:
+    return taken(rows_NM, 0) == taken(rows_NM, 1)
 
 
 def whole(rows_NM: Numbers, place: int) -> Whole:
     """Return a column of whole numbers, (N,)."""
-    return np.asarray(rows_NM[:, place], dtype=np.int64)
+    return taken(rows_NM, place).astype(np.int64)
 
 
 def column(scorer: Scorer, rows_NM: Numbers, name: str) -> Numbers:
     """Return a column by its name, (N,)."""
-    return np.array(rows_NM[:, scorer.columns.index(name)], dtype=np.float64)
+    return taken(rows_NM, scorer.columns.index(name))
 
 
 def mean_of(values: Sequence[float]) -> float:

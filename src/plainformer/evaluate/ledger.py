@@ -128,7 +128,7 @@ class Ledger:
         if not looks.all or reason is not None or any(look.same(one) for one in looks.all):
             return looks
         listed = "".join(f"\n    {one.line()}" for one in looks.all)
-        what = f"the test set {look.name} was looked at {plural(len(looks.all), 'time')} already:{listed}"
+        what = f"the test set {look.name} was looked at {_often(looks.all)} already:{listed}"
         fix = "choose by validation rows; if there is a reason to look again, every report will say it: "
         raise UsageError(what, fix + opt("look_again", "..."))
 
@@ -197,13 +197,22 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def card_section(looks: Sequence[Look]) -> str:
-    """Return what a model card says of the looks of one run."""
-    lines = ["## Test set", "", f"Looked at {plural(len(looks), 'time')}."]
-    for look in looks:
+def card_section(looks: Looks) -> str:
+    """Return what a model card says of all looks at its test set, those with other models too."""
+    lines = ["## Test set", "", f"Looked at {_often(looks.all)}, with {plural(len(_models(looks.all)), 'model')}."]
+    for look in looks.all:
         values = {name: value for name, value in look.metrics.items() if isinstance(value, int | float)}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:3])
         lines.append(
-            f"- {look.time} UTC, {Path(look.name).name}: {shown}" + (f". Reason: {look.reason}" if look.reason else "")
+            f"- {look.time} UTC, {Path(look.run).name} on {Path(look.name).name}: {shown}"
+            + (f". Reason: {look.reason}" if look.reason else "")
         )
     return "\n".join(lines) + "\n"
+
+
+def _often(looks: Sequence[Look]) -> str:
+    return "once" if len(looks) == 1 else plural(len(looks), "time")
+
+
+def _models(looks: Sequence[Look]) -> set[str]:
+    return {look.checkpoint for look in looks}

@@ -102,12 +102,13 @@ class Squad(Scorer):
         if not self.no_answer_scores or not len(rows_NM):
             return []
         order, found = Order(rows_NM[:, 4]), []
+        scores_G = order.of_groups(rows_NM[:, 4])
         gains_N2 = np.where(rows_NM[:, 2:3] > 0, rows_NM[:, :2], -rows_NM[:, 3:4])
         for place, name in enumerate(("best_exact_match", "best_f1")):
             totals_G = order.totals(gains_N2[:, place])
             # Where answering no question is best, any threshold below all scores will do: the script says 0.
             best = int(totals_G.argmax())
-            found.append((name, float(order.values_G[best]) if totals_G[best] > 0 else 0.0))
+            found.append((name, float(scores_G[best]) if totals_G[best] > 0 else 0.0))
         return [Table("thresholds", ("metric", "threshold"), tuple(found), "A higher score counts as no answer.")]
 
     def _cut(self, rows_NM: Numbers) -> Numbers:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plainformer.errors import InputError
-from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, ratio
+from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, ratio, taken
 from plainformer.evaluate.labels import checked_labels, mean_of
 from plainformer.evaluate.ranks import correlation, spearman, varies
 
@@ -63,7 +63,7 @@ class Regression(Scorer):
 
     def measure(self, rows_NM: Numbers) -> Measure:
         size = len(self.labels)
-        targets = [_target(np.array(rows_NM[:, k]), np.array(rows_NM[:, size + k])) for k in range(size)]
+        targets = [_target(taken(rows_NM, k), taken(rows_NM, size + k)) for k in range(size)]
 
         def measured(weights_N: Numbers) -> dict[str, float]:
             own = [target(weights_N) for target in targets]

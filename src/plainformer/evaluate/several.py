@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plainformer.errors import InputError
-from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, Table
+from plainformer.evaluate.base import Measure, Metric, Numbers, Scorer, Table, taken
 from plainformer.evaluate.calibration import Reliability, nats
 from plainformer.evaluate.counts import (
     average_metrics,
@@ -90,7 +90,7 @@ class MultiLabel(Scorer):
 
     def measure(self, rows_NM: Numbers) -> Measure:
         size, (true_NC, found_NC) = len(self.labels), self._sides(rows_NM)
-        right_NC, means_NM = true_NC * found_NC, np.array(rows_NM[:, 2 * size : 2 * size + len(self.means)])
+        right_NC, means_NM = true_NC * found_NC, taken(rows_NM, slice(2 * size, 2 * size + len(self.means)))
         areas, sure = [], self._reliability(rows_NM)
         if self.kept:
             scores_NC = np.array(rows_NM[:, -size:])
@@ -122,7 +122,7 @@ class MultiLabel(Scorer):
     def _sides(self, rows_NM: Numbers) -> tuple[Numbers, Numbers]:
         """Return which labels are right and which were given, (N, C) each."""
         size = len(self.labels)
-        return np.array(rows_NM[:, :size]), np.array(rows_NM[:, size : 2 * size])
+        return taken(rows_NM, slice(size)), taken(rows_NM, slice(size, 2 * size))
 
     def _reliability(self, rows_NM: Numbers) -> Reliability | None:
         """Return how often labels are right by their probabilities, over all labels of all examples."""

@@ -19,6 +19,7 @@ from plainformer.evaluate.kept import Kept
 from plainformer.evaluate.ledger import Ledger, Looks, now
 from plainformer.evaluation.examine import Request, examined
 from plainformer.evaluation.report import Evaluation, report_of
+from plainformer.evaluation.runs import write_cards
 from plainformer.evaluation.temperature import Calibration
 from plainformer.evaluation.temperature import calibrate as fit
 from plainformer.inputs.files import make_folder
@@ -150,8 +151,7 @@ def _evaluated(request: Request) -> Evaluation:
         metrics = {name: value["value"] for name, value in kept.info["metrics"].items() if "/" not in name}
         looks = ledger.add(replace(found.look, metrics=metrics, time=now()), request.reason)
         if found.run is not None:
-            own = [look for look in looks.all if look.run == found.look.run]
-            found.run.card(own)
+            write_cards(found.run, looks)
     return report_of(kept, looks, read=found.read)
 
 

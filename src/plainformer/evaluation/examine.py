@@ -315,8 +315,8 @@ def examined(request: Request, ledger: Ledger) -> Examined:
     run = run_of(request.ref)
     ref = str(run.model) if run is not None else request.ref
     if request.data is None and run is None:
-        fix = "give DATA, or the folder of a run, which has its own: of cross validation, that of one fold"
-        raise UsageError("there is no data to evaluate on", fix)
+        fix = "give DATA, or the folder of a run, which has its own"
+        raise UsageError(f"there is no data to evaluate on, and {request.ref} is not the folder of a run", fix)
     asked = LoadOptions.of(request.load, "load")
     digest, beside = _which(ref, asked)
     own = _Examination(request, ledger, run, digest, beside)

@@ -15,7 +15,7 @@ from plainformer.data.columns import mapped
 from plainformer.data.sides import Side, sides_of
 from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.kept import INFO, is_kept
-from plainformer.evaluate.ledger import Look, card_section
+from plainformer.evaluate.ledger import Looks, card_section
 from plainformer.evaluation.source import Source, unit_of
 from plainformer.replacing import write_whole
 from plainformer.train.card import CARD
@@ -84,7 +84,7 @@ class RunRef:
         """Return the folder of an evaluation of this run."""
         return self.folder / EVALUATIONS / f"{name}-{self.which}-{key[:10]}"
 
-    def card(self, looks: list[Look]) -> None:
+    def card(self, looks: Looks) -> None:
         """Write into the model cards of the run that, and how often, its test set was looked at."""
         series = series_of(self.folder) if self.which == FOLDS else None
         runs = (self.folder,) if series is None else series.members
@@ -101,6 +101,22 @@ class RunRef:
                 raise PlainformerError(
                     what, "make the run's folder writable, and give the same command again"
                 ) from None
+
+
+def write_cards(run: RunRef, looks: Looks) -> None:
+    """Write all looks at a test set into the cards of the run that looks now, and of those that looked before, where they are.
+
+    Raises:
+        PlainformerError: the run's own card cannot be written.
+    """
+    run.card(looks)
+    for folder in {look.run for look in looks.all} - {str(run.folder.resolve())}:
+        try:
+            other = run_of(folder)
+            if other is not None and other.folder.is_absolute():
+                other.card(looks)
+        except PlainformerError:
+            continue  # it is another's by now, or gone
 
 
 def run_of(ref: str | os.PathLike[str]) -> RunRef | None:

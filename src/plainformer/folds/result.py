@@ -170,12 +170,20 @@ def _fold_line(fold: FoldResult, pooled: Pooled | None, place: int, count: int) 
 
 
 def _pooled_lines(pooled: Pooled, said: str) -> list[str]:
-    lines = [f"{said}: {plural(pooled.n, 'row')}"]
+    rows = [("metric", "value", "95 % interval", "mean of folds ± deviation")]
     for name in pooled.shown:
         value = pooled.metrics[name]
-        bounds = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
-        spread = f"; folds {_number(pooled.mean[name])} ± {_number(pooled.deviation[name])}"
-        lines.append(f"  {name.replace('_', ' ')} {_number(value.value)}{bounds}{spread}")
+        bounds = "" if value.low is None or value.high is None else f"{value.low:.3g} to {value.high:.3g}"
+        spread = f"{_number(pooled.mean[name])} ± {_number(pooled.deviation[name])}"
+        undefined = sum(not math.isfinite(fold.get(name, math.nan)) for fold in pooled.folds)
+        if undefined:
+            spread = f"undefined in {plural(undefined, 'fold')}"
+        rows.append((name.replace("_", " "), _number(value.value), bounds, spread))
+    wide = [max(len(row[place]) for row in rows) for place in range(4)]
+    lines = [f"{said}: {plural(pooled.n, 'row')}"]
+    lines += [
+        "  " + "   ".join(f"{cell:<{size}}" for cell, size in zip(row, wide, strict=True)).rstrip() for row in rows
+    ]
     main = pooled.metrics[pooled.main]
     if main.low is None and main.reason:
         lines.append(f"  no interval: {main.reason}")

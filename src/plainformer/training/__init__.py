@@ -31,7 +31,7 @@ from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.trimming import Trimming
 from plainformer.train.verdict import conclude
-from plainformer.training.card import card_of
+from plainformer.training.card import card_of, tell_best
 from plainformer.training.events import Event, Events, Told
 from plainformer.training.example_table import history_of, write_examples
 from plainformer.training.folder import RunFolder, cannot_write
@@ -134,6 +134,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             run.record.close()
             if run.trimming is not None:
                 run.trimming.close()
+    if state.ended in ("done", "early"):
+        tell_best(folder.path)
     result = TrainResult(
         folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,31 @@ import plainformer
 from plainformer.config.building import as_data
 from plainformer.inputs.text.tokenizer import Tokenizer
 from plainformer.model.transformer import Transformer
-from plainformer.train.card import Card, Side
+from plainformer.train.card import CARD, Card, Side
 from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.optimizer import trained
 from plainformer.train.record import evaluations
 from plainformer.train.run import State
 from plainformer.training.prepared import Prepared
+
+_AFTER_RESULTS = "\n## Data\n"
+
+
+def tell_best(folder: Path) -> None:
+    """Write the verdict of a run that has ended into the card of its best model, which was saved before there was one.
+
+    Again, it changes nothing; neither does it where people have rewritten the card.
+    """
+    verdict, path = kept_verdict(folder), (folder / "best").resolve() / CARD
+    if verdict is None or not path.is_file():
+        return
+    before = path.read_text(encoding="utf-8")
+    if "\nOverfitting: " in before or before.count(_AFTER_RESULTS) != 1:
+        return
+    said = f"\nOverfitting: {verdict['sentence']}. This is of the whole run, after this model too.\n"
+    temporary = path.with_name(f".tmp-{CARD}")
+    temporary.write_text(before.replace(_AFTER_RESULTS, said + _AFTER_RESULTS), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def card_of(prepared: Prepared, model: Transformer, state: State, folder: Path) -> Card:
