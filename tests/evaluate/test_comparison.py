@@ -200,6 +200,7 @@ def test_other_units_tasks_and_labels_are_named(tmp_path: Path) -> None:
 
 def test_folders_without_an_evaluation(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", GOOD)
+    before = compare(folder).to_dict()
     with pytest.raises(InputError, match="no evaluation of the test side; it has one of: validation"):
         compare(folder, side="test")
     with pytest.raises(InputError, match="is not there"):
@@ -215,8 +216,12 @@ def test_folders_without_an_evaluation(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="draws"):
         compare(folder, draws=0)
     data = {"name": "dev.tsv", "side": "validation"}
-    keep(folder / "evaluations" / "second", SCORER, labelled(GOOD), data=data)
-    with pytest.raises(UsageError, match="2 evaluations of the validation side"):
+    keep(folder / "evaluations" / "cooled", SCORER, labelled(FAIR), data=data, temperature=2.0)
+    assert compare(folder).to_dict() == before  # not what one has to ask for
+    keep(folder / "evaluations" / "second", SCORER, labelled(FAIR), data=data)
+    assert compare(folder).to_dict() != before  # of the same kind the newest
+    keep(folder / "evaluations" / "third", SCORER, labelled(GOOD), data=data, options={"truncate": True})
+    with pytest.raises(UsageError, match="3 evaluations of the validation side"):
         compare(folder)
     assert compare(folder / "evaluations" / "second").n == 200
 

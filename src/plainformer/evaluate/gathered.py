@@ -20,7 +20,7 @@ import numpy.typing as npt
 from plainformer.config.yaml import read_yaml
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.evaluate.base import Numbers, Scorer
-from plainformer.evaluate.kept import Kept, is_kept
+from plainformer.evaluate.kept import INFO, Kept, is_kept
 
 SIDES = ("validation", "test")
 EVALUATIONS = "evaluations"  # folder of a run
@@ -243,11 +243,13 @@ def _trained(run: Path) -> int | None:
 
 
 def _evaluation(run: Path, side: str) -> Kept:
-    """Return the evaluation of a side that a run folder keeps; of several, the one of its best model on all rows."""
+    """Return the evaluation of a side that a run folder keeps: without a temperature, if there is one; of the same kind the newest."""
     found = [Kept(one.parent) for one in sorted((run / EVALUATIONS).glob("*/evaluation.json"))]
     of_side = [kept for kept in found if side_of(kept) == side]
-    if len(of_side) == 1:
-        return of_side[0]
+    of_side = [kept for kept in of_side if kept.info.get("temperature") is None] or of_side
+    ways = [(kept.info.get("options"), kept.info.get("scorer")) for kept in of_side]
+    if ways and all(way == ways[0] for way in ways):  # asked for in one way: the best model as it was, and as it is
+        return max(of_side, key=lambda kept: (kept.folder / INFO).stat().st_mtime_ns)
     if of_side:
         listed = ", ".join(str(one.folder) for one in of_side)
         raise UsageError(f"{run} has {len(of_side)} evaluations of the {side} side: {listed}", "give the folder of one")
