@@ -243,7 +243,7 @@ def _trained(run: Path) -> int | None:
 
 
 def _evaluation(run: Path, side: str) -> Kept:
-    """Return the evaluation of a side that a run folder keeps: without a temperature, if there is one; of the same kind the newest."""
+    """Return the evaluation of a side that a run keeps: one without a temperature, if there is one; of the same kind the newest."""
     found = [Kept(one.parent) for one in sorted((run / EVALUATIONS).glob("*/evaluation.json"))]
     of_side = [kept for kept in found if side_of(kept) == side]
     of_side = [kept for kept in of_side if kept.info.get("temperature") is None] or of_side
