@@ -117,7 +117,10 @@ def _changed(run: Path) -> str:
     changed = {
         name: value for name, value in mine.items() if recipe.get(name) != value and not name.startswith(skipped)
     }
-    return "".join(f" --{name.replace('_', '-')} {json.dumps(value)}" for name, value in changed.items())
+    return "".join(
+        f" --{name.replace('_', '-')} {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in changed.items()
+    )
 
 
 def main() -> None:

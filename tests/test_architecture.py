@@ -360,7 +360,7 @@ def test_the_page_has_the_table_of_imports() -> None:
 
 def test_the_tree_has_every_part() -> None:
     tree = PAGE.read_text(encoding="utf-8").split("src/plainformer/\n", 1)[1].split("```")[0]
-    named = set(re.findall(r"[├└]── ([\w.]+)", tree))
+    named = set(re.findall(r"[├└]── ([\w.-]+)", tree))
     there = {path.name for path in SOURCE.rglob("*") if path.is_dir() and path.name != "__pycache__"}
     there |= {path.name for path in SOURCE.glob("*.py")}
     assert named == there

@@ -26,7 +26,8 @@ def test_it_is_small_and_says_what_it_learnt_from() -> None:
 
 def test_it_goes_on_with_code() -> None:
     complete = pf.load(DEFAULT)
-    assert "DataFrame" in complete("import pandas as pd\n\n\ndf = pd.Data", max_new_tokens=4, heal=True).text
+    begun = "import pandas as pd\n\n\ndf = pd.Data"
+    assert "pd.DataFrame(" in begun + complete(begun, max_new_tokens=4, heal=True).text
     code = "import os\n\n\ndef size_of(path):\n    return os.path.getsize(path)\n"
     scored = complete.score(code)
     shuffled = complete.score("\n".join(sorted(code.split(), reverse=True)))
