@@ -25,11 +25,13 @@ OTHERS = {
     "adapter_model.safetensors": "an adapter's",
     "adapter_model.bin": "an adapter's",
     "model-{}-of-{}.safetensors": "weights, which an index lists",
+    "folds.json": "of a run for each of several folds",
+    "{}.json": "best.json or last.json of a run",
     "_config.json": "an ending",
     ".index.json": "an ending",
 }
 # Parts whose files are of a data set or of a run, not of a checkpoint.
-OF_RUNS = ("data", "train", "training", "cli")
+OF_RUNS = ("data", "train", "training", "cli", "evaluate", "evaluation", "folds")
 # Families of names that a reader takes from elsewhere than a literal.
 READ_BY_PATTERN = {"additional_chat_templates/*.jinja": ("additional_chat_templates", "*.jinja")}
 

@@ -148,7 +148,7 @@ def test_numbers(tmp_path: Path) -> None:
     assert answers_of(done) == pytest.approx(given, abs=1e-5)
     assert done["pearson"] == pytest.approx(scipy.stats.pearsonr(right, given).statistic, abs=1e-5)
     assert done["spearman"] == pytest.approx(scipy.stats.spearmanr(right, given).statistic, abs=1e-9)
-    assert done["mae"] == pytest.approx(sk.mean_absolute_error(right, given), rel=1e-5)
+    assert done["mean_absolute_error"] == pytest.approx(sk.mean_absolute_error(right, given), rel=1e-5)
     assert done["rmse"] == pytest.approx(sk.root_mean_squared_error(right, given), rel=1e-5)
     assert done["r2"] == pytest.approx(sk.r2_score(right, given), rel=1e-4)
 

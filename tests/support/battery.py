@@ -109,6 +109,8 @@ def _check_list(found: Any) -> None:
 # What people are offered of any task, and of some.
 EVERY = {
     "Options",
+    "adapter",
+    "adapters",
     "checkpoint",
     "config",
     "decode",
@@ -120,6 +122,7 @@ EVERY = {
     "predict",
     "ref",
     "tokenizer",
+    "use_adapter",
 }
 SOME = {
     "contradiction",

@@ -45,6 +45,8 @@ PLAIN: dict[str, Callable[[Any], bool]] = {
     "Words": lambda v: type(v) is str or PLAIN["Sequence[str]"](v),
     "Ngrams": lambda v: type(v) is str,
     "Sequence[str]": lambda v: type(v) in (list, tuple) and all(type(one) is str for one in v),
+    "Sequence[str | os.PathLike[str]]": lambda v: PLAIN["Sequence[str]"](v),
+    "Mapping[str, str | os.PathLike[str]]": lambda v: v == {"a": "b"},
     "Sequence[int]": lambda v: type(v) in (list, tuple, set) and all(type(one) is int for one in v),
     "Sequence[float]": lambda v: type(v) in (list, tuple, set) and all(type(one) in (int, float) for one in v),
     "Sequence[Sequence[int]]": lambda v: type(v) is list and all(PLAIN["Sequence[int]"](one) for one in v),

@@ -81,6 +81,6 @@ def test_other_units_change_nothing_but_the_units(bert: Path, tmp_path: Path) ->
     best = [json.loads((run / "best.json").read_text())["step"] for run in (plain, large)]
     assert best[0] == best[1]
     metrics = [pf.evaluate(run) for run in (plain, large)]
-    assert metrics[1]["mae"] == pytest.approx(1000 * metrics[0]["mae"], rel=1e-3)
+    assert metrics[1]["mean_absolute_error"] == pytest.approx(1000 * metrics[0]["mean_absolute_error"], rel=1e-3)
     assert metrics[1]["pearson"] == pytest.approx(metrics[0]["pearson"], abs=1e-3)
     assert metrics[1]["r2"] == pytest.approx(metrics[0]["r2"], abs=1e-3)

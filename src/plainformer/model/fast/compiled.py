@@ -43,6 +43,8 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def _tried_out() -> ModuleType | None:
+    # Where colorama is installed, numba makes its errors in colour, and colorama writes to the terminal when the program ends.
+    os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
     try:
         numba: Any = importlib.import_module("numba")
         if numba.config.DISABLE_JIT:  # loops in Python would take minutes for a token
