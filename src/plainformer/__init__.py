@@ -1,4 +1,4 @@
-"""Plainformer: load a transformer, run it, and see every step from text to answer.
+"""Plainformer: load a transformer, run it, train it, measure it, and see every step.
 
 `load` a checkpoint and call it. Nothing happens at import: torch is imported when something needs it.
 """

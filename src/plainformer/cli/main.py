@@ -65,7 +65,7 @@ def app(shown: str = "") -> App:
 
     made = App(
         name="plainformer",
-        help="Load a transformer, run it, and see every step from text to answer.",
+        help="Load a transformer, run it, train it, measure it, and see every step.",
         version=plainformer.__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,  # run_app says so and returns 130
