@@ -229,6 +229,15 @@ def test_a_folder_of_something_else_is_left_alone(config: TrainConfig) -> None:
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_that_was_ended_while_its_folder_began_can_begin_again(config: TrainConfig) -> None:
+    """config.yaml comes last: without it there may be the two files before it."""
+    folder = Path(config.folder)
+    folder.mkdir(parents=True)
+    for name in ("data.json", "environment.json"):
+        (folder / name).write_text("{}")
+    assert train(config).ended == "done"
+
+
 def test_two_runs_do_not_share_a_folder(config: TrainConfig) -> None:
     refused: list[str] = []
 

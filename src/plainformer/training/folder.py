@@ -44,7 +44,8 @@ class RunFolder:
             UsageError: the folder holds something else.
         """
         make_folder(self.path)
-        others = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        own = (DATA, ENVIRONMENT)  # all that a run has which was ended while it wrote these
+        others = [one.name for one in self.path.iterdir() if not one.name.startswith(".") and one.name not in own]
         if others and not (self.path / CONFIG).is_file():
             what = (
                 f"{opt('folder', str(self.path))} is not empty, and not the folder of a run: it has {sorted(others)[0]}"
