@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,16 +53,21 @@ def test_special_tokens_are_those_of_the_tokenizer() -> None:
     assert llama == {"model_type": "llama", "vocab_size": 9, "bos_token_id": 6, "eos_token_id": 3}
 
 
+def classifies(folder: Path, rows: Path, **data: int) -> dict[str, Any]:
+    """A run of a tiny BERT from scratch that learns the labels of texts."""
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    return {
+        "objective": "text-classification",
+        "folder": str(folder / "run"),
+        "model": {"config": {"model_type": "bert", **sizes}, "tokenizer": str(words(folder / "tokenizer"))},
+        "data": {"train": {"path": str(rows)}, "cache": str(folder / "cache"), **data},
+    }
+
+
 def test_a_label_that_cannot_be_names_its_row(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": {"a": 1}}\n')
-    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    config = {
-        "objective": "text-classification",
-        "folder": str(tmp_path / "run"),
-        "model": {"config": {"model_type": "bert", **sizes}, "tokenizer": str(words(tmp_path / "tokenizer"))},
-        "data": {"train": {"path": str(rows)}, "cache": str(tmp_path / "cache")},
-    }
+    config = classifies(tmp_path, rows)
     with pytest.raises(UsageError, match=r"line 2: a label is a dict"):
         prepare(config)
     rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": "x"}\n')
@@ -73,13 +79,7 @@ def test_options_in_errors_have_their_sections(tmp_path: Path) -> None:
     """What encodes knows options by their own names: "max_length"."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "ada", "label": "x"}\n{"text": "writes", "label": "y"}\n')
-    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    config = {
-        "objective": "text-classification",
-        "folder": str(tmp_path / "run"),
-        "model": {"config": {"model_type": "bert", **sizes}, "tokenizer": str(words(tmp_path / "tokenizer"))},
-        "data": {"train": {"path": str(rows)}, "cache": str(tmp_path / "cache"), "max_length": 1},
-    }
+    config = classifies(tmp_path, rows, max_length=1)
     with pytest.raises(UsageError) as caught:
         prepare(config)
     assert set(caught.value.options) == {"data.max_length"}

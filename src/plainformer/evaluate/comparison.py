@@ -71,7 +71,7 @@ class Difference:
     """A system beside the first one, on one metric.
 
     Attributes:
-        tested: "system minus first", with interval and p. corrected: p after Holm; None where there is no p.
+        tested: "system minus first", with interval and p. corrected: p after Holm; None where nothing was tested.
     """
 
     name: str

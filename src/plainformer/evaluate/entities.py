@@ -23,7 +23,11 @@ from plainformer.evaluate.base import Measure, Metric, Numbers, OfSums, Scorer, 
 from plainformer.evaluate.counts import KINDS, label_metrics, label_table, label_values, of_labels, over_labels
 from plainformer.evaluate.labels import checked_labels
 
-_NONE = {"precision": "no entity was found", "recall": "there are no entities", "f1": "there are no entities"}
+_NONE = {
+    "precision": "no entity was found",
+    "recall": "the references have no entities",
+    "f1": "neither side has entities",
+}
 _OTHERS = ("f1_macro", "f1_weighted")
 _TYPE = {"precision": "none was found", "recall": "there are none", "f1": "there are none, and none was found"}
 

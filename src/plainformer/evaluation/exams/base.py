@@ -154,6 +154,12 @@ def excerpt(text: str, parts: Iterable[str]) -> str:
     return "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
 
 
+def window_of(run: TrainConfig | None) -> dict[str, Any]:
+    """Return the length of the windows in which a run read long texts, as an option; {} where it says none."""
+    longest = None if run is None else run.data.max_length
+    return {} if longest is None else {"window": longest}
+
+
 def cut_as_in(run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
     """Return the options by which a run's texts are as long as they were in training."""
     if run is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plainformer.errors import InputError, PlainformerError, UsageError, opt
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.scorers import make_scorer
-from plainformer.evaluation.exams.base import Exam, Question, short
+from plainformer.evaluation.exams.base import Exam, Question, short, window_of
 from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import least
 from plainformer.tasks.options import TaskOptions, WindowOptions
@@ -53,8 +53,7 @@ class Perplexity(Exam):
 
     @classmethod
     def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
-        longest = None if run is None else run.data.max_length
-        return {} if longest is None else {"window": longest}
+        return window_of(run)
 
     def question(self, row: Mapping[str, Any]) -> Question:
         text = text_of(row)

@@ -19,7 +19,7 @@ from plainformer.config.training import DataConfig, SourceConfig, StartConfig, T
 from plainformer.errors import InputError
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.scorers import make_scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, short, window_of
 from plainformer.tasks.base import Task
 from plainformer.tasks.lengths import usual_length
 from plainformer.tasks.options import TaskOptions, WindowOptions
@@ -61,8 +61,7 @@ class HiddenTokens(Exam):
 
     @classmethod
     def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
-        longest = None if run is None else run.data.max_length
-        return {} if longest is None else {"window": longest}
+        return window_of(run)
 
     def question(self, row: Mapping[str, Any]) -> Question:
         text = text_of(row)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plainformer.errors import UsageError, a_type
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.scorers import make_scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, excerpt, short
+from plainformer.evaluation.exams.base import Dropped, Exam, Question, cut_as_in, excerpt, short, window_of
 from plainformer.evaluation.temperature import tempered
 from plainformer.train.objectives.base import Column
 from plainformer.train.objectives.choice import MultipleChoice, right_choice
@@ -43,9 +43,7 @@ class Spans(Exam):
 
     @classmethod
     def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        if run is not None and run.data.max_length is not None:
-            given["window"] = run.data.max_length
+        given = window_of(run)
         if run is not None and run.data.stride:
             given["stride"] = run.data.stride
         return given

@@ -13,14 +13,12 @@ import numpy as np
 
 from plainformer.config.tag_schemes import OUTSIDE, has_scheme
 from plainformer.config.values import no_effect
-from plainformer.errors import InputError
 from plainformer.evaluate.base import Scorer
 from plainformer.evaluate.scorers import make_scorer
-from plainformer.evaluation.exams.base import Dropped, Exam, Question, label_of, short
+from plainformer.evaluation.exams.base import Exam, Question, label_of, short, window_of
 from plainformer.inputs.text.words import trimmed
 from plainformer.train.objectives.base import Column
-from plainformer.train.objectives.labels import named
-from plainformer.train.objectives.token import TokenClassification, as_list_of
+from plainformer.train.objectives.token import TokenClassification, tagged_words
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
@@ -43,17 +41,10 @@ class Tags(Exam):
 
     @classmethod
     def usual(cls, run: TrainConfig | None, known: Iterable[str]) -> dict[str, Any]:
-        longest = None if run is None else run.data.max_length
-        return {} if longest is None else {"window": longest}
+        return window_of(run)
 
     def question(self, row: Mapping[str, Any]) -> Question:
-        words, tags = as_list_of(row, "tokens"), [named(tag) for tag in as_list_of(row, "tags")]
-        if len(words) != len(tags):
-            what = f"a row has {len(words)} words and {len(tags)} tags"
-            raise InputError(what, "each word needs one tag; is a column missing in a line?")
-        pairs = [(word.strip(), tag) for word, tag in zip(words, tags, strict=True) if word.strip()]
-        if not pairs:
-            raise Dropped("no words")
+        pairs = tagged_words(row)
         text = " ".join(word for word, _ in pairs)
         right = [label_of(tag, self.labels, self.numbers) for _, tag in pairs]
         return Question(text, right, short(text), [word for word, _ in pairs])

@@ -67,13 +67,7 @@ class TokenClassification(Objective):
 
     def encode(self, row: Mapping[str, Any]) -> Encoded:
         """Return a sentence as one example, or as windows where it is too long."""
-        words, tags = as_list_of(row, "tokens"), [named(tag) for tag in as_list_of(row, "tags")]
-        if len(words) != len(tags):
-            what = f"a row has {len(words)} words and {len(tags)} tags"
-            raise InputError(what, "each word needs one tag; is a column missing in a line?")
-        pairs = [(word.strip(), tag) for word, tag in zip(words, tags, strict=True) if word.strip()]
-        if not pairs:
-            raise Dropped("no words")
+        pairs = tagged_words(row)
         text = " ".join(word for word, _ in pairs)
         whole = self.processor.encode(text, max_length=None)
         labels = self._labels(text, whole, pairs)
@@ -169,6 +163,18 @@ class TokenClassification(Objective):
             (token, "" if label == NONE else self.labels[label])
             for token, label in zip(tokens, example["labels"], strict=True)
         ]
+
+
+def tagged_words(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a row's words with their tags; words of white space alone are left out. Raises Dropped, InputError."""
+    words, tags = as_list_of(row, "tokens"), [named(tag) for tag in as_list_of(row, "tags")]
+    if len(words) != len(tags):
+        what = f"a row has {len(words)} words and {len(tags)} tags"
+        raise InputError(what, "each word needs one tag; is a column missing in a line?")
+    pairs = [(word.strip(), tag) for word, tag in zip(words, tags, strict=True) if word.strip()]
+    if not pairs:
+        raise Dropped("no words")
+    return pairs
 
 
 def as_list_of(row: Mapping[str, Any], name: str) -> list[Any]:
