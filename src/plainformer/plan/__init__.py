@@ -1,0 +1,1 @@
+"""What memory a model needs, counted from its configuration alone. No torch."""
