@@ -114,24 +114,38 @@ class _Embedded(NamedTuple):
 
 
 class Stack(nn.Module):
-    """frontend → layers → final norm."""
+    """frontend → layers → final norm.
 
-    def __init__(self, config: StackConfig) -> None:
+    Args:
+        config: of the whole stack: what inputs are checked against.
+        share: sizes of what is here, where tensor-parallel ranks share a layer; None: the whole stack's.
+        held: the layers that are here, where a pipeline has cut the stack; None: all. The others are identities, so that
+            names stay; the frontend goes with the first layer, the final norm with the last.
+    """
+
+    def __init__(self, config: StackConfig, share: StackConfig | None = None, held: range | None = None) -> None:
         super().__init__()
         self.config, self.dropout = config, config.dropout
+        self.held = range(config.num_layers) if held is None else held
+        self.begins, self.ends = 0 in self.held, config.num_layers - 1 in self.held
         self.recompute_every = 0  # see `set_checkpointing`
         self.causal = config.direction == "causal"
-        self.frontend = make_frontend(config)
-        distinct = len(set(config.layer_ids))
-        self.layers = nn.ModuleList(make_block(config, index) for index in range(distinct))
-        self.norm = make_norm(config.hidden_size, config.norm if config.final_norm == "norm" else None)
+        sizes = config if share is None else share
+        self.frontend = make_frontend(sizes) if self.begins else nn.Identity()
+        here = {config.layer_ids[layer] for layer in self.held}
+        self.layers = nn.ModuleList(
+            make_block(sizes, index) if index in here else nn.Identity() for index in range(len(set(config.layer_ids)))
+        )
+        final = config.norm if config.final_norm == "norm" and self.ends else None
+        self.norm = make_norm(config.hidden_size, final)
         ropes = list(dict.fromkeys(rope for rope in config.rope if rope is not None))
         self.rotaries = nn.ModuleList(Rotary(rope) for rope in ropes)
         self.rope_of_layer = [ropes.index(rope) if rope is not None else None for rope in config.rope]
         bias, table = config.relative_bias, config.disentangled
-        self.bias = BucketBias(bias, config.num_heads, self.causal) if bias is not None else None
-        self.relative = RelativeTable(table, config.hidden_size, config) if table is not None else None
-        self.local = LocalConvolution(config) if table is not None and table.conv_kernel > 0 else None
+        self.bias = BucketBias(bias, sizes.num_heads, self.causal) if bias is not None and here else None
+        self.relative = RelativeTable(table, config.hidden_size, config) if table is not None and here else None
+        has_local = table is not None and table.conv_kernel > 0 and self.begins
+        self.local = LocalConvolution(config) if has_local else None
 
     def forward(
         self,

@@ -6,6 +6,7 @@ V vocabulary, C classes or an image's channels, L layers, H heads, M mel channel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -14,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainformer.config import ModelConfig, TokenFrontend
+from plainformer.config import HeadConfig, ModelConfig, TokenFrontend
+from plainformer.config.local import Local
 from plainformer.config.model import in_millions
+from plainformer.config.shapes import shapes
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
@@ -58,20 +61,34 @@ _MAIN_NAMES = tuple(f.name for f in fields(StackInput) if f.name != "cross_head_
 
 
 class Transformer(nn.Module):
-    """Any model of the library. Parameters start on the meta device: an unfilled one cannot run."""
+    """Any model of the library. Parameters start on the meta device: an unfilled one cannot run.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: of the whole model: what inputs are checked against, and tasks see.
+        local: what of it is here, where several processes share it; None: all. See `config/local.py`.
+    """
+
+    def __init__(self, config: ModelConfig, local: Local | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.local = config, local
         with torch.device("meta"):
-            self.encoder = Stack(config.encoder) if config.encoder is not None else None
-            self.decoder = Stack(config.decoder) if config.decoder is not None else None
-            self.head = Head(config.head, config.main_stack.hidden_size)
+            self.encoder = self._stack("encoder")
+            self.decoder = self._stack("decoder")
+            head = config.head if local is None else local.model.head
+            self.head = Head(head, config.main_stack.hidden_size) if local is None or local.is_last else _no_head()
         self.tie()
         for name, parameter in self.named_parameters():
-            if any(fnmatchcase(name, pattern) for pattern in config.fixed):
+            kept = name if local is None else local.parts[name].name
+            if any(fnmatchcase(kept, pattern) for pattern in config.fixed):
                 parameter.requires_grad_(False)
-        self._parameters_in_all = sum(parameter.numel() for parameter in self.parameters())
+        mine = sum(parameter.numel() for parameter in self.parameters())
+        self._parameters_in_all = mine if local is None else sum(map(math.prod, shapes(config).values()))
+
+    def _stack(self, name: str) -> Stack | None:
+        config, local = getattr(self.config, name), self.local
+        if config is None or local is None:
+            return Stack(config) if config is not None else None
+        return Stack(config, getattr(local.model, name), local.layers[name])
 
     @property
     def num_parameters(self) -> int:
@@ -83,8 +100,8 @@ class Transformer(nn.Module):
         return f"Transformer({self.config.summary}, {size}, {kind}, {self.device})"
 
     def tie(self) -> None:
-        """Make the parameters that `config.tied` pairs up one and the same."""
-        for name, source in self.config.tied:
+        """Make the parameters that `config.tied` pairs up one and the same; of a part of a model, those that are here."""
+        for name, source in self.config.tied if self.local is None else self.local.tied:
             module, _, leaf = name.rpartition(".")
             setattr(self.get_submodule(module), leaf, self.get_parameter(source))
 
@@ -352,6 +369,11 @@ class Transformer(nn.Module):
             cross_attentions=output.cross_attentions,
             encoder=encoder,
         )
+
+
+def _no_head() -> Head:
+    """Return the head of a part of a model that has none."""
+    return Head(HeadConfig(), 1)
 
 
 def _check_tensor(name: str, value: object) -> None:

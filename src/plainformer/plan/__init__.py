@@ -1,1 +1,1 @@
-"""What memory a model needs, counted from its configuration alone. No torch."""
+"""What a model needs of memory and time, by arithmetic alone. Torch-free."""
