@@ -70,8 +70,7 @@ def _distance(one: Published, count: int) -> float:
 
 def size_in(name: str) -> int | None:
     """Return the number of parameters that a model's name says: "Llama-2-7b-hf" is 7,000,000,000; None for none."""
-    sizes = list(sizes_in(name))
-    return sizes[-1] if sizes else None
+    return next(iter(sizes_in(name)), None)
 
 
 def sizes_in(name: str) -> Iterable[int]:

@@ -96,7 +96,7 @@ def _sentences(
 def _because(config: ModelConfig, workload: Workload, count: int, parameters: int) -> str:
     reasons = []
     if abs(count / parameters - 1) >= _NEAR:
-        reasons.append(f"it has {parameters / 1e9:.2f} billion parameters, not {count / 1e9:g}")
+        reasons.append(f"it has {_count(parameters)} parameters, not {_count(count)}")
     if workload.training and workload.trainable != "all":
         reasons.append(f"only the {'adapters' if workload.trainable == 'lora' else 'head'} have gradients and states")
     if workload.training and workload.optimizer != "adamw":
@@ -124,4 +124,4 @@ def _grows(config: ModelConfig, workload: Workload) -> str:
 
 def _count(count: int) -> str:
     power, letter = next(((p, x) for p, x in ((10**9, "B"), (10**6, "M"), (10**3, "k")) if count >= p), (1, ""))
-    return f"{count / power:.3g}{letter}"
+    return f"{round(count / power, 2):g}{letter}"
