@@ -8,7 +8,7 @@ all of them: between the first and the last layer it changes by the same amount 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from plainformer.config import ModelConfig, StackConfig

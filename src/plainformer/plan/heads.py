@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from plainformer.config import HeadConfig
 from plainformer.plan.operations import Operations
-from plainformer.plan.tape import FLOWING, NEW, Input, Node, Slot, Storage, Tape, Value
+from plainformer.plan.tape import FLOWING, Input, Node, Slot, Storage, Tape, Value
 
 LOGITS = "logits and loss"
 SCORES_AT_ONCE = 1 << 24  # numbers that a chunk's scores may have, as in `train/losses.py`
@@ -145,7 +145,7 @@ def word_losses(head: HeadRun, states: Value, sizes: LossSizes) -> Value:
     losses = []
     for a, b in zip(cuts[:-1], cuts[1:], strict=True):
         part = ops.part_of(states, (b - a) * head.hidden_size).seen_as(strided=False)
-        losses.append(scored(part) if N <= chunk else ops.again(part, scored))
+        losses.append(scored(part) if chunk >= N else ops.again(part, scored))
     return ops.joined(losses)
 
 
