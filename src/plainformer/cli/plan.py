@@ -128,8 +128,8 @@ def _measured(made: Plan) -> Measured:
 
 def print_plan(out: Any, made: Plan) -> None:
     """Print the table of parts, the phase of the peak, what is left, the time, and the rule of thumb."""
-    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title
     from plainformer.plan.devices import GB, GIB
+    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title
 
     out.print(title(made), markup=False)
     if made.layout.world > 1:
