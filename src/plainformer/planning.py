@@ -113,7 +113,9 @@ def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:
             raise UsageError(f"both a model and {opt('params', shape.params)} are given", "give one of them")
         return of_size(shape)
     for name in sorted(shape.given):
-        raise UsageError(f"{opt(name, getattr(shape, name))} changes a shape", f"give {opt('params', '7B')}, not a model")
+        raise UsageError(
+            f"{opt(name, getattr(shape, name))} changes a shape", f"give {opt('params', '7B')}, not a model"
+        )
     if model is None:
         raise UsageError("no model to plan for", f"give a reference, or {opt('params', '7B')}")
     if isinstance(model, ModelConfig):
@@ -170,7 +172,9 @@ def of_size(shape: ShapeOptions) -> Described:
     config = config_from_dict(dict(found.config))
     changes = {name: getattr(shape, name) for name in sorted(shape.given - {"params"})}
     config = reshaped(config, changes)
-    notes = [f"the shape is that of {found.name} ({found.parameters:,} parameters), the published one nearest to {shape.params}"]
+    notes = [
+        f"the shape is that of {found.name} ({found.parameters:,} parameters), the published one nearest to {shape.params}"
+    ]
     if changes:
         notes.append("with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items()))
     exact = count_parameters(config)
@@ -215,7 +219,9 @@ def reshaped(config: ModelConfig, changes: Mapping[str, int]) -> ModelConfig:
             raise UsageError(f"{opt('width', width)} is not a multiple of {opt('heads', heads)}", "choose one that is")
         head_dim = width // heads
     if heads % kv_heads:
-        raise UsageError(f"{opt('heads', heads)} cannot share {opt('kv_heads', kv_heads)} evenly", "let one divide the other")
+        raise UsageError(
+            f"{opt('heads', heads)} cannot share {opt('kv_heads', kv_heads)} evenly", "let one divide the other"
+        )
     ffn = changes.get("ffn_size", round(stack.ffn_size * width / stack.hidden_size))
     words = changes.get("vocabulary", config.vocab_size or 0)
     rope = tuple(None if r is None else replace(r, dim=r.dim * head_dim // stack.head_dim) for r in stack.rope)

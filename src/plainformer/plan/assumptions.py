@@ -12,9 +12,7 @@ from plainformer.plan.lengths import lengths, reads_text
 from plainformer.plan.workload import Workload
 
 
-def assumptions(
-    config: ModelConfig, workload: Workload, layout: Layout, device: Device | None
-) -> tuple[str, ...]:
+def assumptions(config: ModelConfig, workload: Workload, layout: Layout, device: Device | None) -> tuple[str, ...]:
     """Return the sentences; options in them are written by `opt`."""
     found = [*_of_lengths(config, workload), *_of_work(config, workload), *_of_devices(workload, layout, device)]
     return tuple(found)

@@ -27,12 +27,14 @@ _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 def rank_plans(config: ModelConfig, workload: Workload, layout: Layout) -> tuple[RankPlan, ...]:
     """Return what the ranks hold; those that hold the same are one."""
     return alike(
-        RankPlan((rank,), place_said(layout, rank), phases(config, workload, layout, rank)) for rank in differing(layout)
+        RankPlan((rank,), place_said(layout, rank), phases(config, workload, layout, rank))
+        for rank in differing(layout)
     )
 
 
 def differing(layout: Layout) -> list[int]:
     """Return ranks among which every different one is; of many alike the first, the second and the last."""
+
     def few(count: int) -> list[int]:
         return sorted({0, 1, count - 1} & set(range(count)))
 
@@ -60,7 +62,9 @@ def _inference(here: Local, workload: Workload, count: int) -> tuple[Phase, ...]
     weights = Item(WEIGHTS, count * _BYTES[workload.dtype or "fp32"], workload.dtype or "fp32")
     size = 2 if workload.dtype in ("bf16", "fp16") else 4
     tokens = workload.prompt + workload.new
-    cache = 2 * workload.rows * stack.num_kv_heads * stack.head_dim * tokens * size * len(here.layers.get("decoder", ()))
+    cache = (
+        2 * workload.rows * stack.num_kv_heads * stack.head_dim * tokens * size * len(here.layers.get("decoder", ()))
+    )
     n = workload.batch * workload.prompt
     act = n * (3 * stack.hidden_size + 3 * stack.ffn_size) * size
     logits = workload.rows * here.model.head.out_size * 4

@@ -278,9 +278,7 @@ class _Seen(NamedTuple):
     width: int
 
 
-def _mask(
-    ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, how: _Seen
-) -> Mask:
+def _mask(ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, how: _Seen) -> Mask:
     plain = (not how.causal or T == 1) and (how.window is None or (how.causal and how.window >= T))
     if not plain:
         distances = ops.storage(T * T * (8 if how.window is None else 18))

@@ -129,7 +129,9 @@ class Plan:
     def comparable_to(self) -> str:
         """Return what the peak can be compared with; no other figure is the same."""
         if self.device is not None and self.device.kind == "gpu":
-            return "torch.cuda.max_memory_allocated; nvidia-smi shows the total, and what the allocator keeps in reserve"
+            return (
+                "torch.cuda.max_memory_allocated; nvidia-smi shows the total, and what the allocator keeps in reserve"
+            )
         return "what the allocator hands out; the resident set of a process also has Python and PyTorch, about 0.3 GB"
 
     def with_workload(self, **changes: Any) -> Plan:
@@ -222,7 +224,9 @@ def beside(plan: Plan) -> tuple[Item, ...]:
             size = known.communicator if count == 2 else known.communicator_more
             items.append(Item(f"NCCL, {name}-parallel group", size, known.sources["communicator"]))
     share = round(plan.peak * known.fragmentation)
-    items.append(Item("fragmentation", share, f"{known.fragmentation:.0%} of the peak, {known.sources['fragmentation']}"))
+    items.append(
+        Item("fragmentation", share, f"{known.fragmentation:.0%} of the peak, {known.sources['fragmentation']}")
+    )
     return tuple(items)
 
 

@@ -60,7 +60,9 @@ def _bars(plan: Plan, axes) -> None:  # type: ignore[no-untyped-def]
         axes.barh(range(len(phases)), [beside] * len(phases), left=left, color=BESIDE, label="besides tensors")
     if plan.device is not None:
         axes.axvline(plan.device.memory / GB, color=INK, linestyle="--", linewidth=1)
-        axes.set_title(f"{plan.name}; the line: {plan.device.name}, {short(plan.device.memory)}".replace("$", r"\$"), fontsize=9)
+        axes.set_title(
+            f"{plan.name}; the line: {plan.device.name}, {short(plan.device.memory)}".replace("$", r"\$"), fontsize=9
+        )
     else:
         axes.set_title(plan.name.replace("$", r"\$"), fontsize=9)
     axes.set_yticks(range(len(phases)), [phase.name for phase in phases], fontsize=8)
