@@ -277,14 +277,13 @@ def _loss(model: Transformer, plan: Plan, inputs: dict[str, Tensor]) -> Tensor:
     """Return the sum of the losses of random labels, as the objectives of such a head have them."""
     head, asked = plan.config.head, plan.workload
     if head.kind in ("causal_lm", "seq2seq_lm", "masked_lm"):
-        states = model.states(**inputs)
-        assert states.real_BT is None or states.last_hidden_state is not None
+        states = model.states(**inputs)  # type: ignore[arg-type]
         x = states.last_hidden_state
         states_ND = x[states.real_BT.bool()] if states.real_BT is not None else x.flatten(0, 1)
         labels_N = torch.randint(0, head.out_size, (len(states_ND),), device=x.device)
         return word_losses(model, states_ND, labels_N, chunk=asked.loss_chunk).sum()
     if head.kind == "none":
-        return model.states(**inputs).last_hidden_state.float().square().sum()
+        return model.states(**inputs).last_hidden_state.float().square().sum()  # type: ignore[arg-type]
     logits = model(**inputs).logits
     return _label_loss(head, logits)
 

@@ -140,7 +140,7 @@ def of_reference(ref: Ref, files: Mapping[str, Any]) -> Described:
         raw = completed(read_json_object(path), files.get("family"))
         wanted = head if task is None else head_for_task(task_info(task).name, heads_of(str(raw.get("model_type"))))
         return Described(path.parent.name or path.name, config_from_dict(raw, wanted, str(path)))
-    named = {name: files.get(name) for name in ("revision", "token", "family")}
+    named: dict[str, Any] = {name: files.get(name) for name in ("revision", "token", "family")}
     with open_checkpoint(ref, part="config", **named) as checkpoint:
         info = task_info(task) if task is not None else stated_task(checkpoint)
         wanted = head if info is None else head_for_task(info.name, heads_of(checkpoint.model_type))
@@ -225,7 +225,7 @@ def reshaped(config: ModelConfig, changes: Mapping[str, int]) -> ModelConfig:
     ffn = changes.get("ffn_size", round(stack.ffn_size * width / stack.hidden_size))
     words = changes.get("vocabulary", config.vocab_size or 0)
     rope = tuple(None if r is None else replace(r, dim=r.dim * head_dim // stack.head_dim) for r in stack.rope)
-    frontend: Any = replace(stack.frontend, vocab_size=words, embedding_size=width)  # type: ignore[call-arg]
+    frontend: Any = replace(stack.frontend, vocab_size=words, embedding_size=width)  # type: ignore[arg-type]
     return replace(
         config,
         head=replace(config.head, out_size=words),

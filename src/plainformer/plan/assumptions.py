@@ -20,7 +20,9 @@ def assumptions(config: ModelConfig, workload: Workload, layout: Layout, device:
 
 def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
     given, at = workload.explicit, lengths(config, workload)
-    names = ("length",) if workload.training else ("prompt", "new") if config.decoder is not None else ("prompt",)
+    names: tuple[str, ...] = (
+        ("length",) if workload.training else ("prompt", "new") if config.decoder is not None else ("prompt",)
+    )
     if workload.training and config.kind == "encoder-decoder":
         names = (*names, "target_length")
     names = names if reads_text(config) else tuple(name for name in names if name in ("new", "target_length"))
