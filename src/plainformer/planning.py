@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
-from plainformer.config.options import OptionSet
+from plainformer.config.options import OptionSet, specs
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.devices import Device, find_device
@@ -97,8 +97,8 @@ class Asked:
     def of(cls, options: Mapping[str, Any]) -> Asked:
         """Sort options; refuse those that nobody knows."""
         kinds: tuple[type[OptionSet], ...] = (Workload, LayoutOptions, TargetOptions, ShapeOptions)
-        names = [*(tuple(kind.__dataclass_fields__) for kind in kinds), _OF_FILES]
-        known = [name for group in names for name in group if name != "explicit"]
+        names = [*(tuple(specs(kind)) for kind in kinds), _OF_FILES]
+        known = [name for group in names for name in group]
         for name in options:
             if name not in known:
                 raise UsageError(f"plan has no option {name!r}", did_you_mean(name, known))

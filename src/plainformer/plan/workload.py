@@ -78,7 +78,7 @@ class Workload(OptionSet):
     )  # fmt: skip
     dtype: str | None = option(
         None,
-        help="Inference: dtype of the weights, fp32, bf16, fp16 or int8; default: fp32, a GGUF file's own.",
+        help="Inference: dtype of the weights, fp32, bf16, fp16 or int8; default: fp32.",
         check=one_of(*WEIGHT_DTYPES),
         group=_INFERENCE,
     )
