@@ -6,6 +6,7 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Session:
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
         capacity = self.length + (min(budget, FIRST_ROOM) if self.copies == 1 else 0)
-        where = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
+        where: dict[str, Any] = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
         return KeyValueCache(self.model.config, len(self.prompt), capacity, kind=kind, **where)
 
     def prefill(self) -> Tensor:
