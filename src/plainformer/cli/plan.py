@@ -126,8 +126,8 @@ def _measured(ref: str | None, made: Plan, options: dict[str, Any]) -> Any:
 
 def print_plan(out: Any, made: Plan) -> None:
     """Print the table of parts, the phase of the peak, what is left, the time, and the rule of thumb."""
-    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title
     from plainformer.plan.devices import GB, GIB
+    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title
 
     out.print(title(made), markup=False)
     if made.layout.world > 1:

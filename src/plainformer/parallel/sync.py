@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from plainformer.config.layout import Layout, Place
 from plainformer.config.local import Local, chunk_rows, shared
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.gather import local_of
 from plainformer.parallel.mesh import Mesh
 
 T = TypeVar("T")
@@ -108,12 +109,6 @@ class Ranks:
 
 
 # ----------------------------------------------------------------------------------------------------------------- gradients
-
-
-def local_of(tensor: Tensor) -> Tensor:
-    """Return what is here of a tensor that FSDP has divided, as an ordinary one that shares its memory."""
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
 
 
 def is_divided(tensor: Tensor) -> bool:

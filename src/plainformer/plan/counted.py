@@ -7,7 +7,18 @@ import math
 from plainformer.config.layout import Layout
 from plainformer.config.local import Local, local
 from plainformer.config.model import ModelConfig
-from plainformer.plan.result import ACTIVATIONS, CACHE, GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, Item, Phase, RankPlan, alike
+from plainformer.plan.result import (
+    ACTIVATIONS,
+    CACHE,
+    GRADIENTS,
+    LOGITS,
+    OPTIMIZER,
+    WEIGHTS,
+    Item,
+    Phase,
+    RankPlan,
+    alike,
+)
 from plainformer.plan.workload import Workload
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}

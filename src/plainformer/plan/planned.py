@@ -11,8 +11,8 @@ from plainformer.config.layout import Layout
 from plainformer.config.model import ModelConfig
 from plainformer.config.shapes import shapes
 from plainformer.errors import UsageError, plural
-from plainformer.plan.assumptions import assumptions
 from plainformer.plan.asked import TargetOptions
+from plainformer.plan.assumptions import assumptions
 from plainformer.plan.counted import rank_plans
 from plainformer.plan.devices import Device, extras, short
 from plainformer.plan.result import Item, Phase, RankPlan
@@ -226,4 +226,4 @@ def beside(plan: Plan) -> tuple[Item, ...]:
     return tuple(items)
 
 
-__all__ = ["Callable", "Mapping", "Phase", "Plan", "beside", "check_layout", "count_parameters", "plural", "planned"]
+__all__ = ["Callable", "Mapping", "Phase", "Plan", "beside", "check_layout", "count_parameters", "planned", "plural"]

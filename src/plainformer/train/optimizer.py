@@ -21,7 +21,8 @@ from plainformer.model.empty import Embedding
 from plainformer.model.linear import Linear
 from plainformer.model.lora import LowRank
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.sync import is_divided, local_of
+from plainformer.parallel.gather import Share, local_of
+from plainformer.parallel.sync import is_divided
 
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
@@ -156,30 +157,46 @@ def optimizer_tensors(optimizer: AdamW, model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(optimizer: AdamW, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give back what `optimizer_tensors` returned. Raises CheckpointError for a name, a shape or a part that does not fit."""
+def load_optimizer_tensors(
+    optimizer: AdamW, model: nn.Module, tensors: Mapping[str, Tensor], of: Mapping[str, Share] | None = None
+) -> None:
+    """Give back what `optimizer_tensors` returned. Raises CheckpointError for a name, a shape or a part that does not fit.
+
+    `of`: what this process has of each parameter; of the states it takes the same. None: all.
+    """
     parameters = trained(model)
+    names = {of[name].name if of else name: name for name in parameters}
     states: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         name, _, key = full.rpartition(":")
-        if name not in parameters or key not in STATE:
+        if key not in STATE or (name not in names and of is None):
             raise CheckpointError(f"optimizer state {full!r} is of a parameter that is not trained here", _OTHER)
-        shape = parameters[name].shape if key != "step" else torch.Size()
+        if name not in names:  # another process has it
+            continue
+        own = names[name]
+        whole = of[own].shape if of else tuple(parameters[own].shape)
+        shape = whole if key != "step" else ()
         if tensor.shape != shape:
-            found, wanted = tuple(tensor.shape), tuple(shape)
-            raise CheckpointError(f"optimizer state {full!r} has the shape {found}, not {wanted}", _OTHER)
-        states.setdefault(name, {})[key] = tensor
+            raise CheckpointError(
+                f"optimizer state {full!r} has the shape {tuple(tensor.shape)}, not {shape}", _OTHER
+            )
+        states.setdefault(own, {})[key] = of[own].of(tensor) if of and shape else tensor
     for name, state in states.items():
         missing = [key for key in STATE if key not in state]
         if missing:
             raise CheckpointError(f"optimizer state of {name!r} lacks {', '.join(missing)}", _OTHER)
     optimizer.state.clear()
+    kept = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     fused = bool(optimizer.defaults["fused"])
     for name, state in states.items():
         parameter = parameters[name]
+        if id(parameter) not in kept:  # another process takes its steps (ZeRO-1)
+            continue
         # Fused kernels read the number of steps where the parameter is, the others on the CPU.
         device = parameter.device if fused else torch.device("cpu")
-        moments = {key: torch.empty_like(parameter, requires_grad=False).copy_(state[key]) for key in STATE[1:]}
+        moments = {key: torch.empty_like(parameter, requires_grad=False) for key in STATE[1:]}
+        for key, moment in moments.items():
+            local_of(moment).copy_(state[key])
         optimizer.state[parameter] = {"step": state["step"].to(device, torch.float32, copy=True), **moments}
 
 
@@ -244,11 +261,16 @@ class Average:
         """Return the averages by the names of parameters."""
         return dict(self.averages)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give back what `tensors` returned. Raises CheckpointError."""
-        _check_names(tensors, self.averages)
+    def load(self, tensors: Mapping[str, Tensor], of: Mapping[str, Share] | None = None) -> None:
+        """Give back what `tensors` returned; `of` is as for `load_optimizer_tensors`. Raises CheckpointError."""
+        if of is not None:
+            found = {name: tensors[of[name].name] for name in self.averages if of[name].name in tensors}
+            _check_names(found, {name: torch.empty(of[name].shape, device="meta") for name in self.averages})
+            tensors = {name: of[name].of(tensor) for name, tensor in found.items()}
+        else:
+            _check_names(tensors, self.averages)
         for name, average in self.averages.items():
-            average.copy_(tensors[name])
+            local_of(average).copy_(tensors[name])
 
 
 def _check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
