@@ -110,12 +110,12 @@ class Attention:
         else:
             context = attend(ops, heads, flow, mask, own, dropout)
         del heads, mask
-        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias)
+        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias, True)
 
     def _project(self, x: Value, flow: Flow) -> Heads:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
-        sizes = {"q": q_size, "k": kv_size, "v": kv_size}
+        sizes, x = {"q": q_size, "k": kv_size, "v": kv_size}, ops.entered(x)
         q, k, v = (ops.linear(x, f"{name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key, size in sizes.items())
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
@@ -184,16 +184,17 @@ class Cross:
         ops, s = self.ops, self.stack
         assert flow.memory is not None
         size = s.num_heads * s.head_dim
-        q = ops.linear(x, f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = (ops.linear(flow.memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
+        memory = ops.entered(flow.memory)
+        q = ops.linear(ops.entered(x), f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
+        k, v = (ops.linear(memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
-        del q, k, v
+        del q, k, v, memory
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
             context = attend(ops, heads, flow, flow.memory_mask, own, dropout)
         del heads
-        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias)
+        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias, True)
 
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
@@ -301,7 +302,7 @@ class FeedForward:
 
     def _network(self, x: Value) -> Value:
         ops, s, name = self.ops, self.stack, self.name
-        D, F, bias = s.hidden_size, s.ffn_size, s.ffn_bias
+        D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
             gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
             inner = ops.activation(gate, s.activation)
@@ -309,7 +310,7 @@ class FeedForward:
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)
-        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias)
+        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias, True)
 
 
 class Block:
