@@ -283,9 +283,7 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in trained(model).items()}
 
 
-def fill(
-    model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None
-) -> None:
+def fill(model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None) -> None:
     """Put tensors that `weights_of` returned into a model; `of`: what it has of each parameter, None for all."""
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
