@@ -65,7 +65,7 @@ class Session:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
         capacity = self.length + (min(budget, 256) if self.copies == 1 else 0)
         return KeyValueCache(
-            self.model.config, len(self.prompt), capacity, kind=kind, dtype=self.model.dtype, device=self.ids.device
+            self.model.share, len(self.prompt), capacity, kind=kind, dtype=self.model.dtype, device=self.ids.device
         )
 
     def prefill(self) -> Tensor:
