@@ -24,7 +24,8 @@ from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding, may_look
 from plainformer.model.heads import Head, last_true
-from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
+from plainformer.model.inputs import READS, StackInput, check_ids
+from plainformer.model.stack import Stack, StackOutput
 
 
 @dataclass
@@ -96,11 +97,6 @@ class Transformer(nn.Module):
             return {name: tuple(p.shape) for name, p in self.named_parameters(remove_duplicate=False)}
         found = shapes(self.config)
         return {**found, **{name: found[source] for name, source in self.config.tied}}
-
-    @property
-    def share(self) -> ModelConfig:
-        """The configuration of what is here of each layer: the heads that a cache has to hold."""
-        return self.config if self.local is None else self.local.model
 
     def _stack(self, name: str) -> Stack | None:
         config, local = getattr(self.config, name), self.local

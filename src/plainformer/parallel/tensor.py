@@ -31,6 +31,7 @@ from plainformer.model.attention import CrossAttention, SelfAttention
 from plainformer.model.block import FeedForward
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.linear import Linear
+from plainformer.model.lora import Adapter
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.stack import Stack
 from plainformer.model.transformer import Transformer
@@ -184,6 +185,8 @@ def make_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:
         elif isinstance(module, Linear):
             part = here.part(f"{name}.weight")
             module.cut = None if part.dim is None else (part.dim, part.start, part.stop)
+            if isinstance(module.adapter, Adapter):
+                module.adapter.cut = module.cut
     if isinstance(model.head.out, Linear) and model.head.out.cut is not None:
         model.head.out.enter = ranks.enter
         model.head.gather = _Words(ranks, model.config.head.out_size)

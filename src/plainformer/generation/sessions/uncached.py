@@ -22,7 +22,7 @@ class UncachedSession(Session):
         super().__init__(model, prompt, **{**shared, "prefill_chunk": None})
 
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
-        cache = KeyValueCache(self.model.share, len(self.prompt), 1, dtype=self.model.dtype, device=self.ids.device)
+        cache = KeyValueCache(self.model.config, len(self.prompt), 1, dtype=self.model.dtype, device=self.ids.device)
         cache.layers.clear()
         return cache
 
