@@ -212,6 +212,8 @@ def _look(run: Run, state: State) -> None:
             run.gradients.evaluated()
         stopping = found is None
         better = found is not None and _judge(run, state, found)
+        # Last bits may differ from machine to machine, decisions may not.
+        better, state.best, state.since_best = run.ranks.first((better, state.best, state.since_best))
     patience = run.config.evaluate.patience
     early = bool(patience) and state.since_best >= (patience or 0)
     state.ended = "stopped" if stopping else "done" if done else "early" if early else ""
