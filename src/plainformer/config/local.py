@@ -162,6 +162,24 @@ class Local:
             if name not in others and self.holds(name)
         }
 
+    def part(self, name: str, shape: tuple[int, ...] = ()) -> Part:
+        """Return which part is held here under any name: of a parameter, a tied one, or an adapter's, which has that shape.
+
+        Adapters are whole on each rank, and each rank uses what belongs to its rows or columns of the weight alone.
+        """
+        linear, adapter, _ = name.partition(".adapter.")
+        if not adapter:
+            return self.parts[dict(self.tied).get(name, name)]
+        weight = f"{linear}.weight"
+        cut = self.layout.tp > 1 and division(self.config, weight)[0] is not None
+        first = self.place.pp == min(stages_with(self.config, self.layout, weight)) and self.place.tp == 0
+        return Part(name, shape, gradient="sum" if cut else "own", first=first)
+
+    def of(self, name: str) -> Part:
+        """Return what this rank would hold of a parameter of the whole model if it were not tied to another."""
+        sizes, sources = shapes(self.config), dict(self.config.tied)
+        return self._part(name, name, sizes[sources.get(name, name)])
+
     def _part(self, name: str, kept: str, shape: tuple[int, ...]) -> Part:
         tp, index = self.layout.tp, self.place.tp
         dim, pieces = division(self.config, name)

@@ -24,7 +24,8 @@ from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding, may_look
 from plainformer.model.heads import Head, last_true
-from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
+from plainformer.model.inputs import READS, StackInput, check_ids
+from plainformer.model.stack import Stack, StackOutput
 
 
 @dataclass
@@ -83,6 +84,19 @@ class Transformer(nn.Module):
                 parameter.requires_grad_(False)
         mine = sum(parameter.numel() for parameter in self.parameters())
         self._parameters_in_all = mine if local is None else sum(map(math.prod, shapes(config).values()))
+
+    def configure(self, config: ModelConfig) -> None:
+        """Describe the model by another configuration, of which what is here has the same sizes."""
+        self.config = config
+        if self.local is not None:
+            self.local = replace(self.local, config=config)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter in the whole model, by every name that it has there."""
+        if self.local is None:
+            return {name: tuple(p.shape) for name, p in self.named_parameters(remove_duplicate=False)}
+        found = shapes(self.config)
+        return {**found, **{name: found[source] for name, source in self.config.tied}}
 
     def _stack(self, name: str) -> Stack | None:
         config, local = getattr(self.config, name), self.local

@@ -128,10 +128,7 @@ class Training:
 
     def _base(self) -> tuple[Item, ...]:
         """Return what is there all the time."""
-        shards = sum(
-            shard_bytes(shape, self.width, self.zero if self.zero == 3 else min(self.zero, 2), self.dp)
-            for shape in self.shapes.values()
-        )
+        shards = sum(shard_bytes(shape, self.width, self.zero, self.dp) for shape in self.shapes.values())
         added = sum(math.prod(shape) * 4 for name, shape in self.learnt.items() if name not in self.shapes)
         items = [Item(WEIGHTS, shards + added), Item(OPTIMIZER, self.states.optimizer)]
         if self.states.average:
