@@ -46,6 +46,10 @@ def test_json_is_what_python_says(cli: Cli, runs: Path) -> None:
     ).json()
     expected = compare("full-0", "lora", metrics=["mcc"], draws=99, resamples=50)
     assert found == expected.to_dict()
+    refused(
+        cli("compare", "full-0", "lora", "--resamples", "1"), "--resamples 1", "an interval of 95 % needs 40 at least"
+    )
+    refused(cli("compare", "full-0", "lora", "--draws", "5"), "--draws 5", "19 at least")
     assert found["differences"][0]["p"] == 0.01 and found["metrics"] == [{"name": "mcc", "better": "higher"}]
 
 

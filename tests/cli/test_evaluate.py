@@ -31,6 +31,7 @@ def test_a_table_for_people_and_json_for_programs(cli: Cli, tiny: Tiny, tmp_path
     assert shown.lines[0].split() == ["metric", "value", "95", "%", "interval"]
     assert any(line.split()[:2] == ["accuracy", f"{want['accuracy']:.4g}"] for line in shown.lines)
     assert any(line.split()[:1] == ["neutral"] for line in shown.lines)
+    assert any(line.startswith("f1_macro ") for line in shown.lines)  # as `compare --metric` takes it
     assert "95 % intervals by bootstrap over 40 rows" in shown.out and str(want.folder) in shown.out
     (found,) = done(cli("evaluate", model, path, "--json")).json()
     assert found == want.to_dict() and found["read"] and found["metrics"]["accuracy"]["better"] == "higher"
@@ -48,6 +49,13 @@ def test_columns_limits_and_options_of_the_task(cli: Cli, tiny: Tiny, tmp_path: 
     (found,) = done(cli("evaluate", tiny("text2text"), rows, *asked[:-2], "--json")).json()
     assert found["main"] == "bleu"
     refused(cli("evaluate", tiny("text-classification"), table, *names, "--num-beams", "2"), "--num-beams")
+
+
+def test_help_is_short_and_all_flags_of_run_are_taken(cli: Cli) -> None:
+    shown = done(cli("evaluate", "--help"))
+    assert len(shown.lines) <= 110 and "--max-new-tokens" in shown.out and "--mirostat-tau" not in shown.out
+    assert "plainformer run --help" in shown.out
+    refused(cli("evaluate", "nowhere", "rows.jsonl", "--mirostat-tau", "5"), "nowhere", code=1)  # it is known
 
 
 def test_errors_name_flags(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
@@ -76,6 +84,7 @@ def test_a_temperature(cli: Cli, tmp_path: Path) -> None:
     refused(cli("evaluate", model, path, "--temperature", "stored"), "--calibrate")
     shown = done(cli("evaluate", model, "--calibrate", path))
     assert "ECE" in shown.out and "before" in shown.out and (model / "calibration.json").is_file()
+    assert "kept in model/calibration.json" in shown.lines  # as seen from here
     assert "probabilities at temperature" in done(cli("evaluate", model, path, "--temperature", "stored")).out
 
 

@@ -157,6 +157,9 @@ def test_events_as_json(cli: Cli, config: Path) -> None:
     assert seen["step"] == 6 and sum(seen["seen"].values()) == seen["examples"]
     assert "After step 6 of 6" in done(cli("train", "--seen", "run")).out
     refused(cli("train", "--seen", "."), "it is not the folder of a training run")
+    refused(cli("train", "--verdict", "nix"), "'nix' is not the folder of a run")
+    Path("run/last.json").write_text("{")
+    assert "last.json is damaged" in cli("train", "--seen", "run").err
 
 
 # ---- a terminal

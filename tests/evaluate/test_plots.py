@@ -67,7 +67,7 @@ def test_a_comparison_is_drawn_alike(tmp_path: Path) -> None:
     folders = [run(tmp_path / name, hits(200, share, 0), rate=share) for name, share in (("a", 0.9), ("b", 0.7))]
     (tmp_path / "figures.yaml").write_text(FIGURES)
     found = compare(
-        *folders, metrics=["accuracy", "f1_macro"], figures=tmp_path / "figures.yaml", draws=9, resamples=20
+        *folders, metrics=["accuracy", "f1_macro"], figures=tmp_path / "figures.yaml", draws=19, resamples=40
     )
     for name in ("one.png", "two.png"):
         found.plot(tmp_path / name)

@@ -24,6 +24,7 @@ from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluation import evaluate
 from plainformer.folds import FoldsResult, cross_validate, plan_series
+from plainformer.folds.advice import left_behind
 from plainformer.train.objectives import objective_class
 from plainformer.training import prepare, train
 from plainformer.training.events import Event
@@ -261,6 +262,13 @@ def test_a_search_chooses_on_validation_rows_and_outer_folds_estimate_it(tiny: T
         assert (result.folder / f"fold-{fold.fold}").resolve() == (result.folder / fold.run).resolve()
     assert result.nested.pooled.n == result.pooled.n == 54 and len(result.nested.choices) == 2
     assert result.to_dict()["search"]["pooled_has_seen_the_choice"] is True
+    left, size = left_behind(result)
+    assert len(left) == 2 + 2 * 2 * 2 and not {run.resolve() for run in left} & {
+        (result.folder / fold.run).resolve() for fold in result.folds
+    }
+    kept = (path for run in left for path in (run / "checkpoints").rglob("*") if path.is_file())
+    assert size == sum(path.stat().st_size for path in kept) > 0
+    assert any("10 runs of a search keep their checkpoints" in line for line in result.lines())
     chosen = read_config(tmp_path / "run" / "outer-1" / "chosen" / "config.yaml")
     inner = next((tmp_path / "run" / "outer-1").glob("search-1-*")) / "fold-1" / "config.yaml"
     wanted = objective_class(config.objective).columns

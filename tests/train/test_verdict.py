@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plainformer.errors import CheckpointError
+from plainformer.errors import CheckpointError, InputError, UsageError
 from plainformer.evaluate.gathered import fold_folders
 from plainformer.train.example_losses import Losses, bytes_of, most_kept, packed, read_losses
 from plainformer.train.kept_verdict import kept_verdict
@@ -151,6 +151,9 @@ def test_files_have_no_time_and_are_bounded(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_losses_has_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not the folder of a run"):
+        verdict(tmp_path)
+    (tmp_path / "config.yaml").write_text("")
     with pytest.raises(CheckpointError, match="has no evaluation"):
         verdict(tmp_path)
     with pytest.raises(CheckpointError, match="does not have the losses"):
@@ -163,6 +166,14 @@ def test_folders_that_are_no_folds_are_passed_over(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text("")
     assert fold_folders(tmp_path) == [tmp_path / "fold-2", tmp_path / "fold-10"]
+    (tmp_path / "folds.json").write_text('{"folds": []}')  # before the series is done
+    assert fold_folders(tmp_path) == [tmp_path / "fold-2", tmp_path / "fold-10"]
+    (tmp_path / "folds.json").write_text('{"folds": [{"run": "search-1-rate-1/fold-1"}, {"run": "fold-2"}]}')
+    assert fold_folders(tmp_path) == [tmp_path / "search-1-rate-1" / "fold-1", tmp_path / "fold-2"]
+    (tmp_path / "folds.json").write_text("{")
+    with pytest.raises(InputError, match=r"folds\.json is damaged"):
+        fold_folders(tmp_path)
+    (tmp_path / "folds.json").unlink()
     with pytest.raises(CheckpointError, match="fold-2 has no evaluation"):
         verdict(tmp_path)
 

@@ -29,7 +29,14 @@ MOST_COLUMNS = 12  # of a table: a confusion matrix of more labels is for --json
 _GROUP = "The data"
 
 
-class TaskFlags(Flags, kinds=option_classes(), group="What a task does", without=("temperature",)):
+# What decides an evaluation most often; `run --help` explains all.
+_SHOWN = (
+    *("batch_size", "on_error", "truncate", "max_length", "aggregation", "scheme", "label", "template"),
+    *("max_new_tokens", "num_beams", "do_sample", "seed", "src_lang", "tgt_lang", "ngram", "language"),
+)
+
+
+class TaskFlags(Flags, kinds=option_classes(), group="What a task does", without=("temperature",), shown=_SHOWN):
     """The options of every task; `temperature` is a classifier's as well."""
 
 
@@ -103,6 +110,9 @@ def evaluate(
     validation rows. Metrics have 95 % intervals. Answers are kept: the same
     command again prints the same numbers, and runs nothing.
 
+    Any flag by which `plainformer run` decides what a model answers is one here,
+    too, and `plainformer run --help` explains it. Listed are the most frequent.
+
     Example: plainformer evaluate runs/sst2
     """
     settings = {key: resolved_scalar(restored(value)) for key, value in (metric or {}).items()}
@@ -165,7 +175,7 @@ def print_evaluation(found: Evaluation, *, drawn: bool = False) -> None:
     out = console()
     metrics = table("metric", "value", f"{100 * found.level:.4g} % interval", right=("value",))
     for name, _ in found.shown():
-        metrics.add_row(shown(name.replace("_", " ")), *found.said(name))
+        metrics.add_row(shown(name), *found.said(name))
     out.print(metrics)
     for one in found.tables:
         if one.name != "reliability" and one.rows and len(one.header) <= MOST_COLUMNS:

@@ -49,6 +49,7 @@ class Flags:
     Args:
         kinds: of options. group: the heading in --help of options that have none of their own.
         without: flags to leave out. only: the flags to take, all where it is empty.
+        shown: flags that --help shows, all where it is empty: the others are said to be those of another verb.
     """
 
     known: ClassVar[Mapping[str, Flag]] = {}
@@ -62,13 +63,14 @@ class Flags:
         group: str = "",
         without: Collection[str] = (),
         only: Collection[str] = (),
+        shown: Collection[str] = (),
     ) -> None:
         merged: dict[str, list[Flag]] = {}
         for flag in (flag for kind in kinds for flag in flags_in(kind).values()):
             if flag.name not in without and (not only or flag.name in only):
                 merged.setdefault(flag.name, []).append(flag)
         for name, same in merged.items():
-            cls.__annotations__[name] = _typed(same, group)
+            cls.__annotations__[name] = _typed(same, group, not shown or name in shown)
             setattr(cls, name, False if same[0].kind is bool else None)
         cls.known = {name: same[0] for name, same in merged.items()}
         Parameter(name="*")(dataclass(frozen=True)(cls))
@@ -135,12 +137,12 @@ def _own_type(f: Field[Any]) -> Any:
     return _TYPES[plain]
 
 
-def _typed(same: list[Flag], group: str) -> Any:
+def _typed(same: list[Flag], group: str, show: bool) -> Any:
     """Return the type of one flag with what --help says, from all options that it is for."""
     first = same[0]
     help = _joined(dict.fromkeys(_PYTHON.sub("", flag.help) for flag in same))
     kind = bool if first.kind is bool else first.kind | None
-    said = [Parameter(help=spelt(help, as_flag), negative="", show_default=False)]
+    said = [Parameter(help=spelt(help, as_flag), negative="", show_default=False, show=show)]
     said += [WHOLE] if first.kind is int else []
     heading = first.spec.group or group  # a group of None would hide the flag
     said += [Parameter(group=heading)] if heading else []

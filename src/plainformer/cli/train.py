@@ -223,7 +223,8 @@ def print_result(result: TrainResult, where: str, *, already: bool) -> None:
         from plainformer.train.interval import said
 
         facts["best model"] = f"{folder / 'best'} (step {best['step']:,})"
-        facts[f"its {best['metric'].replace('_', ' ')}"] = said(best["value"], best.get("interval"))
+        other = f"; its counterpart in `plainformer evaluate` is {result.evaluated}" if result.evaluated else ""
+        facts[f"its {best['metric']}"] = said(best["value"], best.get("interval")) + other
     if result.verdict is not None:
         facts["overfitting"] = result.verdict["sentence"]
     print_facts(out, facts)

@@ -39,12 +39,14 @@ class Metric:
         better: "higher" or "lower".
         undefined: when it is NaN, as a reason: "no example has this label".
         beside: a metric that it repeats in most cases: people are shown it only where it differs from that.
+        evaluated: of a metric of training, what `evaluate` calls its counterpart, where that has another name.
     """
 
     name: str
     better: str = "higher"
     undefined: str = "there are no examples"
     beside: str = ""
+    evaluated: str = ""
 
     @property
     def part(self) -> str:
@@ -90,11 +92,13 @@ class Scorer(ABC):
 
     Attributes:
         name: in `SCORERS`. columns: names of the M numbers. metrics: the first is the main one.
+        in_training: what training calls a metric, where it has another name there → the name here.
     """
 
     name: ClassVar[str]
     columns: tuple[str, ...]
     metrics: tuple[Metric, ...]
+    in_training: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def row(self, reference: Any, answer: Any) -> Sequence[float]:
@@ -111,6 +115,10 @@ class Scorer(ABC):
     def tables(self, rows_NM: Numbers) -> list[Table]:
         """Return what is shown besides the metrics: of each label, which were taken for which ..."""
         return []
+
+    def notes(self) -> Sequence[str]:
+        """Return what a reader must know of the rows that were scored, which the metrics do not say."""
+        return ()
 
     def settings(self) -> Mapping[str, Any]:
         """Return what `make_scorer` needs besides the name to make this scorer again, as JSON holds it."""

@@ -129,6 +129,16 @@ class Comparison:
         draw_comparison(self, Path(path))
 
 
+FEWEST_DRAWS = 19  # p is at least 1 / (draws + 1)
+
+
+def _check_enough(name: str, value: int, fewest: int, what: str) -> None:
+    if value < fewest:
+        raise UsageError(
+            f"{opt(name, value)} is too few: {what} needs {fewest} at least", "leave it out: the default is enough"
+        )
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is computed, and how exactly. `level` None: 0.95, or higher on a test set looked at several times."""
@@ -145,6 +155,11 @@ class Asked:
         check_whole("seed", self.seed, 0)
         if self.level is not None:
             check_number("level", self.level, "(0, 1)")
+        level = LEVEL if self.level is None else self.level
+        _check_enough(
+            "resamples", self.resamples, math.ceil(2 / (1 - level) - 1e-6), f"an interval of {100 * level:.4g} %"
+        )
+        _check_enough("draws", self.draws, FEWEST_DRAWS, "a p-value below 0.05")
 
 
 def compare(

@@ -24,6 +24,7 @@ from plainformer.evaluate.kept import INFO, Kept, is_kept
 
 SIDES = ("validation", "test")
 EVALUATIONS = "evaluations"  # folder of a run
+SERIES = "folds.json"  # of a k-fold run
 HELD_OUT = "held_out"  # the side of a fold's run that the fold is
 _NAMED = re.compile(r"([^=/\\]+)=(.+)", re.S)
 _NOT_THE_THING = ("seed", "folder")  # of a configuration: what runs of one thing differ in
@@ -229,7 +230,19 @@ def read_run(path: Path, side: str) -> Run:
 
 
 def fold_folders(run: Path) -> list[Path]:
-    """Return the folders fold-1, fold-2 ... of a k-fold run, in their order; [] of another run."""
+    """Return the folders of a k-fold run's folds, in their order: those that folds.json names, else fold-1, fold-2 ...
+
+    [] of another run. Before a series is done folds.json names none, and a search's folds have no such folders yet.
+    """
+    try:
+        named = json.loads((run / SERIES).read_text(encoding="utf-8"))["folds"]
+        found = [run / one["run"] for one in named]
+    except FileNotFoundError:
+        found = []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / SERIES} is damaged: {error}", "train again: the runs are kept") from None
+    if found:
+        return found
     numbered = [(path.name.removeprefix("fold-"), path) for path in run.glob("fold-*") if path.is_dir()]
     return [path for number, path in sorted((int(text), path) for text, path in numbered if text.isdecimal()) if number]
 
@@ -246,7 +259,7 @@ def _evaluation(run: Path, side: str) -> Kept:
     """Return the evaluation of a side that a run keeps: one without a temperature, if there is one; of the same kind the newest."""
     found = [Kept(one.parent) for one in sorted((run / EVALUATIONS).glob("*/evaluation.json"))]
     of_side = [kept for kept in found if side_of(kept) == side]
-    of_side = [kept for kept in of_side if kept.info.get("temperature") is None] or of_side
+    of_side = [kept for kept in of_side if kept.info.get("temperature") in (None, 1.0)] or of_side
     ways = [(kept.info.get("options"), kept.info.get("scorer")) for kept in of_side]
     if ways and all(way == ways[0] for way in ways):  # asked for in one way: the best model as it was, and as it is
         return max(of_side, key=lambda kept: (kept.folder / INFO).stat().st_mtime_ns)

@@ -60,6 +60,9 @@ class SingleLabel(Scorer):
     def settings(self) -> Mapping[str, Any]:
         return {"labels": list(self.labels), "probabilities": self.probabilities}
 
+    def notes(self) -> Sequence[str]:
+        return of_many_labels(len(self.labels))
+
     def row(self, reference: Any, answer: Any) -> Sequence[float]:
         """Return the places of the right and the given label, how sure, nats and Brier score, and all probabilities.
 
@@ -159,6 +162,14 @@ class Choice(Scorer):
 
     def tables(self, rows_NM: Numbers) -> list[Table]:
         return [Reliability(taken(rows_NM, 1), taken(rows_NM, 0) > 0).table()]
+
+
+def of_many_labels(count: int) -> Sequence[str]:
+    """Return what is not measured of that many labels."""
+    if count <= MOST_LABELS:
+        return ()
+    what = "neither ROC-AUC nor intervals of single labels"
+    return (f"of {count} labels, more than {MOST_LABELS}, there are {what}; the table of labels has their values",)
 
 
 def _right(rows_NM: Numbers) -> npt.NDArray[np.bool_]:

@@ -37,6 +37,7 @@ class Squad(Scorer):
     """
 
     name = "squad"
+    in_training = {"exact": "exact_match"}  # noqa: RUF012
 
     def __init__(self, version: str = "2.0", no_answer_scores: bool = False, threshold: float = 1.0) -> None:
         check_choice("version", version, VERSIONS)

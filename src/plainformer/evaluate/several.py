@@ -21,7 +21,7 @@ from plainformer.evaluate.counts import (
     of_labels,
     over_labels,
 )
-from plainformer.evaluate.labels import MOST_LABELS, checked_labels, column, mean_of, place_of
+from plainformer.evaluate.labels import MOST_LABELS, checked_labels, column, mean_of, of_many_labels, place_of
 from plainformer.evaluate.ranks import Area
 
 _MEANS_OF_CHANCES = ("nll", "brier")
@@ -41,6 +41,7 @@ class MultiLabel(Scorer):
     """
 
     name = "multi-label"
+    in_training = {"f1": "f1_micro"}  # noqa: RUF012
 
     def __init__(self, labels: Sequence[str], probabilities: bool = True) -> None:
         self.labels, self.probabilities = checked_labels(labels), probabilities
@@ -65,6 +66,9 @@ class MultiLabel(Scorer):
 
     def settings(self) -> Mapping[str, Any]:
         return {"labels": list(self.labels), "probabilities": self.probabilities}
+
+    def notes(self) -> Sequence[str]:
+        return of_many_labels(len(self.labels))
 
     def row(self, reference: Any, answer: Any) -> Sequence[float]:
         """Return 1 for each right label, 1 for each given one; F1, whether all are right, the share of wrong ones; then nats and

@@ -40,6 +40,7 @@ class Text(Scorer):
         check_choice("main", main, _NAMES)
         check_whole("word_order", word_order, 0)
         self.main, self.tokenize, self.word_order, self.stem = main, tokenize, word_order, stem
+        self.read = self.unread = 0  # references, and those of them of which ROUGE reads less than half of the letters
         orders = range(1, _ORDER + 1)
         self.columns = ("examples", *ROUGE, "exact_match", "words", "reference_words")
         self.columns += tuple(f"{kind}_{n}" for kind in ("right", "given") for n in orders)
@@ -61,12 +62,22 @@ class Text(Scorer):
         if not references:
             raise InputError("a text has no reference", "give at least one right text")
         bleu, chrf, rouge = self._packages
+        self.read += 1
+        self.unread += _unread(references[0])
         scores = rouge.score_multi(references, answer)
         right = any(answer.strip() == text.strip() for text in references)
         # What sacrebleu's own significance tests are made of; its public scores do not give chrF's counts.
         lists = [[text] for text in references]
         counts = (each._extract_corpus_statistics([answer], lists)[0] for each in (bleu, chrf))
         return [1.0, *(scores[name].fmeasure for name in ROUGE), right, *(count for each in counts for count in each)]
+
+    def notes(self) -> Sequence[str]:
+        if not self.unread:
+            return ()
+        count = f"{self.unread:,} of {self.read:,} references have"
+        return (
+            f"ROUGE reads the letters a to z and digits alone: {count} mostly others, of which it sees nothing; see chrF",
+        )
 
     @cached_property
     def _packages(self) -> tuple[Any, Any, Any]:
@@ -98,6 +109,11 @@ class Text(Scorer):
         if metric not in (*ROUGE, "exact_match"):
             return None
         return np.array(rows_NM[:, self.columns.index(metric)])
+
+
+def _unread(text: str) -> bool:
+    letters = [letter for letter in text.lower() if letter.isalnum()]
+    return 2 * sum(letter.isascii() for letter in letters) < len(letters)
 
 
 def bleu(words: float, reference_words: float, right: Sequence[float], given: Sequence[float]) -> float:

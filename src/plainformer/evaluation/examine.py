@@ -29,6 +29,7 @@ from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
 from plainformer.evaluation.exams.base import Exam
 from plainformer.evaluation.identity import checkpoint_digest, digest_of, plain_options
+from plainformer.evaluation.learnt import learnt_from
 from plainformer.evaluation.report import measured
 from plainformer.evaluation.runs import RunRef, check_output, run_of
 from plainformer.evaluation.source import Source, file_source, read_source
@@ -283,11 +284,19 @@ class _Examination:
                 "config": self.config_digest,
                 "temperature": self.temperature,
                 "stated": exam.said(scorer),
+                "notes": [*scorer.notes(), *self._names(scorer)],
+                "learnt": learnt_from(self.request.ref, keeper.keys),
                 "unit": {"name": source.unit.said, "count": int(units.max(initial=-1)) + 1},
                 "counts": counts.to_dict(),
                 "seconds": round(time.monotonic() - begin, 3),
             }
             return self._finished(keeper, plain_values(info), units, scorer)
+
+    def _names(self, scorer: Scorer) -> list[str]:
+        """Return how training named the metric by which it chose this model, where that is another name."""
+        chosen = None if self.run is None else self.run.chosen_by
+        here = scorer.in_training.get(chosen or "")
+        return [f"training chose this model by {chosen}, whose counterpart here is {here}"] if here else []
 
     def _scorer(self, exam: Exam) -> Scorer:
         """Return the exam's scorer with the settings that the caller asks for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from plainformer.evaluate.base import Metric, Numbers, Scorer, Table, plain_valu
 from plainformer.evaluate.intervals import Interval, bootstrap
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluate.ledger import LEVEL, Looks
+from plainformer.evaluation.learnt import Learnt
 from plainformer.evaluation.temperature import Calibration
 
 
@@ -28,7 +29,8 @@ class Evaluation:
         level: of the intervals. metrics: the main one first. known: what each metric is.
         tables: of each label, of what was taken for what ... counts: what was left out or cut.
         looks: at the test set, where it is one. temperature: of probabilities, 1 where they are as the model gives them.
-        stated: how answers are compared. calibration: what `calibrate` found. read: whether it was kept already.
+        stated: how answers are compared. noted: what the numbers do not show. learnt: rows that the model was trained on.
+        calibration: what `calibrate` found. read: whether it was kept already.
     """
 
     folder: Path
@@ -46,6 +48,8 @@ class Evaluation:
     looks: Looks = field(default_factory=Looks)
     temperature: float = 1.0
     stated: str = ""
+    noted: Sequence[str] = ()
+    learnt: Learnt | None = None
     calibration: Calibration | None = None
     read: bool = False
     info: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -79,10 +83,11 @@ class Evaluation:
         over = f"{100 * self.level:.4g} % intervals by bootstrap over {plural(self.units, self.unit)}"
         found.append(over if any(one.low is not None for one in self.metrics.values()) else f"no intervals: {reason}")
         found += [self.stated] if self.stated else []
+        found += self.noted
         if self.temperature != 1.0:
             found.append(f"probabilities at temperature {self.temperature:.4g}")
         found += self.counts.lines() + self.looks.lines()
-        return found
+        return found + ([] if self.learnt is None else [f"note: {self.learnt.line()}"])
 
     def lines(self) -> list[str]:
         """Return the evaluation as lines of text."""
@@ -112,6 +117,8 @@ class Evaluation:
             "looks": self.looks.to_dict(),
             "temperature": self.temperature,
             "stated": self.stated,
+            "notes": list(self.noted),
+            "learnt": None if self.learnt is None else asdict(self.learnt),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "read": self.read,
         }
@@ -155,6 +162,8 @@ def report_of(kept: Kept, looks: Looks, *, read: bool) -> Evaluation:
         looks=looks,
         temperature=info["temperature"],
         stated=info["stated"],
+        noted=info.get("notes") or (),
+        learnt=Learnt(**info["learnt"]) if info.get("learnt") else None,
         read=read,
         info=info,
     )

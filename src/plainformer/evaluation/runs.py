@@ -45,6 +45,16 @@ class RunRef:
     which: str
     config: TrainConfig
 
+    @property
+    def chosen_by(self) -> str | None:
+        """Return the name of the metric that chose the best model; None of another model."""
+        if self.which != "best":
+            return None
+        try:
+            return str(json.loads((self.folder / "best.json").read_text(encoding="utf-8"))["metric"])
+        except (OSError, ValueError, KeyError, TypeError):  # `pointed` finds the model by its link
+            return None
+
     def side(self, name: str) -> Side:
         """Return the rows of a side. Raises UsageError where the run has no such side."""
         if self.which == FOLDS and name != "test":

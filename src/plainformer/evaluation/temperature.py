@@ -56,8 +56,14 @@ class Calibration:
             after = self.after[name]
             if value is not None and after is not None:
                 shown.append(f"{name.upper()} {value:.4f} before, {after:.4f} after")
-        shown.append(f"kept in {self.path}" if self.path else f"not kept: {self.reason}")
+        shown.append(f"kept in {near(self.path)}" if self.path else f"not kept: {self.reason}")
         return shown
+
+
+def near(path: str) -> str:
+    """Return a path as seen from the working directory, where it is in it."""
+    here, found = Path.cwd(), Path(path)
+    return str(found.relative_to(here)) if found.is_relative_to(here) else path
 
 
 def tempered(chances: Sequence[float], temperature: float, *, together: bool = True) -> list[float]:

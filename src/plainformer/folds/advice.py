@@ -10,6 +10,7 @@ from typing import Any
 
 from plainformer.config.effects import is_given
 from plainformer.config.training import TrainConfig
+from plainformer.errors import plural
 from plainformer.folds.result import FoldsResult
 
 VOTING = (
@@ -28,6 +29,26 @@ def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
         rows = "all rows but the test set" if config.data.split is not None and config.data.split.test else "all rows"
         yield f"{either}train one model on {rows} for {result.best_step:,} steps, the median of the folds' best steps:"
         yield f"  plainformer train {' '.join(map(shlex.quote, retraining(config, result)))}"
+    left, size = left_behind(result)
+    if left:
+        runs = plural(len(left), "run of a search keeps its", "runs of a search keep their")
+        where = f"{_near(result.folder)}/**/search-*/*/checkpoints"
+        yield f"{runs} checkpoints, {size / 1e6:,.0f} MB, which nothing needs any more: {where}"
+        yield "  the choice was made by their metrics.jsonl; the same command would train anew what is removed"
+
+
+def left_behind(result: FoldsResult) -> tuple[list[Path], int]:
+    """Return the runs that led to a choice, were not chosen and have checkpoints; and the bytes of these."""
+    if result.choice is None:
+        return [], 0
+    chosen = {(result.folder / fold.run).resolve() for fold in result.folds}
+    found, size = [], 0
+    for run in sorted([*result.folder.glob("search-*/fold-*"), *result.folder.glob("outer-*/search-*/fold-*")]):
+        files = [path for path in (run / "checkpoints").rglob("*") if path.is_file() and not path.is_symlink()]
+        if files and run.resolve() not in chosen:
+            found.append(run)
+            size += sum(path.stat().st_size for path in files)
+    return found, size
 
 
 def retraining(config: TrainConfig, result: FoldsResult) -> list[str]:

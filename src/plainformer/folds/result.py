@@ -160,12 +160,10 @@ class FoldsResult:
 def _fold_line(fold: FoldResult, pooled: Pooled | None, place: int, count: int) -> str:
     said = [f"fold {fold.fold} of {count}:"]
     if fold.best is not None:
-        name = str(fold.best["metric"]).replace("_", " ")
+        name = fold.best["metric"]
         said.append(f"validation {name} {_number(fold.best['value'])} (best, step {fold.best['step']:,}),")
     if pooled is not None:
-        said.append(
-            f"held out {pooled.main.replace('_', ' ')} {_number(pooled.folds[place].get(pooled.main, math.nan))}"
-        )
+        said.append(f"held out {pooled.main} {_number(pooled.folds[place].get(pooled.main, math.nan))}")
     return " ".join(said).rstrip(",")
 
 
@@ -178,7 +176,7 @@ def _pooled_lines(pooled: Pooled, said: str) -> list[str]:
         undefined = sum(not math.isfinite(fold.get(name, math.nan)) for fold in pooled.folds)
         if undefined:
             spread = f"undefined in {plural(undefined, 'fold')}"
-        rows.append((name.replace("_", " "), _number(value.value), bounds, spread))
+        rows.append((name, _number(value.value), bounds, spread))
     wide = [max(len(row[place]) for row in rows) for place in range(4)]
     lines = [f"{said}: {plural(pooled.n, 'row')}"]
     lines += [

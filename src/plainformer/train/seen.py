@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from plainformer.errors import plural
+from plainformer.errors import CheckpointError, plural
 from plainformer.train.plan import load_plan
 from plainformer.train.record import METRICS, read_lines
 
@@ -85,6 +85,11 @@ def seen(folder: str | Path, step: int | None = None) -> Seen:
 def _steps_done(folder: Path) -> int:
     last = folder / "last.json"
     if last.is_file():
-        return int(json.loads(last.read_text(encoding="utf-8"))["step"])
+        try:
+            return int(json.loads(last.read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{last} is damaged: {error}", "train on: the next checkpoint writes it anew"
+            ) from None
     lines = read_lines(folder / METRICS)
     return int(lines[-1]["step"]) if lines else 0

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plainformer.config.building import read_config
-from plainformer.errors import CheckpointError, plural
+from plainformer.errors import CheckpointError, UsageError, plural
 from plainformer.evaluate.gathered import fold_folders
 from plainformer.evaluate.intervals import resampled
 from plainformer.replacing import write_whole
@@ -160,10 +160,14 @@ def verdict(folder: str | Path) -> Verdict:
     Args:
         folder: of the run.
     Raises:
-        CheckpointError: it is not the folder of a run with evaluations, or their losses are not there.
+        UsageError: it is not the folder of a run. CheckpointError: it has no evaluations, or their losses are not there.
     """
     path = Path(folder)
     folds = [fold for fold in fold_folders(path) if (fold / "config.yaml").is_file()]
+    if not folds and not (path / "config.yaml").is_file():
+        raise UsageError(
+            f"{str(path)!r} is not the folder of a run", "give the folder that `plainformer train` wrote into"
+        )
     runs = folds or [path]
     curves = [curves_of(run) for run in runs]
     margin = read_config(runs[0] / "config.yaml").evaluate.margin

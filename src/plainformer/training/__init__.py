@@ -56,6 +56,7 @@ class TrainResult:
         step, total_steps: steps done, and of the whole run.
         best: step, metric, value and 95 % interval of the best evaluation; None without validation rows.
         verdict: on overfitting, at the end, as `Verdict.to_dict` gives it; None before, and without validation rows.
+        evaluated: what `evaluate` calls the metric of `best`, where that is another name.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class TrainResult:
     total_steps: int
     best: dict[str, Any] | None
     verdict: dict[str, Any] | None = None
+    evaluated: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -137,7 +139,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
     if state.ended in ("done", "early"):
         tell_best(folder.path)
     result = TrainResult(
-        folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)
+        *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)),
+        evaluated=prepared.metric.evaluated,
     )
     events.ended(result.to_dict())
     return result

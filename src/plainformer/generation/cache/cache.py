@@ -99,14 +99,17 @@ class KeyValueCache:
         """Return what all rows of a prompt share, (B, K, P, E), which comes before their own; None before `share`."""
         return self.layers[layer - self.held.start].shared
 
-    def share(self, copies: int) -> None:
-        """Let each row be continued by `copies` rows from here on, which share what it holds now."""
+    def share(self, copies: int, room: int | None = None) -> None:
+        """Let each row be continued by `copies` rows from here on, which share what it holds now.
+
+        `room`: positions to allocate for each row's own; None: as many as were for the prompt.
+        """
         if self.copies != 1:
             raise UsageError("this cache's rows share a prompt already", "make a new cache")
         self.copies = copies
         self.rows *= copies
         for layer in (*self.layers, *self.elsewhere):
-            layer.share(copies)
+            layer.share(copies, room)
 
     def reorder(self, index_R: Tensor) -> None:
         """Make row r a copy of row index_R[r], which continues the same prompt. What is shared stays where it is."""
@@ -157,14 +160,16 @@ class KeyValueCache:
         return self._bytes(used=True)
 
     def _bytes(self, *, used: bool) -> int:
-        kept = [t for pair in self.encoder if pair is not None for t in pair]
-        kept += [t for layer in self.layers if layer.shared is not None for t in layer.shared]
+        kept = sum(t.numel() * t.element_size() for pair in self.encoder if pair is not None for t in pair)
+        for shared in (t for layer in self.layers if layer.shared is not None for t in layer.shared):
+            # It may be the beginning of a buffer that is all kept.
+            kept += shared.numel() * shared.element_size() if used else shared.untyped_storage().nbytes()
         stores = sum(
             store.memory_bytes(layer.held if used else None)
             for layer in self.layers
             for store in (layer.keys, layer.values)
         )
-        return stores + sum(t.numel() * t.element_size() for t in kept)
+        return stores + kept
 
     def _check_fit(self, *wanted: int) -> None:
         if wanted != self.layers[0].shape:
@@ -230,10 +235,12 @@ class _Layer:
         slides = self.kept is not None and end > 2 * self.kept
         self.held = min(min(self.held, self.kept) + new, self.kept) if slides and self.kept is not None else end
 
-    def share(self, copies: int) -> None:
+    def share(self, copies: int, room: int | None) -> None:
         self.shared = self.keys.read(0, self.held), self.values.read(0, self.held)
         self.prefix = self.held
         rows, heads, size = self.shape
+        if room is not None:
+            self.capacity = room if self.most is None else min(room, self.most)
         self._allocate((rows * copies, heads, size))
 
     def reorder(self, index_R: Tensor) -> None:

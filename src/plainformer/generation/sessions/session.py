@@ -18,6 +18,7 @@ from plainformer.model.transformer import ModelOutput, Transformer
 
 _progress = logging.getLogger("plainformer.progress")
 _LONG = 256  # tokens that may take a while to read
+FIRST_ROOM = 256  # the cache makes room for this many new tokens at most before they come; then it doubles
 
 
 class Session:
@@ -63,7 +64,7 @@ class Session:
 
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
-        capacity = self.length + (min(budget, 256) if self.copies == 1 else 0)
+        capacity = self.length + (min(budget, FIRST_ROOM) if self.copies == 1 else 0)
         where = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
         return KeyValueCache(self.model.config, len(self.prompt), capacity, kind=kind, **where)
 
@@ -78,7 +79,8 @@ class Session:
                 _progress.info("reading a prompt of %s tokens", f"{self.length:,}", extra={"share": share})
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
         if self.copies > 1:
-            self.cache.share(self.copies)
+            budget = self.ids.size(1) - self.prompt_columns
+            self.cache.share(self.copies, max(min(budget, FIRST_ROOM), 1))
             prompt_R = torch.arange(len(self.prompt), device=self.ids.device).repeat_interleave(self.copies)
             self.ids, self.real = self.ids[prompt_R], take_rows(self.real, prompt_R)
             self.encoder_ids = take_rows(self.encoder_ids, prompt_R)

@@ -33,7 +33,7 @@ LABEL = Column(
 )
 METRICS = {
     "single_label": (Metric("accuracy"), Metric("loss", "lower")),
-    "multi_label": (Metric("f1"), Metric("loss", "lower")),
+    "multi_label": (Metric("f1", evaluated="f1_micro"), Metric("loss", "lower")),
     "regression": (Metric("loss", "lower"), Metric("mean_absolute_error", "lower")),
 }
 

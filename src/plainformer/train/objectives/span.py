@@ -51,7 +51,10 @@ class QuestionAnswering(Objective):
             target=True,
         ),
     )
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("exact", "higher"), Metric("loss", "lower"))
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("exact", "higher", evaluated="exact_match"),
+        Metric("loss", "lower"),
+    )
 
     def __init__(self, config: TrainConfig, model: ModelConfig, processor: Any) -> None:
         super().__init__(config, model, processor)
