@@ -32,13 +32,13 @@ TESTS = Path(__file__).parent
 
 # What each part may import; itself always.
 BASE = {"config", "errors", "replacing"}
-TOP = BASE | {"families", "checkpoint", "inputs", "model", "generation", "tasks", "loading", "saving"}
+TOP = BASE | {"families", "checkpoint", "inputs", "model", "parallel", "generation", "tasks", "loading", "saving"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "replacing": set(),
     "config": {"errors"},
     "model": BASE,
-    "checkpoint": BASE | {"families", "model"},
+    "checkpoint": BASE | {"families", "model", "parallel"},
     "families": BASE | {"checkpoint"},
     "inputs": BASE | {"checkpoint"},
     "data": BASE,

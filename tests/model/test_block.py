@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
@@ -16,6 +13,7 @@ from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
 from tests.support.close import close
+from tests.support.memory import peak_bytes
 
 WIDTH, FFN, POSITIONS, FLOAT = 16, 4096, 256, 4
 # (B, T, F) activations that are alive together: up and its activation; fused gate and up, and the product in place of one.
@@ -34,19 +32,6 @@ def model(ffn: str) -> Transformer:
     made = initialise(Transformer(ModelConfig("test", encoder=config)), std=0.1)
     prepare_for_inference(made, "fused")
     return made
-
-
-def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes that were allocated at any time while `run` ran, beyond those allocated before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    assert seen.profiler is not None
-    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(changes, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 @pytest.mark.parametrize("ffn", ["plain", "gated"])

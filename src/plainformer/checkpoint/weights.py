@@ -7,7 +7,7 @@ does not fit. Nothing is initialised at random.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -253,22 +253,32 @@ def _missing(names: list[str]) -> str:
     return f"{plural(len(names), 'weight')} {be} missing from the checkpoint: {some(list(map(repr, names)), 4)}"
 
 
-def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
-    """Yield the checkpoint's names and tensors, one at a time, by the rows applied in reverse; tied tensors come once."""
-    state = _tensors(model)
-    tied = {name for name, _ in model.config.tied}
-    left = {name for name in state if name not in tied and not table.is_zero(name)}
-    base = table.prefix if model.config.head.kind == "none" else ""
+Export = tuple[str, Row, list[str]]  # a tensor of the checkpoint, the row that makes it, and what it is made of
+
+
+def exported(config: ModelConfig, table: WeightTable, names: Collection[str]) -> Iterator[Export]:
+    """Yield what the checkpoint of a model with these parameters has, by the rows in reverse; tied tensors come once."""
+    tied = {name for name, _ in config.tied}
+    left = {name for name in names if name not in tied and not table.is_zero(name)}
+    base = table.prefix if config.head.kind == "none" else ""
     for row in table.rows:
         if row.kind == "constant":
-            yield row.theirs.removeprefix(base), row.op.save([])
-        for theirs, ours in row.instances(state) if row.kind == "map" else ():
+            yield row.theirs.removeprefix(base), row, []
+        for theirs, ours in row.instances(names) if row.kind == "map" else ():
             if not tied.intersection(ours):
-                yield theirs.removeprefix(base), row.op.save([state[name]() for name in ours]).contiguous()
+                yield theirs.removeprefix(base), row, ours
                 left.difference_update(ours)
     if left:
         fix = "this is a gap in the family's rows: please report it"
         raise CheckpointError(f"no row saves {_some(sorted(left))}", fix)
+
+
+def export_weights(model: Transformer, table: WeightTable) -> Iterator[tuple[str, Tensor]]:
+    """Yield the checkpoint's names and tensors, one at a time, by the rows applied in reverse; tied tensors come once."""
+    state = _tensors(model)
+    for theirs, row, ours in exported(model.config, table, state):
+        tensor = row.op.save([state[name]() for name in ours])
+        yield theirs, tensor.contiguous() if ours else tensor
 
 
 def _tensors(model: nn.Module) -> dict[str, Callable[[], Tensor]]:

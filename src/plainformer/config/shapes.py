@@ -17,13 +17,13 @@ from plainformer.config.model import HeadConfig, ModelConfig, StackConfig
 from plainformer.config.parts import Frontend, MelFrontend, NormConfig, PatchFrontend, TokenFrontend, WaveFrontend
 
 Shape = tuple[int, ...]
-# What a parameter is of: a matrix of a `Linear` (which int8 rounds, and low-rank adapters stand beside) and its bias, a table
+# What a parameter belongs to: a matrix of a `Linear` (what int8 rounds, and what adapters add to) and its bias, a table
 # that is looked up, a norm's weight or bias, a convolution's, or a vector or table that is used as it is.
 Kind = Literal["linear", "bias", "table", "norm", "convolution", "free"]
 
 
 class Parameter(NamedTuple):
-    """A parameter's shape, and what it is of."""
+    """A parameter's shape, and what it belongs to."""
 
     shape: Shape
     kind: Kind

@@ -16,10 +16,10 @@ import torch
 from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
 from plainformer.config.training import OptimizerConfig
-from plainformer.errors import TrainingError, opt
+from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
-from plainformer.train.checkpoint import NO_SPACE, Checkpoints, Saved
+from plainformer.train.checkpoint import Checkpoints, Saved
 from plainformer.train.example_losses import LossFiles
 from plainformer.train.feeder import collated
 from plainformer.train.kept_verdict import kept_verdict

@@ -32,8 +32,10 @@ from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
-from plainformer.saving import save_config, save_model
+from plainformer.parallel.gather import Share, Team, local_of
+from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
+from plainformer.train.checkpoint import Written
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 from plainformer.train.optimizer import trained
 from plainformer.train.specaugment import hidden_spans
@@ -80,14 +82,26 @@ class Start:
         scaling = self.config.head.scaling
         return config if scaling is None or scaling == config.head.scaling else with_targets(config, scaling)
 
-    def save(self, model: Transformer, folder: Path) -> None:
-        """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
-        lora = self.asked.lora
+    def save(self, model: Transformer, folder: Path, team: Team | None = None) -> Written:
+        """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads.
+
+        All processes of a `team` call it; each returns the files of its own that are done.
+        """
+        lora, written = self.asked.lora, None
         if lora is not None and not lora.merge:
-            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "")
-            save_config(model, folder)
+            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "", team)
+        elif team is not None:
+            written = save_together(model, folder, team)
         else:
             save_model(model, folder)
+            self._save_beside(folder)
+            return None
+        if team is None or team.is_first:
+            save_config(model, folder)
+            self._save_beside(folder)
+        return written
+
+    def _save_beside(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
         for name, content in self.companions.items():
@@ -269,9 +283,12 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in trained(model).items()}
 
 
-def fill(model: Transformer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors that `weights_of` returned into a model."""
-    parameters = dict(model.named_parameters())
+def fill(
+    model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None
+) -> None:
+    """Put tensors that `weights_of` returned into a model; `of`: what it has of each parameter, None for all."""
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+        for name, parameter in model.named_parameters() if tensors else ():
+            whole = tensors.get(of[name].name if of else name)
+            if whole is not None:
+                local_of(parameter).copy_(of[name].of(whole) if of else whole)

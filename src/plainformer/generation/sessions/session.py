@@ -18,6 +18,7 @@ from plainformer.model.transformer import ModelOutput, Transformer
 
 _progress = logging.getLogger("plainformer.progress")
 _LONG = 256  # tokens that may take a while to read
+FIRST_ROOM = 256  # the cache makes room for this many new tokens at most before they come; then it doubles
 
 
 class Session:
@@ -63,10 +64,9 @@ class Session:
 
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
-        capacity = self.length + (min(budget, 256) if self.copies == 1 else 0)
-        return KeyValueCache(
-            self.model.config, len(self.prompt), capacity, kind=kind, dtype=self.model.dtype, device=self.ids.device
-        )
+        capacity = self.length + (min(budget, FIRST_ROOM) if self.copies == 1 else 0)
+        where = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
+        return KeyValueCache(self.model.config, len(self.prompt), capacity, kind=kind, **where)
 
     def prefill(self) -> Tensor:
         """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
@@ -79,7 +79,8 @@ class Session:
                 _progress.info("reading a prompt of %s tokens", f"{self.length:,}", extra={"share": share})
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
         if self.copies > 1:
-            self.cache.share(self.copies)
+            budget = self.ids.size(1) - self.prompt_columns
+            self.cache.share(self.copies, max(min(budget, FIRST_ROOM), 1))
             prompt_R = torch.arange(len(self.prompt), device=self.ids.device).repeat_interleave(self.copies)
             self.ids, self.real = self.ids[prompt_R], take_rows(self.real, prompt_R)
             self.encoder_ids = take_rows(self.encoder_ids, prompt_R)
@@ -92,9 +93,9 @@ class Session:
         if len(self.prompt) != 1 or self.copies != 1 or self.prompt.encoder_output is not None:
             raise UsageError(f"{opt('cache')} continues one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
-        if len(self.cache.layers) != self.model.config.decoder.num_layers:
+        if self.cache.num_layers != self.model.config.decoder.num_layers:
             raise UsageError(
-                f"this cache has {plural(len(self.cache.layers), 'layer')}", "pass one of this model's generations"
+                f"this cache has {plural(self.cache.num_layers, 'layer')}", "pass one of this model's generations"
             )
         if self.cache.rows != 1 or self.cache.copies != 1 or len(self.cache.tokens) != self.cache.length:
             raise UsageError(
