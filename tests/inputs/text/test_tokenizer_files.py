@@ -648,7 +648,7 @@ def test_a_bundled_vocab_txt_loads() -> None:
 def test_special_tokens_have_one_order() -> None:
     """What is saved has to be the same file in every process, and sets of texts differ from one to the next."""
     usual = {f"{name}_token": f"<{name}>" for name in ("unk", "sep", "pad", "cls", "mask", "bos", "eos")}
-    roles = {"extra_token": special_token("<extra>"), "sep_token": special_token("</s>")}
+    roles: dict[str, Any] = {"extra_token": special_token("<extra>"), "sep_token": special_token("</s>")}
     settings = Settings(Path("folder"), roles=roles)
     found = known_roles(settings, usual, {*usual.values(), "<extra>", "</s>"})
     assert list(found) == [*usual, "extra_token"] and found["sep_token"] == "</s>"
