@@ -164,7 +164,7 @@ def stored_types(checkpoint: Any, config: ModelConfig) -> tuple[dict[str, str], 
 
 
 def of_size(shape: ShapeOptions) -> Described:
-    """Return a decoder with about so many parameters: the nearest published shape, changed where that was asked for."""
+    """Return a decoder with about this many parameters: the nearest published shape, changed where that was asked for."""
     from plainformer.families import config_from_dict
 
     count = parse_count(str(shape.params))
@@ -198,7 +198,7 @@ def found_layers(config: Mapping[str, Any]) -> int:
 
 
 def fitting_layers(config: ModelConfig, count: int) -> int:
-    """Return the number of layers with which a model comes nearest to so many parameters."""
+    """Return the number of layers with which a model comes nearest to this many parameters."""
     one, two = (count_parameters(reshaped(config, {"layers": layers})) for layers in (1, 2))
     return max(round((count - one) / (two - one)) + 1, 1)
 

@@ -28,9 +28,21 @@ def test_a_table_for_people_and_json_for_programs(cli: Cli, tmp_path: Path) -> N
     path = folder(tmp_path / "model")  # there are no weights
     shown = done(cli("plan", path, "--memory", "1GB", "--batch", "2"))
     want = plan(path, memory="1GB", batch=2)
-    assert shown.lines[0].startswith(f"model: {want.parameters:,} parameters, inference, fp32, 2 rows of 512 + 512 tokens")
+    assert shown.lines[0].startswith(
+        f"model: {want.parameters:,} parameters, inference, fp32, 2 rows of 512 + 512 tokens"
+    )
     names = [line.split("  ")[0] for line in shown.lines]
-    for name in ("weights", "key-value cache", "in all", "peak", "comparable to", "fits", "largest", "rule of thumb", "assumed"):
+    for name in (
+        "weights",
+        "key-value cache",
+        "in all",
+        "peak",
+        "comparable to",
+        "fits",
+        "largest",
+        "rule of thumb",
+        "assumed",
+    ):
         assert name in names
     assert "MB" in shown.lines[1] and "MiB" in shown.lines[1]
     (found,) = done(cli("plan", path, "--memory", "1GB", "--batch", "2", "--json")).json()
@@ -49,7 +61,9 @@ def test_every_kind_of_reference(cli: Cli, tmp_path: Path) -> None:
     assert read["name"] == "tiny" and any("the file has" in note for note in read["notes"])
     (shaped,) = done(cli("plan", "--params", "7B", "--layers", "16", "--json")).json()
     assert "nearest to 7B; with layers 16" in shaped["notes"][0] and 3.4e9 < shaped["parameters"] < 3.6e9
-    (wide,) = done(cli("plan", "--params", "7B", "--width", "2048", "--heads", "16", "--kv-heads", "4", "--json")).json()
+    (wide,) = done(
+        cli("plan", "--params", "7B", "--width", "2048", "--heads", "16", "--kv-heads", "4", "--json")
+    ).json()
     assert wide["parameters"] < 2.5e9
 
 
@@ -74,7 +88,9 @@ def test_a_run(cli: Cli, tmp_path: Path, tiny: Tiny) -> None:
 
 
 def test_devices(cli: Cli) -> None:
-    shown = done(cli("plan", "--params", "7B", "--for", "training", "--devices", "8", "--zero", "3", "--device", "h100"))
+    shown = done(
+        cli("plan", "--params", "7B", "--for", "training", "--devices", "8", "--zero", "3", "--device", "h100")
+    )
     assert "8 devices: dp 8, zero 3" in shown.lines[1] and "CUDA context and kernels" in shown.out
     assert "NCCL, data-parallel group" in shown.out and "at most" in shown.out and "fits" in shown.out
     (found,) = done(cli("plan", "--params", "7B", "--pp", "2", "--json")).json()
@@ -93,10 +109,10 @@ def test_errors_name_flags(cli: Cli, tmp_path: Path) -> None:
     refused(cli("plan"), "no model", "--params")
     refused(cli("plan", path, "--params", "7B"), "both a model and --params")
     refused(cli("plan", path, "--layers", "3"), "--layers 3", "--params")
-    refused(cli("plan", "--params", "7X"), "--params '7X' is no number")
+    refused(cli("plan", "--params", "7X"), "--params '7X' is not a number")
     refused(cli("plan", path, "--device", "H10"), "did you mean 'H100'")
     refused(cli("plan", path, "--device", "A100"), "A100 40GB")
-    refused(cli("plan", path, "--memory", "24"), "--memory '24' is no size", "24GB")
+    refused(cli("plan", path, "--memory", "24"), "--memory '24' is not a size", "24GB")
     refused(cli("plan", path, "--device", "H100", "--memory", "24GB"), "--memory has no effect with --device")
     refused(cli("plan", path, "--optimizer", "sgd"), "--optimizer 'sgd' has no effect on inference", "--for 'training'")
     refused(cli("plan", path, "--for", "training", "--prompt", "9"), "--prompt 9 has no effect on training")
@@ -122,7 +138,9 @@ def test_fits(cli: Cli) -> None:
     assert found["fitted"]["fit"] == "context" and found["fitted"]["rejected"]["fits"] is False
     shown = done(cli("plan", "--params", "135M", "--memory", "8GB", "--dtype", "bf16", "--fit", "model"))
     assert "largest published shapes that fit: " in shown.out and "of 8.00 GB in" in shown.out
-    shown = done(cli("plan", "--params", "1B", "--for", "training", "--device", "RTX 3060", "--devices", "4", "--fit", "layout"))
+    shown = done(
+        cli("plan", "--params", "1B", "--for", "training", "--device", "RTX 3060", "--devices", "4", "--fit", "layout")
+    )
     assert "1. 2 devices" in shown.out or "1. 4 devices" in shown.out
     assert "the next cheaper one does not fit: " in shown.out
 

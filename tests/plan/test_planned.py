@@ -102,7 +102,7 @@ def test_the_default_context_is_said_and_not_the_longest() -> None:
 
 
 def test_what_no_tensor_has_is_a_row_with_its_source() -> None:
-    """"Says that it fits, then runs out of memory": the margin is not in a formula."""
+    """ "Says that it fits, then runs out of memory": the margin is not in a formula."""
     plan = planned(LLAMA, device=find_device("H100"))
     rows = {item.name: item for item in plan.beside}
     assert {"CUDA context and kernels", "fragmentation"} == set(rows)
@@ -162,7 +162,11 @@ def test_layouts_need_less_the_more_they_share() -> None:
 
 
 def test_options_without_effect_are_refused() -> None:
-    for options in ({"optimizer": "sgd"}, {"purpose": "training", "prompt": 3}, {"lora_rank": 4, "purpose": "training"}):
+    for options in (
+        {"optimizer": "sgd"},
+        {"purpose": "training", "prompt": 3},
+        {"lora_rank": 4, "purpose": "training"},
+    ):
         with pytest.raises(UsageError, match="has no effect"):
             Workload(**options)
     with pytest.raises(UsageError, match="checkpointing"):
@@ -180,9 +184,13 @@ def test_the_time_is_a_bound_with_its_assumptions() -> None:
     assert bound.seconds["token"] == pytest.approx((2 * 6.607e9 + 768 * 524288) / (0.7 * 3.35e12), rel=0.01)
     assert bound.tokens_per_second == pytest.approx(1 / bound.seconds["token"])
     assert any("70% of 3,350 GB/s" in one for one in bound.assumptions)
-    fast = planned(LLAMA, Workload(dtype="bf16"), None, find_device("H100"), TargetOptions(device="H100", bandwidth_share=1.0))
+    fast = planned(
+        LLAMA, Workload(dtype="bf16"), None, find_device("H100"), TargetOptions(device="H100", bandwidth_share=1.0)
+    )
     assert fast.time is not None and fast.time.seconds["token"] == pytest.approx(0.7 * bound.seconds["token"])
-    training = planned(LLAMA, Workload(purpose="training", precision="bf16", length=2048), device=find_device("H100")).time
+    training = planned(
+        LLAMA, Workload(purpose="training", precision="bf16", length=2048), device=find_device("H100")
+    ).time
     assert training is not None
     assert training.seconds["step"] == pytest.approx(6 * 6.607e9 * 2048 / (0.45 * 989e12), rel=0.1)
     assert planned(LLAMA, device=of_size(10**11)).time is None

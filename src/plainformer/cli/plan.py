@@ -12,7 +12,6 @@ from plainformer.cli.progress import screen
 from plainformer.cli.screen import console, print_facts, shown, table
 from plainformer.config.loading import LoadOptions
 from plainformer.config.options import specs
-from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.workload import Workload
@@ -60,7 +59,7 @@ def plan(
 
     Nothing is loaded: a model is its config.json here. With --for training, one
     step of it; with --tp, --pp, --dp and --zero, what each of many devices holds.
-    The rule of thumb stands beside the figure, with when and how far it is wrong.
+    With the rule of thumb: when it is wrong, and by how much.
 
     Example: plainformer plan --params 7B --for training --devices 8 --zero 3 --device H100
     """
@@ -139,7 +138,9 @@ def print_plan(out: Any, made: Plan) -> None:
     rows = table("part", *names, binary, "note", right=(*names, binary))
     sums = [0] * len(names)
     for part, sizes, note in part_rows(made):
-        rows.add_row(shown(part), *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}", shown(note))
+        rows.add_row(
+            shown(part), *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}", shown(note)
+        )
         sums = [before + size for before, size in zip(sums, sizes, strict=True)]
     rows.add_row("in all", *(f"{size / power:,.3f}" for size in sums), f"{max(sums) / other:,.3f}", "")
     out.print(rows)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+import plainformer.plan.heads as heads
 from plainformer.config import ModelConfig, StackConfig
-from plainformer.plan import heads
 from plainformer.plan.frontends import Embedded, Sizes, convolution, embed, masks, rotations
 from plainformer.plan.heads import LOGITS, HeadRun, LossSizes
 from plainformer.plan.layers import MASKS, NORMS, Block, Flow, Mask

@@ -17,10 +17,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import plainformer.plan.heads as heads
 from plainformer.config import HeadConfig, ModelConfig, StackConfig, WaveFrontend
 from plainformer.config.local import Local, shared
 from plainformer.config.parts import MelFrontend
-from plainformer.plan import heads
 from plainformer.plan.activations import Learning, Run, Share
 from plainformer.plan.frontends import INPUTS, Sizes
 from plainformer.plan.heads import LossSizes
