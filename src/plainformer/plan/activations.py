@@ -178,8 +178,9 @@ class Run:
             if memory_real is not None:
                 with ops.named(MASKS):
                     flow.memory_mask = Mask(ops.new(memory_real.numbers, x.width))
-        real, embedded.x = embedded.real, ops.new(0)
-        x, states = self._layers(x, stack, name, flow, only)
+        real, embedded.x, begun = embedded.real, ops.new(0), [x]
+        del x  # nobody but the first layer needs it, where nothing is learnt
+        x, states = self._layers(begun, stack, name, flow, only)
         if name in self.share.ends:
             with ops.named(NORMS):
                 x = ops.norm(x, f"{name}.norm", stack.hidden_size, stack.norm if stack.final_norm == "norm" else None)
@@ -200,8 +201,10 @@ class Run:
             weight = self.ops.weight(f"{name}.relative.weight", 2 * table.span * stack.hidden_size)
             return self.ops.norm(weight, f"{name}.relative.norm", stack.hidden_size, stack.norm if table.norm else None)
 
-    def _layers(self, x: Value, stack: StackConfig, name: str, flow: Flow, only: bool) -> tuple[Value, list[Value]]:
-        ops, layers = self.ops, self.share.of(name, stack)
+    def _layers(
+        self, begun: list[Value], stack: StackConfig, name: str, flow: Flow, only: bool
+    ) -> tuple[Value, list[Value]]:
+        ops, layers, x = self.ops, self.share.of(name, stack), begun.pop()
         mixed = self.config.head.mixed_states > 0
         states, seen, done = [x] if mixed else [], {}, set()
         convolved = stack.disentangled is not None and stack.disentangled.conv_kernel > 0

@@ -140,28 +140,35 @@ class Attention:
         shared = {
             key: ops.linear(table, f"{self.name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key in ("q", "k", "v")
         }
-        scores, number = None, flow.rows * s.num_heads * flow.length
+        scores, number, held = None, flow.rows * s.num_heads * flow.length, [ops.new(flow.length * flow.length, 8)]
         for term, key, content in (("c2p", "k", heads.q), ("p2c", "q", heads.k)):
             if term not in config.terms:
                 continue
             of_positions = shared[key]
             if not config.shared_projection:
                 of_positions = ops.linear(table, f"{self.name}.scores.{key}", s.hidden_size, size, True)
-            found = self._gathered(content.seen_as(strided=True), of_positions, number, N, flow)
+            found = self._gathered(content.seen_as(strided=True), of_positions, number, N, flow, held)
             scores = found if scores is None else ops.add(scores, found)
         assert scores is not None
+        del held, found
         if mask.bias is not None:
             scores = ops.keeps_input(ops.add(scores, mask.bias))
         return Mask(scores)
 
-    def _gathered(self, content: Value, positions: Value, number: int, N: int, flow: Flow) -> Value:
-        """Return the scores of content and positions, each at its distance: the gradient needs the index."""
+    def _gathered(
+        self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]
+    ) -> Value:
+        """Return the scores of content and positions, each at its distance: the gradient needs the index.
+
+        `held`: what stays until all scores are there: distances, the scores of all positions, and the last index.
+        """
         ops = self.ops
         spread = ops.operation(
             flow.rows * positions.numbers, positions.width, [Input(positions, SAME_SUMMED)]
         )  # once a row
-        scores = ops.scaled(ops.product(content, spread, number * N))
         index = ops.new(flow.length * flow.length, 8)
+        scores = ops.scaled(ops.product(content, spread, number * N))
+        held[1:] = [*held[1:-1], scores, index]
         return ops.operation(number * flow.length, scores.width, [Input(scores)], [scores.storage, index.storage])
 
 
@@ -254,22 +261,26 @@ def attend_eagerly(
     dropout: float,
 ) -> Value:
     """Return the context computed step by step, as `model/attention.py` does for soft caps and for probabilities."""
-    H, _, S = own
+    H, K, S = own
     number, width = flow.rows * H * flow.queries * S, heads.q.width
     q = ops.scaled(heads.q).seen_as(strided=True)
+    if K < H:
+        q = ops.copied(q)  # heads that share keys are the rows of one product
     k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))
-    scores = ops.product(q, k, number)
-    del q, k
+    raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
+    del k
     if softcap is not None:
         scores = ops.scaled(ops.keeps_output(ops.scaled(scores)))
+    hidden = None
     if mask.causal:
         hidden = ops.new(flow.length * S, 1)
         scores = ops.operation(number, scores.width, [Input(scores)], [hidden.storage])
     elif mask.bias is not None:
-        scores = ops.keeps_input(ops.add(scores, mask.bias))
+        scores = ops.add(scores, mask.bias)
+        scores = ops.keeps_input(scores)
     probabilities = ops.cast(ops.keeps_output(scores, width=4), width)
-    del scores
     context = ops.product(ops.drop(probabilities, dropout), v, heads.q.numbers)
+    del q, raw, scores, hidden, probabilities
     return ops.copied(context.seen_as(strided=True))
 
 
@@ -292,7 +303,8 @@ class FeedForward:
         D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
             gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
-            inner = ops.multiply(ops.activation(gate, s.activation), up)
+            inner = ops.activation(gate, s.activation)
+            inner = ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)

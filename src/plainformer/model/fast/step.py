@@ -22,7 +22,7 @@ from plainformer.model.attention import Attentions, CrossAttention, Flow, Mask
 from plainformer.model.block import norms_around
 from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, state
 from plainformer.model.fast.packed import KernelWeight
-from plainformer.model.linear import outermost
+from plainformer.model.linear import is_shared, outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.stack import Stack
 
@@ -44,14 +44,14 @@ class FastStack(Stack):
     steps: Sequence[LayerStep] = ()
 
     def run_layers(
-        self, x_BTD: Tensor, flow: Flow, first: int = 0, last: int | None = None
+        self, x_BTD: Tensor, flow: Flow, first: int | None = None, last: int | None = None
     ) -> Iterator[tuple[Tensor, Attentions]]:
         if flow.cache is None or self.training or not _is_usual(x_BTD, flow) or (module := kernels()) is None:
             return super().run_layers(x_BTD, flow, first, last)
-        return self._run_steps(x_BTD, flow, self.config.layer_ids[first:last], first, module)
+        return self._run_steps(x_BTD, flow, self.between(first, last), module)
 
     def _run_steps(
-        self, x_BTD: Tensor, flow: Flow, indices: Sequence[int], first: int, module: ModuleType
+        self, x_BTD: Tensor, flow: Flow, numbers: range, module: ModuleType
     ) -> Iterator[tuple[Tensor, Attentions]]:
         blocks = list(self.layers)
         if len(self.steps) != len(blocks):
@@ -59,7 +59,8 @@ class FastStack(Stack):
         steps, usual = self.steps, True
         views: Views = {}
         follow_torch_threads()
-        for layer, index in enumerate(indices, first):
+        for layer in numbers:
+            index = self.config.layer_ids[layer]
             stepped = steps[index](blocks[index], x_BTD, layer, flow, views, module) if usual else None
             if stepped is not None:
                 x_BTD, attentions = stepped, NO_ATTENTIONS
@@ -70,9 +71,13 @@ class FastStack(Stack):
 
 
 def install(model: nn.Module) -> None:
-    """Let the stacks that decode run their steps through the kernel, in place."""
+    """Let the stacks that decode run their steps through the kernel, in place.
+
+    Not those whose layers are shared with other processes, which add something up in the middle of each layer.
+    """
     for module in model.modules():
-        if type(module) is Stack and module.causal and module.config.disentangled is None:
+        usual = type(module) is Stack and module.causal and module.config.disentangled is None
+        if usual and not any(is_shared(each) for each in outermost(module)):
             module.__class__ = FastStack
 
 
@@ -156,7 +161,7 @@ class LayerStep:
         tensors = [place.get(name) for place, name in norms]
         tensors += [x for weight in kernel_weights for x in (weight.stored_OI, weight.bias_O)]
         self.tensors = [(x, state(x)) for x in tensors if x is not None]
-        ready = _is_ours(block) and len(kernel_weights) == len(packed)
+        ready = _is_ours(block) and len(kernel_weights) == len(packed) and not any(map(is_shared, linears))
         self.arrays = _layer(module, block, self.config) if ready else None
         self.block = block  # last: another thread takes the views for current from here on
 
