@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -139,13 +139,17 @@ class Local:
         if name.startswith("head."):
             return self.is_last
         stack, _, rest = name.partition(".")
-        held, config = self.layers[stack], dict(_stacks(self.config))[stack]
         what, _, rest = rest.partition(".")
         if what == "layers":
-            return int(rest.partition(".")[0]) in {config.layer_ids[layer] for layer in held}
+            return int(rest.partition(".")[0]) in self._layer_ids[stack]
         if what in ("frontend", "local"):
             return self.begins(stack)
-        return self.ends(stack) if what == "norm" else bool(held)
+        return self.ends(stack) if what == "norm" else bool(self.layers[stack])
+
+    @cached_property
+    def _layer_ids(self) -> dict[str, frozenset[int]]:
+        """The sets of parameters of the layers that are held here."""
+        return {name: frozenset(stack.layer_ids[i] for i in self.layers[name]) for name, stack in _stacks(self.config)}
 
     @cached_property
     def parts(self) -> Mapping[str, Part]:
@@ -246,8 +250,12 @@ def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
     if layout.pp == 1:
         return [0]
     names = {name, *(own for own, source in config.tied if source == name)}
-    stages = (Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
-    return [stage.place.pp for stage in stages if any(stage.holds(one) for one in names)]
+    return [stage.place.pp for stage in _stages(config, layout) if any(stage.holds(one) for one in names)]
+
+
+@lru_cache(maxsize=8)  # asked for again for each parameter
+def _stages(config: ModelConfig, layout: Layout) -> tuple[Local, ...]:
+    return tuple(Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
 
 
 def shared(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:

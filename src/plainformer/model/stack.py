@@ -161,6 +161,8 @@ class Stack(nn.Module):
         output of the layer before, where the stack does not begin here.
         """
         past = cache.length if cache is not None else 0
+        if came is None and not self.begins:
+            raise UsageError("this is a part of a model, and nothing connects it to the others", "connect(model, mesh)")
         reading = read(self.config, inputs, past, self.training)
         x_BTD = self._embed(inputs, reading) if came is None else came(reading)
         _, positions_BT, real_BS, documents = reading
