@@ -15,6 +15,7 @@ may reach a user: a traceback is a defect.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -217,3 +218,16 @@ def to_install(extra: str) -> str:
     except PackageNotFoundError:
         needed = []
     return "pip install " + (" ".join(f"'{one}'" for one in needed) or f"'plainformer[{extra}]'")
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on the size of files
+
+
+def said_by(error: Exception) -> str:
+    """Return the cause of a failed write in words."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return f"the disk is full ({error.strerror})"
+    if isinstance(error, PlainformerError):
+        return error.what
+    text = str(error)
+    return f"the disk is full ({text})" if "No space left" in text else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from plainformer.checkpoint.formats import write_safetensors
 from plainformer.checkpoint.weights import export_weights
@@ -13,6 +14,9 @@ from plainformer.families import architecture_with_head, config_from_dict, table
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
 from plainformer.tasks.base import Task
+
+if TYPE_CHECKING:
+    from plainformer.parallel.gather import Team
 
 Ref = str | os.PathLike[str]
 
@@ -42,6 +46,22 @@ def save_model(model: Transformer, folder: Ref) -> None:
     table = table_for(model.config)
     write_safetensors(export_weights(model, table), target)
     save_config(model, target)
+
+
+def save_together(model: Transformer, folder: Path, team: Team) -> dict[Path, dict[str, Any]]:
+    """Write the weights of a model that several processes have together; all of them call it.
+
+    Returns:
+        the files that this one has written, with their sizes and hashes.
+    Raises:
+        CheckpointError: on all of them, if one cannot write.
+    """
+    from plainformer.checkpoint.spread import weight_jobs, weights_held, write_spread
+    from plainformer.parallel.gather import Gathered
+
+    gathered = Gathered(team, weights_held(model))
+    jobs = weight_jobs(model.config, table_for(model.config), gathered)
+    return write_spread(gathered, jobs, folder, "model", metadata={"format": "pt"}, index=True)
 
 
 def save_config(model: Transformer, folder: Path) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +25,7 @@ from plainformer.model.initial import generator_of
 from plainformer.model.linear import Linear
 from plainformer.model.lora import Adapter, LowRank, Parts, adapted
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.gather import Gathered, Team, held, shares
 
 ALL_LINEAR = "all-linear"
 # Heads that a base model may lack are trained whole; those of language models belong to it.
@@ -117,21 +119,21 @@ def _chosen(model: Transformer, known: Sequence[Matrix], targets: Sequence[str] 
     if ALL_LINEAR in asked:
         return usable
     for target in asked:
-        if not any(_is_meant(matrix, target) for matrix in usable):
+        if not any(_is_meant(matrix.theirs, target) for matrix in usable):
             leaves = sorted({matrix.leaf for matrix in usable})
             what = f"{opt('model.lora.targets', target)} is not a linear of this model's layers"
             raise UsageError(what, did_you_mean(target, leaves) or f"give some of {', '.join(leaves)}")
-    return [matrix for matrix in usable if any(_is_meant(matrix, target) for target in asked)]
+    return [matrix for matrix in usable if any(_is_meant(matrix.theirs, target) for target in asked)]
 
 
-def _is_meant(matrix: Matrix, target: str) -> bool:
-    return matrix.theirs == target or matrix.theirs.endswith(f".{target}")
+def _is_meant(theirs: str, target: str) -> bool:
+    return theirs == target or theirs.endswith(f".{target}")
 
 
 def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -> None:
-    weights = [model.get_parameter(f"{name}.weight") for name in matrix.ours]
-    weight = weights[0]
-    inputs, outputs = weight.size(1), sum(len(each) for each in weights)
+    weight, sizes = model.get_parameter(f"{matrix.ours[0]}.weight"), model.sizes()
+    shapes = [sizes[f"{name}.weight"] for name in matrix.ours]
+    inputs, outputs = shapes[0][1], sum(shape[0] for shape in shapes)
     if config.rank > min(inputs, outputs):
         what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
         raise UsageError(what, f"give {min(inputs, outputs)} or less")
@@ -149,27 +151,40 @@ def put_adapter(model: Transformer, matrix: Matrix, a: Tensor, b: Tensor, scale:
     for number, name in enumerate(matrix.ours):
         linear = model.get_submodule(name)
         assert isinstance(linear, Linear)
-        linear.adapter = Adapter(low, number)
+        linear.adapter = Adapter(low, number, linear.cut, linear.leave.draws if linear.leave is not None else None)
 
 
 # ------------------------------------------------------------------------------------------------------------------ saving
 
 
-def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: LoraConfig, base: str) -> None:
+class Saved(NamedTuple):
+    """A matrix of the checkpoint; of one with an adapter, the names of its factors among our parameters."""
+
+    theirs: str
+    transposed: bool
+    factors: tuple[str, str] | None
+
+
+def save_adapters(
+    model: Transformer, table: WeightTable, folder: Path, config: LoraConfig, base: str, team: Team | None = None
+) -> None:
     """Write a model's adapters, and what is trained beside them, into a folder that PEFT and this library load.
 
     Args:
         base: the reference of the base model, which the files name.
+        team: processes that have the model together: all of them call it, and the first writes.
     """
-    has = dict(adapted(model))
-    chosen = [matrix for matrix in matrices(model, table) if matrix.ours[0] in has]
+    known, own = _here(model, table), {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    if team is not None:
+        known, own = _together(model, team, known, own)
+        if not team.is_first:
+            return
+    chosen = [one for one in known if one.factors is not None]
     tensors: dict[str, Tensor] = {}
-    for matrix in chosen:
-        adapter = has[matrix.ours[0]].adapter
-        assert isinstance(adapter, Adapter)
-        tensors[f"{BEFORE}{matrix.theirs}.lora_A.weight"] = adapter.low.a.detach()
-        tensors[f"{BEFORE}{matrix.theirs}.lora_B.weight"] = adapter.low.b.detach()
-    trained = _trained_whole(model, table)
+    for one in chosen:
+        for name, factor in zip(("lora_A", "lora_B"), one.factors or (), strict=True):
+            tensors[f"{BEFORE}{one.theirs}.{name}.weight"] = own[factor]
+    trained = _trained_whole(own, table)
     tensors |= {BEFORE + name: tensor for name, tensor in trained.items()}
     heads = sorted({name.removeprefix(table.prefix).partition(".")[0] for name in trained})
     values = {
@@ -180,9 +195,9 @@ def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: 
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": _shortest(model, table, chosen),
+        "target_modules": _shortest(known),
         "modules_to_save": heads or None,
-        "fan_in_fan_out": any(matrix.transposed for matrix in chosen),
+        "fan_in_fan_out": any(one.transposed for one in chosen),
         "bias": "none",
     }
     try:
@@ -192,9 +207,31 @@ def save_adapters(model: Transformer, table: WeightTable, folder: Path, config: 
         raise CheckpointError(f"cannot write the adapter to {folder}: {error}", "choose another folder") from None
 
 
-def _trained_whole(model: Transformer, table: WeightTable) -> Mapping[str, Tensor]:
+def _here(model: Transformer, table: WeightTable) -> list[Saved]:
+    """Return the matrices of the checkpoint that are here."""
+    has, names = dict(adapted(model)), {id(parameter): name for name, parameter in model.named_parameters()}
+    found = []
+    for matrix in matrices(model, table):
+        adapter = has[matrix.ours[0]].adapter if matrix.ours[0] in has else None
+        low = adapter.low if isinstance(adapter, Adapter) else None
+        factors = None if low is None else (names[id(low.a)], names[id(low.b)])
+        found.append(Saved(matrix.theirs, matrix.transposed, factors))
+    return found
+
+
+def _together(
+    model: Transformer, team: Team, known: list[Saved], own: dict[str, Tensor]
+) -> tuple[list[Saved], dict[str, Tensor]]:
+    """Return the matrices of all processes, and to the first one what is trained, whole."""
+    gathered = Gathered(team, held(own, shares(model)))
+    merged = {one.theirs: one for theirs in team.gather(known) for one in theirs}
+    found = {name: gathered.fetch(name, 0) for name in gathered}
+    return list(merged.values()), {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _trained_whole(own: Mapping[str, Tensor], table: WeightTable) -> Mapping[str, Tensor]:
     """Return what is trained and is not a factor, by the checkpoint's names."""
-    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and ".adapter." not in name}
+    own = {name: tensor for name, tensor in own.items() if ".adapter." not in name}
     return {
         theirs: row.op.save([own[name] for name in ours]).contiguous()
         for row in table.rows
@@ -203,8 +240,9 @@ def _trained_whole(model: Transformer, table: WeightTable) -> Mapping[str, Tenso
     }
 
 
-def _shortest(model: Transformer, table: WeightTable, chosen: Sequence[Matrix]) -> list[str]:
-    """Return names that mean these matrices and no other: last parts, or else whole names."""
-    leaves = sorted({matrix.leaf for matrix in chosen})
-    meant = [m for m in matrices(model, table) if any(_is_meant(m, leaf) for leaf in leaves)]
-    return leaves if len(meant) == len(chosen) else [matrix.theirs for matrix in chosen]
+def _shortest(known: Sequence[Saved]) -> list[str]:
+    """Return names that mean the matrices with adapters and no other: last parts, or else whole names."""
+    chosen = [one.theirs for one in known if one.factors is not None]
+    leaves = sorted({theirs.rpartition(".")[2] for theirs in chosen})
+    meant = [one for one in known if any(_is_meant(one.theirs, leaf) for leaf in leaves)]
+    return leaves if len(meant) == len(chosen) else chosen

@@ -12,9 +12,9 @@ A parameter that several stages need - a tied table, T5's bias, ALBERT's layer -
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -128,7 +128,10 @@ class Local:
         kept: dict[str, str] = {}  # the whole model's name → the first that is held here
         pairs = []
         sources = dict(self.config.tied)
-        for name in sorted({*sources, *sources.values()}, key=lambda name: name in sources):
+        # In the order of the model's modules, in which its parameters have the first of their names; sources come first.
+        order = ("encoder", "decoder", "head")
+        names = sorted({*sources, *sources.values()}, key=lambda name: (order.index(name.partition(".")[0]), name))
+        for name in sorted(names, key=lambda name: name in sources):
             if self.holds(name):
                 first = kept.setdefault(sources.get(name, name), name)
                 pairs += [(name, first)] if first != name else []
@@ -139,13 +142,17 @@ class Local:
         if name.startswith("head."):
             return self.is_last
         stack, _, rest = name.partition(".")
-        held, config = self.layers[stack], dict(_stacks(self.config))[stack]
         what, _, rest = rest.partition(".")
         if what == "layers":
-            return int(rest.partition(".")[0]) in {config.layer_ids[layer] for layer in held}
+            return int(rest.partition(".")[0]) in self._layer_ids[stack]
         if what in ("frontend", "local"):
             return self.begins(stack)
-        return self.ends(stack) if what == "norm" else bool(held)
+        return self.ends(stack) if what == "norm" else bool(self.layers[stack])
+
+    @cached_property
+    def _layer_ids(self) -> dict[str, frozenset[int]]:
+        """The sets of parameters of the layers that are held here."""
+        return {name: frozenset(stack.layer_ids[i] for i in self.layers[name]) for name, stack in _stacks(self.config)}
 
     @cached_property
     def parts(self) -> Mapping[str, Part]:
@@ -157,6 +164,24 @@ class Local:
             for name in names
             if name not in others and self.holds(name)
         }
+
+    def part(self, name: str, shape: tuple[int, ...] = ()) -> Part:
+        """Return which part is held here under any name: of a parameter, a tied one, or an adapter's, which has that shape.
+
+        Adapters are whole on each rank, and each rank uses what belongs to its rows or columns of the weight alone.
+        """
+        linear, adapter, _ = name.partition(".adapter.")
+        if not adapter:
+            return self.parts[dict(self.tied).get(name, name)]
+        weight = f"{linear}.weight"
+        cut = self.layout.tp > 1 and division(self.config, weight)[0] is not None
+        first = self.place.pp == min(stages_with(self.config, self.layout, weight)) and self.place.tp == 0
+        return Part(name, shape, gradient="sum" if cut else "own", first=first)
+
+    def of(self, name: str) -> Part:
+        """Return what this rank would hold of a parameter of the whole model if it were not tied to another."""
+        sizes, sources = shapes(self.config), dict(self.config.tied)
+        return self._part(name, name, sizes[sources.get(name, name)])
 
     def _part(self, name: str, kept: str, shape: tuple[int, ...]) -> Part:
         tp, index = self.layout.tp, self.place.tp
@@ -225,9 +250,15 @@ def zero1_owners(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
     """Return the pipeline stages that hold a parameter, by any of its names."""
+    if layout.pp == 1:
+        return [0]
     names = {name, *(own for own, source in config.tied if source == name)}
-    stages = (Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
-    return [stage.place.pp for stage in stages if any(stage.holds(one) for one in names)]
+    return [stage.place.pp for stage in _stages(config, layout) if any(stage.holds(one) for one in names)]
+
+
+@lru_cache(maxsize=8)  # asked for again for each parameter
+def _stages(config: ModelConfig, layout: Layout) -> tuple[Local, ...]:
+    return tuple(Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
 
 
 def shared(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:
@@ -243,7 +274,11 @@ def cuts(config: ModelConfig, pp: int) -> list[int]:
 
     The largest stage is as small as it can be, where a layer counts as its multiplications, and the head with the last.
     """
-    costs = _costs(config)
+    return list(_cuts(tuple(_costs(config)), pp))
+
+
+@cache  # asked for again for each parameter
+def _cuts(costs: tuple[int, ...], pp: int) -> tuple[int, ...]:
     low, high = max(costs), sum(costs)
     while low < high:
         middle = (low + high) // 2
@@ -251,10 +286,10 @@ def cuts(config: ModelConfig, pp: int) -> list[int]:
             high = middle
         else:
             low = middle + 1
-    return [0, *accumulate(_filled(costs, pp, low))]
+    return (0, *accumulate(_filled(costs, pp, low)))
 
 
-def _filled(costs: list[int], pp: int, most: int) -> list[int]:
+def _filled(costs: Sequence[int], pp: int, most: int) -> list[int]:
     """Return how many layers each stage has if none may cost more than `most`; each has one at least."""
     stages, cost = [0], 0
     for place, one in enumerate(costs):

@@ -83,6 +83,7 @@ class Stack(nn.Module):
         self.held = range(config.num_layers) if held is None else held
         self.begins, self.ends = 0 in self.held, config.num_layers - 1 in self.held
         self.recompute_every = 0  # see `set_checkpointing`
+        self.own_heads = slice(None)  # which of all heads are here, where ranks share them
         self.causal = config.direction == "causal"
         sizes = config if share is None else share
         self.frontend = make_frontend(sizes) if self.begins else nn.Identity()
@@ -292,7 +293,7 @@ class Stack(nn.Module):
         expected = (self.config.num_layers, self.config.num_heads)
         wanted = f"(layers, heads) = {expected}"
         require(tuple(head_mask.shape) == expected, name, head_mask, wanted, "1 keeps a head, 0 masks it out")
-        return head_mask.to(x_BTD)
+        return head_mask[:, self.own_heads].to(x_BTD)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:

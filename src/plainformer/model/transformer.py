@@ -95,6 +95,19 @@ class Transformer(nn.Module):
         mine = sum(parameter.numel() for parameter in self.parameters())
         self._parameters_in_all = mine if local is None else sum(map(math.prod, shapes(config).values()))
 
+    def configure(self, config: ModelConfig) -> None:
+        """Describe the model by another configuration, of which what is here has the same sizes."""
+        self.config = config
+        if self.local is not None:
+            self.local = replace(self.local, config=config)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter in the whole model, by every name that it has there."""
+        if self.local is None:
+            return {name: tuple(p.shape) for name, p in self.named_parameters(remove_duplicate=False)}
+        found = shapes(self.config)
+        return {**found, **{name: found[source] for name, source in self.config.tied}}
+
     def _stack(self, name: str) -> Stack | None:
         config, local = getattr(self.config, name), self.local
         if config is None or local is None:
@@ -239,11 +252,10 @@ class Transformer(nn.Module):
 
     def early_logits(self, x: Tensor) -> Tensor:
         """Return what the head's last product makes of any layer's output: (..., D) → (..., V). Raises as `scoring_head`."""
-        out = self.scoring_head.out
+        head = self.scoring_head
         if self.pipe is None:
-            logits: Tensor = out(x)
-            return logits
-        return self.pipe.from_last(lambda: out(x), lambda: (*x.shape[:-1], self.config.head.out_size))
+            return head.scores(x)
+        return self.pipe.from_last(lambda: head.scores(x), lambda: (*x.shape[:-1], self.config.head.out_size))
 
     def stage(self, came: Crossing, **inputs: Tensor | None) -> Crossing:
         """Run the layers of a stage that is not the last on what the one before gave: a part of `states`, in training.

@@ -160,6 +160,7 @@ class Again:
         """Compute the part again, then go through it in reverse."""
         before, tape.nodes = tape.nodes, []
         output = self.part(self.entry)
+        tape.part_done()
         if output.slot is not None and output.slot is not self.output:
             output.slot.gradient, self.output.gradient = self.output.gradient, None
         del output
@@ -173,6 +174,7 @@ def _nothing(x: Value) -> Value:
     return x
 
 
+RANDOM_STATE = 5056  # bytes of a random generator's state, so that dropout is the same again
 TEMPORARY, FLOWING, GRADIENTS = "temporary", "gradients of activations", "gradients"
 
 
@@ -182,6 +184,7 @@ class Tape:
     Attributes:
         part: the part that new values belong to.
         keeping: whether operations are remembered; off where nothing is to be learnt.
+        gradient_share: among how many ranks the gradients of parameters are divided as soon as they are there.
         hollow: whether they are remembered without what their gradient needs, because they will be done again.
     """
 
@@ -190,6 +193,7 @@ class Tape:
         self.nodes: list[Node | Again] = []
         self.part, self.keeping, self.hollow = "", True, False
         self.gradients: dict[str, Slot] = {}
+        self.gradient_share = 1
 
     def storage(self, size: int, part: str = "") -> Storage:
         """Return new memory."""
@@ -239,6 +243,9 @@ class Tape:
         self.nodes.append(Node(slot, slots, [each.how for each in known], kept, extra))
         return Value(numbers, width, storage, slot, strided)
 
+    def part_done(self) -> None:
+        """Let go of what is kept until a computation ends."""
+
     def again(self, x: Value, part: Callable[[Value], Value]) -> Value:
         """Return what a part makes of x; its gradient is computed from x alone."""
         nodes, hollow, self.nodes, self.hollow = self.nodes, self.hollow, [], True
@@ -248,7 +255,8 @@ class Tape:
         if not depends:
             return output.detached()
         slot = Slot(output.size)
-        self.nodes.append(Again(slot, x, part, [x.storage] if x.storage is not None else []))
+        kept = [self.storage(RANDOM_STATE)] + ([x.storage] if x.storage is not None else [])
+        self.nodes.append(Again(slot, x, part, kept))
         return Value(output.numbers, output.width, output.storage, slot, output.strided)
 
     @contextmanager
@@ -286,8 +294,8 @@ class Tape:
 
     def _own(self, slot: Slot, gradient: Storage) -> Storage:
         """Return a gradient as a parameter's: its memory now belongs to another part."""
-        if gradient.holders or gradient.size != slot.size:
-            return self.storage(slot.size, GRADIENTS)
+        if gradient.holders or self.gradient_share > 1:
+            return self.storage(-(-slot.size // self.gradient_share), GRADIENTS)
         self.meter.change(-gradient.size, gradient.part)
         gradient.part = GRADIENTS
         self.meter.change(gradient.size, GRADIENTS)

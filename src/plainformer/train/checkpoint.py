@@ -9,12 +9,13 @@
     RUN/last, RUN/best                       links to their folders
 
 A checkpoint is written under a name that starts with a dot, forced to the disk, and renamed. Deleting is a rename first.
+
+Of several processes each writes a part of the tensors into files of its own, and the first does the rest; any number of
+processes, one too, reads what any other wrote.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import logging
 import os
@@ -22,13 +23,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 
-from plainformer.errors import PlainformerError, TrainingError
+from plainformer.errors import PlainformerError, TrainingError, said_by
+from plainformer.replacing import facts
+
+if TYPE_CHECKING:
+    from plainformer.parallel.gather import Held, Team
 
 log = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
@@ -37,8 +43,12 @@ TRAINING = "training"
 STATE = f"{TRAINING}/state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _OLD = ".tmp-old-"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on the size of files
 Tensors = Mapping[str, Tensor]
+Shares = Mapping[str, "Held"]  # of several processes: what each has of them
+Facts = dict[str, dict[str, Any]]  # of files, by their path within a checkpoint
+Written = (
+    Mapping[Path, dict[str, Any]] | None
+)  # files that a process has written and forced to the disk, with their facts
 
 
 class Files:
@@ -55,9 +65,9 @@ class Files:
 
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
-    def call(self, save: Callable[[Path], None], folder: Path) -> None:
+    def call(self, save: Callable[[Path], Written], folder: Path) -> Written:
         """Let somebody else write into a folder."""
-        save(folder)
+        return save(folder)
 
     def sync(self, path: Path) -> None:
         """Force a file, or a folder's list of names, to the disk."""
@@ -92,11 +102,13 @@ class Saved:
     state: dict[str, Any]
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """Return what was saved as `kind`, {} where nothing was."""
+        """Return what was saved as `kind`, {} where nothing was. They are mapped: what is not looked at is not read."""
         from safetensors.torch import load_file
 
-        path = self.path / TRAINING / f"{kind}.safetensors"
-        return load_file(path) if path.is_file() else {}
+        folder, found = self.path / TRAINING, dict[str, Tensor]()
+        for path in sorted([*folder.glob(f"{kind}.safetensors"), *folder.glob(f"{kind}-*-of-*.safetensors")]):
+            found |= load_file(path)
+        return found
 
 
 class Checkpoints:
@@ -105,11 +117,20 @@ class Checkpoints:
     Args:
         folder: of the run.
         keep: how many are kept besides the last and the best; the one before the last always is.
+        team: the processes of the run, all of which call `newest` and `save`; None for one alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, files: Files | None = None) -> None:
+    def __init__(self, folder: Path, keep: int = 2, files: Files | None = None, team: Team | None = None) -> None:
         self.run, self.folder, self.keep = folder, folder / "checkpoints", max(keep, 1)
-        self.files = files or Files()
+        self.files, self.team = files or Files(), team
+
+    def _first(self, act: Callable[[], Any]) -> Any:
+        """Return what the first process's `act` gives, to all."""
+        return act() if self.team is None else self.team.first(act)
+
+    def _all(self, act: Callable[[], Any]) -> list[Any]:
+        """Return what the `act` of each process gives, to all."""
+        return [act()] if self.team is None else self.team.together(act)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -127,20 +148,33 @@ class Checkpoints:
         What an interrupted save left is removed. A damaged checkpoint gets another name, and is removed when the next
         one is saved. `last` and `best` are made to point where this checkpoint says.
         """
-        self._clear()
+        self._first(self._clear)
         passed_over: list[str] = []
-        for step in reversed(self.steps()):
+        for step in self._first(lambda: self.steps()[::-1]):
             path = self.path(step)
-            cause = damage(path)
+            cause = self._damage(path)
             if not cause:
-                saved = Saved(path, step, json.loads((path / STATE).read_text(encoding="utf-8")))
-                self._point(saved.step, saved.state.get("best"))
-                return saved, passed_over
+                return self._first(partial(self._whole, path, step)), passed_over
             passed_over.append(f"{path.name} is passed over: {cause}")
-            aside = self.folder / f".damaged-{path.name}"
-            self.files.remove(aside)
-            self.files.rename(path, aside)
+            self._first(partial(self._put_aside, path))
         return None, passed_over
+
+    def _whole(self, path: Path, step: int) -> Saved:
+        saved = Saved(path, step, json.loads((path / STATE).read_text(encoding="utf-8")))
+        self._point(step, saved.state.get("best"))
+        return saved
+
+    def _put_aside(self, path: Path) -> None:
+        aside = self.folder / f".damaged-{path.name}"
+        self.files.remove(aside)
+        self.files.rename(path, aside)
+
+    def _damage(self, path: Path) -> str:
+        """Return what is wrong with a checkpoint; each process looks through some of its files."""
+        if self.team is None:
+            return damage(path)
+        rank, count = self.team.rank, self.team.count
+        return next((cause for cause in self.team.gather(damage(path, rank, count)) if cause), "")
 
     def _clear(self) -> None:
         """Remove what is left of an interrupted save, and take back a checkpoint that was to be replaced."""
@@ -156,15 +190,16 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        save_model: Callable[[Path], None],
-        tensors: Mapping[str, Tensors],
+        save_model: Callable[[Path], Written],
+        tensors: Mapping[str, Tensors | Shares],
         state: Mapping[str, Any],
     ) -> Path:
         """Write the checkpoint of a step, point `last` and `best` to it as `state` says, and delete old ones.
 
         Args:
-            save_model: writes the model into a folder.
-            tensors: what else is needed to go on, by kind: "optimizer", "ema", "weights".
+            save_model: writes the model into a folder, and returns which files are done already; None: no more than written.
+            tensors: what else is needed to go on, by kind: "optimizer", "ema", "weights". Of several processes, either each
+                gives its shares, or the first one all.
             state: the rest, as JSON; `state["best"]` is None, or says the step, metric and value of the best.
         Raises:
             TrainingError: it could not be written; nothing of it is left, and the checkpoints from before are.
@@ -172,35 +207,61 @@ class Checkpoints:
         target = self.path(step)
         temporary = self.folder / f".tmp-{target.name}"
         try:
-            self.files.make(self.folder)
-            self.files.remove(temporary)
-            self._write(temporary, save_model, tensors, {**state, "step": step})
-            before = self._set_aside(target)
-            self.files.rename(temporary, target)
-            self.files.sync(self.folder)
-            self._point(step, state.get("best"))
-            self.files.sync(self.run)
+            self._first(lambda: self._begin(temporary))
+            written = self._written(temporary, lambda: self.files.call(save_model, temporary))
+            for kind, named in tensors.items():
+                written |= self._written(temporary, partial(self._write, temporary / TRAINING, kind, named))
+            before = self._first(lambda: self._finish(temporary, target, {**state, "step": step}, written))
         except (OSError, SafetensorError, PlainformerError) as error:
             raise self._cannot_save(step, temporary, error) from error
-        self.files.remove(before)
-        self._retain(step)
+        self._first(lambda: self._delete_old(before, step))
         return target
 
-    def _write(
-        self, folder: Path, save_model: Callable[[Path], None], tensors: Mapping[str, Tensors], state: Mapping[str, Any]
-    ) -> None:
-        self.files.make(folder / TRAINING)
-        self.files.call(save_model, folder)
-        for kind, named in tensors.items():
-            self.files.write_tensors(folder / TRAINING / f"{kind}.safetensors", named)
+    def _begin(self, temporary: Path) -> None:
+        self.files.make(self.folder)
+        self.files.remove(temporary)
+        self.files.make(temporary / TRAINING)
+
+    def _written(self, folder: Path, write: Callable[[], Written]) -> Facts:
+        """Let each process write; return the files that are forced to the disk already."""
+        done: dict[Path, dict[str, Any]] = {}
+        for files in self._all(write):
+            done |= files or {}
+        return {path.relative_to(folder).as_posix(): about for path, about in done.items()}
+
+    def _write(self, folder: Path, kind: str, named: Tensors | Shares) -> Written:
+        if self.team is not None and not all(isinstance(one, Tensor) for one in named.values()):
+            from plainformer.checkpoint.spread import same_jobs, write_spread
+            from plainformer.parallel.gather import Gathered
+
+            gathered = Gathered(self.team, named)  # type: ignore[arg-type]
+            return write_spread(gathered, same_jobs(list(gathered)), folder, kind)
+        if self.team is None or self.team.is_first:
+            self.files.write_tensors(folder / f"{kind}.safetensors", named)  # type: ignore[arg-type]
+        return None
+
+    def _finish(self, folder: Path, target: Path, state: Mapping[str, Any], written: Facts) -> Path:
+        """Make what is written a checkpoint; return what is to be deleted."""
         self.files.write(folder / STATE, as_json(state))
         for path in _all_files(folder):
-            self.files.sync(path)
-        contents = {path.relative_to(folder).as_posix(): _facts(path) for path in _all_files(folder)}
+            if path.relative_to(folder).as_posix() not in written:
+                self.files.sync(path)
+        names = [path.relative_to(folder).as_posix() for path in _all_files(folder)]
+        contents = {name: written.get(name) or facts(folder / name) for name in names}
         self.files.write(folder / MANIFEST, as_json(contents))
         self.files.sync(folder / MANIFEST)
         for inner in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
             self.files.sync(inner)
+        before = self._set_aside(target)
+        self.files.rename(folder, target)
+        self.files.sync(self.folder)
+        self._point(state["step"], state.get("best"))
+        self.files.sync(self.run)
+        return before
+
+    def _delete_old(self, before: Path, step: int) -> None:
+        self.files.remove(before)
+        self._retain(step)
 
     def _point(self, step: int, best: Mapping[str, Any] | None) -> None:
         """Make `last` and `best` what a checkpoint says."""
@@ -254,7 +315,8 @@ class Checkpoints:
 
     def _cannot_save(self, step: int, temporary: Path, error: Exception) -> PlainformerError:
         try:
-            self.files.remove(temporary)
+            if self.team is None or self.team.is_first:
+                self.files.remove(temporary)
         except OSError:  # the next start removes it
             log.warning("%s is left", temporary)
         last = next((f"; {self.path(known).name} is the last good one" for known in self.steps()[::-1]), "")
@@ -264,18 +326,11 @@ class Checkpoints:
         )
 
 
-def said_by(error: Exception) -> str:
-    """Return the cause of a failed write in words."""
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return f"the disk is full ({error.strerror})"
-    if isinstance(error, PlainformerError):
-        return error.what
-    text = str(error)
-    return f"the disk is full ({text})" if "No space left" in text else text
+def damage(folder: Path, part: int = 0, parts: int = 1) -> str:
+    """Return what is wrong with a checkpoint, "" if every file is as its manifest says.
 
-
-def damage(folder: Path) -> str:
-    """Return what is wrong with a checkpoint, "" if every file is as its manifest says."""
+    `part` of `parts`: look at the names and sizes of all files, and into a part of them.
+    """
     try:
         contents: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -284,7 +339,7 @@ def damage(folder: Path) -> str:
         return f"{MANIFEST} cannot be read: {error}"
     if not isinstance(contents, dict) or not all(isinstance(facts, dict) for facts in contents.values()):
         return f"{MANIFEST} does not say what each file is"
-    for name, expected in contents.items():
+    for number, (name, expected) in enumerate(contents.items()):
         if name == CARD:  # a model card may be edited
             continue
         path = folder / name
@@ -292,7 +347,7 @@ def damage(folder: Path) -> str:
             return f"{name} is missing"
         if path.stat().st_size != expected.get("bytes"):
             return f"{name} has {path.stat().st_size:,} bytes, not {expected.get('bytes')}"
-        if _facts(path) != expected:
+        if number % parts == part and facts(path) != expected:
             return f"{name} is not what was written: its SHA-256 differs"
     return "" if STATE in contents else f"{STATE} is missing"
 
@@ -304,9 +359,3 @@ def as_json(content: object) -> str:
 
 def _all_files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

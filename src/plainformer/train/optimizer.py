@@ -6,7 +6,7 @@ Whatever must outlive the process is tensors by the names of parameters: no pick
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +21,8 @@ from plainformer.model.empty import Embedding
 from plainformer.model.linear import Linear
 from plainformer.model.lora import LowRank
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.gather import Share, local_of
+from plainformer.parallel.sync import is_divided
 
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
@@ -72,18 +74,28 @@ def shrinks(model: nn.Module) -> set[str]:
     return {name for name, p in found if decays(name, p) and id(p) in inside and id(p) not in tables}
 
 
-def make_optimizer(model: Transformer, config: OptimizerConfig, learning_rate: float, *, fused: bool = True) -> AdamW:
+def make_optimizer(
+    model: Transformer,
+    config: OptimizerConfig,
+    learning_rate: float,
+    *,
+    fused: bool = True,
+    keeps: Callable[[str], bool] = lambda name: True,
+) -> AdamW:
     """Return AdamW over what is trained, in one group for each pair of decay and rate.
 
     Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth; and `sparse`, those of
-    its parameters that `shrink` makes so, by `l1`. Raises UsageError if everything is frozen, or nothing is for `l1`.
+    its parameters that `shrink` makes so, by `l1`. `keeps`: whether a parameter's states are kept here, by its name; other
+    processes take the steps of the others. Raises UsageError if everything is frozen, or nothing is for `l1`.
     """
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     sparse = shrinks(model) if config.l1 else set()
     for name, parameter in trained(model).items():
         share = 1.0 if config.layer_decay is None else config.layer_decay ** depth(model, name)
         decay = config.weight_decay if decays(name, parameter) else 0.0
-        groups.setdefault((decay, share), {})[name] = parameter
+        group = groups.setdefault((decay, share), {})
+        if keeps(name):
+            group[name] = parameter
     if not groups:
         raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
     no_effect(config.l1 > 0 and not sparse, "optimizer.l1", ": what is trained has no matrix of its own")
@@ -118,7 +130,7 @@ def shrink(optimizer: AdamW, skipped: Tensor) -> None:
     for group in optimizer.param_groups:
         if group["sparse"]:
             threshold = (group["lr"] * group["l1"] * (1 - skipped.double())).float()
-            for parameter in group["sparse"]:
+            for parameter in map(local_of, group["sparse"]):
                 parameter.sub_(parameter.clamp(-threshold, threshold))
 
 
@@ -145,30 +157,44 @@ def optimizer_tensors(optimizer: AdamW, model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(optimizer: AdamW, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give back what `optimizer_tensors` returned. Raises CheckpointError for a name, a shape or a part that does not fit."""
+def load_optimizer_tensors(
+    optimizer: AdamW, model: nn.Module, tensors: Mapping[str, Tensor], of: Mapping[str, Share] | None = None
+) -> None:
+    """Give back what `optimizer_tensors` returned. Raises CheckpointError for a name, a shape or a part that does not fit.
+
+    `of`: what this process has of each parameter; of the states it takes the same. None: all.
+    """
     parameters = trained(model)
+    names = {of[name].name if of else name: name for name in parameters}
     states: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
         name, _, key = full.rpartition(":")
-        if name not in parameters or key not in STATE:
+        if key not in STATE or (name not in names and of is None):
             raise CheckpointError(f"optimizer state {full!r} is of a parameter that is not trained here", _OTHER)
-        shape = parameters[name].shape if key != "step" else torch.Size()
+        if name not in names:  # another process has it
+            continue
+        own = names[name]
+        whole = of[own].shape if of else tuple(parameters[own].shape)
+        shape = whole if key != "step" else ()
         if tensor.shape != shape:
-            found, wanted = tuple(tensor.shape), tuple(shape)
-            raise CheckpointError(f"optimizer state {full!r} has the shape {found}, not {wanted}", _OTHER)
-        states.setdefault(name, {})[key] = tensor
+            raise CheckpointError(f"optimizer state {full!r} has the shape {tuple(tensor.shape)}, not {shape}", _OTHER)
+        states.setdefault(own, {})[key] = of[own].of(tensor) if of and shape else tensor
     for name, state in states.items():
         missing = [key for key in STATE if key not in state]
         if missing:
             raise CheckpointError(f"optimizer state of {name!r} lacks {', '.join(missing)}", _OTHER)
     optimizer.state.clear()
+    kept = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     fused = bool(optimizer.defaults["fused"])
     for name, state in states.items():
         parameter = parameters[name]
+        if id(parameter) not in kept:  # another process takes its steps (ZeRO-1)
+            continue
         # Fused kernels read the number of steps where the parameter is, the others on the CPU.
         device = parameter.device if fused else torch.device("cpu")
-        moments = {key: torch.empty_like(parameter, requires_grad=False).copy_(state[key]) for key in STATE[1:]}
+        moments = {key: torch.empty_like(parameter, requires_grad=False) for key in STATE[1:]}
+        for key, moment in moments.items():
+            local_of(moment).copy_(state[key])
         optimizer.state[parameter] = {"step": state["step"].to(device, torch.float32, copy=True), **moments}
 
 
@@ -195,15 +221,19 @@ class Average:
     def update(self, steps: int) -> None:
         """Move the average towards the weights as they are after this many steps."""
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
-        weights = [p.detach().float() for p in self.parameters.values()]
-        torch._foreach_lerp_(list(self.averages.values()), weights, weight)
+        weights = [local_of(p.detach()).float() for p in self.parameters.values()]
+        torch._foreach_lerp_([local_of(average) for average in self.averages.values()], weights, weight)
         for name in self.sparse:
-            self.averages[name].mul_(self.parameters[name] != 0)
+            local_of(self.averages[name]).mul_(local_of(self.parameters[name]) != 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the model has the averages as its weights; afterwards its own again, bit for bit."""
         own = {name: p.data for name, p in self.parameters.items()}
+        if any(is_divided(tensor) for tensor in own.values()):
+            with self._copied_in():
+                yield
+            return
         try:
             for name, parameter in self.parameters.items():
                 parameter.data = self.averages[name].to(parameter.dtype)
@@ -212,15 +242,33 @@ class Average:
             for name, parameter in self.parameters.items():
                 parameter.data = own[name]
 
+    @contextmanager
+    def _copied_in(self) -> Iterator[None]:
+        """The same for weights that FSDP has divided: it remembers where its shards are."""
+        shards = {name: local_of(p.detach()) for name, p in self.parameters.items()}
+        own = {name: shard.clone() for name, shard in shards.items()}
+        try:
+            for name, shard in shards.items():
+                shard.copy_(local_of(self.averages[name]))
+            yield
+        finally:
+            for name, shard in shards.items():
+                shard.copy_(own[name])
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by the names of parameters."""
         return dict(self.averages)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give back what `tensors` returned. Raises CheckpointError."""
-        _check_names(tensors, self.averages)
+    def load(self, tensors: Mapping[str, Tensor], of: Mapping[str, Share] | None = None) -> None:
+        """Give back what `tensors` returned; `of` is as for `load_optimizer_tensors`. Raises CheckpointError."""
+        if of is not None:
+            found = {name: tensors[of[name].name] for name in self.averages if of[name].name in tensors}
+            _check_names(found, {name: torch.empty(of[name].shape, device="meta") for name in self.averages})
+            tensors = {name: of[name].of(tensor) for name, tensor in found.items()}
+        else:
+            _check_names(tensors, self.averages)
         for name, average in self.averages.items():
-            average.copy_(tensors[name])
+            local_of(average).copy_(tensors[name])
 
 
 def _check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

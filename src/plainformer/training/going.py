@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from plainformer.model.transformer import Transformer
-from plainformer.train.checkpoint import Saved
+from plainformer.parallel.gather import Team, held, shares
+from plainformer.train.checkpoint import Saved, Shares, Tensors
 from plainformer.train.history import History
 from plainformer.train.optimizer import Average, load_optimizer_tensors, optimizer_tensors
 from plainformer.training.models import fill, saved_whole, weights_of
@@ -22,20 +22,28 @@ class Going:
     optimizer: torch.optim.AdamW
     average: Average | None
     history: History
+    team: Team | None = None
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what a checkpoint has besides the model's folder; weights of their own where that has not every bit of them."""
+    def tensors(self) -> dict[str, Tensors | Shares]:
+        """Return what a checkpoint has besides the model's folder; weights of their own where that has not every bit of them.
+
+        Of several processes, each gives its shares of what belongs to parameters, by the names of the whole model.
+        """
         found = {"optimizer": optimizer_tensors(self.optimizer, self.model), "examples": self.history.tensors()}
         if self.average is not None:
             found["ema"] = self.average.tensors()
         if self.average is not None or not saved_whole(self.model):
             found["weights"] = weights_of(self.model)
-        return {kind: tensors for kind, tensors in found.items() if tensors}
+        if self.team is None:
+            return {kind: tensors for kind, tensors in found.items() if tensors}
+        of = shares(self.model)
+        return {kind: tensors if kind == "examples" else held(tensors, of) for kind, tensors in found.items()}
 
     def load(self, saved: Saved) -> None:
         """Take them out of a checkpoint."""
-        fill(self.model, saved.tensors("weights"))
-        load_optimizer_tensors(self.optimizer, self.model, saved.tensors("optimizer"))
+        of = None if self.team is None else shares(self.model)
+        fill(self.model, saved.tensors("weights"), of)
+        load_optimizer_tensors(self.optimizer, self.model, saved.tensors("optimizer"), of)
         if self.average is not None:
-            self.average.load(saved.tensors("ema"))
+            self.average.load(saved.tensors("ema"), of)
         self.history.load(saved.tensors("examples"))

@@ -17,6 +17,7 @@ from plainformer.checkpoint.opened import AdaptedCheckpoint, Checkpoint, GgufChe
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
+from plainformer.config.layout import Layout
 from plainformer.config.scaling import TARGETS, Scaling
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
@@ -32,8 +33,13 @@ from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
-from plainformer.saving import save_config, save_model
+from plainformer.parallel.apply import cut, parallelize
+from plainformer.parallel.data import Gradients
+from plainformer.parallel.gather import Share, Team, local_of
+from plainformer.parallel.mesh import Mesh
+from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
+from plainformer.train.checkpoint import Written
 from plainformer.train.objectives.base import Labels, Objective, SpeechInputs
 from plainformer.train.optimizer import trained
 from plainformer.train.specaugment import hidden_spans
@@ -80,14 +86,26 @@ class Start:
         scaling = self.config.head.scaling
         return config if scaling is None or scaling == config.head.scaling else with_targets(config, scaling)
 
-    def save(self, model: Transformer, folder: Path) -> None:
-        """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads."""
-        lora = self.asked.lora
+    def save(self, model: Transformer, folder: Path, team: Team | None = None) -> Written:
+        """Write a folder that this library and transformers load; of adapters alone, one that PEFT loads.
+
+        All processes of a `team` call it; each returns the files of its own that are done.
+        """
+        lora, written = self.asked.lora, None
         if lora is not None and not lora.merge:
-            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "")
-            save_config(model, folder)
+            save_adapters(model, table_for(model.config), folder, lora, self.asked.ref or "", team)
+        elif team is not None:
+            written = save_together(model, folder, team)
         else:
             save_model(model, folder)
+            self._save_beside(folder)
+            return None
+        if team is None or team.is_first:
+            save_config(model, folder)
+            self._save_beside(folder)
+        return written
+
+    def _save_beside(self, folder: Path) -> None:
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
         for name, content in self.companions.items():
@@ -199,6 +217,13 @@ def made_model(
     config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
+    return divided_model(config, start, kind, saved, Mesh(Layout(), 0, torch.device(config.device)))[:2]
+
+
+def divided_model(
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh
+) -> tuple[Transformer, tuple[str, ...], Gradients]:
+    """Return the same of several processes: this one's part of the model, and what brings their gradients together."""
     asked = config.model
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
@@ -211,18 +236,24 @@ def made_model(
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
     model.config = start.stated(model.config)
-    if asked.lora is not None:
-        add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
-        _freeze_backbone(model)
-    _rest_unread(model, config)
-    model.to(config.device)
-    if asked.dropout is not None:
-        set_dropout(model, asked.dropout)
-    set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
-    if config.compile:
-        _compile(model)
-    return model, new
+        _check_head(model)
+    model = cut(model, mesh)
+
+    def between(model: Transformer) -> None:
+        if asked.lora is not None:
+            add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
+        if asked.train == "head":
+            _freeze_backbone(model)
+        _rest_unread(model, config)
+        model.to(config.device)
+        if asked.dropout is not None:
+            set_dropout(model, asked.dropout)
+        set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
+        if config.compile:
+            _compile(model)
+
+    return model, new, parallelize(model, mesh, between)
 
 
 def _rest_unread(model: Transformer, config: TrainConfig) -> None:
@@ -244,11 +275,18 @@ def _compile(model: Transformer) -> None:
         layer.compile()
 
 
-def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
-    if not names:
+def _heads_own(model: Transformer) -> list[str]:
+    return [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
+
+
+def _check_head(model: Transformer) -> None:
+    if not _heads_own(model):
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
+
+
+def _freeze_backbone(model: Transformer) -> None:
+    names = _heads_own(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name in names)
 
@@ -269,9 +307,10 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in trained(model).items()}
 
 
-def fill(model: Transformer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors that `weights_of` returned into a model."""
-    parameters = dict(model.named_parameters())
+def fill(model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None) -> None:
+    """Put tensors that `weights_of` returned into a model; `of`: what it has of each parameter, None for all."""
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+        for name, parameter in model.named_parameters() if tensors else ():
+            whole = tensors.get(of[name].name if of else name)
+            if whole is not None:
+                local_of(parameter).copy_(of[name].of(whole) if of else whole)
