@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": TOP,
     "saving": TOP,
     "starting": TOP,
-    "training": TOP | {"starting", "train", "data", "evaluate", "__init__"},
+    "training": TOP | {"plan", "planning", "starting", "train", "data", "evaluate", "__init__"},
     "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "__init__"},
     "folds": TOP | {"starting", "train", "data", "evaluate", "evaluation", "training", "__init__"},
     "harness": TOP | {"__init__"},
