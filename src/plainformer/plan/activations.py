@@ -146,6 +146,7 @@ class Run:
             attentions=self.how.attentions,
             chunk=self.how.ffn_chunk,
         )
+        self.prepare(flow, name)
         if memory is not None:
             flow.memory, memory_real = memory
             flow.memory_length = self.how.inputs.positions(self.config.input_stack)
@@ -159,6 +160,9 @@ class Run:
             x = ops.norm(x, f"{name}.norm", stack.hidden_size, stack.norm if stack.final_norm == "norm" else None)
             x = ops.drop(x, stack.dropout.final)
         return x, real, [*states[:-1], x]
+
+    def prepare(self, flow: Flow, name: str) -> None:
+        """Say what else goes along with the states of a stack; of training, nothing."""
 
     def _relative(self, stack: StackConfig, name: str) -> Value | None:
         table = stack.disentangled

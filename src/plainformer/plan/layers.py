@@ -33,6 +33,7 @@ class Flow:
         rows, length: B and T. memory, memory_length: the encoder's output, and S of cross-attention.
         real: the attention mask, of a stack whose convolution needs it. attentions: whether probabilities are returned.
         one: whether the layer at hand computes one position of each row alone.
+        kept: what a key-value cache gives in place of a layer's keys and values; None: there is no cache.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class Flow:
     attentions: bool = False
     chunk: int = 0
     one: bool = False
+    kept: Callable[[Heads, int], None] | None = None
 
     @property
     def queries(self) -> int:
@@ -60,12 +62,16 @@ class Flow:
 
 @dataclass
 class Heads:
-    """Queries, keys and values by head. `apart`: laid out head by head; then the context is, too, and merging copies it."""
+    """Queries, keys and values by head.
+
+    `apart`: laid out head by head; then the context is, too, and merging copies it. `by_head`: keys and values are, in a cache.
+    """
 
     q: Value
     k: Value
     v: Value
     apart: bool
+    by_head: bool = False
 
 
 def rotate(ops: Operations, x: Value, heads: int, size: int, rotation: tuple[RopeConfig, Value, Value]) -> Value:
@@ -99,6 +105,8 @@ class Attention:
         """Return what is added to x."""
         ops, s = self.ops, self.stack
         heads = self._project(x, flow)
+        if flow.kept is not None:
+            flow.kept(heads, self.layer)
         mask = flow.masks[self.layer]
         if s.disentangled is not None:
             mask = self._with_positions(mask, heads, flow)
@@ -116,7 +124,7 @@ class Attention:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
         sizes = {"q": q_size, "k": kv_size, "v": kv_size}
-        q, k, v = (ops.linear(x, f"{name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key, size in sizes.items())
+        q, k, v = ops.group(x, f"{name}.qkv", s.hidden_size, sizes, s.qkv_bias)
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
             k = ops.norm(k, f"{name}.k_norm_all", kv_size, s.norm)
@@ -156,9 +164,7 @@ class Attention:
             scores = ops.keeps_input(ops.add(scores, mask.bias))
         return Mask(scores)
 
-    def _gathered(
-        self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]
-    ) -> Value:
+    def _gathered(self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]) -> Value:
         """Return the scores of content and positions, each at its distance: the gradient needs the index.
 
         `held`: what stays until all scores are there: distances, the scores of all positions, and the last index.
@@ -185,9 +191,11 @@ class Cross:
         assert flow.memory is not None
         size = s.num_heads * s.head_dim
         q = ops.linear(x, f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = (ops.linear(flow.memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
+        k, v = ops.group(flow.memory, f"{self.name}.kv", s.hidden_size, {"k": size, "v": size}, s.qkv_bias)
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
         del q, k, v
+        if flow.kept is not None:
+            flow.kept(heads, -1)
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
@@ -267,7 +275,7 @@ def attend_eagerly(
     q = ops.scaled(heads.q).seen_as(strided=True)
     if K < H:
         q = ops.copied(q)  # heads that share keys are the rows of one product
-    k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))
+    k, v = (x.seen_as(strided=not heads.by_head) for x in (heads.k, heads.v))
     raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
     del k
     if softcap is not None:
@@ -303,9 +311,11 @@ class FeedForward:
         ops, s, name = self.ops, self.stack, self.name
         D, F, bias = s.hidden_size, s.ffn_size, s.ffn_bias
         if s.ffn == "gated":
-            gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
+            gate, up = ops.group(x, f"{name}.gate_up", D, {"gate": F, "up": F}, bias)
             inner = ops.activation(gate, s.activation)
-            inner = ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
+            inner = (
+                ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
+            )
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)
