@@ -172,6 +172,7 @@ class Run:
             attentions=self.how.attentions,
             chunk=self.how.ffn_chunk,
         )
+        self.prepare(flow, name)
         if memory is not None:
             flow.memory, memory_real = memory
             flow.memory_length = self.how.inputs.positions(self.config.input_stack)
@@ -192,6 +193,9 @@ class Run:
             return embed(self.ops, stack, name, sizes)
         count = sizes.rows * sizes.positions(stack)
         return Embedded(self._received(count * stack.hidden_size), self.ops.new(count, 1) if sizes.padded else None)
+
+    def prepare(self, flow: Flow, name: str) -> None:
+        """Say what else goes along with the states of a stack; of training, nothing."""
 
     def _relative(self, stack: StackConfig, name: str) -> Value | None:
         table = stack.disentangled

@@ -32,6 +32,7 @@ class Flow:
         rows, length: B and T. memory, memory_length: the encoder's output, and S of cross-attention.
         real: the attention mask, of a stack whose convolution needs it. attentions: whether probabilities are returned.
         one: whether the layer at hand computes one position of each row alone.
+        kept: what a key-value cache gives in place of a layer's keys and values; None: there is no cache.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Flow:
     attentions: bool = False
     chunk: int = 0
     one: bool = False
+    kept: Callable[[Heads, int], None] | None = None
 
     @property
     def queries(self) -> int:
@@ -59,12 +61,16 @@ class Flow:
 
 @dataclass
 class Heads:
-    """Queries, keys and values by head. `apart`: laid out head by head; then the context is, too, and merging copies it."""
+    """Queries, keys and values by head.
+
+    `apart`: laid out head by head; then the context is, too, and merging copies it. `by_head`: keys and values are, in a cache.
+    """
 
     q: Value
     k: Value
     v: Value
     apart: bool
+    by_head: bool = False
 
 
 def rotate(ops: Operations, x: Value, heads: int, size: int, rotation: tuple[RopeConfig, Value, Value]) -> Value:
@@ -98,6 +104,8 @@ class Attention:
         """Return what is added to x."""
         ops, s = self.ops, self.stack
         heads = self._project(x, flow)
+        if flow.kept is not None:
+            flow.kept(heads, self.layer)
         mask = flow.masks[self.layer]
         if s.disentangled is not None:
             mask = self._with_positions(mask, heads, flow)
@@ -115,7 +123,7 @@ class Attention:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
         sizes, x = {"q": q_size, "k": kv_size, "v": kv_size}, ops.entered(x)
-        q, k, v = (ops.linear(x, f"{name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key, size in sizes.items())
+        q, k, v = ops.group(x, f"{name}.qkv", s.hidden_size, sizes, s.qkv_bias)
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
             k = ops.norm(k, f"{name}.k_norm_all", kv_size, s.norm)
@@ -183,9 +191,11 @@ class Cross:
         size = s.num_heads * s.head_dim
         memory = ops.entered(flow.memory)
         q = ops.linear(ops.entered(x), f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = (ops.linear(memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
+        k, v = ops.group(memory, f"{self.name}.kv", s.hidden_size, {"k": size, "v": size}, s.qkv_bias)
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
         del q, k, v, memory
+        if flow.kept is not None:
+            flow.kept(heads, -1)
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
@@ -264,7 +274,7 @@ def attend_eagerly(
     q = ops.scaled(heads.q).seen_as(strided=True)
     if K < H:
         q = ops.copied(q)  # heads that share keys are the rows of one product
-    k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))
+    k, v = (x.seen_as(strided=not heads.by_head) for x in (heads.k, heads.v))
     raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
     del k
     if softcap is not None:
@@ -300,7 +310,7 @@ class FeedForward:
         ops, s, name = self.ops, self.stack, self.name
         D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
-            gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
+            gate, up = ops.group(x, f"{name}.gate_up", D, {"gate": F, "up": F}, bias)
             inner = ops.activation(gate, s.activation)
             inner = (
                 ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
