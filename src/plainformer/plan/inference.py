@@ -307,9 +307,10 @@ class _Plan:
         logits = R * self.config.head.out_size * self.number * (1 if w.copies == 1 else SEARCHED)
         memory = w.batch * encoder * decoder.hidden_size * self.number
         parts[LOGITS] = parts.get(LOGITS, 0) + (logits if self.share.holds_head else 0)
+        reorder = cache.reorder - sum(parts.values())  # beams change places between two steps
         more = (
             Item(CACHE, cache.full),
-            Item(GROWTH, max(cache.growth, read, cache.reorder), "an old buffer, or what attention reads"),
+            Item(GROWTH, max(cache.growth, read, reorder), "an old buffer, or what attention reads"),
             Item(WORKSPACE, memory, "the encoder's output"),
             self._tokens(R),
         )
