@@ -92,7 +92,7 @@ def _given(ops: Operations, numbers: int, width: int) -> Value:
 
 def _tokens(ops: Operations, stack: StackConfig, frontend: TokenFrontend, name: str, sizes: Sizes) -> Embedded:
     n, W = sizes.rows * sizes.length, frontend.embedding_size
-    x = ops.embedding(f"{name}.tokens.weight", frontend.vocab_size, W, _given(ops, n, 8))
+    x = ops.embedding(f"{name}.tokens.weight", frontend.vocab_size, W, _given(ops, n, 8), True)
     if frontend.scale != 1.0:
         x = ops.scaled(x)
     if sizes.noise:

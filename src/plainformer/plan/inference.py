@@ -38,14 +38,14 @@ class Products(Operations):
         width: bytes of a weight. backend: of the linears, see `weights.py`: all but "plain" join those that read the same.
     """
 
-    def __init__(self, same: dict[str, str], width: int = 4, backend: str = "plain") -> None:
-        super().__init__(lambda name: False, same, width=width)
+    def __init__(self, same: dict[str, str], width: int = 4, backend: str = "plain", parts: int = 1) -> None:
+        super().__init__(lambda name: False, same, width=width, parts=parts)
         self.keeping, self.backend = False, backend
 
-    def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool) -> Value:
+    def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
         """Return x Wᵀ + b; of rounded weights piece by piece, and the pieces' results joined."""
         if self.backend != "int8":
-            return super().linear(x, name, inputs, outputs, bias)
+            return super().linear(x, name, inputs, outputs, bias, leaves)
         n = x.numbers // inputs
         x = self.copied(x)
         rows = min(max(PIECE // inputs, 1), outputs)
@@ -89,7 +89,7 @@ class Forward(Run):
 
     def __post_init__(self) -> None:
         self.config = without_dropout(self.config)
-        self.ops = Products(dict(self.config.tied), self.how.width, self.backend)
+        self.ops = Products(dict(self.config.tied), self.how.width, self.backend, self.share.parts)
 
     def set_up(self, backend: str, reading: Reading | None = None) -> Forward:
         """Choose a backend, and a cache."""
@@ -127,10 +127,10 @@ class Forward(Run):
     def encoded(self) -> tuple[dict[str, int], tuple[Value, Value | None]]:
         """Return the most bytes at once, by part, of a pass through the encoder, and its output."""
         assert self.config.encoder is not None
-        x, real, _ = self.stack(self.config.encoder, "encoder", self.how.inputs, False)
+        memory = self._memory(self.config.encoder)
         found = self._finished()
         self.ops.meter.restart()
-        return found, (x, real)
+        return found, memory
 
     def scored(self, keep: int, only: bool, memory: tuple[Value, Value | None] | None = None) -> dict[str, int]:
         """Return the most bytes at once, by part, of a pass through the stack that the head reads.
@@ -141,6 +141,8 @@ class Forward(Run):
         """
         config, name = self.config, "encoder" if self.config.decoder is None else "decoder"
         sizes = self.how.inputs if memory is None or self.how.targets is None else self.how.targets
+        if not self.share.of(name, config.main_stack):
+            return self._finished()
         x, real, states = self.stack(config.main_stack, name, sizes, only, memory)
         x = self._read(x, states)
         del states
@@ -149,12 +151,12 @@ class Forward(Run):
 
     def _score(self, x: Value, real: Value | None, sizes: Sizes, keep: int, only: bool) -> None:
         ops, head, D = self.ops, self.config.head, self.config.main_stack.hidden_size
-        if not self.share.holds_head or not (head.out_size or head.transform_size):
+        if not self.share.head or not (head.out_size or head.transform_size):
             return
         with ops.named(LOGITS):
             if keep and head.pick == "all" and not only:
                 x = ops.part_of(x, sizes.rows * keep * D)
-            HeadRun(ops, head, D, self.share.parts, self.share.rows)(x, sizes.rows, None if only else real)
+            HeadRun(ops, head, D, self.share.words)(x, sizes.rows, None if only else real)
 
     def _finished(self) -> dict[str, int]:
         return {part: size for part, size in self.ops.meter.finish().items() if part != INPUTS}
@@ -200,7 +202,14 @@ class _Plan:
         # Each rank has all words' scores.
         self.config = replace(here.model, head=here.config.head)
         layout = here.layout
-        self.share = Share(here.layers, here.model.head.out_size, layout.tp, here.is_last)
+        self.share = Share(
+            here.layers,
+            layout.tp,
+            here.model.head.out_size,
+            tuple(name for name in here.layers if here.begins(name)),
+            tuple(name for name in here.layers if here.ends(name)),
+            here.is_last,
+        )
 
     def _note(self, dtype: str) -> str:
         if not self.loaded.mapped:
@@ -249,7 +258,7 @@ class _Plan:
     def _one(self, sizes: Sizes) -> bool:
         """Whether the last layer computes one position of each row alone (`Stack._can_leave_out`)."""
         head, stack = self.config.head, self.config.main_stack
-        if head.mixed_states or head.out_size == 0 or sizes.positions(stack) == 1 or not self.share.holds_head:
+        if head.mixed_states or head.out_size == 0 or sizes.positions(stack) == 1 or not self.share.head:
             return False
         if stack.disentangled is not None and stack.disentangled.conv_kernel and stack.num_layers == 1:
             return False
@@ -306,7 +315,7 @@ class _Plan:
         read = cache.read + scores if w.cache == "int8" else max(cache.read, scores)  # a window that moves sees less
         logits = R * self.config.head.out_size * self.number * (1 if w.copies == 1 else SEARCHED)
         memory = w.batch * encoder * decoder.hidden_size * self.number
-        parts[LOGITS] = parts.get(LOGITS, 0) + (logits if self.share.holds_head else 0)
+        parts[LOGITS] = parts.get(LOGITS, 0) + (logits if self.share.head else 0)
         reorder = cache.reorder - sum(parts.values())  # beams change places between two steps
         more = (
             Item(CACHE, cache.full),

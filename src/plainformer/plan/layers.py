@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from plainformer.config import NormConfig, RopeConfig, StackConfig
 from plainformer.plan.operations import Operations
@@ -117,13 +116,13 @@ class Attention:
             context = attend_eagerly(ops, heads, flow, mask, own, s.score_softcap, dropout)
         else:
             context = attend(ops, heads, flow, mask, own, dropout)
-        del heads, mask
-        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias)
+        del mask
+        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias, True)
 
     def _project(self, x: Value, flow: Flow) -> Heads:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
-        sizes = {"q": q_size, "k": kv_size, "v": kv_size}
+        sizes, x = {"q": q_size, "k": kv_size, "v": kv_size}, ops.entered(x)
         q, k, v = ops.group(x, f"{name}.qkv", s.hidden_size, sizes, s.qkv_bias)
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
@@ -190,18 +189,18 @@ class Cross:
         ops, s = self.ops, self.stack
         assert flow.memory is not None
         size = s.num_heads * s.head_dim
-        q = ops.linear(x, f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = ops.group(flow.memory, f"{self.name}.kv", s.hidden_size, {"k": size, "v": size}, s.qkv_bias)
+        memory = ops.entered(flow.memory)
+        q = ops.linear(ops.entered(x), f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
+        k, v = ops.group(memory, f"{self.name}.kv", s.hidden_size, {"k": size, "v": size}, s.qkv_bias)
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
-        del q, k, v
+        del q, k, v, memory
         if flow.kept is not None:
             flow.kept(heads, -1)
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
             context = attend(ops, heads, flow, flow.memory_mask, own, dropout)
-        del heads
-        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias)
+        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias, True)
 
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
@@ -310,15 +309,15 @@ class FeedForward:
 
     def __call__(self, x: Value, flow: Flow) -> Value:
         """Return what is added to x."""
-        if not 0 < flow.chunk < flow.length:
+        if not 0 < flow.chunk < flow.queries:
             return self._network(x)
-        cuts = [*range(0, flow.length, flow.chunk), flow.length]
-        share = flow.rows * self.stack.hidden_size
-        return self.ops.joined([self._network(self.ops.part_of(x, (b - a) * share)) for a, b in pairwise(cuts)])
+        whole, chunk = flow.queries * flow.rows, flow.chunk * flow.rows
+        counts = [(min(first + chunk, whole) - first) * self.stack.hidden_size for first in range(0, whole, chunk)]
+        return self.ops.joined([self._network(part) for part in self.ops.divided(x, counts)])
 
     def _network(self, x: Value) -> Value:
         ops, s, name = self.ops, self.stack, self.name
-        D, F, bias = s.hidden_size, s.ffn_size, s.ffn_bias
+        D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
             gate, up = ops.group(x, f"{name}.gate_up", D, {"gate": F, "up": F}, bias)
             inner = ops.activation(gate, s.activation)
@@ -328,7 +327,7 @@ class FeedForward:
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)
-        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias)
+        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias, True)
 
 
 class Block:
