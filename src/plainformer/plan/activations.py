@@ -188,14 +188,14 @@ class Run:
                 x = ops.drop(x, stack.dropout.final)
         return x, real, [*states[:-1], x]
 
+    def prepare(self, flow: Flow, name: str) -> None:
+        """Say what else goes along with the states of a stack; of training, nothing."""
+
     def _embedded(self, stack: StackConfig, name: str, sizes: Sizes) -> Embedded:
         if name in self.share.begins:
             return embed(self.ops, stack, name, sizes)
         count = sizes.rows * sizes.positions(stack)
         return Embedded(self._received(count * stack.hidden_size), self.ops.new(count, 1) if sizes.padded else None)
-
-    def prepare(self, flow: Flow, name: str) -> None:
-        """Say what else goes along with the states of a stack; of training, nothing."""
 
     def _relative(self, stack: StackConfig, name: str) -> Value | None:
         table = stack.disentangled

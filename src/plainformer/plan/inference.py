@@ -38,8 +38,8 @@ class Products(Operations):
         width: bytes of a weight. backend: of the linears, see `weights.py`: all but "plain" join those that read the same.
     """
 
-    def __init__(self, same: dict[str, str], width: int = 4, backend: str = "plain") -> None:
-        super().__init__(lambda name: False, same, width=width)
+    def __init__(self, same: dict[str, str], width: int = 4, backend: str = "plain", parts: int = 1) -> None:
+        super().__init__(lambda name: False, same, width=width, parts=parts)
         self.keeping, self.backend = False, backend
 
     def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
@@ -89,8 +89,7 @@ class Forward(Run):
 
     def __post_init__(self) -> None:
         self.config = without_dropout(self.config)
-        self.ops = Products(dict(self.config.tied), self.how.width, self.backend)
-        self.ops.parts = self.share.parts
+        self.ops = Products(dict(self.config.tied), self.how.width, self.backend, self.share.parts)
 
     def set_up(self, backend: str, reading: Reading | None = None) -> Forward:
         """Choose a backend, and a cache."""
@@ -128,10 +127,10 @@ class Forward(Run):
     def encoded(self) -> tuple[dict[str, int], tuple[Value, Value | None]]:
         """Return the most bytes at once, by part, of a pass through the encoder, and its output."""
         assert self.config.encoder is not None
-        x, real, _ = self.stack(self.config.encoder, "encoder", self.how.inputs, False)
+        memory = self._memory(self.config.encoder)
         found = self._finished()
         self.ops.meter.restart()
-        return found, (x, real)
+        return found, memory
 
     def scored(self, keep: int, only: bool, memory: tuple[Value, Value | None] | None = None) -> dict[str, int]:
         """Return the most bytes at once, by part, of a pass through the stack that the head reads.
@@ -142,6 +141,8 @@ class Forward(Run):
         """
         config, name = self.config, "encoder" if self.config.decoder is None else "decoder"
         sizes = self.how.inputs if memory is None or self.how.targets is None else self.how.targets
+        if not self.share.of(name, config.main_stack):
+            return self._finished()
         x, real, states = self.stack(config.main_stack, name, sizes, only, memory)
         x = self._read(x, states)
         del states
@@ -315,9 +316,10 @@ class _Plan:
         logits = R * self.config.head.out_size * self.number * (1 if w.copies == 1 else SEARCHED)
         memory = w.batch * encoder * decoder.hidden_size * self.number
         parts[LOGITS] = parts.get(LOGITS, 0) + (logits if self.share.head else 0)
+        reorder = cache.reorder - sum(parts.values())  # beams change places between two steps
         more = (
             Item(CACHE, cache.full),
-            Item(GROWTH, max(cache.growth, read, cache.reorder), "an old buffer, or what attention reads"),
+            Item(GROWTH, max(cache.growth, read, reorder), "an old buffer, or what attention reads"),
             Item(WORKSPACE, memory, "the encoder's output"),
             self._tokens(R),
         )

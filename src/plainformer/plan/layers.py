@@ -205,7 +205,7 @@ class Cross:
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
     """Return the context by torch's fused kernel, or by steps where that kernel does not do it: dropout, learned masks."""
-    H, _, _ = own
+    H, _, S = own
     bias = mask.bias
     if ops.autocast:
         heads = Heads(ops.cast(heads.q, 2), ops.cast(heads.k, 2), ops.cast(heads.v, 2), heads.apart)
@@ -213,12 +213,21 @@ def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int
     if dropout > 0 or (bias is not None and bias.slot is not None):
         return _attend_by_steps(ops, heads, flow, bias, mask.causal, own, dropout)
     q, k, v = heads.q, heads.k, heads.v
+    more = None if ops.keeping else _kernel_needs(ops, flow, bias, q.numbers // (flow.rows * H * flow.queries), S)
     context = ops.storage(q.size)
     lse = ops.storage(flow.rows * H * flow.queries * 4)
     saved = [q.storage, k.storage, v.storage, context, lse, bias.storage if bias is not None else None]
     merged = ops.follow(q.numbers, q.width, context, [Input(q), Input(k), Input(v)], saved, extra=q.size)
+    del more
     laid_apart = heads.apart and H > 1 and flow.queries > 1
     return ops.copied(merged.seen_as(strided=laid_apart))
+
+
+def _kernel_needs(ops: Operations, flow: Flow, bias: Value | None, size: int, S: int) -> list[object]:
+    """What torch's kernel takes on a CPU beside its result: a mask laid out in its order, and a block of scores (a thread)."""
+    rows = min(flow.queries, 256 if flow.queries >= 768 else 64 if flow.queries >= 192 else 32)
+    block = ops.storage(rows * (min(S, 512) + 2 + size) * 4)
+    return [block] if bias is None else [block, ops.copied(bias)]
 
 
 def _attend_by_steps(
