@@ -102,7 +102,7 @@ class Training:
         return Share(
             here.layers,
             here.layout.tp,
-            words if words < here.config.head.out_size else 0,
+            here.config.head.out_size if words < here.config.head.out_size else 0,
             tuple(name for name in names if here.begins(name)),
             tuple(name for name in names if here.ends(name)),
             here.is_last,
