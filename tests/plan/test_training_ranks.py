@@ -34,7 +34,7 @@ LAYOUTS = {
         Layout(pp=2),
         Layout(pp=2, schedule="gpipe"),
     ],
-    4: [Layout(tp=2, dp=2, zero=3), Layout(tp=2, pp=2), Layout(pp=2, dp=2)],
+    4: [Layout(tp=2, dp=2, zero=3), Layout(tp=2, pp=2)],
 }
 STEPS = ("forward", "loss", "backward", "sync", "clip", "step")
 
@@ -93,7 +93,7 @@ def peaks(rank: int, layouts: list[Layout], families: list[str]) -> dict[str, fl
     off = {}
     for layout in layouts:
         mesh = start(layout)
-        for family in families:
+        for family in families if layout.dp == 1 else families[:1]:
             step = Step(family, mesh)
             step.run()
             step.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +107,7 @@ def peaks(rank: int, layouts: list[Layout], families: list[str]) -> dict[str, fl
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_peaks_of_every_rank(world: int) -> None:
-    families = ["llama", "gpt2", "bert", "t5"] if world == 2 else ["llama"]
+    families = ["llama", "t5"] if world == 2 else ["llama"]
     found: list[dict[str, Any]] = run_ranks(peaks, world, LAYOUTS[world], families)
     off = {name: share for one in found for name, share in one.items() if abs(share) > BOUND}
     assert not off, off
