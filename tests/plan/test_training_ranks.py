@@ -19,8 +19,8 @@ from plainformer.plan.training import training_phases
 from plainformer.plan.workload import Workload
 from plainformer.train.losses import word_losses
 from plainformer.train.optimizer import make_optimizer
-from tests.plan.test_training import FAMILIES, LENGTH, TARGET, WORDS, beyond
 from tests.support.memory import peak_bytes
+from tests.support.planned_families import FAMILIES, LENGTH, TARGET, WORDS, beyond
 from tests.support.ranks import run_ranks
 
 ROWS, BOUND = 4, 0.05

@@ -160,7 +160,9 @@ class Training:
         items = [Item(NAMES.get(part, ACTIVATIONS), size, part) for part, size in parts.items()]
         if others > 0:
             said = f"of {others} more micro-batches"
-            items += [Item(NAMES.get(part, ACTIVATIONS), others * size, f"{part}, {said}") for part, size in kept.items()]
+            items += [
+                Item(NAMES.get(part, ACTIVATIONS), others * size, f"{part}, {said}") for part, size in kept.items()
+            ]
         if kept.get(RECEIVED) and (phase == "backward" or self.here.layout.schedule == "1f1b"):
             items.append(Item(BUFFERS, 2 * kept[RECEIVED], "gradients on their way to the stage before"))
         return [*items, *self._gathered(phase, parts.get(OF_GRADIENTS, 0))]
