@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import plainformer.plan.heads as heads
 from plainformer.config import ModelConfig, StackConfig
@@ -210,7 +211,8 @@ class Run:
     ) -> tuple[Value, list[Value]]:
         ops, layers, x = self.ops, self.share.of(name, stack), begun.pop()
         mixed = self.config.head.mixed_states > 0
-        states, seen, done = [x] if mixed else [], {}, set()
+        states, done = [x] if mixed else [], set()
+        seen: dict[Any, Any] = {}  # kind of layer → how many were run, what the last one added, its gradients
         convolved = stack.disentangled is not None and stack.disentangled.conv_kernel > 0
         before = x if convolved else None
         for layer in layers:

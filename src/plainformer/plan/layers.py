@@ -205,19 +205,20 @@ class Cross:
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
     """Return the context by torch's fused kernel, or by steps where that kernel does not do it: dropout, learned masks."""
-    H, _, S = own
+    H, K, S = own
     bias = mask.bias
     if ops.autocast:
         heads = Heads(ops.cast(heads.q, 2), ops.cast(heads.k, 2), ops.cast(heads.v, 2), heads.apart)
         bias = ops.cast(bias, 2) if bias is not None else None
-    if dropout > 0 or (bias is not None and bias.slot is not None):
+    if not _is_fused(ops, heads.q.width, bias, K < H, dropout):
         return _attend_by_steps(ops, heads, flow, bias, mask.causal, own, dropout)
     q, k, v = heads.q, heads.k, heads.v
     more = None if ops.keeping else _kernel_needs(ops, flow, bias, q.numbers // (flow.rows * H * flow.queries), S)
     context = ops.storage(q.size)
     lse = ops.storage(flow.rows * H * flow.queries * 4)
     saved = [q.storage, k.storage, v.storage, context, lse, bias.storage if bias is not None else None]
-    merged = ops.follow(q.numbers, q.width, context, [Input(q), Input(k), Input(v)], saved, extra=q.size)
+    inputs = [Input(q), Input(k), Input(v)] + ([Input(bias)] if bias is not None else [])
+    merged = ops.follow(q.numbers, q.width, context, inputs, saved, extra=q.size)
     del more
     laid_apart = heads.apart and H > 1 and flow.queries > 1
     return ops.copied(merged.seen_as(strided=laid_apart))
@@ -228,6 +229,17 @@ def _kernel_needs(ops: Operations, flow: Flow, bias: Value | None, size: int, S:
     rows = min(flow.queries, 256 if flow.queries >= 768 else 64 if flow.queries >= 192 else 32)
     block = ops.storage(rows * (min(S, 512) + 2 + size) * 4)
     return [block] if bias is None else [block, ops.copied(bias)]
+
+
+def _is_fused(ops: Operations, width: int, bias: Value | None, grouped: bool, dropout: float) -> bool:
+    """Whether torch has a kernel for it that keeps no probabilities.
+
+    A processor's has no dropout, and no gradient of a mask. A GPU's have both, but keys that queries share only in half
+    precision and without a mask (read in torch's sdp_utils.cpp, 2.13).
+    """
+    if ops.on_gpu:
+        return not grouped or (width == 2 and bias is None)
+    return dropout <= 0 and (bias is None or bias.slot is None)
 
 
 def _attend_by_steps(
