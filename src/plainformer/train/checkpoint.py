@@ -46,7 +46,9 @@ _OLD = ".tmp-old-"
 Tensors = Mapping[str, Tensor]
 Shares = Mapping[str, "Held"]  # of several processes: what each has of them
 Facts = dict[str, dict[str, Any]]  # of files, by their path within a checkpoint
-Written = Mapping[Path, dict[str, Any]] | None  # files that a process has written and forced to the disk, with their facts
+Written = (
+    Mapping[Path, dict[str, Any]] | None
+)  # files that a process has written and forced to the disk, with their facts
 
 
 class Files:
@@ -357,4 +359,3 @@ def as_json(content: object) -> str:
 
 def _all_files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
-

@@ -15,11 +15,15 @@ import torch
 
 from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
-from plainformer.config.training import OptimizerConfig
+from plainformer.config.training import OptimizerConfig, TrainConfig
 from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
-from plainformer.train.checkpoint import Checkpoints, Saved
+from plainformer.parallel.data import Replicas
+from plainformer.parallel.gather import Team
+from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.sync import Ranks
+from plainformer.train.checkpoint import Checkpoints, Saved, Written
 from plainformer.train.example_losses import LossFiles
 from plainformer.train.feeder import collated
 from plainformer.train.kept_verdict import kept_verdict
@@ -27,6 +31,7 @@ from plainformer.train.loop import train_steps
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.plan import Step
+from plainformer.train.record import NoRecord
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.trimming import Trimming
@@ -38,10 +43,11 @@ from plainformer.training.folder import RunFolder, cannot_write
 from plainformer.training.going import Going
 from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
-from plainformer.training.models import made_model
+from plainformer.training.models import divided_model
 from plainformer.training.prepared import Prepared, prepare
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
+from plainformer.training.together import together
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
@@ -90,10 +96,12 @@ def train(
     """
     config = resolved(as_config(config))
     with dotted_options(), machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
-        prepared = prepare(config)
         try:
-            with alone_in(make_folder(config.folder)):
-                return _train(prepared, Events(on_event), stopping)
+            with together(config) as mesh:
+                ranks = Ranks(mesh)
+                prepared = _prepared_in_turn(config, ranks)
+                with alone_in(make_folder(config.folder)) if ranks.is_first else nullcontext():
+                    return _train(prepared, Events(on_event if ranks.is_first else None), stopping, mesh)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
@@ -104,11 +112,18 @@ def train(
             raise
 
 
-def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> TrainResult:
-    config, folder = prepared.config, RunFolder(Path(prepared.config.folder))
-    checkpoints = Checkpoints(folder.path, config.checkpoints.keep)
-    if checkpoints.steps():
-        folder.check(config, prepared.data)
+def _prepared_in_turn(config: TrainConfig, ranks: Ranks) -> Prepared:
+    """Prepare a run; of several processes the first goes first, and the others find what it has tokenised."""
+    found: list[Prepared] = []
+    ranks.alone(lambda: found.append(prepare(config)))
+    return found[0] if found else prepare(config)
+
+
+def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], mesh: Mesh) -> TrainResult:
+    config, folder, ranks = prepared.config, RunFolder(Path(prepared.config.folder)), Ranks(mesh)
+    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=Team.of(mesh))
+    if ranks.first(bool(checkpoints.steps())):
+        ranks.alone(lambda: folder.check(config, prepared.data))
     saved, passed_over = checkpoints.newest()
     for sentence in passed_over:
         events.say(sentence)
@@ -116,19 +131,15 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
         events.say("no checkpoint is whole: the run begins anew")
     state = State()
     if saved is None:
-        folder.begin(config, prepared.data)
-        prepared.plan.save(folder.path)
-        for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
-            for line in [] if store is None else store.counts.lines():
-                events.say(f"{name}: {line}")
+        ranks.alone(lambda: _begin(prepared, folder, events))
     else:
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
-        changed = folder.go_on(config, state.step)
+        changed = ranks.alone(lambda: folder.go_on(config, state.step))
         if changed:
             events.say("the run continues, no longer bit for bit, since these differ: " + "; ".join(changed))
     if state.ended not in ("done", "early"):
         state.ended = ""
-        run = make_run(prepared, folder.path, checkpoints, saved, events, stop)
+        run = make_run(prepared, folder.path, checkpoints, saved, events, stop, mesh)
         events.started(state, prepared.plan.total_steps)
         try:
             train_steps(run, state)
@@ -136,14 +147,24 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             run.record.close()
             if run.trimming is not None:
                 run.trimming.close()
-    if state.ended in ("done", "early"):
+    if state.ended in ("done", "early") and ranks.is_first:
         tell_best(folder.path)
     result = TrainResult(
-        *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)),
+        *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best),
+        verdict=ranks.alone(lambda: kept_verdict(folder.path)),
         evaluated=prepared.metric.evaluated,
     )
     events.ended(result.to_dict())
     return result
+
+
+def _begin(prepared: Prepared, folder: RunFolder, events: Events) -> None:
+    """Write what a new run is."""
+    folder.begin(prepared.config, prepared.data)
+    prepared.plan.save(folder.path)
+    for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
+        for line in [] if store is None else store.counts.lines():
+            events.say(f"{name}: {line}")
 
 
 def make_run(
@@ -153,33 +174,39 @@ def make_run(
     saved: Saved | None,
     events: Events,
     stop: Callable[[], bool],
+    mesh: Mesh,
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
+    ranks, team = Ranks(mesh), Team.of(mesh)
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
-    model, new = made_model(config, start, type(objective), saved.path if saved else None)
+    model, new, gradients = divided_model(config, start, type(objective), saved.path if saved else None, mesh)
+    devices = config.parallel.on(config.device)
+    replicas = Replicas(model, devices) if len(devices) > 1 else None
     if new:
         events.say(f"newly initialised: {', '.join(new)}")
     peak = config.optimizer.learning_rate
     assert peak is not None  # `resolved` has written it out
-    optimizer = make_optimizer(model, config.optimizer, peak)
+    optimizer = make_optimizer(model, config.optimizer, peak, keeps=gradients.keeps)
     average = _average(config.optimizer, model)
-    going = Going(model, optimizer, average, history_of(prepared))
+    going = Going(model, optimizer, average, history_of(prepared), team)
     if saved is not None:
         going.load(saved)
 
-    def save_model(path: Path, state: State) -> None:
-        start.save(model, path)
-        if state.ended in ("done", "early"):
-            conclude(folder)
-            write_examples(prepared, going.history, state.step, folder)
-        card_of(prepared, model, state, folder).write(path)
+    def save_model(path: Path, state: State) -> Written:
+        written = start.save(model, path, team)
+        if ranks.is_first:
+            if state.ended in ("done", "early"):
+                conclude(folder)
+                write_examples(prepared, going.history, state.step, folder)
+            card_of(prepared, model, state, folder).write(path)
+        return written
 
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
     return Run(
-        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin)),
+        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin, ranks)),
         scored=scored(prepared, pin),
-        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
+        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1) if ranks.is_first else None,
         history=going.history,
         optimizer=optimizer,
         rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
@@ -190,9 +217,12 @@ def make_run(
         checkpoints=checkpoints,
         save_model=save_model,
         tensors=going.tensors,
-        record=Told(folder, events, **place),
-        stop=stop,
-        trimming=Trimming(config.loss, plan, folder, saved) if config.loss.trim else None,
+        record=Told(folder, events, **place) if ranks.is_first else NoRecord(),
+        stop=ranks.agreeing(stop),
+        trimming=Trimming(config.loss, plan, folder, saved, ranks.is_first) if config.loss.trim else None,
+        ranks=ranks,
+        gradients=replicas or gradients,
+        replicas=replicas,
     )
 
 
@@ -202,13 +232,14 @@ def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
     return Average(model, config.ema, shrinks(model) if config.l1 else ())
 
 
-def _batches(prepared: Prepared, pin: bool) -> Callable[[int], tuple[Step, list[Batch]]]:
-    """Return what makes the micro-batches of a step; `pin`: for a GPU."""
+def _batches(prepared: Prepared, pin: bool, ranks: Ranks) -> Callable[[int], tuple[Step, list[Batch]]]:
+    """Return what makes the micro-batches of a step that this process has; `pin`: for a GPU."""
     plan, config = prepared.plan, prepared.config
 
     def batches(number: int) -> tuple[Step, list[Batch]]:
         step = plan.step(number)
         how = (config.seed, step.epoch, pin, config.augment.embedding_noise)
-        return step, [collated(prepared.objective, prepared.examples, rows, *how) for rows in step.micro]
+        mine = [step.micro[turn.micro] for turn in ranks.dealt(len(step.micro))]
+        return step, [collated(prepared.objective, prepared.examples, rows, *how) for rows in mine]
 
     return batches

@@ -17,6 +17,7 @@ from plainformer.checkpoint.opened import AdaptedCheckpoint, Checkpoint, GgufChe
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
+from plainformer.config.layout import Layout
 from plainformer.config.scaling import TARGETS, Scaling
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
@@ -30,9 +31,11 @@ from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
-from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.apply import cut, parallelize
+from plainformer.parallel.data import Gradients
 from plainformer.parallel.gather import Share, Team, local_of
+from plainformer.parallel.mesh import Mesh
 from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.checkpoint import Written
@@ -213,6 +216,13 @@ def made_model(
     config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None
 ) -> tuple[Transformer, tuple[str, ...]]:
     """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
+    return divided_model(config, start, kind, saved, Mesh(Layout(), 0, torch.device(config.device)))[:2]
+
+
+def divided_model(
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh
+) -> tuple[Transformer, tuple[str, ...], Gradients]:
+    """Return the same of several processes: this one's part of the model, and what brings their gradients together."""
     asked = config.model
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
@@ -225,6 +235,9 @@ def made_model(
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
     model.config = start.stated(model.config)
+    if asked.train == "head":
+        _check_head(model)
+    model = cut(model, mesh)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
@@ -233,10 +246,8 @@ def made_model(
     model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
-    set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
-    if config.compile:
-        _compile(model)
-    return model, new
+    compiled = _compile if config.compile else None
+    return model, new, parallelize(model, mesh, checkpointing=asked.checkpointing, compiled=compiled)
 
 
 def _rest_unread(model: Transformer, config: TrainConfig) -> None:
@@ -258,11 +269,18 @@ def _compile(model: Transformer) -> None:
         layer.compile()
 
 
-def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
-    if not names:
+def _heads_own(model: Transformer) -> list[str]:
+    return [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
+
+
+def _check_head(model: Transformer) -> None:
+    if not _heads_own(model):
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
+
+
+def _freeze_backbone(model: Transformer) -> None:
+    names = _heads_own(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name in names)
 
@@ -283,9 +301,7 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in trained(model).items()}
 
 
-def fill(
-    model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None
-) -> None:
+def fill(model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None) -> None:
     """Put tensors that `weights_of` returned into a model; `of`: what it has of each parameter, None for all."""
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
