@@ -3,7 +3,7 @@
 A model that was built from a `Local` has a rank's share of the weights, as ordinary tensors. What the ranks have to tell each
 other is installed here, by a module's role, so that `model/` knows nothing of it:
 
-    enter     in front of what a rank has some rows of (q, k, v; gate, up; a word head): x → x; its gradients are added up
+    enter     before what a rank has some rows of (q, k, v; gate, up; a word head): x → x; its gradients are added up
     leave     after what it has some columns of (attention's and the FFN's output), and after the table of tokens: added up
     gather    scores of words and attention probabilities: all ranks' parts, one after the other
     across    the mean of ranks' means, in norms that go over all heads

@@ -289,7 +289,7 @@ class _Plan:
         else:
             parts = self._pass(prompt, None, reading).scored(1, self._one(prompt))
         phases.append(self._phase("prefill", parts, Item(CACHE, cache.prefilled), self._tokens(w.batch)))
-        return (*phases, self._decode(decoder, cache, encoder))
+        return (*phases, self._decode(decoder, cache, encoder)) if w.new > 1 else tuple(phases)
 
     def _tokens(self, rows: int) -> Item:
         """The ids of all rows, and which of them are real."""
