@@ -162,7 +162,7 @@ def batches_of(config: ModelConfig, step: int, micro: int = 5, rows: int = 2, le
     return made
 
 
-def words_loss(model: Transformer, batch: Batch) -> Loss:
+def words_loss(model: Any, batch: Batch) -> Loss:
     """What objectives of words do: the head scores what `states` has given, after it has returned."""
     states_ND = model.states(**batch.inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
     return Loss(word_losses(model, states_ND, batch.targets["labels"]), batch.targets["counts"])
@@ -181,7 +181,7 @@ def filled(model: Transformer, config: ModelConfig) -> Transformer:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             part = None if model.local is None else model.local.parts[name]
-            value = values[name if part is None else part.name]
+            value: Tensor = values[name if part is None else part.name]
             if part is not None and part.dim is not None:
                 value = value.narrow(part.dim, part.start, part.stop - part.start)
             parameter.copy_(value)
@@ -194,8 +194,8 @@ class Ran:
 
     losses: list[float]
     norms: list[float]
-    gradients: dict[str, Tensor | None]
-    weights: dict[str, Tensor]
+    gradients: dict[str, Any]
+    weights: dict[str, Any]
     history: Any = None
 
 
@@ -267,10 +267,21 @@ class Steps:
             losses.append(self.run.loss_sum.item() / labels)
             norms.append(norm.item())
             if number == first:
-                gradients = {name: whole(p.grad) for name, p in self.model.named_parameters()}
+                gradients = self.whole({name: p.grad for name, p in self.model.named_parameters()})
         self.run.history.settle(self.ranks.everywhere)
-        weights = {name: whole(p.detach()) for name, p in self.model.named_parameters()}
+        weights = self.whole({name: p.detach() for name, p in self.model.named_parameters()})
         return Ran(losses, norms, gradients, weights, self.run.history.last.copy())  # type: ignore[arg-type]
+
+    def whole(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
+        """The same tensors as the whole model has them, by its names: this rank's alone, if they are cut."""
+        here, found = self.model.local, {}
+        for name, tensor in tensors.items():
+            part = None if here is None else here.parts[name]
+            full = whole(tensor)
+            if part is not None and part.dim is not None and full is not None:
+                full = (full, part)
+            found[name if part is None else part.name] = full
+        return found
 
 
 def whole(tensor: Any) -> Any:
@@ -293,6 +304,9 @@ def differences(found: Ran, expected: Ran) -> list[str]:
     floor = 1e-6 * max(expected.norms[0], 1.0)
     for name, gradient in expected.gradients.items():
         own_gradient = found.gradients.get(name)
+        if isinstance(own_gradient, tuple) and gradient is not None:  # the part that is here
+            own_gradient, part = own_gradient
+            gradient = gradient.narrow(part.dim, part.start, part.stop - part.start)
         if gradient is None or own_gradient is None:
             said += [f"{name}: one has no gradient"] if (gradient is None) != (own_gradient is None) else []
         elif (own_gradient - gradient).norm() > 1e-5 * gradient.norm() + floor:
