@@ -128,7 +128,7 @@ class Local:
         kept: dict[str, str] = {}  # the whole model's name → the first that is held here
         pairs = []
         sources = dict(self.config.tied)
-        for name in sorted({*sources, *sources.values()}, key=lambda name: name in sources):
+        for name in sorted({*sources, *sources.values()}, key=lambda name: (name in sources, name)):
             if self.holds(name):
                 first = kept.setdefault(sources.get(name, name), name)
                 pairs += [(name, first)] if first != name else []

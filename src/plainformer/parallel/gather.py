@@ -71,8 +71,8 @@ def shares(model: nn.Module) -> dict[str, Share]:
     found = {}
     for name, parameter in model.named_parameters():
         share = Share(name, tuple(parameter.shape), whole_block(parameter.shape))
-        if local is not None:
-            part = local.part(name, tuple(parameter.shape))
+        part = None if local is None else local.parts.get(name)
+        if part is not None:  # adapters are whole on each rank
             ranges = list(whole_block(part.shape))
             if part.dim is not None:
                 ranges[part.dim] = (part.start, part.stop)
