@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plainformer.errors import InputError, UsageError
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.model import stack as stack_module
+from plainformer.model import inputs as inputs_module
 from plainformer.model.documents import Documents, documents_of
 from plainformer.model.transformer import Transformer
 from tests.support.cases import decoders, encoder_decoders, encoders, vision_and_speech
@@ -78,7 +78,7 @@ def answer(model: Transformer, inputs: dict[str, Tensor], **options: Any) -> Ten
 def by_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does, whose document lengths nobody asks for."""
     monkeypatch.setattr(
-        stack_module, "documents_of", lambda ids: Documents(*list(vars(documents_of(ids)).values())[:3], runs=None)
+        inputs_module, "documents_of", lambda ids: Documents(*list(vars(documents_of(ids)).values())[:3], runs=None)
     )
 
 

@@ -22,7 +22,8 @@ from plainformer.errors import InputError, UsageError
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.search import generate
 from plainformer.model.initial import initialise
-from plainformer.model.stack import READS, StackInput, StackOutput, join_outputs
+from plainformer.model.inputs import READS, StackInput
+from plainformer.model.stack import StackOutput, join_outputs
 from plainformer.model.transformer import Transformer
 from tests.support.close import apart, close
 

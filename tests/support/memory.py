@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,8 +18,13 @@ class Allocated(NamedTuple):
 
 def allocated(run: Callable[[], object]) -> Allocated:
     """Run it, and return what it allocated. What it returns is dropped, and does not count as left."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as seen:
-        run()
+    gc.collect()  # what was allocated before must not be freed meanwhile
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as seen:
+            run()
+    finally:
+        gc.enable()
     assert seen.profiler is not None
     changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0

@@ -89,11 +89,11 @@ def test_hidden_frames_are_the_references(changes: dict[str, Any], tmp_path: Pat
     waves = torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 9000, dtype=torch.int64)
     mask[1, 6000:] = 0
-    frames = ours.encoder.frontend.frames(torch.tensor(9000))
+    frames = frames_of(ours.config.input_frontend, 9000)
     hidden = torch.rand(2, int(frames), generator=torch.Generator().manual_seed(1)) < 0.4
     theirs = reference(input_values=waves, attention_mask=mask, mask_time_indices=hidden).last_hidden_state
     found = ours(input_values=waves, attention_mask=mask, hidden_frames=hidden).last_hidden_state
-    real = int(ours.encoder.frontend.frames(torch.tensor(6000)))
+    real = frames_of(ours.config.input_frontend, 6000)
     close(found[0], theirs[0], "whole clip")
     close(found[1, :real], theirs[1, :real], "padded clip")
     plain = ours(input_values=waves, attention_mask=mask).last_hidden_state

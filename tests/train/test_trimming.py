@@ -18,6 +18,8 @@ from torch import Tensor
 import plainformer as pf
 from plainformer.config.training import BatchConfig, LengthConfig, LossConfig
 from plainformer.errors import UsageError
+from plainformer.parallel.data import Gradients
+from plainformer.parallel.sync import Ranks
 from plainformer.train.history import History
 from plainformer.train.loop import accumulate
 from plainformer.train.objectives import objective_class
@@ -71,7 +73,11 @@ class Case:
             trimming=trimming,
             history=History(len(self.examples), None),
             autocast=nullcontext,
-            here=lambda batch: batch,
+            here=lambda batch, model: batch,
+            ranks=Ranks(),
+            gradients=Gradients(),
+            replicas=None,
+            pipeline=None,
         )
 
     def gradient(self, sizes: Sequence[int], dropout: bool = False, run: Any = None) -> tuple[dict[str, Tensor], Any]:
@@ -183,6 +189,6 @@ def test_nothing_waits_for_a_gpu(tmp_path: Path) -> None:
     trimming = Trimming(LossConfig(trim=0.3, trim_after=0), plan_of(), tmp_path, None)
     losses = [Loss(torch.ones(6, device=away), torch.ones(4, device=away, dtype=torch.int64)) for _ in range(2)]
     batches = [Batch({}, {}, 6, 6, (0, 1, 2, 3)), Batch({}, {}, 6, 6, (4, 5, 6, 7))]
-    kept = trimming.choose(Step(0, 0, ()), batches, losses)
+    kept = trimming.choose(Step(0, 0, ()), [batch.examples for batch in batches], losses)
     assert (losses[1].of_rows(kept.rows[1]) / kept.labels).shape == ()
     trimming.close()

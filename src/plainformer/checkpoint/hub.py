@@ -31,7 +31,7 @@ from plainformer.checkpoint.small_files import (
 )
 from plainformer.errors import CheckpointError, HubError, UsageError, did_you_mean, opt
 
-Part = Literal["model", "tokenizer"]
+Part = Literal["model", "tokenizer", "config"]
 Found = tuple[Path, str | None]  # a folder or a GGUF file, and the commit that it is of
 
 _log = logging.getLogger(__name__)
@@ -111,6 +111,9 @@ class HubRepository:
             return Path(hf_hub_download(filename=name, **remote))
 
         file = self.file or self._only_gguf(names)
+        if file is not None and self.part == "config":
+            what = f"{self.where}: {file} says its sizes itself, and would be downloaded whole"
+            raise HubError(what, "give the repository that it was made from, or download the file and give its path")
         if file is not None:
             ggufs = [name for name in names if name.endswith(".gguf")]
             parts = part_names(file) if file in ggufs else [file]
@@ -118,6 +121,8 @@ class HubRepository:
                 if part not in names:
                     raise HubError(f"{self.where} holds no {part!r}", did_you_mean(part, ggufs) if ggufs else "")
             return [get(part) for part in parts][parts.index(file)], info.sha
+        if self.part == "config" and "config.json" in names:
+            return get("config.json").parent, info.sha
         wanted = pick_small_files(names) + self._pick_weights(names, get)
         if MODULES in names and self.part == "model":
             wanted += pick_module_files(names, get(MODULES))

@@ -53,7 +53,8 @@ def resolve(
         revision: a branch, tag or commit of the Hub repository; default its main branch.
         token: a Hub token; default HF_TOKEN, or the one stored by `hf auth login`.
         cache_dir: where downloads are kept; default HF_HOME's.
-        part: "tokenizer" downloads no weights, except for a GGUF file, which is one with its tokenizer.
+        part: "tokenizer" downloads no weights, except for a GGUF file, which is one with its tokenizer. "config" downloads
+            config.json alone.
 
     Raises:
         UsageError: the reference cannot be a path or a name, or `revision` or `token` is given for local files.

@@ -176,6 +176,7 @@ def _flag_names() -> dict[str, str]:
 
     own = {name: spec.flag for kind in option_classes() for name, spec in specs(kind).items() if spec.flag}
     own.pop("task", None)  # of loading; a task's own option of that name has another flag
+    own["purpose"] = "for"  # of a plan; that of loading cannot be typed
     return own
 
 

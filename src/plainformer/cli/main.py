@@ -29,6 +29,7 @@ _VERBS = {
     "data": "Show what a training run would read: counts, labels, lengths, duplicates.",
     "tokenizer": "Train a tokenizer on texts, for a model from scratch.",
     "explain": "Show how one input becomes an answer, step by step.",
+    "plan": "Count the memory that a model needs, and say what fits.",
     "info": "Show what a checkpoint is, without loading its weights.",
     "tasks": "List the tasks.",
     "models": "List the families that are supported and the bundled models.",

@@ -15,6 +15,7 @@ from plainformer.config.yaml import write_yaml
 from plainformer.errors import plural
 
 if TYPE_CHECKING:
+    from plainformer.config.layout import Layout
     from plainformer.config.training import TrainConfig
     from plainformer.folds import SeriesPlan
     from plainformer.train.needs import Needs
@@ -126,8 +127,17 @@ def facts(prepared: Prepared) -> dict[str, str]:
         probe = sum(map(len, prepared.probe))
         also = f", and {plural(probe, 'row')} of train, by which overfitting is told" if probe else ""
         found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}{also}; {how}"
+    if prepared.layout.world > 1:
+        found["processes"] = divided(prepared.layout)
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found
+
+
+def divided(layout: Layout) -> str:
+    """Return how processes share the work, for people."""
+    parts = {"data parallel": layout.dp, "tensor parallel": layout.tp, "pipeline stages": layout.pp}
+    said = " · ".join(f"{count} {name}" for name, count in parts.items() if count > 1)
+    return f"{layout.world} = {said}" + (f", ZeRO-{layout.zero}" if layout.zero else "")
 
 
 def needed(needs: Needs) -> dict[str, str]:

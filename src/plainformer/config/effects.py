@@ -135,6 +135,7 @@ _NOT_SEARCHED = (
         "log_every",
         "checkpoints",
         "batches.micro",
+        "parallel",
     ),
     *("model.checkpointing", "data.train", "data.validation", "data.test", "data.columns", "data.split", "data.cache"),
     *("data.duplicates", "data.labels", "evaluate"),
@@ -171,6 +172,7 @@ def _check_machine(config: TrainConfig) -> None:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
         raise UsageError(f"{opt('device', config.device)} is unknown", "give cpu, cuda or cuda:N")
     no_effect(config.device != "cpu" and config.threads is not None, "threads", f"with {opt('device', config.device)}")
+    config.parallel.on(config.device)  # refuses devices of another kind
     if config.precision in ("fp16", "float16", "half"):
         what = f"{opt('precision', config.precision)} needs its loss scaled, or small gradients become 0"
         raise UsageError(what, f"use {opt('precision', 'bf16')}: it has the range of fp32")

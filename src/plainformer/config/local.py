@@ -12,9 +12,9 @@ A parameter that several stages need - a tied table, T5's bias, ALBERT's layer -
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -225,6 +225,8 @@ def zero1_owners(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
     """Return the pipeline stages that hold a parameter, by any of its names."""
+    if layout.pp == 1:
+        return [0]
     names = {name, *(own for own, source in config.tied if source == name)}
     stages = (Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
     return [stage.place.pp for stage in stages if any(stage.holds(one) for one in names)]
@@ -243,7 +245,11 @@ def cuts(config: ModelConfig, pp: int) -> list[int]:
 
     The largest stage is as small as it can be, where a layer counts as its multiplications, and the head with the last.
     """
-    costs = _costs(config)
+    return list(_cuts(tuple(_costs(config)), pp))
+
+
+@cache  # asked for again for each parameter
+def _cuts(costs: tuple[int, ...], pp: int) -> tuple[int, ...]:
     low, high = max(costs), sum(costs)
     while low < high:
         middle = (low + high) // 2
@@ -251,10 +257,10 @@ def cuts(config: ModelConfig, pp: int) -> list[int]:
             high = middle
         else:
             low = middle + 1
-    return [0, *accumulate(_filled(costs, pp, low))]
+    return (0, *accumulate(_filled(costs, pp, low)))
 
 
-def _filled(costs: list[int], pp: int, most: int) -> list[int]:
+def _filled(costs: Sequence[int], pp: int, most: int) -> list[int]:
     """Return how many layers each stage has if none may cost more than `most`; each has one at least."""
     stages, cost = [0], 0
     for place, one in enumerate(costs):

@@ -14,6 +14,7 @@ from plainformer.config.learning import OptimizerConfig as OptimizerConfig
 from plainformer.config.learning import ScaleConfig as ScaleConfig
 from plainformer.config.learning import ScheduleConfig as ScheduleConfig
 from plainformer.config.options import MISSING, Checked, Spec, flag, number, one_of, option, text, whole
+from plainformer.config.parallel import ParallelConfig as ParallelConfig
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 
@@ -363,6 +364,7 @@ class TrainConfig(Checked):
     augment: AugmentConfig = field(default_factory=AugmentConfig, metadata=_section(AugmentConfig))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=_section(EvaluateConfig))
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=_section(CheckpointConfig))
+    parallel: ParallelConfig = field(default_factory=ParallelConfig, metadata=_section(ParallelConfig))
     folds: FoldsConfig | None = option(None, help="Cross validation: a run for each fold.")
     seed: int = option(0, help="Of order, masks, dropout and new weights.", check=whole(0))
     device: str = option("cpu", help="cpu, cuda or cuda:N.", check=text())

@@ -48,6 +48,9 @@ class Cache(Protocol):
     def room(self, layer: int, rows: int, count: int) -> Room | None:
         """Return room for `count` new positions, for a caller that writes them itself; None, and no change, if `update` must."""
 
+    def advance(self, count: int) -> None:
+        """Count new positions, which all layers that are here have got."""
+
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return the keys and values that every `copies` rows share before their own: (B / copies, K, P, E)."""
 

@@ -72,6 +72,7 @@ class FeedForward(nn.Module):
         inner_BTF = self.activation(gate_BTF)
         # In place where no gradient needs the factor: for a long prompt, one large tensor less to allocate and to write.
         inner_BTF = inner_BTF * up_BTF if torch.is_grad_enabled() else inner_BTF.mul_(up_BTF)
+        del gate_BTF, up_BTF  # not alive beside the product, where no gradient needs them
         return self.down(drop(inner_BTF, self.dropout.activation, self.training))
 
 
@@ -114,11 +115,13 @@ class Block(nn.Module):
         before, after, outer = norms_around(self.norm_place, self.attention_norm, self.attention_after_norm)
         y_BTD, own = self.attention(before(x_BTD), layer, flow)
         x_BTD = outer(flow.residual(x_BTD, layer) + drop(after(y_BTD), p.attention_output, training))
+        del y_BTD  # nor is this beside the feed-forward network's values
         cross = None
         if self.cross is not None:
             before, after, outer = norms_around(self.norm_place, self.cross_norm, self.cross_norm)
             y_BTD, cross = self.cross(before(x_BTD), layer, flow)
             x_BTD = outer(x_BTD + drop(after(y_BTD), p.attention_output, training))
+            del y_BTD
         before, after, outer = norms_around(self.norm_place, self.ffn_norm, self.ffn_after_norm)
         x_BTD = outer(x_BTD + drop(after(self.ffn(before(x_BTD))), p.ffn_output, training))
         return x_BTD, Attentions(own, cross)

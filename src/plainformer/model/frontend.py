@@ -5,6 +5,8 @@ Shapes: B batch, T positions, D hidden size, W width of the token vectors, C cha
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,24 @@ def may_look(x: Tensor, training: bool) -> bool:
     training run has checked them.
     """
     return x.device.type == "cpu" or not training
+
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def frames_of(config: WaveFrontend, samples: Count) -> Count:
+    """Return how many frames that many samples of a wave become."""
+    for kernel, stride in zip(config.kernels, config.strides, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+def samples_for_one_frame(config: WaveFrontend) -> int:
+    """Return the shortest wave that becomes a frame."""
+    needed = 1
+    for kernel, stride in zip(reversed(config.kernels), reversed(config.strides), strict=True):
+        needed = (needed - 1) * stride + kernel
+    return needed
 
 
 class TokenEmbedding(nn.Module):
@@ -98,22 +118,11 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, C, height, width) → (B, T, D)."""
-        self._check(pixels)
         grid = self.patches(pixels.to(self.patches.weight.dtype))
         x_BTD = grid.flatten(2).transpose(1, 2)
         class_tokens = [token.expand(x_BTD.size(0), 1, -1) for token in self.class_tokens]
         x_BTD = torch.cat((*class_tokens, x_BTD), dim=1) + self._positions_for(grid.shape[-2:])
         return drop(x_BTD, self.dropout.embedding, self.training)
-
-    def _check(self, pixels: Tensor) -> None:
-        channels, fix = self.config.channels, "stack images with their channels before height and width"
-        fits = pixels.dim() == 4 and pixels.size(1) == channels
-        require(fits, "pixel_values", pixels, f"(B, {channels}, H, W)", fix)
-        if any(i < p for i, p in zip(pixels.shape[-2:], self.config.patch_size, strict=True)):
-            raise InputError(
-                f"an image of {tuple(pixels.shape[-2:])} pixels is smaller than a patch {self.config.patch_size}",
-                "resize it first",
-            )
 
     def _positions_for(self, grid: torch.Size) -> Tensor:
         """Return the learned positions, interpolated bicubically if the image has another number of patches."""
@@ -179,28 +188,17 @@ class WaveEmbedding(nn.Module):
         self.hidden = nn.Parameter(torch.empty(hidden_size)) if config.hidden_vector else None
         self.norm = make_norm(hidden_size, config.norm)
 
-    def frames(self, samples: Tensor) -> Tensor:
-        """Return how many frames that many samples become."""
-        for kernel, stride in zip(self.config.kernels, self.config.strides, strict=True):
-            samples = torch.div(samples - kernel, stride, rounding_mode="floor") + 1
-        return samples
-
     def forward(
         self,
         wave_BN: Tensor,
-        mask_BN: Tensor | None,
+        real_BT: Tensor | None = None,
         hidden_frames: Tensor | None = None,
         hidden_features: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the vectors and which frames are real, (B, T) bool; None if all are.
+    ) -> Tensor:
+        """(B, N) → (B, T, D). `real_BT`: which frames are real; None: all.
 
         Of `hidden_frames`, (B, T) bool, the model sees one vector alone, and of `hidden_features`, (B, D) bool, zeros.
         """
-        needed = self._samples_for_one_frame()
-        fits = wave_BN.dim() == 2 and wave_BN.size(1) >= needed
-        require(
-            fits, "input_values", wave_BN, f"(B, N) with at least N = {needed} samples", "give longer audio, or pad it"
-        )
         x_BCN = wave_BN[:, None].to(self.positions.direction.dtype)
         for step in self.steps:
             x_BCN = step(x_BCN)
@@ -211,37 +209,10 @@ class WaveEmbedding(nn.Module):
             x_BTD = torch.where(hidden_frames[..., None], instead_D, x_BTD)
         if hidden_features is not None:
             x_BTD = x_BTD.masked_fill(hidden_features[:, None], 0)
-        real_BT = None
-        if mask_BN is not None:
-            lengths = self.frames(self._samples(mask_BN, wave_BN))
-            if not may_look(lengths, self.training) or int(lengths.min()) < x_BTD.size(1):
-                real_BT = torch.arange(x_BTD.size(1), device=x_BTD.device)[None] < lengths[:, None]
-                x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
+        if real_BT is not None:
+            x_BTD = x_BTD.masked_fill(~real_BT[..., None], 0)
         x_BTD = self.norm(x_BTD + self.positions(x_BTD))
-        return drop(x_BTD, self.dropout.embedding, self.training), real_BT
-
-    def _samples(self, mask_BN: Tensor, wave_BN: Tensor) -> Tensor:
-        """Return how many samples of each row are real, (B,); they come first, since frames are counted from the start."""
-        fits, wanted = mask_BN.shape == wave_BN.shape, f"{tuple(wave_BN.shape)}"
-        require(fits, "attention_mask", mask_BN, wanted, "it has one column for each sample")
-        real_BN = mask_BN.bool()
-        if not may_look(mask_BN, self.training):
-            return real_BN.sum(-1)
-        if bool((real_BN[:, 1:] & ~real_BN[:, :-1]).any()):
-            raise InputError("attention_mask hides samples before real ones", "pad audio at its end")
-        lengths, needed = real_BN.sum(-1), self._samples_for_one_frame()
-        if int(lengths.min()) < needed:
-            raise InputError(
-                f"a row has {int(lengths.min())} real samples, and one frame takes {needed}",
-                "leave it out, or pad it with silence that counts as real",
-            )
-        return lengths
-
-    def _samples_for_one_frame(self) -> int:
-        needed = 1
-        for kernel, stride in zip(reversed(self.config.kernels), reversed(self.config.strides), strict=True):
-            needed = (needed - 1) * stride + kernel
-        return needed
+        return drop(x_BTD, self.dropout.embedding, self.training)
 
 
 class MelEmbedding(nn.Module):
@@ -256,10 +227,6 @@ class MelEmbedding(nn.Module):
         self.activation = ACTIVATION_FUNCTIONS[config.activation]
 
     def forward(self, mels_BMN: Tensor) -> Tensor:
-        expected = 2 * self.config.max_positions
-        fits = mels_BMN.dim() == 3 and mels_BMN.size(1) == self.config.mels and 0 < mels_BMN.size(2) <= expected
-        fix = "make them with the checkpoint's own feature extractor, which pads and cuts to its length"
-        require(fits, "input_features", mels_BMN, f"(B, {self.config.mels}, 1 to {expected})", fix)
         x_BDT = self.activation(self.conv1(mels_BMN.to(self.conv1.weight.dtype)))
         x_BTD = self.activation(self.conv2(x_BDT)).transpose(1, 2)
         return drop(x_BTD + self.positions[: x_BTD.size(1)], self.dropout.embedding, self.training)

@@ -1,72 +1,35 @@
 """A frontend and a stack of layers: inputs → hidden states. An encoder and a decoder are both one of these.
 
 `begin` (embed the inputs, make masks and rotations) → `run_layers` → `end` (final norm, the cache's new length). The three
-are separate so that a part of the layers can run alone, as a stage of a pipeline.
+are separate so that a part of the layers can run alone, as a stage of a pipeline: it begins with the output of the layer
+before, and makes everything else that goes along with it from the same inputs.
 
 Shapes: B batch, T positions of this call, S positions in all (cached ones and T), D hidden size, L layers, H heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from plainformer.config import StackConfig, TokenFrontend
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config import StackConfig
+from plainformer.errors import UsageError
 from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
-from plainformer.model.documents import Documents, documents_of
+from plainformer.model.documents import Documents
 from plainformer.model.dropout import drop, skips
-from plainformer.model.frontend import (
-    PatchEmbedding,
-    TokenEmbedding,
-    WaveEmbedding,
-    make_frontend,
-    may_look,
-    require,
-)
+from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_frontend, may_look, require
 from plainformer.model.heads import FIRST
+from plainformer.model.inputs import Reading, StackInput, read
 from plainformer.model.norm import make_norm
-from plainformer.model.position import BucketBias, Rotary, positions_from_mask, visible
+from plainformer.model.position import BucketBias, Rotary, visible
 from plainformer.model.recompute import recompute
 
-ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
-# What each kind of frontend reads of a `StackInput`; every stack takes a head mask as well.
-READS = {
-    "tokens": ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "document_ids"),
-    "patches": ("pixel_values",),
-    "wave": ("input_values", "attention_mask", "hidden_frames", "hidden_features"),
-    "mel": ("input_features",),
-}
-
-
-@dataclass
-class StackInput:
-    """One call's inputs; exactly one of the first four that fits the frontend.
-
-    `attention_mask` covers what a cache already holds too: (B, S), 1 for real and 0 for padding. `document_ids`, (B, T),
-    are for rows of several documents (see `documents.py`); padding has -1. `hidden_frames`, (B, T), and `hidden_features`,
-    (B, D), are what is hidden of waves in training.
-    """
-
-    input_ids: Tensor | None = None
-    inputs_embeds: Tensor | None = None
-    pixel_values: Tensor | None = None
-    input_values: Tensor | None = None
-    input_features: Tensor | None = None
-    attention_mask: Tensor | None = None
-    position_ids: Tensor | None = None
-    token_type_ids: Tensor | None = None
-    document_ids: Tensor | None = None
-    head_mask: Tensor | None = None
-    cross_head_mask: Tensor | None = None
-    hidden_frames: Tensor | None = None
-    hidden_features: Tensor | None = None
+Came = Callable[[Reading], Tensor]  # gives the output of the layer before the first that is here, (B, T, D)
 
 
 @dataclass
@@ -102,15 +65,6 @@ def join_outputs(first: StackOutput, more: StackOutput) -> StackOutput:
         pairs = zip(first.hidden_states, more.hidden_states, strict=True)
         states = tuple(torch.cat(pair, dim=1) for pair in pairs)
     return StackOutput(torch.cat((a, b), dim=1), real_BT, states)
-
-
-class _Embedded(NamedTuple):
-    """The frontend's output, each vector's position, which of all S positions are real (None: all), and documents."""
-
-    x_BTD: Tensor
-    positions_BT: Tensor
-    real_BS: Tensor | None
-    documents: Documents | None = None
 
 
 class Stack(nn.Module):
@@ -156,18 +110,23 @@ class Stack(nn.Module):
         only: slice | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        came: Came | None = None,
     ) -> StackOutput:
-        """Run the whole stack; `only` as in `begin`."""
+        """Run all layers that are here; `only` and `came` as in `begin`.
+
+        Of a part that is not the last, `last_hidden_state` is what goes on to the next, and `hidden_states` are the part's.
+        """
         x_BTD, flow = self.begin(
             inputs,
             cache=cache,
             encoder_output=encoder_output,
             only=None if output_hidden_states else only,
             output_attentions=output_attentions,
+            came=came,
         )
         states: list[Tensor] = []  # stays empty, and nothing else here keeps an earlier layer's output alive
         attentions: list[Attentions] = []
-        if output_hidden_states:
+        if output_hidden_states and self.begins:
             states.append(x_BTD)
         outputs = self.run_layers(x_BTD, flow)
         for x_BTD, layer_attentions in outputs:
@@ -192,14 +151,18 @@ class Stack(nn.Module):
         encoder_output: StackOutput | None = None,
         only: slice | None = None,
         output_attentions: bool = False,
+        came: Came | None = None,
     ) -> tuple[Tensor, Flow]:
         """Return the frontend's output, (B, T, D), and what goes along with it through the layers.
 
         `only`: the one position of the output that is wanted, `FIRST` or `LAST`; None for all. The last layer then leaves
-        out the others where it can, that is, unless a row has padding there or a hook watches the layer.
+        out the others where it can, that is, unless a row has padding there or a hook watches the layer. `came`: gives the
+        output of the layer before, where the stack does not begin here.
         """
         past = cache.length if cache is not None else 0
-        x_BTD, positions_BT, real_BS, documents = self._embed(inputs, past)
+        reading = read(self.config, inputs, past, self.training)
+        x_BTD = self._embed(inputs, reading) if came is None else came(reading)
+        _, positions_BT, real_BS, documents = reading
         if documents is not None and (output_attentions or self.relative is not None):
             documents = replace(documents, runs=None)  # probabilities of all positions, or a bias made of all of them
         lengths_BT = documents.lengths_BT() if documents is not None else None
@@ -225,27 +188,35 @@ class Stack(nn.Module):
         return x_BTD, flow
 
     def run_layers(
-        self, x_BTD: Tensor, flow: Flow, first: int = 0, last: int | None = None
+        self, x_BTD: Tensor, flow: Flow, first: int | None = None, last: int | None = None
     ) -> Iterator[tuple[Tensor, Attentions]]:
-        """Yield the output, (B, T, D), and the attentions of each layer from `first` up to and without `last` (all).
+        """Yield the output, (B, T, D), and the attentions of each layer from `first` up to and without `last`.
 
-        Layers are pure functions of x, their number and the flow, except that they add to the cache.
+        None: from the first that is here, up to the last. Layers are pure functions of x, their number and the flow, except
+        that they add to the cache.
         """
         layers, before_BTD = list(self.layers), x_BTD if self.local is not None else None
-        for layer, index in enumerate(self.config.layer_ids[first:last], first):
+        for layer in self.between(first, last):
+            index = self.config.layer_ids[layer]
             x_BTD, attentions = self._run(layers[index], x_BTD, layer, flow)
             if layer == 0 and self.local is not None:
                 x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS, flow.documents), None
             yield x_BTD, attentions
 
+    def between(self, first: int | None, last: int | None) -> range:
+        """Return the numbers of the layers from `first` up to and without `last`; None: of those that are here."""
+        return range(self.held.start if first is None else first, self.held.stop if last is None else last)
+
     def end(self, x_BTD: Tensor, flow: Flow) -> StackOutput:
-        """Return the last layer's output after the final norm, and count this call's positions in the cache."""
+        """Return the last layer's output, after the final norm if it is the stack's, and count positions in the cache."""
         if flow.cache is not None:
-            flow.cache.length += flow.length
+            flow.cache.advance(flow.length)
         real_BT = flow.real_BS[:, -flow.length :] if flow.real_BS is not None else None
         if flow.only is not None and real_BT is not None:
             real_BT = real_BT[:, flow.only[1]]
-        return StackOutput(drop(self.norm(x_BTD), self.dropout.final, self.training), real_BT)
+        if self.ends:
+            x_BTD = drop(self.norm(x_BTD), self.dropout.final, self.training)
+        return StackOutput(x_BTD, real_BT)
 
     def _run(self, block: nn.Module, x_BTD: Tensor, layer: int, flow: Flow) -> tuple[Tensor, Attentions]:
         """Run one layer; in training, leave it out at random, or run it once more for its gradient, if so set."""
@@ -260,6 +231,8 @@ class Stack(nn.Module):
         """Whether the last layer can run for one position alone: real in all rows, and nobody watches (hooks see all)."""
         if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST) or flow.documents is not None:
             return False
+        if not self.ends:
+            return False
         if self.local is not None and self.config.num_layers == 1:  # the convolution after layer 0 reads all positions
             return False
         if flow.real_BS is not None:
@@ -269,84 +242,21 @@ class Stack(nn.Module):
         last = self.layers[self.config.layer_ids[-1]]
         return not any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
 
-    def _embed(self, inputs: StackInput, past: int) -> _Embedded:
+    def _embed(self, inputs: StackInput, reading: Reading) -> Tensor:
         if isinstance(self.frontend, TokenEmbedding):
-            return self._embed_tokens(self.frontend, inputs, past)
-        real_BT = None
-        if isinstance(self.frontend, WaveEmbedding):
+            if inputs.input_ids is not None:
+                embeds = self.frontend.embed(inputs.input_ids)
+            else:
+                assert inputs.inputs_embeds is not None
+                embeds = inputs.inputs_embeds.to(self.frontend.tokens.weight.dtype)
+            x_BTD = self.frontend(embeds, reading.positions_BT, inputs.token_type_ids, reading.real_BT())
+        elif isinstance(self.frontend, WaveEmbedding):
             hidden = inputs.hidden_frames, inputs.hidden_features
-            x_BTD, real_BT = self.frontend(_given("input_values", inputs.input_values), inputs.attention_mask, *hidden)
-        elif isinstance(self.frontend, PatchEmbedding):
-            x_BTD = self.frontend(_given("pixel_values", inputs.pixel_values))
+            x_BTD = self.frontend(inputs.input_values, reading.real_BT(), *hidden)
         else:
-            x_BTD = self.frontend(_given("input_features", inputs.input_features))
-        positions = torch.arange(x_BTD.size(1), device=x_BTD.device)[None]
-        return _Embedded(x_BTD, positions, real_BT)
-
-    def _embed_tokens(self, frontend: TokenEmbedding, inputs: StackInput, past: int) -> _Embedded:
-        if (inputs.input_ids is None) == (inputs.inputs_embeds is None):
-            raise UsageError("exactly one of input_ids and inputs_embeds is needed", "give the one that you have")
-        if inputs.input_ids is not None:
-            check_ids(inputs.input_ids, self.config.frontend, past, self.training)
-            embeds = frontend.embed(inputs.input_ids)
-        else:
-            embeds = _checked_embeds(_given("inputs_embeds", inputs.inputs_embeds), frontend)
-        batch, length = embeds.shape[:2]
-        for name in ("position_ids", "token_type_ids", "document_ids"):
-            if getattr(inputs, name) is not None:
-                _check_places(name, getattr(inputs, name), batch, length)
-        if inputs.document_ids is not None:
-            return self._embed_documents(frontend, embeds, inputs.document_ids.expand(batch, length), inputs)
-        self._check_length(past + length)
-        real_BS = self._real(inputs.attention_mask, batch, past + length)
-        positions_BT = self._positions(inputs.position_ids, real_BS, past, length, embeds.device)
-        real_BT = real_BS[:, past:] if real_BS is not None else None
-        x_BTD = frontend(embeds, positions_BT, inputs.token_type_ids, real_BT)
-        return _Embedded(x_BTD, positions_BT, real_BS)
-
-    def _embed_documents(
-        self, frontend: TokenEmbedding, embeds: Tensor, ids_BT: Tensor, inputs: StackInput
-    ) -> _Embedded:
-        for name in ("attention_mask", "position_ids"):
-            if getattr(inputs, name) is not None:
-                what = f"{name} and document_ids: the latter count positions in each document, and are -1 on padding"
-                raise UsageError(what, f"leave out {name}")
-        documents = documents_of(ids_BT)
-        positions_BT, real_BT = documents.positions_BT, documents.real_BT
-        if self.config.max_positions is not None and may_look(ids_BT, self.training):
-            self._check_length(int(positions_BT.max()) + 1)
-        x_BTD = frontend(embeds, positions_BT, inputs.token_type_ids, real_BT)
-        return _Embedded(x_BTD, positions_BT, real_BT, documents)
-
-    def _check_length(self, length: int) -> None:
-        limit = self.config.max_positions
-        if limit is not None and length > limit:
-            raise InputError(
-                f"an input of {length} tokens is longer than the {limit} positions this model has learned",
-                f"have the tokenizer cut it ({opt('truncate', True)}), or split it into windows ({opt('stride', ...)})",
-            )
-
-    def _real(self, attention_mask: Tensor | None, batch: int, total: int) -> Tensor | None:
-        if attention_mask is None:
-            return None
-        fix = "it has one row for each input and one column for each position, cached ones included"
-        require(attention_mask.shape == (batch, total), "attention_mask", attention_mask, f"({batch}, {total})", fix)
-        # Asking a GPU whether anything is masked would wait for it; on a CPU the answer costs nothing and saves a mask.
-        if attention_mask.device.type == "cpu" and bool(attention_mask.all()):
-            return None
-        return attention_mask.bool()
-
-    def _positions(
-        self, given: Tensor | None, real_BS: Tensor | None, past: int, length: int, device: torch.device
-    ) -> Tensor:
-        if given is not None:
-            limit = self.config.max_positions if may_look(given, self.training) else None
-            if limit is not None and (int(given.max()) >= limit or int(given.min()) < 0):
-                raise InputError(f"position_ids outside 0..{limit - 1}", "this model has learned no others")
-            return given
-        if real_BS is None:
-            return torch.arange(past, past + length, device=device)[None]
-        return positions_from_mask(real_BS, past)
+            given = inputs.pixel_values if inputs.pixel_values is not None else inputs.input_features
+            x_BTD = self.frontend(given)
+        return x_BTD
 
     def _masks(
         self, x_BTD: Tensor, past: int, real_BS: Tensor | None, documents: Documents | None = None
@@ -392,48 +302,3 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
     lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     base = bias if bias is not None else torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(seen, base, lowest)
-
-
-def check_ids(input_ids: Tensor, frontend: object, past: int, training: bool) -> None:
-    """Refuse ids that are not whole numbers, (B, T), within the vocabulary; on a GPU only a prompt's are looked at.
-
-    A prompt's are not either in training: see `may_look`.
-    """
-    assert isinstance(frontend, TokenFrontend)
-    fits, fix = (
-        input_ids.dim() == 2 and input_ids.dtype in ID_TYPES,
-        "give one row of token ids for each input, as torch.long",
-    )
-    require(fits, "input_ids", input_ids, "whole numbers in (B, T)", fix)
-    if input_ids.numel() == 0:
-        raise InputError(f"input_ids of shape {tuple(input_ids.shape)} are empty", "give at least one token")
-    if not may_look(input_ids, training or past > 0):
-        return
-    low, high = (int(bound) for bound in input_ids.aminmax())
-    if low < 0 or high >= frontend.vocab_size:
-        bad = low if low < 0 else high
-        raise InputError(
-            f"token id {bad} is outside this model's vocabulary, 0 to {frontend.vocab_size - 1}",
-            "is the tokenizer that of another model?",
-        )
-
-
-def _checked_embeds(embeds: Tensor, frontend: TokenEmbedding) -> Tensor:
-    """Return vectors in place of ids, (B, T, W) with at least one position, in the model's own dtype."""
-    size = frontend.config.embedding_size
-    fits, fix = embeds.dim() == 3 and embeds.size(-1) == size, "give one vector for each token, as embed_tokens does"
-    require(fits and embeds.numel() > 0, "inputs_embeds", embeds, f"(B, T, {size}) with B and T at least 1", fix)
-    return embeds.to(frontend.tokens.weight.dtype)
-
-
-def _check_places(name: str, value: Tensor, batch: int, length: int) -> None:
-    """Refuse what is not whole numbers, one for each position: (B, T), or (1, T) if all rows have the same."""
-    fits = value.dim() == 2 and value.size(0) in (1, batch) and value.size(1) == length and value.dtype in ID_TYPES
-    wanted = f"whole numbers in ({batch}, {length})"
-    require(fits, name, value, wanted, "it has one entry for each token, of type torch.long")
-
-
-def _given(name: str, value: Tensor | None) -> Tensor:
-    if value is None:
-        raise UsageError(f"this model reads {name}, and none was given", f"pass {name}=...")
-    return value

@@ -24,7 +24,8 @@ from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding, may_look
 from plainformer.model.heads import Head, last_true
-from plainformer.model.stack import READS, Stack, StackInput, StackOutput, check_ids
+from plainformer.model.inputs import READS, StackInput, check_ids
+from plainformer.model.stack import Stack, StackOutput
 
 
 @dataclass

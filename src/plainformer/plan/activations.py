@@ -8,7 +8,7 @@ all of them: between the first and the last layer it changes by the same amount 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from plainformer.config import ModelConfig, StackConfig
@@ -67,16 +67,15 @@ class Share:
 class _Skipped:
     """Layers that are like one before: what they keep, and their parameters' gradients."""
 
-    def __init__(self, entry: Slot, output: Slot, saved: list[Storage], gradients: int) -> None:
-        self.entry, self.output, self.saved, self.gradients = entry, output, saved, gradients
+    def __init__(self, name: str, entry: Slot, output: Slot, saved: list[Storage], gradients: int) -> None:
+        self.name, self.entry, self.output, self.saved, self.gradients = name, entry, output, saved, gradients
 
     def run(self, tape: Tape) -> None:
         """Release what was kept; gradients stay."""
         self.entry.gradient, self.output.gradient, self.saved = self.output.gradient, None, []
-        if self.gradients:
-            slot = Slot(self.gradients, f"skipped {len(tape.gradients)}")
+        if self.gradients and self.name not in tape.gradients:
+            slot = tape.gradients[self.name] = Slot(self.gradients, self.name)
             slot.gradient = tape.storage(self.gradients, GRADIENTS)
-            tape.gradients[slot.parameter] = slot
 
 
 @dataclass
@@ -140,7 +139,7 @@ class Run:
         flow = Flow(
             sizes.rows,
             length,
-            masks(ops, stack, name, sizes, length, embedded.real),
+            masks(ops, stack, name, sizes, embedded),
             rotations(ops, stack, sizes, length, x.width),
             real=embedded.real,
             relative=self._relative(stack, name),
@@ -152,7 +151,7 @@ class Run:
             flow.memory_length = self.how.inputs.positions(self.config.input_stack)
             if memory_real is not None:
                 with ops.named(MASKS):
-                    flow.memory_mask = Mask(ops.new(memory_real.numbers, 4))
+                    flow.memory_mask = Mask(ops.new(memory_real.numbers, x.width))
         real, embedded.x = embedded.real, ops.new(0)
         x, states = self._layers(x, stack, name, flow, only)
         with ops.named(NORMS):
@@ -179,7 +178,7 @@ class Run:
             last = layer == layers[-1] or layer == layers[0]
             if seen.get(kind, (0,))[0] >= 2 and not last and not mixed and not self.whole:
                 fresh = stack.layer_ids[layer] not in done
-                x = self._skip(x, seen[kind][1], seen[kind][2] if fresh else 0, self._again(layer))
+                x = self._skip(f"{name} {layer}", x, seen[kind][1], seen[kind][2] if fresh else 0)
             else:
                 live = dict(ops.meter.live)
                 block = Block(ops, stack, layer, name)
@@ -203,18 +202,19 @@ class Run:
         return sum(each.size for name, each in known if name.startswith(prefix + ".") and each.slot is not None)
 
     def _block(self, block: Block, x: Value, flow: Flow, wanted: bool) -> Value:
-        flow.one = wanted
-        if not self._again(block.layer):
+        def layer(x: Value) -> Value:
+            flow.one = wanted
             return block(x, flow)
-        return self.ops.again(x, lambda x: block(x, flow))
 
-    def _skip(self, x: Value, more: Mapping[str, int], gradients: int, again: bool) -> Value:
+        return self.ops.again(x, layer) if self._again(block.layer) else layer(x)
+
+    def _skip(self, name: str, x: Value, more: Mapping[str, int], gradients: int) -> Value:
         ops = self.ops
         saved = [ops.storage(size, part) for part, size in more.items() if size > 0]
         if x.slot is None:
             return x
         slot = Slot(x.size)
-        ops.nodes.append(_Skipped(x.slot, slot, saved, gradients))  # type: ignore[arg-type]
+        ops.nodes.append(_Skipped(name, x.slot, slot, saved, gradients))  # type: ignore[arg-type]
         return Value(x.numbers, x.width, x.storage, slot, x.strided)
 
     def _convolution(self, before: Value, after: Value, stack: StackConfig, name: str, flow: Flow) -> Value:
@@ -244,11 +244,12 @@ class Run:
             return self.states()[0]
         by_place = loss.kind in ("words", "token")
         x, real, sizes = self.states(only=not by_place and self._one(loss))
-        mark("forward")
         length = sizes.positions(config.main_stack)
         with ops.named(LOGITS):
             if by_place:
                 x = ops.picked(x, loss.labels * config.main_stack.hidden_size, loss.labels * 8)
+            mark("forward")
+            if by_place:
                 if loss.kind == "words":
                     return heads.word_losses(head, x, loss)
                 return heads.cross_entropy(ops, head.score(x), loss.labels, config.head.out_size, loss)

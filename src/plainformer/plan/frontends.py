@@ -6,6 +6,7 @@ Letters: B rows, T positions, D hidden size, W width of token vectors, C channel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from plainformer.config import MelFrontend, PatchFrontend, RopeConfig, StackConfig, TokenFrontend, WaveFrontend
 from plainformer.plan.layers import MASKS, Mask
@@ -83,9 +84,10 @@ def embed(ops: Operations, stack: StackConfig, name: str, sizes: Sizes) -> Embed
 
 
 def _given(ops: Operations, numbers: int, width: int) -> Value:
-    """Return an input of the model."""
+    """Return an input of the model, which is alive until the gradients are there."""
     with ops.named(INPUTS):
-        return ops.new(numbers, width)
+        ops.inputs.append(ops.new(numbers, width))
+    return ops.inputs[-1]
 
 
 def _tokens(ops: Operations, stack: StackConfig, frontend: TokenFrontend, name: str, sizes: Sizes) -> Embedded:
@@ -187,8 +189,8 @@ def _conv_norm(ops: Operations, x: Value, frontend: WaveFrontend, step: str, ind
     if not place:
         return x
     inputs = [Input(x)] + [Input(ops.weight(f"{step}.{place}.{leaf}", channels)) for leaf in ("weight", "bias")]
-    each, width = (x.numbers // channels, 4) if place == "norm" else (rows * channels, x.width)
-    return ops.operation(x.numbers, x.width, inputs, [x.storage, ops.storage(each * width), ops.storage(each * width)])
+    each = x.numbers // channels if place == "norm" else rows * channels
+    return ops.operation(x.numbers, x.width, inputs, [x.storage, ops.storage(each * 4), ops.storage(each * 4)])
 
 
 def _placed(ops: Operations, x: Value, stack: StackConfig, frontend: WaveFrontend, name: str, sizes: Sizes) -> Embedded:
@@ -248,12 +250,15 @@ def rotations(
     return [None if rope is None else made[rope] for rope in stack.rope]
 
 
-def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, length: int, real: Value | None) -> list[Mask]:
+def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, embedded: Embedded) -> list[Mask]:
     """Return each layer's mask; layers with equal windows share one."""
     causal, made, bias = stack.direction == "causal", {}, None
+    length, real, width = sizes.positions(stack), embedded.real, embedded.x.width
     with ops.named(MASKS):
         if stack.relative_bias is not None:
             weight = ops.weight(f"{name}.bias.weight", stack.relative_bias.buckets * stack.num_heads)
+            made_of = ops.storage(length * length * 44)  # distances, logarithms and what is chosen of them
+            del made_of
             index = ops.storage(length * length * 8)
             bias = ops.operation(length * length * stack.num_heads, weight.width, [Input(weight)], [index])
             del index
@@ -261,21 +266,34 @@ def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, length: 
             if causal and length > 1 and real is None and bias is None and (window or length) >= length:
                 made[window] = Mask(causal=True)
             else:
-                made[window] = _mask(ops, sizes, length, real, bias, causal, window)
+                made[window] = _mask(ops, sizes, length, real, bias, _Seen(causal, window, width))
     return [made[window] for window in stack.windows]
 
 
+class _Seen(NamedTuple):
+    """Which keys are seen, and the width of the mask that says so."""
+
+    causal: bool
+    window: int | None
+    width: int
+
+
 def _mask(
-    ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, causal: bool, window: int | None
+    ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, how: _Seen
 ) -> Mask:
-    plain = (not causal or T == 1) and (window is None or (causal and window >= T))
-    seen = None if plain else ops.new(T * T, 1)
+    plain = (not how.causal or T == 1) and (how.window is None or (how.causal and how.window >= T))
+    if not plain:
+        distances = ops.storage(T * T * (8 if how.window is None else 18))
+        seen: Value | None = ops.new(T * T, 1)
+        del distances
+    else:
+        seen = None
     if real is not None:
         seen = real if seen is None else ops.new(sizes.rows * T * T, 1)
     if seen is None:
         return Mask(bias)
     if bias is None:
-        return Mask(ops.new(seen.numbers, 4))
+        return Mask(ops.new(seen.numbers, how.width))
     rows = sizes.rows if real is not None else 1
     inputs = [Input(bias, NEW if rows == 1 else SUMMED)]
     return Mask(ops.operation(rows * bias.numbers, bias.width, inputs, [seen.storage]))

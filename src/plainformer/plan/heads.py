@@ -6,10 +6,11 @@ Letters: B rows, T positions, N labels, D hidden size, V words, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from plainformer.config import HeadConfig
 from plainformer.plan.operations import Operations
-from plainformer.plan.tape import FLOWING, NEW, Input, Node, Slot, Storage, Tape, Value
+from plainformer.plan.tape import FLOWING, Input, Node, Slot, Storage, Tape, Value
 
 LOGITS = "logits and loss"
 SCORES_AT_ONCE = 1 << 24  # numbers that a chunk's scores may have, as in `train/losses.py`
@@ -135,7 +136,7 @@ def word_losses(head: HeadRun, states: Value, sizes: LossSizes) -> Value:
     ops, c = head.ops, head.config
     N, V = sizes.labels, c.out_size
     chunk = max(1, SCORES_AT_ONCE // V) if sizes.chunk is None else sizes.chunk or max(1, N)
-    if head.parts == 1 and not (ops.adapters is not None and ops.adapters.has("head.out")) and ops.keeping:
+    if head.parts == 1 and ops.keeping:
         return _swept(head, head.transform(states), sizes, min(chunk, N))
     cuts = [*range(0, N, chunk), N]
 
@@ -143,9 +144,9 @@ def word_losses(head: HeadRun, states: Value, sizes: LossSizes) -> Value:
         return cross_entropy(ops, head.score(x), x.numbers // head.hidden_size, V, sizes)
 
     losses = []
-    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+    for a, b in pairwise(cuts):
         part = ops.part_of(states, (b - a) * head.hidden_size).seen_as(strided=False)
-        losses.append(scored(part) if N <= chunk else ops.again(part, scored))
+        losses.append(scored(part) if chunk >= N else ops.again(part, scored))
     return ops.joined(losses)
 
 
@@ -170,18 +171,30 @@ def _swept(head: HeadRun, x: Value, sizes: LossSizes, chunk: int) -> Value:
 def _sweep(
     ops: Operations, chunk: int, N: int, D: int, V: int, width: int, x: Value, weight: Value, capped: bool
 ) -> None:
-    """Take and give back what the chunks need at most."""
-    matrix = ops.storage(D * V * 2) if width == 2 and weight.width != 2 else None
+    """Take and give back what one chunk needs."""
+    narrow = width == 2 and weight.width != 2
+    matrix = ops.storage(D * V * 2) if narrow else None
     some = ops.storage(chunk * D * 2) if width == 2 and x.width != 2 else None
-    narrow = ops.storage(chunk * V * 2) if width == 2 else None
+    half = ops.storage(chunk * V * 2) if width == 2 else None
     scores = ops.storage(chunk * V * 4)
-    del narrow
-    more = ops.storage(chunk * V * 4 * 2) if capped else None
+    del half
+    if capped:  # divided, capped, multiplied; squared and its complement
+        divided, slope = ops.storage(chunk * V * 4), ops.storage(chunk * V * 4)
+        del divided
+        more = [ops.storage(chunk * V * 4)]
+        del scores
+        more.append(ops.storage(chunk * V * 4))
+        del slope
+        scores, slope = more
     log = ops.storage(chunk * V * 4)
-    del scores, more
-    narrow = ops.storage(chunk * V * 2) if width == 2 else None
-    product = ops.storage(D * V * 2) if width == 2 and weight.width != 2 and weight.slot else None
-    del log, narrow, product, matrix, some
+    del scores
+    half = ops.storage(chunk * V * 2) if width == 2 else None
+    if width == 2:
+        del log
+    of_x = ops.storage(chunk * D * width) if x.slot else None
+    del of_x
+    product = ops.storage(D * V * 2) if narrow and weight.slot else None
+    del half, product, matrix, some
 
 
 def cross_entropy(ops: Operations, logits: Value, N: int, C: int, sizes: LossSizes) -> Value:

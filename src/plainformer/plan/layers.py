@@ -191,7 +191,7 @@ class Cross:
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
     """Return the context by torch's fused kernel, or by steps where that kernel does not do it: dropout, learned masks."""
-    H, K, S = own
+    H, _, _ = own
     bias = mask.bias
     if ops.autocast:
         heads = Heads(ops.cast(heads.q, 2), ops.cast(heads.k, 2), ops.cast(heads.v, 2), heads.apart)
@@ -202,8 +202,8 @@ def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int
     context = ops.storage(q.size)
     lse = ops.storage(flow.rows * H * flow.queries * 4)
     saved = [q.storage, k.storage, v.storage, context, lse, bias.storage if bias is not None else None]
-    merged = ops.follow(q.numbers, q.width, context, [Input(q), Input(k), Input(v)], saved)
-    laid_apart = (heads.apart and H > 1 and flow.queries > 1) or (flow.queries == 1 and K < H)
+    merged = ops.follow(q.numbers, q.width, context, [Input(q), Input(k), Input(v)], saved, extra=q.size)
+    laid_apart = heads.apart and H > 1 and flow.queries > 1
     return ops.copied(merged.seen_as(strided=laid_apart))
 
 
@@ -226,12 +226,13 @@ def _attend_by_steps(
         v = v.seen_as(strided=True)
     q, k = ops.scaled(q).seen_as(strided=True), ops.scaled(k).seen_as(strided=True)
     scores = _product(ops, q, k, number)
-    del q, k
+    del k
     if bias is not None:
         learned = ops.cast(bias, 4)
         scores = ops.follow(number, scores.width, scores.storage, [Input(scores, SAME), Input(learned, SAME_SUMMED)])
     probabilities = ops.keeps_output(scores)
-    del scores
+    rows_without_keys = ops.storage(number)  # torch looks for them
+    del scores, rows_without_keys, q
     context = _product(ops, ops.drop(probabilities, dropout), v, heads.q.numbers)
     del probabilities, v
     return ops.copied(ops.cast(context, width).seen_as(strided=True))
@@ -254,7 +255,7 @@ def attend_eagerly(
     dropout: float,
 ) -> Value:
     """Return the context computed step by step, as `model/attention.py` does for soft caps and for probabilities."""
-    H, K, S = own
+    H, _, S = own
     number, width = flow.rows * H * flow.queries * S, heads.q.width
     q = ops.scaled(heads.q).seen_as(strided=True)
     k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))

@@ -14,7 +14,7 @@ from plainformer.plan.tape import NEW, SAME, SAME_SUMMED, SUMMED, Input, Tape, V
 
 @dataclass(frozen=True)
 class Adapters:
-    """Low-rank adapters: which linears have one, by the end of their names; and how large each is."""
+    """Low-rank adapters of linears in whose names one of `targets` is, as "q" or "attention.qkv"; the head has none."""
 
     targets: tuple[str, ...]
     rank: int
@@ -22,7 +22,7 @@ class Adapters:
 
     def has(self, name: str) -> bool:
         """Return whether a linear is adapted."""
-        return any(name == target or name.endswith("." + target) for target in self.targets)
+        return not name.startswith("head.") and any(f".{target}." in f".{name}." for target in self.targets)
 
 
 class Operations(Tape):
@@ -47,6 +47,7 @@ class Operations(Tape):
         self.trained, self.same, self.autocast, self.wide = trained, same, autocast, width
         self.on_gpu, self.adapters = on_gpu, adapters
         self.known: dict[str, Value] = {}
+        self.inputs: list[Value] = []
         self.casts: dict[str, Value] = {}  # autocast's own cache, until the loss is there
 
     # ---- parameters ------------------------------------------------------------------------------------------------
@@ -68,6 +69,10 @@ class Operations(Tape):
         if name not in self.casts:
             self.casts[name] = self.cast(weight, 2)
         return self.casts[name]
+
+    def part_done(self) -> None:
+        """Leave autocast, which then forgets its casts."""
+        self.casts.clear()
 
     def read(self, x: Value) -> Value:
         """Return an activation as products read it."""

@@ -160,6 +160,7 @@ class Again:
         """Compute the part again, then go through it in reverse."""
         before, tape.nodes = tape.nodes, []
         output = self.part(self.entry)
+        tape.part_done()
         if output.slot is not None and output.slot is not self.output:
             output.slot.gradient, self.output.gradient = self.output.gradient, None
         del output
@@ -173,6 +174,7 @@ def _nothing(x: Value) -> Value:
     return x
 
 
+RANDOM_STATE = 5056  # bytes of a random generator's state, so that dropout is the same again
 TEMPORARY, FLOWING, GRADIENTS = "temporary", "gradients of activations", "gradients"
 
 
@@ -239,6 +241,9 @@ class Tape:
         self.nodes.append(Node(slot, slots, [each.how for each in known], kept, extra))
         return Value(numbers, width, storage, slot, strided)
 
+    def part_done(self) -> None:
+        """Let go of what is kept until a computation ends."""
+
     def again(self, x: Value, part: Callable[[Value], Value]) -> Value:
         """Return what a part makes of x; its gradient is computed from x alone."""
         nodes, hollow, self.nodes, self.hollow = self.nodes, self.hollow, [], True
@@ -248,7 +253,8 @@ class Tape:
         if not depends:
             return output.detached()
         slot = Slot(output.size)
-        self.nodes.append(Again(slot, x, part, [x.storage] if x.storage is not None else []))
+        kept = [self.storage(RANDOM_STATE)] + ([x.storage] if x.storage is not None else [])
+        self.nodes.append(Again(slot, x, part, kept))
         return Value(output.numbers, output.width, output.storage, slot, output.strided)
 
     @contextmanager

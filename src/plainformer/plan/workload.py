@@ -26,6 +26,12 @@ def _checkpointing(name: str, value: Any) -> None:
         raise UsageError(f"{opt(name, value)} is unknown", "give none, all, or n for every n-th layer")
 
 
+def _yes(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise UsageError(f"{opt('padded', text)} is neither yes nor no", f"give {opt('padded', 'yes')} or {opt('padded', 'no')}")
+    return text == "yes"
+
+
 def _size(name: str, value: Any) -> None:
     if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", value):
         raise UsageError(
@@ -44,7 +50,7 @@ class Workload(OptionSet):
     """
 
     purpose: str = option(
-        INFERENCE, flag="for", help="What the memory is for: inference or training.", check=one_of(INFERENCE, TRAINING)
+        INFERENCE, flag="for_", help="What the memory is for: inference or training.", check=one_of(INFERENCE, TRAINING)
     )
     batch: int = option(1, help="Rows at a time: prompts, or rows of one micro-batch.", check=whole(1), group=_LENGTHS)
     prompt: int = option(512, help="Inference: tokens of a prompt.", check=whole(1), group=_LENGTHS)
@@ -56,8 +62,10 @@ class Workload(OptionSet):
     )
     padded: bool | None = option(
         None,
-        help="Whether rows differ in length, and need a mask: true or false; default: true for more than one.",
+        help="Whether rows differ in length, and need a mask: yes or no; default: yes for more than one.",
         check=flag(),
+        typed=str,
+        read=_yes,
         group=_LENGTHS,
     )
     image_size: str | None = option(

@@ -14,7 +14,7 @@ from plainformer.config.values import no_effect
 from plainformer.errors import InputError, UsageError, opt
 from plainformer.inputs.audio.processors import AudioBatch, MelProcessor, WaveProcessor
 from plainformer.inputs.image import MAX_PIXELS, ImageProcessor
-from plainformer.model.frontend import WaveEmbedding
+from plainformer.model.frontend import frames_of
 from plainformer.tasks.base import Task
 from plainformer.tasks.speech.options import AudioOptions
 from plainformer.tasks.vision.options import ImageOptions
@@ -139,6 +139,6 @@ class AudioTask(MediaTask):
         lengths = batch.attention_mask.sum(-1)
         if batch.input_features is not None:
             return ((lengths + 1) // 2).tolist()  # the second of Whisper's convolutions takes every other mel frame
-        embedding = self.model.encoder.frontend if self.model.encoder is not None else None
-        assert isinstance(embedding, WaveEmbedding)
-        return embedding.frames(lengths).tolist()
+        frontend = self.config.input_frontend
+        assert isinstance(frontend, WaveFrontend)
+        return frames_of(frontend, lengths).tolist()

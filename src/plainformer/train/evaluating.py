@@ -66,12 +66,17 @@ def evaluate(run: Run) -> Evaluation | None:
 
 
 def _scored(run: Run, side: Scored) -> Numbers | None:
-    """Return the sums for each example of a side, (N, M); None if asked to stop."""
-    sums, examples = [], []
-    with Feeder(side.batches, 0, side.count) as feeder:
-        for batch in feeder:
+    """Return the sums for each example of a side, (N, M); None if asked to stop. Processes share the batches."""
+    mine = run.ranks.dealt(side.count)
+    found: list[tuple[int, Numbers, tuple[int, ...]]] = []
+    with Feeder(lambda place: side.batches(mine[place].micro), 0, len(mine)) as feeder:
+        for turn, batch in zip(mine, feeder, strict=True):
             if run.stop():
                 return None
-            sums.append(run.objective.statistics(run.model, run.here(batch)))
-            examples.append(batch.examples)
-    return side.by_example(np.concatenate(sums), chain.from_iterable(examples))
+            sums = run.objective.statistics(run.model, run.here(batch))
+            if turn.counts:
+                found.append((turn.micro, sums, batch.examples))
+    every = sorted((one for told in run.ranks.gathered(found) for one in told), key=lambda one: one[0])
+    return side.by_example(
+        np.concatenate([sums for _, sums, _ in every]), chain(*(examples for _, _, examples in every))
+    )

@@ -25,10 +25,11 @@ class Finite:
     Args:
         optimizer: fused.
         at_once: whether each step is checked before the optimizer's: costs nothing on a CPU.
+        writes: whether this process writes down what happened.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        self.at_once = device.type == "cpu"
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, writes: bool = True) -> None:
+        self.at_once, self.writes = device.type == "cpu", writes
         self.bad = torch.zeros((), device=device)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         if not self.at_once:
@@ -53,7 +54,8 @@ class Finite:
             "epoch": step.epoch + 1,
             "examples": examples,
         }
-        (folder / STOPPED).write_text(json.dumps(about) + "\n", encoding="utf-8")
+        if self.writes:
+            (folder / STOPPED).write_text(json.dumps(about) + "\n", encoding="utf-8")
         some = ", ".join(map(str, examples[:8])) + (" ..." if len(examples) > 8 else "")
         raise TrainingError(
             f"step {step.step + 1}: the loss or its gradient is not finite; the weights are those of the step before. "

@@ -14,7 +14,7 @@ Shapes: N examples, B batch (rows of a micro-batch).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 from plainformer.config.learning import LossConfig
 from plainformer.train.objectives.base import Batch, Loss
 
+Means = dict[tuple[int, tuple[int, ...]], Any]  # step and examples → each example's mean loss
 BYTES = 13  # of an example in a checkpoint
 
 
@@ -50,11 +51,17 @@ class History:
         if len(self.last):
             self._waiting[step, batch.examples] = Loss(loss.values.detach(), loss.counts, loss.labels)
 
-    def settle(self) -> None:
-        """Fetch what is on the device, and count."""
-        for (step, examples), loss in self._waiting.items():
-            means_B = (loss.per_row.double() / loss.labels_per_row.clamp(min=1)).cpu().numpy()
-            self._count(step, np.array(examples), means_B)
+    def settle(self, everywhere: Callable[[Means], list[Means]] = lambda means: [means]) -> None:
+        """Fetch what is on the device, and count. `everywhere`: what each process of several has, given what this one has."""
+        means = {
+            key: (loss.per_row.double() / loss.labels_per_row.clamp(min=1)).cpu().numpy()
+            for key, loss in self._waiting.items()
+        }
+        found: Means = {}
+        for of_rank in everywhere(means):
+            found |= of_rank
+        for step, examples in sorted(found, key=lambda key: key[0]):
+            self._count(step, np.array(examples), found[step, examples])
         self._waiting.clear()
 
     def _count(self, step: int, examples_B: Any, losses_B: Any) -> None:

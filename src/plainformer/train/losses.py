@@ -189,8 +189,7 @@ def _sweep(
     for start in range(0, max(1, len(x_ND)), how.chunk):
         chunk = slice(start, start + how.chunk)
         some_ND = x_ND[chunk].to(how.dtype)
-        scores_NV = wide(F.linear(some_ND, matrix_VD, offset_V))
-        some_losses, slopes_NV = _slopes(scores_NV, labels_N[chunk], how)
+        some_losses, slopes_NV = _slopes(some_ND, matrix_VD, offset_V, labels_N[chunk], how)
         losses.append(some_losses)
         if weights_N is not None:
             slopes_NV *= weights_N[chunk, None]
@@ -203,15 +202,23 @@ def _sweep(
             of_weight_VD.addmm_(slopes_NV.T, some_ND)
         elif of_weight_VD is not None:
             of_weight_VD += slopes_NV.T @ some_ND
+        del slopes_NV  # before the next chunk's scores
     return torch.cat(losses), gradients
 
 
-def _slopes(scores_NV: Tensor, labels_N: Tensor, how: _How) -> tuple[Tensor, Tensor]:
-    """Return each label's loss, (N,), and its gradient in the scores, (N, V), as they are before the soft cap."""
+def _slopes(
+    x_ND: Tensor, matrix_VD: Tensor, offset_V: Tensor | None, labels_N: Tensor, how: _How
+) -> tuple[Tensor, Tensor]:
+    """Return each label's loss, (N,), and its gradient in the scores, (N, V), as they are before the soft cap.
+
+    The scores are made here, so that nobody else keeps them: at most two tensors of their size exist.
+    """
     slope = None
+    scores_NV = wide(F.linear(x_ND, matrix_VD, offset_V))
     if how.softcap is not None:
         capped_NV = torch.tanh(scores_NV / how.softcap)
         scores_NV, slope = capped_NV * how.softcap, 1 - capped_NV.square()
+        del capped_NV
     log_NV = scores_NV.log_softmax(-1)
     del scores_NV
     losses_N = -log_NV.gather(-1, labels_N[:, None]).squeeze(-1)

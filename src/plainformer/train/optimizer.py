@@ -6,7 +6,7 @@ Whatever must outlive the process is tensors by the names of parameters: no pick
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,7 @@ from plainformer.model.linear import Linear
 from plainformer.model.lora import LowRank
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.gather import Share, local_of
+from plainformer.parallel.sync import is_divided
 
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
 _LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
@@ -73,18 +74,28 @@ def shrinks(model: nn.Module) -> set[str]:
     return {name for name, p in found if decays(name, p) and id(p) in inside and id(p) not in tables}
 
 
-def make_optimizer(model: Transformer, config: OptimizerConfig, learning_rate: float, *, fused: bool = True) -> AdamW:
+def make_optimizer(
+    model: Transformer,
+    config: OptimizerConfig,
+    learning_rate: float,
+    *,
+    fused: bool = True,
+    keeps: Callable[[str], bool] = lambda name: True,
+) -> AdamW:
     """Return AdamW over what is trained, in one group for each pair of decay and rate.
 
     Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth; and `sparse`, those of
-    its parameters that `shrink` makes so, by `l1`. Raises UsageError if everything is frozen, or nothing is for `l1`.
+    its parameters that `shrink` makes so, by `l1`. `keeps`: whether a parameter's states are kept here, by its name; other
+    processes take the steps of the others. Raises UsageError if everything is frozen, or nothing is for `l1`.
     """
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     sparse = shrinks(model) if config.l1 else set()
     for name, parameter in trained(model).items():
         share = 1.0 if config.layer_decay is None else config.layer_decay ** depth(model, name)
         decay = config.weight_decay if decays(name, parameter) else 0.0
-        groups.setdefault((decay, share), {})[name] = parameter
+        group = groups.setdefault((decay, share), {})
+        if keeps(name):
+            group[name] = parameter
     if not groups:
         raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
     no_effect(config.l1 > 0 and not sparse, "optimizer.l1", ": what is trained has no matrix of its own")
@@ -119,7 +130,7 @@ def shrink(optimizer: AdamW, skipped: Tensor) -> None:
     for group in optimizer.param_groups:
         if group["sparse"]:
             threshold = (group["lr"] * group["l1"] * (1 - skipped.double())).float()
-            for parameter in group["sparse"]:
+            for parameter in map(local_of, group["sparse"]):
                 parameter.sub_(parameter.clamp(-threshold, threshold))
 
 
@@ -212,15 +223,19 @@ class Average:
     def update(self, steps: int) -> None:
         """Move the average towards the weights as they are after this many steps."""
         weight = 1 - min(self.decay, (1 + steps) / (10 + steps))
-        weights = [p.detach().float() for p in self.parameters.values()]
-        torch._foreach_lerp_(list(self.averages.values()), weights, weight)
+        weights = [local_of(p.detach()).float() for p in self.parameters.values()]
+        torch._foreach_lerp_([local_of(average) for average in self.averages.values()], weights, weight)
         for name in self.sparse:
-            self.averages[name].mul_(self.parameters[name] != 0)
+            local_of(self.averages[name]).mul_(local_of(self.parameters[name]) != 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the model has the averages as its weights; afterwards its own again, bit for bit."""
         own = {name: p.data for name, p in self.parameters.items()}
+        if any(is_divided(tensor) for tensor in own.values()):
+            with self._copied_in():
+                yield
+            return
         try:
             for name, parameter in self.parameters.items():
                 parameter.data = self.averages[name].to(parameter.dtype)
@@ -228,6 +243,19 @@ class Average:
         finally:
             for name, parameter in self.parameters.items():
                 parameter.data = own[name]
+
+    @contextmanager
+    def _copied_in(self) -> Iterator[None]:
+        """The same for weights that FSDP has divided: it remembers where its shards are."""
+        shards = {name: local_of(p.detach()) for name, p in self.parameters.items()}
+        own = {name: shard.clone() for name, shard in shards.items()}
+        try:
+            for name, shard in shards.items():
+                shard.copy_(local_of(self.averages[name]))
+            yield
+        finally:
+            for name, shard in shards.items():
+                shard.copy_(own[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by the names of parameters."""

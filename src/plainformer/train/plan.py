@@ -254,6 +254,7 @@ def make_plan(
     packs: bool,
     row_length: int | None = None,
     epochs_default: int = 1,
+    shares: int = 1,
 ) -> Plan:
     """Return the plan of a run.
 
@@ -262,8 +263,9 @@ def make_plan(
         packs: whether the objective can put several examples into one row; `batches.packed` says whether it shall.
         row_length: tokens of a packed row where `batches.row_length` is None; usually the longest input of the model.
         epochs_default: passes over the data where `length` says nothing.
+        shares: ranks, or devices, among which a step's micro-batches are dealt out.
     Raises:
-        UsageError: packed rows without a length. InputError: nothing to learn from.
+        UsageError: packed rows without a length; a rank would have no rows. InputError: nothing to learn from.
     """
     lengths_N = np.asarray(lengths, dtype=np.int64)
     packed = packs and batches.packed
@@ -271,7 +273,18 @@ def make_plan(
     rows_of = (batches.row_length or row_length) if packed else None
     if packed and rows_of is None:
         raise UsageError("packed rows need a length", f"give {opt('batches.row_length', ...)}")
-    size, micro = batches.size, batches.micro or batches.size
+    size, micro = batches.size, batches.micro or -(-batches.size // shares)
+    if -(-size // micro) < shares:
+        what = (
+            f"a step has too few micro-batches for {shares} data-parallel ranks: {plural(-(-size // micro), 'of them')}"
+        )
+        most = size if size < shares else next(n for n in range(size, 0, -1) if -(-size // n) >= shares)
+        fix = (
+            f"give {opt('batches.size', shares)} or more"
+            if size < shares
+            else f"give {opt('batches.micro', most)} or less"
+        )
+        raise UsageError(what, fix)
     plan = Plan(lengths_N, size=size, micro=micro, seed=seed, row_length=rows_of, by_length=batches.by_length)
     plan.total_steps = _total_steps(plan, length, epochs_default)
     return plan

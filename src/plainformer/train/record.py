@@ -90,6 +90,23 @@ class Lines:
         return PlainformerError(f"{self.path} cannot be written: {why}", "make room or check the folder, and go on")
 
 
+class NoLines(Lines):
+    """Lines that another process writes."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Leave it to the other process."""
+
+    def sync(self) -> int:
+        """Return no size: nobody saves it."""
+        return 0
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 class Record:
     """What the loop tells of a run, on its way into files.
 
@@ -177,6 +194,26 @@ class Record:
             for name, value in line.items():
                 if name != "step" and isinstance(value, int | float):
                     self.board.add_scalar(f"{group}/{name}", value, line["step"])
+
+
+class NoRecord(Record):
+    """The record of a process that is not the one to write."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+        self._since = 0.0
+
+    def learnt(self, line: Mapping[str, Any]) -> None:
+        """Leave it to the process that writes; so do the others."""
+
+    def evaluated(self, line: Mapping[str, Any]) -> None: ...
+
+    def timed(self, step: int, tokens: int, waited: float) -> None: ...
+
+    def sync(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
 
 
 def _board(folder: Path, step: int) -> Any:

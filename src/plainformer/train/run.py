@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from plainformer.config.training import TrainConfig
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.data import Gradients, Replicas
+from plainformer.parallel.sync import Ranks, Turn
 from plainformer.train.checkpoint import Checkpoints, Tensors
 from plainformer.train.example_losses import LossFiles, Scored
 from plainformer.train.feeder import moved
@@ -45,18 +48,36 @@ class State:
     ended: str = ""
 
 
+class Pipeline(Protocol):
+    """Makes the gradients of a step where each process has some of the layers."""
+
+    def accumulate(self, step: Step, batches: Sequence[Batch], turns: Sequence[Turn], labels: int) -> Tensor:
+        """Add up the gradient of the mean over `labels` of a step's losses, complete in all groups of ranks.
+
+        Args:
+            batches: micro-batches of this data-parallel rank, equally many on all; the same on all stages.
+            turns: the number in the step of each, and whether it counts.
+            labels: of the whole step.
+        Returns:
+            the summed loss of these micro-batches, (), fp64; 0 on all stages but the last.
+        """
+
+
 @dataclass
 class Run:
     """Everything the loop works with; `plainformer.training` puts it together.
 
     Attributes:
         batches: step → its micro-batches, on the CPU.
-        scored: what evaluations score: validation rows, then the probe; () for no evaluation. losses: where it is kept.
+        scored: what evaluations score: validation rows, then the probe; () for no evaluation. losses: where it is kept; None:
+            another process does.
         history: what learning gave for each example.
         rate: step → learning rate. average: of the weights; it is what is evaluated and saved.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         save_model, tensors: write the model into a folder; return what else is needed to go on.
         stop: whether to stop after this step. trimming: what steps leave out; None: nothing.
+        ranks: the processes of the run. gradients: how theirs come together. replicas: copies of the model on other devices.
+        pipeline: what makes the gradients of a model that is cut into stages; None: the loop does.
     """
 
     config: TrainConfig
@@ -66,7 +87,7 @@ class Run:
     plan: Plan
     batches: Callable[[int], tuple[Step, list[Batch]]]
     scored: Sequence[Scored]
-    losses: LossFiles
+    losses: LossFiles | None
     history: History
     optimizer: torch.optim.AdamW
     rate: Callable[[int], float]
@@ -80,10 +101,14 @@ class Run:
     record: Record
     stop: Callable[[], bool] = lambda: False
     trimming: Trimming | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    gradients: Gradients = field(default_factory=Gradients)
+    replicas: Replicas | None = None
+    pipeline: Pipeline | None = None
 
     def __post_init__(self) -> None:
         self.device = self.model.device
-        self.finite = Finite(self.optimizer, self.device)
+        self.finite = Finite(self.optimizer, self.device, self.ranks.is_first)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     @property
@@ -95,7 +120,8 @@ class Run:
         """Compute in bf16 where that was asked for; weights and sums stay fp32."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
 
-    def here(self, batch: Batch) -> Batch:
-        """Return a batch on the model's device."""
-        on_cpu = self.device.type == "cpu"
-        return batch if on_cpu else moved(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+    def here(self, batch: Batch, model: Transformer | None = None) -> Batch:
+        """Return a batch on the device of a model, by default of the run's."""
+        device = self.device if model is None or self.replicas is None else model.device
+        on_cpu = device.type == "cpu"
+        return batch if on_cpu else moved(batch, lambda tensor: tensor.to(device, non_blocking=True))

@@ -19,9 +19,9 @@ from torch import Tensor
 from plainformer.config.training import LossConfig
 from plainformer.errors import UsageError, opt, plural
 from plainformer.train.checkpoint import Saved
-from plainformer.train.objectives.base import Batch, Loss
+from plainformer.train.objectives.base import Loss
 from plainformer.train.plan import Plan, Step
-from plainformer.train.record import Lines
+from plainformer.train.record import Lines, NoLines
 
 TRIMMED = "trimmed.jsonl"
 
@@ -40,14 +40,15 @@ class Trimming:
     Args:
         config: the run's `loss`. plan: of its steps. folder: of the run.
         saved: the checkpoint from which the run goes on, whose state has what `state` returned; None for a new run.
+        writes: whether this process writes it down.
     Attributes:
         left_out: labels that were left out since the last line of metrics.jsonl, in the steps that are written down.
     """
 
-    def __init__(self, config: LossConfig, plan: Plan, folder: Path, saved: Saved | None) -> None:
+    def __init__(self, config: LossConfig, plan: Plan, folder: Path, saved: Saved | None, writes: bool = True) -> None:
         self.share, self.first = config.trim, first_step(config, plan)
         before = saved.state["trimming"] if saved is not None else {"bytes": 0, "left_out": 0}
-        self.lines = Lines(folder / TRIMMED, before["bytes"])
+        self.lines = Lines(folder / TRIMMED, before["bytes"]) if writes else NoLines()
         self.left_out: int = before["left_out"]
         self._steps: dict[int, tuple[tuple[int, ...], Tensor, Tensor]] = {}
 
@@ -55,15 +56,15 @@ class Trimming:
         """Return whether a step, counted from 0, leaves anything out."""
         return step >= self.first
 
-    def choose(self, step: Step, batches: Sequence[Batch], losses: Sequence[Loss]) -> Kept:
-        """Return what a step keeps, given the losses of all its micro-batches. A step that runs again counts once."""
+    def choose(self, step: Step, examples: Sequence[tuple[int, ...]], losses: Sequence[Loss]) -> Kept:
+        """Return what a step keeps, given the examples and losses of all its micro-batches. One that runs again counts once."""
         labels_R = torch.cat([loss.labels_per_row for loss in losses])
         means_R = torch.cat([loss.per_row for loss in losses]) / labels_R.clamp_min(1)
         worst = means_R.argsort(descending=True, stable=True)[: left_out(self.share, len(means_R))]
         kept_R = torch.ones_like(means_R).index_fill_(0, worst, 0)
         out = (labels_R * (1 - kept_R)).sum().long()
-        self._steps[step.step] = tuple(number for batch in batches for number in batch.examples), worst, out
-        return Kept(list(kept_R.split([len(batch.examples) for batch in batches])), (labels_R.sum() - out).clamp_min(1))
+        self._steps[step.step] = tuple(number for some in examples for number in some), worst, out
+        return Kept(list(kept_R.split([len(some) for some in examples])), (labels_R.sum() - out).clamp_min(1))
 
     def flush(self) -> None:
         """Write down what the steps since the last time left out."""

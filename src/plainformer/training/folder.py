@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import plainformer
 from plainformer.checkpoint.run_folders import is_series
 from plainformer.config.building import as_data, flat, read_config
+from plainformer.config.parallel import ParallelConfig, processes
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
 from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
@@ -26,6 +28,7 @@ CONFIG, DATA, ENVIRONMENT = "config.yaml", "data.json", "environment.json"
 MAY_CHANGE = (
     *("folder", "data.cache", "device", "threads", "checkpoints.every", "checkpoints.keep"),
     *("batches.micro", "model.checkpointing", "compile"),  # the same sums, in another order
+    *(f"parallel.{f.name}" for f in fields(ParallelConfig)),
     "folds.vote",
 )
 _SHOWN = 12  # differences in a message
@@ -131,6 +134,9 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "micro": config.batches.micro,
         "compile": config.compile,
     }
+    layout, devices = config.parallel.layout(processes()), config.parallel.on(config.device)
+    if layout.world * len(devices) > 1:
+        found["layout"] = {**asdict(layout), "devices": len(devices)}
     if config.device == "cpu":
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
         return {**found, "threads": torch.get_num_threads()}

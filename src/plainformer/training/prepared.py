@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plainformer.config.building import as_config, dotted_options
+from plainformer.config.layout import Layout
+from plainformer.config.parallel import processes
 from plainformer.config.resolved import resolved
 from plainformer.config.training import TrainConfig
 from plainformer.data.rows import DataRow
@@ -35,7 +37,7 @@ class Prepared:
         config: with every default written out. start: what is trained, without its weights.
         rows: of all sides, as they are read.
         examples, validation: encoded; None without validation rows.
-        plan: which examples each step learns from. evaluation: the batches of an evaluation.
+        layout: of the processes. plan: which examples each step learns from. evaluation: the batches of an evaluation.
         probe: as many rows of train, which evaluations score as well; [] where that is not asked for.
         metric: chooses the best checkpoint. evaluate_every, save_every: in steps.
         data: what identifies the data: a run only goes on with the same.
@@ -52,6 +54,7 @@ class Prepared:
     metric: Metric
     evaluate_every: int
     save_every: int
+    layout: Layout = field(default_factory=Layout)
     probe: list[MicroBatch] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +85,8 @@ def _prepared(config: TrainConfig) -> Prepared:
     rows = sides_of(config.data, kind.columns)
     labels = labels_in(kind, config, rows.sides["train"])
     start = unscaled(config, start_of(config, kind, labels))
+    layout = config.parallel.planned(processes())
+    layout.check(start.config)
     objective = kind(config, start.config, start.processor)
     check_taught(objective, start.config)
     digest = digest_of(start.processor, start.files)
@@ -90,7 +95,10 @@ def _prepared(config: TrainConfig) -> Prepared:
     start = scaled(config, start, examples)
     objective = kind(config, start.config, start.processor)
     plan = make_plan(
-        examples.lengths, config.batches, config.length, config.seed, packs=kind.packs, row_length=objective.limit
+        *(examples.lengths, config.batches, config.length, config.seed),
+        packs=kind.packs,
+        row_length=objective.limit,
+        shares=layout.dp * len(config.parallel.on(config.device)),
     )
     check_schedule(config.schedule, plan.total_steps)
     check_trimming(config.loss, plan)
@@ -105,6 +113,7 @@ def _prepared(config: TrainConfig) -> Prepared:
         *(config, objective, start, rows, examples, validation, plan),
         evaluation=evaluation,
         probe=probe,
+        layout=layout,
         metric=_metric(config, objective),
         evaluate_every=every,
         save_every=config.checkpoints.every or max(every, min(SAVED_APART, plan.total_steps)),

@@ -42,7 +42,7 @@ def test_growth_keeps_what_is_there(folder: Path) -> None:
             keys, values = cache.update(layer, new, -new)
             assert torch.equal(keys, torch.cat(written[layer], dim=2))
             assert torch.equal(values, -torch.cat(written[layer], dim=2))
-        cache.length += size
+        cache.advance(size)
     assert cache.length == 9
     assert all(store.capacity == 16 for layer in cache.layers for store in (layer.keys, layer.values))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plainformer.config import ModelConfig
+from plainformer.config.local import Local
 from plainformer.config.values import check_choice, check_whole
 from plainformer.errors import UsageError, plural
 from plainformer.generation.cache.buffers import Device, Int8Store, Shape, Store
@@ -35,7 +36,9 @@ class KeyValueCache:
         batch_size: rows.
         capacity: positions to allocate at the start.
         kind: "full", or "int8": a quarter of fp32's memory, with a rounding error of up to 1/254 of a vector's largest entry.
+        local: what of the model is here, where several processes share it: only its layers and heads are kept. None: all.
     Attributes:
+        rows: of all prompts. held: the numbers of the layers that are here.
         length: positions that have gone through; the model's forward pass adds to it.
         copies: rows for each prompt, see `share`.
         tokens: the ids that it holds, where one row's generation handed it out for the next turn.
@@ -50,6 +53,7 @@ class KeyValueCache:
         kind: str = "full",
         dtype: torch.dtype = torch.float32,
         device: Device = "cpu",
+        local: Local | None = None,
     ) -> None:
         stack = config.decoder
         if stack is None:
@@ -57,37 +61,43 @@ class KeyValueCache:
         check_whole("batch_size", batch_size)
         check_whole("capacity", capacity)
         check_choice("kind", kind, KINDS)
-        self.length, self.copies = 0, 1
+        self.length, self.copies, self.rows = 0, 1, batch_size
         self.tokens: list[int] = []
+        self.num_layers = stack.num_layers
+        self.held = range(stack.num_layers) if local is None else local.layers["decoder"]
+        here = stack if local is None or local.model.decoder is None else local.model.decoder
         self.encoder: list[tuple[Tensor, Tensor] | None] = [None for _ in range(stack.num_layers)]
-        shape = (batch_size, stack.num_kv_heads, stack.head_dim)
-        self.layers = [
-            _Layer(partial(KINDS[kind], dtype=dtype, device=device), shape, capacity, window)
-            for window in stack.windows
-        ]
+        shape = (batch_size, here.num_kv_heads, stack.head_dim)
+        make = partial(KINDS[kind], dtype=dtype, device=device)
+        windows = [stack.windows[layer] for layer in self.held]
+        self.layers = [_Layer(make, shape, capacity, window) for window in windows]
+        # What can be taken back is the same on all ranks: windows of layers elsewhere are counted, without a key or value.
+        self.elsewhere = [_Layer(make, (batch_size, 0, 1), 1, window) for window in {*stack.windows} - {*windows}]
 
     def __repr__(self) -> str:
         return f"KeyValueCache({plural(self.length, 'position')}, {plural(self.rows, 'row')})"
 
-    @property
-    def rows(self) -> int:
-        return self.layers[0].shape[0]
+    def advance(self, count: int) -> None:
+        """Count new positions, which all layers that are here have got."""
+        self.length += count
+        for layer in self.elsewhere:
+            layer.count(count)
 
     def update(self, layer: int, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Add T new positions; return all that the layer still holds of these rows' own: (R, K, S', E), newest last."""
-        if layer == 0:
+        if layer == self.held.start:
             self._check_fit(k_RKTE.size(0), k_RKTE.size(1), k_RKTE.size(3))
-        return self.layers[layer].update(k_RKTE, v_RKTE)
+        return self.layers[layer - self.held.start].update(k_RKTE, v_RKTE)
 
     def room(self, layer: int, rows: int, count: int) -> Room | None:
         """Return room for `count` new positions of each row, which the caller writes; None where only `update` will do."""
-        if layer == 0:
+        if layer == self.held.start:
             self._check_fit(rows, self.layers[0].shape[1], self.layers[0].shape[2])
-        return self.layers[layer].room(count)
+        return self.layers[layer - self.held.start].room(count)
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return what all rows of a prompt share, (B, K, P, E), which comes before their own; None before `share`."""
-        return self.layers[layer].shared
+        return self.layers[layer - self.held.start].shared
 
     def share(self, copies: int, room: int | None = None) -> None:
         """Let each row be continued by `copies` rows from here on, which share what it holds now.
@@ -97,7 +107,8 @@ class KeyValueCache:
         if self.copies != 1:
             raise UsageError("this cache's rows share a prompt already", "make a new cache")
         self.copies = copies
-        for layer in self.layers:
+        self.rows *= copies
+        for layer in (*self.layers, *self.elsewhere):
             layer.share(copies, room)
 
     def reorder(self, index_R: Tensor) -> None:
@@ -122,7 +133,7 @@ class KeyValueCache:
                 "need there is no longer kept apart",
                 "begin with a new cache",
             )
-        for layer in self.layers:
+        for layer in (*self.layers, *self.elsewhere):
             layer.held -= self.length - length
         self.length = length
         del self.tokens[length:]
@@ -132,12 +143,13 @@ class KeyValueCache:
         self.length, self.copies = 0, 1
         self.tokens.clear()
         self.encoder = [None for _ in self.encoder]
-        for layer in self.layers:
-            layer.held, layer.shared = 0, None
+        for layer in (*self.layers, *self.elsewhere):
+            layer.held, layer.shared, layer.prefix = 0, None, 0
 
     def can_crop(self, length: int) -> bool:
         """Whether the positions before `length` can still be attended to as they should be."""
-        return all(layer.can_drop(self.length - length, self.length) for layer in self.layers)
+        dropped = self.length - length
+        return all(layer.can_drop(dropped, self.length) for layer in (*self.layers, *self.elsewhere))
 
     def memory_bytes(self) -> int:
         """Return how many bytes are allocated, cross-attention included."""
@@ -178,6 +190,7 @@ class _Layer:
         self.most = None if self.kept is None else 2 * self.kept
         self.capacity = capacity if self.most is None else min(capacity, self.most)
         self.shared: tuple[Tensor, Tensor] | None = None
+        self.prefix = 0  # positions that are shared
         self._allocate(shape)
 
     def _allocate(self, shape: Shape) -> None:
@@ -216,8 +229,15 @@ class _Layer:
         self.held = min(seen[0].size(2), kept)
         return seen[0], seen[1]
 
+    def count(self, new: int) -> None:
+        """Count new positions of a layer that is elsewhere, as `update` does."""
+        end = self.held + new
+        slides = self.kept is not None and end > 2 * self.kept
+        self.held = min(min(self.held, self.kept) + new, self.kept) if slides and self.kept is not None else end
+
     def share(self, copies: int, room: int | None) -> None:
         self.shared = self.keys.read(0, self.held), self.values.read(0, self.held)
+        self.prefix = self.held
         rows, heads, size = self.shape
         if room is not None:
             self.capacity = room if self.most is None else min(room, self.most)
@@ -232,5 +252,4 @@ class _Layer:
         left = self.held - count
         if left < 0 or self.window is None:
             return left >= 0
-        shared = self.shared[0].size(2) if self.shared is not None else 0
-        return left + shared >= min(self.window - 1, length - count)
+        return left + self.prefix >= min(self.window - 1, length - count)

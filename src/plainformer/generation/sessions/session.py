@@ -65,9 +65,8 @@ class Session:
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
         capacity = self.length + (min(budget, FIRST_ROOM) if self.copies == 1 else 0)
-        return KeyValueCache(
-            self.model.config, len(self.prompt), capacity, kind=kind, dtype=self.model.dtype, device=self.ids.device
-        )
+        where = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
+        return KeyValueCache(self.model.config, len(self.prompt), capacity, kind=kind, **where)
 
     def prefill(self) -> Tensor:
         """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
@@ -94,9 +93,9 @@ class Session:
         if len(self.prompt) != 1 or self.copies != 1 or self.prompt.encoder_output is not None:
             raise UsageError(f"{opt('cache')} continues one prompt of a decoder with one row", "leave it out")
         assert self.model.config.decoder is not None
-        if len(self.cache.layers) != self.model.config.decoder.num_layers:
+        if self.cache.num_layers != self.model.config.decoder.num_layers:
             raise UsageError(
-                f"this cache has {plural(len(self.cache.layers), 'layer')}", "pass one of this model's generations"
+                f"this cache has {plural(self.cache.num_layers, 'layer')}", "pass one of this model's generations"
             )
         if self.cache.rows != 1 or self.cache.copies != 1 or len(self.cache.tokens) != self.cache.length:
             raise UsageError(

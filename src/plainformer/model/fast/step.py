@@ -44,14 +44,14 @@ class FastStack(Stack):
     steps: Sequence[LayerStep] = ()
 
     def run_layers(
-        self, x_BTD: Tensor, flow: Flow, first: int = 0, last: int | None = None
+        self, x_BTD: Tensor, flow: Flow, first: int | None = None, last: int | None = None
     ) -> Iterator[tuple[Tensor, Attentions]]:
         if flow.cache is None or self.training or not _is_usual(x_BTD, flow) or (module := kernels()) is None:
             return super().run_layers(x_BTD, flow, first, last)
-        return self._run_steps(x_BTD, flow, self.config.layer_ids[first:last], first, module)
+        return self._run_steps(x_BTD, flow, self.between(first, last), module)
 
     def _run_steps(
-        self, x_BTD: Tensor, flow: Flow, indices: Sequence[int], first: int, module: ModuleType
+        self, x_BTD: Tensor, flow: Flow, numbers: range, module: ModuleType
     ) -> Iterator[tuple[Tensor, Attentions]]:
         blocks = list(self.layers)
         if len(self.steps) != len(blocks):
@@ -59,7 +59,8 @@ class FastStack(Stack):
         steps, usual = self.steps, True
         views: Views = {}
         follow_torch_threads()
-        for layer, index in enumerate(indices, first):
+        for layer in numbers:
+            index = self.config.layer_ids[layer]
             stepped = steps[index](blocks[index], x_BTD, layer, flow, views, module) if usual else None
             if stepped is not None:
                 x_BTD, attentions = stepped, NO_ATTENTIONS

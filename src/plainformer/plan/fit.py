@@ -1,0 +1,242 @@
+"""What fits: the largest batch or context, and the cheapest layout. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from plainformer.config.layout import Layout
+from plainformer.config.model import ModelConfig
+from plainformer.errors import UsageError, opt, plural, spelt
+from plainformer.plan.asked import LayoutOptions
+from plainformer.plan.devices import short
+from plainformer.plan.lengths import reads_text
+from plainformer.plan.planned import Plan
+
+MOST = 1 << 24  # rows or tokens: more is no answer to anything
+MOST_DEVICES = 64  # that are tried where nobody says how many there are
+BEST = 3
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An answer of `--fit`.
+
+    Attributes:
+        what: batch, context, model or layout. answer: a sentence.
+        plans: what fits, the best first. rejected: what is a step further, and does not. why: by which phase and bytes.
+    """
+
+    what: str
+    answer: str
+    plans: tuple[Plan, ...]
+    rejected: Plan | None = None
+    why: str = ""
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        return [self.answer, *([self.why] if self.why else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "fit": self.what,
+            "answer": spelt(self.answer),
+            "plans": [one.to_dict() for one in self.plans],
+            "rejected": None if self.rejected is None else self.rejected.to_dict(),
+            "why": spelt(self.why),
+        }
+
+
+def largest_batch(plan: Plan) -> int | None:
+    """Return the most rows at a time that fit; 0: not even one; None where no device is named."""
+    if plan.device is None:
+        return None
+    return _largest(lambda rows: bool(plan.with_workload(batch=rows).fits))
+
+
+def largest_context(plan: Plan) -> int | None:
+    """Return the longest row that fits, in tokens; 0: not even one; None: no device, or an input that is not a text.
+
+    A prompt grows, what may follow it does not; the model's table of positions is a limit as well.
+    """
+    if plan.device is None or not reads_text(plan.config):
+        return None
+    limit = _longest(plan)
+    found = _largest(lambda tokens: bool(at_length(plan, tokens).fits), limit)
+    return found + _after(plan) if found else 0
+
+
+def at_length(plan: Plan, tokens: int) -> Plan:
+    """Return the plan for rows of another length: of the prompt, or of what is learnt from."""
+    return plan.with_workload(**{"length" if plan.workload.training else "prompt": tokens})
+
+
+def _after(plan: Plan) -> int:
+    return 0 if plan.workload.training or plan.config.decoder is None else plan.workload.new
+
+
+def _longest(plan: Plan) -> int:
+    limit = plan.config.input_stack.max_positions
+    if limit is None:
+        return MOST
+    return max(limit - (_after(plan) if plan.config.encoder is None else 0), 1)
+
+
+def _largest(fits: Callable[[int], bool], most: int = MOST) -> int:
+    """Return the largest number up to `most` for which something is so, where it is so for all smaller ones; 0 for none."""
+    good, bad = 0, 1
+    while bad <= most and fits(bad):
+        good, bad = bad, bad * 2
+    bad = min(bad, most + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def need_device(plan: Plan, what: str) -> None:
+    """Refuse to fit something to nothing."""
+    if plan.device is None:
+        fix = f"give {opt('device', 'H100')} or {opt('memory', '24GB')}"
+        raise UsageError(f"{opt('fit', what)} needs to know the memory", fix)
+
+
+def fit_batch(plan: Plan) -> Fitted:
+    """Return the largest batch."""
+    need_device(plan, "batch")
+    most = plan.largest_batch or 0
+    further = plan.with_workload(batch=most + 1)
+    if not most:
+        return Fitted("batch", "not even one row fits", (), further, over("1 row", further))
+    if most >= MOST:
+        return Fitted("batch", f"{most:,} rows fit, and no more were tried", (plan.with_workload(batch=most),))
+    return Fitted(
+        "batch",
+        f"largest batch: {plural(most, 'row')} at a time",
+        (plan.with_workload(batch=most),),
+        further,
+        over(plural(most + 1, "row"), further),
+    )
+
+
+def fit_context(plan: Plan) -> Fitted:
+    """Return the longest row."""
+    need_device(plan, "context")
+    if not reads_text(plan.config):
+        raise UsageError(f"{opt('fit', 'context')}: the model reads no text", f"give {opt('fit', 'batch')}")
+    most = plan.largest_context or 0
+    own = most - _after(plan)
+    if not most:
+        further = at_length(plan, 1)
+        return Fitted("context", "not even one token fits", (), further, over("1 token", further))
+    said = f"largest context: {plural(most, 'token')} a row"
+    said += f", of which {plan.workload.new:,} may follow the prompt" if _after(plan) else ""
+    if own >= _longest(plan):
+        where = "the model has no more positions" if own < MOST else "no more were tried"
+        return Fitted("context", f"{said}; {where}", (at_length(plan, own),))
+    further = at_length(plan, own + 1)
+    return Fitted("context", said, (at_length(plan, own),), further, over(plural(most + 1, "token"), further))
+
+
+def over(what: str, plan: Plan) -> str:
+    """Return why a plan does not fit: its phase and its bytes."""
+    assert plan.device is not None
+    place = f" on the rank of {plan.worst.place}" if plan.worst.place else ""
+    return f"{what}: {short(plan.total)} of {short(plan.device.memory)} in {plan.phase}{place}"
+
+
+def fit_models(plans: Iterable[Plan]) -> Fitted:
+    """Return the largest published models that fit, from plans of all of them."""
+    every = sorted(plans, key=lambda one: one.parameters)
+    need_device(every[0], "model")
+    good = [one for one in every if one.fits]
+    further = next((one for one in every if not one.fits), None)
+    why = "" if further is None else over(further.name, further)
+    if not good:
+        return Fitted("model", "no published shape that is known here fits", (), further, why)
+    best = tuple(reversed(good[-BEST:]))
+    names = ", ".join(f"{one.name} ({short(one.total)})" for one in best)
+    beyond = next((one for one in every if one.parameters > best[0].parameters), None)
+    why = "" if beyond is None else over(beyond.name, beyond)
+    return Fitted("model", f"largest published shapes that fit: {names}", best, beyond, why)
+
+
+def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
+    """Return the layouts that need fewest devices, of these the fastest; what was given stays as it is."""
+    need_device(plan, "layout")
+    tried = [one for one in candidates(plan, asked)]
+    if not tried:
+        raise UsageError(f"{opt('fit', 'layout')}: no layout is left to try", "give fewer options of it")
+    good = sorted((one for one in tried if one.fits), key=_order)
+    if not good:
+        nearest = min(tried, key=lambda one: one.total)
+        count = plural(max(one.layout.world for one in tried), "device")
+        return Fitted("layout", f"no layout of up to {count} fits", (), nearest, over(f"nearest: {said(nearest)}", nearest))
+    best = tuple(good[:BEST])
+    first = _order(best[0])
+    cheaper = [one for one in tried if not one.fits and _order(one) < first]
+    closest = max(cheaper, key=lambda one: (one.layout.world, -one.total), default=None)
+    why = "nothing cheaper was tried" if closest is None else f"the next cheaper one does not fit: {over(said(closest), closest)}"
+    answer = "; ".join(f"{number}. {said(one)}: {short(one.total)}{_rate(one)}" for number, one in enumerate(best, start=1))
+    return Fitted("layout", answer, best, closest, why)
+
+
+def _order(plan: Plan) -> tuple[float, ...]:
+    """Return what layouts are sorted by: devices, then tokens a second, then what is computed twice."""
+    bound = plan.time
+    rate = 0.0 if bound is None or bound.tokens_per_second is None else bound.tokens_per_second
+    simple = plan.layout.zero, plan.layout.pp, plan.layout.tp
+    return plan.layout.world, -rate, plan.workload.recomputed_every, *simple
+
+
+def said(plan: Plan) -> str:
+    """Return a layout in words: "8 devices: tp 2, dp 4, zero 3, checkpointing all"."""
+    layout = plan.layout
+    parts = [f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1]
+    parts += [f"zero {layout.zero}"] if layout.zero else []
+    parts += [f"checkpointing {plan.workload.checkpointing}"] if plan.workload.recomputed_every else []
+    return f"{plural(layout.world, 'device')}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def _rate(plan: Plan) -> str:
+    bound = plan.time
+    return "" if bound is None or bound.tokens_per_second is None else f", at most {bound.tokens_per_second:,.0f} tokens/s"
+
+
+def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
+    """Yield the plan of each layout that can work, and, in training, with and without layers that are recomputed."""
+    total = asked.count or MOST_DEVICES
+    inside = asked.devices or 8
+    counts = [n for n in range(1, total + 1) if total % n == 0]
+    recomputed = ("none", "all") if plan.workload.training and "checkpointing" not in plan.workload.explicit else (None,)
+    for layout in layouts(plan.config, plan.workload.training, asked, counts, inside):
+        for checkpointing in recomputed:
+            changed = plan if checkpointing is None else plan.with_workload(checkpointing=checkpointing)
+            yield changed.with_layout(layout)
+
+
+def layouts(
+    config: ModelConfig, training: bool, asked: LayoutOptions, counts: Iterable[int], inside: int
+) -> Iterator[Layout]:
+    """Yield the layouts of so many devices that a model can have, with what was asked for as it was."""
+    given = asked.explicit
+
+    def free(name: str, count: int, most: int) -> list[int]:
+        if name in given:
+            return [value for value in (getattr(asked, name),) if value and count % value == 0]
+        return [n for n in range(1, min(count, most) + 1) if count % n == 0]
+
+    schedule: Any = asked.schedule
+    for count in counts:
+        for tp in free("tp", count, inside):
+            for pp in free("pp", count // tp, 1 << 30):
+                dp = count // tp // pp
+                if ("dp" in given and dp != asked.dp) or (not training and dp > 1 and "dp" not in given):
+                    continue
+                zeros: tuple[Any, ...] = (asked.zero,) if "zero" in given else (0, 1, 2, 3) if dp > 1 and training else (0,)
+                for zero in zeros:
+                    made = Layout(dp=dp, zero=zero if dp > 1 else 0, tp=tp, pp=pp, schedule=schedule)
+                    if not made.problems(config):
+                        yield made

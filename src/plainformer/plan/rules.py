@@ -1,0 +1,127 @@
+"""The rule of thumb, parameters times bytes, beside what was counted: when it is wrong, and by how much. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from plainformer.config.model import ModelConfig
+from plainformer.plan.devices import short
+from plainformer.plan.published import size_in
+from plainformer.plan.result import GRADIENTS, OPTIMIZER, WEIGHTS, RankPlan
+from plainformer.plan.workload import Workload
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+_NEAR = 0.02  # a difference that nobody minds
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What people reckon with.
+
+    Attributes:
+        said: the rule, in numbers. bytes: what it gives.
+        states: what was counted of what it is about: weights, in training also gradients and states of the optimizer.
+        peak: the bytes of tensors at the peak, all devices that hold the model together.
+        sentences: when it is wrong, and by how much.
+    """
+
+    said: str
+    bytes: int
+    states: int
+    peak: int
+    sentences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {
+            "rule": self.said,
+            "bytes": self.bytes,
+            "counted": self.states,
+            "peak": self.peak,
+            "sentences": list(self.sentences),
+        }
+
+
+def rule_of(
+    name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...]
+) -> Rule:
+    """Return the rule of thumb for a model of that name; where it says its size ("7B"), people take that."""
+    count = size_in(name) or parameters
+    dtype = "fp32" if workload.training else workload.dtype or "fp32"
+    rule = count * _BYTES[dtype] * (4 if workload.training else 1)
+    times = "4 bytes, training x4" if workload.training else f"{_BYTES[dtype]} {'byte' if dtype == 'int8' else 'bytes'}"
+    worst = max(ranks, key=lambda rank: rank.bytes)
+    about = (WEIGHTS, GRADIENTS, OPTIMIZER) if workload.training else (WEIGHTS,)
+    held: dict[str, int] = {}
+    for phase in worst.phases:
+        for part, size in phase.parts().items():
+            if part in about:
+                held[part] = max(held.get(part, 0), size)
+    states, peak = sum(held.values()), worst.bytes
+    said = f"{_count(count)} x {times} = {short(rule)}"
+    alone = len(ranks) == 1 and len(worst.ranks) == 1
+    sentences = tuple(_sentences(config, workload, count, parameters, rule, states, worst)) if alone else _divided(ranks, rule)
+    return Rule(said, rule, states, peak, sentences)
+
+
+def _divided(ranks: tuple[RankPlan, ...], rule: int) -> tuple[str, ...]:
+    count = sum(len(rank.ranks) for rank in ranks)
+    worst = max(rank.bytes for rank in ranks)
+    share = rule / max(count, 1)
+    return (f"divided by {count} ranks it is {short(share)} each; the worst of them needs {short(worst)}, {worst / share:.2f} times that",)
+
+
+def _sentences(
+    config: ModelConfig, workload: Workload, count: int, parameters: int, rule: int, states: int, worst: RankPlan
+) -> Iterator[str]:
+    what = "weights, gradients and states" if workload.training else "weights"
+    off = rule / max(states, 1) - 1
+    if abs(off) < _NEAR:
+        yield f"right for the {what} to {abs(off):.1%}"
+    else:
+        yield f"for the {what} it is off by {off:+.1%}: they are {short(states)}{_because(config, workload, count, parameters)}"
+    peak = worst.bytes
+    if peak > rule * (1 + _NEAR):
+        rest = {name: size for name, size in worst.peak.parts().items() if name not in (WEIGHTS, GRADIENTS, OPTIMIZER)}
+        largest = sorted(rest, key=lambda name: -rest[name])[:2]
+        named = " and ".join(f"{name} ({short(rest[name])})" for name in largest)
+        yield f"for the peak, in {worst.peak.name}, it is wrong by {peak / rule:.2f}x{f': it leaves out {named}' if named else ''}"
+    else:
+        yield f"at the peak, in {worst.peak.name}, it is {rule / peak:.2f}x what is needed"
+    yield _grows(config, workload)
+
+
+def _because(config: ModelConfig, workload: Workload, count: int, parameters: int) -> str:
+    reasons = []
+    if abs(count / parameters - 1) >= _NEAR:
+        reasons.append(f"it has {_count(parameters)} parameters, not {_count(count)}")
+    if workload.training and workload.trainable != "all":
+        reasons.append(f"only the {'adapters' if workload.trainable == 'lora' else 'head'} have gradients and states")
+    if workload.training and workload.optimizer != "adamw":
+        reasons.append(f"x4 is AdamW's; {workload.optimizer} keeps less")
+    if not workload.training and workload.dtype == "int8":
+        tied = ", and the tied table exists twice, once in int8" if config.tied else ""
+        reasons.append(f"embeddings and norms stay fp32{tied}")
+    return ": " + "; ".join(reasons) if reasons else ""
+
+
+def _grows(config: ModelConfig, workload: Workload) -> str:
+    """Return what the rule does not see grow."""
+    if workload.training:
+        return "it knows neither batch nor length: activations and logits grow with both, states do not"
+    shared = [s for s in (config.encoder, config.decoder) if s is not None and len(set(s.layer_ids)) < s.num_layers]
+    if shared:
+        return f"{shared[0].num_layers} layers share {len(set(shared[0].layer_ids))} set of weights: time and activations are those of all"
+    stack = config.decoder
+    if stack is None:
+        return "it knows neither batch nor length: activations grow with both"
+    size = 1 if workload.cache == "int8" else 2 if workload.dtype in ("bf16", "fp16") else 4
+    token = 2 * stack.num_kv_heads * stack.head_dim * size * stack.num_layers
+    return f"it does not know the cache, which takes {short(token)} for each token of each row"
+
+
+def _count(count: int) -> str:
+    power, letter = next(((p, x) for p, x in ((10**9, "B"), (10**6, "M"), (10**3, "k")) if count >= p), (1, ""))
+    return f"{round(count / power, 2):g}{letter}"
