@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
@@ -14,15 +12,14 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
+from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.config.layout import Layout
 from plainformer.config.local import local, zero1_owners
 from plainformer.config.training import LoraConfig, OptimizerConfig, StartConfig
-from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.families import table_for
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.gather import Share, Team, local_of, shares
 from plainformer.parallel.mesh import start
-from plainformer.saving import save_config
 from plainformer.starting import from_fragment
 from plainformer.train.checkpoint import Checkpoints, damage
 from plainformer.train.history import History
@@ -37,7 +34,15 @@ FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "llama": ({**SIZES, "intermediate_size": 24, "num_key_value_heads": 2, "tie_word_embeddings": True}, "causal_lm"),
     "gpt2": ({"n_embd": 16, "vocab_size": 43, "n_head": 4, "n_layer": 4, "n_positions": 32}, "causal_lm"),
     "t5": (
-        {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "vocab_size": 43},
+        {
+            "d_model": 16,
+            "d_kv": 4,
+            "d_ff": 24,
+            "num_heads": 4,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "vocab_size": 43,
+        },
         "seq2seq_lm",
     ),
     "albert": ({**SIZES, "embedding_size": 8, "intermediate_size": 24, "max_position_embeddings": 32}, "masked_lm"),
@@ -173,14 +178,19 @@ def test_any_layout_goes_on_with_what_any_other_saved(tmp_path: Path) -> None:
             if step >= steps - 2:
                 alone.save(step + 1)
         for step in (steps - 1, steps):
-            path, expected = (tmp_path / run / f"checkpoints/step-{step:08d}" for run in (f"{family}-{kind}", f"alone-{family}-{kind}"))
+            path, expected = (
+                tmp_path / run / f"checkpoints/step-{step:08d}"
+                for run in (f"{family}-{kind}", f"alone-{family}-{kind}")
+            )
             assert damage(path) == ""
             for stem in ("model", "adapter_model", "training/optimizer", "training/ema", "training/weights"):
                 found, wanted = tensors_in(path, stem), tensors_in(expected, stem)
                 assert found.keys() == wanted.keys(), (family, kind, stem)
                 for name, tensor in wanted.items():
                     assert found[name].dtype == tensor.dtype
-                    torch.testing.assert_close(found[name], tensor, atol=2e-6, rtol=1e-5, msg=lambda m: f"{family} {kind} {name}: {m}")
+                    torch.testing.assert_close(
+                        found[name], tensor, atol=2e-6, rtol=1e-5, msg=lambda m: f"{family} {kind} {name}: {m}"
+                    )
             assert {p.name for p in path.iterdir() if p.suffix == ".json"} - {"model.safetensors.index.json"} == {
                 p.name for p in expected.iterdir() if p.suffix == ".json"
             }

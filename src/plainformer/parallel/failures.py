@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
+from plainformer.config.parallel import is_several
 from plainformer.errors import PlainformerError, TrainingError, opt
 
 # What gloo and NCCL say when another process has ended. They raise RuntimeError, and no kind of it.
@@ -20,14 +21,9 @@ _LATE = ("Timed out", "timed out", "timeout", "Timeout")
 _GOES_ON = "the same command goes on from the last checkpoint, and `torchrun --max-restarts 3` gives it by itself"
 
 
-def started_together() -> bool:
-    """Return whether torchrun, or what sets its variables, has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
-
-
 def failure_of_another(error: BaseException, timeout: float) -> PlainformerError | None:
     """Return what to say of an error that another process has caused; None of any other error."""
-    if not started_together() or not isinstance(error, RuntimeError | TimeoutError) or isinstance(error, MemoryError):
+    if not is_several() or not isinstance(error, RuntimeError | TimeoutError) or isinstance(error, MemoryError):
         return None
     text = str(error)
     import torch.distributed as dist
@@ -44,16 +40,16 @@ def failure_of_another(error: BaseException, timeout: float) -> PlainformerError
 
 def speaks(message: str) -> bool:
     """Return whether this process is the first of those started together to say a message, as far as it can find out."""
-    if not started_together():
+    if not is_several():
         return True
     attempt = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ.get('TORCHELASTIC_RESTART_COUNT')} {message}"
     key = f"plainformer/said/{hashlib.sha256(attempt.encode()).hexdigest()}"
     with suppress(Exception):  # the store may have gone with the process that had it: then everybody speaks
-        import torch.distributed as dist
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(key, 1) == 1
+        store = TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))
+        return bool(store.add(key, 1) == 1)
     return True
 
 

@@ -11,23 +11,23 @@ import time
 import uuid
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 _PAUSE = 0.02  # seconds between two looks
 
 
-def meet(store: dist.Store, rank: int, count: int, timeout: timedelta) -> dist.Store:
+def meet(store: Store, rank: int, count: int, timeout: timedelta) -> Store:
     """Return the part of a store that belongs to this attempt's processes alone; all of them call it.
 
     Raises:
-        dist.DistStoreError, TimeoutError: the others have not come in time.
+        TimeoutError: the others have not come in time.
     """
     end = time.monotonic() + timeout.total_seconds()
     name = _name_for_others(store, count, end) if rank == 0 else _name_from_first(store, rank, end)
-    return dist.PrefixStore(f"plainformer/{name}", store)
+    return PrefixStore(f"plainformer/{name}", store)
 
 
-def _name_for_others(store: dist.Store, count: int, end: float) -> str:
+def _name_for_others(store: Store, count: int, end: float) -> str:
     name = uuid.uuid4().hex
     answered: dict[int, bytes] = {}
     while store.add(f"plainformer/there/{name}", 0) < count - 1:
@@ -43,7 +43,7 @@ def _name_for_others(store: dist.Store, count: int, end: float) -> str:
     return name
 
 
-def _name_from_first(store: dist.Store, rank: int, end: float) -> str:
+def _name_from_first(store: Store, rank: int, end: float) -> str:
     word = uuid.uuid4().hex
     store.set(f"plainformer/hello/{rank}", word)
     while not store.check([f"plainformer/welcome/{word}"]):

@@ -177,9 +177,7 @@ def load_optimizer_tensors(
         whole = of[own].shape if of else tuple(parameters[own].shape)
         shape = whole if key != "step" else ()
         if tensor.shape != shape:
-            raise CheckpointError(
-                f"optimizer state {full!r} has the shape {tuple(tensor.shape)}, not {shape}", _OTHER
-            )
+            raise CheckpointError(f"optimizer state {full!r} has the shape {tuple(tensor.shape)}, not {shape}", _OTHER)
         states.setdefault(own, {})[key] = of[own].of(tensor) if of and shape else tensor
     for name, state in states.items():
         missing = [key for key in STATE if key not in state]

@@ -19,7 +19,9 @@ from plainformer.config.training import OptimizerConfig
 from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
-from plainformer.train.checkpoint import Checkpoints, Saved
+from plainformer.parallel.data import Replicas
+from plainformer.parallel.sync import Ranks
+from plainformer.train.checkpoint import Checkpoints, Saved, Written
 from plainformer.train.example_losses import LossFiles
 from plainformer.train.feeder import collated
 from plainformer.train.kept_verdict import kept_verdict
@@ -27,6 +29,7 @@ from plainformer.train.loop import train_steps
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.plan import Step
+from plainformer.train.record import NoRecord
 from plainformer.train.run import Run, State
 from plainformer.train.schedule import factor
 from plainformer.train.trimming import Trimming
@@ -40,8 +43,11 @@ from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import made_model
 from plainformer.training.prepared import Prepared, prepare
+from plainformer.training.processes import divided, first, team_of, together
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
+
+_LOCK_SECONDS = 60.0  # that the processes before a restart may take to end, of a run of several
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
@@ -92,8 +98,14 @@ def train(
     with dotted_options(), machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
         prepared = prepare(config)
         try:
-            with alone_in(make_folder(config.folder)):
-                return _train(prepared, Events(on_event), stopping)
+            with together(config, prepared.layout) as mesh:
+                ranks = Ranks(mesh)
+                with (
+                    alone_in(make_folder(config.folder), _LOCK_SECONDS * (mesh is not None))
+                    if ranks.is_first
+                    else nullcontext()
+                ):
+                    return _train(prepared, Events(on_event), ranks.agreeing(stopping), ranks)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
@@ -104,11 +116,10 @@ def train(
             raise
 
 
-def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> TrainResult:
-    config, folder = prepared.config, RunFolder(Path(prepared.config.folder))
-    checkpoints = Checkpoints(folder.path, config.checkpoints.keep)
-    if checkpoints.steps():
-        folder.check(config, prepared.data)
+def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: Ranks) -> TrainResult:
+    config, folder, team = prepared.config, RunFolder(Path(prepared.config.folder)), team_of(ranks.mesh)
+    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=team)
+    first(team, lambda: folder.check(config, prepared.data) if checkpoints.steps() else None)
     saved, passed_over = checkpoints.newest()
     for sentence in passed_over:
         events.say(sentence)
@@ -116,19 +127,15 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
         events.say("no checkpoint is whole: the run begins anew")
     state = State()
     if saved is None:
-        folder.begin(config, prepared.data)
-        prepared.plan.save(folder.path)
-        for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
-            for line in [] if store is None else store.counts.lines():
-                events.say(f"{name}: {line}")
+        first(team, lambda: _begin(prepared, folder, events))
     else:
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
-        changed = folder.go_on(config, state.step)
+        changed = first(team, lambda: folder.go_on(config, state.step))
         if changed:
             events.say("the run continues, no longer bit for bit, since these differ: " + "; ".join(changed))
     if state.ended not in ("done", "early"):
         state.ended = ""
-        run = make_run(prepared, folder.path, checkpoints, saved, events, stop)
+        run = make_run(prepared, folder.path, checkpoints, saved, events, stop, ranks)
         events.started(state, prepared.plan.total_steps)
         try:
             train_steps(run, state)
@@ -137,13 +144,21 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool]) -> Trai
             if run.trimming is not None:
                 run.trimming.close()
     if state.ended in ("done", "early"):
-        tell_best(folder.path)
+        first(team, lambda: tell_best(folder.path))
     result = TrainResult(
         *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)),
         evaluated=prepared.metric.evaluated,
     )
     events.ended(result.to_dict())
     return result
+
+
+def _begin(prepared: Prepared, folder: RunFolder, events: Events) -> None:
+    folder.begin(prepared.config, prepared.data)
+    prepared.plan.save(folder.path)
+    for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
+        for line in [] if store is None else store.counts.lines():
+            events.say(f"{name}: {line}")
 
 
 def make_run(
@@ -153,33 +168,38 @@ def make_run(
     saved: Saved | None,
     events: Events,
     stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
-    model, new = made_model(config, start, type(objective), saved.path if saved else None)
+    team = team_of(ranks.mesh)
+    model, new = made_model(config, start, type(objective), saved.path if saved else None, ranks.mesh)
+    gradients = divided(model, config, ranks.mesh)
     if new:
         events.say(f"newly initialised: {', '.join(new)}")
     peak = config.optimizer.learning_rate
     assert peak is not None  # `resolved` has written it out
-    optimizer = make_optimizer(model, config.optimizer, peak)
+    optimizer = make_optimizer(model, config.optimizer, peak, keeps=gradients.keeps)
     average = _average(config.optimizer, model)
-    going = Going(model, optimizer, average, history_of(prepared))
+    going = Going(model, optimizer, average, history_of(prepared), team)
     if saved is not None:
         going.load(saved)
 
-    def save_model(path: Path, state: State) -> None:
-        start.save(model, path)
-        if state.ended in ("done", "early"):
+    def save_model(path: Path, state: State) -> Written:
+        written = start.save(model, path, team)
+        if ranks.is_first and state.ended in ("done", "early"):
             conclude(folder)
             write_examples(prepared, going.history, state.step, folder)
-        card_of(prepared, model, state, folder).write(path)
+        if ranks.is_first:
+            card_of(prepared, model, state, folder).write(path)
+        return written
 
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
     return Run(
-        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin)),
+        *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin, ranks)),
         scored=scored(prepared, pin),
-        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1),
+        losses=LossFiles(folder, saved.state["evaluated"] if saved else -1) if ranks.is_first else None,
         history=going.history,
         optimizer=optimizer,
         rate=lambda step: peak * factor(config.schedule, step, plan.total_steps),
@@ -190,9 +210,12 @@ def make_run(
         checkpoints=checkpoints,
         save_model=save_model,
         tensors=going.tensors,
-        record=Told(folder, events, **place),
+        record=Told(folder, events, **place) if ranks.is_first else NoRecord(),
         stop=stop,
-        trimming=Trimming(config.loss, plan, folder, saved) if config.loss.trim else None,
+        trimming=Trimming(config.loss, plan, folder, saved, ranks.is_first) if config.loss.trim else None,
+        ranks=ranks,
+        gradients=gradients,
+        replicas=gradients if isinstance(gradients, Replicas) else None,
     )
 
 
@@ -202,13 +225,14 @@ def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
     return Average(model, config.ema, shrinks(model) if config.l1 else ())
 
 
-def _batches(prepared: Prepared, pin: bool) -> Callable[[int], tuple[Step, list[Batch]]]:
-    """Return what makes the micro-batches of a step; `pin`: for a GPU."""
+def _batches(prepared: Prepared, pin: bool, ranks: Ranks) -> Callable[[int], tuple[Step, list[Batch]]]:
+    """Return what makes this process's micro-batches of a step; `pin`: for a GPU."""
     plan, config = prepared.plan, prepared.config
 
     def batches(number: int) -> tuple[Step, list[Batch]]:
         step = plan.step(number)
         how = (config.seed, step.epoch, pin, config.augment.embedding_noise)
-        return step, [collated(prepared.objective, prepared.examples, rows, *how) for rows in step.micro]
+        mine = [step.micro[turn.micro] for turn in ranks.dealt(len(step.micro))]
+        return step, [collated(prepared.objective, prepared.examples, rows, *how) for rows in mine]
 
     return batches

@@ -30,9 +30,9 @@ from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
-from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.gather import Share, Team, local_of
+from plainformer.parallel.mesh import Mesh
 from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.checkpoint import Written
@@ -210,9 +210,13 @@ def described(media: ImageProcessor | MelProcessor | WaveProcessor, model: Model
 
 
 def made_model(
-    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh | None = None
 ) -> tuple[Transformer, tuple[str, ...]]:
-    """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
+    """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new.
+
+    `mesh`: the processes that have it together; this one gets its part of the layers, but the whole of what data-parallel
+    ranks share out.
+    """
     asked = config.model
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
@@ -230,12 +234,9 @@ def made_model(
     if asked.train == "head":
         _freeze_backbone(model)
     _rest_unread(model, config)
-    model.to(config.device)
+    model.to(config.device if mesh is None else mesh.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
-    set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
-    if config.compile:
-        _compile(model)
     return model, new
 
 
@@ -247,7 +248,7 @@ def _rest_unread(model: Transformer, config: TrainConfig) -> None:
         frontend.hidden.requires_grad_(frontend.hidden.requires_grad and hides)
 
 
-def _compile(model: Transformer) -> None:
+def compile_layers(model: Transformer) -> None:
     """Let each layer be compiled when it first runs: layers are versions of one function, told apart by their number."""
     import torch._dynamo as dynamo
 
@@ -283,9 +284,7 @@ def weights_of(model: Transformer) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in trained(model).items()}
 
 
-def fill(
-    model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None
-) -> None:
+def fill(model: Transformer, tensors: Mapping[str, torch.Tensor], of: Mapping[str, Share] | None = None) -> None:
     """Put tensors that `weights_of` returned into a model; `of`: what it has of each parameter, None for all."""
     with torch.no_grad():
         for name, parameter in model.named_parameters() if tensors else ():
