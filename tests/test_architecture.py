@@ -57,12 +57,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "folds": TOP | {"starting", "train", "data", "evaluate", "evaluation", "training", "__init__"},
     "harness": TOP | {"__init__"},
     "info": TOP,
+    "planning": TOP | {"plan", "starting"},
+    "measuring": TOP | {"plan", "train"},
     "explanation": TOP,
     "serve": TOP,
     "cli": TOP
-    | {"info", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "evaluation", "folds"}
+    | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "evaluation", "folds"}
     | {"__init__"},
-    "__init__": TOP | {"explanation", "starting", "train", "training", "evaluation", "folds", "harness", "evaluate"},
+    "__init__": TOP | {"plan", "planning", "explanation", "starting", "train", "training", "evaluation", "folds", "harness", "evaluate"},
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.
@@ -73,9 +75,11 @@ EXTRA: dict[str, set[str]] = {
     "train/__init__.py": {"training"},
     # `plainformer.evaluate(ref, data)` calls that package.
     "evaluate/__init__.py": {"evaluation"},
+    # `plainformer.plan(ref)` calls that module.
+    "plan/__init__.py": {"planning"},
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
-TORCH_FREE = {"__init__", "config", "errors", "replacing", "families", "data", "plan", "entities", "evaluate", "cli"}
+TORCH_FREE = {"__init__", "config", "errors", "replacing", "families", "data", "plan", "entities", "evaluate", "cli"} | {"planning"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

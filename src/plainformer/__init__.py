@@ -15,6 +15,9 @@ _NAMES = {
     "load": "plainformer.loading",
     "save": "plainformer.saving",
     "pipeline": "plainformer.loading",
+    "plan": "plainformer.planning",
+    "Plan": "plainformer.plan.planned",
+    "Workload": "plainformer.plan.workload",
     "train": "plainformer.training",
     "cross_validate": "plainformer.folds",
     "FoldsResult": "plainformer.folds",
@@ -84,6 +87,9 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
     from plainformer.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from plainformer.plan.planned import Plan as Plan
+    from plainformer.plan.workload import Workload as Workload
+    from plainformer.planning import plan as plan
     from plainformer.evaluate.comparison import Comparison as Comparison, compare as compare
     from plainformer.explanation import ReplayError as ReplayError, Request as Request, Trace as Trace
     from plainformer.explanation import explain as explain, explain_steps as explain_steps, record as record
@@ -117,7 +123,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
 if not TYPE_CHECKING:  # which would take any name for one that there is
 
     def __getattr__(name: str) -> Any:
-        if name in ("train", "evaluate"):
+        if name in ("train", "evaluate", "plan"):
             # Packages that are called: importing a part of one names it so, too.
             return import_module(f"plainformer.{name}")
         if name in _NAMES:

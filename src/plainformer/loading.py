@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 Ref = str | os.PathLike[str]
 T = TypeVar("T", bound=Task)
 F = TypeVar("F", bound=Callable[..., Any])
+MakeModel = Callable[[ModelConfig], Transformer]
 Chosen = Callable[[type[Task], str, ModelConfig], None]  # a task's class, its name, its model's configuration
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPES |= {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
@@ -274,12 +275,15 @@ def pipeline(task: str | type[Task], ref: Ref, **options: Unpack[LoadArgs]) -> T
 
 
 @_names_options
-def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]) -> Transformer:
+def load_model(
+    ref: Ref, *, head: str | None = None, make: MakeModel = Transformer, **options: Unpack[LoadArgs]
+) -> Transformer:
     """Return the model of a reference, without tokenizer and task.
 
     Args:
         ref: a local folder, a `.gguf` file, a bundled name or a Hub id.
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
+        make: makes the empty model of a configuration; `parallel.tensor.part_of` makes a rank's part of it.
         dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
         backend: how linears compute on a CPU: "plain", "fused", "onednn", "compiled", or "auto": "compiled" for a decoder,
@@ -302,7 +306,7 @@ def load_model(ref: Ref, *, head: str | None = None, **options: Unpack[LoadArgs]
     """
     asked = LoadOptions.of(options, "load_model")
     with open_asked(ref, asked) as checkpoint:
-        return build_model(checkpoint, asked, head)
+        return build_model(checkpoint, asked, head, make)
 
 
 def open_asked(ref: Ref, options: LoadOptions) -> Checkpoint:
@@ -331,14 +335,19 @@ def load_tokenizer(
         return checkpoint.tokenizer()
 
 
-def build_model(checkpoint: Checkpoint, options: LoadOptions, head: str | None = None) -> Transformer:
-    """Build a checkpoint's model, fill it with its weights, and prepare it for its purpose; see `load_model`."""
+def build_model(
+    checkpoint: Checkpoint, options: LoadOptions, head: str | None = None, make: MakeModel = Transformer
+) -> Transformer:
+    """Build a checkpoint's model, fill it with its weights, and prepare it for its purpose; see `load_model`.
+
+    `make`: makes the empty model of a configuration, or a rank's part of it (`parallel.tensor.part_of`).
+    """
     trains = options.purpose == "train"
     device = as_device(options.device)
     dtype = torch.float32 if trains else as_dtype(options.dtype, device)
     config, source = checkpoint.config(head), checkpoint.tensors()
     check_depth(config, source)
-    model = Transformer(config).eval()
+    model = make(config).eval()
     table, unused = checkpoint.rows(config), options.allow_unused
     load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
@@ -346,7 +355,10 @@ def build_model(checkpoint: Checkpoint, options: LoadOptions, head: str | None =
         model.train()
     elif options.prepare:
         rows = 1 if config.main_stack.direction == "causal" else 128
-        prepare_for_inference(model, options.quantize or options.backend, rows, source.release)
+        backend = options.quantize or options.backend
+        if backend == "auto" and rows > 1 and model.local is not None:
+            backend = "fused"  # ranks that measure may choose differently, and then their last bits differ
+        prepare_for_inference(model, backend, rows, source.release)
     return model
 
 

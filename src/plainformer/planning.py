@@ -113,7 +113,9 @@ def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:
             raise UsageError(f"both a model and {opt('params', shape.params)} are given", "give one of them")
         return of_size(shape)
     for name in sorted(shape.given):
-        raise UsageError(f"{opt(name, getattr(shape, name))} changes a shape", f"give {opt('params', '7B')}, not a model")
+        raise UsageError(
+            f"{opt(name, getattr(shape, name))} changes a shape", f"give {opt('params', '7B')}, not a model"
+        )
     if model is None:
         raise UsageError("no model to plan for", f"give a reference, or {opt('params', '7B')}")
     if isinstance(model, ModelConfig):
@@ -138,7 +140,7 @@ def of_reference(ref: Ref, files: Mapping[str, Any]) -> Described:
         raw = completed(read_json_object(path), files.get("family"))
         wanted = head if task is None else head_for_task(task_info(task).name, heads_of(str(raw.get("model_type"))))
         return Described(path.parent.name or path.name, config_from_dict(raw, wanted, str(path)))
-    named = {name: files.get(name) for name in ("revision", "token", "family")}
+    named: dict[str, Any] = {name: files.get(name) for name in ("revision", "token", "family")}
     with open_checkpoint(ref, part="config", **named) as checkpoint:
         info = task_info(task) if task is not None else stated_task(checkpoint)
         wanted = head if info is None else head_for_task(info.name, heads_of(checkpoint.model_type))
@@ -170,7 +172,9 @@ def of_size(shape: ShapeOptions) -> Described:
     config = config_from_dict(dict(found.config))
     changes = {name: getattr(shape, name) for name in sorted(shape.given - {"params"})}
     config = reshaped(config, changes)
-    notes = [f"the shape is that of {found.name} ({found.parameters:,} parameters), the published one nearest to {shape.params}"]
+    notes = [
+        f"the shape is that of {found.name} ({found.parameters:,} parameters), the published one nearest to {shape.params}"
+    ]
     if changes:
         notes.append("with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items()))
     exact = count_parameters(config)
@@ -215,11 +219,13 @@ def reshaped(config: ModelConfig, changes: Mapping[str, int]) -> ModelConfig:
             raise UsageError(f"{opt('width', width)} is not a multiple of {opt('heads', heads)}", "choose one that is")
         head_dim = width // heads
     if heads % kv_heads:
-        raise UsageError(f"{opt('heads', heads)} cannot share {opt('kv_heads', kv_heads)} evenly", "let one divide the other")
+        raise UsageError(
+            f"{opt('heads', heads)} cannot share {opt('kv_heads', kv_heads)} evenly", "let one divide the other"
+        )
     ffn = changes.get("ffn_size", round(stack.ffn_size * width / stack.hidden_size))
     words = changes.get("vocabulary", config.vocab_size or 0)
     rope = tuple(None if r is None else replace(r, dim=r.dim * head_dim // stack.head_dim) for r in stack.rope)
-    frontend: Any = replace(stack.frontend, vocab_size=words, embedding_size=width)  # type: ignore[call-arg]
+    frontend: Any = replace(stack.frontend, vocab_size=words, embedding_size=width)  # type: ignore[arg-type]
     return replace(
         config,
         head=replace(config.head, out_size=words),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from plainformer.errors import InputError, UsageError
 from plainformer.evaluate.base import plain_values
 from plainformer.evaluate.kept import Keeper, Kept, is_kept
+from plainformer.evaluate.scorers import make_scorer
 from tests.support import ROOT
+from tests.support.kept import keep as keep_pairs
 
 KEYS = [bytes([n]) * 16 for n in (3, 1, 2, 1)]
 
@@ -157,3 +160,21 @@ def test_memory_is_flat_with_intervals(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 20
+
+
+def test_two_that_write_to_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = make_scorer("single-label", labels=["bad", "good"], probabilities=False)
+    rename, times = os.rename, 0
+
+    def raced(old: Path, new: Path) -> None:
+        """Between one's look and its rename the other has finished."""
+        nonlocal times
+        if Path(new) == tmp_path / "one" and times < 3:
+            times += 1
+            shutil.copytree(tmp_path / "other", new)
+        rename(old, new)
+
+    keep_pairs(tmp_path / "other", scorer, [("bad", {"label": "bad"})] * 2)
+    monkeypatch.setattr(os, "rename", raced)
+    assert len(keep_pairs(tmp_path / "one", scorer, [("bad", {"label": "bad"})] * 3)) == 3 and times == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plainformer.errors import UsageError
+from plainformer.errors import PlainformerError, UsageError
 from plainformer.evaluate.ledger import NAME
 from plainformer.evaluation import evaluate
 from tests.support.models import save
@@ -43,3 +43,14 @@ def test_looks_of_evaluations(tiny: Tiny, tmp_path: Path) -> None:
     assert wide.low is not None and narrow.low is not None and wide.low <= narrow.low
     with pytest.raises(UsageError, match="fitted on validation rows"):
         evaluate(model, path, calibrate=path, test=True)
+
+
+def test_a_ledger_that_cannot_be_written_is_found_before_anything_is_seen(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PLAINFORMER_STATE", str(tmp_path / "file" / "state"))
+    path = write_rows(tmp_path / "rows.jsonl", classified())
+    with pytest.raises(PlainformerError, match=r"test-ledger\.jsonl, cannot be (read|written)"):
+        evaluate(tiny("text-classification"), path, test=True, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

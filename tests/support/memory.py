@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import NamedTuple
 
-from torch.profiler import ProfilerActivity, profile
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
 
 class Allocated(NamedTuple):
@@ -37,3 +41,55 @@ def allocated(run: Callable[[], object]) -> Allocated:
 def peak_bytes(run: Callable[[], object]) -> int:
     """Return the most bytes that were allocated at any time while `run` ran, beyond those allocated before it."""
     return allocated(run).peak
+
+
+def peaks_by_phase(run: Callable[[], object]) -> dict[str, int]:
+    """Return the most bytes beyond those at the start, for each part of `run` that `phase(name)` surrounds."""
+    gc.collect()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as seen:
+            run()
+    finally:
+        gc.enable()
+    assert seen.profiler is not None
+    events = seen.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    spans = {
+        event.name().removeprefix(PHASE): (event.start_ns(), event.end_ns())
+        for event in events
+        if event.name().startswith(PHASE)
+    }
+    return {name: _peak_within(changes, *span) for name, span in spans.items()}
+
+
+PHASE = "phase:"
+
+
+def phase(name: str) -> AbstractContextManager[object]:
+    """Give a part of the code a name for `peaks_by_phase`."""
+    return record_function(PHASE + name)
+
+
+def _peak_within(changes: list[tuple[int, int]], start: int, stop: int) -> int:
+    now = sum(size for at, size in changes if at < start)
+    return max([now, *(now + total for total in accumulate(size for at, size in changes if start <= at <= stop))])
+
+
+def saved_for_backward(run: Callable[[], object], model: torch.nn.Module) -> Counter[int]:
+    """Return how many storages of which size autograd keeps of what `run` computes, those of parameters not counted."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+    kept = []  # so that no address is given out twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    del result
+    return Counter(found.values())

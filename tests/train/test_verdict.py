@@ -161,6 +161,21 @@ def test_a_folder_without_losses_has_no_verdict(tmp_path: Path) -> None:
     assert Losses.__doc__
 
 
+def test_a_loss_that_ran_away_is_called_that() -> None:
+    found = curves(np.random.default_rng(0), 100)
+    found.losses[-1] = 1e30  # as `curves_of` reads a loss that is no number
+    sentence = str(judge([found], resamples=FAST))
+    assert "validation loss is no longer a finite number" in sentence and "%" not in sentence
+
+
+def test_a_damaged_file_of_losses_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "losses").mkdir()
+    for content in (b"", b"PK nothing", b"text"):
+        (tmp_path / "losses" / "examples.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_losses(tmp_path, [0])
+
+
 def test_folders_that_are_no_folds_are_passed_over(tmp_path: Path) -> None:
     for name in ("fold-10", "fold-2", "fold-old", "fold-0", "folds"):
         (tmp_path / name).mkdir()

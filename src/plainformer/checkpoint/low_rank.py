@@ -131,9 +131,9 @@ def _is_meant(theirs: str, target: str) -> bool:
 
 
 def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -> None:
-    weights = [model.get_parameter(f"{name}.weight") for name in matrix.ours]
-    weight = weights[0]
-    inputs, outputs = weight.size(1), sum(len(each) for each in weights)
+    weight, sizes = model.get_parameter(f"{matrix.ours[0]}.weight"), model.sizes()
+    shapes = [sizes[f"{name}.weight"] for name in matrix.ours]
+    inputs, outputs = shapes[0][1], sum(shape[0] for shape in shapes)
     if config.rank > min(inputs, outputs):
         what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
         raise UsageError(what, f"give {min(inputs, outputs)} or less")
@@ -151,7 +151,7 @@ def put_adapter(model: Transformer, matrix: Matrix, a: Tensor, b: Tensor, scale:
     for number, name in enumerate(matrix.ours):
         linear = model.get_submodule(name)
         assert isinstance(linear, Linear)
-        linear.adapter = Adapter(low, number)
+        linear.adapter = Adapter(low, number, linear.cut, linear.leave.draws if linear.leave is not None else None)
 
 
 # ------------------------------------------------------------------------------------------------------------------ saving

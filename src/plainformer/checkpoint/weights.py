@@ -2,6 +2,9 @@
 
 Every tensor is accounted for: a parameter left empty is an error, so is a tensor that no row knows, so is a shape that
 does not fit. Nothing is initialised at random.
+
+A model that is a part of a larger one (`config/local.py`) is filled with its own rows: what the file holds is accounted for as
+that of the whole model.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.checkpoint.account import what_to_do, why_missing
+from plainformer.checkpoint.filling import Filling, put
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Row, WeightTable
 from plainformer.config import HeadConfig, ModelConfig
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MANY_LAYERS = 64
 Plan = list[tuple[str, Row, Sequence[str]]]  # the tensors to read, each with its row and our names
+Sizes = Mapping[str, tuple[int, ...]]  # of the whole model's parameters
 _OTHER = "the configuration and the weights are not of the same model"
 
 
@@ -46,6 +51,9 @@ def load_weights(
 ) -> None:
     """Fill a model on the meta device, straight into place.
 
+    Of a model that is a part of another: a tensor of which nothing is here is not read, and of a mapped file only the pages
+    of the rows that are here.
+
     Args:
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
         allow_unused: ignore tensors that no row knows, instead of raising.
@@ -55,22 +63,19 @@ def load_weights(
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
     """
     dtype = dtype or (getattr(torch, source.dtype) if source.dtype is not None else None)
-    tied = dict(model.config.tied)
-    copies: dict[str, nn.Parameter] = {}  # of tied parameters, where the file has them too
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters, sizes = dict(model.named_parameters(remove_duplicate=False)), model.sizes()
+    filling = Filling(model, dtype, device, _own if trainable else Tensor.to)
     # Until the file has shown that it is of this size, a lying configuration must not take memory for zeros.
     plan = check_weights(model, source, table, allow_unused=allow_unused, new_head=new_head)
     for name, row, ours in plan:
-        for our_name, tensor in zip(ours, _read(source, name, row, ours, parameters), strict=True):
-            placed = (_own if trainable else Tensor.to)(tensor, device, dtype or tensor.dtype)
-            value = nn.Parameter(placed, requires_grad=False)
-            if our_name in tied:
-                copies[our_name] = value
-            else:
-                _set(model, our_name, value)
+        if not filling.wants(ours):
+            continue
+        stored = source.read(name)
+        for our_name, tensor in zip(ours, _read(name, stored, row, ours, sizes), strict=True):
+            filling.put(our_name, tensor, stored if source.is_mapped(name) else None)
         source.release()  # of a tensor that was converted, the file's own pages are not needed any more
-    _drop_pooler(model)
-    _untie_or_tie(model, tied, copies)
+    _drop_pooler(model, plan)
+    filling.tie()
     _fill_zeros(model, table if new_head else None, dtype, device)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(trainable and parameters[name].requires_grad)
@@ -88,22 +93,22 @@ def check_weights(
 
     Raises CheckpointError.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    sizes = model.sizes()
     plan, unused = _plan(model, source, table)
     for name, row, ours in plan:
         _check_type(name, source.stored(name))
-        _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, parameters)
+        _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, sizes)
     _account(model, table, plan, unused, allow_unused, new_head)
     return plan
 
 
 def for_head(model: Transformer, source: TensorSource, table: WeightTable) -> dict[str, tuple[Sequence[str], bool]]:
     """Return the tensors that the model's head would read, each with our names and whether its shape fits."""
-    parameters, found = dict(model.named_parameters(remove_duplicate=False)), {}
+    sizes, found = model.sizes(), {}
     for name, row, ours in _plan(model, source, table)[0]:
         if any(our_name.startswith("head.") for our_name in ours):
             try:
-                _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, parameters)
+                _fit(name, torch.empty(source.shape(name), device="meta"), row, ours, sizes)
                 found[name] = (ours, True)
             except CheckpointError:
                 found[name] = (ours, False)
@@ -112,7 +117,7 @@ def for_head(model: Transformer, source: TensorSource, table: WeightTable) -> di
 
 def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple[Plan, list[str]]:
     """Return the tensors to read, in the file's order, each with its row and our names; and those that no row uses."""
-    tied, parameters = dict(model.config.tied), set(dict(model.named_parameters(remove_duplicate=False)))
+    tied, parameters = dict(model.config.tied), set(model.sizes())
     ranks = {row: rank for rank, row in enumerate(table.rows)}
     filled: dict[str, int] = {}  # by which row
     plan: Plan = []
@@ -146,13 +151,10 @@ def check_depth(config: ModelConfig, source: TensorSource) -> None:
         )
 
 
-def _read(
-    source: TensorSource, name: str, row: Row, ours: Sequence[str], parameters: Mapping[str, Tensor]
-) -> list[Tensor]:
+def _read(name: str, tensor: Tensor, row: Row, ours: Sequence[str], sizes: Sizes) -> list[Tensor]:
     """Return a tensor of the file as the tensors of ours that it is, of the model's shapes."""
-    tensor = source.read(name)
     _check_type(name, str(tensor.dtype).removeprefix("torch."))
-    return _fit(name, tensor, row, ours, parameters)
+    return _fit(name, tensor, row, ours, sizes)
 
 
 def _check_type(name: str, stored: str) -> None:
@@ -164,7 +166,7 @@ def _check_type(name: str, stored: str) -> None:
         )
 
 
-def _fit(name: str, tensor: Tensor, row: Row, ours: Sequence[str], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+def _fit(name: str, tensor: Tensor, row: Row, ours: Sequence[str], sizes: Sizes) -> list[Tensor]:
     """Return a tensor as the tensors of ours that it is, of the model's shapes."""
     try:
         tensors = row.op.load(tensor)
@@ -172,17 +174,12 @@ def _fit(name: str, tensor: Tensor, row: Row, ours: Sequence[str], parameters: M
         raise CheckpointError(
             f"tensor {name!r} has shape {tuple(tensor.shape)}, which is not {row.op}", _OTHER
         ) from None
-    shapes = [parameters[our_name].shape for our_name in ours]
+    shapes = [sizes[our_name] for our_name in ours]
     if [part.shape for part in tensors] != shapes:
-        wanted = ", ".join(f"{tuple(shape)} ({our_name})" for shape, our_name in zip(shapes, ours, strict=True))
+        wanted = ", ".join(f"{shape} ({our_name})" for shape, our_name in zip(shapes, ours, strict=True))
         what = " and ".join(str(tuple(part.shape)) for part in tensors)
         raise CheckpointError(f"tensor {name!r} has shape {what}, and the configuration asks for {wanted}", _OTHER)
     return tensors
-
-
-def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
-    module, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module), leaf, value)
 
 
 def _fill_zeros(
@@ -195,32 +192,17 @@ def _fill_zeros(
     kind = dtype or next((p.dtype for p in model.parameters() if not p.is_meta), torch.float32)
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta and (table is None or table.is_zero(name)):
-            _set(model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), False))
+            put(model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), False))
 
 
-def _drop_pooler(model: Transformer) -> None:
+def _drop_pooler(model: Transformer, plan: Plan) -> None:
     """Remove the pooler of a base model whose checkpoint has none: masked language models are trained without one."""
-    config, parameters = model.config, list(model.head.parameters())
-    if config.head.kind == "none" and parameters and all(p.is_meta for p in parameters):
+    config, has_pooler = model.config, any(name.startswith("head.") for name in model.sizes())
+    filled = any(name.startswith("head.") for _, _, ours in plan for name in ours)
+    if config.head.kind == "none" and has_pooler and not filled:
         log.info("the checkpoint has no pooler: pooler_output will be None")
-        model.config = replace(config, head=HeadConfig())
+        model.configure(replace(config, head=HeadConfig()))
         model.head = type(model.head)(model.config.head, config.main_stack.hidden_size)
-
-
-def _untie_or_tie(model: Transformer, tied: dict[str, str], copies: dict[str, nn.Parameter]) -> None:
-    """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
-    kept = []
-    for name, source in tied.items():
-        own, shared = copies.get(name), model.get_parameter(source)
-        if shared.is_meta and own is not None:  # only the tied end was stored, as some savers do
-            _set(model, source, own)
-        elif own is not None and not torch.equal(own, shared):
-            log.warning("%s is tied in config.json but stored with other values: using both as stored", name)
-            _set(model, name, own)
-            continue
-        kept.append((name, source))
-    model.config = replace(model.config, tied=tuple(kept))
-    model.tie()
 
 
 def _account(
@@ -229,7 +211,7 @@ def _account(
     """Refuse parameters that no tensor would fill, and tensors that would fill none."""
     filled, tied = {our_name for _, _, ours in plan for our_name in ours}, dict(model.config.tied)
     filled |= {shared for own, shared in tied.items() if own in filled}  # only the tied end was stored
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if name not in tied]
+    names = [name for name in model.sizes() if name not in tied]
     if new_head or (model.config.head.kind == "none" and not any(name.startswith("head.") for name in filled)):
         names = [name for name in names if not name.startswith("head.")]  # the pooler, which is dropped then
     missing = [name for name in names if name not in filled and not table.is_zero(name)]

@@ -17,6 +17,7 @@ from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.workload import Workload
 
 if TYPE_CHECKING:
+    from plainformer.measuring import Measured
     from plainformer.plan.fit import Fitted
     from plainformer.plan.planned import Plan
 
@@ -67,10 +68,9 @@ def plan(
             raise UsageError(f"{opt('plot', plot)} is not a PNG file", "give a name that ends in .png")
         probe_output("plot", plot)
     options = {**hub.options(), **flags.options(), **({} if task is None else {"task": task})}
-    no_effect(measure and ref is None, "measure", f"with {opt('params')}: there are no weights", "give a model")
     made = _planned(restored(ref), options)
     found = None if fit is None else _fitted(made, fit, options)
-    measured = _measured(restored(ref), made, options) if measure else None
+    measured = _measured(made) if measure else None
     if plot is not None:
         from plainformer.plan.plots import draw
 
@@ -116,12 +116,14 @@ def _fitted(made: Plan, what: str, options: dict[str, Any]) -> Fitted:
         return fit.fit_layout(made, LayoutOptions(**{name: value for name, value in options.items() if name in known}))
 
 
-def _measured(ref: str | None, made: Plan, options: dict[str, Any]) -> Any:
+def _measured(made: Plan) -> Measured:
     with screen.during("measuring"):
+        import torch
+
         from plainformer.measuring import measure
 
-        names = ("revision", "token", "family")
-        return measure(str(ref), made, **{name: options[name] for name in names if name in options})
+        gpu = made.device is not None and made.device.kind == "gpu" and torch.cuda.is_available()
+        return measure(made, "cuda" if gpu else "cpu")
 
 
 def print_plan(out: Any, made: Plan) -> None:
@@ -149,7 +151,7 @@ def print_plan(out: Any, made: Plan) -> None:
         print_facts(out, {"": note}, label=15)
 
 
-def print_measured(out: Any, measured: Any) -> None:
+def print_measured(out: Any, measured: Measured) -> None:
     """Print predicted and measured bytes by phase."""
     out.print()
     rows = table("phase", "predicted", "measured", "difference", right=("predicted", "measured", "difference"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -139,13 +139,17 @@ class Local:
         if name.startswith("head."):
             return self.is_last
         stack, _, rest = name.partition(".")
-        held, config = self.layers[stack], dict(_stacks(self.config))[stack]
         what, _, rest = rest.partition(".")
         if what == "layers":
-            return int(rest.partition(".")[0]) in {config.layer_ids[layer] for layer in held}
+            return int(rest.partition(".")[0]) in self._layer_ids[stack]
         if what in ("frontend", "local"):
             return self.begins(stack)
-        return self.ends(stack) if what == "norm" else bool(held)
+        return self.ends(stack) if what == "norm" else bool(self.layers[stack])
+
+    @cached_property
+    def _layer_ids(self) -> dict[str, frozenset[int]]:
+        """The sets of parameters of the layers that are held here."""
+        return {name: frozenset(stack.layer_ids[i] for i in self.layers[name]) for name, stack in _stacks(self.config)}
 
     @cached_property
     def parts(self) -> Mapping[str, Part]:
@@ -157,6 +161,24 @@ class Local:
             for name in names
             if name not in others and self.holds(name)
         }
+
+    def part(self, name: str, shape: tuple[int, ...] = ()) -> Part:
+        """Return which part is held here under any name: of a parameter, a tied one, or an adapter's, which has that shape.
+
+        Adapters are whole on each rank, and each rank uses what belongs to its rows or columns of the weight alone.
+        """
+        linear, adapter, _ = name.partition(".adapter.")
+        if not adapter:
+            return self.parts[dict(self.tied).get(name, name)]
+        weight = f"{linear}.weight"
+        cut = self.layout.tp > 1 and division(self.config, weight)[0] is not None
+        first = self.place.pp == min(stages_with(self.config, self.layout, weight)) and self.place.tp == 0
+        return Part(name, shape, gradient="sum" if cut else "own", first=first)
+
+    def of(self, name: str) -> Part:
+        """Return what this rank would hold of a parameter of the whole model if it were not tied to another."""
+        sizes, sources = shapes(self.config), dict(self.config.tied)
+        return self._part(name, name, sizes[sources.get(name, name)])
 
     def _part(self, name: str, kept: str, shape: tuple[int, ...]) -> Part:
         tp, index = self.layout.tp, self.place.tp
@@ -228,8 +250,12 @@ def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
     if layout.pp == 1:
         return [0]
     names = {name, *(own for own, source in config.tied if source == name)}
-    stages = (Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
-    return [stage.place.pp for stage in stages if any(stage.holds(one) for one in names)]
+    return [stage.place.pp for stage in _stages(config, layout) if any(stage.holds(one) for one in names)]
+
+
+@lru_cache(maxsize=8)  # asked for again for each parameter
+def _stages(config: ModelConfig, layout: Layout) -> tuple[Local, ...]:
+    return tuple(Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
 
 
 def shared(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:

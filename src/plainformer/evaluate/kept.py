@@ -14,6 +14,7 @@ Shapes: N examples, M numbers of each.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ INFO, PREDICTIONS, ROWS, UNITS, KEYS = "evaluation.json", "predictions.jsonl", "
 VERSION = 1
 _TEMPORARY = ".tmp-evaluation-"
 _STALE = 24 * 3600.0  # seconds after which an unfinished folder is a dead process's
+_TRIES = 20  # to give a folder its name, while others do
 _UNFINISHED: set[Path] = set()  # of this process
 
 
@@ -253,13 +255,19 @@ class Keeper:
         self._start = self._rows.tell()
 
     def _rename(self) -> None:
-        old = None
-        if self.folder.exists():
-            old = self._made.with_name(self._made.name + "-old")
-            os.rename(self.folder, old)
-        os.rename(self._made, self.folder)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        """Give the folder its name; of several processes that write to one place, the last one's stays."""
+        for number in range(_TRIES):
+            old = self._made.with_name(f"{self._made.name}-old-{number}")
+            with suppress(FileNotFoundError):  # there is none, or another process was first
+                os.rename(self.folder, old)
+            try:
+                os.rename(self._made, self.folder)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or number == _TRIES - 1:
+                    raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -132,6 +132,15 @@ class Ledger:
         fix = "choose by validation rows; if there is a reason to look again, every report will say it: "
         raise UsageError(what, fix + opt("look_again", "..."))
 
+    def probe(self) -> None:
+        """Refuse a ledger that cannot be written, before anything is seen. Raises PlainformerError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b"):
+                pass
+        except OSError as error:
+            raise self._cannot("written", error) from None
+
     def add(self, look: Look, reason: str | None) -> Looks:
         """Write a look down, unless this model with these options was seen before; return all looks at the test set.
 

@@ -219,6 +219,7 @@ class _Examination:
         self.is_test = self.request.test or source.side == "test" or bool(known)
         if self.is_test:
             self.ledger.check(self.look, self.request.reason)
+            self.ledger.probe()
 
     @cached_property
     def look(self) -> Look:

@@ -18,6 +18,8 @@ VOTING = (
     *("image-classification", "audio-classification"),
 )
 
+_SHOWN = 4  # folders of candidates that are named
+
 
 def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
     """Yield what may be shipped, and how."""
@@ -32,8 +34,9 @@ def advice_of(config: TrainConfig, result: FoldsResult) -> Iterator[str]:
     left, size = left_behind(result)
     if left:
         runs = plural(len(left), "run of a search keeps its", "runs of a search keep their")
-        where = f"{_near(result.folder)}/**/search-*/*/checkpoints"
-        yield f"{runs} checkpoints, {size / 1e6:,.0f} MB, which nothing needs any more: {where}"
+        where = list(dict.fromkeys(str(_near(run.parent)) for run in left))
+        said = ", ".join(where[:_SHOWN]) + (f" and {len(where) - _SHOWN} more" if len(where) > _SHOWN else "")
+        yield f"{runs} checkpoints, {size / 1e6:,.0f} MB, which nothing needs any more: in {said}"
         yield "  the choice was made by their metrics.jsonl; the same command would train anew what is removed"
 
 

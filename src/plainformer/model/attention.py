@@ -6,6 +6,8 @@ head, L layers, P positions of a shared prefix, N prompts that share one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,10 +19,12 @@ from plainformer.config import StackConfig
 from plainformer.errors import UsageError
 from plainformer.model.disentangled import DisentangledScores
 from plainformer.model.documents import Documents
-from plainformer.model.dropout import drop
+from plainformer.model.dropout import Draws, drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
 from plainformer.model.position import Rotation, rotate
+
+ALIKE = nullcontext()  # numbers are drawn as they come
 
 
 class Room(NamedTuple):
@@ -214,7 +218,25 @@ def _beside(x_NKGE: Tensor, batch: int) -> Tensor:
     return x_NKGE.unflatten(2, (batch // len(x_NKGE), -1)).transpose(1, 2).flatten(0, 1)
 
 
-class SelfAttention(nn.Module):
+class Heads(nn.Module):
+    """What both attentions have where ranks share their heads, installed from outside; None where all heads are here.
+
+    Attributes:
+        draws: a context in which this rank draws numbers of its own.
+        gather: what this rank's heads attend to, (B, H', T, S) → what all do, (B, H, T, S).
+    """
+
+    draws: Draws | None = None
+    gather: Callable[[Tensor], Tensor] | None = None
+
+    def all_heads(self, probabilities_BHTS: Tensor | None) -> Tensor | None:
+        """Return the probabilities of all ranks' heads; None for None."""
+        if self.gather is None or probabilities_BHTS is None:
+            return probabilities_BHTS
+        return self.gather(probabilities_BHTS)
+
+
+class SelfAttention(Heads):
     """Each position of a sequence attends to positions of the same sequence."""
 
     def __init__(self, config: StackConfig) -> None:
@@ -247,17 +269,29 @@ class SelfAttention(nn.Module):
         wanted, dropout = flow.wanted(layer), self.dropout.attention if self.training else 0.0
         if wanted is not None:
             q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
-        if flow.documents is not None and flow.documents.runs is not None:
-            context_BHTE, probabilities = self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout), None
-        elif flow.output_attentions or self.softcap is not None or prefix is not None:
-            context_BHTE, probabilities = attend_eagerly(
-                q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout
-            )
-        else:
-            context_BHTE, probabilities = attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout), None
+        with self.draws() if dropout > 0 and self.draws is not None else ALIKE:
+            context_BHTE, probabilities = self._attend(q_BHTE, k_BKSE, v_BKSE, mask, prefix, dropout, flow)
         if flow.head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
-        return self.out(merge_heads(context_BHTE)), probabilities if flow.output_attentions else None
+        attentions = self.all_heads(probabilities) if flow.output_attentions else None
+        return self.out(merge_heads(context_BHTE)), attentions
+
+    def _attend(
+        self,
+        q_BHTE: Tensor,
+        k_BKSE: Tensor,
+        v_BKSE: Tensor,
+        mask: Mask,
+        prefix: tuple[Tensor, Tensor] | None,
+        dropout: float,
+        flow: Flow,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return context vectors, (B, H, T, E), and the probabilities, (B, H, T, S), where they were computed."""
+        if flow.documents is not None and flow.documents.runs is not None:
+            return self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout), None
+        if flow.output_attentions or self.softcap is not None or prefix is not None:
+            return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout)
+        return attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout), None
 
     def _by_runs(
         self, documents: Documents, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask, dropout: float
@@ -297,7 +331,7 @@ class SelfAttention(nn.Module):
         return Mask(bias)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Heads):
     """Each position of the decoder attends to all positions of the encoder's output, whose keys are computed once."""
 
     def __init__(self, config: StackConfig) -> None:
@@ -316,15 +350,16 @@ class CrossAttention(nn.Module):
         if copies > 1:  # rows that continue one prompt attend to the same encoder output: they become its queries
             q_BHTE = _stacked(q_BHTE, len(x_BTD) // copies)
         mask, dropout = flow.encoder_mask, self.dropout.attention if self.training else 0.0
-        if flow.output_attentions:
-            context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout=dropout)
-        else:
-            context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout)
+        with self.draws() if dropout > 0 and self.draws is not None else ALIKE:
+            if flow.output_attentions:
+                context_BHTE, probabilities = attend_eagerly(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout=dropout)
+            else:
+                context_BHTE = attend(q_BHTE, k_BHSE, v_BHSE, mask, self.scale, dropout)
         if copies > 1:
             context_BHTE = _beside(context_BHTE, len(x_BTD))
         if flow.cross_head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.cross_head_mask_LH[layer][:, None, None]
-        return self.out(merge_heads(context_BHTE)), probabilities
+        return self.out(merge_heads(context_BHTE)), self.all_heads(probabilities)
 
     def keys_and_values(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
         """Return those of the encoder's output, (B, H, S, E): from the cache, computed only for what it does not hold."""

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.config.values import check_whole
 from plainformer.model.attention import Attentions, CrossAttention, Flow, SelfAttention
-from plainformer.model.dropout import drop
+from plainformer.model.dropout import Draws, drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
@@ -41,9 +41,13 @@ from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 class FeedForward(nn.Module):
     """The same small network at every position: down(act(up(x))), or down(act(gate(x)) * up(x)) (Shazeer 2020).
 
+    Where ranks share it, each has some of the units, and draws its own numbers for them (`draws`).
+
     `chunk_size` > 0 runs that many positions at a time, so the (B, T, F) activations never exist at once: the same
     numbers with less memory and more time (Kitaev et al. 2020, section 3).
     """
+
+    draws: Draws | None = None
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -65,7 +69,8 @@ class FeedForward(nn.Module):
         return self.network(x_BTD)
 
     def _plain(self, x_BTD: Tensor) -> Tensor:
-        return self.down(drop(self.activation(self.up(x_BTD)), self.dropout.activation, self.training))
+        inner_BTF = drop(self.activation(self.up(x_BTD)), self.dropout.activation, self.training, self.draws)
+        return self.down(inner_BTF)
 
     def _gated(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, up_BTF = self.gate_up(x_BTD)
@@ -73,7 +78,7 @@ class FeedForward(nn.Module):
         # In place where no gradient needs the factor: for a long prompt, one large tensor less to allocate and to write.
         inner_BTF = inner_BTF * up_BTF if torch.is_grad_enabled() else inner_BTF.mul_(up_BTF)
         del gate_BTF, up_BTF  # not alive beside the product, where no gradient needs them
-        return self.down(drop(inner_BTF, self.dropout.activation, self.training))
+        return self.down(drop(inner_BTF, self.dropout.activation, self.training, self.draws))
 
 
 Norm = Callable[[Tensor], Tensor]

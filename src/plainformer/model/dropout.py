@@ -7,6 +7,8 @@ compiled decoding steps take it as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,9 +22,18 @@ if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer
 
 
-def drop(x: Tensor, p: float, training: bool) -> Tensor:
+# A context in which a rank draws other numbers than the others, where it has other units or heads than they.
+Draws = Callable[[], AbstractContextManager[None]]
+
+
+def drop(x: Tensor, p: float, training: bool, draws: Draws | None = None) -> Tensor:
     """Return x; in training, with each number zero with probability `p`, and the others divided by 1 - p."""
-    return F.dropout(x, p) if training and p > 0 else x
+    if not training or p == 0:
+        return x
+    if draws is None:
+        return F.dropout(x, p)
+    with draws():
+        return F.dropout(x, p)
 
 
 def skips(p: float, training: bool) -> bool:

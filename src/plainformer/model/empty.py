@@ -5,20 +5,34 @@ It would also cost seconds: torch imports its whole symbolic machinery to draw a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """A table of vectors, (rows, size), looked up by id: (...,) → (..., size)."""
+    """A table of vectors, (rows, size), looked up by id: (...,) → (..., size).
+
+    Attributes:
+        leave, start: where ranks share the table, what adds up their vectors, and the id of the first row that is here.
+    """
+
+    leave: Callable[[Tensor], Tensor] | None = None
+    start = 0
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, size))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        if self.leave is None:
+            return F.embedding(ids, self.weight)
+        row = ids - self.start
+        away = (row < 0) | (row >= len(self.weight))
+        vectors = F.embedding(row.masked_fill(away, 0), self.weight)
+        return self.leave(vectors.masked_fill(away[..., None], 0.0))
 
 
 class _Unfilled:

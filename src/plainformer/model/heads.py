@@ -5,6 +5,8 @@ Shapes: B batch, T positions, D hidden size, V vocabulary, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,12 @@ FIRST, LAST = slice(0, 1), slice(-1, None)  # positions of (B, T, D)
 
 
 class Head(nn.Module):
-    """pick → dense, activation, norm → out. What a model lacks is an identity."""
+    """pick → dense, activation, norm → out. What a model lacks is an identity.
+
+    `gather`: the scores of this rank's words → those of all, (..., V), where ranks share `out`.
+    """
+
+    gather: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, config: HeadConfig, hidden_size: int) -> None:
         super().__init__()
@@ -59,9 +66,14 @@ class Head(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """Return the logits of vectors that were picked, (..., D) → (..., V) or (..., C)."""
-        logits: Tensor = self.out(self.transform(x))
+        logits = self.scores(self.transform(x))
         cap = self.config.softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return what `out` makes of vectors that were transformed, (..., D) → (..., V) or (..., C)."""
+        scores: Tensor = self.out(x)
+        return scores if self.gather is None else self.gather(scores)
 
     def transform(self, x: Tensor) -> Tensor:
         """Return what `out` reads."""

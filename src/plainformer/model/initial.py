@@ -20,19 +20,31 @@ def initialise(model: Transformer, *, seed: int = 0, std: float | None = None, e
 
     Args:
         model: filled in place. Each family has first weights of its own (`config.first`), those of its paper.
-        seed: equal seeds give equal models. A parameter's numbers depend on the seed and its own name alone.
+        seed: equal seeds give equal models. A parameter's numbers depend on the seed and its own name alone; a part of a
+            model begins with that part of them.
         std: one normal distribution with this deviation for all matrices and tables, not the family's.
         empty_only: fill only what is on the meta device, and leave all else as it is.
     """
     first = model.config.first if std is None else FirstWeights(std)
-    tied = {name for name, _ in model.config.tied}
+    tied = {name for name, _ in (model.config.tied if model.local is None else model.local.tied)}
     for name, module, leaf, parameter in list(_parameters(model)):
         if name in tied or (empty_only and not parameter.is_meta):
             continue
-        value = _first(first, name, module, parameter.shape, seed)
+        value = _first_of(model, first, name, module, parameter.shape, seed)
         setattr(module, leaf, nn.Parameter(value, requires_grad=parameter.requires_grad))
     model.tie()
     return model.train()
+
+
+def _first_of(
+    model: Transformer, first: FirstWeights, name: str, module: nn.Module, shape: torch.Size, seed: int
+) -> Tensor:
+    """Return a parameter's first value; of a part of one, that of the whole is drawn, so that all divisions begin alike."""
+    if model.local is None:
+        return _first(first, name, module, shape, seed)
+    part = model.local.parts[name]
+    value = _first(first, part.name, module, torch.Size(part.shape), seed)
+    return value if part.dim is None else value.narrow(part.dim, part.start, part.stop - part.start).clone()
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

@@ -8,6 +8,12 @@ Backends:
     fused   a group's weights joined into one: one product for q, k, v or for gate and up.
     packed  (fused and) in another layout, with a product of its own: see `model/fast/packed.py`.
 
+Where processes share a model, a linear has some rows of its weight, or some columns. What they have to tell each other is
+installed from outside (`parallel/tensor.py`) and is not part of a product, which may be exchanged:
+
+    enter   x → x before a linear of some rows: what the ranks' gradients of x are is added up.
+    leave   y → the sum of all ranks' y, after a linear of some columns; its bias, which is whole, is added after that.
+
 Shapes: ... any leading dimensions, I inputs, O outputs.
 """
 
@@ -15,6 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -36,8 +43,21 @@ class PackedWeight(Protocol):
         """Return the weight as an ordinary (O, I) tensor."""
 
 
-# Makes one packed weight of the weights to join, and the bias of all.
-Layout = Callable[[Sequence[Tensor], Tensor | None], PackedWeight]
+class Leave(Protocol):
+    """Adds up what the ranks have of one output, each from its columns of a weight."""
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Return the sum over ranks; its gradient is that of each rank's y."""
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Return the largest of all ranks' numbers, entry by entry."""
+
+    def draws(self) -> AbstractContextManager[None]:
+        """Return a context in which this rank draws numbers of its own."""
+
+
+# Makes one packed weight of the weights to join, the bias of all, and what joins it with other ranks' columns.
+Layout = Callable[[Sequence[Tensor], Tensor | None, Leave | None], PackedWeight]
 
 
 class _Prepared(nn.Module):
@@ -50,20 +70,23 @@ class _Prepared(nn.Module):
     sizes: list[int]
     packed: PackedWeight | None = None
     product: Product | None = None
+    enter: Callable[[Tensor], Tensor] | None = None
+    leave: Leave | None = None
 
     def parts(self) -> list[Linear]:
         raise NotImplementedError
 
     def unjoined(self) -> tuple[list[Tensor], Tensor | None]:
-        """Return the plain weights, and one bias for all."""
-        biases: list[Tensor] = [part.bias for part in self.parts() if part.bias is not None]
+        """Return the plain weights, and one bias for all; none where it is added after `leave`."""
+        parts = self.parts() if self.leave is None else []
+        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
         bias_O = torch.cat(biases) if len(biases) > 1 else biases[0] if biases else None
         return [part.weight for part in self.parts()], bias_O
 
     def pack(self, layout: Layout) -> None:
         """Compute with another layout of the weights; the plain ones are released."""
         weights, bias_O = self.unjoined()
-        self.packed = self.product = layout(weights, bias_O)
+        self.packed = self.product = layout(weights, bias_O, self.leave)
         for part in self.parts():
             part.weight = None  # type: ignore[assignment]
         self._share("bias", bias_O)
@@ -102,9 +125,15 @@ class _Prepared(nn.Module):
 
 
 class Linear(_Prepared):
-    """y = x Wᵀ + b: (..., I) → (..., O); and what an adapter adds, while one is trained (`model/lora.py`)."""
+    """y = x Wᵀ + b: (..., I) → (..., O); and what an adapter adds, while one is trained (`model/lora.py`).
+
+    Attributes:
+        cut: which dimension of the weight is divided among ranks, the first index that is here and the one after the last;
+            None: all is here.
+    """
 
     weight: Tensor  # None while packed
+    cut: tuple[int, int, int] | None = None
 
     def __init__(self, in_size: int, out_size: int, bias: bool = True) -> None:
         super().__init__()
@@ -117,8 +146,15 @@ class Linear(_Prepared):
         return [self]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias) if self.product is None else self.product(x)
-        return y if self.adapter is None else y + self.adapter(x)
+        if self.enter is not None:
+            x = self.enter(x)
+        bias = self.bias if self.leave is None else None
+        y = F.linear(x, self.weight, bias) if self.product is None else self.product(x)
+        y = y if self.adapter is None else y + self.adapter(x)
+        if self.leave is None:
+            return y
+        y = self.leave(y)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 class LinearGroup(_Prepared):
@@ -137,6 +173,8 @@ class LinearGroup(_Prepared):
         return list(self._modules.values())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.enter is not None:
+            x = self.enter(x)
         if self.product is None:
             return tuple([part(x) for part in self.parts()])
         return torch.split_with_sizes(self.product(x), self.sizes, dim=-1)
@@ -155,3 +193,8 @@ def outermost(model: nn.Module) -> list[Linear | LinearGroup]:
     found = [module for module in model.modules() if isinstance(module, Linear | LinearGroup)]
     inside = {id(part) for module in found if isinstance(module, LinearGroup) for part in module.parts()}
     return [module for module in found if id(module) not in inside]
+
+
+def is_shared(module: Linear | LinearGroup) -> bool:
+    """Return whether other processes have other rows or columns of a weight."""
+    return module.enter is not None or module.leave is not None

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plainformer.model.dropout import Draws, drop
 from plainformer.model.linear import Linear
 
 Parts = Callable[[Tensor], Sequence[Tensor]]
@@ -34,22 +35,36 @@ class LowRank(nn.Module):
 
 
 class Adapter(nn.Module):
-    """What a linear adds to its output: `number` says which rows of B are its own."""
+    """What a linear adds to its output: `number` says which rows of B are its own.
 
-    def __init__(self, low: LowRank, number: int) -> None:
+    `cut`: the linear's, where ranks share it. A and B are small, and whole on each rank, which uses its rows of B or its
+    columns of A alone: of both, the ranks' gradients are added up. `draws`: as `drop` takes it, where x is a rank's own.
+    """
+
+    def __init__(
+        self, low: LowRank, number: int, cut: tuple[int, int, int] | None = None, draws: Draws | None = None
+    ) -> None:
         super().__init__()
-        self.low, self.number = low, number
+        self.low, self.number, self.cut, self.draws = low, number, cut, draws
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) → (..., O)."""
-        low = self.low
-        if self.training and low.dropout > 0:
-            x = F.dropout(x, low.dropout)
-        return F.linear(F.linear(x, low.a), low.parts(low.b)[self.number]) * low.scale
+        x = drop(x, self.low.dropout, self.training, self.draws)
+        a_MI, b_OM = self.factors()
+        return F.linear(F.linear(x, a_MI), b_OM) * self.low.scale
 
     def delta(self) -> Tensor:
         """Return what the adapter adds to the weight, (O, I)."""
-        return self.low.parts(self.low.b)[self.number] @ self.low.a * self.low.scale
+        a_MI, b_OM = self.factors()
+        return b_OM @ a_MI * self.low.scale
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return what this linear uses of A and B."""
+        a_MI, b_OM = self.low.a, self.low.parts(self.low.b)[self.number]
+        if self.cut is None:
+            return a_MI, b_OM
+        dim, start, stop = self.cut
+        return (a_MI, b_OM[start:stop]) if dim == 0 else (a_MI[:, start:stop], b_OM)
 
 
 def adapted(model: nn.Module) -> Iterator[tuple[str, Linear]]:

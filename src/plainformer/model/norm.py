@@ -16,7 +16,12 @@ from plainformer.config import NormConfig
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016).
+
+    `across`: ranks' means → their mean, where each rank has a part of the channels.
+    """
+
+    across: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, size: int, config: NormConfig) -> None:
         super().__init__()
@@ -25,11 +30,24 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(size)) if config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.across is not None:
+            return self._across(x, self.across)
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+    def _across(self, x: Tensor, across: Callable[[Tensor], Tensor]) -> Tensor:
+        wide = x.float()
+        wide = wide - across(wide.mean(-1, keepdim=True))
+        wide = wide * torch.rsqrt(across(wide.square().mean(-1, keepdim=True)) + self.eps) * self.weight.float()
+        return (wide if self.bias is None else wide + self.bias.float()).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) * (offset + weight), the mean in fp32 (Zhang & Sennrich 2019)."""
+    """x / sqrt(mean(x²) + eps) * (offset + weight), the mean in fp32 (Zhang & Sennrich 2019).
+
+    `across`: ranks' means → their mean, where each rank has a part of the channels.
+    """
+
+    across: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, size: int, config: NormConfig) -> None:
         super().__init__()
@@ -44,7 +62,10 @@ class RMSNorm(nn.Module):
             self.eps = self.eps.to(x.device)
         # Through the vector's length: torch composes rms_norm from more and smaller steps on a CPU.
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        wide = wide * torch.rsqrt(torch.addcmul(self.eps, length, length, value=self.per_channel))
+        if self.across is None:
+            wide = wide * torch.rsqrt(torch.addcmul(self.eps, length, length, value=self.per_channel))
+        else:
+            wide = wide * torch.rsqrt(self.across(length.square() * self.per_channel) + self.eps)
         if x.dtype == torch.float32 and not self.offset:
             return wide * self.weight
         if self.cast_last:

@@ -83,6 +83,7 @@ class Stack(nn.Module):
         self.held = range(config.num_layers) if held is None else held
         self.begins, self.ends = 0 in self.held, config.num_layers - 1 in self.held
         self.recompute_every = 0  # see `set_checkpointing`
+        self.own_heads = slice(None)  # which of all heads are here, where ranks share them
         self.causal = config.direction == "causal"
         sizes = config if share is None else share
         self.frontend = make_frontend(sizes) if self.begins else nn.Identity()
@@ -160,6 +161,8 @@ class Stack(nn.Module):
         output of the layer before, where the stack does not begin here.
         """
         past = cache.length if cache is not None else 0
+        if came is None and not self.begins:
+            raise UsageError("this is a part of a model, and nothing connects it to the others", "connect(model, mesh)")
         reading = read(self.config, inputs, past, self.training)
         x_BTD = self._embed(inputs, reading) if came is None else came(reading)
         _, positions_BT, real_BS, documents = reading
@@ -290,7 +293,7 @@ class Stack(nn.Module):
         expected = (self.config.num_layers, self.config.num_heads)
         wanted = f"(layers, heads) = {expected}"
         require(tuple(head_mask.shape) == expected, name, head_mask, wanted, "1 keeps a head, 0 masks it out")
-        return head_mask.to(x_BTD)
+        return head_mask[:, self.own_heads].to(x_BTD)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:

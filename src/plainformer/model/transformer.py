@@ -23,9 +23,10 @@ from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
 from plainformer.model.frontend import TokenEmbedding, may_look
-from plainformer.model.heads import Head, last_true
+from plainformer.model.heads import Head, last_true, pick
 from plainformer.model.inputs import READS, StackInput, check_ids
 from plainformer.model.stack import Stack, StackOutput
+from plainformer.model.stages import Crossing, Pipe, crossings, run_stage
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, local: Local | None = None) -> None:
         super().__init__()
         self.config, self.local = config, local
+        self.pipe: Pipe | None = None  # how other stages are reached, where the layers are cut into several
         with torch.device("meta"):
             self.encoder = self._stack("encoder")
             self.decoder = self._stack("decoder")
@@ -84,6 +86,19 @@ class Transformer(nn.Module):
                 parameter.requires_grad_(False)
         mine = sum(parameter.numel() for parameter in self.parameters())
         self._parameters_in_all = mine if local is None else sum(map(math.prod, shapes(config).values()))
+
+    def configure(self, config: ModelConfig) -> None:
+        """Describe the model by another configuration, of which what is here has the same sizes."""
+        self.config = config
+        if self.local is not None:
+            self.local = replace(self.local, config=config)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter in the whole model, by every name that it has there."""
+        if self.local is None:
+            return {name: tuple(p.shape) for name, p in self.named_parameters(remove_duplicate=False)}
+        found = shapes(self.config)
+        return {**found, **{name: found[source] for name, source in self.config.tied}}
 
     def _stack(self, name: str) -> Stack | None:
         config, local = getattr(self.config, name), self.local
@@ -136,12 +151,21 @@ class Transformer(nn.Module):
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
         """Return the vectors that `inputs_embeds` takes in place of these ids: (B, T) → (B, T, W)."""
         stack = self.encoder if self.encoder is not None else self.main
-        if not isinstance(stack.frontend, TokenEmbedding):
+        frontend = stack.config.frontend
+        if not isinstance(frontend, TokenFrontend):
             raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
         _check_tensor("input_ids", input_ids)
         flat = input_ids.flatten(0, -2) if input_ids.dim() > 2 else input_ids
-        check_ids(flat, stack.config.frontend, 0, self.training)
-        return stack.frontend.embed(input_ids)
+        check_ids(flat, frontend, 0, self.training)
+
+        def embed() -> Tensor:
+            assert isinstance(stack.frontend, TokenEmbedding)
+            return stack.frontend.embed(input_ids)
+
+        if self.pipe is None:
+            return embed()
+        name = "encoder" if stack is self.encoder else "decoder"
+        return self.pipe.from_first(name, embed, (*input_ids.shape, frontend.embedding_size))
 
     def forward(
         self,
@@ -183,7 +207,8 @@ class Transformer(nn.Module):
             self._check_documents(cache)
         only = self.head.reads(logits_to_keep) if only_logits else None
         options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        output, encoder_output = self._run(inputs, encoder_output, cache=cache, only=only, **options)
+        main = {"only": only, "shared": not only_logits}
+        output, encoder_output = self._run(inputs, encoder_output, cache, main, **options)
         result = self._finish(output, inputs["input_ids"], encoder_output, logits_to_keep, choices)
         if only_logits:
             result.last_hidden_state = None
@@ -212,7 +237,21 @@ class Transformer(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """Return the logits of vectors that `states` gave: (..., D) → (..., V), each by itself. Raises as `scoring_head`."""
-        return self.scoring_head.score(x)
+        head = self.scoring_head
+        if self.pipe is None:
+            return head.score(x)
+        return self.pipe.from_last(lambda: head.score(x), lambda: (*x.shape[:-1], self.config.head.out_size))
+
+    def stage(self, came: Crossing, **inputs: Tensor | None) -> Crossing:
+        """Run the layers of a stage that is not the last on what the one before gave: a part of `states`, in training.
+
+        The inputs are those of `forward`. Where the stage is the last, what has come goes into `pipe` instead.
+        """
+        return run_stage(self, came, self._stack_inputs(inputs))
+
+    def crossings(self, **inputs: Tensor | None) -> list[Crossing]:
+        """Return the sizes of what each stage but the last gives for the inputs of `forward`."""
+        return crossings(self, self._stack_inputs(inputs))
 
     @property
     def scoring_head(self) -> Head:
@@ -235,8 +274,7 @@ class Transformer(nn.Module):
             raise UsageError("this model has no encoder", "call it directly")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
         self._check_names(given)
-        output: StackOutput = self.encoder(StackInput(**given))
-        return output
+        return self._through("encoder", StackInput(**given))
 
     def _check_inputs(self, inputs: dict[str, Tensor | None]) -> int:
         """Refuse inputs that the model does not read, flatten choices into rows, and return how many there are; 0 if none."""
@@ -249,24 +287,45 @@ class Transformer(nn.Module):
         inputs: dict[str, Tensor | None],
         encoder_output: StackOutput | None,
         cache: Cache | None = None,
-        only: slice | None = None,
+        main: dict[str, Any] | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> tuple[StackOutput, StackOutput | None]:
-        """Return the output of the stack that the head reads, and the encoder's side of an encoder-decoder."""
+        """Return the output of the stack that the head reads, and the encoder's side of an encoder-decoder.
+
+        `main`: what is asked of the former alone: `only`, and whether it is `shared` with other stages.
+        """
+        main = main or {}
         main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
         states = output_hidden_states or self.config.head.mixed_states > 0
         options = {"output_hidden_states": states, "output_attentions": output_attentions}
         if self.encoder is None:
-            return self.main(main_input, cache=cache, only=only, **options), None
+            return self._through("decoder", main_input, cache=cache, **main, **options), None
         if self.decoder is None:
-            return self.encoder(main_input, only=only, **options), None
+            return self._through("encoder", main_input, **main, **options), None
         if encoder_output is None:
-            encoder_output = self.encoder(main_input, **options)
+            encoder_output = self._through("encoder", main_input, **options)
         decoder_input = self._decoder_input(inputs)
         _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
-        output = self.decoder(decoder_input, cache=cache, encoder_output=encoder_output, only=only, **options)
+        output = self._through("decoder", decoder_input, cache=cache, encoder_output=encoder_output, **main, **options)
         return output, encoder_output
+
+    def _through(self, name: str, inputs: StackInput, *, shared: bool = True, **options: Any) -> StackOutput:
+        """Return a stack's output. `shared`: on all stages; else on the last, and elsewhere only its sizes mean something."""
+        stack: Stack = getattr(self, name)
+        if self.pipe is not None:
+            return self.pipe.through(stack, name, inputs, shared=shared, **options)
+        output: StackOutput = stack(inputs, **options)
+        return output
+
+    def _stack_inputs(self, inputs: dict[str, Tensor | None]) -> dict[str, StackInput]:
+        """Return what each stack reads of a call's inputs, which are checked."""
+        inputs = {"input_ids": None, "attention_mask": None, **inputs}
+        self._check_inputs(inputs)
+        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
+        if self.encoder is None or self.decoder is None:
+            return {"decoder" if self.encoder is None else "encoder": main_input}
+        return {"encoder": main_input, "decoder": self._decoder_input(inputs)}
 
     def _read(self, output: StackOutput) -> Tensor:
         """Return the vectors that the head reads, (B, T, D)."""
@@ -358,7 +417,7 @@ class Transformer(nn.Module):
         has_head = self.config.head.out_size > 0
         has_pooler = not has_head and self.config.head.transform_size > 0
         eos_id = self.config.eos_ids[0] if self.config.eos_ids else None
-        scored = self.head(x_BTD, output.real_BT, input_ids, eos_id) if has_head or has_pooler else None
+        scored = self._scored(x_BTD, output.real_BT, input_ids, eos_id) if has_head or has_pooler else None
         if choices and scored is not None:
             scored = scored.view(-1, choices)
         return ModelOutput(
@@ -370,6 +429,20 @@ class Transformer(nn.Module):
             cross_attentions=output.cross_attentions,
             encoder=encoder,
         )
+
+    def _scored(self, x_BTD: Tensor, real_BT: Tensor | None, input_ids: Tensor | None, eos_id: int | None) -> Tensor:
+        """Return what the head makes of a stack's output."""
+        if self.pipe is None:
+            logits: Tensor = self.head(x_BTD, real_BT, input_ids, eos_id)
+            return logits
+        size, how = self.config.head.out_size or self.config.head.transform_size, self.config.head.pick
+        how = "first" if how == "first_two" else how
+
+        # Also where the head is not: what cannot be picked is an error on all stages.
+        def sizes() -> tuple[int, ...]:
+            return *pick(how, x_BTD, real_BT, input_ids, eos_id, self.training).shape[:-1], size
+
+        return self.pipe.from_last(lambda: self.head(x_BTD, real_BT, input_ids, eos_id), sizes)
 
 
 def _no_head() -> Head:

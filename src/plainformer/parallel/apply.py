@@ -1,42 +1,57 @@
-"""A model and its gradients, as a layout divides them: `parallelize`.
+"""A model and its gradients, as a layout divides them.
 
-The order is that of what wraps what: tensor parallel inside a layer, then what runs it again for its gradient, then what
-compiles it, and data parallel outermost. A pipeline has cut the model before.
+The order is that of what wraps what: a pipeline cuts the model, tensor parallel is installed inside its layers, then comes what
+runs a layer again for its gradient, then what compiles it, and data parallel is outermost: `cut`, `parallelize`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from plainformer.config.local import local
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Gradients, Replicated, Sharded, make_sharded
 from plainformer.parallel.mesh import Mesh
 
 
+@torch.no_grad()
+def cut(model: Transformer, mesh: Mesh) -> Transformer:
+    """Return what a rank has of a whole model, copied out of it, in training mode; the model itself where that is all."""
+    if mesh.tp is None and mesh.pp is None:
+        return model
+    here = local(model.config, mesh.layout, mesh.rank)
+    part = Transformer(model.config, here).to_empty(device=model.device).to(model.dtype)
+    whole = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in part.named_parameters():
+        about = here.parts[name]
+        value = whole[about.name]
+        if about.dim is not None:
+            value = value.narrow(about.dim, about.start, about.stop - about.start)
+        parameter.copy_(value)
+        parameter.requires_grad_(whole[about.name].requires_grad)
+    return part.train()
+
+
 def parallelize(
-    model: Transformer,
-    mesh: Mesh,
-    *,
-    checkpointing: str | int = "none",
-    compiled: Callable[[Transformer], None] | None = None,
+    model: Transformer, mesh: Mesh, between: Callable[[Transformer], None] = lambda model: None
 ) -> Gradients:
     """Divide a model in place, as `mesh.layout` says, and return what brings the ranks' gradients together.
 
     Args:
-        model: on its device, built from this rank's `Local` where the layout has tensor or pipeline parallel.
-        checkpointing: as `set_checkpointing` takes it. compiled: compiles the layers, in place; None: nothing does.
+        model: what `cut` gave. between: what is done to it before data parallel, such as adapters, its device, checkpointing,
+            compilation.
     Raises:
         UsageError: the layout cannot train this model.
     """
-    from plainformer.model.recompute import set_checkpointing
-
     if mesh.tp is not None:
         from plainformer.parallel.tensor import make_tensor_parallel
 
         make_tensor_parallel(model, mesh)
-    set_checkpointing(model, checkpointing)  # type: ignore[arg-type]  # checked by the configuration
-    if compiled is not None:
-        compiled(model)
+    between(model)
+    if mesh.world is None:
+        return Gradients()
     if mesh.dp is None:
         return Gradients(model, mesh)
     if mesh.layout.zero >= 2:

@@ -7,6 +7,7 @@ Every rank makes the same calls in the same order. With one process nothing is s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from plainformer.parallel.gather import local_of
 from plainformer.parallel.mesh import Mesh
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # for the process that reads the data first
 
 
 class Turn(NamedTuple):
@@ -90,6 +92,24 @@ class Ranks:
         told = [value]
         dist.broadcast_object_list(told, src=0, group=self.mesh.world)
         return told[0]
+
+    def alone(self, act: Callable[[], T]) -> T:
+        """Return what the first rank's `act` gives, however long that takes: it acts alone. What it raises, all raise."""
+        if self.mesh is None:
+            return act()
+        told: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                told[0] = act()
+            except Exception as error:  # raised again below
+                told[1] = error
+        patient = dist.new_group(timeout=PATIENCE, backend="gloo")
+        dist.broadcast_object_list(told, src=0, group=patient)
+        dist.destroy_process_group(patient)
+        if told[1] is not None:
+            raise told[1]
+        found: T = told[0]
+        return found
 
     def gathered(self, value: T) -> list[T]:
         """Return what each data-parallel rank has given, in their order."""

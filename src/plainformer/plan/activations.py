@@ -8,12 +8,12 @@ all of them: between the first and the last layer it changes by the same amount 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from plainformer.config import ModelConfig, StackConfig
 from plainformer.plan import heads
-from plainformer.plan.frontends import Sizes, embed, masks, rotations
+from plainformer.plan.frontends import Embedded, Sizes, convolution, embed, masks, rotations
 from plainformer.plan.heads import LOGITS, HeadRun, LossSizes
 from plainformer.plan.layers import MASKS, NORMS, Block, Flow, Mask
 from plainformer.plan.operations import Adapters, Operations
@@ -49,19 +49,26 @@ class Learning:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank has of a model: ranges of layers, its rows of the vocabulary and among how many ranks.
+    """What one rank has of a model, whose `config` is then its own.
 
-    `config` of a run is the rank's own. None for `layers`: all. `holds_input`, `holds_head`: of its pipeline stage.
+    Attributes:
+        layers: of each stack; None: all. parts: tensor-parallel ranks. words: of the whole vocabulary, where they share it.
+        begins: stacks whose frontend is here. ends: those whose final norm is here. head: whether the head is.
     """
 
     layers: Mapping[str, range] | None = None
-    rows: int = 0
     parts: int = 1
-    holds_head: bool = True
+    words: int = 0
+    begins: tuple[str, ...] = ("encoder", "decoder")
+    ends: tuple[str, ...] = ("encoder", "decoder")
+    head: bool = True
 
     def of(self, name: str, stack: StackConfig) -> range:
-        """Return the layers of a stack that this rank runs."""
+        """Return the layers of a stack that are here."""
         return range(stack.num_layers) if self.layers is None else self.layers.get(name, range(0))
+
+
+RECEIVED = "received"
 
 
 class _Skipped:
@@ -75,7 +82,7 @@ class _Skipped:
         self.entry.gradient, self.output.gradient, self.saved = self.output.gradient, None, []
         if self.gradients and self.name not in tape.gradients:
             slot = tape.gradients[self.name] = Slot(self.gradients, self.name)
-            slot.gradient = tape.storage(self.gradients, GRADIENTS)
+            slot.gradient = tape.storage(-(-self.gradients // tape.gradient_share), GRADIENTS)
 
 
 @dataclass
@@ -89,15 +96,17 @@ class Run:
 
     def __post_init__(self) -> None:
         self.ops = Operations(
-            self._trained,
+            self.is_trained,
             dict(self.config.tied),
             autocast=self.how.autocast,
             width=self.how.width,
             on_gpu=self.how.on_gpu,
             adapters=self.how.adapters,
+            parts=self.share.parts,
         )
 
-    def _trained(self, name: str) -> bool:
+    def is_trained(self, name: str) -> bool:
+        """Return whether a parameter is learnt."""
         if any(fnmatchcase(name, pattern) for pattern in self.config.fixed):
             return False
         if self.how.trained:
@@ -107,17 +116,34 @@ class Run:
     # ---- stacks ----------------------------------------------------------------------------------------------------
 
     def states(self, only: bool = False) -> tuple[Value, Value | None, Sizes]:
-        """Return what the head reads, its mask, and the sizes of that stack."""
+        """Return what the head reads, or the next stage; its mask, and the sizes of that stack."""
         encoder, decoder, how = self.config.encoder, self.config.decoder, self.how
         if encoder is None or decoder is None:
             stack, name = (decoder, "decoder") if decoder is not None else (encoder, "encoder")
             assert stack is not None
             x, real, states = self.stack(stack, name, how.inputs, only)
             return self._read(x, states), real, how.inputs
-        memory, memory_real, _ = self.stack(encoder, "encoder", how.inputs, False)
+        memory, memory_real = self._memory(encoder)
         assert how.targets is not None
+        if not self.share.of("decoder", decoder):
+            return memory, memory_real, how.inputs
         x, real, states = self.stack(decoder, "decoder", how.targets, only, (memory, memory_real))
         return self._read(x, states), real, how.targets
+
+    def _memory(self, encoder: StackConfig) -> tuple[Value, Value | None]:
+        """Return the encoder's output, computed here or received."""
+        sizes = self.how.inputs
+        if self.share.of("encoder", encoder):
+            x, real, _ = self.stack(encoder, "encoder", sizes, False)
+            return x, real
+        count = sizes.rows * sizes.positions(encoder)
+        return self._received(count * encoder.hidden_size), self.ops.new(count, 1) if sizes.padded else None
+
+    def _received(self, numbers: int) -> Value:
+        """Return what another stage has sent, whose gradient it will get."""
+        with self.ops.named(RECEIVED):
+            value = self.ops.new(numbers, 4)
+        return Value(numbers, 4, value.storage, Slot(value.size))
 
     def _read(self, x: Value, states: list[Value]) -> Value:
         if not self.config.head.mixed_states:
@@ -133,9 +159,9 @@ class Run:
         memory: tuple[Value, Value | None] | None = None,
     ) -> tuple[Value, Value | None, list[Value]]:
         """Return a stack's output, its mask, and all layers' outputs where the head mixes them."""
-        ops = self.ops
-        embedded = embed(ops, stack, name, sizes)
-        x, length = embedded.x, sizes.positions(stack)
+        ops, length = self.ops, sizes.positions(stack)
+        embedded = self._embedded(stack, name, sizes)
+        x = embedded.x
         flow = Flow(
             sizes.rows,
             length,
@@ -152,12 +178,20 @@ class Run:
             if memory_real is not None:
                 with ops.named(MASKS):
                     flow.memory_mask = Mask(ops.new(memory_real.numbers, x.width))
-        real, embedded.x = embedded.real, ops.new(0)
-        x, states = self._layers(x, stack, name, flow, only)
-        with ops.named(NORMS):
-            x = ops.norm(x, f"{name}.norm", stack.hidden_size, stack.norm if stack.final_norm == "norm" else None)
-            x = ops.drop(x, stack.dropout.final)
+        real, embedded.x, begun = embedded.real, ops.new(0), [x]
+        del x  # nobody but the first layer needs it, where nothing is learnt
+        x, states = self._layers(begun, stack, name, flow, only)
+        if name in self.share.ends:
+            with ops.named(NORMS):
+                x = ops.norm(x, f"{name}.norm", stack.hidden_size, stack.norm if stack.final_norm == "norm" else None)
+                x = ops.drop(x, stack.dropout.final)
         return x, real, [*states[:-1], x]
+
+    def _embedded(self, stack: StackConfig, name: str, sizes: Sizes) -> Embedded:
+        if name in self.share.begins:
+            return embed(self.ops, stack, name, sizes)
+        count = sizes.rows * sizes.positions(stack)
+        return Embedded(self._received(count * stack.hidden_size), self.ops.new(count, 1) if sizes.padded else None)
 
     def _relative(self, stack: StackConfig, name: str) -> Value | None:
         table = stack.disentangled
@@ -167,8 +201,10 @@ class Run:
             weight = self.ops.weight(f"{name}.relative.weight", 2 * table.span * stack.hidden_size)
             return self.ops.norm(weight, f"{name}.relative.norm", stack.hidden_size, stack.norm if table.norm else None)
 
-    def _layers(self, x: Value, stack: StackConfig, name: str, flow: Flow, only: bool) -> tuple[Value, list[Value]]:
-        ops, layers = self.ops, self.share.of(name, stack)
+    def _layers(
+        self, begun: list[Value], stack: StackConfig, name: str, flow: Flow, only: bool
+    ) -> tuple[Value, list[Value]]:
+        ops, layers, x = self.ops, self.share.of(name, stack), begun.pop()
         mixed = self.config.head.mixed_states > 0
         states, seen, done = [x] if mixed else [], {}, set()
         convolved = stack.disentangled is not None and stack.disentangled.conv_kernel > 0
@@ -221,8 +257,6 @@ class Run:
         """Return the first layer's output with DeBERTa's convolution of its input."""
         ops, table, D = self.ops, stack.disentangled, stack.hidden_size
         assert table is not None
-        from plainformer.plan.frontends import convolution
-
         kernel = D * (D // table.conv_groups) * table.conv_kernel
         local = convolution(ops, before, f"{name}.local.conv", kernel, D, before.numbers, True)
         local = ops.drop(local, stack.dropout.positions)
@@ -239,8 +273,10 @@ class Run:
     def loss(self, mark: Callable[[str], None]) -> Value:
         """Return the losses, one for each label; `mark` is told when the forward pass is over."""
         ops, config, loss = self.ops, self.config, self.how.loss
-        head = HeadRun(ops, config.head, config.main_stack.hidden_size, self.share.parts, self.share.rows)
-        if loss is None:
+        rows = config.head.out_size if self.share.words else 0
+        of_head = replace(config.head, out_size=self.share.words) if rows else config.head
+        head = HeadRun(ops, of_head, config.main_stack.hidden_size, rows)
+        if loss is None or not self.share.head:
             return self.states()[0]
         by_place = loss.kind in ("words", "token")
         x, real, sizes = self.states(only=not by_place and self._one(loss))
@@ -252,7 +288,7 @@ class Run:
             if by_place:
                 if loss.kind == "words":
                     return heads.word_losses(head, x, loss)
-                return heads.cross_entropy(ops, head.score(x), loss.labels, config.head.out_size, loss)
+                return heads.cross_entropy(ops, head.score(x), loss.labels, of_head.out_size, loss)
             logits = head(x, sizes.rows, real)
             del x
             if loss.kind == "span":
@@ -262,6 +298,32 @@ class Run:
             if loss.kind == "choice":
                 return heads.choice_losses(ops, logits, sizes.rows // loss.choices, loss)
             return heads.answer_losses(ops, logits, sizes.rows, loss)
+
+    def micro_batch(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+        """Run a micro-batch; the gradients stay for the next.
+
+        Returns:
+            phase → part → bytes at its peak, and what is kept from the forward pass to the backward pass: part → bytes.
+        """
+        ops, found = self.ops, {}
+        before = dict(ops.meter.live)
+        ops.meter.restart()
+
+        def mark(phase: str) -> None:
+            found[phase] = ops.meter.finish()
+            ops.meter.restart()
+
+        result = self.loss(mark)
+        mark("loss" if "forward" in found else "forward")
+        ops.part_done()
+        kept = {part: size - before.get(part, 0) for part, size in ops.meter.live.items()}
+        if result.slot is not None:
+            ops.meter.restart()
+            ops.start_backward(result)
+            ops.backward()
+            mark("backward")
+        ops.inputs.clear()
+        return found, {part: size for part, size in kept.items() if size > 0}
 
     def _one(self, loss: LossSizes) -> bool:
         """Whether the last layer computes the one position that the head reads (`Stack._can_leave_out`)."""

@@ -12,9 +12,7 @@ from plainformer.plan.lengths import lengths, reads_text
 from plainformer.plan.workload import Workload
 
 
-def assumptions(
-    config: ModelConfig, workload: Workload, layout: Layout, device: Device | None
-) -> tuple[str, ...]:
+def assumptions(config: ModelConfig, workload: Workload, layout: Layout, device: Device | None) -> tuple[str, ...]:
     """Return the sentences; options in them are written by `opt`."""
     found = [*_of_lengths(config, workload), *_of_work(config, workload), *_of_devices(workload, layout, device)]
     return tuple(found)
@@ -22,7 +20,9 @@ def assumptions(
 
 def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
     given, at = workload.explicit, lengths(config, workload)
-    names = ("length",) if workload.training else ("prompt", "new") if config.decoder is not None else ("prompt",)
+    names: tuple[str, ...] = (
+        ("length",) if workload.training else ("prompt", "new") if config.decoder is not None else ("prompt",)
+    )
     if workload.training and config.kind == "encoder-decoder":
         names = (*names, "target_length")
     names = names if reads_text(config) else tuple(name for name in names if name in ("new", "target_length"))

@@ -74,8 +74,8 @@ def extras() -> Extras:
     """Return the constants of GPUs."""
     raw = _table()["extras"]
     sources = {name: raw[f"{name}_source"] for name in ("context", "communicator", "fragmentation")}
-    more = (int(raw[name] * GB) for name in ("communicator", "communicator_more"))
-    return Extras(int(raw["context"] * GIB), *more, raw["fragmentation"], sources, raw["date"])
+    two, more = (int(raw[name] * GB) for name in ("communicator", "communicator_more"))
+    return Extras(int(raw["context"] * GIB), two, more, raw["fragmentation"], sources, raw["date"])
 
 
 @cache
@@ -139,7 +139,7 @@ def parse_bytes(name: str, text: str | int) -> int:
 
 def of_size(memory: int) -> Device:
     """Return a device of which only the memory is known."""
-    return Device(said(memory), memory, kind="memory", source="as given")
+    return Device(short(memory), memory, kind="memory", source="as given")
 
 
 @cache

@@ -173,13 +173,21 @@ def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
     if not good:
         nearest = min(tried, key=lambda one: one.total)
         count = plural(max(one.layout.world for one in tried), "device")
-        return Fitted("layout", f"no layout of up to {count} fits", (), nearest, over(f"nearest: {said(nearest)}", nearest))
+        return Fitted(
+            "layout", f"no layout of up to {count} fits", (), nearest, over(f"nearest: {said(nearest)}", nearest)
+        )
     best = tuple(good[:BEST])
     first = _order(best[0])
     cheaper = [one for one in tried if not one.fits and _order(one) < first]
     closest = max(cheaper, key=lambda one: (one.layout.world, -one.total), default=None)
-    why = "nothing cheaper was tried" if closest is None else f"the next cheaper one does not fit: {over(said(closest), closest)}"
-    answer = "; ".join(f"{number}. {said(one)}: {short(one.total)}{_rate(one)}" for number, one in enumerate(best, start=1))
+    why = (
+        "nothing cheaper was tried"
+        if closest is None
+        else f"the next cheaper one does not fit: {over(said(closest), closest)}"
+    )
+    answer = "; ".join(
+        f"{number}. {said(one)}: {short(one.total)}{_rate(one)}" for number, one in enumerate(best, start=1)
+    )
     return Fitted("layout", answer, best, closest, why)
 
 
@@ -194,7 +202,9 @@ def _order(plan: Plan) -> tuple[float, ...]:
 def said(plan: Plan) -> str:
     """Return a layout in words: "8 devices: tp 2, dp 4, zero 3, checkpointing all"."""
     layout = plan.layout
-    parts = [f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1]
+    parts = [
+        f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1
+    ]
     parts += [f"zero {layout.zero}"] if layout.zero else []
     parts += [f"checkpointing {plan.workload.checkpointing}"] if plan.workload.recomputed_every else []
     return f"{plural(layout.world, 'device')}{': ' if parts else ''}{', '.join(parts)}"
@@ -202,7 +212,9 @@ def said(plan: Plan) -> str:
 
 def _rate(plan: Plan) -> str:
     bound = plan.time
-    return "" if bound is None or bound.tokens_per_second is None else f", at most {bound.tokens_per_second:,.0f} tokens/s"
+    return (
+        "" if bound is None or bound.tokens_per_second is None else f", at most {bound.tokens_per_second:,.0f} tokens/s"
+    )
 
 
 def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
@@ -210,7 +222,9 @@ def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
     total = asked.count or MOST_DEVICES
     inside = asked.devices or 8
     counts = [n for n in range(1, total + 1) if total % n == 0]
-    recomputed = ("none", "all") if plan.workload.training and "checkpointing" not in plan.workload.explicit else (None,)
+    recomputed = (
+        ("none", "all") if plan.workload.training and "checkpointing" not in plan.workload.explicit else (None,)
+    )
     for layout in layouts(plan.config, plan.workload.training, asked, counts, inside):
         for checkpointing in recomputed:
             changed = plan if checkpointing is None else plan.with_workload(checkpointing=checkpointing)
@@ -235,7 +249,9 @@ def layouts(
                 dp = count // tp // pp
                 if ("dp" in given and dp != asked.dp) or (not training and dp > 1 and "dp" not in given):
                     continue
-                zeros: tuple[Any, ...] = (asked.zero,) if "zero" in given else (0, 1, 2, 3) if dp > 1 and training else (0,)
+                zeros: tuple[Any, ...] = (
+                    (asked.zero,) if "zero" in given else (0, 1, 2, 3) if dp > 1 and training else (0,)
+                )
                 for zero in zeros:
                     made = Layout(dp=dp, zero=zero if dp > 1 else 0, tp=tp, pp=pp, schedule=schedule)
                     if not made.problems(config):

@@ -92,7 +92,7 @@ def _given(ops: Operations, numbers: int, width: int) -> Value:
 
 def _tokens(ops: Operations, stack: StackConfig, frontend: TokenFrontend, name: str, sizes: Sizes) -> Embedded:
     n, W = sizes.rows * sizes.length, frontend.embedding_size
-    x = ops.embedding(f"{name}.tokens.weight", frontend.vocab_size, W, _given(ops, n, 8))
+    x = ops.embedding(f"{name}.tokens.weight", frontend.vocab_size, W, _given(ops, n, 8), True)
     if frontend.scale != 1.0:
         x = ops.scaled(x)
     if sizes.noise:
@@ -278,9 +278,7 @@ class _Seen(NamedTuple):
     width: int
 
 
-def _mask(
-    ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, how: _Seen
-) -> Mask:
+def _mask(ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value | None, how: _Seen) -> Mask:
     plain = (not how.causal or T == 1) and (how.window is None or (how.causal and how.window >= T))
     if not plain:
         distances = ops.storage(T * T * (8 if how.window is None else 18))

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from plainformer.config import HeadConfig
 from plainformer.plan.operations import Operations
-from plainformer.plan.tape import FLOWING, Input, Node, Slot, Storage, Tape, Value
+from plainformer.plan.tape import FLOWING, SAME, Input, Node, Slot, Storage, Tape, Value
 
 LOGITS = "logits and loss"
 SCORES_AT_ONCE = 1 << 24  # numbers that a chunk's scores may have, as in `train/losses.py`
@@ -39,11 +39,16 @@ class LossSizes:
 
 
 class HeadRun:
-    """A head on a tape. `parts`: tensor-parallel ranks, each of which has its rows of the vocabulary."""
+    """A head on a tape. `rows`: of the vocabulary that this rank has, where ranks share it; 0: all."""
 
-    def __init__(self, ops: Operations, config: HeadConfig, hidden_size: int, parts: int = 1, rows: int = 0) -> None:
-        self.ops, self.config, self.hidden_size, self.parts = ops, config, hidden_size, parts
+    def __init__(self, ops: Operations, config: HeadConfig, hidden_size: int, rows: int = 0) -> None:
+        self.ops, self.config, self.hidden_size = ops, config, hidden_size
         self.own = rows or config.out_size
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether ranks have rows of the vocabulary each."""
+        return self.own < self.config.out_size
 
     @property
     def size(self) -> int:
@@ -67,9 +72,12 @@ class HeadRun:
         x = self.transform(x)
         if not c.out_size:
             return x
-        logits = ops.linear(x, "head.out", self.size, self.own, c.out_bias)
-        if self.own != c.out_size or self.parts > 1:  # every rank gets all words' scores
-            logits = ops.operation(logits.numbers // self.own * c.out_size, logits.width, [Input(logits)])
+        logits = ops.linear(ops.entered(x) if self.is_shared else x, "head.out", self.size, self.own, c.out_bias)
+        if self.is_shared:  # every rank gets all words' scores
+            count = logits.numbers // self.own
+            parts = ops.storage(ops.parts * count * -(-c.out_size // ops.parts) * logits.width)
+            logits = ops.operation(count * c.out_size, logits.width, [Input(logits, SAME)])
+            del parts
         return ops.scaled(ops.keeps_output(ops.scaled(logits))) if c.softcap is not None else logits
 
     def mix(self, states: list[Value]) -> Value:
@@ -136,7 +144,7 @@ def word_losses(head: HeadRun, states: Value, sizes: LossSizes) -> Value:
     ops, c = head.ops, head.config
     N, V = sizes.labels, c.out_size
     chunk = max(1, SCORES_AT_ONCE // V) if sizes.chunk is None else sizes.chunk or max(1, N)
-    if head.parts == 1 and ops.keeping:
+    if not head.is_shared and ops.keeping:
         return _swept(head, head.transform(states), sizes, min(chunk, N))
     cuts = [*range(0, N, chunk), N]
 

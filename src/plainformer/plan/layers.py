@@ -110,12 +110,12 @@ class Attention:
         else:
             context = attend(ops, heads, flow, mask, own, dropout)
         del heads, mask
-        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias)
+        return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias, True)
 
     def _project(self, x: Value, flow: Flow) -> Heads:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
-        sizes = {"q": q_size, "k": kv_size, "v": kv_size}
+        sizes, x = {"q": q_size, "k": kv_size, "v": kv_size}, ops.entered(x)
         q, k, v = (ops.linear(x, f"{name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key, size in sizes.items())
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
@@ -141,28 +141,35 @@ class Attention:
         shared = {
             key: ops.linear(table, f"{self.name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key in ("q", "k", "v")
         }
-        scores, number = None, flow.rows * s.num_heads * flow.length
+        scores, number, held = None, flow.rows * s.num_heads * flow.length, [ops.new(flow.length * flow.length, 8)]
         for term, key, content in (("c2p", "k", heads.q), ("p2c", "q", heads.k)):
             if term not in config.terms:
                 continue
             of_positions = shared[key]
             if not config.shared_projection:
                 of_positions = ops.linear(table, f"{self.name}.scores.{key}", s.hidden_size, size, True)
-            found = self._gathered(content.seen_as(strided=True), of_positions, number, N, flow)
+            found = self._gathered(content.seen_as(strided=True), of_positions, number, N, flow, held)
             scores = found if scores is None else ops.add(scores, found)
         assert scores is not None
+        del held, found
         if mask.bias is not None:
             scores = ops.keeps_input(ops.add(scores, mask.bias))
         return Mask(scores)
 
-    def _gathered(self, content: Value, positions: Value, number: int, N: int, flow: Flow) -> Value:
-        """Return the scores of content and positions, each at its distance: the gradient needs the index."""
+    def _gathered(
+        self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]
+    ) -> Value:
+        """Return the scores of content and positions, each at its distance: the gradient needs the index.
+
+        `held`: what stays until all scores are there: distances, the scores of all positions, and the last index.
+        """
         ops = self.ops
         spread = ops.operation(
             flow.rows * positions.numbers, positions.width, [Input(positions, SAME_SUMMED)]
         )  # once a row
-        scores = ops.scaled(ops.product(content, spread, number * N))
         index = ops.new(flow.length * flow.length, 8)
+        scores = ops.scaled(ops.product(content, spread, number * N))
+        held[1:] = [*held[1:-1], scores, index]
         return ops.operation(number * flow.length, scores.width, [Input(scores)], [scores.storage, index.storage])
 
 
@@ -177,16 +184,17 @@ class Cross:
         ops, s = self.ops, self.stack
         assert flow.memory is not None
         size = s.num_heads * s.head_dim
-        q = ops.linear(x, f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = (ops.linear(flow.memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
+        memory = ops.entered(flow.memory)
+        q = ops.linear(ops.entered(x), f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
+        k, v = (ops.linear(memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
-        del q, k, v
+        del q, k, v, memory
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
             context = attend(ops, heads, flow, flow.memory_mask, own, dropout)
         del heads
-        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias)
+        return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias, True)
 
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
@@ -255,22 +263,26 @@ def attend_eagerly(
     dropout: float,
 ) -> Value:
     """Return the context computed step by step, as `model/attention.py` does for soft caps and for probabilities."""
-    H, _, S = own
+    H, K, S = own
     number, width = flow.rows * H * flow.queries * S, heads.q.width
     q = ops.scaled(heads.q).seen_as(strided=True)
+    if K < H:
+        q = ops.copied(q)  # heads that share keys are the rows of one product
     k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))
-    scores = ops.product(q, k, number)
-    del q, k
+    raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
+    del k
     if softcap is not None:
         scores = ops.scaled(ops.keeps_output(ops.scaled(scores)))
+    hidden = None
     if mask.causal:
         hidden = ops.new(flow.length * S, 1)
         scores = ops.operation(number, scores.width, [Input(scores)], [hidden.storage])
     elif mask.bias is not None:
-        scores = ops.keeps_input(ops.add(scores, mask.bias))
+        scores = ops.add(scores, mask.bias)
+        scores = ops.keeps_input(scores)
     probabilities = ops.cast(ops.keeps_output(scores, width=4), width)
-    del scores
     context = ops.product(ops.drop(probabilities, dropout), v, heads.q.numbers)
+    del q, raw, scores, hidden, probabilities
     return ops.copied(context.seen_as(strided=True))
 
 
@@ -290,14 +302,15 @@ class FeedForward:
 
     def _network(self, x: Value) -> Value:
         ops, s, name = self.ops, self.stack, self.name
-        D, F, bias = s.hidden_size, s.ffn_size, s.ffn_bias
+        D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
             gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
-            inner = ops.multiply(ops.activation(gate, s.activation), up)
+            inner = ops.activation(gate, s.activation)
+            inner = ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)
-        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias)
+        return ops.linear(ops.drop(inner, s.dropout.activation), f"{name}.down", F, D, bias, True)
 
 
 class Block:

@@ -32,6 +32,7 @@ class Operations(Tape):
         trained: whether a parameter, by its name, is learnt. same: another name of a parameter → its first.
         autocast: whether products are computed in bf16 (torch.autocast) from fp32 weights.
         width: bytes of a weight. on_gpu: torch keeps smaller dropout masks there. adapters: see `Adapters`.
+        parts: tensor-parallel ranks, each of which has some rows or columns of the weights.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class Operations(Tape):
         width: int = 4,
         on_gpu: bool = False,
         adapters: Adapters | None = None,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.trained, self.same, self.autocast, self.wide = trained, same, autocast, width
-        self.on_gpu, self.adapters = on_gpu, adapters
+        self.on_gpu, self.adapters, self.parts = on_gpu, adapters, parts
         self.known: dict[str, Value] = {}
         self.inputs: list[Value] = []
         self.casts: dict[str, Value] = {}  # autocast's own cache, until the loss is there
@@ -149,24 +151,38 @@ class Operations(Tape):
 
     # ---- with weights ----------------------------------------------------------------------------------------------
 
-    def embedding(self, name: str, rows: int, size: int, ids: Value) -> Value:
-        """Return vectors by id; `ids` of 8 bytes each."""
+    def embedding(self, name: str, rows: int, size: int, ids: Value, shared: bool = False) -> Value:
+        """Return vectors by id; `ids` of 8 bytes each. `shared`: ranks have some rows each."""
         table = self.weight(name, rows * size)
-        return self.operation(ids.numbers * size, table.width, [Input(table)], [ids.storage])
+        if not shared or self.parts == 1:
+            return self.operation(ids.numbers * size, table.width, [Input(table)], [ids.storage])
+        away, here = self.storage(ids.numbers), self.new(ids.numbers, 8)
+        vectors = self.operation(ids.numbers * size, table.width, [Input(table)], [here.storage])
+        return self.summed(self.operation(vectors.numbers, vectors.width, [Input(vectors)], [away]))
 
-    def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool) -> Value:
-        """Return x Wᵀ + b, and what an adapter adds."""
-        read = x
-        n = x.numbers // inputs
+    def entered(self, x: Value) -> Value:
+        """Return x before weights of which ranks have some rows: its gradients are added up in a copy."""
+        return self.follow(x.numbers, x.width, x.storage, [Input(x)], strided=x.strided) if self.parts > 1 else x
+
+    def summed(self, x: Value) -> Value:
+        """Return the sum of all ranks' x, which is made in a copy."""
+        return self.operation(x.numbers, x.width, [Input(x, SAME)]) if self.parts > 1 else x
+
+    def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
+        """Return x Wᵀ + b, and what an adapter adds. `leaves`: ranks have some columns each, and the sum follows."""
+        read, n, leaves = x, x.numbers // inputs, leaves and self.parts > 1
         weight = self.computed_with(self.weight(f"{name}.weight", inputs * outputs))
-        offset = self.computed_with(self.weight(f"{name}.bias", outputs)) if bias else None
+        offset = self.computed_with(self.weight(f"{name}.bias", outputs)) if bias and not leaves else None
         x = self.copied(self.read(x))
         used = [Input(x), Input(weight)] + ([Input(offset, SAME_SUMMED)] if offset is not None else [])
         saved = [x.storage if weight.slot else None, weight.storage if x.slot else None]
         y = self.operation(n * outputs, x.width, used, saved)
-        if self.adapters is None or not self.adapters.has(name):
+        if self.adapters is not None and self.adapters.has(name):
+            y = self.add(y, self._adapter(read, name, inputs, outputs))
+        if not leaves:
             return y
-        return self.add(y, self._adapter(read, name, inputs, outputs))
+        y = self.summed(y)
+        return self.add(y, self.cast(self.weight(f"{name}.bias", outputs), y.width)) if bias else y
 
     def _adapter(self, x: Value, name: str, inputs: int, outputs: int) -> Value:
         assert self.adapters is not None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from plainformer.config.layout import Layout
 from plainformer.config.model import ModelConfig
 from plainformer.config.shapes import shapes
-from plainformer.errors import UsageError, plural
+from plainformer.errors import UsageError
 from plainformer.plan.asked import TargetOptions
 from plainformer.plan.assumptions import assumptions
 from plainformer.plan.counted import rank_plans
 from plainformer.plan.devices import Device, extras, short
-from plainformer.plan.result import Item, Phase, RankPlan
+from plainformer.plan.result import Item, RankPlan
 from plainformer.plan.rules import Rule, rule_of
 from plainformer.plan.time import Bound, bound_of
 from plainformer.plan.workload import Workload
@@ -129,7 +129,9 @@ class Plan:
     def comparable_to(self) -> str:
         """Return what the peak can be compared with; no other figure is the same."""
         if self.device is not None and self.device.kind == "gpu":
-            return "torch.cuda.max_memory_allocated; nvidia-smi shows the total, and what the allocator keeps in reserve"
+            return (
+                "torch.cuda.max_memory_allocated; nvidia-smi shows the total, and what the allocator keeps in reserve"
+            )
         return "what the allocator hands out; the resident set of a process also has Python and PyTorch, about 0.3 GB"
 
     def with_workload(self, **changes: Any) -> Plan:
@@ -180,8 +182,9 @@ def planned(
         UsageError: the layout cannot work for this model; the message has every reason, with what would.
     """
     workload, layout, target = workload or Workload(), layout or Layout(), target or TargetOptions()
-    check_layout(config, workload, layout)
-    ranks = rank_plans(config, workload, layout)
+    check_layout(config, layout)
+    on_gpu = device is not None and device.kind == "gpu"
+    ranks = rank_plans(config, workload, layout, on_gpu=on_gpu)
     made = Plan(
         name=name or config.family,
         config=config,
@@ -196,18 +199,16 @@ def planned(
     return replace(made, beside=beside(made))
 
 
-def check_layout(config: ModelConfig, workload: Workload, layout: Layout) -> None:
+def check_layout(config: ModelConfig, layout: Layout) -> None:
     """Refuse a layout that cannot work for a model, with all reasons."""
     found = layout.problems(config)
     if found:
         raise UsageError("; ".join(one.what for one in found), "; ".join(one.fix for one in found))
-    del workload
 
 
+@lru_cache(maxsize=64)
 def count_parameters(config: ModelConfig) -> int:
     """Return how many numbers a model has, tied ones counted once."""
-    import math
-
     return sum(math.prod(shape) for shape in shapes(config).values())
 
 
@@ -222,8 +223,7 @@ def beside(plan: Plan) -> tuple[Item, ...]:
             size = known.communicator if count == 2 else known.communicator_more
             items.append(Item(f"NCCL, {name}-parallel group", size, known.sources["communicator"]))
     share = round(plan.peak * known.fragmentation)
-    items.append(Item("fragmentation", share, f"{known.fragmentation:.0%} of the peak, {known.sources['fragmentation']}"))
+    items.append(
+        Item("fragmentation", share, f"{known.fragmentation:.0%} of the peak, {known.sources['fragmentation']}")
+    )
     return tuple(items)
-
-
-__all__ = ["Callable", "Mapping", "Phase", "Plan", "beside", "check_layout", "count_parameters", "planned", "plural"]

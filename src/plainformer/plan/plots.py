@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import MissingDependencyError, PlainformerError, to_install
 from plainformer.plan.devices import GB, short
@@ -45,10 +45,10 @@ def draw(plan: Plan, path: str | Path) -> None:
             raise PlainformerError(f"{path} cannot be written: {error.strerror or error}", "choose another") from None
 
 
-def _bars(plan: Plan, axes) -> None:  # type: ignore[no-untyped-def]
+def _bars(plan: Plan, axes: Any) -> None:
     phases = plan.worst.phases
     parts = [phase.parts() for phase in phases]
-    names = dict.fromkeys(name for one in (dict.fromkeys(PARTS), *parts) for name in one)
+    names = dict.fromkeys([*PARTS, *(name for one in parts for name in one)])
     left = [0.0] * len(phases)
     for place, name in enumerate(names):
         sizes = [one.get(name, 0) / GB for one in parts]
@@ -60,7 +60,9 @@ def _bars(plan: Plan, axes) -> None:  # type: ignore[no-untyped-def]
         axes.barh(range(len(phases)), [beside] * len(phases), left=left, color=BESIDE, label="besides tensors")
     if plan.device is not None:
         axes.axvline(plan.device.memory / GB, color=INK, linestyle="--", linewidth=1)
-        axes.set_title(f"{plan.name}; the line: {plan.device.name}, {short(plan.device.memory)}".replace("$", r"\$"), fontsize=9)
+        axes.set_title(
+            f"{plan.name}; the line: {plan.device.name}, {short(plan.device.memory)}".replace("$", r"\$"), fontsize=9
+        )
     else:
         axes.set_title(plan.name.replace("$", r"\$"), fontsize=9)
     axes.set_yticks(range(len(phases)), [phase.name for phase in phases], fontsize=8)

@@ -44,9 +44,7 @@ class Rule:
         }
 
 
-def rule_of(
-    name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...]
-) -> Rule:
+def rule_of(name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...]) -> Rule:
     """Return the rule of thumb for a model of that name; where it says its size ("7B"), people take that."""
     count = size_in(name) or parameters
     dtype = "fp32" if workload.training else workload.dtype or "fp32"
@@ -62,7 +60,9 @@ def rule_of(
     states, peak = sum(held.values()), worst.bytes
     said = f"{_count(count)} x {times} = {short(rule)}"
     alone = len(ranks) == 1 and len(worst.ranks) == 1
-    sentences = tuple(_sentences(config, workload, count, parameters, rule, states, worst)) if alone else _divided(ranks, rule)
+    sentences = (
+        tuple(_sentences(config, workload, count, parameters, rule, states, worst)) if alone else _divided(ranks, rule)
+    )
     return Rule(said, rule, states, peak, sentences)
 
 
@@ -70,7 +70,9 @@ def _divided(ranks: tuple[RankPlan, ...], rule: int) -> tuple[str, ...]:
     count = sum(len(rank.ranks) for rank in ranks)
     worst = max(rank.bytes for rank in ranks)
     share = rule / max(count, 1)
-    return (f"divided by {count} ranks it is {short(share)} each; the worst of them needs {short(worst)}, {worst / share:.2f} times that",)
+    return (
+        f"divided by {count} ranks it is {short(share)} each; the worst of them needs {short(worst)}, {worst / share:.2f} times that",
+    )
 
 
 def _sentences(

@@ -25,7 +25,9 @@ def title(plan: Plan) -> str:
     else:
         words += [asked.dtype or "fp32"]
         words += ["int8 cache"] if asked.cache == "int8" else []
-    tokens = " to ".join(str(n) for n in (at.encoder, at.decoder) if n) if asked.training else str(at.encoder or at.decoder)
+    tokens = (
+        " to ".join(str(n) for n in (at.encoder, at.decoder) if n) if asked.training else str(at.encoder or at.decoder)
+    )
     tokens += f" + {at.new}" if at.new else ""
     unit = "tokens" if reads_text(plan.config) else "positions"
     words += [f"{plural(asked.batch, 'row')} of {tokens} {unit}"]
@@ -39,7 +41,9 @@ def layout_said(plan: Plan) -> str:
     layout = plan.layout
     if layout.world == 1:
         return ""
-    parts = [f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1]
+    parts = [
+        f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1
+    ]
     parts += [f"zero {layout.zero}"] if layout.zero else []
     parts += [layout.schedule] if layout.pp > 1 else []
     return f"{layout.world} devices: {', '.join(parts)}"

@@ -184,6 +184,7 @@ class Tape:
     Attributes:
         part: the part that new values belong to.
         keeping: whether operations are remembered; off where nothing is to be learnt.
+        gradient_share: among how many ranks the gradients of parameters are divided as soon as they are there.
         hollow: whether they are remembered without what their gradient needs, because they will be done again.
     """
 
@@ -192,6 +193,7 @@ class Tape:
         self.nodes: list[Node | Again] = []
         self.part, self.keeping, self.hollow = "", True, False
         self.gradients: dict[str, Slot] = {}
+        self.gradient_share = 1
 
     def storage(self, size: int, part: str = "") -> Storage:
         """Return new memory."""
@@ -292,8 +294,8 @@ class Tape:
 
     def _own(self, slot: Slot, gradient: Storage) -> Storage:
         """Return a gradient as a parameter's: its memory now belongs to another part."""
-        if gradient.holders or gradient.size != slot.size:
-            return self.storage(slot.size, GRADIENTS)
+        if gradient.holders or self.gradient_share > 1:
+            return self.storage(-(-slot.size // self.gradient_share), GRADIENTS)
         self.meter.change(-gradient.size, gradient.part)
         gradient.part = GRADIENTS
         self.meter.change(gradient.size, GRADIENTS)

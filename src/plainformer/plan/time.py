@@ -70,7 +70,9 @@ class _Roofline:
         self.bandwidth = (device.bandwidth or 0.0) * target.bandwidth_share
         self.link = device.link
         self.said = (
-            f"{target.compute_share:.0%} of {_rate(rate)} in {self.dtype}" if rate else "no rate of operations is known",
+            f"{target.compute_share:.0%} of {_rate(rate)} in {self.dtype}"
+            if rate
+            else "no rate of operations is known",
             f"{target.bandwidth_share:.0%} of {(device.bandwidth or 0) / 1e9:,.0f} GB/s of memory",
         )
 
@@ -90,7 +92,9 @@ class _Roofline:
             read = weights + cache_read(self.config, asked, at)
             operations = asked.rows * token_operations(self.config, at)
             # One row after the other through all stages: a pipeline has the memory of all, and the time of one.
-            token = self._slowest(operations / self.layout.tp, read / self.layout.tp, self._tensor_parallel(asked.rows, passes=1))
+            token = self._slowest(
+                operations / self.layout.tp, read / self.layout.tp, self._tensor_parallel(asked.rows, passes=1)
+            )
             seconds["token"], limits["token"] = token
             rate = self.layout.dp * asked.rows / token[0]
         return Bound(seconds, rate, limits, self.said)

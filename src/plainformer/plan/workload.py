@@ -28,7 +28,9 @@ def _checkpointing(name: str, value: Any) -> None:
 
 def _yes(text: str) -> bool:
     if text not in ("yes", "no"):
-        raise UsageError(f"{opt('padded', text)} is neither yes nor no", f"give {opt('padded', 'yes')} or {opt('padded', 'no')}")
+        raise UsageError(
+            f"{opt('padded', text)} is neither yes nor no", f"give {opt('padded', 'yes')} or {opt('padded', 'no')}"
+        )
     return text == "yes"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -186,7 +187,11 @@ def read_losses(folder: Path, steps: Iterable[int]) -> dict[str, Losses]:
             name: Losses(known, np.stack(found[name]), labels, numbered(units), examples)
             for name, (labels, units, examples) in sides.items()
         }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(
+            f"a file of {at} is damaged: {error}", "there is no verdict without it; the model is whole"
+        ) from None
+    except (OSError, KeyError) as error:
         raise CheckpointError(
             f"{at} does not have the losses of all evaluations: {error}",
             "runs of this version with validation rows keep them; without them there is no verdict",

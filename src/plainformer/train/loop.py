@@ -61,7 +61,7 @@ def learn(run: Run, step: Step, batches: list[Batch]) -> tuple[Tensor, int, int]
     """
     counted = [batch for turn, batch in zip(turns(run, step, batches), batches, strict=True) if turn.counts]
     labels, tokens = run.ranks.sums([sum(b.count for b in counted), sum(b.tokens for b in counted)])
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)  # also of what another process takes the steps of
     try:
         total = accumulate(run, step, batches, labels)
     except RuntimeError as error:  # an operation that gives other bits each time on this device
@@ -69,7 +69,7 @@ def learn(run: Run, step: Step, batches: list[Batch]) -> tuple[Tensor, int, int]
             raise
         log.warning("%s; the run goes on, but is not repeatable bit for bit", str(error).partition(". ")[0])
         torch.use_deterministic_algorithms(True, warn_only=True)
-        run.optimizer.zero_grad(set_to_none=True)
+        run.model.zero_grad(set_to_none=True)  # also of what another process takes the steps of
         total = accumulate(run, step, batches, labels)
     total = run.ranks.total(total)
     norm = clipped(run)
@@ -212,6 +212,8 @@ def _look(run: Run, state: State) -> None:
             run.gradients.evaluated()
         stopping = found is None
         better = found is not None and _judge(run, state, found)
+        # Last bits may differ from machine to machine, decisions may not.
+        better, state.best, state.since_best = run.ranks.first((better, state.best, state.since_best))
     patience = run.config.evaluate.patience
     early = bool(patience) and state.since_best >= (patience or 0)
     state.ended = "stopped" if stopping else "done" if done else "early" if early else ""

@@ -113,8 +113,8 @@ def _scored(head: Head, x_ND: Tensor, labels_N: Tensor, smoothing: float, robust
 
 
 def _is_plain(out: Linear) -> bool:
-    """Return whether a layer is W x + b and no more: without an adapter, a packed weight or someone's hook."""
-    if type(out) is not Linear or out.product is not None or "forward" in vars(out):
+    """Return whether a layer is W x + b and no more: all of it, without an adapter, a packed weight or someone's hook."""
+    if type(out) is not Linear or out.product is not None or out.cut is not None or "forward" in vars(out):
         return False
     return not (out._forward_hooks or out._forward_pre_hooks or out._backward_hooks or out._backward_pre_hooks)
 

@@ -38,6 +38,7 @@ RESAMPLES, LEVEL, FEWEST = 10_000, 0.05, 20
 MOST_UNITS = 10_000  # of a bootstrap; more are joined
 _AT_ONCE = 1 << 24  # numbers of a chunk of weights
 _HUGE = 1e30  # stands for a loss that is not a number
+_RAN_AWAY = 1e15  # a rise as a share: no loss that is a number rises so far
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Verdict:
         return {"verdict": self.kind, "sentence": str(self), **asdict(self), "folds": folds}
 
     def __str__(self) -> str:
-        said = _SENTENCES[self.kind].format(
+        ran_away = self.rise is not None and self.rise > _RAN_AWAY
+        said = (_SENTENCE_OF_NONE if ran_away else _SENTENCES[self.kind]).format(
             rise=0.0 if self.rise is None else self.rise,
             **{f"since_{name}": value for name, value in {**_NOWHERE, **self.since}.items()},
             **{f"best_{name}": value for name, value in {**_NOWHERE, **self.best}.items()},
@@ -123,7 +125,7 @@ class Verdict:
         if self.folds:
             said = self._of_folds() + said
         evidence = "" if self.p is None else f", p = {self.p:.2g}"
-        if self.interval is not None:
+        if self.interval is not None and not ran_away:
             low, high = self.interval
             evidence = f", 95 % interval {low:+.1%} to {high:+.1%}{evidence}"
         return f"{said} (n = {self.n:,}{evidence}){self._of_metric()}"
@@ -142,6 +144,9 @@ class Verdict:
         )
 
 
+_SENTENCE_OF_NONE = (
+    "worse since evaluation {best_evaluation} (step {best_step:,}): validation loss is no longer a finite number"
+)
 _NOWHERE = {"evaluation": 0, "step": 0, "epoch": 0.0}
 _BEST = "evaluation {best_evaluation} (step {best_step:,})"
 _SENTENCES = {

@@ -15,7 +15,7 @@ import torch
 
 from plainformer.config.building import as_config, dotted_options
 from plainformer.config.resolved import resolved
-from plainformer.config.training import OptimizerConfig
+from plainformer.config.training import OptimizerConfig, TrainConfig
 from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
@@ -41,11 +41,12 @@ from plainformer.training.folder import RunFolder, cannot_write
 from plainformer.training.going import Going
 from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
-from plainformer.training.models import made_model
+from plainformer.training.models import divided_model
 from plainformer.training.prepared import Prepared, prepare
 from plainformer.training.processes import divided, first, team_of, together
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
+from plainformer.training.together import together
 
 _LOCK_SECONDS = 60.0  # that the processes before a restart may take to end, of a run of several
 
@@ -96,7 +97,6 @@ def train(
     """
     config = resolved(as_config(config))
     with dotted_options(), machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
-        prepared = prepare(config)
         try:
             with together(config, prepared.layout) as mesh:
                 ranks = Ranks(mesh)
@@ -146,7 +146,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: 
     if state.ended in ("done", "early"):
         first(team, lambda: tell_best(folder.path))
     result = TrainResult(
-        *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best, kept_verdict(folder.path)),
+        *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best),
+        verdict=ranks.alone(lambda: kept_verdict(folder.path)),
         evaluated=prepared.metric.evaluated,
     )
     events.ended(result.to_dict())
@@ -171,6 +172,7 @@ def make_run(
     ranks: Ranks,
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
+    ranks, team = Ranks(mesh), Team.of(mesh)
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
     team = team_of(ranks.mesh)
     model, new = made_model(config, start, type(objective), saved.path if saved else None, ranks.mesh)

@@ -17,6 +17,7 @@ from plainformer.checkpoint.opened import AdaptedCheckpoint, Checkpoint, GgufChe
 from plainformer.checkpoint.rows import WeightTable
 from plainformer.checkpoint.small_files import pick_small_files
 from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, TokenFrontend
+from plainformer.config.layout import Layout
 from plainformer.config.scaling import TARGETS, Scaling
 from plainformer.config.training import StartConfig, TrainConfig
 from plainformer.errors import UsageError, opt
@@ -31,6 +32,8 @@ from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
+from plainformer.parallel.apply import cut, parallelize
+from plainformer.parallel.data import Gradients
 from plainformer.parallel.gather import Share, Team, local_of
 from plainformer.parallel.mesh import Mesh
 from plainformer.saving import save_config, save_model, save_together
@@ -229,8 +232,6 @@ def made_model(
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
     model.config = start.stated(model.config)
-    if asked.lora is not None:
-        add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
         _freeze_backbone(model)
     _rest_unread(model, config)
@@ -259,11 +260,18 @@ def compile_layers(model: Transformer) -> None:
         layer.compile()
 
 
-def _freeze_backbone(model: Transformer) -> None:
-    names = [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
-    if not names:
+def _heads_own(model: Transformer) -> list[str]:
+    return [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
+
+
+def _check_head(model: Transformer) -> None:
+    if not _heads_own(model):
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
+
+
+def _freeze_backbone(model: Transformer) -> None:
+    names = _heads_own(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name in names)
 

@@ -14,6 +14,8 @@ import plainformer
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import CONVENTIONS
 from plainformer.inputs.text.tokenizer import Tokenizer
+from plainformer.inputs.text.tokenizer_settings import Settings, special_token
+from plainformer.inputs.text.vocabulary import known_roles
 from tests.support import ROOT
 from tests.support.sentencepiece import TEXTS, train, write_two_sides
 from tests.support.tokenizers import WORDPIECE
@@ -641,3 +643,12 @@ def test_a_bundled_vocab_txt_loads() -> None:
     folder = next(Path(rxnmapper.origin).parent.glob("models/transformers/*/vocab.txt")).parent
     tokenizer = read(folder)
     assert tokenizer.pad_id == 0 and tokenizer.encode("c").input_ids[0] == tokenizer.cls_id
+
+
+def test_special_tokens_have_one_order() -> None:
+    """What is saved has to be the same file in every process, and sets of texts differ from one to the next."""
+    usual = {f"{name}_token": f"<{name}>" for name in ("unk", "sep", "pad", "cls", "mask", "bos", "eos")}
+    roles: dict[str, Any] = {"extra_token": special_token("<extra>"), "sep_token": special_token("</s>")}
+    settings = Settings(Path("folder"), roles=roles)
+    found = known_roles(settings, usual, {*usual.values(), "<extra>", "</s>"})
+    assert list(found) == [*usual, "extra_token"] and found["sep_token"] == "</s>"

@@ -90,6 +90,10 @@ class TensorSource:
         """Return the type that a tensor is stored in: torch's name of a dtype, or a quantisation type."""
         return self._find(name).stored
 
+    def is_mapped(self, name: str) -> bool:
+        """Return whether `read` gives a view of the file's pages, and takes no memory of its own."""
+        return bool(self.maps) and self.stored(name) in ("float32", "bfloat16", "float16", "float64")
+
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor on the CPU.
 

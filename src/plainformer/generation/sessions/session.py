@@ -6,7 +6,6 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 from __future__ import annotations
 
 import logging
-
 import torch
 from torch import Tensor
 
@@ -65,8 +64,9 @@ class Session:
     def _new_cache(self, kind: str, budget: int) -> KeyValueCache:
         # Copies have stores of their own for what is new, so that the prompt's is made for the prompt alone.
         capacity = self.length + (min(budget, FIRST_ROOM) if self.copies == 1 else 0)
-        where = {"dtype": self.model.dtype, "device": self.ids.device, "local": self.model.local}
-        return KeyValueCache(self.model.config, len(self.prompt), capacity, kind=kind, **where)
+        dtype, device, local = self.model.dtype, self.ids.device, self.model.local
+        size = len(self.prompt), capacity
+        return KeyValueCache(self.model.config, *size, kind=kind, dtype=dtype, device=device, local=local)
 
     def prefill(self) -> Tensor:
         """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""

@@ -96,8 +96,11 @@ def _as_matched(token: AddedToken, backend: tokenizers.Tokenizer, *, named: bool
 
 
 def known_roles(settings: Settings, usual: Mapping[str, str], vocabulary: Container[str]) -> dict[str, str]:
-    """Return the family's usual special tokens, overridden by what the files say, as far as the vocabulary has them."""
-    stated = {role: settings.role(role, usual.get(role)) for role in {*usual, *settings.roles}}
+    """Return the family's usual special tokens, overridden by what the files say, as far as the vocabulary has them.
+
+    They have one order in every process, since it is that of the file that `save` writes.
+    """
+    stated = {role: settings.role(role, usual.get(role)) for role in {**usual, **settings.roles}}
     return {role: token for role, token in stated.items() if token is not None and token in vocabulary}
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from plainformer.errors import UsageError, opt
 from plainformer.model.fast.compiled import FEW_ROWS, Matrix, affine, as_array, follow_torch_threads, kernels, state
-from plainformer.model.linear import Layout
+from plainformer.model.linear import Layout, Leave
 
 
 class OneDnnWeight:
     """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
         # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), 1)
         self.bias_O = None if bias_O is None else bias_O.detach()
@@ -92,7 +92,7 @@ class CompiledWeight(KernelWeight):
     torch's ordinary product of one row runs on one thread; the kernel reads the weight once, with all threads.
     """
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
         super().__init__(_joined(weights).contiguous(), None, bias_O)
 
     def many_rows(self, x: Tensor) -> Tensor:
@@ -112,9 +112,12 @@ class Int8Weight(KernelWeight):
 
     PIECE = 2**20  # weights that are made wide at a time: they stay in the processor's cache
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
         weight_OI = _joined(weights)
-        scales_O = weight_OI.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        widest_O = weight_OI.abs().amax(1)
+        if leave is not None:  # other ranks have the other columns: one scale for a whole row, as in one process
+            widest_O = leave.largest(widest_O)
+        scales_O = widest_O.clamp_min(torch.finfo(torch.float32).tiny) / 127
         super().__init__((weight_OI / scales_O[:, None]).round_().to(torch.int8), scales_O, bias_O)
 
     def many_rows(self, x: Tensor) -> Tensor:

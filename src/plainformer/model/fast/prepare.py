@@ -127,7 +127,11 @@ def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str,
 
 def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product:
     weight_OI = flat.view(out_size, in_size)
-    return LAYOUTS[backend]([weight_OI], None) if backend in LAYOUTS else functools.partial(F.linear, weight=weight_OI)
+    return (
+        LAYOUTS[backend]([weight_OI], None, None)
+        if backend in LAYOUTS
+        else functools.partial(F.linear, weight=weight_OI)
+    )
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ from plainformer.model.attention import Attentions, CrossAttention, Flow, Mask
 from plainformer.model.block import norms_around
 from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, state
 from plainformer.model.fast.packed import KernelWeight
-from plainformer.model.linear import outermost
+from plainformer.model.linear import is_shared, outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.stack import Stack
 
@@ -71,9 +71,13 @@ class FastStack(Stack):
 
 
 def install(model: nn.Module) -> None:
-    """Let the stacks that decode run their steps through the kernel, in place."""
+    """Let the stacks that decode run their steps through the kernel, in place.
+
+    Not those whose layers are shared with other processes, which add something up in the middle of each layer.
+    """
     for module in model.modules():
-        if type(module) is Stack and module.causal and module.config.disentangled is None:
+        usual = type(module) is Stack and module.causal and module.config.disentangled is None
+        if usual and not any(is_shared(each) for each in outermost(module)):
             module.__class__ = FastStack
 
 
@@ -157,7 +161,7 @@ class LayerStep:
         tensors = [place.get(name) for place, name in norms]
         tensors += [x for weight in kernel_weights for x in (weight.stored_OI, weight.bias_O)]
         self.tensors = [(x, state(x)) for x in tensors if x is not None]
-        ready = _is_ours(block) and len(kernel_weights) == len(packed)
+        ready = _is_ours(block) and len(kernel_weights) == len(packed) and not any(map(is_shared, linears))
         self.arrays = _layer(module, block, self.config) if ready else None
         self.block = block  # last: another thread takes the views for current from here on
 

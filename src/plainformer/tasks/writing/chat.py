@@ -172,8 +172,8 @@ class ChatSession:
 
     def _new_cache(self, kind: str) -> KeyValueCache:
         model = self.task.model
-        where = {"dtype": model.dtype, "device": model.device, "local": model.local}
-        return KeyValueCache(model.config, 1, _FIRST_CAPACITY, kind=kind, **where)
+        dtype, device, local = model.dtype, model.device, model.local
+        return KeyValueCache(model.config, 1, _FIRST_CAPACITY, kind=kind, dtype=dtype, device=device, local=local)
 
     def _room(self, messages: Messages) -> int | None:
         """Return how many new tokens fit after the conversation; None where nothing limits them."""

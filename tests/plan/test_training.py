@@ -1,0 +1,254 @@
+"""Phases of a training step: their bytes are those that the allocator hands out while our own step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from plainformer.config import (
+    HeadConfig,
+    MelFrontend,
+    ModelConfig,
+    NormConfig,
+    PatchFrontend,
+    RelativeBias,
+    RopeConfig,
+    StackConfig,
+    TokenFrontend,
+    WaveFrontend,
+)
+from plainformer.config.layout import Layout
+from plainformer.config.learning import OptimizerConfig
+from plainformer.config.local import local
+from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.initial import initialise
+from plainformer.model.recompute import set_checkpointing
+from plainformer.model.transformer import Transformer
+from plainformer.plan.result import AVERAGE, OPTIMIZER, WEIGHTS, Phase
+from plainformer.plan.training import training_phases
+from plainformer.plan.workload import Workload
+from plainformer.train.losses import label_losses, wide, word_losses
+from plainformer.train.optimizer import Average, clip_gradients, make_optimizer
+from tests.support.memory import peaks_by_phase, phase
+
+ROWS, LENGTH, TARGET, WORDS = 2, 128, 96, 1003
+LAYER, RMS = NormConfig(eps=1e-5), NormConfig("rms", 1e-6)
+
+
+def stack_of(layers: int = 4, **changes: Any) -> StackConfig:
+    usual: dict[str, Any] = dict(
+        frontend=TokenFrontend(vocab_size=WORDS, embedding_size=64), hidden_size=64, num_layers=layers, num_heads=4,
+        ffn_size=256, norm=LAYER, norm_place="pre", final_norm="norm",
+    )  # fmt: skip
+    return StackConfig(**{**usual, **changes})
+
+
+def decoder(**changes: Any) -> ModelConfig:
+    stack = stack_of(direction="causal", **changes)
+    tied = (("head.out.weight", "decoder.frontend.tokens.weight"),)
+    return ModelConfig(
+        "decoder", decoder=stack, head=HeadConfig("causal_lm", out_size=WORDS, out_bias=False), tied=tied
+    )
+
+
+def llama(**changes: Any) -> ModelConfig:
+    rope = (RopeConfig(1e4, 8),) * 4
+    return decoder(num_heads=8, num_kv_heads=2, ffn_size=176, ffn="gated", activation="silu", norm=RMS, rope=rope,
+                   qkv_bias=False, out_bias=False, ffn_bias=False, **changes)  # fmt: skip
+
+
+def gpt2() -> ModelConfig:
+    tokens = TokenFrontend(vocab_size=WORDS, embedding_size=64, positions="learned", max_positions=LENGTH)
+    return decoder(frontend=tokens, activation="gelu_tanh")
+
+
+def bert(**changes: Any) -> ModelConfig:
+    tokens = TokenFrontend(
+        vocab_size=WORDS, embedding_size=64, positions="learned", max_positions=LENGTH, token_types=2, norm=LAYER
+    )
+    stack = stack_of(frontend=tokens, norm_place="post", final_norm="none", **changes)
+    head = HeadConfig("masked_lm", transform_size=64, transform_activation="gelu", transform_norm=LAYER, out_size=WORDS)
+    return ModelConfig("bert", encoder=stack, head=head, tied=(("head.out.weight", "encoder.frontend.tokens.weight"),))
+
+
+def t5() -> ModelConfig:
+    usual: dict[str, Any] = dict(
+        layers=2, attention_scale=1.0, ffn_size=96, ffn="gated", norm=RMS, relative_bias=RelativeBias(),
+        qkv_bias=False, out_bias=False, ffn_bias=False,
+    )  # fmt: skip
+    table = "encoder.frontend.tokens.weight"
+    return ModelConfig(
+        "t5", encoder=stack_of(**usual), decoder=stack_of(**usual, direction="causal", cross_attention=True),
+        head=HeadConfig("seq2seq_lm", out_size=WORDS, out_bias=False, scale=0.125), decoder_start_id=0,
+        tied=(("decoder.frontend.tokens.weight", table), ("head.out.weight", table)),
+    )  # fmt: skip
+
+
+def whisper() -> ModelConfig:
+    tokens = TokenFrontend(vocab_size=WORDS, embedding_size=64, positions="learned", max_positions=TARGET)
+    return ModelConfig(
+        "whisper", encoder=stack_of(3, frontend=MelFrontend(mels=40, max_positions=100)),
+        decoder=stack_of(3, frontend=tokens, direction="causal", cross_attention=True), decoder_start_id=1,
+        head=HeadConfig("seq2seq_lm", out_size=WORDS, out_bias=False),
+        tied=(("head.out.weight", "decoder.frontend.tokens.weight"),),
+    )  # fmt: skip
+
+
+def vit() -> ModelConfig:
+    stack = stack_of(frontend=PatchFrontend(image_size=(96, 96), patch_size=(8, 8)))
+    return ModelConfig("vit", encoder=stack, head=HeadConfig("image", pick="first", out_size=10))
+
+
+def wav2vec2() -> ModelConfig:
+    frontend = WaveFrontend(
+        channels=(32,) * 4,
+        kernels=(10, 3, 3, 2),
+        strides=(5, 2, 2, 2),
+        position_kernel=16,
+        position_groups=4,
+        norm=LAYER,
+    )
+    stack = stack_of(frontend=frontend, norm_place="post", final_norm="none")
+    return ModelConfig("wav2vec2", encoder=stack, head=HeadConfig("ctc", out_size=32))
+
+
+FAMILIES: dict[str, Callable[[], ModelConfig]] = {
+    "llama": llama, "gpt2": gpt2, "bert": bert, "albert": lambda: bert(layer_ids=(0,) * 4), "t5": t5,
+    "qwen3": lambda: llama(qk_norm="head"), "olmo2": lambda: llama(qk_norm="all", norm_place="branch"),
+    "whisper": whisper, "vit": vit, "wav2vec2": wav2vec2,
+}  # fmt: skip
+SECONDS = 0.4
+
+
+class Step(NamedTuple):
+    """A training step as the loop takes it, with its phases named."""
+
+    model: Transformer
+    workload: Workload
+
+    def batch(self) -> dict[str, torch.Tensor]:
+        config, asked = self.model.config, self.workload
+        kind = config.input_frontend.kind
+        given: dict[str, torch.Tensor] = {
+            "tokens": lambda: {"input_ids": torch.randint(1, WORDS, (asked.batch, asked.length))},
+            "patches": lambda: {"pixel_values": torch.randn(asked.batch, 3, 96, 96)},
+            "wave": lambda: {"input_values": torch.randn(asked.batch, round(asked.seconds * 16000))},
+            "mel": lambda: {"input_features": torch.randn(asked.batch, 40, 200)},
+        }[kind]()
+        if config.kind == "encoder-decoder":
+            given["decoder_input_ids"] = torch.randint(1, WORDS, (asked.batch, asked.target_length))
+        if asked.padded:
+            given["attention_mask"] = torch.ones(asked.batch, asked.length, dtype=torch.long)
+            given["attention_mask"][1, -3:] = 0
+        return given
+
+    def micro_batch(self) -> torch.Tensor:
+        """Run forward pass and loss."""
+        config, given = self.model.config, self.batch()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.workload.precision == "bf16"):
+            if config.head.kind.endswith("lm"):
+                with phase("forward"):
+                    ids = given.get("decoder_input_ids", given.get("input_ids"))
+                    n = ids.numel() if config.head.kind != "masked_lm" else round(ids.numel() * 0.15)
+                    states = self.model.states(**given).last_hidden_state.flatten(0, 1)[torch.arange(n)]
+                with phase("loss"):
+                    return word_losses(
+                        self.model, states, torch.randint(0, WORDS, (n,)), chunk=self.workload.loss_chunk
+                    )
+            with phase("forward"):
+                logits = self.model(**given, only_logits=True).logits
+            with phase("loss"):
+                return (
+                    ctc(logits)
+                    if config.head.kind == "ctc"
+                    else label_losses(wide(logits), torch.randint(0, 9, (ROWS,)))
+                )
+
+    def run(self, optimizer: torch.optim.AdamW, average: Average | None) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.workload.accumulate):
+            losses = self.micro_batch()
+            with phase("backward"):
+                (losses.sum() / 7).backward()
+            del losses
+        with phase("clip"):
+            clip_gradients(optimizer, 1e-3)
+        with phase("step"):
+            optimizer.step()
+            if average is not None:
+                average.update(1)
+
+
+def ctc(logits: torch.Tensor) -> torch.Tensor:
+    letters = round(SECONDS * 15)
+    logs = wide(logits).log_softmax(-1).transpose(0, 1)
+    lengths, counts = torch.full((ROWS,), len(logs)), torch.full((ROWS,), letters)
+    return F.ctc_loss(logs, torch.randint(1, 9, (ROWS * letters,)), lengths, counts, reduction="none")
+
+
+def measured(config: ModelConfig, workload: Workload) -> dict[str, int]:
+    """Return the peak of each phase of a later step, beyond weights and optimizer."""
+    torch.manual_seed(0)
+    model = initialise(Transformer(config)).train()
+    set_checkpointing(
+        model, workload.checkpointing if workload.checkpointing in ("none", "all") else int(workload.checkpointing)
+    )  # type: ignore[arg-type]
+    set_ffn_chunk_size(model, workload.ffn_chunk)
+    optimizer = make_optimizer(model, OptimizerConfig(), 1e-3)
+    average = Average(model, 0.9) if workload.average else None
+    step = Step(model, workload)
+    step.run(optimizer, average)
+    optimizer.zero_grad(set_to_none=True)
+    return peaks_by_phase(lambda: step.run(optimizer, average))
+
+
+def planned(config: ModelConfig, workload: Workload) -> dict[str, int]:
+    """Return the same of a plan."""
+    return {one.name: beyond(one) for one in training_phases(local(config, Layout(), 0), workload)}
+
+
+def beyond(one: Phase) -> int:
+    return sum(item.bytes for item in one.items if item.name not in (WEIGHTS, OPTIMIZER, AVERAGE))
+
+
+def check(config: ModelConfig, workload: Workload, bound: float = 0.01) -> None:
+    found, expected = measured(config, workload), planned(config, workload)
+    off = {name: round(expected[name] / found[name] - 1, 4) for name in found}
+    assert set(found) == {"forward", "loss", "backward", "clip", "step"}
+    assert all(abs(share) < bound for share in off.values()), (off, expected, found)
+
+
+def usual(**changes: Any) -> Workload:
+    given: dict[str, Any] = dict(
+        purpose="training", batch=ROWS, length=LENGTH, target_length=TARGET, padded=False, seconds=SECONDS
+    )
+    return Workload(**{**given, **changes})
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "all", "2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_phases_of_every_family(family: str, checkpointing: str) -> None:
+    check(FAMILIES[family](), usual(checkpointing=checkpointing))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padded": True},
+        {"accumulate": 2},
+        {"accumulate": 2, "checkpointing": "all"},
+        {"average": True},
+        {"loss_chunk": 32},
+        {"loss_chunk": 0},
+        {"ffn_chunk": 32},
+        {"ffn_chunk": 32, "checkpointing": "all"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_phases_of_every_option(family: str, changes: dict[str, Any]) -> None:
+    check(FAMILIES[family](), usual(**changes))
