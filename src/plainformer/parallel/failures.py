@@ -30,7 +30,9 @@ def failure_of_another(error: BaseException, timeout: float) -> PlainformerError
 
     known = isinstance(error, dist.DistError | TimeoutError)
     if any(said in text for said in _GONE):
-        return TrainingError("another process of this run has ended", f"its own message says why; {_GOES_ON}")
+        return TrainingError(
+            "another process of this run has ended", f"its own message says why; without one, it was killed; {_GOES_ON}"
+        )
     if isinstance(error, TimeoutError) or any(said in text for said in _LATE):
         what = f"another process of this run has not answered for {timeout:g} seconds"
         fix = f"is a machine down, or slow? then give a longer {opt('parallel.timeout')}; {_GOES_ON}"

@@ -20,6 +20,8 @@ from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Replicas
+from plainformer.parallel.gather import Team
+from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import Ranks
 from plainformer.train.checkpoint import Checkpoints, Saved, Written
 from plainformer.train.example_losses import LossFiles
@@ -43,12 +45,11 @@ from plainformer.training.lock import alone_in
 from plainformer.training.machine import machine, until_interrupted
 from plainformer.training.models import divided_model
 from plainformer.training.prepared import Prepared, prepare
-from plainformer.training.processes import divided, first, team_of, together
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
 from plainformer.training.together import together
 
-_LOCK_SECONDS = 60.0  # that the processes before a restart may take to end, of a run of several
+_LOCK_SECONDS = 60.0  # that the processes before a restart may take to end
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
@@ -89,8 +90,8 @@ def train(
 
     Args:
         config: a `TrainConfig`, a mapping, or the path of a YAML file.
-        on_event: is told of all that happens; see `Event`.
-        stop: is asked after each step whether to stop; None: Ctrl-C stops.
+        on_event: is told of all that happens; see `Event`. Of several processes the first alone is, but all of "started".
+        stop: is asked after each step whether to stop; None: Ctrl-C stops. Any process may ask all of them to.
     Raises:
         UsageError: the configuration cannot work, or is not that of the run in its folder.
         TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
@@ -98,14 +99,12 @@ def train(
     config = resolved(as_config(config))
     with dotted_options(), machine(config), until_interrupted() if stop is None else nullcontext(stop) as stopping:
         try:
-            with together(config, prepared.layout) as mesh:
+            with together(config) as mesh:
                 ranks = Ranks(mesh)
-                with (
-                    alone_in(make_folder(config.folder), _LOCK_SECONDS * (mesh is not None))
-                    if ranks.is_first
-                    else nullcontext()
-                ):
-                    return _train(prepared, Events(on_event), ranks.agreeing(stopping), ranks)
+                prepared = _prepared_in_turn(config, ranks)
+                seconds = _LOCK_SECONDS if ranks.mesh is not None else 0.0
+                with alone_in(make_folder(config.folder), seconds) if ranks.is_first else nullcontext():
+                    return _train(prepared, Events(on_event, ranks.is_first), stopping, mesh)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
@@ -116,10 +115,18 @@ def train(
             raise
 
 
-def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: Ranks) -> TrainResult:
-    config, folder, team = prepared.config, RunFolder(Path(prepared.config.folder)), team_of(ranks.mesh)
-    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=team)
-    first(team, lambda: folder.check(config, prepared.data) if checkpoints.steps() else None)
+def _prepared_in_turn(config: TrainConfig, ranks: Ranks) -> Prepared:
+    """Prepare a run; of several processes the first goes first, and the others find what it has tokenised."""
+    found: list[Prepared] = []
+    ranks.alone(lambda: found.append(prepare(config)))
+    return found[0] if found else prepare(config)
+
+
+def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], mesh: Mesh) -> TrainResult:
+    config, folder, ranks = prepared.config, RunFolder(Path(prepared.config.folder)), Ranks(mesh)
+    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=Team.of(mesh))
+    if ranks.first(bool(checkpoints.steps())):
+        ranks.alone(lambda: folder.check(config, prepared.data))
     saved, passed_over = checkpoints.newest()
     for sentence in passed_over:
         events.say(sentence)
@@ -127,15 +134,15 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: 
         events.say("no checkpoint is whole: the run begins anew")
     state = State()
     if saved is None:
-        first(team, lambda: _begin(prepared, folder, events))
+        ranks.alone(lambda: _begin(prepared, folder, events))
     else:
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
-        changed = first(team, lambda: folder.go_on(config, state.step))
+        changed = ranks.alone(lambda: folder.go_on(config, state.step))
         if changed:
             events.say("the run continues, no longer bit for bit, since these differ: " + "; ".join(changed))
     if state.ended not in ("done", "early"):
         state.ended = ""
-        run = make_run(prepared, folder.path, checkpoints, saved, events, stop, ranks)
+        run = make_run(prepared, folder.path, checkpoints, saved, events, stop, mesh)
         events.started(state, prepared.plan.total_steps)
         try:
             train_steps(run, state)
@@ -143,8 +150,8 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: 
             run.record.close()
             if run.trimming is not None:
                 run.trimming.close()
-    if state.ended in ("done", "early"):
-        first(team, lambda: tell_best(folder.path))
+    if state.ended in ("done", "early") and ranks.is_first:
+        tell_best(folder.path)
     result = TrainResult(
         *(folder.path, state.ended, state.step, prepared.plan.total_steps, state.best),
         verdict=ranks.alone(lambda: kept_verdict(folder.path)),
@@ -155,6 +162,7 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], ranks: 
 
 
 def _begin(prepared: Prepared, folder: RunFolder, events: Events) -> None:
+    """Write what a new run is."""
     folder.begin(prepared.config, prepared.data)
     prepared.plan.save(folder.path)
     for name, store in (("train", prepared.examples), ("validation", prepared.validation)):
@@ -169,14 +177,14 @@ def make_run(
     saved: Saved | None,
     events: Events,
     stop: Callable[[], bool],
-    ranks: Ranks,
+    mesh: Mesh,
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
     ranks, team = Ranks(mesh), Team.of(mesh)
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
-    team = team_of(ranks.mesh)
-    model, new = made_model(config, start, type(objective), saved.path if saved else None, ranks.mesh)
-    gradients = divided(model, config, ranks.mesh)
+    model, new, gradients = divided_model(config, start, type(objective), saved.path if saved else None, mesh)
+    devices = config.parallel.on(config.device)
+    replicas = Replicas(model, devices) if len(devices) > 1 else None
     if new:
         events.say(f"newly initialised: {', '.join(new)}")
     peak = config.optimizer.learning_rate
@@ -189,10 +197,10 @@ def make_run(
 
     def save_model(path: Path, state: State) -> Written:
         written = start.save(model, path, team)
-        if ranks.is_first and state.ended in ("done", "early"):
-            conclude(folder)
-            write_examples(prepared, going.history, state.step, folder)
         if ranks.is_first:
+            if state.ended in ("done", "early"):
+                conclude(folder)
+                write_examples(prepared, going.history, state.step, folder)
             card_of(prepared, model, state, folder).write(path)
         return written
 
@@ -213,11 +221,11 @@ def make_run(
         save_model=save_model,
         tensors=going.tensors,
         record=Told(folder, events, **place) if ranks.is_first else NoRecord(),
-        stop=stop,
+        stop=ranks.agreeing(stop),
         trimming=Trimming(config.loss, plan, folder, saved, ranks.is_first) if config.loss.trim else None,
         ranks=ranks,
-        gradients=gradients,
-        replicas=gradients if isinstance(gradients, Replicas) else None,
+        gradients=replicas or gradients,
+        replicas=replicas,
     )
 
 
@@ -228,7 +236,7 @@ def _average(config: OptimizerConfig, model: Transformer) -> Average | None:
 
 
 def _batches(prepared: Prepared, pin: bool, ranks: Ranks) -> Callable[[int], tuple[Step, list[Batch]]]:
-    """Return what makes this process's micro-batches of a step; `pin`: for a GPU."""
+    """Return what makes the micro-batches of a step that this process has; `pin`: for a GPU."""
     plan, config = prepared.plan, prepared.config
 
     def batches(number: int) -> tuple[Step, list[Batch]]:

@@ -31,6 +31,7 @@ from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
+from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.apply import cut, parallelize
 from plainformer.parallel.data import Gradients
@@ -213,13 +214,16 @@ def described(media: ImageProcessor | MelProcessor | WaveProcessor, model: Model
 
 
 def made_model(
-    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh | None = None
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None
 ) -> tuple[Transformer, tuple[str, ...]]:
-    """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new.
+    """Return the model of a run in training mode, as it was saved or as it begins, and the parameters that are new."""
+    return divided_model(config, start, kind, saved, Mesh(Layout(), 0, torch.device(config.device)))[:2]
 
-    `mesh`: the processes that have it together; this one gets its part of the layers, but the whole of what data-parallel
-    ranks share out.
-    """
+
+def divided_model(
+    config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh
+) -> tuple[Transformer, tuple[str, ...], Gradients]:
+    """Return the same of several processes: this one's part of the model, and what brings their gradients together."""
     asked = config.model
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
@@ -233,12 +237,23 @@ def made_model(
         model = initialise(Transformer(start.config), seed=config.seed).train()
     model.config = start.stated(model.config)
     if asked.train == "head":
-        _freeze_backbone(model)
-    _rest_unread(model, config)
-    model.to(config.device if mesh is None else mesh.device)
-    if asked.dropout is not None:
-        set_dropout(model, asked.dropout)
-    return model, new
+        _check_head(model)
+    model = cut(model, mesh)
+
+    def between(model: Transformer) -> None:
+        if asked.lora is not None:
+            add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
+        if asked.train == "head":
+            _freeze_backbone(model)
+        _rest_unread(model, config)
+        model.to(config.device)
+        if asked.dropout is not None:
+            set_dropout(model, asked.dropout)
+        set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
+        if config.compile:
+            _compile(model)
+
+    return model, new, parallelize(model, mesh, between)
 
 
 def _rest_unread(model: Transformer, config: TrainConfig) -> None:
@@ -249,7 +264,7 @@ def _rest_unread(model: Transformer, config: TrainConfig) -> None:
         frontend.hidden.requires_grad_(frontend.hidden.requires_grad and hides)
 
 
-def compile_layers(model: Transformer) -> None:
+def _compile(model: Transformer) -> None:
     """Let each layer be compiled when it first runs: layers are versions of one function, told apart by their number."""
     import torch._dynamo as dynamo
 
