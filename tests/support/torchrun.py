@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,8 @@ def children(parent: int) -> list[int]:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -91,6 +89,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     whole = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     return [line for line in map(json.loads, whole) if "loss" in line]
+
+
+def step_of(run: Path) -> int:
+    """The last step that a run has written down."""
+    return max((line["step"] for line in lines(run)), default=0)
 
 
 def wait_for(holds: Any, what: str, launched: Launched | None = None, limit: float = LIMIT) -> None:
@@ -109,24 +112,19 @@ def killed_again_and_again(folder: Path, kills: int, seed: int, *arguments: str)
     launcher = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(kills), "--monitor-interval", "0.1"]
     with launched(folder, launcher, ["train", "run.yaml", "--folder", "run", *arguments]) as torchrun:
         for number in range(kills):
-            killed = -1
-            wait_for(lambda: len(torchrun.workers()) == 2 and lines(run), "at work", torchrun)
-            if draw.random() < 0.25:  # at any time of its beginning, too
+            wait_for(lambda: len(torchrun.workers()) == 2, "two workers", torchrun)
+            if number % 4 == 3:  # at any time of its beginning, too
                 time.sleep(draw.uniform(0, 4))
             else:
                 before = len(lines(run))
-                wait_for(lambda before=before: len(lines(run)) != before, "a step", torchrun)
+                wait_for(lambda before=before: len(lines(run)) > before, "a step", torchrun)
                 time.sleep(draw.uniform(0, 0.2))
-            workers = torchrun.workers()
-            if not workers:
-                continue
-            step, killed = lines(run)[-1]["step"] if lines(run) else 0, draw.choice(workers)
-            begin = time.monotonic()
+            killed, begin = draw.choice(torchrun.workers()), time.monotonic()
             kill(killed)
-            wait_for(lambda killed=killed: killed not in torchrun.workers(), "dead", torchrun)
-            print(f"kill {number + 1} at step {step}", flush=True)
-            wait_for(lambda: len(torchrun.workers()) == 2, "restarted", torchrun)
-            seconds.append(time.monotonic() - begin)
+            wait_for(lambda killed=killed: killed not in torchrun.workers(), "its death", torchrun)
+            wait_for(lambda: len(torchrun.workers()) == 2, "a restart", torchrun)
+            seconds.append(round(time.monotonic() - begin, 2))
+            print(f"kill {number + 1} after step {step_of(run)}: restarted after {seconds[-1]} s", flush=True)
         code = torchrun.wait()
         assert code == 0, torchrun.said[-3000:]
     return seconds

@@ -67,7 +67,7 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
         return
     numbers = (signal.SIGINT, signal.SIGTERM) if is_several() else (signal.SIGINT,)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
 
     def interrupted(number: int, frame: Any) -> None:
         pressed.set()
