@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from plainformer.config.building import build
 from plainformer.config.training import TrainConfig
@@ -17,7 +16,8 @@ from plainformer.config.yaml import Written
 from plainformer.evaluation import evaluate
 from plainformer.loading import load, load_model
 from plainformer.train.checkpoint import damage
-from plainformer.training import Event, train
+from plainformer.training import train
+from tests.support.rank_of_run import go_on
 from tests.support.ranks import run_ranks
 from tests.support.runs import run_data
 
@@ -36,17 +36,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def go_on(rank: int, data: dict[str, Any], until: int) -> str:
-    """Train until a step is written down; the first process, which hears of it, asks all to stop."""
-    reached = False
-
-    def hear(event: Event) -> None:
-        nonlocal reached
-        reached = reached or (event.kind == "learnt" and event.values["step"] >= until)
-
-    return train(build(TrainConfig, Written(data)), on_event=hear, stop=lambda: reached).ended
-
-
 def curve(run: Path) -> list[tuple[float, ...]]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines if "loss" in line]
@@ -58,12 +47,12 @@ def runs(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
     found = {}
     for kind, changes in RUNS.items():
         folder = tmp_path_factory.mktemp(kind)
-        same = {"length": {"steps": 20}, "log_every": 1, "batches": {"size": 6, "micro": 2}, **changes}
+        same = {"length": {"steps": 20}, "log_every": 1, "batches": {"size": 6, "micro": 1, "packed": False}, **changes}
         data = run_data(folder, "causal-lm", tiny("text-generation"), **same)
         train(build(TrainConfig, Written({**data, "folder": str(folder / "alone")})))
         for world, parallel, until in WAYS:
             given = {**data, "parallel": parallel}
-            ended = run_ranks(go_on, world, given, until) if world > 1 else [go_on(0, given, until)]
+            ended = run_ranks(go_on, world, given, until, timeout=300) if world > 1 else [go_on(0, given, until)]
             assert set(ended) == {"stopped" if until < 20 else "done"}, (kind, parallel)
             assert damage((folder / "run" / "last").resolve()) == ""
         found[kind] = folder
@@ -90,6 +79,8 @@ def test_its_models_load_and_answer(runs: dict[str, Path], kind: str) -> None:
 
 def test_the_reference_loads_what_several_processes_wrote(runs: dict[str, Path]) -> None:
     """Of step 16, which two stages wrote."""
+    import transformers  # not above: each rank would import it
+
     folder = runs["whole"] / "run/checkpoints/step-00000016"
     assert (folder / "model.safetensors.index.json").is_file() and not (folder / "model.safetensors").exists()
     reference, ids = transformers.AutoModelForCausalLM.from_pretrained(folder), torch.tensor([[3, 5, 7, 9]])

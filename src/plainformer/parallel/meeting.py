@@ -40,6 +40,7 @@ def _name_for_others(store: Store, count: int, end: float) -> str:
                 store.set(f"plainformer/welcome/{word.decode()}", name)
                 answered[rank] = word
         _wait(end)
+    store.set(f"plainformer/all/{name}", "there")
     return name
 
 
@@ -50,6 +51,8 @@ def _name_from_first(store: Store, rank: int, end: float) -> str:
         _wait(end)
     name = store.get(f"plainformer/welcome/{word}").decode()
     store.add(f"plainformer/there/{name}", 1)
+    while not store.check([f"plainformer/all/{name}"]):
+        _wait(end)
     return name
 
 
