@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from plainformer.errors import InputError, UsageError
 from plainformer.loading import load_model
-from plainformer.model.transformer import shift_right
+from plainformer.model.inputs import shift_right
 from plainformer.saving import save_model
 from tests.support.cases.encoder_decoders import BART, EOS, GATED, LM, ONE_OF_EACH, SINUSOIDAL, T5, case, untie_head
 from tests.support.parity import PAD, VOCABULARY, Case, build, check_everything, close, load_ours, make_inputs

@@ -128,7 +128,10 @@ class Local:
         kept: dict[str, str] = {}  # the whole model's name → the first that is held here
         pairs = []
         sources = dict(self.config.tied)
-        for name in sorted({*sources, *sources.values()}, key=lambda name: (name in sources, name)):
+        # In the order of the model's modules, in which its parameters have the first of their names; sources come first.
+        order = ("encoder", "decoder", "head")
+        names = sorted({*sources, *sources.values()}, key=lambda name: (order.index(name.partition(".")[0]), name))
+        for name in sorted(names, key=lambda name: name in sources):
             if self.holds(name):
                 first = kept.setdefault(sources.get(name, name), name)
                 pairs += [(name, first)] if first != name else []

@@ -27,7 +27,8 @@ from plainformer.explanation.lens import LENS_TOKENS, PREDICTING, Lens, read_len
 from plainformer.explanation.nearest import NEAREST_TOKENS, Nearest, nearest_tokens, vectors_at
 from plainformer.explanation.request import GENERATING, check_read, plain_answer
 from plainformer.model.frontend import TokenEmbedding
-from plainformer.model.transformer import ModelOutput, shift_right
+from plainformer.model.inputs import shift_right
+from plainformer.model.transformer import ModelOutput
 from plainformer.tasks.base import Task, TwoPartTask
 from plainformer.tasks.ensemble import refuse_ensemble
 from plainformer.tasks.lengths import max_length_of, offering

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plainformer.config import MelFrontend, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
-from plainformer.errors import InputError, UsageError, opt
+from plainformer.config import MelFrontend, ModelConfig, PatchFrontend, StackConfig, TokenFrontend, WaveFrontend
+from plainformer.errors import InputError, UsageError, a_type, opt
 from plainformer.model.documents import Documents, documents_of
 from plainformer.model.frontend import frames_of, may_look, require, samples_for_one_frame
+from plainformer.model.heads import last_true
 from plainformer.model.position import positions_from_mask
 
 ID_TYPES = (torch.int64, torch.int32)  # what an embedding can look up
@@ -285,3 +286,50 @@ def _given(name: str, value: Tensor | None) -> Tensor:
     if value is None:
         raise UsageError(f"this model reads {name}, and none was given", f"pass {name}=...")
     return value
+
+
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{name} is {a_type(value)}, not a tensor", f"torch.tensor({name})")
+
+
+def checked_token_types(frontend: TokenFrontend, token_type_ids: Tensor, training: bool) -> Tensor | None:
+    """Return the ids if the model has token types; without, zeros are accepted, because tokenizers give them."""
+    count = frontend.token_types
+    if not may_look(token_type_ids, training):
+        return token_type_ids if count else None
+    low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
+    if low < 0 or high >= max(count, 1):
+        raise UsageError(
+            f"token_type_ids from {low} to {high}: this model has {count or 'no'} token types",
+            "leave them out" if count < 2 else f"they are 0 to {count - 1}",
+        )
+    return token_type_ids if count else None
+
+
+def flatten_choices(inputs: dict[str, Tensor | None]) -> int:
+    """(B, choices, T) → (B * choices, T), in place; return the number of choices."""
+    first = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
+    if first is None or first.dim() != (3 if first is inputs.get("input_ids") else 4):
+        raise UsageError("multiple choice takes (B, choices, T) ids", "stack the encoded choices of each question")
+    for name, value in inputs.items():
+        if value is not None and name != "head_mask":
+            inputs[name] = value.flatten(0, 1)
+    return first.size(1)
+
+
+def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = None) -> Tensor:
+    """Return a target, (B, T), as the decoder's input: one place to the right, after the token that `decoder_shift` names.
+
+    `mask`, (B, T), says which ids are real, so that padding may be on either side; without it, a row starts in its first
+    column, and its last token is the last one that is not padding.
+    """
+    shifted = torch.cat((target_ids[:, :1], target_ids[:, :-1]), dim=1)
+    first_B1 = torch.zeros_like(target_ids[:, :1]) if mask is None else mask.int().argmax(-1, keepdim=True)
+    if config.decoder_shift == "start_id":
+        if config.decoder_start_id is None:
+            raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
+        return shifted.scatter(1, first_B1, config.decoder_start_id)
+    pad_id = config.pad_id if config.pad_id is not None else -1
+    real_BT = mask if mask is not None else target_ids != pad_id
+    return shifted.scatter(1, first_B1, target_ids.gather(1, last_true(real_BT)[:, None]))

@@ -22,9 +22,17 @@ from plainformer.config.shapes import shapes
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
 from plainformer.model.attention import Cache
-from plainformer.model.frontend import TokenEmbedding, may_look
-from plainformer.model.heads import Head, last_true, pick
-from plainformer.model.inputs import READS, StackInput, check_ids
+from plainformer.model.frontend import TokenEmbedding
+from plainformer.model.heads import Head, pick
+from plainformer.model.inputs import (
+    READS,
+    StackInput,
+    check_ids,
+    check_tensor,
+    checked_token_types,
+    flatten_choices,
+    shift_right,
+)
 from plainformer.model.stack import Stack, StackOutput
 from plainformer.model.stages import Crossing, Pipe, crossings, run_stage
 
@@ -154,7 +162,7 @@ class Transformer(nn.Module):
         frontend = stack.config.frontend
         if not isinstance(frontend, TokenFrontend):
             raise UsageError("this model does not read tokens", "give it pixel_values, input_values or input_features")
-        _check_tensor("input_ids", input_ids)
+        check_tensor("input_ids", input_ids)
         flat = input_ids.flatten(0, -2) if input_ids.dim() > 2 else input_ids
         check_ids(flat, frontend, 0, self.training)
 
@@ -242,6 +250,13 @@ class Transformer(nn.Module):
             return head.score(x)
         return self.pipe.from_last(lambda: head.score(x), lambda: (*x.shape[:-1], self.config.head.out_size))
 
+    def early_logits(self, x: Tensor) -> Tensor:
+        """Return what the head's last product makes of any layer's output: (..., D) → (..., V). Raises as `scoring_head`."""
+        head = self.scoring_head
+        if self.pipe is None:
+            return head.scores(x)
+        return self.pipe.from_last(lambda: head.scores(x), lambda: (*x.shape[:-1], self.config.head.out_size))
+
     def stage(self, came: Crossing, **inputs: Tensor | None) -> Crossing:
         """Run the layers of a stage that is not the last on what the one before gave: a part of `states`, in training.
 
@@ -280,7 +295,7 @@ class Transformer(nn.Module):
         """Refuse inputs that the model does not read, flatten choices into rows, and return how many there are; 0 if none."""
         both = self.encoder is not None and self.decoder is not None
         self._check_names(inputs, _DECODER_NAMES if both else ())
-        return self._flatten_choices(inputs)
+        return flatten_choices(inputs) if self.config.head.kind == "choice" else 0
 
     def _run(
         self,
@@ -359,9 +374,11 @@ class Transformer(nn.Module):
             if name not in known and (value is not None or name not in _MAIN_NAMES):
                 raise UsageError(f"{name!r} is not an input of this model", "it reads " + ", ".join(sorted(known)))
             if value is not None:
-                _check_tensor(name, value)
+                check_tensor(name, value)
             if name == "token_type_ids" and value is not None:
-                inputs[name] = self._token_types(value)
+                frontend = self.config.input_frontend
+                assert isinstance(frontend, TokenFrontend)
+                inputs[name] = checked_token_types(frontend, value, self.training)
 
     def _check_documents(self, cache: Cache | None) -> None:
         if cache is not None:
@@ -369,33 +386,6 @@ class Transformer(nn.Module):
         if self.config.head.pick != "all":
             what = "document_ids put several documents into a row, and this model's head reads one vector for each row"
             raise UsageError(what, "give each document a row of its own, or call states()")
-
-    def _token_types(self, token_type_ids: Tensor) -> Tensor | None:
-        """Return the ids if the model has token types; without, zeros are accepted, because tokenizers give them."""
-        frontend = self.config.input_frontend
-        assert isinstance(frontend, TokenFrontend)
-        count = frontend.token_types
-        if not may_look(token_type_ids, self.training):
-            return token_type_ids if count else None
-        low, high = (int(bound) for bound in token_type_ids.aminmax()) if token_type_ids.numel() else (0, 0)
-        if low < 0 or high >= max(count, 1):
-            raise UsageError(
-                f"token_type_ids from {low} to {high}: this model has {count or 'no'} token types",
-                "leave them out" if count < 2 else f"they are 0 to {count - 1}",
-            )
-        return token_type_ids if count else None
-
-    def _flatten_choices(self, inputs: dict[str, Tensor | None]) -> int:
-        """(B, choices, T) → (B * choices, T); returns the number of choices, 0 where there are none."""
-        if self.config.head.kind != "choice":
-            return 0
-        first = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
-        if first is None or first.dim() != (3 if first is inputs.get("input_ids") else 4):
-            raise UsageError("multiple choice takes (B, choices, T) ids", "stack the encoded choices of each question")
-        for name, value in inputs.items():
-            if value is not None and name != "head_mask":
-                inputs[name] = value.flatten(0, 1)
-        return first.size(1)
 
     def _decoder_input(self, inputs: dict[str, Tensor | None]) -> StackInput:
         given = {ours: inputs.get(theirs) for theirs, ours in _DECODER_NAMES.items()}
@@ -450,11 +440,6 @@ def _no_head() -> Head:
     return Head(HeadConfig(), 1)
 
 
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise UsageError(f"{name} is {a_type(value)}, not a tensor", f"torch.tensor({name})")
-
-
 def _check_rows(decoder: StackInput, encoder_output: StackOutput, copies: int) -> None:
     """Refuse sides that do not match: equally many rows, one that serves all, or one for the `copies` that a cache has."""
     given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
@@ -463,20 +448,3 @@ def _check_rows(decoder: StackInput, encoder_output: StackOutput, copies: int) -
         raise UsageError(
             f"the decoder's input has {rows} rows, and the encoder's output {encoded}", "they need the same number"
         )
-
-
-def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = None) -> Tensor:
-    """Return a target, (B, T), as the decoder's input: one place to the right, after the token that `decoder_shift` names.
-
-    `mask`, (B, T), says which ids are real, so that padding may be on either side; without it, a row starts in its first
-    column, and its last token is the last one that is not padding.
-    """
-    shifted = torch.cat((target_ids[:, :1], target_ids[:, :-1]), dim=1)
-    first_B1 = torch.zeros_like(target_ids[:, :1]) if mask is None else mask.int().argmax(-1, keepdim=True)
-    if config.decoder_shift == "start_id":
-        if config.decoder_start_id is None:
-            raise UsageError("config.json names no decoder_start_token_id", "pass decoder_input_ids")
-        return shifted.scatter(1, first_B1, config.decoder_start_id)
-    pad_id = config.pad_id if config.pad_id is not None else -1
-    real_BT = mask if mask is not None else target_ids != pad_id
-    return shifted.scatter(1, first_B1, target_ids.gather(1, last_true(real_BT)[:, None]))

@@ -131,7 +131,7 @@ class Line:
         return x.detach().to(self.model.dtype).contiguous()
 
     def _empty(self, size: Sequence[int]) -> Tensor:
-        return torch.empty(*size, dtype=self.model.dtype, device=self.model.device)
+        return torch.empty(tuple(size), dtype=self.model.dtype, device=self.model.device)
 
 
 class Pipeline:
@@ -305,7 +305,7 @@ class _Passes:
         return arriving
 
     def _empty(self, size: Sequence[int] | None) -> Tensor | None:
-        return None if size is None else torch.empty(*size, dtype=self.model.dtype, device=self.model.device)
+        return None if size is None else torch.empty(tuple(size), dtype=self.model.dtype, device=self.model.device)
 
     def _wired(self, x: Tensor) -> Tensor:
         return x.detach().to(self.model.dtype).contiguous()

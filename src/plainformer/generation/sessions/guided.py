@@ -70,7 +70,7 @@ class DolaSession(Session):
         early_NRD = torch.stack([output.hidden_states[layer][:, -1] for layer in self.layers])
         if self.model.encoder is not None:  # T5 scales states before its tied matrix; transformers had decoders only
             early_NRD = early_NRD * self.model.config.head.scale
-        return contrast_layers(output.logits[:, -1].float(), self.model.head.scores(early_NRD).float())
+        return contrast_layers(output.logits[:, -1].float(), self.model.early_logits(early_NRD).float())
 
 
 def contrast_layers(final_RV: Tensor, early_NRV: Tensor) -> Tensor:

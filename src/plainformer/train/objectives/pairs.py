@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from plainformer.model.transformer import shift_right
+from plainformer.model.inputs import shift_right
 from plainformer.train.objectives.base import Arrays, Batch
 from plainformer.train.objectives.collate import NONE, Ids, label_targets, mask, padded
 from plainformer.train.objectives.words import WordObjective
