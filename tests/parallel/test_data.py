@@ -22,6 +22,7 @@ from tests.support.parallel import CONFIGS, Ran, Steps, batches_of, differences,
 from tests.support.ranks import run_ranks
 
 CURVE = 20
+LIMIT = 300.0  # seconds, on a machine that has other work
 PADDED = ("llama", "t5", "albert", "qwen3")  # at four ranks, those that differ most
 
 
@@ -140,12 +141,12 @@ def _two(rank: int, folder: Path) -> list[str]:
 def _two_dimensions() -> list[str]:
     """Tensor parallel and data parallel: rows of heads that several ranks have, norms of heads, tied tables, T5's bias."""
     found = []
-    for name in PADDED:
+    for name, zeros in {"llama": (1, 3), "t5": (3,), "qwen3": (0, 3)}.items():
         config = CONFIGS[name](0.0)  # ranks draw other numbers for their own heads
-        expected = Steps(config).learn(2)
-        for zero in (0, 1, 3):
-            mesh = start(Layout(dp=2, tp=2, zero=zero))  # type: ignore[arg-type]
-            found += _compared(f"{name}, tp 2", mesh, config, expected)
+        expected = Steps(config).learn(2, micro=3)
+        for zero in zeros:
+            own = Steps(config, start(Layout(dp=2, tp=2, zero=zero))).learn(2, micro=3)  # type: ignore[arg-type]
+            found += [f"{name}, tp 2, zero {zero}: {one}" for one in differences(own, expected)]
     return found
 
 
@@ -154,11 +155,11 @@ def _four(rank: int) -> list[str]:
 
 
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    assert run_ranks(_two, 2, tmp_path) == [[]] * 2
+    assert run_ranks(_two, 2, tmp_path, timeout=LIMIT) == [[]] * 2
 
 
 def test_four_ranks_equal_one_process() -> None:
-    assert run_ranks(_four, 4) == [[]] * 4
+    assert run_ranks(_four, 4, timeout=LIMIT) == [[]] * 4
 
 
 @pytest.mark.parametrize(

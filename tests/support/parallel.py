@@ -43,14 +43,14 @@ from plainformer.train.objectives.base import Batch, Loss
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.plan import Piece, Step
 
-V, D = 1003, 32
+V, D, LAYERS, MICRO = 1003, 32, 2, 5
 
 
 def _stack(dropout: float, **changes: Any) -> StackConfig:
     base: dict[str, Any] = dict(
         frontend=TokenFrontend(vocab_size=V, embedding_size=D),
         hidden_size=D,
-        num_layers=4,
+        num_layers=LAYERS,
         num_heads=4,
         ffn_size=48,
         norm_place="pre",
@@ -78,7 +78,7 @@ def llama(dropout: float = 0.1, qk_norm: str = "none") -> ModelConfig:
         out_bias=False,
         ffn_bias=False,
         qk_norm=qk_norm,
-        rope=(RopeConfig(10000.0, D // 8),) * 4,
+        rope=(RopeConfig(10000.0, D // 8),) * LAYERS,
     )
     return _causal("llama", stack)
 
@@ -104,7 +104,6 @@ def t5(dropout: float = 0.1) -> ModelConfig:
     def side(name: str) -> StackConfig:
         return _stack(
             dropout,
-            num_layers=2,
             attention_scale=1.0,
             activation="gelu_tanh",
             ffn="gated",
@@ -134,12 +133,12 @@ CONFIGS: dict[str, Callable[..., ModelConfig]] = {
     "gpt2": gpt2,
     "bert": bert,
     "t5": t5,
-    "albert": lambda dropout=0.1: bert(dropout, layer_ids=(0,) * 4),
+    "albert": lambda dropout=0.1: bert(dropout, layer_ids=(0,) * LAYERS),
     "qwen3": lambda dropout=0.1: llama(dropout, "head"),
 }
 
 
-def batches_of(config: ModelConfig, step: int, micro: int = 5, rows: int = 2, length: int = 11) -> list[Batch]:
+def batches_of(config: ModelConfig, step: int, micro: int = MICRO, rows: int = 2, length: int = 11) -> list[Batch]:
     """Micro-batches of a step, padded, with other numbers of labels each."""
     made = []
     for number in range(micro):
@@ -254,7 +253,7 @@ class Steps:
             pipeline=None,
         )
 
-    def learn(self, count: int, micro: int = 5, first: int = 0) -> Ran:
+    def learn(self, count: int, micro: int = MICRO, first: int = 0) -> Ran:
         losses, norms, gradients = [], [], {}
         for number in range(first, first + count):
             every = batches_of(self.model.config, number, micro)
