@@ -14,6 +14,7 @@ from plainformer.config.local import local
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Gradients, Replicated, Sharded, make_sharded
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import connect
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
             value = value.narrow(about.dim, about.start, about.stop - about.start)
         parameter.copy_(value)
         parameter.requires_grad_(whole[about.name].requires_grad)
-    return part.train()
+    return connect(part.train(), mesh)
 
 
 def parallelize(
