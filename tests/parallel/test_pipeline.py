@@ -13,5 +13,10 @@ from tests.support.staged import everything, together
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_a_pipeline_is_one_process(world: int) -> None:
-    for found in run_ranks(everything, world, world):
+    for found in run_ranks(everything, world, world, timeout=240):
+        assert found == []
+
+
+def test_four_stages_and_other_forms() -> None:
+    for found in run_ranks(together, 4, timeout=240):
         assert found == []

@@ -256,7 +256,8 @@ class Steps:
             pipeline=None,
         )
         if mesh is not None and mesh.pp is not None:
-            self.run.pipeline = Pipelined(self.run, Pipeline(connect(model, mesh), mesh))
+            run: Any = self.run
+            run.pipeline = Pipelined(run, Pipeline(connect(model, mesh), mesh))
 
     def learn(self, count: int, micro: int = 5, first: int = 0) -> Ran:
         losses, norms, gradients = [], [], {}

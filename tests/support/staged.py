@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainformer.config.local import shared
 from plainformer.errors import UsageError
 from plainformer.generation.search import generate
 from plainformer.model.transformer import ModelOutput, Transformer
@@ -36,25 +34,33 @@ MODES: dict[str, dict[str, Any]] = {
     "lookup": dict(prompt_lookup=2),
     "int8": dict(cache_kind="int8"),
     "chunked": dict(prefill_chunk=3),
+    "draft": dict(num_draft_tokens=3),
 }
+FEW = {mode: MODES[mode] for mode in ("greedy", "beams", "contrastive", "draft")}
 
 
 def everything(rank: int, world: int) -> list[str]:
     """Walk all cases of one pipeline of `world` stages."""
     mesh = mesh_of(pp=world)
-    found = [*calls(mesh), *refused(mesh)]
-    for name in CONFIGS:
-        for schedule in ("1f1b", "gpipe"):
-            found += gradients(mesh, name, schedule)
-    found += frozen(mesh)
+    found = [*calls(mesh), *refused(mesh), *frozen(mesh), *kept(mesh)]
+    for number, name in enumerate(CONFIGS):  # each schedule with each of them, at one number of stages or the other
+        found += gradients(mesh, name, ("1f1b", "gpipe")[(number + world) % 2])
     for name in DECODERS:
-        found += generation(mesh, name)
-    return [*found, *kept(mesh), *steps(mesh, 20, "llama", "bert", "t5", "albert")]
+        found += generation(mesh, name, MODES if name in ("llama", "mistral", "t5") and world == 2 else FEW)
+    if world == 2:
+        return [*found, *steps(mesh, 20, "llama"), *steps(mesh, 3, "bert", "t5", "albert")]
+    return found
 
 
-def together(rank: int, zero: int, **axes: int) -> list[str]:
-    """Walk steps of a pipeline with other forms."""
-    return steps(mesh_of(zero=zero, **axes), 3, "llama", "t5")
+def together(rank: int) -> list[str]:
+    """Walk four stages, and pipelines with other forms."""
+    deep, found = mesh_of(pp=4), []
+    for name in ("llama", "gpt2", "bert", "t5", "albert", "whisper", "vit", "wav2vec2"):
+        found += gradients(deep, name, "1f1b")
+    found += kept(deep)
+    for axes in (dict(dp=2), dict(dp=2, zero=1), dict(dp=2, zero=3), dict(tp=2)):
+        found += steps(mesh_of(pp=2, **axes), 3, "llama", "t5")
+    return found
 
 
 def gradients(mesh: Mesh, name: str, schedule: Any) -> list[str]:
@@ -103,36 +109,41 @@ def frozen(mesh: Mesh) -> list[str]:
         batches = [inputs_of(model.config, number, length=5) for number in range(MICRO)]
         for number, batch in enumerate(batches):
             loss_of(model, batch, number).backward()
-        Pipeline(part, mesh).run(Work(batches, lambda n, part=part, batches=batches: loss_of(part, batches[n], n)))
+        _learn(part, mesh, batches)
         add_up_shared(part, mesh)
         assert part.local is not None
         own = dict(model.named_parameters(remove_duplicate=False))
         for path, parameter in part.named_parameters():
-            wanted = own[part.local.parts[path].name].grad
-            same = (parameter.grad is None) == (wanted is None)
-            if not same or (wanted is not None and (parameter.grad - wanted).norm() > 1e-6 + 1e-5 * wanted.norm()):
+            mine, wanted = parameter.grad, own[part.local.parts[path].name].grad
+            if mine is None or wanted is None:
+                found += [f"{name}: {path}"] if (mine is None) != (wanted is None) else []
+            elif (mine - wanted).norm() > 1e-6 + 1e-5 * wanted.norm():
                 found.append(f"{name}: {path}")
     return found
 
 
+def _learn(part: Transformer, mesh: Mesh, batches: list[dict[str, Tensor]], schedule: Any = None) -> None:
+    Pipeline(part, mesh, schedule).run(Work(batches, lambda number: loss_of(part, batches[number], number)))
+
+
 def kept(mesh: Mesh) -> list[str]:
     """A stage keeps what autograd saves of min(m, p - s) micro-batches with 1F1B, and of all with GPipe."""
-    found, count = [], 6
+    found, count, stage = [], 6, mesh.place.pp
+    part = part_of(whole(config_of("llama")), mesh)
+    batch = inputs_of(part.config, 0)
     for schedule in ("1f1b", "gpipe"):
-        model = whole(config_of("llama"))
-        part = part_of(model, mesh)
-        batches = [inputs_of(model.config, 0) for _ in range(count)]
-        with saved() as most:
-            Pipeline(part, mesh, schedule).run(Work(batches[:1], lambda n: loss_of(part, batches[n], n)))
-        of_one = most()
-        with saved() as most:
-            Pipeline(part, mesh, schedule).run(Work(batches, lambda n: loss_of(part, batches[n], n)))
-        stage = mesh.place.pp
-        wanted = count if schedule == "gpipe" and stage < mesh.layout.pp - 1 else min(count, mesh.layout.pp - stage)
-        wanted = count if schedule == "gpipe" else wanted
-        if most() != wanted * of_one:
-            found.append(f"{schedule}, stage {stage}: {most() / of_one} micro-batches, not {wanted}")
+        of_one, of_all = (_saved(part, mesh, schedule, [batch] * micro) for micro in (1, count))
+        wanted = count if schedule == "gpipe" else min(count, mesh.layout.pp - stage)
+        if of_all != wanted * of_one:
+            found.append(f"{schedule}, stage {stage}: {of_all / of_one} micro-batches, not {wanted}")
     return found
+
+
+def _saved(part: Transformer, mesh: Mesh, schedule: Any, batches: list[dict[str, Tensor]]) -> int:
+    """Return the most tensors that autograd keeps at once."""
+    with saved() as most:
+        _learn(part, mesh, batches, schedule)
+    return most()
 
 
 class _Saved:
@@ -143,7 +154,7 @@ class _Saved:
 @contextmanager
 def saved() -> Iterator[Callable[[], int]]:
     """Count the tensors that autograd keeps: yields what returns the most that there were at once."""
-    alive, most = itertools.count(), [0, 0]
+    most = [0, 0]
 
     def less() -> None:
         most[0] -= 1
@@ -155,21 +166,19 @@ def saved() -> Iterator[Callable[[], int]]:
         most[1] = max(most)
         return held
 
-    del alive
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.x):
         yield lambda: most[1]
 
 
-def generation(mesh: Mesh, name: str) -> list[str]:
-    """Every mode gives the tokens of one process, of a padded batch."""
+def generation(mesh: Mesh, name: str, modes: dict[str, dict[str, Any]]) -> list[str]:
+    """Modes give the tokens of one process, of a padded batch."""
     model = whole(config_of(name)).eval()
     part, found = part_of(model, mesh), []
     given: dict[str, Any] = inputs_of(model.config, 1, rows=3, length=9)
     given.pop("decoder_input_ids", None)
-    modes = {**MODES, "draft": dict(draft_model=whole(config_of(name), seed=1).eval())}
-    if name == "whisper":
-        del modes["guided"]  # there are no tokens to leave out
     for mode, options in modes.items():
+        if mode == "draft":
+            options = {**options, "draft_model": whole(config_of(name), seed=1).eval()}
         wanted = generate(model, **given, max_new_tokens=12, **options)
         own = generate(part, **given, max_new_tokens=12, **options)
         if own.token_ids != wanted.token_ids or own.stop_reasons != wanted.stop_reasons:
@@ -199,7 +208,7 @@ def calls(mesh: Mesh) -> list[str]:
     return found
 
 
-def _pieces(part: Transformer, model: Transformer, given: dict[str, Tensor], same: Callable[..., None]) -> None:
+def _pieces(part: Transformer, model: Transformer, given: dict[str, Any], same: Callable[..., None]) -> None:
     own, other = part.states(**given), model.states(**given)
     same("states", own.last_hidden_state, other.last_hidden_state)
     same("real", own.real_BT, other.real_BT)
@@ -258,6 +267,4 @@ def steps(mesh: Mesh, count: int, *names: str) -> list[str]:
         wanted = {n: expected.gradients[local.parts[n].name] for n in own.gradients if local.parts[n].dim is None}
         expected.gradients = wanted
         found += [f"{name}, {mesh.layout}: {one}" for one in differences(own, expected)]
-        if mesh.layout.tp == 1 and not shared(config, mesh.layout) and name in ("t5", "albert"):
-            found.append(f"{name} shares nothing")
     return found

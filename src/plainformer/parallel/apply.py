@@ -24,7 +24,7 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
         return model
     here = local(model.config, mesh.layout, mesh.rank)
     part = Transformer(model.config, here).to_empty(device=model.device).to(model.dtype)
-    whole = dict(model.named_parameters(remove_duplicate=False))
+    whole: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in part.named_parameters():
         about = here.parts[name]
         value = whole[about.name]

@@ -17,9 +17,9 @@ from plainformer.data.store import Store
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Labels, Metric, Objective
+from plainformer.train.pipelined import check_pipelined
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
-from plainformer.train.pipelined import check_pipelined
 from plainformer.train.trimming import check_trimming
 from plainformer.training.examples import digest_of, stores_of
 from plainformer.training.models import Start, start_of

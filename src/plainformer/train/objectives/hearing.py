@@ -60,11 +60,13 @@ def clips_apart(batch: Batch) -> list[Clips]:
     assert isinstance(batch, Clips)
     found = []
     for rows, inputs in batch.runs():
-        targets = {name: values[rows] for name, values in batch.targets.items() if not batch.letters or name != "labels"}
+        targets = {
+            name: values[rows] for name, values in batch.targets.items() if not batch.letters or name != "labels"
+        }
         if batch.letters:
             texts = batch.targets["labels"].split(list(batch.letters))
             targets["labels"] = torch.cat([texts[row] for row in rows])
-        own = {
+        own: dict[str, Any] = {
             name: tuple(values[row] for row in rows)
             for name in ("samples", "letters", "frames", "examples")
             if (values := getattr(batch, name))
