@@ -36,6 +36,8 @@ from plainformer.parallel.apply import cut, parallelize
 from plainformer.parallel.data import Gradients
 from plainformer.parallel.gather import Share, Team, local_of
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import connect
+from plainformer.parallel.tensor import part_of
 from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
 from plainformer.train.checkpoint import Written
@@ -226,7 +228,7 @@ def divided_model(
     asked = config.model
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
-        model = load_model(saved, head=kind.head, purpose="train")
+        model = load_model(saved, head=kind.head, purpose="train", make=part_of(mesh))  # a rank reads its own rows
     elif asked.ref is not None:
         names, problem = (None, None) if start.labels is None else (start.labels.names, start.labels.problem)
         revision = asked.revision
@@ -235,9 +237,9 @@ def divided_model(
     else:
         model = initialise(Transformer(start.config), seed=config.seed).train()
     model.config = start.stated(model.config)
-    if asked.train == "head":
+    if asked.train == "head" and model.local is None:
         _check_head(model)
-    model = cut(model, mesh)
+    model = connect(model, mesh) if model.local is not None else cut(model, mesh)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
