@@ -34,6 +34,7 @@ from plainformer.model.transformer import Transformer
 from plainformer.parallel.apply import parallelize
 from plainformer.parallel.data import Gradients, Replicas
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import Pipeline, connect
 from plainformer.parallel.sync import Ranks
 from plainformer.train.finite import Finite
 from plainformer.train.history import History
@@ -41,6 +42,7 @@ from plainformer.train.loop import learn
 from plainformer.train.losses import word_losses
 from plainformer.train.objectives.base import Batch, Loss
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
+from plainformer.train.pipelined import Pipelined
 from plainformer.train.plan import Piece, Step
 
 V, D, LAYERS, MICRO = 1003, 32, 2, 5
@@ -235,13 +237,13 @@ class Steps:
             config=SimpleNamespace(seed=3, optimizer=asked),
             folder=Path(),
             model=model,
-            objective=SimpleNamespace(loss=words_loss),
+            objective=SimpleNamespace(loss=words_loss, apart=lambda batch: [batch]),
             plan=SimpleNamespace(step=None),
             device=cpu,
             trimming=trimming,
             history=History(10, 6.5),
             autocast=nullcontext,
-            here=lambda batch, model: batch,
+            here=lambda batch, model=None: batch,
             optimizer=self.optimizer,
             finite=Finite(self.optimizer, cpu, False),
             rate=lambda step: 3e-3,
@@ -252,6 +254,9 @@ class Steps:
             replicas=replicas,
             pipeline=None,
         )
+        if mesh is not None and mesh.pp is not None:
+            run: Any = self.run
+            run.pipeline = Pipelined(run, Pipeline(connect(model, mesh), mesh))
 
     def learn(self, count: int, micro: int = MICRO, first: int = 0) -> Ran:
         losses, norms, gradients = [], [], {}

@@ -70,7 +70,7 @@ def test_layouts_that_do_not_fit_are_refused_before_any_row_is_encoded(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     config = run_config(tmp_path, "causal-lm", tiny("text-generation"), parallel={"tp": 3})
-    with pytest.raises(UsageError, match="cannot be divided by parallel.tp=3"):
+    with pytest.raises(UsageError, match=r"cannot be divided by parallel\.tp=3"):
         prepare(config)
     assert not (tmp_path / "cache").exists()
     with pytest.raises(UsageError, match="is for several processes, and this is one"):

@@ -28,8 +28,9 @@ WAYS: list[tuple[int, dict[str, Any], int]] = [
     (3, {"zero": 2}, 10),
     (4, {"zero": 3, "tp": 2}, 13),
     (2, {"pp": 2}, 16),
-    (1, {}, 20),
+    (1, {}, 99),
 ]
+FEW = [(2, {"zero": 3}, 7), (3, {"zero": 1}, 14), (1, {}, 99)]
 RUNS: dict[str, dict[str, Any]] = {
     "whole": {"optimizer": {"ema": 0.9}},
     "adapter": {"model": {"lora": {"rank": 2}}},
@@ -50,10 +51,10 @@ def runs(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         same = {"length": {"steps": 20}, "log_every": 1, "batches": {"size": 6, "micro": 1, "packed": False}, **changes}
         data = run_data(folder, "causal-lm", tiny("text-generation"), **same)
         train(build(TrainConfig, Written({**data, "folder": str(folder / "alone")})))
-        for world, parallel, until in WAYS:
+        for world, parallel, until in WAYS if kind == "whole" else FEW:
             given = {**data, "parallel": parallel}
             ended = run_ranks(go_on, world, given, until, timeout=300) if world > 1 else [go_on(0, given, until)]
-            assert set(ended) == {"stopped" if until < 20 else "done"}, (kind, parallel)
+            assert set(ended) == {"stopped" if until <= 20 else "done"}, (kind, parallel)
             assert damage((folder / "run" / "last").resolve()) == ""
         found[kind] = folder
     return found

@@ -115,7 +115,7 @@ class Stop:
         if self.asked and not (number == signal.SIGTERM and is_several()):
             screen.interrupted()
             os._exit(130)
-        if not self.asked and is_first():
+        if not self.asked and not is_several():  # torchrun sends it when another process has failed, too
             again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
             # Not screen.say: the signal may have come while that was holding its lock.
             os.write(2, b"\r\x1b[K" * screen.shows + f"finishing this step, then saving{again}\n".encode())

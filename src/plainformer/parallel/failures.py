@@ -31,7 +31,7 @@ def failure_of_another(error: BaseException, timeout: float) -> PlainformerError
     known = isinstance(error, dist.DistError | TimeoutError)
     if any(said in text for said in _GONE):
         return TrainingError(
-            "another process of this run has ended", f"its own message says why; without one, it was killed; {_GOES_ON}"
+            "another process of this run has ended", f"its message says why, and without one it was killed; {_GOES_ON}"
         )
     if isinstance(error, TimeoutError) or any(said in text for said in _LATE):
         what = f"another process of this run has not answered for {timeout:g} seconds"
@@ -58,7 +58,7 @@ def speaks(message: str) -> bool:
 def end_with_parent() -> None:
     """End this process when the one that started it has ended: nobody else would, and it would hold the run's folder.
 
-    An agent of torchrun that is killed leaves its workers behind (pytorch issue 147064).
+    The workers of a torchrun that is killed live on (pytorch issue 147064).
     """
     parent = os.getppid()
 

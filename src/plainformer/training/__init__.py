@@ -22,6 +22,7 @@ from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Replicas
 from plainformer.parallel.gather import Team
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import Pipeline
 from plainformer.parallel.sync import Ranks
 from plainformer.train.checkpoint import Checkpoints, Saved, Written
 from plainformer.train.example_losses import LossFiles
@@ -30,6 +31,7 @@ from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
+from plainformer.train.pipelined import Pipelined
 from plainformer.train.plan import Step
 from plainformer.train.record import NoRecord
 from plainformer.train.run import Run, State
@@ -206,7 +208,7 @@ def make_run(
 
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    return Run(
+    run = Run(
         *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin, ranks)),
         scored=scored(prepared, pin),
         losses=LossFiles(folder, saved.state["evaluated"] if saved else -1) if ranks.is_first else None,
@@ -227,6 +229,9 @@ def make_run(
         gradients=replicas or gradients,
         replicas=replicas,
     )
+    if mesh.pp is not None:
+        run.pipeline = Pipelined(run, Pipeline(model, mesh))
+    return run
 
 
 def _average(config: OptimizerConfig, model: Transformer) -> Average | None:

@@ -74,10 +74,10 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
         if number == signal.SIGINT:
             signal.signal(number, before[number])
 
-    for number in numbers:
-        signal.signal(number, interrupted)
+    for each in numbers:
+        signal.signal(each, interrupted)
     try:
         yield pressed.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)

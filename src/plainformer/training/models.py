@@ -36,6 +36,7 @@ from plainformer.parallel.apply import parallelize
 from plainformer.parallel.data import Gradients
 from plainformer.parallel.gather import Share, Team, local_of
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import connect
 from plainformer.parallel.tensor import part_of
 from plainformer.saving import save_config, save_model, save_together
 from plainformer.starting import config_of_fragment, config_with_head, with_head
@@ -227,7 +228,7 @@ def divided_model(
     asked, make = config.model, part_of(mesh)
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
-        model = load_model(saved, head=kind.head, make=make, purpose="train")
+        model = load_model(saved, head=kind.head, make=make, purpose="train")  # a rank reads its own rows
     elif asked.ref is not None:
         names, problem = (None, None) if start.labels is None else (start.labels.names, start.labels.problem)
         revision = asked.revision
@@ -238,8 +239,10 @@ def divided_model(
     else:
         model = initialise(make(start.config), seed=config.seed).train()
     model.configure(start.stated(model.config))
-    if asked.train == "head":
+    if asked.train == "head" and (model.local is None or model.local.is_last):
         _check_head(model)
+    if model.local is not None:
+        connect(model, mesh)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":

@@ -1,0 +1,22 @@
+"""Stages of layers on several processes: everything that one process computes, and what each stage keeps.
+
+One launch a number of ranks walks all cases: `tests/support/staged.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.ranks import run_ranks
+from tests.support.staged import everything, together
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_pipeline_is_one_process(world: int) -> None:
+    for found in run_ranks(everything, world, world, timeout=240):
+        assert found == []
+
+
+def test_four_stages_and_other_forms() -> None:
+    for found in run_ranks(together, 4, timeout=240):
+        assert found == []
