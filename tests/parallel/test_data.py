@@ -2,39 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
-from plainformer.parallel.mesh import start
+from plainformer.config.learning import LossConfig
+from plainformer.errors import UsageError
+from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.sync import Turn, dealt
-from tests.support.parallel import CONFIGS, Steps, differences
+from plainformer.train.trimming import Trimming
+from tests.support.parallel import CONFIGS, Ran, Steps, batches_of, differences, whole, with_dropout
 from tests.support.ranks import run_ranks
 
 CURVE = 20
+PADDED = ("llama", "t5", "albert", "qwen3")  # at four ranks, those that differ most
 
 
-def _found(rank: int, zeros: tuple[int, ...]) -> list[str]:
-    """Everything that is to be seen with some number of ranks; what is wrong, as texts."""
-    said = []
-    meshes = [start(Layout(dp=torch.distributed.get_world_size(), zero=zero)) for zero in zeros]  # type: ignore[arg-type]
-    for name, make in CONFIGS.items():
-        steps = CURVE if name == "qwen3" else 2
-        expected = Steps(make()).learn(steps)
-        for mesh in meshes:
-            own = Steps(make(), mesh).learn(steps)
-            said += [f"{name}, zero {mesh.layout.zero}: {one}" for one in differences(own, expected)]
-            if not torch.equal(torch.tensor(own.history).isnan(), torch.tensor(expected.history).isnan()):
-                said.append(f"{name}, zero {mesh.layout.zero}: other examples in the history")
-    return said
+def _with(zero: int) -> Mesh:
+    return start(Layout(dp=torch.distributed.get_world_size(), zero=zero))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_every_form_equals_one_process(world: int) -> None:
-    found = run_ranks(_found, world, (0, 1, 2, 3))
-    assert found == [[]] * world
+def _compared(said: str, mesh: Mesh, config: ModelConfig, expected: Ran, **options: Any) -> list[str]:
+    own = Steps(config, mesh, **options).learn(len(expected.losses))
+    found = [f"{said}, zero {mesh.layout.zero}: {one}" for one in differences(own, expected)]
+    if not torch.equal(torch.tensor(own.history).isnan(), torch.tensor(expected.history).isnan()):
+        found.append(f"{said}: other examples in the history")
+    return found
+
+
+def _families(names: Iterable[str], zeros: Iterable[int]) -> list[str]:
+    found = []
+    for name in names:
+        expected = Steps(CONFIGS[name]()).learn(2)
+        for zero in zeros:
+            found += _compared(name, _with(zero), CONFIGS[name](), expected)
+    return found
+
+
+def _curves() -> list[str]:
+    """Twenty steps of a tied table whose rows no number of ranks divides: every rank's part of it learns."""
+    expected, found = Steps(CONFIGS["qwen3"]()).learn(CURVE), []
+    assert min(expected.norms) > 1  # clipped in every step
+    for zero in (1, 3):
+        found += _compared("curve", _with(zero), CONFIGS["qwen3"](), expected)
+    return found
+
+
+def _regularised() -> list[str]:
+    """The average of the weights, an L1 penalty, no clipping; and what FSDP would break: logits that are edited in place."""
+    config = CONFIGS["gpt2"]()
+    config = replace(config, head=replace(config.head, softcap=5.0))
+    options: dict[str, Any] = {"ema": 0.9, "l1": 0.1, "max_grad_norm": None}
+    alone = Steps(config, **options)
+    expected, found = alone.learn(3), []
+    kept = alone.run.average.tensors()
+    for zero in (1, 2, 3):
+        steps = Steps(config, _with(zero), **options)
+        found += [f"regularised, zero {zero}: {one}" for one in differences(steps.learn(3), expected)]
+        for name, average in steps.run.average.tensors().items():
+            own = whole(average)
+            if (own - kept[name]).abs().max() > 2e-3 or (own == 0).float().mean() < 0.9 * (
+                kept[name] == 0
+            ).float().mean():
+                found.append(f"zero {zero}: the average of {name} is another")
+        before = {name: whole(p.detach()) for name, p in steps.model.named_parameters()}
+        with steps.run.average.in_place():
+            name, parameter = next(iter(steps.model.named_parameters()))
+            if not torch.equal(whole(parameter.detach()), whole(steps.run.average.tensors()[name])):
+                found.append(f"zero {zero}: the average is not in place")
+        if not all(torch.equal(whole(p.detach()), before[name]) for name, p in steps.model.named_parameters()):
+            found.append(f"zero {zero}: the weights did not come back")
+    return found
+
+
+def _layers_left_out() -> list[str]:
+    """Each rank leaves out other layers; ZeRO-2 and 3 would wait for the others for ever, and say so before."""
+    config = with_dropout(CONFIGS["gpt2"](), layer=0.5)
+    expected, found = Steps(config).learn(4), []
+    for zero in (0, 1):
+        found += _compared("layers left out", _with(zero), config, expected)
+    for zero in (2, 3):
+        with pytest.raises(UsageError, match="leaves out layers"):
+            Steps(config, _with(zero))
+    one = Steps(config).learn(1, micro=1)
+    return found + [f"one micro-batch: {d}" for d in differences(Steps(config, _with(1)).learn(1, micro=1), one)]
+
+
+def _evaluated() -> list[str]:
+    """Weights that were gathered for an evaluation are not those of the step after."""
+    config, expected = CONFIGS["llama"](), Steps(CONFIGS["llama"]()).learn(4)
+    found = []
+    for zero in (2, 3):
+        steps = Steps(config, _with(zero))
+        steps.learn(2)
+        steps.model.eval()
+        with torch.no_grad():
+            steps.model.states(**batches_of(config, 0)[0].inputs)
+        steps.model.train()
+        steps.run.gradients.evaluated()
+        losses = steps.learn(2, first=2).losses
+        found += [f"zero {zero}: {losses}"] if losses != pytest.approx(expected.losses[2:], rel=5e-6) else []
+    return found
+
+
+def _trimmed(folder: Path) -> list[str]:
+    """The highest losses of all ranks are left out."""
+    config, found = CONFIGS["bert"](), []
+    plan = SimpleNamespace(steps_per_epoch=1)
+
+    def steps(mesh: Mesh | None, name: str) -> tuple[Ran, Any]:
+        trimming = Trimming(LossConfig(trim=0.3, trim_after=0), plan, folder / name, None, mesh is None)  # type: ignore[arg-type]
+        ran = Steps(config, mesh, trimming=trimming).learn(2)
+        left_out = [(examples, worst.tolist(), int(out)) for examples, worst, out in trimming._steps.values()]
+        return ran, left_out
+
+    (folder / str(torch.distributed.get_rank())).mkdir()
+    expected, left_out = steps(None, str(torch.distributed.get_rank()))
+    for zero in (0, 3):
+        own, its = steps(_with(zero), "none")
+        found += [f"trimmed, zero {zero}: {one}" for one in differences(own, expected)]
+        found += [] if its == left_out else [f"trimmed, zero {zero}: {its}, not {left_out}"]
+    return found
+
+
+def _two(rank: int, folder: Path) -> list[str]:
+    cases = _families(CONFIGS, (1, 2, 3)) + _curves() + _regularised()
+    return cases + _layers_left_out() + _evaluated() + _trimmed(folder)
+
+
+def _four(rank: int) -> list[str]:
+    return _families(PADDED, (0, 3))
+
+
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    assert run_ranks(_two, 2, tmp_path) == [[]] * 2
+
+
+def test_four_ranks_equal_one_process() -> None:
+    assert run_ranks(_four, 4) == [[]] * 4
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from plainformer.parallel.sync import gradient_norm
 from plainformer.parallel.tensor import add_up_gradients, part_of
 from tests.support.ranks import run_ranks
 from tests.support.shares import SHARED, config_of, inputs_of, loss_of, rows_of, share_of, whole
+from tests.support.tensor_traps import TRAPS
 
 LOSS, GRADIENT = 5e-6, 1e-5
 
@@ -75,16 +76,17 @@ def _trains(name: str, mesh: Mesh) -> None:
             model.eval()
 
 
-def _walk(rank: int, tp: int) -> None:
+def _walk(rank: int, tp: int, names: Collection[str], traps: Sequence[Callable[[Mesh], None]]) -> None:
     mesh = start(Layout(tp=tp))
-    for name in SHARED:
-        try:
-            _trains(name, mesh)
-        except Exception as error:
-            error.add_note(f"model: {name}")
-            raise
+    for trap in traps:
+        trap(mesh)
+    for name in names:
+        _trains(name, mesh)
 
 
-@pytest.mark.parametrize("tp", [2, 4])
-def test_equals_one_process(tp: int) -> None:
-    run_ranks(_walk, tp, tp)
+def test_two_ranks_are_one_process() -> None:
+    run_ranks(_walk, 2, 2, list(SHARED), TRAPS)
+
+
+def test_four_ranks_with_two_key_value_heads_are_one_process() -> None:
+    run_ranks(_walk, 4, 4, ["llama", "qwen3", "olmo2", "bert", "t5"], [])

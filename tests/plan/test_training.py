@@ -144,6 +144,8 @@ class Step(NamedTuple):
         if asked.padded:
             given["attention_mask"] = torch.ones(asked.batch, asked.length, dtype=torch.long)
             given["attention_mask"][1, -3:] = 0
+            if config.kind == "encoder-decoder":
+                given["decoder_attention_mask"] = given["attention_mask"][:, -asked.target_length :].contiguous()
         return given
 
     def micro_batch(self) -> torch.Tensor:

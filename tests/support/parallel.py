@@ -272,13 +272,14 @@ class Steps:
             losses.append(self.run.loss_sum.item() / labels)
             norms.append(norm.item())
             if number == first:
-                gradients = {name: _whole(p.grad) for name, p in self.model.named_parameters()}
+                gradients = {name: whole(p.grad) for name, p in self.model.named_parameters()}
         self.run.history.settle(self.ranks.everywhere)
-        weights = {name: _whole(p.detach()) for name, p in self.model.named_parameters()}
+        weights = {name: whole(p.detach()) for name, p in self.model.named_parameters()}
         return Ran(losses, norms, gradients, weights, self.run.history.last.copy())  # type: ignore[arg-type]
 
 
-def _whole(tensor: Tensor | None) -> Tensor | None:
+def whole(tensor: Any) -> Any:
+    """A tensor that FSDP has divided, as all ranks have it together; any other as it is."""
     if tensor is None:
         return None
     full = getattr(tensor, "full_tensor", None)

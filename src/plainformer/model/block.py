@@ -65,7 +65,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if 0 < self.chunk_size < x_BTD.size(1):
-            return torch.cat([self.network(chunk) for chunk in x_BTD.split(self.chunk_size, dim=1)], dim=1)
+            # Of rows in one piece: parts of each row would be copied, and the copies kept for the gradient.
+            chunks = x_BTD.flatten(0, 1).split(self.chunk_size * len(x_BTD))
+            return torch.cat([self.network(chunk) for chunk in chunks]).unflatten(0, x_BTD.shape[:2])
         return self.network(x_BTD)
 
     def _plain(self, x_BTD: Tensor) -> Tensor:

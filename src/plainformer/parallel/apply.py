@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from plainformer.config.local import local
+from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Gradients, Replicated, Sharded, make_sharded
 from plainformer.parallel.mesh import Mesh
@@ -19,7 +21,10 @@ from plainformer.parallel.pipeline import connect
 
 @torch.no_grad()
 def cut(model: Transformer, mesh: Mesh) -> Transformer:
-    """Return what a rank has of a whole model, copied out of it, in training mode; the model itself where that is all."""
+    """Return what a rank has of a whole model, copied out of it, in training mode; the model itself where that is all.
+
+    Tensor parallel is installed in it: adapters may follow.
+    """
     if mesh.tp is None and mesh.pp is None:
         return model
     here = local(model.config, mesh.layout, mesh.rank)
@@ -27,30 +32,41 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
     whole: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in part.named_parameters():
         about = here.parts[name]
-        value = whole[about.name]
+        value: Tensor = whole[about.name]
         if about.dim is not None:
             value = value.narrow(about.dim, about.start, about.stop - about.start)
         parameter.copy_(value)
         parameter.requires_grad_(whole[about.name].requires_grad)
-    return connect(part.train(), mesh)
+    return connect(_with_tensor_parallel(part.train(), mesh), mesh)
+
+
+def _with_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:
+    if mesh.tp is None:
+        return model
+    from plainformer.parallel.tensor import make_tensor_parallel
+
+    return make_tensor_parallel(model, mesh)
 
 
 def parallelize(
-    model: Transformer, mesh: Mesh, between: Callable[[Transformer], None] = lambda model: None
+    model: Transformer,
+    mesh: Mesh,
+    *,
+    checkpointing: str | int = "none",
+    compiled: Callable[[Transformer], None] | None = None,
 ) -> Gradients:
     """Divide a model in place, as `mesh.layout` says, and return what brings the ranks' gradients together.
 
     Args:
-        model: what `cut` gave. between: what is done to it before data parallel, such as adapters, its device, checkpointing,
-            compilation.
+        model: on its device; what `cut` gave, or built from this rank's `Local`.
+        checkpointing: as `set_checkpointing` takes it. compiled: compiles the layers, in place; None: nothing does.
     Raises:
         UsageError: the layout cannot train this model.
     """
-    if mesh.tp is not None:
-        from plainformer.parallel.tensor import make_tensor_parallel
-
-        make_tensor_parallel(model, mesh)
-    between(model)
+    _with_tensor_parallel(model, mesh)
+    set_checkpointing(model, checkpointing)  # type: ignore[arg-type]  # checked by the configuration
+    if compiled is not None:
+        compiled(model)
     if mesh.world is None:
         return Gradients()
     if mesh.dp is None:

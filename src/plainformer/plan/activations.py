@@ -82,7 +82,7 @@ class _Skipped:
         self.entry.gradient, self.output.gradient, self.saved = self.output.gradient, None, []
         if self.gradients and self.name not in tape.gradients:
             slot = tape.gradients[self.name] = Slot(self.gradients, self.name)
-            slot.gradient = tape.storage(-(-self.gradients // tape.gradient_share), GRADIENTS)
+            slot.kept = tape.storage(-(-self.gradients // tape.gradient_share), GRADIENTS)
 
 
 @dataclass

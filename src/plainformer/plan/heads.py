@@ -151,11 +151,8 @@ def word_losses(head: HeadRun, states: Value, sizes: LossSizes) -> Value:
     def scored(x: Value) -> Value:
         return cross_entropy(ops, head.score(x), x.numbers // head.hidden_size, V, sizes)
 
-    losses = []
-    for a, b in pairwise(cuts):
-        part = ops.part_of(states, (b - a) * head.hidden_size).seen_as(strided=False)
-        losses.append(scored(part) if chunk >= N else ops.again(part, scored))
-    return ops.joined(losses)
+    parts = ops.divided(states, [(b - a) * head.hidden_size for a, b in pairwise(cuts)])
+    return ops.joined([scored(part) if chunk >= N else ops.again(part, scored) for part in parts])
 
 
 def _swept(head: HeadRun, x: Value, sizes: LossSizes, chunk: int) -> Value:
@@ -172,7 +169,7 @@ def _swept(head: HeadRun, x: Value, sizes: LossSizes, chunk: int) -> Value:
         return Value(N, 4, losses, None)
     slot = Slot(N * 4)
     saved = [each for each in (x.storage, ops.storage(N * 8)) if each is not None]
-    ops.nodes.append(Known(slot, [each.slot for each in known if each.slot is not None], saved, made))
+    ops.nodes.append(Known(slot, [ops.used(each.slot) for each in known if each.slot is not None], saved, made))
     return Value(N, 4, losses, slot)
 
 

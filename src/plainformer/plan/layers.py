@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from plainformer.config import NormConfig, RopeConfig, StackConfig
 from plainformer.plan.operations import Operations
@@ -109,7 +108,7 @@ class Attention:
             context = attend_eagerly(ops, heads, flow, mask, own, s.score_softcap, dropout)
         else:
             context = attend(ops, heads, flow, mask, own, dropout)
-        del heads, mask
+        del mask
         return ops.linear(context, f"{self.name}.out", s.num_heads * s.head_dim, s.hidden_size, s.out_bias, True)
 
     def _project(self, x: Value, flow: Flow) -> Heads:
@@ -193,7 +192,6 @@ class Cross:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
             context = attend(ops, heads, flow, flow.memory_mask, own, dropout)
-        del heads
         return ops.linear(context, f"{self.name}.out", size, s.hidden_size, s.out_bias, True)
 
 
@@ -294,11 +292,11 @@ class FeedForward:
 
     def __call__(self, x: Value, flow: Flow) -> Value:
         """Return what is added to x."""
-        if not 0 < flow.chunk < flow.length:
+        if not 0 < flow.chunk < flow.queries:
             return self._network(x)
-        cuts = [*range(0, flow.length, flow.chunk), flow.length]
-        share = flow.rows * self.stack.hidden_size
-        return self.ops.joined([self._network(self.ops.part_of(x, (b - a) * share)) for a, b in pairwise(cuts)])
+        whole, chunk = flow.queries * flow.rows, flow.chunk * flow.rows
+        counts = [(min(first + chunk, whole) - first) * self.stack.hidden_size for first in range(0, whole, chunk)]
+        return self.ops.joined([self._network(part) for part in self.ops.divided(x, counts)])
 
     def _network(self, x: Value) -> Value:
         ops, s, name = self.ops, self.stack, self.name

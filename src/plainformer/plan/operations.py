@@ -147,7 +147,7 @@ class Operations(Tape):
     def joined(self, parts: list[Value]) -> Value:
         """Return several values after one another."""
         numbers, width = sum(part.numbers for part in parts), max(part.width for part in parts)
-        return self.operation(numbers, width, [Input(part) for part in parts])
+        return self.operation(numbers, width, [Input(part, SAME) for part in parts])  # views of the whole's gradient
 
     # ---- with weights ----------------------------------------------------------------------------------------------
 

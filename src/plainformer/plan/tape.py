@@ -66,13 +66,18 @@ class Storage:
 
 
 class Slot:
-    """Where the gradient of a value arrives; of a parameter, where it stays."""
+    """Where the gradient of a value arrives.
 
-    __slots__ = ("gradient", "parameter", "size")
+    Of a parameter, `kept` is the gradient that stays, and `uses` how many operations are still to give theirs: torch adds
+    them up beside it, and to it when all are there.
+    """
+
+    __slots__ = ("gradient", "kept", "parameter", "size", "uses")
 
     def __init__(self, size: int, parameter: str = "") -> None:
-        self.size, self.parameter = size, parameter
+        self.size, self.parameter, self.uses = size, parameter, 0
         self.gradient: Storage | None = None
+        self.kept: Storage | None = None
 
 
 class Value:
@@ -148,6 +153,27 @@ class Node:
         return tape.storage(self.output.size if how == SUMMED else slot.size, FLOWING)
 
 
+class Pieces:
+    """Parts that a value was divided into: their gradients are joined when all are there."""
+
+    __slots__ = ("entry", "outputs", "saved")
+
+    def __init__(self, entry: Slot, outputs: list[Slot]) -> None:
+        self.entry, self.outputs = entry, outputs
+        self.saved: list[Storage] = []
+
+    def run(self, tape: Tape) -> None:
+        """Join them."""
+        arrived = [slot.gradient for slot in self.outputs]
+        whole = tape.storage(self.entry.size, FLOWING)
+        for slot, one in zip(self.outputs, arrived, strict=True):
+            slot.gradient = None
+            if one is not None:
+                one.holders -= 1
+        del arrived
+        tape.arrive(self.entry, whole)
+
+
 class Again:
     """A part that keeps its input alone and runs once more for its gradient."""
 
@@ -158,8 +184,9 @@ class Again:
 
     def run(self, tape: Tape) -> None:
         """Compute the part again, then go through it in reverse."""
-        before, tape.nodes = tape.nodes, []
+        before, tape.nodes, tape.counting = tape.nodes, [], False
         output = self.part(self.entry)
+        tape.counting = True
         tape.part_done()
         if output.slot is not None and output.slot is not self.output:
             output.slot.gradient, self.output.gradient = self.output.gradient, None
@@ -190,7 +217,8 @@ class Tape:
 
     def __init__(self) -> None:
         self.meter = Meter()
-        self.nodes: list[Node | Again] = []
+        self.nodes: list[Node | Pieces | Again] = []
+        self.counting = True  # off where operations are done again: a parameter's uses are known
         self.part, self.keeping, self.hollow = "", True, False
         self.gradients: dict[str, Slot] = {}
         self.gradient_share = 1
@@ -238,13 +266,27 @@ class Tape:
         if not known or not self.keeping:
             return Value(numbers, width, storage, None, strided)
         slot = Slot(numbers * width)
-        slots = [each.value.slot for each in known if each.value.slot is not None]
+        slots = [self.used(each.value.slot) for each in known if each.value.slot is not None]
         kept = [] if self.hollow else [each for each in saved if each is not None]
         self.nodes.append(Node(slot, slots, [each.how for each in known], kept, extra))
         return Value(numbers, width, storage, slot, strided)
 
     def part_done(self) -> None:
         """Let go of what is kept until a computation ends."""
+
+    def used(self, slot: Slot) -> Slot:
+        """Return a slot, of which one more gradient is to be waited for."""
+        slot.uses += self.counting
+        return slot
+
+    def divided(self, x: Value, counts: Sequence[int]) -> list[Value]:
+        """Return parts of a value after one another, of so many numbers each, which are in its memory."""
+        parts = [Value(count, x.width, x.storage, None) for count in counts]
+        if x.slot is not None and self.keeping:
+            for part in parts:
+                part.slot = Slot(part.size)
+            self.nodes.append(Pieces(self.used(x.slot), [part.slot for part in parts if part.slot is not None]))
+        return parts
 
     def again(self, x: Value, part: Callable[[Value], Value]) -> Value:
         """Return what a part makes of x; its gradient is computed from x alone."""
@@ -279,27 +321,34 @@ class Tape:
             self.nodes.pop().run(self)
 
     def arrive(self, slot: Slot, gradient: Storage) -> None:
-        """Add a gradient to what is there; of a parameter it then stays."""
+        """Add a gradient to what has arrived; of a parameter it stays when all have."""
         there = slot.gradient
         if there is None:
-            if slot.parameter:
-                gradient = self._own(slot, gradient)
-                self.gradients[slot.parameter] = slot
             gradient.holders += 1
             slot.gradient = gradient
         elif there.holders > 1:  # someone else still needs it as it is
             there.holders -= 1
             slot.gradient = self.storage(slot.size, FLOWING)
             slot.gradient.holders += 1
+        del there, gradient
+        slot.uses -= 1
+        if slot.parameter and slot.uses <= 0:
+            self._settle(slot)
 
-    def _own(self, slot: Slot, gradient: Storage) -> Storage:
-        """Return a gradient as a parameter's: its memory now belongs to another part."""
-        if gradient.holders or self.gradient_share > 1:
-            return self.storage(-(-slot.size // self.gradient_share), GRADIENTS)
-        self.meter.change(-gradient.size, gradient.part)
-        gradient.part = GRADIENTS
-        self.meter.change(gradient.size, GRADIENTS)
-        return gradient
+    def _settle(self, slot: Slot) -> None:
+        """Keep a parameter's gradient; its memory now belongs to another part."""
+        made, slot.gradient, slot.uses = slot.gradient, None, 0
+        assert made is not None
+        made.holders -= 1
+        self.gradients[slot.parameter] = slot
+        if slot.kept is not None:
+            return
+        if made.holders or self.gradient_share > 1:
+            slot.kept = self.storage(-(-slot.size // self.gradient_share), GRADIENTS)
+            return
+        self.meter.change(-made.size, made.part)
+        made.part, slot.kept = GRADIENTS, made
+        self.meter.change(made.size, GRADIENTS)
 
     def saved(self) -> list[int]:
         """Return the bytes of each storage that the operations so far keep, each once."""

@@ -31,7 +31,6 @@ from plainformer.loading import load_model
 from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
-from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.apply import cut, parallelize
 from plainformer.parallel.data import Gradients
@@ -239,21 +238,16 @@ def divided_model(
     if asked.train == "head":
         _check_head(model)
     model = cut(model, mesh)
-
-    def between(model: Transformer) -> None:
-        if asked.lora is not None:
-            add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
-        if asked.train == "head":
-            _freeze_backbone(model)
-        _rest_unread(model, config)
-        model.to(config.device)
-        if asked.dropout is not None:
-            set_dropout(model, asked.dropout)
-        set_checkpointing(model, asked.checkpointing)  # type: ignore[arg-type]  # checked by the configuration
-        if config.compile:
-            _compile(model)
-
-    return model, new, parallelize(model, mesh, between)
+    if asked.lora is not None:
+        add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
+    if asked.train == "head":
+        _freeze_backbone(model)
+    _rest_unread(model, config)
+    model.to(config.device)
+    if asked.dropout is not None:
+        set_dropout(model, asked.dropout)
+    compiled = _compile if config.compile else None
+    return model, new, parallelize(model, mesh, checkpointing=asked.checkpointing, compiled=compiled)
 
 
 def _rest_unread(model: Transformer, config: TrainConfig) -> None:
