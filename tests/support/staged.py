@@ -276,7 +276,8 @@ def tasks(rank: int, folders: dict[str, str]) -> list[str]:
 
     mesh, found = mesh_of(pp=2), []
     texts = ["the cat sat on the mat", "a dog"]
-    given = {name: [torch.sin(torch.arange(900) / 3).numpy()] if "audio" in name else texts for name in folders}
+    clip = {"array": torch.sin(torch.arange(900) / 3).numpy(), "sampling_rate": 16000}
+    given: dict[str, list[Any]] = {name: [clip] if "audio" in name else list(texts) for name in folders}
     for name, folder in folders.items():
         task = plainformer.load(folder, backend="plain")
         options = {"max_new_tokens": 6} if name in ("text-generation", "text2text") else {}
