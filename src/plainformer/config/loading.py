@@ -73,6 +73,8 @@ class LoadOptions(OptionSet):
         )
     )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
+    tp: int = option(1, help="Processes of torchrun that share each layer's heads, units and words.", check=whole(1))
+    pp: int = option(1, help="Processes of torchrun that have some of the layers each.", check=whole(1))
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
     token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
 
