@@ -26,7 +26,10 @@ DIVIDED = ("train", "run")  # verbs whose work several processes can share
 def check_verb(verb: str) -> None:
     """Refuse a verb that each of several processes would do once more."""
     if verb not in DIVIDED and is_several():
-        raise UsageError(f"{verb or 'plainformer'} runs in one process", f"start it without torchrun; {' and '.join(DIVIDED)} can share")
+        raise UsageError(
+            f"{verb or 'plainformer'} runs in one process",
+            f"start it without torchrun; {' and '.join(DIVIDED)} can share",
+        )
 
 
 def meet(load: LoadFlags, inputs: Sequence[str]) -> Mesh | None:

@@ -98,7 +98,7 @@ class LoadOptions(OptionSet):
                 f"{opt('dtype', self.dtype)} with {train}: an update is often smaller than the gap between two such numbers",
                 f"leave out {opt('dtype', ...)}: weights are trained in fp32",
             )
-        usual = {"quantize": None, "backend": "auto", "prepare": True}
+        usual = {"quantize": None, "backend": "auto", "prepare": True, "tp": 1, "pp": 1}
         for name in (name for name, value in usual.items() if getattr(self, name) != value):
             raise UsageError(
                 f"{opt(name, getattr(self, name))} is for inference, and has no effect with {train}",
@@ -119,5 +119,7 @@ class LoadArgs(TypedDict, total=False):
     purpose: str
     adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
     prepare: bool
+    tp: int
+    pp: int
     revision: str | None
     token: str | None

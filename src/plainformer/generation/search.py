@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.generation.draw import Draws
+from plainformer.generation.draw import Draws, new_seeds
 from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
 from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions

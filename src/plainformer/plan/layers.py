@@ -155,9 +155,7 @@ class Attention:
             scores = ops.keeps_input(ops.add(scores, mask.bias))
         return Mask(scores)
 
-    def _gathered(
-        self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]
-    ) -> Value:
+    def _gathered(self, content: Value, positions: Value, number: int, N: int, flow: Flow, held: list[Value]) -> Value:
         """Return the scores of content and positions, each at its distance: the gradient needs the index.
 
         `held`: what stays until all scores are there: distances, the scores of all positions, and the last index.
@@ -304,7 +302,9 @@ class FeedForward:
         if s.ffn == "gated":
             gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
             inner = ops.activation(gate, s.activation)
-            inner = ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
+            inner = (
+                ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())
+            )
             del gate, up
         else:
             inner = ops.activation(ops.linear(x, f"{name}.up", D, F, bias), s.activation)

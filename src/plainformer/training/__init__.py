@@ -49,6 +49,8 @@ from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
 from plainformer.training.together import together
 
+_LOCK_SECONDS = 60.0  # that the processes before a restart may take to end
+
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
 
@@ -88,8 +90,8 @@ def train(
 
     Args:
         config: a `TrainConfig`, a mapping, or the path of a YAML file.
-        on_event: is told of all that happens; see `Event`.
-        stop: is asked after each step whether to stop; None: Ctrl-C stops.
+        on_event: is told of all that happens; see `Event`. Of several processes the first alone is, but all of "started".
+        stop: is asked after each step whether to stop; None: Ctrl-C stops. Any process may ask all of them to.
     Raises:
         UsageError: the configuration cannot work, or is not that of the run in its folder.
         TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
@@ -100,8 +102,9 @@ def train(
             with together(config) as mesh:
                 ranks = Ranks(mesh)
                 prepared = _prepared_in_turn(config, ranks)
-                with alone_in(make_folder(config.folder)) if ranks.is_first else nullcontext():
-                    return _train(prepared, Events(on_event if ranks.is_first else None), stopping, mesh)
+                seconds = _LOCK_SECONDS if ranks.mesh is not None else 0.0
+                with alone_in(make_folder(config.folder), seconds) if ranks.is_first else nullcontext():
+                    return _train(prepared, Events(on_event, ranks.is_first), stopping, mesh)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
