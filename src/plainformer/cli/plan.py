@@ -11,7 +11,6 @@ from plainformer.cli.options import Json, probe_output, restored, write_json
 from plainformer.cli.progress import screen
 from plainformer.cli.screen import console, print_facts, shown, table
 from plainformer.config.loading import LoadOptions
-from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.workload import Workload

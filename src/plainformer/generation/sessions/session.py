@@ -6,6 +6,7 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 from __future__ import annotations
 
 import logging
+
 import torch
 from torch import Tensor
 
