@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": TOP,
     "saving": TOP,
     "starting": TOP,
-    "training": TOP | {"starting", "train", "data", "evaluate", "__init__"},
+    "training": TOP | {"plan", "planning", "starting", "train", "data", "evaluate", "__init__"},
     "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "__init__"},
     "folds": TOP | {"starting", "train", "data", "evaluate", "evaluation", "training", "__init__"},
     "harness": TOP | {"__init__"},
@@ -62,9 +62,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explanation": TOP,
     "serve": TOP,
     "cli": TOP
-    | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting", "training", "evaluation", "folds"}
+    | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting"}
+    | {"training", "evaluation", "folds"}
     | {"__init__"},
-    "__init__": TOP | {"plan", "planning", "explanation", "starting", "train", "training", "evaluation", "folds", "harness", "evaluate"},
+    "__init__": TOP
+    | {
+        "plan",
+        "planning",
+        "explanation",
+        "starting",
+        "train",
+        "training",
+        "evaluation",
+        "folds",
+        "harness",
+        "evaluate",
+    },
     "__main__": {"cli"},
 }
 # Single files that need one thing more than their part, and why.
@@ -79,7 +92,18 @@ EXTRA: dict[str, set[str]] = {
     "plan/__init__.py": {"planning"},
 }
 # Parts that may be imported before torch has been: what the command line shows without a model must not wait for it.
-TORCH_FREE = {"__init__", "config", "errors", "replacing", "families", "data", "plan", "entities", "evaluate", "cli"} | {"planning"}
+TORCH_FREE = {
+    "__init__",
+    "config",
+    "errors",
+    "replacing",
+    "families",
+    "data",
+    "plan",
+    "entities",
+    "evaluate",
+    "cli",
+} | {"planning"}
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
-from plainformer.config.options import OptionSet
+from plainformer.config.options import OptionSet, specs
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.devices import Device, find_device
@@ -97,8 +97,8 @@ class Asked:
     def of(cls, options: Mapping[str, Any]) -> Asked:
         """Sort options; refuse those that nobody knows."""
         kinds: tuple[type[OptionSet], ...] = (Workload, LayoutOptions, TargetOptions, ShapeOptions)
-        names = [*(tuple(kind.__dataclass_fields__) for kind in kinds), _OF_FILES]
-        known = [name for group in names for name in group if name != "explicit"]
+        names = [*(tuple(specs(kind)) for kind in kinds), _OF_FILES]
+        known = [name for group in names for name in group]
         for name in options:
             if name not in known:
                 raise UsageError(f"plan has no option {name!r}", did_you_mean(name, known))
@@ -164,7 +164,7 @@ def stored_types(checkpoint: Any, config: ModelConfig) -> tuple[dict[str, str], 
 
 
 def of_size(shape: ShapeOptions) -> Described:
-    """Return a decoder with about so many parameters: the nearest published shape, changed where that was asked for."""
+    """Return a decoder with about this many parameters: the nearest published shape, changed where that was asked for."""
     from plainformer.families import config_from_dict
 
     count = parse_count(str(shape.params))
@@ -198,7 +198,7 @@ def found_layers(config: Mapping[str, Any]) -> int:
 
 
 def fitting_layers(config: ModelConfig, count: int) -> int:
-    """Return the number of layers with which a model comes nearest to so many parameters."""
+    """Return the number of layers with which a model comes nearest to this many parameters."""
     one, two = (count_parameters(reshaped(config, {"layers": layers})) for layers in (1, 2))
     return max(round((count - one) / (two - one)) + 1, 1)
 

@@ -180,6 +180,29 @@ def test_fetches_exactly_what_is_needed(hub: FakeHub, tmp_path: Path) -> None:
     assert {path.name for path in files.path.iterdir()} == BERT_NEEDED
 
 
+def test_a_plan_downloads_the_config_alone(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import plainformer
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.repos["owner/bert"] = {**BERT, "config.json": b'{"model_type": "bert", "vocab_size": 30}'}
+    made = plainformer.plan("owner/bert")
+    assert hub.downloaded() == {"config.json"}
+    assert made.name == "bert" and made.config.family == "bert"
+    assert repr(plainformer.plan("owner/bert", revision=COMMIT)) == repr(made)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert repr(plainformer.plan("owner/bert")) == repr(made)  # what is in the cache is enough
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert resolve("owner/bert", cache_dir=tmp_path / "cache").path.is_dir()  # a config alone is no complete model
+    assert hub.downloaded() == BERT_NEEDED
+    hub.repos["o/q"] = {"m.gguf": b"GGUF", "README.md": b""}
+    with pytest.raises(HubError, match=r"m\.gguf says its sizes itself"):
+        plainformer.plan("o/q")
+    hub.repos["o/empty"] = {"README.md": b""}
+    with pytest.raises(HubError, match=r"no config\.json"):
+        plainformer.plan("o/empty")
+    assert not any("gguf" in name for name in hub.downloaded())
+
+
 def test_a_tokenizer_comes_without_weights(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = b"\n".join([b"[PAD]", b"[UNK]", b"[CLS]", b"[SEP]", b"[MASK]", b"cat"])
     hub.repos["o/bert"] = {name: data for name, data in BERT.items() if name != "tokenizer.json"}

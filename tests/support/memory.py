@@ -29,6 +29,7 @@ def allocated(run: Callable[[], object]) -> Allocated:
             run()
     finally:
         gc.enable()
+        gc.collect()
     assert seen.profiler is not None
     changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0

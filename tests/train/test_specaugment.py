@@ -14,6 +14,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from plainformer.config import MelFrontend, WaveFrontend
 from plainformer.config.training import AugmentConfig
+from plainformer.model.frontend import frames_of
 from plainformer.saving import save_model
 from plainformer.train.draws import generator
 from plainformer.train.objectives.hearing import Clips, hidden

@@ -11,6 +11,7 @@ from plainformer.cli.options import Json, probe_output, restored, write_json
 from plainformer.cli.progress import screen
 from plainformer.cli.screen import console, print_facts, shown, table
 from plainformer.config.loading import LoadOptions
+from plainformer.config.options import specs
 from plainformer.errors import UsageError, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.workload import Workload
@@ -58,7 +59,7 @@ def plan(
 
     Nothing is loaded: a model is its config.json here. With --for training, one
     step of it; with --tp, --pp, --dp and --zero, what each of many devices holds.
-    The rule of thumb stands beside the figure, with when and how far it is wrong.
+    With the rule of thumb: when it is wrong, and by how much.
 
     Example: plainformer plan --params 7B --for training --devices 8 --zero 3 --device H100
     """
@@ -111,7 +112,7 @@ def _fitted(made: Plan, what: str, options: dict[str, Any]) -> Fitted:
             from plainformer.planning import published_plans
 
             return fit.fit_models(published_plans(made))
-        known = LayoutOptions.__dataclass_fields__
+        known = specs(LayoutOptions)
         return fit.fit_layout(made, LayoutOptions(**{name: value for name, value in options.items() if name in known}))
 
 
@@ -127,19 +128,21 @@ def _measured(made: Plan) -> Measured:
 
 def print_plan(out: Any, made: Plan) -> None:
     """Print the table of parts, the phase of the peak, what is left, the time, and the rule of thumb."""
-    from plainformer.plan.devices import GB, GIB
-    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title
+    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title, units
 
     out.print(title(made), markup=False)
     if made.layout.world > 1:
         out.print(layout_said(made), markup=False)
-    names = [f"{name}, GB" if len(made.ranks) > 1 or made.layout.world > 1 else "GB" for name, _ in columns(made)]
-    rows = table("part", *names, "GiB", "note", right=(*names, "GiB"))
+    (unit, power), (binary, other) = units(made)
+    names = [f"{name}, {unit}" if made.layout.world > 1 else unit for name, _ in columns(made)]
+    rows = table("part", *names, binary, "note", right=(*names, binary))
     sums = [0] * len(names)
     for part, sizes, note in part_rows(made):
-        rows.add_row(shown(part), *(f"{size / GB:,.3f}" for size in sizes), f"{max(sizes) / GIB:,.3f}", shown(note))
+        rows.add_row(
+            shown(part), *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}", shown(note)
+        )
         sums = [before + size for before, size in zip(sums, sizes, strict=True)]
-    rows.add_row("in all", *(f"{size / GB:,.3f}" for size in sums), f"{max(sums) / GIB:,.3f}", "")
+    rows.add_row("in all", *(f"{size / power:,.3f}" for size in sums), f"{max(sums) / other:,.3f}", "")
     out.print(rows)
     out.print()
     said = facts(made, as_flag)

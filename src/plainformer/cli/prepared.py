@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plainformer.config.layout import Layout
     from plainformer.config.training import TrainConfig
     from plainformer.folds import SeriesPlan
+    from plainformer.plan.planned import Plan
     from plainformer.train.needs import Needs
     from plainformer.training import Prepared
 
@@ -30,7 +31,7 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
     """Print what of the configuration is not default, how much there is to learn from, what it needs, and the first examples."""
     with screen.during("preparing"):
         from plainformer.training import prepare
-        from plainformer.training.estimate import needs_of
+        from plainformer.training.estimate import needs_of, plan_of
 
         if config.folds is not None:
             from plainformer.folds import plan_series
@@ -39,13 +40,14 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         else:
             series = None
         prepared = prepare(config) if series is None else series.prepared
-        needs = needs_of(prepared)
+        needs, step = needs_of(prepared), plan_of(prepared)
         examples = first_examples(prepared)
     if as_json:
         found = {
             "config": as_data(prepared.config),
             **numbers(prepared),
             "needs": needs.to_dict(),
+            "step": {"peak": step.peak, "phase": step.phase, "parts": step.parts},
             "examples": examples,
         }
         write_json([found if series is None else {**found, "series": series.to_dict()}])
@@ -54,7 +56,7 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
     out.print(write_yaml(decided(prepared.config if series is None else series.config)), markup=False)
     if series is not None:
         print_facts(out, series_facts(series))
-    print_facts(out, {**facts(prepared), **needed(needs)})
+    print_facts(out, {**facts(prepared), **needed(needs), "step": stepped(step)})
     for number, example in enumerate(examples, start=1):
         print_example(out, f"example {number}", example)
 
@@ -157,6 +159,13 @@ def needed(needs: Needs) -> dict[str, str]:
         "memory": f"{size(needs.memory)}, an estimate: {said}",
         "disk": f"{disk} for {plural(needs.checkpoints, 'checkpoint')}{losses}",
     }
+
+
+def stepped(step: Plan) -> str:
+    """Return what the largest micro-batch needs at the worst moment of a step, for people."""
+    parts = sorted(step.worst.peak.parts().items(), key=lambda part: -part[1])
+    said = ", ".join(f"{name} {size(count)}" for name, count in parts[:4])
+    return f"{size(step.peak)} at most, in {step.phase}: {said}; `plainformer plan` says what fits"
 
 
 def print_example(out: Any, name: str, tokens: Tokens) -> None:

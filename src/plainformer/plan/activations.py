@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
+import plainformer.plan.heads as heads
 from plainformer.config import ModelConfig, StackConfig
-from plainformer.plan import heads
 from plainformer.plan.frontends import Embedded, Sizes, convolution, embed, masks, rotations
 from plainformer.plan.heads import LOGITS, HeadRun, LossSizes
 from plainformer.plan.layers import MASKS, NORMS, Block, Flow, Mask
@@ -172,6 +173,7 @@ class Run:
             attentions=self.how.attentions,
             chunk=self.how.ffn_chunk,
         )
+        self.prepare(flow, name)
         if memory is not None:
             flow.memory, memory_real = memory
             flow.memory_length = self.how.inputs.positions(self.config.input_stack)
@@ -186,6 +188,9 @@ class Run:
                 x = ops.norm(x, f"{name}.norm", stack.hidden_size, stack.norm if stack.final_norm == "norm" else None)
                 x = ops.drop(x, stack.dropout.final)
         return x, real, [*states[:-1], x]
+
+    def prepare(self, flow: Flow, name: str) -> None:
+        """Say what else goes along with the states of a stack; of training, nothing."""
 
     def _embedded(self, stack: StackConfig, name: str, sizes: Sizes) -> Embedded:
         if name in self.share.begins:
@@ -206,7 +211,8 @@ class Run:
     ) -> tuple[Value, list[Value]]:
         ops, layers, x = self.ops, self.share.of(name, stack), begun.pop()
         mixed = self.config.head.mixed_states > 0
-        states, seen, done = [x] if mixed else [], {}, set()
+        states, done = [x] if mixed else [], set()
+        seen: dict[Any, Any] = {}  # kind of layer → how many were run, what the last one added, its gradients
         convolved = stack.disentangled is not None and stack.disentangled.conv_kernel > 0
         before = x if convolved else None
         for layer in layers:

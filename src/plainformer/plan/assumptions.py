@@ -52,7 +52,8 @@ def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
     if workload.precision == "pure-bf16" or workload.optimizer != "adamw":
         yield "`train` has AdamW and fp32 weights: this is another program's step, counted by the same rules"
     if workload.trainable != "all":
-        yield f"only the {'adapters are' if workload.trainable == 'lora' else 'head is'} trained: the rest has neither gradients nor states"
+        what = "adapters are" if workload.trainable == "lora" else "head is"
+        yield f"only the {what} trained: the rest has neither gradients nor states"
     if workload.ffn_chunk and not workload.recomputed_every:
         yield "chunks of a feed-forward network save nothing in training: autograd keeps what each of them made"
 

@@ -178,9 +178,10 @@ class _Layer:
         self.growth = max(numbers - added, self._scales(old))
 
     def _reads(self, positions: int, always: bool = False) -> None:
-        """Count what attention reads of keys and values, where it is a copy."""
+        """Count what attention reads of keys and values, where it is a copy; of eight bits, also what the copy is made of."""
         if always or self.use.kind == "int8":
-            self.read = max(self.read, 2 * self._store(positions, self.use.number))
+            copies = 3 if self.use.kind == "int8" else 2
+            self.read = max(self.read, copies * self._store(positions, self.use.number))
 
     def _share(self, copies: int, room: int) -> None:
         """Let rows share what is held; an int8 cache makes it wide, since all steps read it."""

@@ -8,8 +8,8 @@ from functools import lru_cache
 from plainformer.config.layout import Layout, Place
 from plainformer.config.local import Local
 from plainformer.config.model import ModelConfig
+from plainformer.plan.inference import inference_phases
 from plainformer.plan.result import Phase, RankPlan, alike
-from plainformer.plan.standin import inference_phases
 from plainformer.plan.training import training_phases
 from plainformer.plan.workload import Workload
 

@@ -132,8 +132,11 @@ def parse_bytes(name: str, text: str | int) -> int:
         UsageError: it is no such text; `name` is the option that it is of.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
-    if found is None or found[2] not in _UNITS or float(found[1]) <= 0:
-        raise UsageError(f"{opt(name, text)} is no size of memory", f"give {opt(name, '24GB')} or {opt(name, '22GiB')}")
+    bare = found is not None and not found[2] and float(found[1]) < 10**6  # nobody means 24 bytes
+    if found is None or bare or found[2] not in _UNITS or float(found[1]) <= 0:
+        raise UsageError(
+            f"{opt(name, text)} is not a size of memory", f"give {opt(name, '24GB')} or {opt(name, '22GiB')}"
+        )
     return round(float(found[1]) * _UNITS[found[2]])
 
 

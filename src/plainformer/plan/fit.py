@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plainformer.config.layout import Layout
 from plainformer.config.model import ModelConfig
@@ -12,9 +12,11 @@ from plainformer.errors import UsageError, opt, plural, spelt
 from plainformer.plan.asked import LayoutOptions
 from plainformer.plan.devices import short
 from plainformer.plan.lengths import reads_text
-from plainformer.plan.planned import Plan
 
-MOST = 1 << 24  # rows or tokens: more is no answer to anything
+if TYPE_CHECKING:
+    from plainformer.plan.planned import Plan
+
+MOST = 1 << 24  # rows or tokens: more would tell nobody anything
 MOST_DEVICES = 64  # that are tried where nobody says how many there are
 BEST = 3
 
@@ -166,7 +168,7 @@ def fit_models(plans: Iterable[Plan]) -> Fitted:
 def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
     """Return the layouts that need fewest devices, of these the fastest; what was given stays as it is."""
     need_device(plan, "layout")
-    tried = [one for one in candidates(plan, asked)]
+    tried = list(candidates(plan, asked))
     if not tried:
         raise UsageError(f"{opt('fit', 'layout')}: no layout is left to try", "give fewer options of it")
     good = sorted((one for one in tried if one.fits), key=_order)
@@ -234,7 +236,7 @@ def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
 def layouts(
     config: ModelConfig, training: bool, asked: LayoutOptions, counts: Iterable[int], inside: int
 ) -> Iterator[Layout]:
-    """Yield the layouts of so many devices that a model can have, with what was asked for as it was."""
+    """Yield the layouts of these numbers of devices that a model can have, with what was asked for as it was."""
     given = asked.explicit
 
     def free(name: str, count: int, most: int) -> list[int]:

@@ -260,7 +260,9 @@ def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, embedded
             made_of = ops.storage(length * length * 44)  # distances, logarithms and what is chosen of them
             del made_of
             index = ops.storage(length * length * 8)
-            bias = ops.operation(length * length * stack.num_heads, weight.width, [Input(weight)], [index])
+            bias = ops.operation(
+                length * length * stack.num_heads, weight.width, [Input(weight)], [index], strided=True
+            )  # heads are its last dimension in memory
             del index
         for window in dict.fromkeys(stack.windows):
             if causal and length > 1 and real is None and bias is None and (window or length) >= length:
@@ -294,4 +296,4 @@ def _mask(ops: Operations, sizes: Sizes, T: int, real: Value | None, bias: Value
         return Mask(ops.new(seen.numbers, how.width))
     rows = sizes.rows if real is not None else 1
     inputs = [Input(bias, NEW if rows == 1 else SUMMED)]
-    return Mask(ops.operation(rows * bias.numbers, bias.width, inputs, [seen.storage]))
+    return Mask(ops.operation(rows * bias.numbers, bias.width, inputs, [seen.storage], strided=bias.strided))

@@ -32,6 +32,7 @@ class Flow:
         rows, length: B and T. memory, memory_length: the encoder's output, and S of cross-attention.
         real: the attention mask, of a stack whose convolution needs it. attentions: whether probabilities are returned.
         one: whether the layer at hand computes one position of each row alone.
+        kept: what a key-value cache gives in place of a layer's keys and values; None: there is no cache.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Flow:
     attentions: bool = False
     chunk: int = 0
     one: bool = False
+    kept: Callable[[Heads, int], None] | None = None
 
     @property
     def queries(self) -> int:
@@ -59,12 +61,16 @@ class Flow:
 
 @dataclass
 class Heads:
-    """Queries, keys and values by head. `apart`: laid out head by head; then the context is, too, and merging copies it."""
+    """Queries, keys and values by head.
+
+    `apart`: laid out head by head; then the context is, too, and merging copies it. `by_head`: keys and values are, in a cache.
+    """
 
     q: Value
     k: Value
     v: Value
     apart: bool
+    by_head: bool = False
 
 
 def rotate(ops: Operations, x: Value, heads: int, size: int, rotation: tuple[RopeConfig, Value, Value]) -> Value:
@@ -98,6 +104,8 @@ class Attention:
         """Return what is added to x."""
         ops, s = self.ops, self.stack
         heads = self._project(x, flow)
+        if flow.kept is not None:
+            flow.kept(heads, self.layer)
         mask = flow.masks[self.layer]
         if s.disentangled is not None:
             mask = self._with_positions(mask, heads, flow)
@@ -115,7 +123,7 @@ class Attention:
         ops, s, name = self.ops, self.stack, self.name
         q_size, kv_size = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
         sizes, x = {"q": q_size, "k": kv_size, "v": kv_size}, ops.entered(x)
-        q, k, v = (ops.linear(x, f"{name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key, size in sizes.items())
+        q, k, v = ops.group(x, f"{name}.qkv", s.hidden_size, sizes, s.qkv_bias)
         if s.qk_norm == "all":
             q = ops.norm(q, f"{name}.q_norm_all", q_size, s.norm)
             k = ops.norm(k, f"{name}.k_norm_all", kv_size, s.norm)
@@ -183,9 +191,11 @@ class Cross:
         size = s.num_heads * s.head_dim
         memory = ops.entered(flow.memory)
         q = ops.linear(ops.entered(x), f"{self.name}.q", s.hidden_size, size, s.qkv_bias)
-        k, v = (ops.linear(memory, f"{self.name}.kv.{key}", s.hidden_size, size, s.qkv_bias) for key in "kv")
+        k, v = ops.group(memory, f"{self.name}.kv", s.hidden_size, {"k": size, "v": size}, s.qkv_bias)
         heads, own = Heads(q, k, v, False), (s.num_heads, s.num_heads, flow.memory_length)
         del q, k, v, memory
+        if flow.kept is not None:
+            flow.kept(heads, -1)
         if flow.attentions:
             context = attend_eagerly(ops, heads, flow, flow.memory_mask, own, None, dropout)
         else:
@@ -195,20 +205,41 @@ class Cross:
 
 def attend(ops: Operations, heads: Heads, flow: Flow, mask: Mask, own: tuple[int, int, int], dropout: float) -> Value:
     """Return the context by torch's fused kernel, or by steps where that kernel does not do it: dropout, learned masks."""
-    H, _, _ = own
+    H, K, S = own
     bias = mask.bias
     if ops.autocast:
         heads = Heads(ops.cast(heads.q, 2), ops.cast(heads.k, 2), ops.cast(heads.v, 2), heads.apart)
         bias = ops.cast(bias, 2) if bias is not None else None
-    if dropout > 0 or (bias is not None and bias.slot is not None):
+    if not _is_fused(ops, heads.q.width, bias, K < H, dropout):
         return _attend_by_steps(ops, heads, flow, bias, mask.causal, own, dropout)
     q, k, v = heads.q, heads.k, heads.v
+    more = None if ops.keeping else _kernel_needs(ops, flow, bias, q.numbers // (flow.rows * H * flow.queries), S)
     context = ops.storage(q.size)
     lse = ops.storage(flow.rows * H * flow.queries * 4)
     saved = [q.storage, k.storage, v.storage, context, lse, bias.storage if bias is not None else None]
-    merged = ops.follow(q.numbers, q.width, context, [Input(q), Input(k), Input(v)], saved, extra=q.size)
+    inputs = [Input(q), Input(k), Input(v)] + ([Input(bias)] if bias is not None else [])
+    merged = ops.follow(q.numbers, q.width, context, inputs, saved, extra=q.size)
+    del more
     laid_apart = heads.apart and H > 1 and flow.queries > 1
     return ops.copied(merged.seen_as(strided=laid_apart))
+
+
+def _kernel_needs(ops: Operations, flow: Flow, bias: Value | None, size: int, S: int) -> list[object]:
+    """What torch's kernel takes on a CPU beside its result: a mask laid out in its order, and a block of scores (a thread)."""
+    rows = min(flow.queries, 256 if flow.queries >= 768 else 64 if flow.queries >= 192 else 32)
+    block = ops.storage(rows * (min(S, 512) + 2 + size) * 4)
+    return [block] if bias is None else [block, ops.copied(bias)]
+
+
+def _is_fused(ops: Operations, width: int, bias: Value | None, grouped: bool, dropout: float) -> bool:
+    """Whether torch has a kernel for it that keeps no probabilities.
+
+    A processor's has no dropout, and no gradient of a mask. A GPU's have both, but keys that queries share only in half
+    precision and without a mask (read in torch's sdp_utils.cpp, 2.13).
+    """
+    if ops.on_gpu:
+        return not grouped or (width == 2 and bias is None)
+    return dropout <= 0 and (bias is None or bias.slot is None)
 
 
 def _attend_by_steps(
@@ -264,7 +295,7 @@ def attend_eagerly(
     q = ops.scaled(heads.q).seen_as(strided=True)
     if K < H:
         q = ops.copied(q)  # heads that share keys are the rows of one product
-    k, v = (x.seen_as(strided=True) for x in (heads.k, heads.v))
+    k, v = (x.seen_as(strided=not heads.by_head) for x in (heads.k, heads.v))
     raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
     del k
     if softcap is not None:
@@ -300,7 +331,7 @@ class FeedForward:
         ops, s, name = self.ops, self.stack, self.name
         D, F, bias, x = s.hidden_size, s.ffn_size, s.ffn_bias, ops.entered(x)
         if s.ffn == "gated":
-            gate, up = (ops.linear(x, f"{name}.gate_up.{key}", D, F, bias) for key in ("gate", "up"))
+            gate, up = ops.group(x, f"{name}.gate_up", D, {"gate": F, "up": F}, bias)
             inner = ops.activation(gate, s.activation)
             inner = (
                 ops.multiply(inner, up) if ops.keeping else ops.follow(inner.numbers, inner.width, inner.storage, ())

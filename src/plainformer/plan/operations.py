@@ -184,6 +184,10 @@ class Operations(Tape):
         y = self.summed(y)
         return self.add(y, self.cast(self.weight(f"{name}.bias", outputs), y.width)) if bias else y
 
+    def group(self, x: Value, name: str, inputs: int, sizes: dict[str, int], bias: bool) -> list[Value]:
+        """Return what linears that read the same make of x, one after the other."""
+        return [self.linear(x, f"{name}.{part}", inputs, size, bias) for part, size in sizes.items()]
+
     def _adapter(self, x: Value, name: str, inputs: int, outputs: int) -> Value:
         assert self.adapters is not None
         x, n, rank = self.drop(x, self.adapters.dropout), x.numbers // inputs, self.adapters.rank

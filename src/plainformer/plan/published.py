@@ -50,12 +50,12 @@ def parse_count(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", text.lower().replace(",", "").replace("_", ""))
     count = round(float(found[1]) * _SCALES.get(found[2], 1)) if found is not None else 0
     if not 1000 <= count <= 10**14:
-        raise UsageError(f"{opt('params', text)} is no number of parameters", f"give {opt('params', '7B')}")
+        raise UsageError(f"{opt('params', text)} is not a number of parameters", f"give {opt('params', '7B')}")
     return count
 
 
 def nearest(count: int) -> Published:
-    """Return the published decoder of which a model with so many parameters is most likely a kin.
+    """Return the published decoder that a model of this many parameters is most likely like.
 
     Those that are called so ("7B") come first, and among them the plainest; then the nearest in size.
     """

@@ -70,9 +70,8 @@ def _divided(ranks: tuple[RankPlan, ...], rule: int) -> tuple[str, ...]:
     count = sum(len(rank.ranks) for rank in ranks)
     worst = max(rank.bytes for rank in ranks)
     share = rule / max(count, 1)
-    return (
-        f"divided by {count} ranks it is {short(share)} each; the worst of them needs {short(worst)}, {worst / share:.2f} times that",
-    )
+    ranks_said = f"divided by {count} ranks it is {short(share)} each"
+    return (f"{ranks_said}; the worst of them needs {short(worst)}, {worst / share:.2f} times that",)
 
 
 def _sentences(
@@ -115,7 +114,8 @@ def _grows(config: ModelConfig, workload: Workload) -> str:
         return "it knows neither batch nor length: activations and logits grow with both, states do not"
     shared = [s for s in (config.encoder, config.decoder) if s is not None and len(set(s.layer_ids)) < s.num_layers]
     if shared:
-        return f"{shared[0].num_layers} layers share {len(set(shared[0].layer_ids))} set of weights: time and activations are those of all"
+        one = shared[0]
+        return f"{one.num_layers} layers share {len(set(one.layer_ids))} set of weights: time and activations are those of all"
     stack = config.decoder
     if stack is None:
         return "it knows neither batch nor length: activations grow with both"

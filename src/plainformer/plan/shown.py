@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from plainformer.errors import Spelling, in_python, plural, spelt
@@ -52,12 +53,17 @@ def layout_said(plan: Plan) -> str:
 def columns(plan: Plan) -> list[tuple[str, RankPlan]]:
     """Return the devices that differ, each with its heading."""
     if len(plan.ranks) == 1:
-        return [("each device" if plan.layout.world > 1 else "bytes", plan.ranks[0])]
+        return [("each device" if plan.layout.world > 1 else "device", plan.ranks[0])]
     return [(f"rank {_ranks(rank.ranks)}", rank) for rank in plan.ranks]
 
 
 def _ranks(ranks: tuple[int, ...]) -> str:
     return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} ..."
+
+
+def units(plan: Plan) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return the decimal and the binary unit that a plan's figures are read in, each with its bytes."""
+    return (("GB", GB), ("GiB", GIB)) if plan.total >= GB else (("MB", 10**6), ("MiB", 2**20))
 
 
 def part_rows(plan: Plan) -> list[tuple[str, list[int], str]]:
@@ -88,22 +94,26 @@ def facts(plan: Plan, spelling: Spelling = in_python) -> dict[str, str]:
     found = {"peak": phase_line(plan.worst), "comparable to": plan.comparable_to}
     if plan.device is not None:
         found["device"] = f"{plan.device.name}, {said(plan.device.memory)}"
-        left = plan.headroom or 0
-        if plan.fits:
-            more = [f"{plan.headroom_rows:,} more rows"] if plan.headroom_rows is not None else []
-            more += [f"{plan.headroom_tokens:,} more tokens a row"] if plan.headroom_tokens is not None else []
-            found["fits"] = f"yes, {short(left)} left = {' or '.join(more)}"
-        else:
-            found["fits"] = f"no, {short(-left)} are missing in {plan.phase}"
-        largest = [f"{plural(plan.largest_batch or 0, 'row')} at a time"]
-        if plan.largest_context is not None:
-            largest += [f"or {plural(plan.largest_context, 'token')} a row"]
-        found["largest"] = " ".join(largest)
+        found["fits"] = fits_said(plan)
+        largest = [f"{plural(plan.largest_batch, 'row')} at a time"] if plan.largest_batch else []
+        largest += [f"{plural(plan.largest_context, 'token')} a row"] if plan.largest_context else []
+        found["largest"] = " or ".join(largest) or "not even one row of one token fits"
     if plan.time is not None:
         found["time"] = time_said(plan)
     found["rule of thumb"] = "; ".join([plan.rule.said, *plan.rule.sentences])
     found["assumed"] = "; ".join(spelt(one, spelling) for one in plan.notes)
     return found
+
+
+def fits_said(plan: Plan) -> str:
+    """Return whether it fits, with what is left, or missing, in bytes and in what is asked for."""
+    left = plan.headroom or 0
+    if not plan.fits:
+        return f"no, {short(-left)} are missing in {plan.phase}"
+    more = [f"{plural(plan.headroom_rows, 'more row', 'more rows')}"] if plan.headroom_rows is not None else []
+    tokens = plan.headroom_tokens
+    more += [f"{plural(tokens, 'more token', 'more tokens')} a row"] if tokens is not None else []
+    return f"yes, {short(left)} left = {' or '.join(more)}"
 
 
 def time_said(plan: Plan) -> str:
@@ -126,9 +136,10 @@ def lines_of(plan: Plan) -> list[str]:
     found = [title(plan)]
     found += [layout_said(plan)] if plan.layout.world > 1 else []
     names = [name for name, _ in columns(plan)]
-    rows = [("part", *(f"{name}, GB" for name in names), "GiB")]
+    (unit, power), (binary, other) = units(plan)
+    rows = [("part", *(f"{name}, {unit}" for name in names), binary)]
     for name, sizes, _ in part_rows(plan):
-        rows.append((name, *(f"{size / GB:,.3f}" for size in sizes), f"{max(sizes) / GIB:,.3f}"))
+        rows.append((name, *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}"))
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -139,7 +150,7 @@ def lines_of(plan: Plan) -> list[str]:
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON holds it."""
     asked, layout = plan.workload, plan.layout
-    names = type(asked).__dataclass_fields__
+    names = [one.name for one in fields(asked)]
     return {
         "name": plan.name,
         "family": plan.config.family,
@@ -169,15 +180,16 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 def html_of(plan: Plan) -> str:
     """Return a plan as a notebook shows it: bars for parts."""
     rows, whole = [], max(plan.total, 1)
+    unit, power = units(plan)[0]
     for name, sizes, note in part_rows(plan):
         share = 100 * max(sizes) / whole
         bar = f'<div style="width:{share:.1f}%;background:#4878a8;height:0.8em"></div>'
-        cells = "".join(f'<td style="text-align:right">{size / GB:,.3f}</td>' for size in sizes)
+        cells = "".join(f'<td style="text-align:right">{size / power:,.3f}</td>' for size in sizes)
         rows.append(
             f'<tr><td style="text-align:left">{html.escape(name)}</td>{cells}<td style="width:12em">{bar}</td>'
             f'<td style="text-align:left;color:gray">{html.escape(note)}</td></tr>'
         )
-    heads = "".join(f"<th>{html.escape(name)}, GB</th>" for name, _ in columns(plan))
+    heads = "".join(f"<th>{html.escape(name)}, {unit}</th>" for name, _ in columns(plan))
     said_ = "".join(f"<li>{html.escape(name)}: {html.escape(text)}</li>" for name, text in facts(plan).items() if text)
     table = f"<table><tr><th>part</th>{heads}<th></th><th></th></tr>{''.join(rows)}</table>"
     return f"<div><b>{html.escape(title(plan))}</b>{table}<ul>{said_}</ul></div>"

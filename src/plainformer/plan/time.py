@@ -1,6 +1,6 @@
 """The least time that something can take: by the operations, by the bytes that are read, by what is sent (a roofline).
 
-Williams et al. 2009. A bound says "at most so many tokens a second"; the shares of a device's rates that programs reach are
+Williams et al. 2009. A bound says "at most 100 tokens a second"; the shares of a device's rates that programs reach are
 options, because they are guesses. No torch.
 """
 

@@ -17,11 +17,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import plainformer.plan.heads as heads
 from plainformer.config import HeadConfig, ModelConfig, StackConfig, WaveFrontend
 from plainformer.config.local import Local, shared
 from plainformer.config.parts import MelFrontend
-from plainformer.plan import heads
-from plainformer.plan.activations import Learning, Run, Share
+from plainformer.plan.activations import RECEIVED, Learning, Run, Share
 from plainformer.plan.frontends import INPUTS, Sizes
 from plainformer.plan.heads import LossSizes
 from plainformer.plan.layers import MASKS as OF_MASKS
@@ -102,7 +102,7 @@ class Training:
         return Share(
             here.layers,
             here.layout.tp,
-            words if words < here.config.head.out_size else 0,
+            here.config.head.out_size if words < here.config.head.out_size else 0,
             tuple(name for name in names if here.begins(name)),
             tuple(name for name in names if here.ends(name)),
             here.is_last,
@@ -137,26 +137,35 @@ class Training:
 
     def _computed(self) -> dict[str, list[Item]]:
         """Return what is alive at the peaks of forward pass, loss and backward pass."""
-        layout, workload = self.here.layout, self.workload
-        passes = workload.accumulate
+        layout, passes = self.here.layout, self.workload.accumulate
         if self.zero >= 2 and passes == 1:
             self.run.ops.gradient_share = self.dp
         found, kept = self.run.micro_batch()
-        if passes > 1:
-            found, kept = self.run.micro_batch()
-        held = 1
-        if layout.pp > 1:
-            held = passes if layout.schedule == "gpipe" else min(passes, layout.pp - self.here.place.pp)
-        result = {}
-        for phase, parts in found.items():
-            items = [Item(NAMES.get(part, ACTIVATIONS), size, part) for part, size in parts.items()]
-            if held > 1:
-                items += [
-                    Item(NAMES.get(part, ACTIVATIONS), (held - 1) * size, f"{part}, of {held - 1} more micro-batches")
-                    for part, size in kept.items()
-                ]
-            result[phase] = [*items, *self._gathered(phase, parts.get(OF_GRADIENTS, 0))]
-        return result
+        if passes == 1:
+            return {phase: self._items(phase, parts, kept, 0) for phase, parts in found.items()}
+        later, kept = self.run.micro_batch()
+        if layout.pp == 1:
+            return {phase: self._items(phase, parts, kept, 0) for phase, parts in later.items()}
+        ahead = layout.pp - 1 - self.here.place.pp
+        if layout.schedule == "1f1b" and ahead + 1 < passes:
+            return {phase: self._items(phase, parts, kept, ahead) for phase, parts in later.items()}
+        # All go forward before the first comes back, and finds no gradients; the second finds them, and one less is kept.
+        made = {phase: self._items(phase, parts, kept, passes - 1) for phase, parts in found.items()}
+        second = self._items("backward", later.get("backward", {}), kept, passes - 2)
+        made["backward"] = max(made.get("backward", []), second, key=lambda items: sum(item.bytes for item in items))
+        return made
+
+    def _items(self, phase: str, parts: Mapping[str, int], kept: Mapping[str, int], others: int) -> list[Item]:
+        """Return a phase's parts, with what is kept of other micro-batches, and what goes from rank to rank."""
+        items = [Item(NAMES.get(part, ACTIVATIONS), size, part) for part, size in parts.items()]
+        if others > 0:
+            said = f"of {others} more micro-batches"
+            items += [
+                Item(NAMES.get(part, ACTIVATIONS), others * size, f"{part}, {said}") for part, size in kept.items()
+            ]
+        if kept.get(RECEIVED) and (phase == "backward" or self.here.layout.schedule == "1f1b"):
+            items.append(Item(BUFFERS, 2 * kept[RECEIVED], "gradients on their way to the stage before"))
+        return [*items, *self._gathered(phase, parts.get(OF_GRADIENTS, 0))]
 
     def _gathered(self, phase: str, gradients: int) -> list[Item]:
         """Return what data-parallel ranks have whole for a while."""

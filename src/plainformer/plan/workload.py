@@ -37,7 +37,7 @@ def _yes(text: str) -> bool:
 def _size(name: str, value: Any) -> None:
     if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", value):
         raise UsageError(
-            f"{opt(name, value)} is no size of an image", f"give {opt(name, '224')} or {opt(name, '224x320')}"
+            f"{opt(name, value)} is not a size of an image", f"give {opt(name, '224')} or {opt(name, '224x320')}"
         )
 
 
@@ -48,7 +48,7 @@ class Workload(OptionSet):
     Of inference: `batch` prompts of `prompt` tokens, each answered by `new` tokens in `copies` beams or samples (an
     encoder-decoder reads `prompt` in its encoder and writes `new` in its decoder; an encoder has no `new`).
     Of training: `accumulate` micro-batches a step on each data-parallel rank, of `batch` rows of `length` tokens
-    (`target_length` of the decoder, behind an encoder). Images and sound have their own sizes.
+    (`target_length` of the decoder, where there is an encoder). Images and sound have their own sizes.
     """
 
     purpose: str = option(
@@ -78,7 +78,7 @@ class Workload(OptionSet):
     )  # fmt: skip
     dtype: str | None = option(
         None,
-        help="Inference: dtype of the weights, fp32, bf16, fp16 or int8; default: fp32, a GGUF file's own.",
+        help="Inference: dtype of the weights, fp32, bf16, fp16 or int8; default: fp32.",
         check=one_of(*WEIGHT_DTYPES),
         group=_INFERENCE,
     )

@@ -6,6 +6,10 @@ from contextlib import nullcontext
 
 import torch
 
+from plainformer.plan.planned import Plan as Planned
+from plainformer.plan.planned import planned
+from plainformer.plan.workload import Workload
+from plainformer.planning import workload_of
 from plainformer.train.feeder import collated, moved
 from plainformer.train.history import BYTES
 from plainformer.train.needs import Needs, activation_bytes, needs
@@ -31,6 +35,16 @@ def needs_of(prepared: Prepared) -> Needs:
             kept = activation_bytes(lambda: objective.loss(model, batch).total, model.parameters())
     listed = BYTES * len(history_of(prepared).last)
     return needs(config, model.parameters(), kept, losses=loss_bytes(prepared), examples=listed)
+
+
+def plan_of(prepared: Prepared) -> Planned:
+    """Return the plan of a run's step, phase by phase, for its largest micro-batch; nothing is loaded or run."""
+    rows = largest(prepared.plan)
+    asked = workload_of(prepared.config) | {
+        "batch": len(rows),
+        "length": max(positions(prepared.plan, rows) // len(rows), 1),
+    }
+    return planned(prepared.start.config, Workload(**asked), name=prepared.start.config.family)
 
 
 def largest(plan: Plan) -> MicroBatch:
