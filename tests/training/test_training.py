@@ -22,8 +22,9 @@ import plainformer
 from plainformer.config.building import as_config, read_config
 from plainformer.config.training import TrainConfig
 from plainformer.errors import InputError, TrainingError, UsageError
+from plainformer.replacing import facts
 from plainformer.train import loop
-from plainformer.train.checkpoint import MANIFEST, Files, _facts, as_json
+from plainformer.train.checkpoint import MANIFEST, Files, as_json
 from plainformer.train.record import read_lines
 from plainformer.training import Event, TrainResult, prepare, train
 from tests.support.close import close
@@ -459,7 +460,7 @@ def test_going_on_at_step_a_million_takes_no_time(tiny: Tiny, tmp_path: Path) ->
     moved = folder.rename(folder.with_name("step-01000000"))
     (moved / "training/state.json").write_text(as_json({**state, "step": 1_000_000}))
     manifest = json.loads((moved / MANIFEST).read_text())
-    manifest["training/state.json"] = _facts(moved / "training/state.json")
+    manifest["training/state.json"] = facts(moved / "training/state.json")
     (moved / MANIFEST).write_text(as_json(manifest))
     begin = time.process_time()
     result, events = run_until(config, 1_000_001)

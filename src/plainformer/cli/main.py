@@ -10,8 +10,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from plainformer.cli import STDIN
 from plainformer.cli.progress import screen
@@ -49,12 +50,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `plainformer` program."""
     # Not KeyboardInterrupt: it may arrive inside an import or a native call, which turn it into an error of their own.
     signal.signal(signal.SIGINT, _interrupted)
-    sys.exit(run_app(list(sys.argv[1:] if arguments is None else arguments)))
+    code = run_app(list(sys.argv[1:] if arguments is None else arguments))
+    if code and _is_several():
+        end_now(code)
+    sys.exit(code)
 
 
 def _interrupted(number: int, frame: Any) -> None:
     screen.interrupted()
     os._exit(130)
+
+
+def _is_several() -> bool:
+    """Return whether torchrun has started this process beside others; what tells it is not loaded for nothing."""
+    if "WORLD_SIZE" not in os.environ:
+        return False
+    from plainformer.config.parallel import is_several
+
+    return is_several()
+
+
+def end_now(code: int) -> NoReturn:
+    """End a process whose peers may be gone: saying goodbye to them, as Python's end would, could take for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 @cache
@@ -116,6 +137,10 @@ def _dispatch(arguments: list[str]) -> None:
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
     verb = given[0] if given else ""
+    if _is_several():
+        from plainformer.cli.several import check_verb
+
+        check_verb(verb)
     if verb in _VERBS and given[1:] in (["--help"], ["-h"]):
         app(verb).help_print(
             [verb]
@@ -173,5 +198,10 @@ def _usage(error: Exception) -> tuple[str, str]:
 
 
 def _say(message: str, code: int) -> int:
+    if _is_several():
+        from plainformer.parallel.failures import speaks
+
+        if not speaks(message):  # another process has said it
+            return code
     print(message, file=sys.stderr)
     return code

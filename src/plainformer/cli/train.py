@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from plainformer.cli.progress import screen
 from plainformer.cli.screen import console, print_facts
 from plainformer.cli.training_line import TrainingLine
 from plainformer.config.building import read_config
+from plainformer.config.parallel import is_first, is_several
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, opt
 
@@ -72,7 +73,8 @@ def train(
         no_effect(resume, "resume", f"with {opt('dry_run')}")
         from plainformer.cli.prepared import show_dry_run
 
-        show_dry_run(asked, as_json=json)
+        if is_first():
+            show_dry_run(asked, as_json=json)
         return
     if asked.folds is not None:
         learn_series(asked, as_json=json)
@@ -93,22 +95,40 @@ def read_run(config: str | None, overrides: tuple[str, ...]) -> TrainConfig:
 
 
 class Stop:
-    """Whether to stop: Ctrl-C (or SIGTERM) asks for it once; the second Ctrl-C ends the program."""
+    """Whether to stop: Ctrl-C or SIGTERM asks for it once; the second one ends the program.
+
+    Of several processes SIGTERM may come twice, from a scheduler and from torchrun, which itself ends those that take too
+    long: there a second one changes nothing.
+
+    Attributes:
+        asked: whether to stop. by: the signal that has asked for it first.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.by = False, 0
 
     def __call__(self) -> bool:
         return self.asked
 
     def heard(self, number: int, frame: Any) -> None:
         """Take a signal."""
-        if self.asked:
+        if self.asked and not (number == signal.SIGTERM and is_several()):
             screen.interrupted()
             os._exit(130)
-        self.asked = True
-        # Not screen.say: the signal may have come while that was holding its lock.
-        os.write(2, b"\r\x1b[K" * screen.shows + b"finishing this step, then saving; Ctrl-C again ends at once\n")
+        if not self.asked and not is_several():  # torchrun sends it when another process has failed, too
+            again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+            # Not screen.say: the signal may have come while that was holding its lock.
+            os.write(2, b"\r\x1b[K" * screen.shows + f"finishing this step, then saving{again}\n".encode())
+        self.asked, self.by = True, self.by or number
+
+
+def end_stopped(stop: Callable[[], bool]) -> None:
+    """End a run that was asked to stop, and has saved: with exit code 130 after Ctrl-C, as shells expect, and 0 otherwise.
+
+    torchrun takes any other code than 0 for a failure, and would begin again.
+    """
+    if not is_several() and not (isinstance(stop, Stop) and stop.by == signal.SIGTERM):
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -142,6 +162,9 @@ class Shown:
         if event.kind == "started":
             self.started = True
             self.stop = self.ends.enter_context(interruptible())
+        if not is_first():  # it hears signals, and says nothing
+            return
+        if event.kind == "started":
             self.line = TrainingLine(values["total_steps"], values["step"])
             self.ends.enter_context(screen.during(self.line))
             if values["step"]:
@@ -158,7 +181,7 @@ class Shown:
 
 def learn(config: TrainConfig, *, as_json: bool) -> None:
     """Train, and print what came of it."""
-    with screen.during("preparing"):
+    with screen.during("preparing") if is_first() else nullcontext():
         from plainformer.training import train as run
 
         shown = Shown(as_json)
@@ -166,9 +189,11 @@ def learn(config: TrainConfig, *, as_json: bool) -> None:
             result = run(config, on_event=shown, stop=lambda: shown.stop())
     where = f"step {result.step:,} of {result.total_steps:,}"
     if result.ended == "stopped":
-        screen.say(f"saved at {where} in {near(result.folder)}; the same command goes on from there")
-        raise KeyboardInterrupt  # exit code 130
-    if not as_json:
+        if is_first():
+            screen.say(f"saved at {where} in {near(result.folder)}; the same command goes on from there")
+        end_stopped(shown.stop)
+        return
+    if not as_json and is_first():
         print_result(result, where, already=not shown.started)
 
 
@@ -202,7 +227,8 @@ def learn_series(config: TrainConfig, *, as_json: bool) -> None:
             result = cross_validate(config, on_event=shown, stop=lambda: shown.stop())
     if result.ended == "stopped":
         screen.say(f"what is done is saved in {near(result.folder)}; the same command goes on from there")
-        raise KeyboardInterrupt  # exit code 130
+        end_stopped(shown.stop)
+        return
     if as_json:
         write_json([{"event": "folds", "folder": str(result.folder), **result.to_dict()}])
         return

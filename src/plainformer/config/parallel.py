@@ -116,3 +116,13 @@ def processes(environment: Mapping[str, str] | None = None) -> int | None:
     """Return how many processes torchrun has started; None if it has not started this one."""
     found = (os.environ if environment is None else environment).get("WORLD_SIZE")
     return int(found) if found is not None and found.isdecimal() else None
+
+
+def is_several() -> bool:
+    """Return whether torchrun has started this process beside others."""
+    return (processes() or 1) > 1
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that speaks for all that torchrun has started."""
+    return not is_several() or os.environ.get("RANK", "0") == "0"

@@ -16,6 +16,7 @@ from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Gradients, Replicated, Sharded, make_sharded
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import connect
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
         return model
     here = local(model.config, mesh.layout, mesh.rank)
     part = Transformer(model.config, here).to_empty(device=model.device).to(model.dtype)
-    whole = dict(model.named_parameters(remove_duplicate=False))
+    whole: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in part.named_parameters():
         about = here.parts[name]
         value: Tensor = whole[about.name]
@@ -36,7 +37,7 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
             value = value.narrow(about.dim, about.start, about.stop - about.start)
         parameter.copy_(value)
         parameter.requires_grad_(whole[about.name].requires_grad)
-    return _with_tensor_parallel(part.train(), mesh)
+    return connect(_with_tensor_parallel(part.train(), mesh), mesh)
 
 
 def _with_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:

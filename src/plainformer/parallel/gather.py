@@ -49,6 +49,10 @@ class Held(NamedTuple):
     tensor: Callable[[], Tensor]
 
 
+class Holding(dict[str, Held]):
+    """What a process has of tensors, by the whole model's names; it may be of none of them."""
+
+
 def slices(block: Block) -> tuple[slice, ...]:
     """Return a block as an index."""
     return tuple(slice(start, stop) for start, stop in block)
@@ -71,8 +75,8 @@ def shares(model: nn.Module) -> dict[str, Share]:
     found = {}
     for name, parameter in model.named_parameters():
         share = Share(name, tuple(parameter.shape), whole_block(parameter.shape))
-        if local is not None:
-            part = local.part(name, tuple(parameter.shape))
+        part = None if local is None else local.parts.get(name)
+        if part is not None:  # adapters are whole on each rank
             ranges = list(whole_block(part.shape))
             if part.dim is not None:
                 ranges[part.dim] = (part.start, part.stop)
@@ -97,13 +101,13 @@ def undivided(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full().detach()
 
 
-def held(tensors: Mapping[str, Tensor], of: Mapping[str, Share]) -> dict[str, Held]:
+def held(tensors: Mapping[str, Tensor], of: Mapping[str, Share]) -> Holding:
     """Return tensors by the whole model's names.
 
     They have the names of parameters, or "PARAMETER:STATE", as those of an optimizer; a state of another shape than the
     parameter's is whole.
     """
-    found = {}
+    found = Holding()
     for name, tensor in tensors.items():
         parameter, colon, state = name.partition(":")
         share = of[parameter]
@@ -154,17 +158,17 @@ class Team:
         `act` may talk to the other ranks only in ways in which all of them fail or none.
         """
         value: Any = None
-        problem: str | None = None
+        problem: PlainformerError | None = None
         try:
             value = act()
         except PlainformerError as error:
-            problem = error.what
+            problem = error
         except (OSError, SafetensorError) as error:
-            problem = said_by(error)
+            problem = PlainformerError(said_by(error))
         told = self.gather((value, problem))
-        for rank, (_, cause) in enumerate(told):
+        for _, cause in told:
             if cause is not None:
-                raise PlainformerError(cause if rank == 0 or cause.startswith("rank ") else f"rank {rank}: {cause}")
+                raise cause
         return [value for value, _ in told]
 
     def first(self, act: Callable[[], Any]) -> Any:

@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from plainformer.config.layout import Layout, Place
 from plainformer.errors import UsageError, opt, plural
+from plainformer.parallel.meeting import meet
 
 TIMEOUT = 300.0  # seconds: a peer that does not answer for longer has failed, and a restart helps
 
@@ -86,7 +87,7 @@ def start(
         _join(backend or ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(seconds=timeout))
     rank = dist.get_rank()
     groups = {
-        name: _group_along(layout, rank, without)
+        name: _group_along(layout, rank, without, timedelta(seconds=timeout))
         for name, without in (
             ("tp", lambda place: (place.pp, place.dp)),
             ("dp", lambda place: (place.pp, place.tp)),
@@ -114,21 +115,22 @@ def _own_device(device: torch.device) -> torch.device:
 def _join(backend: str, timeout: timedelta) -> None:
     """Make the default process group, over the store that torchrun has named.
 
-    Each attempt of torchelastic has keys of its own: the last one's processes may be gone, and their addresses with them.
+    Each attempt has keys of its own: the last one's processes may be gone, and their addresses with them.
     """
     store, rank, count = next(rendezvous("env://", timeout=timeout))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"plainformer/{attempt}", store)  # type: ignore[attr-defined]
+    store = meet(store, rank, count, timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
 
 
-def _group_along(layout: Layout, rank: int, without: Callable[[Place], Hashable]) -> dist.ProcessGroup | None:
+def _group_along(
+    layout: Layout, rank: int, without: Callable[[Place], Hashable], timeout: timedelta
+) -> dist.ProcessGroup | None:
     """Return the group of the ranks that are equal in all but one axis; every rank makes all groups, in the same order."""
     members: dict[Hashable, list[int]] = {}
     for other in range(layout.world):
         members.setdefault(without(layout.place(other)), []).append(other)
     own = None
     for ranks in members.values() if len(members) < layout.world else ():
-        group = dist.new_group(ranks)
+        group = dist.new_group(ranks, timeout=timeout)
         own = group if rank in ranks else own
     return own

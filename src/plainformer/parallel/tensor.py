@@ -187,6 +187,7 @@ def make_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:
             module.cut = None if part.dim is None else (part.dim, part.start, part.stop)
             if isinstance(module.adapter, Adapter):
                 module.adapter.cut = module.cut
+                module.adapter.draws = ranks.draws if module.leave is not None else None
     if isinstance(model.head.out, Linear) and model.head.out.cut is not None:
         model.head.out.enter = ranks.enter
         model.head.gather = _Words(ranks, model.config.head.out_size)

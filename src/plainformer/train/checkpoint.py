@@ -25,16 +25,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 
+from plainformer.checkpoint.spread import same_jobs, write_spread
 from plainformer.errors import PlainformerError, TrainingError, said_by
+from plainformer.parallel.gather import Gathered, Holding, Team
 from plainformer.replacing import facts
-
-if TYPE_CHECKING:
-    from plainformer.parallel.gather import Held, Team
 
 log = logging.getLogger(__name__)
 MANIFEST = "MANIFEST.json"
@@ -44,7 +43,6 @@ STATE = f"{TRAINING}/state.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _OLD = ".tmp-old-"
 Tensors = Mapping[str, Tensor]
-Shares = Mapping[str, "Held"]  # of several processes: what each has of them
 Facts = dict[str, dict[str, Any]]  # of files, by their path within a checkpoint
 Written = (
     Mapping[Path, dict[str, Any]] | None
@@ -191,7 +189,7 @@ class Checkpoints:
         self,
         step: int,
         save_model: Callable[[Path], Written],
-        tensors: Mapping[str, Tensors | Shares],
+        tensors: Mapping[str, Tensors | Holding],
         state: Mapping[str, Any],
     ) -> Path:
         """Write the checkpoint of a step, point `last` and `best` to it as `state` says, and delete old ones.
@@ -229,15 +227,12 @@ class Checkpoints:
             done |= files or {}
         return {path.relative_to(folder).as_posix(): about for path, about in done.items()}
 
-    def _write(self, folder: Path, kind: str, named: Tensors | Shares) -> Written:
-        if self.team is not None and not all(isinstance(one, Tensor) for one in named.values()):
-            from plainformer.checkpoint.spread import same_jobs, write_spread
-            from plainformer.parallel.gather import Gathered
-
-            gathered = Gathered(self.team, named)  # type: ignore[arg-type]
+    def _write(self, folder: Path, kind: str, named: Tensors | Holding) -> Written:
+        if self.team is not None and isinstance(named, Holding):
+            gathered = Gathered(self.team, named)
             return write_spread(gathered, same_jobs(list(gathered)), folder, kind)
         if self.team is None or self.team.is_first:
-            self.files.write_tensors(folder / f"{kind}.safetensors", named)  # type: ignore[arg-type]
+            self.files.write_tensors(folder / f"{kind}.safetensors", named)  # type: ignore[arg-type]  # not a Holding
         return None
 
     def _finish(self, folder: Path, target: Path, state: Mapping[str, Any], written: Facts) -> Path:

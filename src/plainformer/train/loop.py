@@ -11,6 +11,7 @@ import logging
 import math
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from plainformer.parallel.data import Sharded
 from plainformer.parallel.sync import Turn, clip, gradient_norm
+from plainformer.train.checkpoint import Written
 from plainformer.train.draws import torch_seed
 from plainformer.train.evaluating import Evaluation, evaluate
 from plainformer.train.feeder import Feeder
@@ -246,6 +248,10 @@ def save(run: Run, state: State) -> None:
     content: dict[str, Any] = {**asdict(state), "metrics_bytes": run.record.sync()}
     if run.trimming is not None:
         content["trimming"] = run.trimming.state()
-    tensors = run.tensors()  # with the weights of the optimizer, not their average
-    with run.record.paused(), run.weights:
-        run.checkpoints.save(state.step, lambda folder: run.save_model(folder, state), tensors, content)
+
+    def save_model(folder: Path) -> Written:
+        with run.weights:  # of several processes, the other tensors are fetched while they are written: not within this
+            return run.save_model(folder, state)
+
+    with run.record.paused():
+        run.checkpoints.save(state.step, save_model, run.tensors(), content)

@@ -14,8 +14,9 @@ from torch import Tensor
 from plainformer.config.training import TrainConfig
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Gradients, Replicas
+from plainformer.parallel.gather import Holding
 from plainformer.parallel.sync import Ranks, Turn
-from plainformer.train.checkpoint import Checkpoints, Shares, Tensors, Written
+from plainformer.train.checkpoint import Checkpoints, Tensors, Written
 from plainformer.train.example_losses import LossFiles, Scored
 from plainformer.train.feeder import moved
 from plainformer.train.finite import Finite
@@ -97,7 +98,7 @@ class Run:
     save_every: int
     checkpoints: Checkpoints
     save_model: Callable[[Path, State], Written]
-    tensors: Callable[[], Mapping[str, Tensors | Shares]]
+    tensors: Callable[[], Mapping[str, Tensors | Holding]]
     record: Record
     stop: Callable[[], bool] = lambda: False
     trimming: Trimming | None = None

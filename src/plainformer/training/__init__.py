@@ -22,6 +22,7 @@ from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Replicas
 from plainformer.parallel.gather import Team
 from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.pipeline import Pipeline
 from plainformer.parallel.sync import Ranks
 from plainformer.train.checkpoint import Checkpoints, Saved, Written
 from plainformer.train.example_losses import LossFiles
@@ -30,6 +31,7 @@ from plainformer.train.kept_verdict import kept_verdict
 from plainformer.train.loop import train_steps
 from plainformer.train.objectives.base import Batch
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
+from plainformer.train.pipelined import Pipelined
 from plainformer.train.plan import Step
 from plainformer.train.record import NoRecord
 from plainformer.train.run import Run, State
@@ -48,6 +50,8 @@ from plainformer.training.prepared import Prepared, prepare
 from plainformer.training.scored import scored
 from plainformer.training.teacher import taught
 from plainformer.training.together import together
+
+_LOCK_SECONDS = 60.0  # that the processes before a restart may take to end
 
 __all__ = ["Event", "Prepared", "TrainResult", "prepare", "train"]
 
@@ -88,8 +92,8 @@ def train(
 
     Args:
         config: a `TrainConfig`, a mapping, or the path of a YAML file.
-        on_event: is told of all that happens; see `Event`.
-        stop: is asked after each step whether to stop; None: Ctrl-C stops.
+        on_event: is told of all that happens; see `Event`. Of several processes the first alone is, but all of "started".
+        stop: is asked after each step whether to stop; None: Ctrl-C stops. Any process may ask all of them to.
     Raises:
         UsageError: the configuration cannot work, or is not that of the run in its folder.
         TrainingError: the loss is not finite, the disk is full; the last checkpoint is good.
@@ -100,8 +104,9 @@ def train(
             with together(config) as mesh:
                 ranks = Ranks(mesh)
                 prepared = _prepared_in_turn(config, ranks)
-                with alone_in(make_folder(config.folder)) if ranks.is_first else nullcontext():
-                    return _train(prepared, Events(on_event if ranks.is_first else None), stopping, mesh)
+                seconds = _LOCK_SECONDS if ranks.mesh is not None else 0.0
+                with alone_in(make_folder(config.folder), seconds) if ranks.is_first else nullcontext():
+                    return _train(prepared, Events(on_event, ranks.is_first), stopping, mesh)
         except torch.OutOfMemoryError as error:
             what = f"{config.device} has too little memory for this run: {str(error).partition('. ')[0]}"
             smaller = f"give a smaller {opt('batches.micro')}, or {opt('model.checkpointing', 'all')}"
@@ -203,7 +208,7 @@ def make_run(
 
     place = {name: saved.state[name] for name in ("metrics_bytes", "step", "tokens")} if saved else {}
     pin = config.device != "cpu"
-    return Run(
+    run = Run(
         *(config, folder, model, taught(objective, model.config), plan, _batches(prepared, pin, ranks)),
         scored=scored(prepared, pin),
         losses=LossFiles(folder, saved.state["evaluated"] if saved else -1) if ranks.is_first else None,
@@ -224,6 +229,9 @@ def make_run(
         gradients=replicas or gradients,
         replicas=replicas,
     )
+    if mesh.pp is not None:
+        run.pipeline = Pipelined(run, Pipeline(model, mesh))
+    return run
 
 
 def _average(config: OptimizerConfig, model: Transformer) -> Average | None:

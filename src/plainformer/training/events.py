@@ -28,13 +28,13 @@ class Event:
 
 
 class Events:
-    """Hands events on."""
+    """Hands events on; of several processes the first one's, and that all have started."""
 
-    def __init__(self, listener: Callable[[Event], None] | None) -> None:
-        self.listener = listener
+    def __init__(self, listener: Callable[[Event], None] | None, is_first: bool = True) -> None:
+        self.listener, self.is_first = listener, is_first
 
     def tell(self, kind: str, values: dict[str, Any]) -> None:
-        if self.listener is not None:
+        if self.listener is not None and (self.is_first or kind == "started"):
             self.listener(Event(kind, values))
 
     def say(self, text: str) -> None:

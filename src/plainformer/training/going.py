@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.gather import Team, held, shares
-from plainformer.train.checkpoint import Saved, Shares, Tensors
+from plainformer.parallel.gather import Holding, Team, held, shares
+from plainformer.train.checkpoint import Saved, Tensors
 from plainformer.train.history import History
 from plainformer.train.optimizer import Average, load_optimizer_tensors, optimizer_tensors
 from plainformer.training.models import fill, saved_whole, weights_of
@@ -24,7 +24,7 @@ class Going:
     history: History
     team: Team | None = None
 
-    def tensors(self) -> dict[str, Tensors | Shares]:
+    def tensors(self) -> dict[str, Tensors | Holding]:
         """Return what a checkpoint has besides the model's folder; weights of their own where that has not every bit of them.
 
         Of several processes, each gives its shares of what belongs to parameters, by the names of the whole model.
@@ -37,7 +37,8 @@ class Going:
         if self.team is None:
             return {kind: tensors for kind, tensors in found.items() if tensors}
         of = shares(self.model)
-        return {kind: tensors if kind == "examples" else held(tensors, of) for kind, tensors in found.items()}
+        whole = {"examples": found.pop("examples")} if found["examples"] else {}
+        return {**whole, **{kind: held(tensors, of) for kind, tensors in found.items() if kind != "examples"}}
 
     def load(self, saved: Saved) -> None:
         """Take them out of a checkpoint."""

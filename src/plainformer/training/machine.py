@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from plainformer.config.parallel import is_several
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt, plural
 
@@ -57,19 +58,26 @@ def check_device(device: str) -> None:
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C was pressed. A second one does what it did before."""
+    """Give a function that says whether Ctrl-C was pressed. A second one does what it did before.
+
+    Of several processes, SIGTERM too: so do schedulers, and torchrun, ask for an end; several times, perhaps.
+    """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only there signals can be caught
         yield pressed.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_several() else (signal.SIGINT,)
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
 
     def interrupted(number: int, frame: Any) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, before)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
-    signal.signal(signal.SIGINT, interrupted)
+    for each in numbers:
+        signal.signal(each, interrupted)
     try:
         yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from plainformer.config.parallel import processes
+from plainformer.config.parallel import is_several, processes
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt
+from plainformer.parallel.failures import end_with_parent, failure_of_another
 from plainformer.parallel.mesh import Mesh, finish, start
 
 
@@ -18,6 +19,7 @@ def together(config: TrainConfig) -> Iterator[Mesh]:
 
     Raises:
         UsageError: they cannot be divided as the configuration says.
+        TrainingError: another process has ended, or does not answer.
     """
     count = processes()
     layout = config.parallel.layout(count)
@@ -28,7 +30,16 @@ def together(config: TrainConfig) -> Iterator[Mesh]:
     import torch.distributed as dist
 
     met = dist.is_available() and dist.is_initialized()
-    mesh = start(layout, device=config.device, timeout=config.parallel.timeout)
-    yield mesh
-    if not met:  # not after an error: the others may not come
-        finish()
+    if is_several():
+        end_with_parent()
+    timeout = config.parallel.timeout
+    try:
+        mesh = start(layout, device=config.device, timeout=timeout)
+        yield mesh
+        if not met:  # not after an error: the others may not come
+            finish()
+    except (RuntimeError, TimeoutError) as error:
+        failure = failure_of_another(error, timeout)
+        if failure is None:
+            raise
+        raise failure from error

@@ -203,6 +203,10 @@ class Objective(ABC):
     def loss(self, model: Transformer, batch: Batch) -> Loss:
         """Run the model."""
 
+    def apart(self, batch: Batch) -> Sequence[Batch]:
+        """Return a batch as those for each of which the model runs once; their `tokens` do not count."""
+        return [batch]
+
     def texts(self, batch: Batch) -> list[list[int]]:
         """Return which of the texts that the model reads belong to each row: one, where a row is not several choices."""
         return [[row] for row in range(len(batch.inputs["input_ids"]))]

@@ -30,7 +30,7 @@ from plainformer.train.objectives.base import (
     Objective,
     SpeechInputs,
 )
-from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of, hidden
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, clips_apart, frames_of, hidden
 from plainformer.train.objectives.reading import single
 from plainformer.train.objectives.words import text_of
 
@@ -111,6 +111,10 @@ class CtcSpeechRecognition(Objective):
     def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
         """Hide spans of time and bands of features (SpecAugment)."""
         return hidden(batch, draws, self.config.augment, self.model_config)
+
+    def apart(self, batch: Batch) -> list[Clips]:
+        """Return clips of each length."""
+        return clips_apart(batch)
 
     def _frames(self, model: Transformer, batch: Clips) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the rows that ran together, and their log-probabilities, (B, T, V) fp32."""

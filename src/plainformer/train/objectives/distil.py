@@ -102,6 +102,10 @@ class Distilled(Objective):
         """See the objective."""
         return self.inner.collate(rows, draws)
 
+    def apart(self, batch: Batch) -> Sequence[Batch]:
+        """See the objective."""
+        return self.inner.apart(batch)
+
     def texts(self, batch: Batch) -> list[list[int]]:
         """See the objective."""
         return self.inner.texts(batch)

@@ -55,6 +55,27 @@ class Clips(Batch):
         return found
 
 
+def clips_apart(batch: Batch) -> list[Clips]:
+    """Return a batch as those of the rows that run together."""
+    assert isinstance(batch, Clips)
+    found = []
+    for rows, inputs in batch.runs():
+        targets = {
+            name: values[rows] for name, values in batch.targets.items() if not batch.letters or name != "labels"
+        }
+        if batch.letters:
+            texts = batch.targets["labels"].split(list(batch.letters))
+            targets["labels"] = torch.cat([texts[row] for row in rows])
+        own: dict[str, Any] = {
+            name: tuple(values[row] for row in rows)
+            for name in ("samples", "letters", "frames", "examples")
+            if (values := getattr(batch, name))
+        }
+        count = sum(own["letters"]) if batch.letters else len(rows)
+        found.append(replace(batch, inputs=inputs, targets=targets, count=count, tokens=0, **own))
+    return found
+
+
 @dataclass(frozen=True)
 class Hearing:
     """How a model hears: by the processor of its checkpoint, waves or spectrograms.

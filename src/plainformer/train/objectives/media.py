@@ -15,7 +15,7 @@ from plainformer.errors import InputError
 from plainformer.train.augment import augmented
 from plainformer.train.losses import wide
 from plainformer.train.objectives.base import Arrays, Batch, Column, Dropped, Encoded, Labels
-from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, frames_of, hidden
+from plainformer.train.objectives.hearing import AUDIO, Clips, Hearing, clips_apart, frames_of, hidden
 from plainformer.train.objectives.labels import LABEL, LabelObjective
 from plainformer.train.objectives.reading import single
 
@@ -116,6 +116,10 @@ class AudioClassification(LabelObjective):
     def hidden(self, batch: Batch, draws: Sequence[np.random.Generator]) -> Batch:
         """Hide spans of time and bands of features (SpecAugment)."""
         return hidden(batch, draws, self.config.augment, self.model_config)
+
+    def apart(self, batch: Batch) -> list[Clips]:
+        """Return clips of each length."""
+        return clips_apart(batch)
 
     def scores(self, model: Transformer, batch: Batch) -> Tensor:
         """Return the model's answers, (B, C) fp32."""
