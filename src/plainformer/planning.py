@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.options import OptionSet, specs
+from plainformer.config.parts import PatchFrontend, WaveFrontend
 from plainformer.config.values import no_effect
 from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.devices import Device, find_device
+from plainformer.plan.lengths import lengths
 from plainformer.plan.planned import Plan, count_parameters, planned
 from plainformer.plan.published import nearest, parse_count, published
 from plainformer.plan.rules import said_count
@@ -86,6 +88,7 @@ def plan(
     elif asked.workload:
         workload = workload.changed(**asked.workload)
     check_effects(found.config, asked)
+    check_sizes(found.config, workload)
     workload = adapted(found.config, workload)
     no_effect("zero" in asked.layout and not workload.training, "zero", f"without {opt('purpose', TRAINING)}")
     target = TargetOptions(**asked.target)
@@ -165,6 +168,19 @@ def check_effects(config: ModelConfig, asked: Asked) -> None:
     }
     for name, (is_so, where) in silent.items():
         no_effect(is_so and asked.workload.get(name) is not None, name, where)
+
+
+def check_sizes(config: ModelConfig, workload: Workload) -> None:
+    """Refuse images and clips that are too small to be read."""
+    frontend = config.input_frontend
+    if isinstance(frontend, PatchFrontend) and workload.pixels is not None:
+        (height, width), (down, across) = workload.pixels, frontend.patch_size
+        if height < down or width < across:
+            what = f"{opt('image_size', workload.image_size)} is less than a patch of this model"
+            raise UsageError(what, f"give {down}x{across} or more")
+    if isinstance(frontend, WaveFrontend) and not lengths(config, workload).encoder:
+        what = f"{opt('seconds', workload.seconds)} is too short for one position of this model"
+        raise UsageError(what, f"give {opt('seconds', 1)} or more")
 
 
 def adapted(config: ModelConfig, workload: Workload) -> Workload:

@@ -152,6 +152,9 @@ def over(what: str, plan: Plan) -> str:
 def fit_models(plans: Iterable[Plan]) -> Fitted:
     """Return the largest published models that fit, from plans of all of them."""
     every = sorted(plans, key=lambda one: one.parameters)
+    if not every:
+        fix = f"give {opt('fit', 'batch')}"
+        raise UsageError(f"{opt('fit', 'model')}: no published shape of this kind is known here", fix)
     need_device(every[0], "model")
     good = [one for one in every if one.fits]
     further = next((one for one in every if not one.fits), None)

@@ -159,7 +159,8 @@ class Forward(Run):
             HeadRun(ops, head, D, self.share.words)(x, sizes.rows, None if only else real)
 
     def _finished(self) -> dict[str, int]:
-        return {part: size for part, size in self.ops.meter.finish().items() if part != INPUTS}
+        text = self.config.input_frontend.kind == "tokens"  # whose ids are counted with those that follow
+        return {part: size for part, size in self.ops.meter.finish().items() if part != INPUTS or not text}
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:

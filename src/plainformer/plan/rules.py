@@ -106,7 +106,9 @@ def _because(config: ModelConfig, workload: Workload, count: int, parameters: in
     if abs(count / parameters - 1) >= _NEAR:
         reasons.append(f"it has {said_count(parameters)} parameters, not {said_count(count)}")
     if workload.training and workload.trainable != "all":
-        reasons.append(f"only the {'adapters' if workload.trainable == 'lora' else 'head'} have gradients and states")
+        reasons.append(
+            f"only {'adapters have' if workload.trainable == 'lora' else 'the head has'} gradients and states"
+        )
     if workload.training and workload.optimizer != "adamw":
         reasons.append(f"x4 is AdamW's; {workload.optimizer} keeps less")
     if not workload.training and workload.dtype == "int8":
