@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_plan_of_what_a_run_saved(tmp_path: Path) -> None:
 
 
 def test_targets_of_adapters_are_the_checkpoints_names() -> None:
-    common = {"params": "135M", "purpose": "training", "trainable": "lora", "lora_rank": 4}
+    common: dict[str, Any] = {"params": "135M", "purpose": "training", "trainable": "lora", "lora_rank": 4}
     every = pf.plan(**common, lora_targets="all-linear")
     some = pf.plan(**common, lora_targets="q_proj,v_proj")
     one = pf.plan(**common, lora_targets="model.layers.3.self_attn.q_proj")
@@ -115,7 +116,7 @@ def test_targets_of_adapters_are_the_checkpoints_names() -> None:
         ("whisper", "WhisperForConditionalGeneration", {"seconds": 5.0}, "30 s"),
     ],
 )
-def test_options_that_change_nothing(family: str, architecture: str, options: dict[str, object], said: str) -> None:
+def test_options_that_change_nothing(family: str, architecture: str, options: dict[str, Any], said: str) -> None:
     from plainformer.families import config_from_dict
 
     with pytest.raises(UsageError, match=said):
@@ -124,7 +125,8 @@ def test_options_that_change_nothing(family: str, architecture: str, options: di
 
 def test_numbers_of_parameters() -> None:
     assert pf.plan(params="1e9").parameters == pf.plan(params="1B").parameters
-    for options in ({"params": "1k"}, {"params": "7T"}, {"params": "7B", "layers": 2000}):
+    wrong: tuple[dict[str, Any], ...] = ({"params": "1k"}, {"params": "7T"}, {"params": "7B", "layers": 2000})
+    for options in wrong:
         with pytest.raises(UsageError):
             pf.plan(**options)
 
