@@ -37,6 +37,7 @@ from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import Tokenizer
+    from plainformer.parallel.mesh import Mesh
     from plainformer.tasks.answering.abstractive import AbstractiveQuestionAnswering
     from plainformer.tasks.answering.extractive import QuestionAnswering
     from plainformer.tasks.speech.audio_classification import AudioClassification
@@ -300,6 +301,8 @@ def load_model(
             with it; what `save` writes then is a plain, merged checkpoint. Adapters by name, {"law": ..., "poems": ...},
             are for `load`: its task answers with the first, until `task.use_adapter("poems")`.
         prepare: False keeps plain, separate weights.
+        tp, pp: how many processes, which torchrun has started, share each layer, or have some of the layers each. All make the
+            same calls and get the same answers.
         revision, token: of a Hub repository.
     Raises:
         HubError, CheckpointError, UsageError: see each message.
@@ -342,12 +345,12 @@ def build_model(
 
     `make`: makes the empty model of a configuration, or a rank's part of it (`parallel.tensor.part_of`).
     """
-    trains = options.purpose == "train"
-    device = as_device(options.device)
+    trains, mesh = options.purpose == "train", _mesh(options)
+    device = as_device(options.device) if mesh is None else mesh.device
     dtype = torch.float32 if trains else as_dtype(options.dtype, device)
     config, source = checkpoint.config(head), checkpoint.tensors()
     check_depth(config, source)
-    model = make(config).eval()
+    model = (make if mesh is None else _part_of(mesh))(config).eval()
     table, unused = checkpoint.rows(config), options.allow_unused
     load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains)
     set_ffn_chunk_size(model, options.ffn_chunk_size)
@@ -359,7 +362,26 @@ def build_model(
         if backend == "auto" and rows > 1 and model.local is not None:
             backend = "fused"  # ranks that measure may choose differently, and then their last bits differ
         prepare_for_inference(model, backend, rows, source.release)
+    if mesh is not None:
+        from plainformer.parallel.inference import in_step
+
+        in_step(model, mesh)
     return model
+
+
+def _mesh(options: LoadOptions) -> Mesh | None:
+    """Return the processes that share a model; None where it is asked for whole."""
+    if options.tp == options.pp == 1:
+        return None
+    from plainformer.parallel.inference import ranks_for
+
+    return ranks_for(options.tp, options.pp, options.device)
+
+
+def _part_of(mesh: Mesh) -> MakeModel:
+    from plainformer.parallel.tensor import part_of
+
+    return part_of(mesh)
 
 
 def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:

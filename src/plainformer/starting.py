@@ -12,7 +12,7 @@ import torch
 from plainformer.checkpoint.formats.source import TensorSource, some
 from plainformer.checkpoint.opened import Checkpoint
 from plainformer.checkpoint.rows import WeightTable
-from plainformer.checkpoint.weights import check_depth, for_head, load_weights
+from plainformer.checkpoint.weights import check_depth, check_weights, for_head, load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.config.scaling import TARGETS
@@ -21,7 +21,7 @@ from plainformer.errors import CheckpointError, UsageError, a_type, did_you_mean
 from plainformer.families import config_from_dict, family_module, fields_of, head_of, heads_of, table_for
 from plainformer.families.by_hand import missing_sizes, unread, with_ids
 from plainformer.families.naming import class_name
-from plainformer.loading import Ref, as_device, open_asked
+from plainformer.loading import MakeModel, Ref, as_device, open_asked
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
@@ -60,6 +60,7 @@ def with_head(
     problem: str | None = None,
     config: Mapping[str, Any] | None = None,
     seed: int = 0,
+    make: MakeModel = Transformer,
     **options: Unpack[LoadArgs],
 ) -> NewHead:
     """Return a checkpoint's model with a head that may be new, to be trained: `with_head(REF, "token", labels=TAGS)`.
@@ -75,6 +76,7 @@ def with_head(
         config: fields of config.json to change, such as {"classifier_dropout": 0.1}, or {"vocab_size": 30,
             "pad_token_id": 29}, the alphabet and the blank of a "ctc" head.
         seed: of the new numbers.
+        make: as for `load_model`: makes the empty model, or a rank's part of it.
         options: as for `load_model`; the purpose is training.
     Raises:
         UsageError: the family has no such head, or labels are missing, repeated or without effect.
@@ -84,7 +86,7 @@ def with_head(
     check_whole("seed", seed, 0)
     with open_asked(ref, asked) as checkpoint:
         made, before = config_with_head(checkpoint, head, labels, problem, config)
-        return _fill(checkpoint, made, before, asked, seed)
+        return _fill(checkpoint, made, before, asked, seed, make)
 
 
 def config_with_head(
@@ -109,19 +111,20 @@ def from_fragment(
     labels: Sequence[str] | None = None,
     problem: str | None = None,
     seed: int = 0,
+    make: MakeModel = Transformer,
 ) -> Transformer:
     """Return a model from scratch, with its family's first weights: `from_fragment({"model_type": "llama", ...}, "causal_lm")`.
 
     Args:
         fragment: fields of a Hugging Face `config.json`; `model_type` must be there, and a vocabulary's size. What is left
             out is as in the family's published models.
-        head, labels, problem, seed: as for `with_head`.
+        head, labels, problem, seed, make: as for `with_head`.
     Raises:
         UsageError: a field that the family does not have. CheckpointError: values that do not fit together.
     """
     check_whole("seed", seed, 0)
     config = config_of_fragment(fragment, head, labels=labels, problem=problem)
-    return initialise(Transformer(config), seed=seed)
+    return initialise(make(config), seed=seed)
 
 
 def config_of_fragment(
@@ -281,21 +284,24 @@ def _names(labels: Sequence[str] | None, problem: str | None, known: Sequence[st
 
 
 def _fill(
-    checkpoint: Checkpoint, config: ModelConfig, before: ModelConfig | None, asked: LoadOptions, seed: int
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    before: ModelConfig | None,
+    asked: LoadOptions,
+    seed: int,
+    make: MakeModel,
 ) -> NewHead:
     """Build the model, copy what fits, and initialise the rest."""
     device, source, table = as_device(asked.device), checkpoint.tensors(), checkpoint.rows(config)
     check_depth(config, source)
-    model = Transformer(config)
+    model = make(config)
     misfits = _misfits(model, source, table, before)
     dropped = {**misfits, **_left_behind(checkpoint, model, before, table)}
     kept = _without(source, misfits)
     load_weights(
         model, kept, table, dtype=torch.float32, allow_unused=asked.allow_unused, trainable=True, new_head=True
     )
-    tied = {name for name, _ in model.config.tied}
-    empty = [name for name, p in model.named_parameters(remove_duplicate=False) if p.is_meta and name not in tied]
-    initialised = saved_names(model.config, empty)
+    initialised = saved_names(model.config, _left_empty(model, kept, table))
     initialise(model, seed=seed, empty_only=True)
     set_ffn_chunk_size(model, asked.ffn_chunk_size)
     if device.type != "cpu":
@@ -303,6 +309,17 @@ def _fill(
         model.tie()
     _report(checkpoint, model, initialised, dropped, source)
     return NewHead(model, initialised, tuple(dropped))
+
+
+def _left_empty(model: Transformer, source: TensorSource, table: WeightTable) -> list[str]:
+    """Return the parameters, of the whole model, that nothing of the file has filled."""
+    tied = {name for name, _ in model.config.tied}
+    if model.local is None:
+        return [name for name, p in model.named_parameters(remove_duplicate=False) if p.is_meta and name not in tied]
+    filled = {
+        name for _, _, ours in check_weights(model, source, table, allow_unused=True, new_head=True) for name in ours
+    }
+    return [name for name in model.sizes() if name not in filled | tied and not table.is_zero(name)]
 
 
 def _misfits(
@@ -351,7 +368,7 @@ def _left_behind(
     """Return the tensors of the checkpoint's own head that the new one does not read."""
     if before is None or before.head.kind in ("none", model.config.head.kind):
         return {}
-    old, ours = checkpoint.rows(before), set(dict(model.named_parameters(remove_duplicate=False)))
+    old, ours = checkpoint.rows(before), set(model.sizes())
 
     def reads(rows: WeightTable, name: str, wanted: Collection[str] | None) -> bool:
         found = rows.find(name)

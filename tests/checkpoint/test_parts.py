@@ -13,12 +13,14 @@ import torch
 from plainformer.checkpoint.formats.source import StoredTensor
 from plainformer.checkpoint.opened import open_checkpoint
 from plainformer.checkpoint.weights import load_weights
+from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.local import local
 from plainformer.errors import CheckpointError
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
 from plainformer.saving import save_model
+from plainformer.starting import with_head
 from tests.support.shares import config_of, rows_of, whole
 
 LAYOUTS = [Layout(tp=2), Layout(tp=4), Layout(pp=2), Layout(tp=2, pp=2)]
@@ -120,3 +122,24 @@ def test_first_weights_of_a_part_are_those_of_the_whole(name: str) -> None:
             for own, parameter in initialise(Transformer(config, here), seed=3).named_parameters():
                 part = here.parts[own]
                 assert torch.equal(parameter, rows_of(values[part.name], part)), (layout, rank, own)
+
+
+def test_a_new_head_of_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
+    """The backbone's rows come from the file, the head's first numbers are drawn; every rank reports all that is new."""
+    save_model(whole(config_of("bert")), tmp_path)
+    labels = ["a", "b", "c"]
+    alone = with_head(tmp_path, "sequence", labels=labels, seed=4)
+    values = dict(alone.model.named_parameters(remove_duplicate=False))
+    for layout in LAYOUTS:
+        for rank in range(layout.world):
+
+            def make(config: ModelConfig, layout: Layout = layout, rank: int = rank) -> Transformer:
+                return Transformer(config, local(config, layout, rank))
+
+            made = with_head(tmp_path, "sequence", labels=labels, seed=4, make=make)
+            assert (made.initialised, made.dropped) == (alone.initialised, alone.dropped)
+            assert made.model.local is not None
+            for own, parameter in made.model.named_parameters():
+                part = made.model.local.parts[own]
+                assert torch.equal(parameter, rows_of(values[part.name], part)), (layout, rank, own)
+                assert parameter.requires_grad

@@ -5,10 +5,13 @@ One launch a number of ranks walks all cases: `tests/support/staged.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.support.ranks import run_ranks
-from tests.support.staged import everything, together
+from tests.support.staged import everything, tasks, together
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -19,4 +22,11 @@ def test_a_pipeline_is_one_process(world: int) -> None:
 
 def test_four_stages_and_other_forms() -> None:
     for found in run_ranks(together, 4, timeout=240):
+        assert found == []
+
+
+def test_tasks_run_on_parts(tiny: Callable[[str], Path]) -> None:
+    names = ("text-classification", "token-classification", "embedding", "text-generation", "text2text")
+    folders = {name: str(tiny(name)) for name in (*names, "audio-classification")}
+    for found in run_ranks(tasks, 2, folders):
         assert found == []

@@ -45,14 +45,14 @@ from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.pipelined import Pipelined
 from plainformer.train.plan import Piece, Step
 
-V, D = 1003, 32
+V, D, LAYERS, MICRO = 1003, 32, 2, 5
 
 
 def _stack(dropout: float, **changes: Any) -> StackConfig:
     base: dict[str, Any] = dict(
         frontend=TokenFrontend(vocab_size=V, embedding_size=D),
         hidden_size=D,
-        num_layers=4,
+        num_layers=LAYERS,
         num_heads=4,
         ffn_size=48,
         norm_place="pre",
@@ -80,7 +80,7 @@ def llama(dropout: float = 0.1, qk_norm: str = "none") -> ModelConfig:
         out_bias=False,
         ffn_bias=False,
         qk_norm=qk_norm,
-        rope=(RopeConfig(10000.0, D // 8),) * 4,
+        rope=(RopeConfig(10000.0, D // 8),) * LAYERS,
     )
     return _causal("llama", stack)
 
@@ -106,7 +106,6 @@ def t5(dropout: float = 0.1) -> ModelConfig:
     def side(name: str) -> StackConfig:
         return _stack(
             dropout,
-            num_layers=2,
             attention_scale=1.0,
             activation="gelu_tanh",
             ffn="gated",
@@ -136,12 +135,12 @@ CONFIGS: dict[str, Callable[..., ModelConfig]] = {
     "gpt2": gpt2,
     "bert": bert,
     "t5": t5,
-    "albert": lambda dropout=0.1: bert(dropout, layer_ids=(0,) * 4),
+    "albert": lambda dropout=0.1: bert(dropout, layer_ids=(0,) * LAYERS),
     "qwen3": lambda dropout=0.1: llama(dropout, "head"),
 }
 
 
-def batches_of(config: ModelConfig, step: int, micro: int = 5, rows: int = 2, length: int = 11) -> list[Batch]:
+def batches_of(config: ModelConfig, step: int, micro: int = MICRO, rows: int = 2, length: int = 11) -> list[Batch]:
     """Micro-batches of a step, padded, with other numbers of labels each."""
     made = []
     for number in range(micro):
@@ -164,7 +163,7 @@ def batches_of(config: ModelConfig, step: int, micro: int = 5, rows: int = 2, le
     return made
 
 
-def words_loss(model: Transformer, batch: Batch) -> Loss:
+def words_loss(model: Any, batch: Batch) -> Loss:
     """What objectives of words do: the head scores what `states` has given, after it has returned."""
     states_ND = model.states(**batch.inputs).last_hidden_state.flatten(0, 1)[batch.targets["places"]]
     return Loss(word_losses(model, states_ND, batch.targets["labels"]), batch.targets["counts"])
@@ -183,7 +182,7 @@ def filled(model: Transformer, config: ModelConfig) -> Transformer:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             part = None if model.local is None else model.local.parts[name]
-            value = values[name if part is None else part.name]
+            value: Tensor = values[name if part is None else part.name]
             if part is not None and part.dim is not None:
                 value = value.narrow(part.dim, part.start, part.stop - part.start)
             parameter.copy_(value)
@@ -196,8 +195,8 @@ class Ran:
 
     losses: list[float]
     norms: list[float]
-    gradients: dict[str, Tensor | None]
-    weights: dict[str, Tensor]
+    gradients: dict[str, Any]
+    weights: dict[str, Any]
     history: Any = None
 
 
@@ -259,7 +258,7 @@ class Steps:
             run: Any = self.run
             run.pipeline = Pipelined(run, Pipeline(connect(model, mesh), mesh))
 
-    def learn(self, count: int, micro: int = 5, first: int = 0) -> Ran:
+    def learn(self, count: int, micro: int = MICRO, first: int = 0) -> Ran:
         losses, norms, gradients = [], [], {}
         for number in range(first, first + count):
             every = batches_of(self.model.config, number, micro)
@@ -272,10 +271,21 @@ class Steps:
             losses.append(self.run.loss_sum.item() / labels)
             norms.append(norm.item())
             if number == first:
-                gradients = {name: whole(p.grad) for name, p in self.model.named_parameters()}
+                gradients = self.whole({name: p.grad for name, p in self.model.named_parameters()})
         self.run.history.settle(self.ranks.everywhere)
-        weights = {name: whole(p.detach()) for name, p in self.model.named_parameters()}
+        weights = self.whole({name: p.detach() for name, p in self.model.named_parameters()})
         return Ran(losses, norms, gradients, weights, self.run.history.last.copy())  # type: ignore[arg-type]
+
+    def whole(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
+        """The same tensors as the whole model has them, by its names: this rank's alone, if they are cut."""
+        here, found = self.model.local, {}
+        for name, tensor in tensors.items():
+            part = None if here is None else here.parts[name]
+            full = whole(tensor)
+            if part is not None and part.dim is not None and full is not None:
+                full = (full, part)
+            found[name if part is None else part.name] = full
+        return found
 
 
 def whole(tensor: Any) -> Any:
@@ -298,6 +308,9 @@ def differences(found: Ran, expected: Ran) -> list[str]:
     floor = 1e-6 * max(expected.norms[0], 1.0)
     for name, gradient in expected.gradients.items():
         own_gradient = found.gradients.get(name)
+        if isinstance(own_gradient, tuple) and gradient is not None:  # the part that is here
+            own_gradient, part = own_gradient
+            gradient = gradient.narrow(part.dim, part.start, part.stop - part.start)
         if gradient is None or own_gradient is None:
             said += [f"{name}: one has no gradient"] if (gradient is None) != (own_gradient is None) else []
         elif (own_gradient - gradient).norm() > 1e-5 * gradient.norm() + floor:

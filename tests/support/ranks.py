@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0  # for a busy machine: what hangs has failed much later than what is slow
 
 
 def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: float = TIMEOUT) -> list[Any]:

@@ -35,6 +35,29 @@ SHARED: dict[str, dict[str, Any]] = {
     "gemma2": dict(
         _ROPE, model_type="gemma2", sliding_window=8, query_pre_attn_scalar=8, architectures=["Gemma2ForCausalLM"]
     ),
+    "gpt_neox": dict(_SIZE, **_IDS, model_type="gpt_neox", rotary_pct=0.5, architectures=["GPTNeoXForCausalLM"]),
+    "bart": dict(
+        _BOTH,
+        **_FFN,
+        **_IDS,
+        model_type="bart",
+        max_position_embeddings=40,
+        decoder_start_token_id=2,
+        is_encoder_decoder=True,
+        architectures=["BartForConditionalGeneration"],
+    ),
+    "wav2vec2": dict(
+        _SIZE,
+        model_type="wav2vec2",
+        vocab_size=17,
+        conv_dim=[8, 8],
+        conv_kernel=[10, 4],
+        conv_stride=[5, 4],
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=4,
+        pad_token_id=0,
+        architectures=["Wav2Vec2ForCTC"],
+    ),
     "bert": dict(_BERT, model_type="bert", architectures=["BertForMaskedLM"]),
     "albert": dict(_BERT, model_type="albert", embedding_size=16, architectures=["AlbertForMaskedLM"]),
     "deberta": dict(
@@ -127,6 +150,8 @@ def inputs_of(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
     kind = config.input_frontend.kind
     if kind == "patches":
         return {"pixel_values": torch.randn(3, 3, 16, 16, generator=generator)}
+    if kind == "wave":
+        return {"input_values": torch.randn(3, 200, generator=generator)}
     ids = torch.randint(3, WORDS, (3, 9), generator=generator)
     if kind == "mel":
         return {"input_features": torch.randn(3, 8, 24, generator=generator), "decoder_input_ids": ids}

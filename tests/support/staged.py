@@ -268,3 +268,22 @@ def steps(mesh: Mesh, count: int, *names: str) -> list[str]:
         expected.gradients = wanted
         found += [f"{name}, {mesh.layout}: {one}" for one in differences(own, expected)]
     return found
+
+
+def tasks(rank: int, folders: dict[str, str]) -> list[str]:
+    """Loaded tasks answer as in one process when their model is a part of one."""
+    import plainformer
+
+    mesh, found = mesh_of(pp=2), []
+    texts = ["the cat sat on the mat", "a dog"]
+    clip = {"array": torch.sin(torch.arange(900) / 3).numpy(), "sampling_rate": 16000}
+    given: dict[str, list[Any]] = {name: [clip] if "audio" in name else list(texts) for name in folders}
+    for name, folder in folders.items():
+        task = plainformer.load(folder, backend="plain")
+        options = {"max_new_tokens": 6} if name in ("text-generation", "text2text") else {}
+        expected = task(given[name], **options)
+        task.model = part_of(task.model, mesh).eval()
+        own = task(given[name], **options)
+        if str(own) != str(expected):
+            found.append(f"{name}: {own} for {expected}")
+    return found

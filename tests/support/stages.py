@@ -127,10 +127,10 @@ def part_of(model: Transformer, mesh: Mesh) -> Transformer:
     own = local(model.config, mesh.layout, mesh.rank)
     part = Transformer(model.config, own).to_empty(device="cpu")
     part.tie()
-    sources = dict(model.named_parameters(remove_duplicate=False))
+    sources: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, parameter in part.named_parameters():
-            source = sources[own.parts[name].name]
+            source: Tensor = sources[own.parts[name].name]
             place = own.parts[name]
             if place.dim is not None:
                 source = source.narrow(place.dim, place.start, place.stop - place.start)

@@ -137,6 +137,10 @@ def _dispatch(arguments: list[str]) -> None:
     # A lone hyphen means stdin; the parser would take it for an option.
     given = [STDIN if argument == "-" else argument for argument in arguments]
     verb = given[0] if given else ""
+    if _is_several():
+        from plainformer.cli.several import check_verb
+
+        check_verb(verb)
     if verb in _VERBS and given[1:] in (["--help"], ["-h"]):
         app(verb).help_print(
             [verb]

@@ -65,10 +65,11 @@ class Screen:
 
     Attributes:
         partial: whether a line of the answer is on the screen that has not ended yet; nothing else may be written then.
+        silent: whether another of several processes speaks for this one.
     """
 
     def __init__(self) -> None:
-        self.partial = False
+        self.partial = self.silent = False
         self._text: str | Count | None = None
         self._note, self._share, self._ticks = "", 0.0, False
         self._began = self._noted = 0.0
@@ -80,7 +81,7 @@ class Screen:
     def shows(self) -> bool:
         """Whether there is a terminal that wants to know."""
         quiet = os.environ.get("NO_PROGRESS") or os.environ.get("TERM") == "dumb"
-        return sys.stderr is not None and sys.stderr.isatty() and not quiet
+        return sys.stderr is not None and sys.stderr.isatty() and not quiet and not self.silent
 
     @contextlib.contextmanager
     def during(self, what: str | Count, *, ticks: bool = True) -> Iterator[None]:
@@ -136,6 +137,8 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Write a line to stderr that stays there."""
+        if self.silent:
+            return
         with self._lock:
             self.clear()
             print(text, file=sys.stderr, flush=True)

@@ -6,9 +6,10 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -19,9 +20,13 @@ from plainformer.cli.inputs import IMAGES, SOUNDS, Item, Reading
 from plainformer.cli.options import Json, Ref, passed_over, restored, some_skipped
 from plainformer.cli.progress import Count, screen, typing_hidden
 from plainformer.cli.rows import CsvRows, JsonRows, PlainRows, Rows, for_people
+from plainformer.cli.several import meet
 from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.tasks import TASKS, option_classes
+
+if TYPE_CHECKING:
+    from plainformer.parallel.mesh import Mesh
 
 
 class TaskFlags(Flags, kinds=option_classes(), group="What a task does"):
@@ -64,6 +69,7 @@ def run(
         raise UsageError("run needs at least one INPUT", fix)
     no_effect(json and csv, "csv", f"with {opt('json')}", "leave one of them out")
     reader.check_paths(inputs, literal=literal)
+    ranks = meet(load, inputs)
     asked: dict[str, Any] = {} if ref == named else dict(OPTIONS)
     task = load.load(ref, lambda kind, name, config: asked.update(flags.checked(kind.Options, name)))
     options = task.make_options(asked)
@@ -79,7 +85,7 @@ def run(
         _stream(task, next(items), options)
         return
     total = (None if _media(task) else reader.count(inputs, reading)) if screen.shows else None
-    answering = Answering(task, options, total)
+    answering = Answering(task, options, total, ranks)
     answering.run(items, JsonRows if json else CsvRows if csv else None)
     if not (answering.read or json or csv):
         screen.say("nothing to answer: there is no text in the input")
@@ -131,8 +137,8 @@ def _stream(task: Any, item: Item, options: Any) -> None:
 class Answering:
     """A task on a stream of inputs: answers in their order, as they come, and what became of those without one."""
 
-    def __init__(self, task: Any, options: Any, total: int | None) -> None:
-        self.task, self.options = task, options
+    def __init__(self, task: Any, options: Any, total: int | None, ranks: Mesh | None = None) -> None:
+        self.task, self.options, self.ranks = task, options, ranks
         self.count = Count(total)
         self.waiting: deque[Item] = deque()  # read, and not answered yet
         self.read = self.answered = self.skipped = 0
@@ -147,7 +153,7 @@ class Answering:
         rows = PlainRows(self.task.name, self._several) if kind is None else kind()
         with screen.during(self.count):
             try:
-                for result in self.task.answer(self._values(items), self.options, done=self.count.advance):
+                for result in self._answers(self._values(items)):
                     self._put(result, rows)
             except PlainformerError as error:
                 raise self._placed(error) from error.__cause__
@@ -155,6 +161,18 @@ class Answering:
             rows.end()
         if self.skipped:
             raise some_skipped(self.skipped, self.read, "inputs")
+
+    def _answers(self, values: Iterator[Any]) -> Iterator[Any]:
+        """Yield the answers in order; copies of the model on several processes share the inputs."""
+        if self.ranks is None:
+            yield from self.task.answer(values, self.options, done=self.count.advance)
+            return
+        from plainformer.parallel.inference import answered_in_turn
+
+        answer = partial(self.task.answer, options=self.options)
+        for result in answered_in_turn(self.ranks, values, answer, self.options.batch_size):
+            self.count.advance(1)
+            yield result
 
     def _values(self, items: Iterator[Item]) -> Iterator[Any]:
         for item in items:

@@ -73,7 +73,8 @@ def train(
         no_effect(resume, "resume", f"with {opt('dry_run')}")
         from plainformer.cli.prepared import show_dry_run
 
-        show_dry_run(asked, as_json=json)
+        if is_first():
+            show_dry_run(asked, as_json=json)
         return
     if asked.folds is not None:
         learn_series(asked, as_json=json)

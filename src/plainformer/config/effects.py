@@ -173,6 +173,9 @@ def _check_machine(config: TrainConfig) -> None:
         raise UsageError(f"{opt('device', config.device)} is unknown", "give cpu, cuda or cuda:N")
     no_effect(config.device != "cpu" and config.threads is not None, "threads", f"with {opt('device', config.device)}")
     config.parallel.on(config.device)  # refuses devices of another kind
+    if config.parallel.devices is not None and config.loss.teacher is not None and config.device != "cpu":
+        what = f"{opt('parallel.devices', config.parallel.devices)}: {opt('loss.teacher')} is on one device alone"
+        raise UsageError(what, "start a process for each device, with torchrun")
     if config.precision in ("fp16", "float16", "half"):
         what = f"{opt('precision', config.precision)} needs its loss scaled, or small gradients become 0"
         raise UsageError(what, f"use {opt('precision', 'bf16')}: it has the range of fp32")

@@ -73,6 +73,8 @@ class LoadOptions(OptionSet):
         )
     )
     prepare: bool = option(True, help="Rearrange the weights for inference.", check=flag(), typed=NotTyped)
+    tp: int = option(1, help="Processes of torchrun that share each layer's heads, units and words.", check=whole(1))
+    pp: int = option(1, help="Processes of torchrun that have some of the layers each.", check=whole(1))
     revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.", check=text())
     token: str | None = option(None, help="Hub access token; default: HF_TOKEN.", check=text())
 
@@ -96,7 +98,7 @@ class LoadOptions(OptionSet):
                 f"{opt('dtype', self.dtype)} with {train}: an update is often smaller than the gap between two such numbers",
                 f"leave out {opt('dtype', ...)}: weights are trained in fp32",
             )
-        usual = {"quantize": None, "backend": "auto", "prepare": True}
+        usual = {"quantize": None, "backend": "auto", "prepare": True, "tp": 1, "pp": 1}
         for name in (name for name, value in usual.items() if getattr(self, name) != value):
             raise UsageError(
                 f"{opt(name, getattr(self, name))} is for inference, and has no effect with {train}",
@@ -117,5 +119,7 @@ class LoadArgs(TypedDict, total=False):
     purpose: str
     adapter: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]] | None
     prepare: bool
+    tp: int
+    pp: int
     revision: str | None
     token: str | None

@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from plainformer.config.parallel import is_several
 from plainformer.config.training import TrainConfig
+from plainformer.errors import UsageError, opt, opt_text
 from plainformer.folds.planned import PlannedRun, all_runs, fold_config, series_config
 from plainformer.folds.result import FoldResult, FoldsResult
 from plainformer.folds.series import SeriesOfRuns, begin, data_of
@@ -42,12 +44,20 @@ def cross_validate(
         UsageError: the configuration cannot work, or is not that of the folder. TrainingError: as `train`.
     """
     asked = series_config(config)
+    _check_alone()
     whole, data = data_of(asked)
     prepared = prepare(fold_config(whole, 1))
     series = SeriesOfRuns(whole, prepared.metric, on_event or (lambda event: None), stop)
     with alone_in(make_folder(asked.folder)):
         begin(asked, data)
         return series.run()
+
+
+def _check_alone() -> None:
+    if is_several():
+        what = f"{opt('folds')} makes one run after the other in one process, and torchrun has started several"
+        fix = f"start it without torchrun, or make each fold a run: {opt_text('data.split', '{folds: 5, fold: 1}')}"
+        raise UsageError(what, fix)
 
 
 def first_fold(config: Any) -> TrainConfig:

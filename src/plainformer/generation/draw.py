@@ -38,11 +38,16 @@ class Draws:
 
 def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:
     if seed is None:
-        return [secrets.randbits(63) for _ in range(prompts)]
+        return new_seeds(prompts)
     seeds = [seed] * prompts if isinstance(seed, int) else list(seed) if isinstance(seed, Sequence) else []
     if len(seeds) != prompts or not all(map(is_whole, seeds)):
         raise UsageError(f"{opt('seed', seed)} for {prompts} prompts", "give one int, or a list of one for each prompt")
     return seeds
+
+
+def new_seeds(prompts: int) -> list[int]:
+    """Return a seed for each prompt that nobody can foretell."""
+    return [secrets.randbits(63) for _ in range(prompts)]
 
 
 def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:

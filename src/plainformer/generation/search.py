@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plainformer.errors import InputError, UsageError, opt
-from plainformer.generation.draw import Draws
+from plainformer.generation.draw import Draws, new_seeds
 from plainformer.generation.modes.beam import search_beams
 from plainformer.generation.modes.token_loop import Picker, search_tokens
 from plainformer.generation.options import BEAMS, DEFAULT_NEW_TOKENS, GenerationOptions
@@ -121,6 +121,8 @@ def search(
     model: Transformer, prompt: Prompt, options: GenerationOptions, *, watcher: Any = None, streamed: bool = True
 ) -> Search:
     """Run the search that the options choose over a prepared prompt."""
+    if model.agreed is not None and options.do_sample and options.seed is None:
+        options = options.changed(seed=model.agreed(new_seeds(len(prompt))))
     limits = [_limit(options, length) for length in prompt.lengths()]
     room = _room(model, prompt.ids.size(1), runs_last=options.mode == "contrastive")
     too_wide = room is not None and room < max(limits) and prompt.real is not None
@@ -134,6 +136,7 @@ def search(
         cast("TextStop | None", options.stop),
         options.stop_when,
         options.max_time,
+        agreed=model.agreed,
     )
     return _dispatch(model, prompt, options, stops, watcher, streamed)
 

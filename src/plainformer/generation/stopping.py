@@ -27,6 +27,7 @@ class Stops:
         callback: is given a row's generated ids, and ends it by returning True.
         limits: for each prompt, how many new tokens at most.
         max_time: seconds, from when generation began.
+        agreed: what the first of several processes has decided, which have clocks and callbacks of their own.
     """
 
     eos_ids: frozenset[int]
@@ -35,6 +36,7 @@ class Stops:
     callback: Callable[[list[int]], bool] | None = None
     max_time: float | None = None
     started: float = field(default_factory=time.monotonic)
+    agreed: Callable[[Any], Any] | None = None
 
     @property
     def needs_every_token(self) -> bool:
@@ -47,11 +49,14 @@ class Stops:
             return "eos"
         if self.text is not None and self.text.find(new_ids) is not None:
             return "stop_string"
-        if self.callback is not None and self.callback(list(new_ids)):
+        if self.callback is not None and self._decided(bool(self.callback(list(new_ids)))):
             return "callback"
         if len(new_ids) >= self.limits[prompt]:
             return "length"
         return "time" if self.out_of_time() else None
 
     def out_of_time(self) -> bool:
-        return self.max_time is not None and time.monotonic() - self.started >= self.max_time
+        return self.max_time is not None and self._decided(time.monotonic() - self.started >= self.max_time)
+
+    def _decided(self, ends: bool) -> bool:
+        return ends if self.agreed is None else bool(self.agreed(ends))

@@ -217,7 +217,7 @@ def check_ids(input_ids: Tensor, frontend: object, past: int, training: bool) ->
 
 
 def _check_embeds(embeds: Tensor, frontend: TokenFrontend) -> None:
-    """Refuse what cannot stand in place of ids: vectors, (B, T, W), with at least one position."""
+    """Refuse what is not a replacement for ids: vectors, (B, T, W), with at least one position."""
     size = frontend.embedding_size
     fits, fix = embeds.dim() == 3 and embeds.size(-1) == size, "give one vector for each token, as embed_tokens does"
     require(fits and embeds.numel() > 0, "inputs_embeds", embeds, f"(B, T, {size}) with B and T at least 1", fix)

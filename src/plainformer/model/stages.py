@@ -52,7 +52,7 @@ class Pipe(Protocol):
 
 
 class Arrived:
-    """The last stage's view of one micro-batch in training: what has arrived stands for all that ran before."""
+    """The last stage's view of one micro-batch in training: what has arrived is the result of all that ran before."""
 
     def __init__(self, came: Crossing) -> None:
         self.came, self.ran = came, set[str]()

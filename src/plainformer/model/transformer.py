@@ -82,6 +82,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.local = config, local
         self.pipe: Pipe | None = None  # how other stages are reached, where the layers are cut into several
+        # What the first of several processes has decided; None where there is one.
+        self.agreed: Callable[[Any], Any] | None = None
         with torch.device("meta"):
             self.encoder = self._stack("encoder")
             self.decoder = self._stack("decoder")

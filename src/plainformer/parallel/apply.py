@@ -37,7 +37,7 @@ def cut(model: Transformer, mesh: Mesh) -> Transformer:
             value = value.narrow(about.dim, about.start, about.stop - about.start)
         parameter.copy_(value)
         parameter.requires_grad_(whole[about.name].requires_grad)
-    return _with_tensor_parallel(connect(part.train(), mesh), mesh)
+    return connect(_with_tensor_parallel(part.train(), mesh), mesh)
 
 
 def _with_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from plainformer.config import WaveFrontend
 from plainformer.config.local import zero1_owners
 from plainformer.errors import UsageError, opt
 from plainformer.model.transformer import Transformer
@@ -242,11 +243,15 @@ def device_mesh(mesh: Mesh) -> Any:
 
 
 def _check_runs_all(model: Transformer, mesh: Mesh) -> None:
+    """Refuse what gives ranks another number of passes, each of which needs the weights that the other ranks have."""
+    kept = f"which {opt('parallel.zero', mesh.layout.zero)} cannot do: a layer's weights come from all ranks"
     rates = [s.dropout.layer for s in (model.encoder, model.decoder) if s is not None and s.dropout.layer > 0]
     if rates:
         what = f"this model leaves out layers in training (layer dropout {rates[0]:g}), each rank other ones"
-        kept = f"which {opt('parallel.zero', mesh.layout.zero)} cannot do: a layer's weights come from all ranks"
         raise UsageError(f"{what}, {kept}", f"give {opt('parallel.zero', 1)}, or {opt('model.dropout', 0)}")
+    if isinstance(model.config.input_frontend, WaveFrontend):
+        what = "this model hears clips of one length at a time, on each rank another number of them"
+        raise UsageError(f"{what}, {kept}", f"give {opt('parallel.zero', 1)}")
 
 
 class Replicas(Gradients):

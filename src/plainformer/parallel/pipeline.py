@@ -149,14 +149,13 @@ class Pipeline:
         self.stage, self.count = mesh.place.pp, mesh.layout.pp
         self.is_last = self.stage == self.count - 1
         self.wires = _Wires(mesh.pp, self.stage)
-        self.wires = _Wires(mesh.pp, self.stage)
 
     def run(self, step: Work, *, last: Callable[[], None] = lambda: None) -> None:
         """Add up the gradients of a step's losses. `last`: is called before the last backward pass.
 
         Of n micro-batches, `ahead` have gone forward before the first comes back: the most that a stage keeps is one more.
         """
-        passes = self._passes(step, grad=True)
+        passes = self._passes(step)
         count, ahead = len(step.inputs), min(self.count - 1 - self.stage, len(step.inputs))
         if self.schedule == "gpipe":
             ahead = count
@@ -176,19 +175,9 @@ class Pipeline:
             passes.go_back(back, None)
         self.wires.settle()
 
-    @torch.no_grad()
-    def look(self, step: Work) -> None:
-        """Run the forward passes alone, without gradients."""
-        passes = self._passes(step, grad=False)
-        for number in range(len(step.inputs)):
-            passes.forward(number, passes.take(number))
-            passes.wires.exchange(passes.give(number))
-            del passes.out[number], passes.came[number]
-        self.wires.settle()
-
-    def _passes(self, step: Work, grad: bool) -> _Passes:
+    def _passes(self, step: Work) -> _Passes:
         sizes = [self.model.crossings(**one) for one in step.inputs]
-        return _Passes(self, step, sizes, self._trained() if grad else [Crossing(False, False)] * self.count)
+        return _Passes(self, step, sizes, self._trained())
 
     def _trained(self) -> list[Crossing]:
         """Return which gradients each stage but the last gets back: of what anything before it is trained for.

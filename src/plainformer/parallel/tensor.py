@@ -3,7 +3,7 @@
 A model that was built from a `Local` has a rank's share of the weights, as ordinary tensors. What the ranks have to tell each
 other is installed here, by a module's role, so that `model/` knows nothing of it:
 
-    enter     in front of what a rank has some rows of (q, k, v; gate, up; a word head): x → x; its gradients are added up
+    enter     before what a rank has some rows of (q, k, v; gate, up; a word head): x → x; its gradients are added up
     leave     after what it has some columns of (attention's and the FFN's output), and after the table of tokens: added up
     gather    scores of words and attention probabilities: all ranks' parts, one after the other
     across    the mean of ranks' means, in norms that go over all heads
@@ -187,6 +187,7 @@ def make_tensor_parallel(model: Transformer, mesh: Mesh) -> Transformer:
             module.cut = None if part.dim is None else (part.dim, part.start, part.stop)
             if isinstance(module.adapter, Adapter):
                 module.adapter.cut = module.cut
+                module.adapter.draws = ranks.draws if module.leave is not None else None
     if isinstance(model.head.out, Linear) and model.head.out.cut is not None:
         model.head.out.enter = ranks.enter
         model.head.gather = _Words(ranks, model.config.head.out_size)

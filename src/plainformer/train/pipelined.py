@@ -69,3 +69,8 @@ def check_pipelined(config: TrainConfig) -> None:
     if stages > 1 and config.loss.trim:
         what = f"{opt('loss.trim', config.loss.trim)} looks at all losses of a step before it learns from any"
         raise UsageError(f"{what}, which {opt('parallel.pp', stages)} does not do", f"leave {opt('parallel.pp')} out")
+    if stages > 1 and config.model.train == "head":
+        what = (
+            f"{opt('model.train', 'head')} leaves all stages of {opt('parallel.pp', stages)} but the last without work"
+        )
+        raise UsageError(what, f"leave {opt('parallel.pp')} out")

@@ -273,18 +273,15 @@ def make_plan(
     rows_of = (batches.row_length or row_length) if packed else None
     if packed and rows_of is None:
         raise UsageError("packed rows need a length", f"give {opt('batches.row_length', ...)}")
-    size, micro = batches.size, batches.micro or -(-batches.size // shares)
-    if -(-size // micro) < shares:
-        what = (
-            f"a step has too few micro-batches for {shares} data-parallel ranks: {plural(-(-size // micro), 'of them')}"
-        )
-        most = size if size < shares else next(n for n in range(size, 0, -1) if -(-size // n) >= shares)
-        fix = (
-            f"give {opt('batches.size', shares)} or more"
-            if size < shares
-            else f"give {opt('batches.micro', most)} or less"
-        )
-        raise UsageError(what, fix)
+    most = -(-batches.size // shares)  # rows of a micro-batch, so that none has to wait while another has two
+    size, micro = batches.size, batches.micro or most
+    if size < shares:
+        what = f"{opt('batches.size', size)} leaves some of {shares} data-parallel ranks without rows"
+        raise UsageError(what, f"give {opt('batches.size', shares)} or more")
+    if micro > most:
+        parts = plural(-(-size // micro), "micro-batch", "micro-batches")
+        what = f"{opt('batches.micro', micro)} makes {parts} of a step's {size} rows, and {shares} data-parallel ranks share them"
+        raise UsageError(what, f"give {opt('batches.micro', most)} or less")
     plan = Plan(lengths_N, size=size, micro=micro, seed=seed, row_length=rows_of, by_length=batches.by_length)
     plan.total_steps = _total_steps(plan, length, epochs_default)
     return plan

@@ -32,7 +32,7 @@ from plainformer.model.dropout import set_dropout
 from plainformer.model.frontend import WaveEmbedding
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.apply import cut, parallelize
+from plainformer.parallel.apply import parallelize
 from plainformer.parallel.data import Gradients
 from plainformer.parallel.gather import Share, Team, local_of
 from plainformer.parallel.mesh import Mesh
@@ -225,21 +225,24 @@ def divided_model(
     config: TrainConfig, start: Start, kind: type[Objective], saved: Path | None, mesh: Mesh
 ) -> tuple[Transformer, tuple[str, ...], Gradients]:
     """Return the same of several processes: this one's part of the model, and what brings their gradients together."""
-    asked = config.model
+    asked, make = config.model, part_of(mesh)
     new: tuple[str, ...] = ()
     if saved is not None and asked.lora is None:
-        model = load_model(saved, head=kind.head, purpose="train", make=part_of(mesh))  # a rank reads its own rows
+        model = load_model(saved, head=kind.head, make=make, purpose="train")  # a rank reads its own rows
     elif asked.ref is not None:
         names, problem = (None, None) if start.labels is None else (start.labels.names, start.labels.problem)
         revision = asked.revision
-        made = with_head(asked.ref, kind.head, labels=names, problem=problem, seed=config.seed, revision=revision)
+        made = with_head(
+            asked.ref, kind.head, labels=names, problem=problem, seed=config.seed, make=make, revision=revision
+        )
         model, new = made.model, made.initialised
     else:
-        model = initialise(Transformer(start.config), seed=config.seed).train()
-    model.config = start.stated(model.config)
-    if asked.train == "head" and model.local is None:
+        model = initialise(make(start.config), seed=config.seed).train()
+    model.configure(start.stated(model.config))
+    if asked.train == "head" and (model.local is None or model.local.is_last):
         _check_head(model)
-    model = connect(model, mesh) if model.local is not None else cut(model, mesh)
+    if model.local is not None:
+        connect(model, mesh)
     if asked.lora is not None:
         add_adapters(model, table_for(model.config), asked.lora, seed=config.seed)
     if asked.train == "head":
@@ -276,7 +279,8 @@ def _heads_own(model: Transformer) -> list[str]:
 
 
 def _check_head(model: Transformer) -> None:
-    if not _heads_own(model):
+    tied = dict(model.config.tied)
+    if not any(name.startswith("head.") and name not in tied for name in model.sizes()):
         what = f"{opt('model.train', 'head')}: this head has no weights of its own, it shares those of the embeddings"
         raise UsageError(what, f"give {opt('model.train', 'all')}")
 

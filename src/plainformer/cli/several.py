@@ -1,0 +1,51 @@
+"""The same command on several processes: torchrun starts it, all ranks do the same, and the first reads stdin and speaks."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from plainformer.cli import STDIN
+from plainformer.cli.options import read_stdin, restored
+from plainformer.cli.progress import screen
+from plainformer.config.loading import LoadOptions
+from plainformer.config.parallel import is_several
+from plainformer.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plainformer.cli.flags import LoadFlags
+    from plainformer.parallel.mesh import Mesh
+
+DIVIDED = ("train", "run")  # verbs whose work several processes can share
+
+
+def check_verb(verb: str) -> None:
+    """Refuse a verb that each of several processes would do once more."""
+    if verb not in DIVIDED and is_several():
+        raise UsageError(
+            f"{verb or 'plainformer'} runs in one process",
+            f"start it without torchrun; {' and '.join(DIVIDED)} can share",
+        )
+
+
+def meet(load: LoadFlags, inputs: Sequence[str]) -> Mesh | None:
+    """Meet the processes that torchrun has started; None where there is one.
+
+    From here on, all but the first are silent. Stdin is read as a whole by the first, and given to all.
+    """
+    if not is_several():
+        return None
+    from plainformer.parallel.inference import from_first, ranks_for
+
+    asked = LoadOptions.of(load.options(), "load")
+    mesh = ranks_for(asked.tp, asked.pp, asked.device)
+    if not mesh.is_first:
+        screen.silent = True
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
+    if "-" in map(restored, inputs) or STDIN in inputs:
+        sys.stdin = io.TextIOWrapper(io.BytesIO(from_first(mesh, read_stdin)), encoding="utf-8")
+    return mesh

@@ -1,0 +1,129 @@
+"""Every task on several processes: what all ranks answer is what one process answers; and what a user types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plainformer
+from plainformer.errors import InputError, PlainformerError, UsageError
+from plainformer.parallel.inference import answered_in_turn, from_first, ranks_for
+from tests.support.battery import same
+from tests.support.models import save
+from tests.support.ranks import run_ranks
+from tests.support.torchrun import launched
+from tests.tasks.test_battery import BATTERY, TEXTS
+
+EVEN = {"intermediate_size": 36, "encoder_ffn_dim": 36, "decoder_ffn_dim": 36}  # what a family does not have is ignored
+LAYOUTS = {"tensor": {"tp": 2}, "pipeline": {"pp": 2}}
+
+
+def _answers(rank: int, folders: dict[str, str]) -> dict[str, Any]:
+    """What a rank answers, by layout and task."""
+    found: dict[str, Any] = {}
+    for kind, layout in LAYOUTS.items():
+        for name, (_, _, items, _, options) in BATTERY.items():
+            task = plainformer.load(folders[name], task=name, **layout)
+            try:
+                found[f"{kind} {name}"] = list(task(items, **options))
+            except PlainformerError as error:
+                found[f"{kind} {name}"] = error
+        writer = plainformer.load(folders["text-generation"], **layout)
+        found[f"{kind} chance"] = writer(TEXTS, max_new_tokens=12, do_sample=True)
+        found[f"{kind} callback"] = writer(TEXTS[0], max_new_tokens=12, stop_when=_stops(rank))
+        writer.model.agreed = _late(rank, writer.model.agreed)
+        found[f"{kind} time"] = writer(TEXTS[0], max_new_tokens=12, max_time=1e-6)
+    return found
+
+
+def _stops(rank: int) -> Callable[[list[int]], bool]:
+    """A callback that ends a text at its third token on rank 0, and never on another."""
+    return lambda new: rank == 0 and len(new) > 2
+
+
+def _late(rank: int, agreed: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A rank whose clock is wrong."""
+    return lambda value: agreed(value if rank == 0 else not value)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny checkpoint for each task. Heads, layers and units are even."""
+    made = tmp_path_factory.mktemp("tasks")
+    return {name: str(save(kind, made / name, **EVEN, **changes)) for name, (kind, changes, *_) in BATTERY.items()}
+
+
+def test_every_task(folders: dict[str, str]) -> None:
+    ranks = run_ranks(_answers, 2, folders, timeout=300)
+    for name, (_, _, items, _, options) in BATTERY.items():
+        expected = list(plainformer.load(folders[name], task=name, backend="plain")(items, **options))
+        for kind in LAYOUTS:
+            for found in (rank[f"{kind} {name}"] for rank in ranks):
+                assert not isinstance(found, PlainformerError), f"{kind} {name}: {found}"
+                same(found, expected, f"{kind} {name}")
+    for kind in LAYOUTS:
+        for what in ("chance", "callback", "time"):
+            same(ranks[0][f"{kind} {what}"], ranks[1][f"{kind} {what}"], f"{kind} {what}")
+        assert ranks[1][f"{kind} callback"].stop_reason == "callback"
+        assert ranks[1][f"{kind} time"].stop_reason == "time"
+
+
+def test_options_that_cannot_be(folders: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="there is 1 process"):
+        plainformer.load(folders["text-generation"], tp=2)
+    with pytest.raises(UsageError, match=r"tp.* with .*purpose"):
+        plainformer.load_model(folders["text-generation"], tp=2, purpose="train")
+
+
+def _rows(rank: int) -> list[Any]:
+    mesh = ranks_for(1, 1, "cpu")
+    seen: list[int] = []
+
+    def answer(inputs: Any) -> Any:
+        for place, value in enumerate(inputs):
+            seen.append(value)
+            if value == 41:
+                raise InputError(f"\x04{place}\x05 is bad", "leave it out")
+            yield value * value
+
+    counted = answered_in_turn(mesh, range(40), answer, 3)
+    found: list[Any] = [list(counted), len(seen), from_first(mesh, lambda: rank)]
+    part: list[Any] = []
+    with pytest.raises(InputError) as raised:
+        part.extend(answered_in_turn(mesh, iter(range(60)), answer, 3))
+    return [*found, raised.value.place, list(answered_in_turn(mesh, [], answer, 3))]
+
+
+def test_copies_share_the_rows() -> None:
+    for squares, own, first, place, none in run_ranks(_rows, 2):
+        assert squares == [number * number for number in range(40)] and own == 20
+        assert first == 0 and place == 41 and none == []
+
+
+def test_as_a_user_types_it(folders: dict[str, str], tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{text}\n" for text in TEXTS * 9))
+    task = plainformer.load(folders["text-classification"])
+    expected = [answer.label for answer in task(TEXTS * 9)]
+    for kind, options in (("rows", []), ("heads", ["--tp", "2"])):
+        arguments = ["run", folders["text-classification"], str(lines), "--json", *options]
+        with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], arguments, kind) as torchrun:
+            assert torchrun.wait() == 0, torchrun.said
+            rows = [json.loads(line) for line in torchrun.said.splitlines() if line.startswith("{")]
+        assert [row["label"] for row in rows] == expected, kind
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["tasks"], "tasks runs in one process"), (["run", "{ref}", "hello", "--tp", "3"], "there are 2 processes")],
+)
+def test_what_cannot_be_is_said_once(arguments: list[str], said: str, folders: dict[str, str], tmp_path: Path) -> None:
+    given = [each.format(ref=folders["text-generation"]) for each in arguments]
+    with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], given) as torchrun:
+        assert torchrun.wait() != 0
+        errors = [line for line in torchrun.said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and said in errors[0], torchrun.said
