@@ -73,7 +73,7 @@ def test_every_task(folders: dict[str, str]) -> None:
 
 
 def test_options_that_cannot_be(folders: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="there are 1 process"):
+    with pytest.raises(UsageError, match="there is 1 process"):
         plainformer.load(folders["text-generation"], tp=2)
     with pytest.raises(UsageError, match=r"tp.* with .*purpose"):
         plainformer.load_model(folders["text-generation"], tp=2, purpose="train")

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from plainformer.config.layout import Layout
-from plainformer.errors import PlainformerError, UsageError, nth, opt
+from plainformer.errors import PlainformerError, UsageError, nth, opt, plural
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.mesh import Mesh, start, world_size
 from plainformer.parallel.pipeline import connect
@@ -31,7 +31,8 @@ def ranks_for(tp: int, pp: int, device: str | torch.device) -> Mesh:
     """
     count = world_size()
     if count % (tp * pp):
-        what = f"{opt('tp', tp)} x {opt('pp', pp)} ranks share one model, and there are {count} processes"
+        there = f"there {'is' if count == 1 else 'are'} {plural(count, 'process', 'processes')}"
+        what = f"{opt('tp', tp)} x {opt('pp', pp)} ranks share one model, and {there}"
         raise UsageError(what, f"torchrun --nproc-per-node {tp * pp} -m plainformer ..., or a multiple of it")
     return _joined(Layout(dp=count // (tp * pp), tp=tp, pp=pp), str(device))
 

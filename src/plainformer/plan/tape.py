@@ -280,7 +280,7 @@ class Tape:
         return slot
 
     def divided(self, x: Value, counts: Sequence[int]) -> list[Value]:
-        """Return parts of a value after one another, with these counts of numbers; they are in its memory."""
+        """Return parts of a value after one another, of these numbers of elements, which are in its memory."""
         parts = [Value(count, x.width, x.storage, None) for count in counts]
         if x.slot is not None and self.keeping:
             for part in parts:

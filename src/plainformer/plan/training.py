@@ -179,7 +179,7 @@ class Training:
         units = self._units()
         layer, rest = max((size for name, size in units.items() if name), default=0), units.get("", 0)
         whole = sum(units.values()) if self.zero == 2 else rest + 2 * layer
-        items = [Item(GATHERED, whole, "all" if self.zero == 2 else "two layers, and what is outside them")]
+        items = [Item(GATHERED, whole, "all" if self.zero == 2 else "two layers, and what is outside layers")]
         if phase == "backward":
             items.append(Item(BUFFERS, 2 * layer, "a layer's gradients, and what is sent of them"))
         return items
