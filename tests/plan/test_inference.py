@@ -171,8 +171,10 @@ def test_chunks_of_the_network(chunk: int) -> None:
     assert found["prefill"] == pytest.approx(peak_bytes(run), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
-@pytest.mark.parametrize(("copies", "cache"), [(1, "full"), (3, "full"), (1, "int8")])
+@pytest.mark.parametrize(
+    ("name", "copies", "cache"),
+    [("gpt2", 1, "full"), ("llama", 3, "full"), ("llama", 1, "int8"), ("gemma2", 1, "full"), ("gemma2", 1, "int8")],
+)
 def test_tokens(name: str, copies: int, cache: str) -> None:
     """While tokens come, the cache is nearly all there is."""
     model, (ids, _) = built(DECODERS[name], "plain"), prompts(4, 12, False)
