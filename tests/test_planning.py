@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,104 @@ def test_a_plan_of_what_a_run_saved(tmp_path: Path) -> None:
 
     model = save("text-generation", tmp_path / "model")
     assert pf.plan(model).parameters == pf.load_model(model).num_parameters
+
+
+def test_targets_of_adapters_are_the_checkpoints_names() -> None:
+    common: dict[str, Any] = {"params": "135M", "purpose": "training", "trainable": "lora", "lora_rank": 4}
+    every = pf.plan(**common, lora_targets="all-linear")
+    some = pf.plan(**common, lora_targets="q_proj,v_proj")
+    one = pf.plan(**common, lora_targets="model.layers.3.self_attn.q_proj")
+    usual = pf.plan(**common)
+    stack = usual.config.decoder
+    assert stack is not None
+    numbers = {"q": stack.hidden_size + stack.num_heads * stack.head_dim}
+    gradients = [made.parts["clip"]["gradients"] for made in (every, usual, some, one)]
+    assert gradients == sorted(gradients, reverse=True) and gradients[-1] == 4 * 4 * numbers["q"]
+    with pytest.raises(UsageError, match="lora_targets='query' is not a linear"):
+        pf.plan(**common, lora_targets="query")
+    with pytest.raises(UsageError, match="lora_rank=5000 is more than"):
+        pf.plan(**{**common, "lora_rank": 5000})
+
+
+@pytest.mark.parametrize(
+    ("family", "architecture", "options", "said"),
+    [
+        ("llama", "LlamaForCausalLM", {"image_size": "224"}, "reads no images"),
+        ("llama", "LlamaForCausalLM", {"seconds": 3.0}, "reads no waveforms"),
+        ("llama", "LlamaForCausalLM", {"purpose": "training", "target_length": 3}, "not an encoder-decoder"),
+        ("llama", "LlamaForCausalLM", {"zero": 3, "dp": 2}, "without purpose='training'"),
+        ("bert", "BertForMaskedLM", {"new": 3}, "writes no text"),
+        ("vit", "ViTForImageClassification", {"prompt": 3}, "reads no text"),
+        ("vit", "ViTForImageClassification", {"image_size": "7"}, "less than a patch"),
+        ("wav2vec2", "Wav2Vec2ForCTC", {"seconds": 0.001}, "too short"),
+        ("whisper", "WhisperForConditionalGeneration", {"seconds": 5.0}, "30 s"),
+    ],
+)
+def test_options_that_change_nothing(family: str, architecture: str, options: dict[str, Any], said: str) -> None:
+    from plainformer.families import config_from_dict
+
+    with pytest.raises(UsageError, match=said):
+        pf.plan(config_from_dict(tiny(family, architecture)), **options)
+
+
+def test_numbers_of_parameters() -> None:
+    assert pf.plan(params="1e9").parameters == pf.plan(params="1B").parameters
+    wrong: tuple[dict[str, Any], ...] = ({"params": "1k"}, {"params": "7T"}, {"params": "7B", "layers": 2000})
+    for options in wrong:
+        with pytest.raises(UsageError):
+            pf.plan(**options)
+
+
+def test_data_parallel_devices_hold_the_whole_model_each() -> None:
+    one, four = (pf.plan(params="7B", dp=dp) for dp in (1, 4))
+    assert four.rule.sentences == one.rule.sentences
+    assert "divided by 2 ranks it is 14.00 GB each" in pf.plan(params="7B", tp=2, dp=2).rule.sentences[0]
+
+
+def test_a_run_is_planned_as_it_is_divided(tmp_path: Path) -> None:
+    import yaml
+
+    (tmp_path / "config.json").write_text(json.dumps(tiny("llama", "LlamaForCausalLM")))
+    run = {
+        "objective": "causal-lm",
+        "folder": "run",
+        "data": {"train": {"path": "x.jsonl"}},
+        "batches": {"size": 8, "micro": 2},
+    }
+    run |= {"model": {"ref": str(tmp_path)}, "parallel": {"tp": 2, "zero": 2}}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    made = pf.plan(file)
+    assert made.layout == Layout(tp=2, zero=2) and made.workload.accumulate == 4
+    wide = pf.plan(file, devices=8)
+    assert wide.layout == Layout(dp=4, zero=2, tp=2) and wide.workload.accumulate == 1
+
+
+def test_little_is_done_for_a_plan() -> None:
+    """A plan is asked for many times over while something is fitted: calls are counted, for time depends on the machine."""
+    import sys
+
+    pf.plan(params="7B", purpose="training")
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        pf.plan(params="7B", purpose="training", batch=2)
+    finally:
+        sys.setprofile(None)
+    assert calls < 40_000
+
+
+def test_decoding_is_a_phase_if_something_is_decoded() -> None:
+    assert [phase.name for phase in pf.plan(params="7B", new=1).ranks[0].phases] == ["load", "prefill"]
+
+
+def test_a_decoder_can_have_too_few_positions() -> None:
+    from plainformer.families import config_from_dict
+
+    made = pf.plan(config_from_dict(tiny("whisper", "WhisperForConditionalGeneration")), new=100_000)
+    assert any("it could not run" in note for note in made.notes)

@@ -7,6 +7,7 @@ but where a run's YAML says how a model begins.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.options import OptionSet, specs
-from plainformer.errors import UsageError, did_you_mean, opt
+from plainformer.config.parts import PatchFrontend, WaveFrontend
+from plainformer.config.values import no_effect
+from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.devices import Device, find_device
+from plainformer.plan.lengths import lengths
 from plainformer.plan.planned import Plan, count_parameters, planned
 from plainformer.plan.published import nearest, parse_count, published
+from plainformer.plan.rules import said_count
 from plainformer.plan.workload import TRAINING, Workload
 
 if TYPE_CHECKING:
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 
 Ref = str | os.PathLike[str]
 _OF_FILES = ("revision", "token", "family", "task", "head")
+WRITING = ("causal_lm", "seq2seq_lm")
+_FAR = 0.1
 _NEAR = 0.03  # a model by its number of parameters: how far that may be off before its layers are changed
 
 
@@ -36,13 +43,13 @@ class Described:
 
     Attributes:
         name: what it is called. stored: of a GGUF file, the dtype of each parameter by name.
-        workload: what a run asks of it. notes: where its sizes are from, where that has to be said.
+        run: whose model it is, and which says what is asked of it. notes: where its sizes are from, where that has to be said.
     """
 
     name: str
     config: ModelConfig
     stored: Mapping[str, str] = field(default_factory=dict)
-    workload: Mapping[str, Any] = field(default_factory=dict)
+    run: TrainConfig | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -71,15 +78,20 @@ def plan(
         options, device = {**options, "device": device}, None
     asked = Asked.of(options)
     found = describe(model, asked)
-    if workload is None:
-        workload = Workload(**{**found.workload, **asked.workload})
-    elif asked.workload:
-        workload = workload.changed(**asked.workload)
-    target = TargetOptions(**asked.target)
     if layout is None:
-        layout = LayoutOptions(**asked.layout).layout()
+        layout = divided(asked.layout, found.run)
     elif asked.layout:
         raise UsageError(f"{opt('layout')} is given, and {opt(next(iter(asked.layout)))} too", "give one of them")
+    if workload is None:
+        of_run = {} if found.run is None else workload_of(found.run, layout.dp)
+        workload = Workload(**{**of_run, **asked.workload})
+    elif asked.workload:
+        workload = workload.changed(**asked.workload)
+    check_effects(found.config, asked)
+    check_sizes(found.config, workload)
+    workload = adapted(found.config, workload)
+    no_effect("zero" in asked.layout and not workload.training, "zero", f"without {opt('purpose', TRAINING)}")
+    target = TargetOptions(**asked.target)
     return planned(found.config, workload, layout, device or target.target(), target, found.name, found.notes)
 
 
@@ -111,6 +123,8 @@ def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:
     if shape.params is not None:
         if model is not None:
             raise UsageError(f"both a model and {opt('params', shape.params)} are given", "give one of them")
+        for name, value in asked.files.items():
+            no_effect(value is not None, name, f"with {opt('params')}")
         return of_size(shape)
     for name in sorted(shape.given):
         raise UsageError(
@@ -124,6 +138,77 @@ def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return of_run(path)
     return of_reference(model, asked.files)
+
+
+def divided(asked: Mapping[str, Any], run: TrainConfig | None) -> Layout:
+    """Return the layout that is asked for; what is not said of it is as the run has it."""
+    from plainformer.config.parallel import processes
+
+    if run is None:
+        return LayoutOptions(**asked).layout()
+    if not asked:
+        return run.parallel.planned(processes())
+    own = {name: getattr(run.parallel, name) for name in ("tp", "pp", "zero", "schedule")}
+    usual = LayoutOptions()
+    return LayoutOptions(**{n: v for n, v in own.items() if v != getattr(usual, n)} | dict(asked)).layout()
+
+
+def check_effects(config: ModelConfig, asked: Asked) -> None:
+    """Refuse options that change nothing for this model."""
+    reads, writes = config.input_frontend.kind, config.decoder is not None and config.head.kind in WRITING
+    sound = "on a spectrogram, which is always of 30 s" if reads == "mel" else "on a model that reads no waveforms"
+    silent = {
+        "image_size": (reads != "patches", "on a model that reads no images"),
+        "seconds": (reads != "wave", sound),
+        "prompt": (reads != "tokens", "on a model that reads no text"),
+        "length": (reads != "tokens", "on a model that reads no text"),
+        "padded": (reads == "patches", "on images"),
+        "target_length": (config.kind != "encoder-decoder", "on a model that is not an encoder-decoder"),
+        **dict.fromkeys(("new", "copies", "cache"), (not writes, "on a model that writes no text")),
+    }
+    for name, (is_so, where) in silent.items():
+        no_effect(is_so and asked.workload.get(name) is not None, name, where)
+
+
+def check_sizes(config: ModelConfig, workload: Workload) -> None:
+    """Refuse images and clips that are too small to be read."""
+    frontend = config.input_frontend
+    if isinstance(frontend, PatchFrontend) and workload.pixels is not None:
+        (height, width), (down, across) = workload.pixels, frontend.patch_size
+        if height < down or width < across:
+            what = f"{opt('image_size', workload.image_size)} is less than a patch of this model"
+            raise UsageError(what, f"give {down}x{across} or more")
+    if isinstance(frontend, WaveFrontend) and not lengths(config, workload).encoder:
+        what = f"{opt('seconds', workload.seconds)} is too short for one position of this model"
+        raise UsageError(what, f"give {opt('seconds', 1)} or more")
+
+
+def adapted(config: ModelConfig, workload: Workload) -> Workload:
+    """Return what is asked with the targets of adapters by names of ours, which the plan counts by.
+
+    Raises:
+        UsageError: a target that the model lacks, or a rank that is more than a matrix has.
+    """
+    from plainformer.checkpoint.matrices import check_rank, chosen, matrices_of
+    from plainformer.config.shapes import parameters
+    from plainformer.families import table_for
+
+    if workload.trainable != "lora":
+        return workload
+    linears = {name: one.shape for name, one in parameters(config).items() if one.kind == "linear"}
+    targets = None if workload.lora_targets is None else workload.lora_targets.split(",")
+    found = chosen(matrices_of(config, linears, table_for(config)), targets, "lora_targets")
+    for matrix in found:
+        shapes = [linears[f"{name}.weight"] for name in matrix.ours]
+        check_rank(workload.lora_rank, matrix, sum(shape[0] for shape in shapes), shapes[0][1], "lora_rank")
+    if targets is None:
+        return workload
+    ours = {name for matrix in found for name in matrix.ours}
+    short = {name: re.sub(r"^\w+\.layers\.\d+\.", "", name) for name in ours}
+    every = {name: re.sub(r"^\w+\.layers\.\d+\.", "", name).removesuffix(".weight") for name in linears}
+    partial = {every[name] for name in linears if name.removesuffix(".weight") not in ours}
+    names = sorted({one if short[one] in partial else short[one] for one in ours})
+    return workload.changed(lora_targets=",".join(names))
 
 
 def of_reference(ref: Ref, files: Mapping[str, Any]) -> Described:
@@ -177,12 +262,20 @@ def of_size(shape: ShapeOptions) -> Described:
     ]
     if changes:
         notes.append("with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items()))
-    exact = count_parameters(config)
-    if "layers" not in changes and abs(exact / count - 1) > _NEAR and not called(found.name, count):
+
+    def is_near(most: float) -> bool:
+        return abs(count_parameters(config) / count - 1) <= most or called(found.name, count)
+
+    if "layers" not in changes and not is_near(_NEAR):
         layers = fitting_layers(config, count)
         config = reshaped(config, {"layers": layers})
         notes.append(f"with {layers} layers in place of {found_layers(found.config)}, to come nearer to {shape.params}")
-    name = f"{shape.params} as {found.name}" if not changes else f"{shape.params} model"
+        if not changes and not is_near(_FAR):
+            what = (
+                f"{opt('params', shape.params)}: of that shape, the nearest has {said_count(count_parameters(config))}"
+            )
+            raise UsageError(what, f"give {opt('width', 256)} or other sizes as well, or another number")
+    name = "model" if changes else f"{said_count(count)} as {found.name}"
     return Described(name, config, notes=("; ".join(notes),))
 
 
@@ -226,10 +319,8 @@ def reshaped(config: ModelConfig, changes: Mapping[str, int]) -> ModelConfig:
     words = changes.get("vocabulary", config.vocab_size or 0)
     rope = tuple(None if r is None else replace(r, dim=r.dim * head_dim // stack.head_dim) for r in stack.rope)
     frontend: Any = replace(stack.frontend, vocab_size=words, embedding_size=width)  # type: ignore[arg-type]
-    return replace(
-        config,
-        head=replace(config.head, out_size=words),
-        decoder=replace(
+    try:
+        decoder = replace(
             stack,
             frontend=frontend,
             hidden_size=width,
@@ -241,8 +332,10 @@ def reshaped(config: ModelConfig, changes: Mapping[str, int]) -> ModelConfig:
             windows=repeated(stack.windows, layers),
             rope=repeated(rope, layers),
             layer_ids=tuple(range(layers)),
-        ),
-    )
+        )
+    except CheckpointError as error:
+        raise UsageError(f"no such model: {error.what}", "give other sizes, such as the width") from None
+    return replace(config, head=replace(config.head, out_size=words), decoder=decoder)
 
 
 def repeated(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
@@ -278,7 +371,7 @@ def describe_run(run: TrainConfig) -> Described:
                 notes = ("labels are in the data, which was not read: two are assumed",)
                 config, _ = config_with_head(checkpoint, head, ("0", "1"), run.model.problem)
     name = Path(run.model.ref or run.folder).name
-    return Described(name, config, workload=workload_of(run), notes=notes)
+    return Described(name, config, run=run, notes=notes)
 
 
 # What `train` puts on a model, by objective (each objective's `head`), and which of them are for labels.
@@ -300,14 +393,17 @@ HEADS = {
 LABELLED = ("sequence", "token", "image", "audio")
 
 
-def workload_of(run: TrainConfig) -> dict[str, Any]:
-    """Return what a run asks of its model, as options of `Workload`; lengths that its data decides are the defaults."""
+def workload_of(run: TrainConfig, dp: int = 1) -> dict[str, Any]:
+    """Return what a run asks of its model, as options of `Workload`; lengths that its data decides are the defaults.
+
+    `dp`: data-parallel ranks, among which the micro-batches of a step are dealt out.
+    """
     micro = run.batches.micro or run.batches.size
     model = run.model
     found: dict[str, Any] = {
         "purpose": TRAINING,
         "batch": micro,
-        "accumulate": -(-run.batches.size // micro),
+        "accumulate": -(-run.batches.size // (micro * dp)),
         "precision": run.precision,
         "trainable": "lora" if model.lora is not None else model.train,
         "checkpointing": str(model.checkpointing),

@@ -127,6 +127,8 @@ def test_errors_name_flags(cli: Cli, tmp_path: Path) -> None:
     refused(cli("plan", path, "--plot", "no/where/out.png"), "cannot be written")
     refused(cli("plan", tmp_path / "nothing"), "there is no such file", code=1)
     refused(cli("plan", path, "--task", "fill-mask"), "llama")
+    refused(cli("plan", "--params", "135M", "--task", "text-generation"), "--task has no effect with --params")
+    refused(cli("plan", path, "--tp", "3"), "--tp", "one of 1")
 
 
 def test_fits(cli: Cli) -> None:
@@ -178,3 +180,22 @@ def test_narrow_terminals_and_help(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     help = done(cli("plan", "--help")).out
     assert "--for" in help and "--kv-heads" in help and "Example: plainformer plan" in help and "--no-" not in help
     assert "--zero" in done(cli("completion", "bash")).out
+
+
+def test_a_dry_run_plans_what_the_run_says_of_processes(cli: Cli, tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": "the cat sat " * 40}) + "\n" for _ in range(8)))
+    run = {
+        "objective": "causal-lm", "folder": "run", "model": {"ref": str(tiny("text-generation"))},
+        "data": {"train": {"path": "rows.jsonl"}}, "batches": {"size": 4, "micro": 2, "row_length": 16},
+        "length": {"steps": 2},
+    }  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    found = {}
+    for name, options in {"one": [], "two": ["--parallel.tp", "2"]}.items():
+        (dry,) = done(cli("train", path, "--dry-run", "--json", *options)).json()
+        path.write_text(yaml.safe_dump(run | ({"parallel": {"tp": 2}} if options else {})))
+        (planned,) = done(cli("plan", path, "--json")).json()
+        assert dry["step"]["peak"] == planned["peak"] and dry["step"]["phase"] == planned["phase"]
+        found[name] = planned["peak"]
+    assert found["two"] < found["one"]

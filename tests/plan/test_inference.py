@@ -18,6 +18,7 @@ from plainformer.plan.inference import inference_phases
 from plainformer.plan.result import WEIGHTS
 from plainformer.plan.workload import Workload
 from tests.support.memory import peak_bytes
+from tests.support.planned_families import FAMILIES
 
 WORDS = 300
 LAYERS: dict[str, Any] = dict(
@@ -133,6 +134,26 @@ def test_an_encoder(name: str, padded: bool) -> None:
     run()
     found = planned(model, Workload(batch=2, prompt=200, padded=padded), "plain")["forward"]
     assert found == pytest.approx(peak_bytes(run), rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["vit", "wav2vec2"])
+def test_images_and_sound(family: str) -> None:
+    """What is read counts, too: it is there as long as the model runs."""
+    rows, model = 2, initialise(Transformer(FAMILIES[family]())).eval()
+    given: dict[str, Any] = {
+        "vit": lambda: {"pixel_values": torch.rand(rows, 3, 96, 96)},
+        "wav2vec2": lambda: {"input_values": torch.rand(rows, 16000)},
+    }[family]()
+
+    @torch.no_grad()
+    def run() -> None:
+        model(**given, only_logits=True)
+
+    run()
+    workload = Workload(batch=rows, seconds=1, padded=False)
+    found = planned(model, workload, "plain")["forward"]
+    read = sum(one.nbytes for one in given.values())
+    assert found - read == pytest.approx(peak_bytes(run), rel=0.02)
 
 
 @pytest.mark.parametrize("chunk", [16, 64])

@@ -8,16 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.learning import OptimizerConfig
 from plainformer.config.local import local
+from plainformer.config.training import LoraConfig
+from plainformer.families import config_from_dict, table_for
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.initial import initialise
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.plan.training import training_phases
 from plainformer.plan.workload import Workload
+from plainformer.planning import adapted
 from plainformer.train.losses import label_losses, wide, word_losses
 from plainformer.train.optimizer import Average, clip_gradients, make_optimizer
 from tests.support.memory import peaks_by_phase, phase
@@ -102,6 +106,13 @@ def measured(config: ModelConfig, workload: Workload) -> dict[str, int]:
         model, workload.checkpointing if workload.checkpointing in ("none", "all") else int(workload.checkpointing)
     )  # type: ignore[arg-type]
     set_ffn_chunk_size(model, workload.ffn_chunk)
+    if workload.trainable == "lora":
+        targets = workload.lora_targets
+        lora = LoraConfig(rank=workload.lora_rank, targets=None if targets is None else tuple(targets.split(",")))
+        add_adapters(model, table_for(config), lora)
+    elif workload.trainable == "head":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
     optimizer = make_optimizer(model, OptimizerConfig(), 1e-3)
     average = Average(model, 0.9) if workload.average else None
     step = Step(model, workload)
@@ -152,3 +163,27 @@ def test_phases_of_every_family(family: str, checkpointing: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 def test_phases_of_every_option(family: str, changes: dict[str, Any]) -> None:
     check(FAMILIES[family](), usual(**changes))
+
+
+SMALL = dict(
+    model_type="llama", vocab_size=WORDS, hidden_size=64, num_hidden_layers=4, num_attention_heads=8,
+    num_key_value_heads=2, intermediate_size=176, tie_word_embeddings=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trainable": "head"},
+        {"trainable": "lora", "lora_rank": 4},
+        {"trainable": "lora", "lora_rank": 4, "lora_targets": "q_proj,down_proj"},
+        {"trainable": "lora", "lora_rank": 4, "lora_targets": "model.layers.2.self_attn.v_proj"},
+    ],
+    ids=str,
+)
+def test_phases_where_little_is_trained(changes: dict[str, Any]) -> None:
+    config, workload = config_from_dict(SMALL | {"architectures": ["LlamaForCausalLM"]}), usual(**changes)
+    found = measured(config, workload)
+    expected = planned(config, adapted(config, workload))
+    off = {name: round(expected[name] / found[name] - 1, 4) for name in found if found[name] > 100_000}
+    assert set(off) >= {"forward", "loss", "backward"} and all(abs(share) < 0.01 for share in off.values()), off

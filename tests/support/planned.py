@@ -101,7 +101,7 @@ def _table(draw: random.Random) -> Disentangled:
     return Disentangled(
         max_distance=16,
         buckets=draw.choice((0, 8)),
-        terms=draw.choice((("c2p", "p2c"), ("c2p",), ("p2c",))),
+        terms=draw.choice((("c2p", "p2c"), ("c2p",), ("p2c",), ())),
         shared_projection=draw.random() < 0.5,
         norm=draw.random() < 0.5,
         conv_kernel=draw.choice((0, 3)),

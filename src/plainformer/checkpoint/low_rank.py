@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plainformer.checkpoint.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BEFORE
-from plainformer.checkpoint.rows import Row, Transpose, TransposeSplit, WeightTable
+from plainformer.checkpoint.matrices import Matrix, check_rank, chosen, is_meant, matrices_of
+from plainformer.checkpoint.rows import WeightTable
 from plainformer.config.training import LoraConfig
-from plainformer.errors import CheckpointError, UsageError, did_you_mean, opt
+from plainformer.errors import CheckpointError
 from plainformer.model.initial import generator_of
 from plainformer.model.linear import Linear
 from plainformer.model.lora import Adapter, LowRank, Parts, adapted
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.gather import Gathered, Team, held, shares
 
-ALL_LINEAR = "all-linear"
 # Heads that a base model may lack are trained whole; those of language models belong to it.
 _OWN_HEADS = ("sequence", "token", "span", "choice", "image", "audio", "ctc")
 _TASK_TYPES = {
@@ -40,50 +39,18 @@ _TASK_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A matrix of the checkpoint that is one or more linears of ours: `theirs` without ".weight", and their names."""
-
-    theirs: str
-    ours: tuple[str, ...]
-    row: Row
-
-    @property
-    def transposed(self) -> bool:
-        """Return whether it is stored as (I, O), as GPT-2's are."""
-        return isinstance(self.row.op, Transpose | TransposeSplit)
-
-    @property
-    def leaf(self) -> str:
-        """Return the last part of its name: "q_proj"."""
-        return self.theirs.rpartition(".")[2]
-
-    @property
-    def of_attention(self) -> bool:
-        """Return whether it makes queries, keys, values, or attention's output."""
-        return any(part in ("attention", "cross") for part in self.ours[0].split("."))
-
-    def parts(self) -> Parts:
-        """Return what divides B, (O, M), among our linears: as the checkpoint's matrix is divided, rows by rows."""
-        op = self.row.op
-        if self.transposed:
-            return lambda b: op.load(b.t())
-        return op.load
+def parts_of(matrix: Matrix) -> Parts:
+    """Return what divides B, (O, M), among our linears: as the checkpoint's matrix is divided, rows by rows."""
+    op = matrix.row.op
+    if matrix.transposed:
+        return lambda b: op.load(b.t())
+    return op.load
 
 
 def matrices(model: Transformer, table: WeightTable) -> list[Matrix]:
     """Return every matrix of the checkpoint that is made of linears here, the head's too."""
     names = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear)}
-    tied = {name for pair in model.config.tied for name in pair}
-    base = table.prefix if model.config.head.kind == "none" else ""
-    found = []
-    for row in table.rows:
-        for theirs, ours in row.instances(names) if row.kind == "map" and row.ours else ():
-            whole = theirs.endswith(".weight") and all(name in names and name not in tied for name in ours)
-            if whole:
-                linears = tuple(name.removesuffix(".weight") for name in ours)
-                found.append(Matrix(theirs.removeprefix(base).removesuffix(".weight"), linears, row))
-    return found
+    return matrices_of(model.config, names, table)
 
 
 def add_adapters(model: Transformer, table: WeightTable, config: LoraConfig, *, seed: int = 0) -> list[str]:
@@ -99,44 +66,23 @@ def add_adapters(model: Transformer, table: WeightTable, config: LoraConfig, *, 
     Raises:
         UsageError: a target that is not a linear layer of this model, or is tied to another tensor.
     """
-    chosen = _chosen(model, matrices(model, table), config.targets)
+    found = chosen(matrices(model, table), config.targets, "model.lora.targets")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and _stays(model, name))
-    for matrix in chosen:
+    for matrix in found:
         _attach(model, matrix, config, seed)
-    return [matrix.theirs for matrix in chosen]
+    return [matrix.theirs for matrix in found]
 
 
 def _stays(model: Transformer, name: str) -> bool:
     return name.startswith("head.") and model.config.head.kind in _OWN_HEADS
 
 
-def _chosen(model: Transformer, known: Sequence[Matrix], targets: Sequence[str] | None) -> list[Matrix]:
-    usable = [matrix for matrix in known if not matrix.ours[0].startswith("head.")]
-    if targets is None:
-        return [matrix for matrix in usable if matrix.of_attention]
-    asked = [targets] if isinstance(targets, str) else list(targets)
-    if ALL_LINEAR in asked:
-        return usable
-    for target in asked:
-        if not any(_is_meant(matrix.theirs, target) for matrix in usable):
-            leaves = sorted({matrix.leaf for matrix in usable})
-            what = f"{opt('model.lora.targets', target)} is not a linear of this model's layers"
-            raise UsageError(what, did_you_mean(target, leaves) or f"give some of {', '.join(leaves)}")
-    return [matrix for matrix in usable if any(_is_meant(matrix.theirs, target) for target in asked)]
-
-
-def _is_meant(theirs: str, target: str) -> bool:
-    return theirs == target or theirs.endswith(f".{target}")
-
-
 def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -> None:
     weight, sizes = model.get_parameter(f"{matrix.ours[0]}.weight"), model.sizes()
     shapes = [sizes[f"{name}.weight"] for name in matrix.ours]
     inputs, outputs = shapes[0][1], sum(shape[0] for shape in shapes)
-    if config.rank > min(inputs, outputs):
-        what = f"{opt('model.lora.rank', config.rank)} is more than {matrix.theirs} has: it is {outputs} x {inputs}"
-        raise UsageError(what, f"give {min(inputs, outputs)} or less")
+    check_rank(config.rank, matrix, outputs, inputs, "model.lora.rank")
     bound = 1 / math.sqrt(inputs)
     draw = generator_of(seed, matrix.theirs)
     a = torch.empty(config.rank, inputs).uniform_(-bound, bound, generator=draw)
@@ -147,7 +93,7 @@ def _attach(model: Transformer, matrix: Matrix, config: LoraConfig, seed: int) -
 
 def put_adapter(model: Transformer, matrix: Matrix, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
     """Give the linears of a matrix an adapter with these factors."""
-    low = LowRank(a, b, scale, dropout, matrix.parts())
+    low = LowRank(a, b, scale, dropout, parts_of(matrix))
     for number, name in enumerate(matrix.ours):
         linear = model.get_submodule(name)
         assert isinstance(linear, Linear)
@@ -244,5 +190,5 @@ def _shortest(known: Sequence[Saved]) -> list[str]:
     """Return names that mean the matrices with adapters and no other: last parts, or else whole names."""
     chosen = [one.theirs for one in known if one.factors is not None]
     leaves = sorted({theirs.rpartition(".")[2] for theirs in chosen})
-    meant = [one for one in known if any(_is_meant(one.theirs, leaf) for leaf in leaves)]
+    meant = [one for one in known if any(is_meant(one.theirs, leaf) for leaf in leaves)]
     return leaves if len(meant) == len(chosen) else chosen

@@ -8,7 +8,7 @@ all of them: between the first and the last layer it changes by the same amount 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,10 +50,11 @@ class Learning:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank has of a model, whose `config` is then its own.
+    """What one rank has of a model, whose stacks are then its own; its head is the whole model's.
 
     Attributes:
-        layers: of each stack; None: all. parts: tensor-parallel ranks. words: of the whole vocabulary, where they share it.
+        layers: of each stack; None: all. parts: tensor-parallel ranks.
+        words: rows of the head's vocabulary that are here, of which ranks can have some each; 0: all.
         begins: stacks whose frontend is here. ends: those whose final norm is here. head: whether the head is.
     """
 
@@ -279,9 +280,7 @@ class Run:
     def loss(self, mark: Callable[[str], None]) -> Value:
         """Return the losses, one for each label; `mark` is told when the forward pass is over."""
         ops, config, loss = self.ops, self.config, self.how.loss
-        rows = config.head.out_size if self.share.words else 0
-        of_head = replace(config.head, out_size=self.share.words) if rows else config.head
-        head = HeadRun(ops, of_head, config.main_stack.hidden_size, rows)
+        head = HeadRun(ops, config.head, config.main_stack.hidden_size, self.share.words)
         if loss is None or not self.share.head:
             return self.states()[0]
         by_place = loss.kind in ("words", "token")
@@ -294,7 +293,7 @@ class Run:
             if by_place:
                 if loss.kind == "words":
                     return heads.word_losses(head, x, loss)
-                return heads.cross_entropy(ops, head.score(x), loss.labels, of_head.out_size, loss)
+                return heads.cross_entropy(ops, head.score(x), loss.labels, config.head.out_size, loss)
             logits = head(x, sizes.rows, real)
             del x
             if loss.kind == "span":

@@ -40,6 +40,9 @@ def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
         yield f"the model has {limit:,} positions, fewer than the {longest:,} asked for: it could not run"
     elif config.trained_positions is not None and reads_text(config) and longest > config.trained_positions:
         yield f"the model was trained on {config.trained_positions:,} positions, fewer than the {longest:,} asked for"
+    most, written = config.main_stack.max_positions, at.decoder + at.new
+    if config.kind == "encoder-decoder" and most is not None and written > most:
+        yield f"the decoder has {most:,} positions, fewer than the {written:,} asked for: it could not run"
 
 
 def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
@@ -52,8 +55,8 @@ def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
     if workload.precision == "pure-bf16" or workload.optimizer != "adamw":
         yield "`train` has AdamW and fp32 weights: this is another program's step, counted by the same rules"
     if workload.trainable != "all":
-        what = "adapters are" if workload.trainable == "lora" else "head is"
-        yield f"only the {what} trained: the rest has neither gradients nor states"
+        what = "adapters are" if workload.trainable == "lora" else "the head is"
+        yield f"only {what} trained: the rest has neither gradients nor states"
     if workload.ffn_chunk and not workload.recomputed_every:
         yield "chunks of a feed-forward network save nothing in training: autograd keeps what each of them made"
 

@@ -152,6 +152,9 @@ def over(what: str, plan: Plan) -> str:
 def fit_models(plans: Iterable[Plan]) -> Fitted:
     """Return the largest published models that fit, from plans of all of them."""
     every = sorted(plans, key=lambda one: one.parameters)
+    if not every:
+        fix = f"give {opt('fit', 'batch')}"
+        raise UsageError(f"{opt('fit', 'model')}: no published shape of this kind is known here", fix)
     need_device(every[0], "model")
     good = [one for one in every if one.fits]
     further = next((one for one in every if not one.fits), None)
@@ -168,7 +171,7 @@ def fit_models(plans: Iterable[Plan]) -> Fitted:
 def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
     """Return the layouts that need fewest devices, of these the fastest; what was given stays as it is."""
     need_device(plan, "layout")
-    tried = list(candidates(plan, asked))
+    tried = _tried(plan, asked)
     if not tried:
         raise UsageError(f"{opt('fit', 'layout')}: no layout is left to try", "give fewer options of it")
     good = sorted((one for one in tried if one.fits), key=_order)
@@ -191,6 +194,18 @@ def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
         f"{number}. {said(one)}: {short(one.total)}{_rate(one)}" for number, one in enumerate(best, start=1)
     )
     return Fitted("layout", answer, best, closest, why)
+
+
+def _tried(plan: Plan, asked: LayoutOptions) -> list[Plan]:
+    """Return the candidates, those of few devices first, as far as more devices could still be an answer."""
+    tried: list[Plan] = []
+    good = 0
+    for one in candidates(plan, asked):
+        if good >= BEST and one.layout.world > tried[-1].layout.world:
+            break
+        tried.append(one)
+        good += bool(one.fits)
+    return tried
 
 
 def _order(plan: Plan) -> tuple[float, ...]:

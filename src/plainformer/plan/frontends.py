@@ -175,7 +175,10 @@ def _wave(ops: Operations, stack: StackConfig, frontend: WaveFrontend, name: str
     for index, length in enumerate(wave_lengths(frontend, sizes.samples)):
         channels = frontend.channels[index]
         step, kernel = f"{name}.steps.{index}", before * channels * frontend.kernels[index]
+        # A processor's kernel lays out what it reads and its weight in another order, where there are channels to order.
+        again = [ops.storage(x.size), ops.storage(kernel * x.width)] if index and not ops.keeping else []
         x = convolution(ops, x, f"{step}.conv", kernel, channels, B * channels * length, frontend.conv_bias)
+        del again
         x = _conv_norm(ops, x, frontend, step, index, B)
         x, before = ops.activation(x, frontend.conv_activation), channels
     x = ops.norm(x.seen_as(strided=True), f"{name}.projection_norm", before, frontend.projection_norm)

@@ -159,7 +159,8 @@ class Forward(Run):
             HeadRun(ops, head, D, self.share.words)(x, sizes.rows, None if only else real)
 
     def _finished(self) -> dict[str, int]:
-        return {part: size for part, size in self.ops.meter.finish().items() if part != INPUTS}
+        text = self.config.input_frontend.kind == "tokens"  # whose ids are counted with those that follow
+        return {part: size for part, size in self.ops.meter.finish().items() if part != INPUTS or not text}
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
@@ -289,7 +290,7 @@ class _Plan:
         else:
             parts = self._pass(prompt, None, reading).scored(1, self._one(prompt))
         phases.append(self._phase("prefill", parts, Item(CACHE, cache.prefilled), self._tokens(w.batch)))
-        return (*phases, self._decode(decoder, cache, encoder))
+        return (*phases, self._decode(decoder, cache, encoder)) if w.new > 1 else tuple(phases)
 
     def _tokens(self, rows: int) -> Item:
         """The ids of all rows, and which of them are real."""

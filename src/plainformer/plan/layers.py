@@ -148,7 +148,8 @@ class Attention:
         shared = {
             key: ops.linear(table, f"{self.name}.qkv.{key}", s.hidden_size, size, s.qkv_bias) for key in ("q", "k", "v")
         }
-        scores, number, held = None, flow.rows * s.num_heads * flow.length, [ops.new(flow.length * flow.length, 8)]
+        number, held = flow.rows * s.num_heads * flow.length, [ops.new(flow.length * flow.length, 8)]
+        scores = found = ops.new(1, heads.q.width)  # which are all, where positions have no terms
         for term, key, content in (("c2p", "k", heads.q), ("p2c", "q", heads.k)):
             if term not in config.terms:
                 continue
@@ -156,8 +157,7 @@ class Attention:
             if not config.shared_projection:
                 of_positions = ops.linear(table, f"{self.name}.scores.{key}", s.hidden_size, size, True)
             found = self._gathered(content.seen_as(strided=True), of_positions, number, N, flow, held)
-            scores = found if scores is None else ops.add(scores, found)
-        assert scores is not None
+            scores = found if scores.numbers == 1 else ops.add(scores, found)
         del held, found
         if mask.bias is not None:
             scores = ops.keeps_input(ops.add(scores, mask.bias))

@@ -123,7 +123,8 @@ class Plan:
     @cached_property
     def rule(self) -> Rule:
         """Return what the rule of thumb says, and how far off it is."""
-        return rule_of(self.name, self.config, self.workload, self.parameters, self.ranks)
+        copies = 1 if self.layout.zero and self.workload.training else self.layout.dp
+        return rule_of(self.name, self.config, self.workload, self.parameters, self.ranks, copies)
 
     @property
     def comparable_to(self) -> str:

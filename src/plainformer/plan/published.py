@@ -42,12 +42,14 @@ def published() -> tuple[Published, ...]:
 
 
 def parse_count(text: str) -> int:
-    """Return the number that a text such as "7B", "1.5b" or "360M" says.
+    """Return the number that a text such as "7B", "1.5b", "360M" or "7e9" says.
 
     Raises:
         UsageError: it says none, or less than a thousand.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", text.lower().replace(",", "").replace("_", ""))
+    found = re.fullmatch(
+        r"\s*(\d+(?:\.\d+)?(?:e\d{1,2})?)\s*([kmbt]?)\s*", text.lower().replace(",", "").replace("_", "")
+    )
     count = round(float(found[1]) * _SCALES.get(found[2], 1)) if found is not None else 0
     if not 1000 <= count <= 10**14:
         raise UsageError(f"{opt('params', text)} is not a number of parameters", f"give {opt('params', '7B')}")

@@ -44,8 +44,13 @@ class Rule:
         }
 
 
-def rule_of(name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...]) -> Rule:
-    """Return the rule of thumb for a model of that name; where it says its size ("7B"), people take that."""
+def rule_of(
+    name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...], copies: int = 1
+) -> Rule:
+    """Return the rule of thumb for a model of that name; where it says its size ("7B"), people take that.
+
+    `copies`: how many whole models the ranks have together.
+    """
     count = size_in(name) or parameters
     dtype = "fp32" if workload.training else workload.dtype or "fp32"
     rule = count * _BYTES[dtype] * (4 if workload.training else 1)
@@ -58,16 +63,18 @@ def rule_of(name: str, config: ModelConfig, workload: Workload, parameters: int,
             if part in about:
                 held[part] = max(held.get(part, 0), size)
     states, peak = sum(held.values()), worst.bytes
-    said = f"{_count(count)} x {times} = {short(rule)}"
-    alone = len(ranks) == 1 and len(worst.ranks) == 1
+    said = f"{said_count(count)} x {times} = {short(rule)}"
+    alone = sum(len(rank.ranks) for rank in ranks) == copies
     sentences = (
-        tuple(_sentences(config, workload, count, parameters, rule, states, worst)) if alone else _divided(ranks, rule)
+        tuple(_sentences(config, workload, count, parameters, rule, states, worst))
+        if alone
+        else _divided(ranks, rule, copies)
     )
     return Rule(said, rule, states, peak, sentences)
 
 
-def _divided(ranks: tuple[RankPlan, ...], rule: int) -> tuple[str, ...]:
-    count = sum(len(rank.ranks) for rank in ranks)
+def _divided(ranks: tuple[RankPlan, ...], rule: int, copies: int) -> tuple[str, ...]:
+    count = sum(len(rank.ranks) for rank in ranks) // copies
     worst = max(rank.bytes for rank in ranks)
     share = rule / max(count, 1)
     ranks_said = f"divided by {count} ranks it is {short(share)} each"
@@ -97,9 +104,11 @@ def _sentences(
 def _because(config: ModelConfig, workload: Workload, count: int, parameters: int) -> str:
     reasons = []
     if abs(count / parameters - 1) >= _NEAR:
-        reasons.append(f"it has {_count(parameters)} parameters, not {_count(count)}")
+        reasons.append(f"it has {said_count(parameters)} parameters, not {said_count(count)}")
     if workload.training and workload.trainable != "all":
-        reasons.append(f"only the {'adapters' if workload.trainable == 'lora' else 'head'} have gradients and states")
+        reasons.append(
+            f"only {'adapters have' if workload.trainable == 'lora' else 'the head has'} gradients and states"
+        )
     if workload.training and workload.optimizer != "adamw":
         reasons.append(f"x4 is AdamW's; {workload.optimizer} keeps less")
     if not workload.training and workload.dtype == "int8":
@@ -124,6 +133,7 @@ def _grows(config: ModelConfig, workload: Workload) -> str:
     return f"it does not know the cache, which takes {short(token)} for each token of each row"
 
 
-def _count(count: int) -> str:
+def said_count(count: int) -> str:
+    """Return a number of parameters for people: "7B", "22.71M"."""
     power, letter = next(((p, x) for p, x in ((10**9, "B"), (10**6, "M"), (10**3, "k")) if count >= p), (1, ""))
     return f"{round(count / power, 2):g}{letter}"

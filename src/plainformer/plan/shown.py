@@ -27,12 +27,14 @@ def title(plan: Plan) -> str:
         words += [asked.dtype or "fp32"]
         words += ["int8 cache"] if asked.cache == "int8" else []
     tokens = (
-        " to ".join(str(n) for n in (at.encoder, at.decoder) if n) if asked.training else str(at.encoder or at.decoder)
+        " to ".join(f"{n:,}" for n in (at.encoder, at.decoder) if n)
+        if asked.training
+        else f"{at.encoder or at.decoder:,}"
     )
-    tokens += f" + {at.new}" if at.new else ""
+    tokens += f" + {at.new:,}" if at.new else ""
     unit = "tokens" if reads_text(plan.config) else "positions"
     words += [f"{plural(asked.batch, 'row')} of {tokens} {unit}"]
-    words += [f"{asked.copies} copies each"] if asked.copies > 1 else []
+    words += [f"{asked.copies:,} copies each"] if asked.copies > 1 else []
     words += [f"{asked.accumulate} micro-batches a step"] if asked.training and asked.accumulate > 1 else []
     return ", ".join(words)
 
@@ -97,7 +99,9 @@ def facts(plan: Plan, spelling: Spelling = in_python) -> dict[str, str]:
         found["fits"] = fits_said(plan)
         largest = [f"{plural(plan.largest_batch, 'row')} at a time"] if plan.largest_batch else []
         largest += [f"{plural(plan.largest_context, 'token')} a row"] if plan.largest_context else []
-        found["largest"] = " or ".join(largest) or "not even one row of one token fits"
+        found["largest"] = (
+            " or ".join(largest) or f"not even one row{' of one token' if reads_text(plan.config) else ''} fits"
+        )
     if plan.time is not None:
         found["time"] = time_said(plan)
     found["rule of thumb"] = "; ".join([plan.rule.said, *plan.rule.sentences])

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from plainformer.config import ModelConfig
 from plainformer.config.local import chunk_rows, zero1_owners
 from plainformer.config.shapes import Shape, parameters
+from plainformer.plan.operations import Adapters
 
 FP32, HALF = 4, 2
 COUNTER = 4  # bytes: the number of steps, an fp32 number for each parameter
@@ -79,11 +80,11 @@ def adapter_shapes(
     A checkpoint that stores several linears as one matrix (GPT-2's q, k and v) gives them one A: it has fewer numbers.
     """
     found: dict[str, Shape] = {}
+    adapters = Adapters(targets, rank)
     for name, parameter in parameters(config).items():
-        places = name.split(".")
-        if parameter.kind == "linear" and not name.startswith("head.") and set(places) & set(targets):
+        base = name.removesuffix(".weight")
+        if parameter.kind == "linear" and adapters.has(base):
             outputs, inputs = parameter.shape
-            base = name.removesuffix(".weight")
             found[f"{base}.adapter.low.a"] = (rank, inputs)
             found[f"{base}.adapter.low.b"] = (outputs, rank)
     return found

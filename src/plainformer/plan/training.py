@@ -75,12 +75,14 @@ class Training:
         layout, place = self.here.layout, self.here.place
         self.zero, self.dp = (layout.zero, layout.dp) if layout.dp > 1 else (0, 1)
         self.width = 2 if self.workload.precision == "pure-bf16" else 4
-        self.run = Run(self._config(), learning(self.here.config, self.workload, self.on_gpu), self._share())
+        how = learning(self.here.config, self.workload, self.on_gpu)
+        apart = how.adapters is not None and any(".layers." in target for target in how.adapters.targets)
+        self.run = Run(self._config(), how, self._share(), whole=apart)
         self.shapes = {name: part.local_shape for name, part in self.here.parts.items()}
         self.learnt = {name: shape for name, shape in self.shapes.items() if self.run.is_trained(name)}
         if self.run.how.adapters is not None:
-            how = self.run.how.adapters
-            found = adapter_shapes(self.here.model, how.rank, how.targets)
+            adapters = self.run.how.adapters
+            found = adapter_shapes(self.here.model, adapters.rank, adapters.targets)
             self.learnt.update({name: shape for name, shape in found.items() if self.here.holds(name)})
         self.states = states(
             self.learnt,
@@ -93,16 +95,16 @@ class Training:
         )
 
     def _config(self) -> ModelConfig:
-        config = replace(self.here.model, tied=self.here.tied)
+        # Each rank has all words' scores.
+        config = replace(self.here.model, tied=self.here.tied, head=self.here.config.head)
         return config if self.workload.dropout is None else dropping(config, self.workload.dropout)
 
     def _share(self) -> Share:
         here, names = self.here, tuple(self.here.layers)
-        words = here.model.head.out_size
         return Share(
             here.layers,
             here.layout.tp,
-            here.config.head.out_size if words < here.config.head.out_size else 0,
+            here.model.head.out_size,
             tuple(name for name in names if here.begins(name)),
             tuple(name for name in names if here.ends(name)),
             here.is_last,

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import torch
 
+from plainformer.config.parallel import processes
 from plainformer.plan.planned import Plan as Planned
 from plainformer.plan.planned import planned
 from plainformer.plan.workload import Workload
@@ -39,12 +40,12 @@ def needs_of(prepared: Prepared) -> Needs:
 
 def plan_of(prepared: Prepared) -> Planned:
     """Return the plan of a run's step, phase by phase, for its largest micro-batch; nothing is loaded or run."""
-    rows = largest(prepared.plan)
-    asked = workload_of(prepared.config) | {
+    rows, layout = largest(prepared.plan), prepared.config.parallel.planned(processes())
+    asked = workload_of(prepared.config, layout.dp) | {
         "batch": len(rows),
         "length": max(positions(prepared.plan, rows) // len(rows), 1),
     }
-    return planned(prepared.start.config, Workload(**asked), name=prepared.start.config.family)
+    return planned(prepared.start.config, Workload(**asked), layout, name=prepared.start.config.family)
 
 
 def largest(plan: Plan) -> MicroBatch:
