@@ -28,7 +28,14 @@ from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import add_up_shared, missing_gradients
 
 BUCKET = 25 << 20  # bytes of gradients that travel together: few messages, and the first leaves early
-METHODS = ("states", "score", "early_logits", "encode", "embed_tokens", "stage")  # besides forward, what a loop calls of a model
+METHODS = (
+    "states",
+    "score",
+    "early_logits",
+    "encode",
+    "embed_tokens",
+    "stage",
+)  # besides forward, what a loop calls of a model
 
 
 class Gradients:
