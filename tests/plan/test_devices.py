@@ -80,7 +80,8 @@ def test_the_nearest_published_shape() -> None:
     wanted = {"7B": "Llama-2-7b", "8B": "Llama-3.1-8B", "70B": "Llama-3.1-70B", "405b": "Llama-3.1-405B"}
     wanted |= {"1B": "Llama-3.2-1B", "14B": "Qwen3-14B", "120M": "SmolLM2-135M", "1.5B": "Qwen2.5-1.5B"}
     assert {typed: nearest(parse_count(typed)).name for typed in wanted} == wanted
-    for wrong in ("", "B", "7X", "0", "1e9", "7 billion", "10"):
+    assert parse_count("7e9") == 7 * 10**9
+    for wrong in ("", "B", "7X", "0", "7 billion", "10"):
         with pytest.raises(UsageError, match="params"):
             parse_count(wrong)
     assert parse_count("6,738,415,616") == 6738415616
