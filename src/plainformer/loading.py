@@ -16,22 +16,17 @@ import torch
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.run_folders import Series, series_of
 from plainformer.checkpoint.weights import check_depth, load_weights
+from plainformer.choosing import as_class, head_for, task_of
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import UsageError, opt
-from plainformer.families import head_of, heads_of
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import (
-    BUILT_ON,
-    TaskInfo,
-    default_task,
-    head_for_task,
     stated_task,
     task_class,
     task_info,
-    tasks_of,
 )
 from plainformer.tasks.base import Task
 
@@ -170,12 +165,12 @@ def load_chosen(
     given = task_info(task) if task is not None else None
     with open_asked(ref, asked) as checkpoint:
         info = given or stated_task(checkpoint)
-        head = _head_for(checkpoint, info)
+        head = head_for(checkpoint, info)
         config = checkpoint.config(head)
-        info = _task_of(checkpoint, config, info)
+        info = task_of(checkpoint, config, info)
         made = task_class(info, config.head.kind)
         if isinstance(task, type):
-            made = _as_class(checkpoint, task, made)
+            made = as_class(checkpoint, task, made)
         chosen(made, info.name, config)
         model = build_model(checkpoint, asked, head)
         tokenizer = checkpoint.tokenizer() if made.needs_tokenizer else None
@@ -407,51 +402,3 @@ def as_device(device: str | torch.device) -> torch.device:
         fix = f"use {opt('device', 'cpu')}"
         raise UsageError(f"{opt('device', str(device))}: this machine has {count} CUDA devices", fix)
     return found
-
-
-# ------------------------------------------------------------------------------------------------- which task, which head
-
-
-def _head_for(checkpoint: Checkpoint, info: TaskInfo | None) -> str | None:
-    """Return the head that a task needs, None for the checkpoint's own.
-
-    A checkpoint with another task's head cannot do this one, even where its tensors happen to have fitting names. Every
-    checkpoint gives features; one without a head is left to its weights (GPT2Model's are all that GPT-2 needs).
-    """
-    if info is None:
-        return None
-    head = head_for_task(info.name, heads_of(checkpoint.model_type))
-    if head == "none":
-        return head
-    stated = head_of(checkpoint.architecture, checkpoint.model_type) if checkpoint.architecture else "none"
-    if stated in ("none", head):
-        return head
-    config = checkpoint.config(stated)
-    if default_task(config).name in BUILT_ON.get(info.name, ()):
-        return head
-    raise _cannot(checkpoint, info, f"its architecture {checkpoint.architecture} does", config)
-
-
-def _task_of(checkpoint: Checkpoint, config: ModelConfig, info: TaskInfo | None) -> TaskInfo:
-    """Return the task that was asked for, if the model as loaded can do it; by default the one that it implies."""
-    implied = default_task(config)
-    chosen = info or implied
-    if implied.name in (chosen.name, *BUILT_ON.get(chosen.name, ())):
-        return chosen
-    raise _cannot(checkpoint, chosen, "as loaded, it does", config)
-
-
-def _cannot(checkpoint: Checkpoint, info: TaskInfo, does: str, config: ModelConfig) -> UsageError:
-    *first, last = map(repr, tasks_of(config))
-    tasks = f"{', '.join(first)} or {last}" if first else last
-    fix = f"leave out {opt('task', ...)}, or choose one of these"
-    return UsageError(f"{checkpoint.ref} cannot do {info.name!r}: {does} {tasks}", fix)
-
-
-def _as_class(checkpoint: Checkpoint, asked: type[Task], made: type[Task]) -> type[Task]:
-    """Return the class that was asked for: the one that the checkpoint's head needs, or its subclass."""
-    if issubclass(asked, made):
-        return asked
-    raise UsageError(
-        f"{checkpoint.ref} gives a {made.__name__}, not a {asked.__name__}", "pass that class, or the task's name"
-    )

@@ -15,6 +15,8 @@ from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.learning import LossConfig
 from plainformer.errors import UsageError
+from plainformer.model.attention import Flow
+from plainformer.model.heads import FIRST
 from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.sync import Turn, dealt
 from plainformer.train.trimming import Trimming
@@ -96,6 +98,15 @@ def _layers_left_out() -> list[str]:
     return found + [f"one micro-batch: {d}" for d in differences(Steps(config, _with(1)).learn(1, micro=1), one)]
 
 
+def _last_layer_alone() -> list[str]:
+    """What brings a layer's weights does not watch it: the last one may leave out positions, as in one process."""
+    stack, flow = Steps(CONFIGS["bert"](), _with(3)).model.encoder, Flow(masks=[], rotations=[], length=4)
+    assert stack is not None
+    alone = stack._can_leave_out(FIRST, flow)
+    stack.layers[-1].register_forward_hook(lambda *given: None)
+    return [] if alone and not stack._can_leave_out(FIRST, flow) else ["the last layer runs for all positions"]
+
+
 def _evaluated() -> list[str]:
     """Weights that were gathered for an evaluation are not those of the step after."""
     config, expected = CONFIGS["llama"](), Steps(CONFIGS["llama"]()).learn(4)
@@ -135,7 +146,7 @@ def _trimmed(folder: Path) -> list[str]:
 
 def _two(rank: int, folder: Path) -> list[str]:
     cases = _families(CONFIGS, (1, 2, 3)) + _curves() + _regularised()
-    return cases + _layers_left_out() + _evaluated() + _trimmed(folder)
+    return cases + _layers_left_out() + _last_layer_alone() + _evaluated() + _trimmed(folder)
 
 
 def _two_dimensions() -> list[str]:

@@ -13,10 +13,10 @@ import plainformer
 from plainformer.errors import InputError, PlainformerError, UsageError
 from plainformer.parallel.inference import answered_in_turn, from_first, ranks_for
 from tests.support.battery import same
+from tests.support.battery_cases import BATTERY, TEXTS
 from tests.support.models import save
 from tests.support.ranks import run_ranks
 from tests.support.torchrun import launched
-from tests.tasks.test_battery import BATTERY, TEXTS
 
 EVEN = {"intermediate_size": 36, "encoder_ffn_dim": 36, "decoder_ffn_dim": 36}  # what a family does not have is ignored
 LAYOUTS = {"tensor": {"tp": 2}, "pipeline": {"pp": 2}}

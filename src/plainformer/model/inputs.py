@@ -333,3 +333,12 @@ def shift_right(target_ids: Tensor, config: ModelConfig, mask: Tensor | None = N
     pad_id = config.pad_id if config.pad_id is not None else -1
     real_BT = mask if mask is not None else target_ids != pad_id
     return shifted.scatter(1, first_B1, target_ids.gather(1, last_true(real_BT)[:, None]))
+
+
+def check_rows(decoder: StackInput, encoded: int, copies: int) -> None:
+    """Refuse sides that do not match: equally many rows, one that serves all, or one for the `copies` that a cache has."""
+    given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
+    rows = len(given) if given is not None and given.dim() else 0
+    if rows != encoded * copies and (encoded != 1 or copies != 1):
+        what = f"the decoder's input has {rows} rows, and the encoder's output {encoded}"
+        raise UsageError(what, "they need the same number")

@@ -83,6 +83,7 @@ class Stack(nn.Module):
         self.held = range(config.num_layers) if held is None else held
         self.begins, self.ends = 0 in self.held, config.num_layers - 1 in self.held
         self.recompute_every = 0  # see `set_checkpointing`
+        self.unwatching: frozenset[int] = frozenset()  # hooks by number that bring a layer's weights, and look at nothing
         self.own_heads = slice(None)  # which of all heads are here, where ranks share them
         self.causal = config.direction == "causal"
         sizes = config if share is None else share
@@ -243,7 +244,8 @@ class Stack(nn.Module):
             if not may_look(real_B1, self.training) or not bool(real_B1.all()):
                 return False
         last = self.layers[self.config.layer_ids[-1]]
-        return not any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
+        hooks = (hook for module in last.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks))
+        return all(hook in self.unwatching for hook in hooks)
 
     def _embed(self, inputs: StackInput, reading: Reading) -> Tensor:
         if isinstance(self.frontend, TokenEmbedding):

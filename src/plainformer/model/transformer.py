@@ -28,6 +28,7 @@ from plainformer.model.inputs import (
     READS,
     StackInput,
     check_ids,
+    check_rows,
     check_tensor,
     checked_token_types,
     flatten_choices,
@@ -323,7 +324,7 @@ class Transformer(nn.Module):
         if encoder_output is None:
             encoder_output = self._through("encoder", main_input, **options)
         decoder_input = self._decoder_input(inputs)
-        _check_rows(decoder_input, encoder_output, cache.copies if cache is not None else 1)
+        check_rows(decoder_input, len(encoder_output.last_hidden_state), cache.copies if cache is not None else 1)
         output = self._through("decoder", decoder_input, cache=cache, encoder_output=encoder_output, **main, **options)
         return output, encoder_output
 
@@ -440,13 +441,3 @@ class Transformer(nn.Module):
 def _no_head() -> Head:
     """Return the head of a part of a model that has none."""
     return Head(HeadConfig(), 1)
-
-
-def _check_rows(decoder: StackInput, encoder_output: StackOutput, copies: int) -> None:
-    """Refuse sides that do not match: equally many rows, one that serves all, or one for the `copies` that a cache has."""
-    given = decoder.input_ids if decoder.input_ids is not None else decoder.inputs_embeds
-    rows, encoded = len(given) if given is not None and given.dim() else 0, len(encoder_output.last_hidden_state)
-    if rows != encoded * copies and (encoded != 1 or copies != 1):
-        raise UsageError(
-            f"the decoder's input has {rows} rows, and the encoder's output {encoded}", "they need the same number"
-        )

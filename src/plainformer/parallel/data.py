@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,7 +29,14 @@ from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import add_up_shared, missing_gradients
 
 BUCKET = 25 << 20  # bytes of gradients that travel together: few messages, and the first leaves early
-METHODS = ("states", "score", "early_logits", "encode", "embed_tokens", "stage")  # besides forward, what a loop calls of a model
+METHODS = (
+    "states",
+    "score",
+    "early_logits",
+    "encode",
+    "embed_tokens",
+    "stage",
+)  # besides forward, what a loop calls of a model
 
 
 class Gradients:
@@ -223,6 +231,10 @@ def make_sharded(model: Transformer, mesh: Mesh) -> Transformer:
         for layer in stack.layers if stack is not None else ():
             if any(True for _ in layer.parameters()):
                 fully_shard(layer, mesh=over, reshard_after_forward=reshards)
+    for stack in (model.encoder, model.decoder):
+        if stack is not None:
+            hooks = ((*m._forward_hooks, *m._forward_pre_hooks) for m in stack.layers.modules())
+            stack.unwatching = frozenset(chain.from_iterable(hooks))
     # The loss reads the head's weight after `states` has returned: the rest stays whole until the backward pass.
     made: Any = fully_shard(model, mesh=over, reshard_after_forward=False)
     for name in METHODS:
