@@ -83,7 +83,9 @@ class Stack(nn.Module):
         self.held = range(config.num_layers) if held is None else held
         self.begins, self.ends = 0 in self.held, config.num_layers - 1 in self.held
         self.recompute_every = 0  # see `set_checkpointing`
-        self.unwatching: frozenset[int] = frozenset()  # hooks by number that bring a layer's weights, and look at nothing
+        self.unwatching: frozenset[int] = (
+            frozenset()
+        )  # hooks by number that bring a layer's weights, and look at nothing
         self.own_heads = slice(None)  # which of all heads are here, where ranks share them
         self.causal = config.direction == "causal"
         sizes = config if share is None else share

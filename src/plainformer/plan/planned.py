@@ -10,7 +10,7 @@ from typing import Any
 from plainformer.config.layout import Layout
 from plainformer.config.model import ModelConfig
 from plainformer.config.shapes import shapes
-from plainformer.errors import UsageError
+from plainformer.errors import UsageError, opt
 from plainformer.plan.asked import TargetOptions
 from plainformer.plan.assumptions import assumptions
 from plainformer.plan.counted import rank_plans
@@ -185,6 +185,9 @@ def planned(
     workload, layout, target = workload or Workload(), layout or Layout(), target or TargetOptions()
     check_layout(config, layout)
     on_gpu = device is not None and device.kind == "gpu"
+    if on_gpu and workload.dtype == "int8":
+        what = f"{opt('dtype', 'int8')}: weights are rounded to eight bits on a CPU alone"
+        raise UsageError(what, f"give {opt('dtype', 'bf16')}, or leave {opt('device')} out for the arithmetic")
     ranks = rank_plans(config, workload, layout, on_gpu=on_gpu)
     made = Plan(
         name=name or config.family,
