@@ -25,6 +25,8 @@ OTHERS = {
     "adapter_model.safetensors": "an adapter's",
     "adapter_model.bin": "an adapter's",
     "model-{}-of-{}.safetensors": "weights, which an index lists",
+    "{}-{}-of-{}.safetensors": "written by several processes",
+    "{}.safetensors": "written by several processes",
     "folds.json": "of a run for each of several folds",
     "{}.json": "best.json or last.json of a run",
     "_config.json": "an ending",

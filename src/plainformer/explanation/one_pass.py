@@ -380,7 +380,7 @@ def _signal_pieces(task: Task, inputs: dict[str, Tensor]) -> tuple[Piece, ...]:
         )
         places = [f"rows {row}, columns {column}" for row in rows for column in columns]
     elif isinstance(config, WaveFrontend):
-        vectors = stack.frontend(inputs["input_values"], None)[0][0]
+        vectors = stack.frontend(inputs["input_values"])[0]
         hop = math.prod(config.strides)
         places = [f"samples from {index * hop}" for index in range(len(vectors))]
     else:
