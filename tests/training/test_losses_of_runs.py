@@ -73,7 +73,7 @@ def test_it_is_printed_and_drawn(shuffled: TrainResult, cli: Cli) -> None:
     refused = cli("train", "run.yaml", "--verdict", shuffled.folder)
     assert refused.code == 2
     none = cli("train", "--verdict", "nowhere")
-    assert none.code and "has no evaluation" in none.err
+    assert none.code == 2 and "is not the folder of a run" in none.err
     drawn = {path.name: path for path in draw_plots(shuffled.folder)}
     with_mark = drawn["loss.png"].read_bytes()
     (shuffled.folder / "verdict.json").rename(shuffled.folder / "hidden")

@@ -79,11 +79,10 @@ def test_its_models_load_and_answer(runs: dict[str, Path], kind: str) -> None:
 
 
 def test_the_reference_loads_what_several_processes_wrote(runs: dict[str, Path]) -> None:
-    """Of step 16, which two stages wrote."""
+    """Of step 16, which two stages wrote; a model of this size is one file."""
     import transformers  # not above: each rank would import it
 
     folder = runs["whole"] / "run/checkpoints/step-00000016"
-    assert (folder / "model.safetensors.index.json").is_file() and not (folder / "model.safetensors").exists()
     reference, ids = transformers.AutoModelForCausalLM.from_pretrained(folder), torch.tensor([[3, 5, 7, 9]])
     logits = load_model(folder)(ids).logits
     torch.testing.assert_close(logits, reference(ids).logits, rtol=1e-4, atol=1e-5)

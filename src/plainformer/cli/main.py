@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Not KeyboardInterrupt: it may arrive inside an import or a native call, which turn it into an error of their own.
     signal.signal(signal.SIGINT, _interrupted)
     code = run_app(list(sys.argv[1:] if arguments is None else arguments))
-    if code and _is_several():
+    if _is_several():  # without a goodbye, which the others may not be there for
         end_now(code)
     sys.exit(code)
 

@@ -6,7 +6,6 @@ decided by the first rank of a model's, and told to the others: two ranks that d
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice
@@ -18,7 +17,7 @@ import torch.distributed as dist
 from plainformer.config.layout import Layout
 from plainformer.errors import PlainformerError, UsageError, nth, opt, plural
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.mesh import Mesh, finish, start, world_size
+from plainformer.parallel.mesh import Mesh, start, world_size
 from plainformer.parallel.pipeline import connect
 
 T = TypeVar("T")
@@ -40,8 +39,7 @@ def ranks_for(tp: int, pp: int, device: str | torch.device) -> Mesh:
 
 @cache
 def _joined(layout: Layout, device: str) -> Mesh:
-    """Join the others once: several models of one program talk in the same groups, until it ends."""
-    atexit.register(finish)
+    """Join the others once: several models of one program talk in the same groups."""
     return start(layout, device=device)
 
 
