@@ -11,7 +11,8 @@ import pytest
 
 import plainformer
 from plainformer.errors import InputError, PlainformerError, UsageError
-from plainformer.parallel.inference import answered_in_turn, from_first, ranks_for
+from plainformer.parallel.inference import answered_in_turn, ranks_for
+from plainformer.parallel.sync import Ranks
 from tests.support.battery import same
 from tests.support.battery_cases import BATTERY, TEXTS
 from tests.support.models import save
@@ -91,7 +92,7 @@ def _rows(rank: int) -> list[Any]:
             yield value * value
 
     counted = answered_in_turn(mesh, range(40), answer, 3)
-    found: list[Any] = [list(counted), len(seen), from_first(mesh, lambda: rank)]
+    found: list[Any] = [list(counted), len(seen), Ranks(mesh).alone(lambda: rank)]
     part: list[Any] = []
     with pytest.raises(InputError) as raised:
         part.extend(answered_in_turn(mesh, iter(range(60)), answer, 3))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -20,8 +20,8 @@ class Allocated(NamedTuple):
     left: int
 
 
-def allocated(run: Callable[[], object]) -> Allocated:
-    """Run it, and return what it allocated. What it returns is dropped, and does not count as left."""
+def _events(run: Callable[[], object]) -> list[Any]:
+    """Run it, and return what torch's profiler saw. What it returns is dropped."""
     gc.collect()  # what was allocated before must not be freed meanwhile
     gc.disable()
     try:
@@ -31,7 +31,12 @@ def allocated(run: Callable[[], object]) -> Allocated:
         gc.enable()
         gc.collect()
     assert seen.profiler is not None
-    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return list(seen.profiler.kineto_results.events())
+
+
+def allocated(run: Callable[[], object]) -> Allocated:
+    """Run it, and return what it allocated. What it returns is dropped, and does not count as left."""
+    changes = [event for event in _events(run) if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -46,15 +51,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 def peaks_by_phase(run: Callable[[], object]) -> dict[str, int]:
     """Return the most bytes beyond those at the start, for each part of `run` that `phase(name)` surrounds."""
-    gc.collect()
-    gc.disable()
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as seen:
-            run()
-    finally:
-        gc.enable()
-    assert seen.profiler is not None
-    events = seen.profiler.kineto_results.events()
+    events = _events(run)
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     spans = {
         event.name().removeprefix(PHASE): (event.start_ns(), event.end_ns())

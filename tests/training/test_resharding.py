@@ -17,6 +17,7 @@ from plainformer.evaluation import evaluate
 from plainformer.loading import load, load_model
 from plainformer.train.checkpoint import damage
 from plainformer.training import train
+from tests.support.close import close
 from tests.support.rank_of_run import go_on
 from tests.support.ranks import run_ranks
 from tests.support.runs import run_data
@@ -73,7 +74,7 @@ def test_its_models_load_and_answer(runs: dict[str, Path], kind: str) -> None:
     for way in ("last", "best"):
         models = [load_model(runs[kind] / run / way) for run in ("run", "alone")]
         found, expected = (model(ids).logits for model in models)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        close(found, expected, f"{kind}, {way}", rel=2e-5)
     assert load(runs[kind] / "run").model.config == models[0].config
     assert set(evaluate(runs[kind] / "run", runs[kind] / "validation.jsonl").to_dict())
 
@@ -85,4 +86,4 @@ def test_the_reference_loads_what_several_processes_wrote(runs: dict[str, Path])
     folder = runs["whole"] / "run/checkpoints/step-00000016"
     reference, ids = transformers.AutoModelForCausalLM.from_pretrained(folder), torch.tensor([[3, 5, 7, 9]])
     logits = load_model(folder)(ids).logits
-    torch.testing.assert_close(logits, reference(ids).logits, rtol=1e-4, atol=1e-5)
+    close(logits, reference(ids).logits, "logits")

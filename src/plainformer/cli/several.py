@@ -39,7 +39,8 @@ def meet(load: LoadFlags, inputs: Sequence[str]) -> Mesh | None:
     """
     if not is_several():
         return None
-    from plainformer.parallel.inference import from_first, ranks_for
+    from plainformer.parallel.inference import ranks_for
+    from plainformer.parallel.sync import Ranks
 
     asked = LoadOptions.of(load.options(), "load")
     mesh = ranks_for(asked.tp, asked.pp, asked.device)
@@ -47,5 +48,5 @@ def meet(load: LoadFlags, inputs: Sequence[str]) -> Mesh | None:
         screen.silent = True
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     if "-" in map(restored, inputs) or STDIN in inputs:
-        sys.stdin = io.TextIOWrapper(io.BytesIO(from_first(mesh, read_stdin)), encoding="utf-8")
+        sys.stdin = io.TextIOWrapper(io.BytesIO(Ranks(mesh).alone(read_stdin)), encoding="utf-8")
     return mesh

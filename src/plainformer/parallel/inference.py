@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from plainformer.config.layout import Layout
+from plainformer.config.parallel import processes
 from plainformer.errors import PlainformerError, UsageError, nth, opt, plural
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.mesh import Mesh, start, world_size
+from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.pipeline import connect
+from plainformer.parallel.sync import Ranks
 
-T = TypeVar("T")
 BLOCK = 4  # batches of rows that a copy of the model answers before the copies' answers are put in order
 
 
@@ -29,7 +30,7 @@ def ranks_for(tp: int, pp: int, device: str | torch.device) -> Mesh:
 
     Raises UsageError if they are not a multiple of that.
     """
-    count = world_size()
+    count = processes() or 1
     if count % (tp * pp):
         there = f"there {'is' if count == 1 else 'are'} {plural(count, 'process', 'processes')}"
         what = f"{opt('tp', tp)} x {opt('pp', pp)} ranks share one model, and {there}"
@@ -64,23 +65,6 @@ def agreement(mesh: Mesh) -> Callable[[Any], Any]:
     return agreed
 
 
-def from_first(mesh: Mesh, make: Callable[[], T]) -> T:
-    """Return what the first of all ranks makes, on every rank; an error of its making is raised on all."""
-    if mesh.world is None:
-        return make()
-    said: list[Any] = [None, None]
-    if mesh.is_first:
-        try:
-            said[0] = make()
-        except PlainformerError as error:
-            said[1] = error
-    dist.broadcast_object_list(said, group=mesh.world, group_src=0)
-    if said[1] is not None:
-        raise said[1]
-    found: T = said[0]
-    return found
-
-
 def answered_in_turn(
     mesh: Mesh, inputs: Iterable[Any], answer: Callable[[Iterator[Any]], Iterable[Any]], batch_size: int
 ) -> Iterator[Any]:
@@ -93,15 +77,13 @@ def answered_in_turn(
     if mesh.dp is None:
         yield from answer(iter(inputs))
         return
-    source, copies, before = iter(inputs), mesh.layout.dp, 0
+    ranks, source, copies, before = Ranks(mesh), iter(inputs), mesh.layout.dp, 0
     while first := list(islice(source, 1)):
         block = [*first, *islice(source, BLOCK * batch_size * copies - 1)]
         size = -(-len(block) // copies)
         begin = mesh.place.dp * size
         mine = _answers(answer, block[begin : begin + size], before + begin)
-        every: list[Any] = [None] * copies
-        dist.all_gather_object(every, mine, group=mesh.dp)
-        for found in chain.from_iterable(every):
+        for found in chain.from_iterable(ranks.gathered(mine)):
             if isinstance(found, PlainformerError):
                 raise found
             yield found

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from plainformer.config.layout import Layout, Place
+from plainformer.config.parallel import processes
 from plainformer.errors import UsageError, opt, plural
 from plainformer.parallel.meeting import meet
 
@@ -52,11 +53,6 @@ class Mesh:
         return self.rank == 0
 
 
-def world_size() -> int:
-    """Return how many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def start(
     layout: Layout | None = None,
     *,
@@ -74,7 +70,7 @@ def start(
     Raises:
         UsageError: the layout is for another number of processes.
     """
-    count = dist.get_world_size() if dist.is_initialized() else world_size()
+    count = dist.get_world_size() if dist.is_initialized() else (processes() or 1)
     layout = layout if layout is not None else Layout(dp=count)
     if layout.world != count:
         what = f"{opt('tp', layout.tp)} x {opt('pp', layout.pp)} x {layout.dp} data-parallel ranks are {layout.world}"

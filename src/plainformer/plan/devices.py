@@ -129,7 +129,7 @@ def parse_bytes(name: str, text: str | int) -> int:
     """Return the bytes that a text such as "24GB", "16 GiB" or "800MB" says.
 
     Raises:
-        UsageError: it is no such text; `name` is the option that it is of.
+        UsageError: the text is not a size in bytes; `name` is the option that the message names.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
     bare = found is not None and not found[2] and float(found[1]) < 10**6  # nobody means 24 bytes

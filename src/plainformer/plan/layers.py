@@ -32,7 +32,7 @@ class Flow:
         rows, length: B and T. memory, memory_length: the encoder's output, and S of cross-attention.
         real: the attention mask, of a stack whose convolution needs it. attentions: whether probabilities are returned.
         one: whether the layer at hand computes one position of each row alone.
-        kept: what a key-value cache gives in place of a layer's keys and values; None: there is no cache.
+        kept: what the key-value cache returns for a layer, instead of its own keys and values; None without a cache.
     """
 
     rows: int

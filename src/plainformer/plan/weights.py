@@ -88,8 +88,8 @@ class Loading:
     Attributes:
         dtype: "fp32", "bf16" or "fp16"; None: as stored, and fp32 for what a file packs into blocks.
         backend: of the linears, see above; int8 is one.
-        stored: the type in the file: one for all ("float32"), or by our names of parameters; None: there is no file, as
-            where a model is new.
+        stored: the type in the file: one for all ("float32"), or one for each parameter, by our names; None for a new
+            model, which has no file.
         mapped: whether tensors that need no conversion stay pages of the file: so on a CPU, unless a model is trained.
         transposed: whether the file has the matrices of layers as (I, O), as GPT-2's do: packing copies them.
     """

@@ -189,7 +189,8 @@ def read_losses(folder: Path, steps: Iterable[int]) -> dict[str, Losses]:
         }
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(
-            f"a file of {at} is damaged: {error}", "there is no verdict without it; the model is whole"
+            f"a file of {at} is damaged: {error}",
+            "the verdict on overfitting needs this file; the model itself is intact",
         ) from None
     except (OSError, KeyError) as error:
         raise CheckpointError(
