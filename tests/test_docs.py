@@ -18,6 +18,7 @@ import ast
 import contextlib
 import importlib
 import io
+import logging
 import os
 import re
 import shlex
@@ -34,6 +35,17 @@ import plainformer
 from tests.support import ROOT
 
 pytestmark = pytest.mark.usefixtures("pictures")
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """A page may show how to hear less of the library; the tests after it hear all."""
+    loggers = logging.getLogger(), logging.getLogger("plainformer")
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
 
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),

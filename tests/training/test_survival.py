@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -108,15 +110,17 @@ def test_workers_end_with_their_agent(folder: Callable[[int], Path]) -> None:
 
 @pytest.mark.slow
 def test_two_agents_go_on_when_one_dies(folder: Callable[[int], Path]) -> None:
-    """Two nodes on one machine; that of the rendezvous must live."""
+    """Two nodes on one machine; that of the rendezvous, which is the one that comes first, must live."""
+    port = free_port()
     launcher = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--monitor-interval", "0.1"]
-    where = ["--rdzv-backend", "c10d", "--rdzv-id", "run7", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    where = ["--rdzv-backend", "c10d", "--rdzv-id", "run7", "--rdzv-endpoint", f"localhost:{port}"]
     conf = ["--rdzv-conf", "last_call_timeout=3"]
     made = folder(100_000)
-    with (
-        launched(made, [*launcher, *where, *conf], TRAIN, "node0") as first,
-        launched(made, [*launcher, *where, *conf, "--local-addr", "localhost"], TRAIN, "node1") as second,
-    ):
+    with contextlib.ExitStack() as nodes:
+        first = nodes.enter_context(launched(made, [*launcher, *where, *conf], TRAIN, "node0"))
+        wait_for(lambda: is_open(port), "the rendezvous", first)
+        others = [*launcher, *where, *conf, "--local-addr", "localhost"]
+        second = nodes.enter_context(launched(made, others, TRAIN, "node1"))
         run = made / "run"
         wait_for(lambda: step_of(run) >= 3, "three steps of two nodes", first)
         before = step_of(run)
@@ -129,9 +133,12 @@ def test_two_agents_go_on_when_one_dies(folder: Callable[[int], Path]) -> None:
         assert first.wait() == 0
 
 
-def free_port() -> int:
-    import socket
+def is_open(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("localhost", port)) == 0
 
+
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return int(found.getsockname()[1])
