@@ -64,7 +64,9 @@ def plan(
     workload = adapted(found.config, workload)
     no_effect("zero" in asked.layout and not workload.training, "zero", f"without {opt('purpose', TRAINING)}")
     target = TargetOptions(**asked.target)
-    return planned(found.config, workload, layout, device or target.target(), target, found.name, found.notes)
+    return planned(
+        found.config, workload, layout, device or target.target(), target, found.name, found.notes, found.stored
+    )
 
 
 def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:

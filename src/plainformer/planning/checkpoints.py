@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plainformer.config import ModelConfig
+from plainformer.plan.stored import NUMBERS, FileTensor, StoredFile
 from plainformer.planning.described import Described, Ref
+
+if TYPE_CHECKING:
+    from plainformer.checkpoint.opened import Checkpoint
 
 
 def of_reference(ref: Ref, files: Mapping[str, Any]) -> Described:
@@ -24,25 +27,33 @@ def of_reference(ref: Ref, files: Mapping[str, Any]) -> Described:
 
         raw = completed(read_json_object(path), files.get("family"))
         wanted = head if task is None else head_for_task(task_info(task).name, heads_of(str(raw.get("model_type"))))
-        return Described(path.parent.name or path.name, config_from_dict(raw, wanted, str(path)))
+        name, config = path.parent.name or path.name, config_from_dict(raw, wanted, str(path))
+        return Described(name, config, stated_type(raw))
     named: dict[str, Any] = {name: files.get(name) for name in ("revision", "token", "family")}
     with open_checkpoint(ref, part="config", **named) as checkpoint:
         info = task_info(task) if task is not None else stated_task(checkpoint)
         wanted = head if info is None else head_for_task(info.name, heads_of(checkpoint.model_type))
         config = checkpoint.config(wanted)
-        stored, notes = stored_types(checkpoint, config) if checkpoint.folder is None else ({}, ())
+        stored = (
+            stated_type(checkpoint.raw_config) if checkpoint.folder is not None else stored_file(checkpoint, config)
+        )
     name = str(ref).rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
-    return Described(name, config, stored, notes=notes)
+    return Described(name, config, stored)
 
 
-def stored_types(checkpoint: Any, config: ModelConfig) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the dtypes that a GGUF file has, by its own names, with the sentence that says what they come to."""
-    from plainformer.plan.devices import short
+def stated_type(raw: Mapping[str, Any]) -> str | None:
+    """Return the type that a config.json says its weights are stored in; None where it says none that is known."""
+    found = raw.get("dtype") or raw.get("torch_dtype")
+    return found if isinstance(found, str) and found in NUMBERS else None
 
-    del config
+
+def stored_file(checkpoint: Checkpoint, config: ModelConfig) -> StoredFile:
+    """Return a GGUF file by its header, with the parameters that each tensor becomes."""
+    from plainformer.checkpoint.rows import assigned
+    from plainformer.config.shapes import every_name
+
     source = checkpoint.tensors()
-    kinds = {name: source.stored(name) for name in source.names()}
-    size = os.path.getsize(checkpoint.path)
-    most = max(set(kinds.values()), key=list(kinds.values()).count)
-    said = f"the file has {short(size)}, most of it {most}: `load` turns it into numbers of the dtype asked for"
-    return kinds, (said,)
+    found, _ = assigned(checkpoint.rows(config), source.names(), every_name(config), dict(config.tied))
+    used = {name: (tuple(ours), row.op.copies) for name, row, ours in found}
+    tensors = (FileTensor(source.stored(name), source.shape(name), *used.get(name, ())) for name in source.names())
+    return StoredFile(sum(map(len, source.maps)), tuple(tensors))

@@ -1,4 +1,4 @@
-"""A decoder of about so many parameters: the nearest published shape, with the sizes that were asked for. No torch."""
+"""A decoder of about as many parameters as are asked for: the nearest published shape, with other sizes. No torch."""
 
 from __future__ import annotations
 
