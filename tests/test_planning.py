@@ -12,7 +12,7 @@ import plainformer as pf
 from plainformer.config.layout import Layout
 from plainformer.config.training import OBJECTIVES
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.planning import HEADS, LABELLED
+from plainformer.planning.runs import HEADS, LABELLED
 from plainformer.train.objectives import objective_class
 from tests.support.configs import tiny
 

@@ -10,6 +10,7 @@ from plainformer.errors import Spelling, in_python, plural, spelt
 from plainformer.plan.devices import GB, GIB, said, short
 from plainformer.plan.lengths import lengths, reads_text
 from plainformer.plan.result import RankPlan
+from plainformer.plan.stored import StoredFile
 
 if TYPE_CHECKING:
     from plainformer.plan.planned import Plan
@@ -167,6 +168,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "total": plan.total,
         "beside": {item.name: {"bytes": item.bytes, "source": item.note} for item in plan.beside},
         "parts": plan.parts,
+        "file": file_dict(plan),
         "devices": [rank.to_dict() for rank in plan.ranks],
         "fits": plan.fits,
         "headroom": plan.headroom,
@@ -179,6 +181,14 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "comparable_to": plan.comparable_to,
         "notes": [spelt(one) for one in plan.notes],
     }
+
+
+def file_dict(plan: Plan) -> dict[str, Any] | None:
+    """Return what a GGUF file stores as JSON holds it; None for no such file."""
+    if not isinstance(plan.stored, StoredFile):
+        return None
+    types = {one.kind: one.to_dict() for one in plan.file}
+    return {"bytes": plan.stored.size, "rest": plan.stored.rest, "types": types}
 
 
 def html_of(plan: Plan) -> str:
