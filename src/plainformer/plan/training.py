@@ -42,8 +42,10 @@ from plainformer.plan.result import (
     Phase,
 )
 from plainformer.plan.states import OWN_HEADS, adapter_shapes, shard_bytes, states
+from plainformer.plan.stored import StoredFile
 from plainformer.plan.tape import GRADIENTS as OF_GRADIENTS
 from plainformer.plan.tape import TEMPORARY
+from plainformer.plan.weights import Loading, weights
 from plainformer.plan.workload import Workload
 
 SAMPLES = 16_000  # a second of sound
@@ -54,13 +56,16 @@ TARGETS = ("attention", "cross")  # what has adapters unless others are named
 NAMES = {OF_GRADIENTS: GRADIENTS, OF_MASKS: MASKS, heads.LOGITS: LOGITS, TEMPORARY: WORKSPACE, INPUTS: ACTIVATIONS}
 
 
-def training_phases(here: Local, workload: Workload, *, on_gpu: bool = False) -> tuple[Phase, ...]:
+def training_phases(
+    here: Local, workload: Workload, *, on_gpu: bool = False, stored: str | StoredFile | None = None
+) -> tuple[Phase, ...]:
     """Return the phases of a step on one rank, in their order.
 
     Args:
         here: what the rank holds. on_gpu: whether the device is one, where some kernels keep other things.
+        stored: as the weights are in their file.
     """
-    return Training(here, workload, on_gpu).phases()
+    return Training(here, workload, on_gpu, stored).phases()
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Training:
     here: Local
     workload: Workload
     on_gpu: bool = False
+    stored: str | StoredFile | None = None
 
     def __post_init__(self) -> None:
         layout, place = self.here.layout, self.here.place
@@ -118,7 +124,7 @@ class Training:
         largest = max((math.prod(part.shape) for part in self.here.parts.values()), default=0) * self.width
         alone = self.here.layout.world == 1
         gathered = () if alone else (Item(BUFFERS, largest, "the largest tensor, gathered"),)
-        load = Phase("load", (base[0], Item(CONVERSION, largest, "the largest tensor")))
+        load = Phase("load", (base[0], self._converted(largest)))
         return (
             load,
             *(Phase(name, (*base, *items)) for name, items in self._computed().items()),
@@ -127,6 +133,13 @@ class Training:
             Phase("step", (*base, gradients, *self._step_items())),
             Phase("save", (*base, gradients, *gathered)),
         )
+
+    def _converted(self, largest: int) -> Item:
+        """Return what reading a file needs besides the weights: of blocks, the numbers that they become first."""
+        if not isinstance(self.stored, StoredFile):
+            return Item(CONVERSION, largest, "the largest tensor")
+        found = weights(self.here.config, Loading(stored=self.stored, mapped=False, copied=True), self.here)
+        return Item(CONVERSION, found.peak - found.own, "the largest tensor, unpacked")
 
     def _base(self) -> tuple[Item, ...]:
         """Return what is there all the time."""

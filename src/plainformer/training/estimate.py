@@ -10,7 +10,7 @@ from plainformer.config.parallel import processes
 from plainformer.plan.planned import Plan as Planned
 from plainformer.plan.planned import planned
 from plainformer.plan.workload import Workload
-from plainformer.planning import workload_of
+from plainformer.planning.runs import workload_of
 from plainformer.train.feeder import collated, moved
 from plainformer.train.history import BYTES
 from plainformer.train.needs import Needs, activation_bytes, needs
