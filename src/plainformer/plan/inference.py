@@ -334,7 +334,7 @@ class _Plan:
         biased = decoder.num_heads if decoder.relative_bias is not None else 1 if masked else 0
         rows = R if masked else 1
         parts[MASKS] = parts.get(MASKS, 0) + rows * seen * biased * self.number
-        scores = 3 * R * decoder.num_heads * seen * self.number if w.copies > 1 or decoder.score_softcap else 0
+        scores = 2 * R * decoder.num_heads * seen * self.number if w.copies > 1 or decoder.score_softcap else 0
         read = cache.read + scores if w.cache == "int8" else max(cache.read, scores)  # a window that moves sees less
         logits = R * self.config.head.out_size * self.number * (1 if w.copies == 1 else SEARCHED)
         memory = w.batch * encoder * decoder.hidden_size * self.number

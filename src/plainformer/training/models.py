@@ -248,7 +248,8 @@ def divided_model(
     if asked.train == "head":
         _freeze_backbone(model)
     _rest_unread(model, config)
-    model.to(config.device)
+    if mesh.layout.zero < 2 or mesh.dp is None:  # what is divided goes to its device layer by layer, as it is divided
+        model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
     compiled = _compile if config.compile else None
@@ -275,7 +276,10 @@ def _compile(model: Transformer) -> None:
 
 
 def _heads_own(model: Transformer) -> list[str]:
-    return [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
+    """Return the names of the head's parameters that are no others' in the whole model: a stage may have its own of a table."""
+    parts = {} if model.local is None else model.local.parts
+    names = {name: parts[name].name if name in parts else name for name, _ in model.named_parameters()}
+    return [name for name, p in model.named_parameters() if names[name].startswith("head.") and p.requires_grad]
 
 
 def _check_head(model: Transformer) -> None:
