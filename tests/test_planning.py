@@ -45,7 +45,8 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 
 def test_sizes_that_do_not_fit_together() -> None:
-    for options in ({"width": 100, "heads": 3}, {"heads": 32, "kv_heads": 5}, {"width": 1 << 30}):
+    wrong: tuple[dict[str, Any], ...] = ({"width": 100, "heads": 3}, {"heads": 32, "kv_heads": 5}, {"width": 1 << 30})
+    for options in wrong:
         with pytest.raises((UsageError, CheckpointError)):
             pf.plan(params="7B", **options)
     near = pf.plan(params="100M")
