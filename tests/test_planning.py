@@ -12,7 +12,7 @@ import plainformer as pf
 from plainformer.config.layout import Layout
 from plainformer.config.training import OBJECTIVES
 from plainformer.errors import CheckpointError, UsageError
-from plainformer.planning import HEADS, LABELLED
+from plainformer.planning.runs import HEADS, LABELLED
 from plainformer.train.objectives import objective_class
 from tests.support.configs import tiny
 
@@ -134,7 +134,7 @@ def test_numbers_of_parameters() -> None:
 def test_data_parallel_devices_hold_the_whole_model_each() -> None:
     one, four = (pf.plan(params="7B", dp=dp) for dp in (1, 4))
     assert four.rule.sentences == one.rule.sentences
-    assert "divided by 2 ranks it is 14.00 GB each" in pf.plan(params="7B", tp=2, dp=2).rule.sentences[0]
+    assert pf.plan(params="7B", tp=2, dp=2).rule.sentences[0] == "divided among 2 devices, that is 14.00 GB each"
 
 
 def test_a_run_is_planned_as_it_is_divided(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from plainformer.checkpoint.opened import open_checkpoint
 from plainformer.checkpoint.weights import load_weights
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
-from plainformer.config.local import local
+from plainformer.config.local import Local, Part, local
 from plainformer.errors import CheckpointError
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
@@ -24,8 +24,15 @@ from plainformer.starting import with_head
 from tests.support.shares import config_of, rows_of, whole
 
 LAYOUTS = [Layout(tp=2), Layout(tp=4), Layout(pp=2), Layout(tp=2, pp=2)]
+ZERO = [Layout(dp=3, zero=3), Layout(tp=2, dp=2, zero=2)]  # whose parameters are whole, with their own rows filled
 # Fused q, k, v (GPT-2), tied tables, shared layers, fewer key-value heads than ranks, both stacks.
 MODELS = ("gpt2", "llama", "bert", "albert", "t5", "whisper", "deberta", "vit")
+
+
+def _here(tensor: torch.Tensor, here: Local, part: Part) -> torch.Tensor:
+    """The rows of a part that a rank fills."""
+    rows = here.rows(part)
+    return tensor if rows is None else tensor[slice(*rows)]
 
 
 def _filled(folder: Path, layout: Layout, rank: int, **options: Any) -> Transformer:
@@ -45,14 +52,17 @@ def test_parts_are_rows_of_the_whole(name: str, tmp_path: Path) -> None:
                 parameter.zero_()
     save_model(model, tmp_path)
     values = dict(model.named_parameters(remove_duplicate=False))
-    for layout in LAYOUTS:
+    for layout in LAYOUTS + ZERO:
         for rank in range(layout.world):
             for options in ({}, {"trainable": True}, {"dtype": torch.bfloat16}):
                 part_model = _filled(tmp_path, layout, rank, **options)
-                assert part_model.local is not None
+                here = part_model.local
+                assert here is not None
                 for own, parameter in part_model.named_parameters():
-                    part = part_model.local.parts[own]
-                    assert torch.equal(parameter, rows_of(values[part.name], part).to(parameter.dtype)), (own, rank)
+                    part = here.parts[own]
+                    value, found = (_here(x, here, part) for x in (rows_of(values[part.name], part), parameter))
+                    assert torch.equal(found, value.to(parameter.dtype)), (own, rank)
+                    assert parameter.shape == part.local_shape
                     assert part.dim is None or parameter.is_contiguous()
                     assert parameter.requires_grad == ("trainable" in options and values[part.name].requires_grad)
 
@@ -93,13 +103,15 @@ def test_a_table_that_is_not_tied_in_the_file(tmp_path: Path) -> None:
     assert '"tie_word_embeddings": false' in said
     (tmp_path / "config.json").write_text(said.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true'))
     values = dict(model.named_parameters())
-    for layout in (Layout(tp=2), Layout(pp=2)):
+    for layout in (Layout(tp=2), Layout(pp=2), Layout(dp=2, zero=3)):
         for rank in range(2):
             found = _filled(tmp_path, layout, rank)
-            assert found.config.tied == () and found.local is not None and found.local.tied == ()
+            here = found.local
+            assert found.config.tied == () and here is not None and here.tied == ()
             for own, parameter in found.named_parameters():
-                part = found.local.parts[own]
-                assert torch.equal(parameter, rows_of(values[part.name], part)), (layout, rank, own)
+                part = here.parts[own]
+                value = _here(rows_of(values[part.name], part), here, part)
+                assert torch.equal(_here(parameter, here, part), value), (layout, rank, own)
 
 
 def test_a_wrong_file_is_refused_by_all_ranks(tmp_path: Path) -> None:
@@ -116,12 +128,13 @@ def test_first_weights_of_a_part_are_those_of_the_whole(name: str) -> None:
     config = config_of(name)
     model = initialise(Transformer(config), seed=3)
     values = dict(model.named_parameters(remove_duplicate=False))
-    for layout in LAYOUTS:
+    for layout in LAYOUTS + ZERO:
         for rank in range(layout.world):
             here = local(config, layout, rank)
             for own, parameter in initialise(Transformer(config, here), seed=3).named_parameters():
                 part = here.parts[own]
-                assert torch.equal(parameter, rows_of(values[part.name], part)), (layout, rank, own)
+                value = _here(rows_of(values[part.name], part), here, part)
+                assert torch.equal(_here(parameter, here, part), value), (layout, rank, own)
 
 
 def test_a_new_head_of_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
@@ -130,7 +143,7 @@ def test_a_new_head_of_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
     labels = ["a", "b", "c"]
     alone = with_head(tmp_path, "sequence", labels=labels, seed=4)
     values = dict(alone.model.named_parameters(remove_duplicate=False))
-    for layout in LAYOUTS:
+    for layout in LAYOUTS + ZERO:
         for rank in range(layout.world):
 
             def make(config: ModelConfig, layout: Layout = layout, rank: int = rank) -> Transformer:
@@ -138,8 +151,10 @@ def test_a_new_head_of_a_part_is_that_of_the_whole(tmp_path: Path) -> None:
 
             made = with_head(tmp_path, "sequence", labels=labels, seed=4, make=make)
             assert (made.initialised, made.dropped) == (alone.initialised, alone.dropped)
-            assert made.model.local is not None
+            here = made.model.local
+            assert here is not None
             for own, parameter in made.model.named_parameters():
-                part = made.model.local.parts[own]
-                assert torch.equal(parameter, rows_of(values[part.name], part)), (layout, rank, own)
+                part = here.parts[own]
+                value = _here(rows_of(values[part.name], part), here, part)
+                assert torch.equal(_here(parameter, here, part), value), (layout, rank, own)
                 assert parameter.requires_grad

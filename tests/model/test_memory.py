@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from plainformer.families import config_from_dict
 from plainformer.generation.cache.cache import KeyValueCache
+from plainformer.model.attention import Mask, attend_eagerly
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.initial import initialise
+from plainformer.model.inputs import StackInput
 from plainformer.model.transformer import Transformer
+from tests.support.memory import peak_bytes
 from tests.support.models import BART, BERT, GPT2, LABELS, VIT
+from tests.support.models import make as model_of
 
 LAYERS = 4
 KINDS: dict[str, dict[str, Any]] = {
@@ -87,3 +91,35 @@ def test_hidden_states_that_are_asked_for_are_kept() -> None:
     assert len(output.hidden_states) == LAYERS + 1
     # All but the last, which is shown after the final norm.
     assert [reference() is not None for reference in kept] == [True] * LAYERS + [False]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("kind", ["nothing hidden", "causal", "a mask", "a prefix"])
+def test_attention_by_steps_holds_two_matrices_of_scores(kind: str, softcap: float | None) -> None:
+    """Each step takes the place of the one before; nothing that is done with is kept until the context is there."""
+    rows, heads, length, size = 2, 4, 128, 8
+    q, k, v = torch.randn(3, rows, heads, length, size, generator=torch.Generator().manual_seed(0))
+    mask = Mask(torch.zeros(rows, 1, length, length)) if kind == "a mask" else Mask(causal=kind == "causal")
+    prefix = (k[:1], v[:1]) if kind == "a prefix" else None
+    scores = rows * heads * length * (length if prefix is None else 2 * length) * 4
+    peak = peak_bytes(lambda: attend_eagerly(q, k, v, mask, 0.3, softcap, prefix))
+    assert 2 * scores <= peak < 2.3 * scores
+
+
+@torch.inference_mode()
+def test_a_bias_of_distances_is_laid_out_once() -> None:
+    """As the fused kernel reads it: else it would copy the bias, which is as large as all scores, in every layer."""
+    model, ids = model_of("t5").eval(), torch.arange(5, 45).view(2, 20)
+    padded = torch.ones_like(ids)
+    padded[1, 15:] = 0
+    for stack in (model.encoder, model.decoder):
+        for real in (None, padded):
+            assert stack is not None
+            memory = model.encode(ids) if stack is model.decoder else None
+            flow = stack.begin(StackInput(input_ids=ids, attention_mask=real), encoder_output=memory)[1]
+            assert all(mask.bias is not None and mask.bias.is_contiguous() for mask in flow.masks)
+    own = model.config.input_stack.num_heads * 256 * 256 * 4
+    ids, real = torch.randint(5, 60, (4, 256)), torch.ones(4, 256, dtype=torch.long)
+    real[1, 200:] = 0
+    assert peak_bytes(lambda: model.encode(ids, real)) < 5.5 * own  # each row's, and the one that they are made of

@@ -9,7 +9,7 @@ import pytest
 from plainformer.config.shapes import shapes
 from plainformer.errors import UsageError
 from plainformer.families import config_from_dict
-from plainformer.plan.devices import devices, extras, find_device, parse_bytes, said, short
+from plainformer.plan.devices import apart, devices, extras, find_device, parse_bytes, said, short
 from plainformer.plan.machine import available_memory
 from plainformer.plan.published import nearest, parse_count, published, size_in
 
@@ -61,7 +61,10 @@ def test_sizes() -> None:
         with pytest.raises(UsageError, match="memory"):
             parse_bytes("memory", wrong)
     assert said(13476831232) == "13.48 GB (12.55 GiB)" and said(5 * 10**6) == "5.00 MB (4.77 MiB)"
-    assert short(812) == "812 bytes" and short(2 * 10**12) == "2.00 TB"
+    assert short(5 * 10**6, 2 * 10**9) == "0.01 GB"
+    assert apart(10**9 + 400_000, 10**9) == ("1.0004 GB", "1.0000 GB") and apart(10**9, 2 * 10**9)[0] == "1.00 GB"
+    assert apart(7, 7) == ("0.00 MB", "0.00 MB")
+    assert short(812) == "812 bytes" and short(2 * 10**12) == "2,000.00 GB"
 
 
 def test_this_machine() -> None:

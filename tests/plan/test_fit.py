@@ -41,7 +41,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(workload: Workload) -> Non
     assert most and plan.with_workload(batch=most).fits and not plan.with_workload(batch=most + 1).fits
     found = fit_batch(plan)
     assert found.plans[0].workload.batch == most and found.rejected is not None
-    assert f"{most} rows" in found.answer and "of 8.00 GB in " in found.why and f"{most + 1} rows" in found.why
+    assert f"{most} rows" in found.answer and " GB there, in " in found.why and f"{most + 1} rows" in found.why
     assert plan.headroom_rows == most - 1
 
 
@@ -107,7 +107,7 @@ def test_a_layout_of_fewest_devices_and_why_the_next_cheaper_one_does_not_fit() 
     best = found.plans[0].time
     assert best is not None and best.tokens_per_second == max(rates)
     assert found.rejected is not None and not found.rejected.fits
-    assert found.rejected.layout.world <= fewest and found.rejected.phase in found.why and "of 12.48 GB" in found.why
+    assert found.rejected.layout.world <= fewest and found.rejected.phase in found.why and "12.48 GB there" in found.why
 
 
 def test_what_was_asked_for_stays() -> None:
@@ -129,8 +129,8 @@ def test_models_that_fit() -> None:
         for name in ("gpt2", "Llama-3.2-3B", "Llama-2-7b")
     ]
     found = fit_models(plans)
-    assert found.plans[0] is plans[1] and found.rejected is plans[2] and "14.29 GB of 8.00 GB" in found.why
-    assert "no published shape" in fit_models([planned(SMALL, device=of_size(1000))]).answer
+    assert found.plans[0] is plans[1] and found.rejected is plans[2] and "14.29 GB needed, 8.00 GB there" in found.why
+    assert "no published model" in fit_models([planned(SMALL, device=of_size(1000))]).answer
 
 
 def test_a_layout_that_leaves_devices_over_is_refused() -> None:

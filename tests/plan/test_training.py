@@ -21,7 +21,7 @@ from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.plan.training import training_phases
 from plainformer.plan.workload import Workload
-from plainformer.planning import adapted
+from plainformer.planning.options import adapted
 from plainformer.train.losses import label_losses, wide, word_losses
 from plainformer.train.optimizer import Average, clip_gradients, make_optimizer
 from tests.support.memory import peaks_by_phase, phase

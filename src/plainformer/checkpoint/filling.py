@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from plainformer.model.spare import with_rows
+
 if TYPE_CHECKING:
     from plainformer.config.local import Part
     from plainformer.model.transformer import Transformer
@@ -58,7 +60,7 @@ class Filling:
         if name in self.tied or name in self.tied.values():
             self.copies[name] = tensor
         for here, part in self.places.get(name, ()):
-            put(self.model, here, self._moved(_rows(tensor, part, stored)))
+            put(self.model, here, self._part(tensor, part, stored))
 
     def tie(self) -> None:
         """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
@@ -87,7 +89,16 @@ class Filling:
         elif name in self.places:
             self.put(name, tensor, None)
         elif self.model.local.holds(name):  # it is tied no longer, and has its rows from now on
-            put(self.model, name, self._moved(_rows(tensor, self.model.local.of(name), None)))
+            put(self.model, name, self._part(tensor, self.model.local.of(name), None))
+
+    def _part(self, tensor: Tensor, part: Part, stored: Tensor | None) -> nn.Parameter:
+        """Return what is here of a parameter; of a mapped tensor, only the pages of these rows are read."""
+        assert self.model.local is not None
+        rows = self.model.local.rows(part)
+        if rows is None:
+            return self._moved(_rows(tensor, part, stored))
+        own = with_rows(_cut(tensor, part), *rows, self.dtype or tensor.dtype)
+        return nn.Parameter(own.to(self.device), requires_grad=False)
 
     def _moved(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(self.move(tensor, self.device, self.dtype or tensor.dtype), requires_grad=False)
@@ -103,6 +114,10 @@ def _rows(tensor: Tensor, part: Part, stored: Tensor | None) -> Tensor:
     """Return a part of a tensor, in order; a view only of what is the file's own memory, and stays there anyway."""
     if part.dim is None:
         return tensor
-    rows = tensor.narrow(part.dim, part.start, part.stop - part.start)
+    rows = _cut(tensor, part)
     kept = stored is not None and stored.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
     return rows if kept and rows.is_contiguous() else rows.clone(memory_format=torch.contiguous_format)
+
+
+def _cut(tensor: Tensor, part: Part) -> Tensor:
+    return tensor if part.dim is None else tensor.narrow(part.dim, part.start, part.stop - part.start)

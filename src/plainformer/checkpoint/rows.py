@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Op:
     """The tensor as it is."""
+
+    copies: ClassVar[bool] = False  # whether ours are other numbers, or in another order, so that they are copies
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         """Turn their tensor into ours, one for each of the row's names."""
@@ -76,6 +78,7 @@ class SplitHeads(Op):
 
     heads: int
     parts: int = 3
+    copies: ClassVar[bool] = True
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         by_head = tensor.unflatten(0, (self.heads, self.parts, -1))
@@ -121,6 +124,7 @@ class Unpermute(Op):
     """GGUF's llama files turn neighbouring channels; ours turn channel i with i + half: undo the reordering of rows."""
 
     heads: int
+    copies: ClassVar[bool] = True
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         return [tensor.unflatten(0, (self.heads, -1, 2)).transpose(1, 2).flatten(0, 2)]
@@ -134,6 +138,7 @@ class Add(Op):
     """A constant added: GGUF's Gemma norms are stored with their 1 already added."""
 
     value: float
+    copies: ClassVar[bool] = True
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         return [tensor + self.value]
@@ -147,6 +152,7 @@ class Repeat(Op):
     """One tensor that serves as several of ours: each gets its own copy, and the first is what is saved."""
 
     count: int
+    copies: ClassVar[bool] = True
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         return [tensor, *(tensor.clone() for _ in range(self.count - 1))]
@@ -305,6 +311,36 @@ class WeightTable:
     def _first(self, spelling: str) -> tuple[Row, tuple[str, ...]] | None:
         named = (row for row in self.rows if row.kind != "zeros")
         return next(((row, ours) for row in named if (ours := row.match(spelling)) is not None), None)
+
+
+Assigned = list[tuple[str, Row, Sequence[str]]]  # the tensors to read, each with its row and our names
+
+
+def assigned(
+    table: WeightTable, names: Sequence[str], parameters: Collection[str], tied: Collection[str]
+) -> tuple[Assigned, list[str]]:
+    """Return which of a file's tensors are read, in the file's order, each with its row and our names; and the unused ones.
+
+    Args:
+        names: of the file's tensors. parameters: every name of the model's. tied: those that are another's.
+    """
+    ranks = {row: rank for rank, row in enumerate(table.rows)}
+    filled: dict[str, int] = {}  # by which row
+    found: Assigned = []
+    unused: list[str] = []
+    for name in names:
+        row, ours = table.find(name) or (None, ())
+        wanted = (
+            [n for n in ours if n in parameters and not (row.kind in ("also", "twin") and n in tied)] if row else []
+        )
+        if row is None or (row.kind == "map" and not wanted):
+            unused.append(name)
+        elif any(
+            filled.get(n, ranks[row]) >= ranks[row] for n in wanted
+        ):  # else a known extra, or filled by an earlier row
+            found.append((name, row, ours))
+            filled.update(dict.fromkeys(ours, ranks[row]))
+    return found, unused
 
 
 # What training programs put around modules, and so into names: torch.compile, data parallelism, FSDP.

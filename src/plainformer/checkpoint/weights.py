@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from plainformer.checkpoint.account import what_to_do, why_missing
 from plainformer.checkpoint.filling import Filling, put
 from plainformer.checkpoint.formats.source import some
-from plainformer.checkpoint.rows import Row, WeightTable
+from plainformer.checkpoint.rows import Assigned, Row, WeightTable, assigned
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError, plural
 from plainformer.model.linear import Linear, LinearGroup
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MANY_LAYERS = 64
-Plan = list[tuple[str, Row, Sequence[str]]]  # the tensors to read, each with its row and our names
 Sizes = Mapping[str, tuple[int, ...]]  # of the whole model's parameters
 _OTHER = "the configuration and the weights are not of the same model"
 
@@ -68,12 +67,9 @@ def load_weights(
     # Until the file has shown that it is of this size, a lying configuration must not take memory for zeros.
     plan = check_weights(model, source, table, allow_unused=allow_unused, new_head=new_head)
     for name, row, ours in plan:
-        if not filling.wants(ours):
-            continue
-        stored = source.read(name)
-        for our_name, tensor in zip(ours, _read(name, stored, row, ours, sizes), strict=True):
-            filling.put(our_name, tensor, stored if source.is_mapped(name) else None)
-        source.release()  # of a tensor that was converted, the file's own pages are not needed any more
+        if filling.wants(ours):
+            _fill(filling, source, name, row, ours, sizes)
+            source.release()  # of a tensor that was converted, the file's own pages are not needed any more
     _drop_pooler(model, plan)
     filling.tie()
     _fill_zeros(model, table if new_head else None, dtype, device)
@@ -88,7 +84,7 @@ def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tens
 
 def check_weights(
     model: Transformer, source: TensorSource, table: WeightTable, *, allow_unused: bool = False, new_head: bool = False
-) -> Plan:
+) -> Assigned:
     """Return what `load_weights` reads, and refuse what it refuses, by names, shapes and types: nothing is read.
 
     Raises CheckpointError.
@@ -115,26 +111,8 @@ def for_head(model: Transformer, source: TensorSource, table: WeightTable) -> di
     return found
 
 
-def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple[Plan, list[str]]:
-    """Return the tensors to read, in the file's order, each with its row and our names; and those that no row uses."""
-    tied, parameters = dict(model.config.tied), set(model.sizes())
-    ranks = {row: rank for rank, row in enumerate(table.rows)}
-    filled: dict[str, int] = {}  # by which row
-    plan: Plan = []
-    unused: list[str] = []
-    for name in source.names():
-        row, ours = table.find(name) or (None, ())
-        wanted = (
-            [n for n in ours if n in parameters and not (row.kind in ("also", "twin") and n in tied)] if row else []
-        )
-        if row is None or (row.kind == "map" and not wanted):
-            unused.append(name)
-        elif any(
-            filled.get(n, ranks[row]) >= ranks[row] for n in wanted
-        ):  # else a known extra, or filled by an earlier row
-            plan.append((name, row, ours))
-            filled.update(dict.fromkeys(ours, ranks[row]))
-    return plan, unused
+def _plan(model: Transformer, source: TensorSource, table: WeightTable) -> tuple[Assigned, list[str]]:
+    return assigned(table, source.names(), set(model.sizes()), dict(model.config.tied))
 
 
 def check_depth(config: ModelConfig, source: TensorSource) -> None:
@@ -149,6 +127,13 @@ def check_depth(config: ModelConfig, source: TensorSource) -> None:
             f"the configuration asks for {layers} layers, and the weights are only {plural(count, 'tensor')}",
             _OTHER,
         )
+
+
+def _fill(filling: Filling, source: TensorSource, name: str, row: Row, ours: Sequence[str], sizes: Sizes) -> None:
+    """Read a tensor into its parameters; what was made of it on the way is gone before the next is read."""
+    stored = source.read(name)
+    for our_name, tensor in zip(ours, _read(name, stored, row, ours, sizes), strict=True):
+        filling.put(our_name, tensor, stored if source.is_mapped(name) else None)
 
 
 def _read(name: str, tensor: Tensor, row: Row, ours: Sequence[str], sizes: Sizes) -> list[Tensor]:
@@ -195,7 +180,7 @@ def _fill_zeros(
             put(model, name, nn.Parameter(torch.zeros(parameter.shape, dtype=kind, device=device), False))
 
 
-def _drop_pooler(model: Transformer, plan: Plan) -> None:
+def _drop_pooler(model: Transformer, plan: Assigned) -> None:
     """Remove the pooler of a base model whose checkpoint has none: masked language models are trained without one."""
     config, has_pooler = model.config, any(name.startswith("head.") for name in model.sizes())
     filled = any(name.startswith("head.") for _, _, ours in plan for name in ours)
@@ -206,7 +191,7 @@ def _drop_pooler(model: Transformer, plan: Plan) -> None:
 
 
 def _account(
-    model: Transformer, table: WeightTable, plan: Plan, unused: list[str], allow_unused: bool, new_head: bool
+    model: Transformer, table: WeightTable, plan: Assigned, unused: list[str], allow_unused: bool, new_head: bool
 ) -> None:
     """Refuse parameters that no tensor would fill, and tensors that would fill none."""
     filled, tied = {our_name for _, _, ours in plan for our_name in ours}, dict(model.config.tied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -9,16 +10,16 @@ from cyclopts import Parameter
 from plainformer.cli.flags import Flags, as_flag
 from plainformer.cli.options import Json, probe_output, restored, write_json
 from plainformer.cli.progress import screen
-from plainformer.cli.screen import console, print_facts, shown, table
+from plainformer.cli.screen import console, folded, print_facts, shown, table
 from plainformer.config.loading import LoadOptions
 from plainformer.config.options import specs
-from plainformer.errors import UsageError, opt
+from plainformer.errors import UsageError, opt, spelt
 from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.workload import Workload
 
 if TYPE_CHECKING:
     from plainformer.measuring import Measured
-    from plainformer.plan.fit import Fitted
+    from plainformer.plan.fitted import Fitted
     from plainformer.plan.planned import Plan
 
 _GROUP = "What else is answered"
@@ -84,9 +85,7 @@ def plan(
     out = console()
     print_plan(out, made)
     if found is not None:
-        out.print()
-        for line in found.lines():
-            out.print(line, markup=False)
+        print_fitted(out, found)
     if measured is not None:
         print_measured(out, measured)
     if plot is not None:
@@ -127,30 +126,45 @@ def _measured(made: Plan) -> Measured:
 
 
 def print_plan(out: Any, made: Plan) -> None:
-    """Print the table of parts, the phase of the peak, what is left, the time, and the rule of thumb."""
-    from plainformer.plan.shown import columns, facts, layout_said, part_rows, title, units
+    """Print the tables of parts and of a file, then what is to be known besides, a line for each sentence."""
+    from plainformer.plan.shown import facts, file_rows, layout_said, table_rows, title
 
-    out.print(title(made), markup=False)
+    out.print("\n".join(folded(title(made), out.width)), markup=False)
     if made.layout.world > 1:
-        out.print(layout_said(made), markup=False)
-    (unit, power), (binary, other) = units(made)
-    names = [f"{name}, {unit}" if made.layout.world > 1 else unit for name, _ in columns(made)]
-    rows = table("part", *names, binary, "note", right=(*names, binary))
-    sums = [0] * len(names)
-    for part, sizes, note in part_rows(made):
-        rows.add_row(
-            shown(part), *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}", shown(note)
-        )
-        sums = [before + size for before, size in zip(sums, sizes, strict=True)]
-    rows.add_row("in all", *(f"{size / power:,.3f}" for size in sums), f"{max(sums) / other:,.3f}", "")
-    out.print(rows)
+        out.print(layout_said(made.layout), markup=False)
+    for (heads, written), texts in (
+        (table_rows(made), ("part", "note")),
+        (file_rows(made), ("type in the file", "as")),
+    ):
+        rows = table(*heads, right=[name for name in heads if name not in texts])
+        for row in written:
+            rows.add_row(*map(shown, row))
+        if written:
+            out.print(rows)
+            out.print()
+    for name, sentences in facts(made, as_flag).items():
+        print_fact(out, name, sentences)
+
+
+def print_fact(out: Any, name: str, sentences: Sequence[str]) -> None:
+    """Print what there is to say of one thing, each sentence on a line of its own."""
+    for place, sentence in enumerate(sentences):
+        print_facts(out, {"" if place else name: sentence}, label=15)
+
+
+def print_fitted(out: Any, found: Fitted) -> None:
+    """Print the answer of a search, its best answers, and why the next one does not fit."""
+    columns, answers = found.table()
     out.print()
-    said = facts(made, as_flag)
-    notes = said.pop("assumed").split("; ")
-    print_facts(out, {name: text for name, text in said.items() if text}, label=15)
-    print_facts(out, {"assumed" if not place else "": note for place, note in enumerate(notes[:1])}, label=15)
-    for note in notes[1:]:
-        print_facts(out, {"": note}, label=15)
+    print_fact(out, f"fit {found.kind}", [spelt(found.answer, as_flag)])
+    if answers:
+        rows = table(*columns, right=[name for name in columns if name not in ("model", "checkpointing")])
+        for row in answers:
+            rows.add_row(*map(shown, row))
+        out.print(rows)
+        out.print()
+    if found.why:
+        print_fact(out, "does not fit", [spelt(found.why, as_flag)])
 
 
 def print_measured(out: Any, measured: Measured) -> None:

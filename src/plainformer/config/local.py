@@ -5,6 +5,7 @@ that they cannot disagree.
 
     tensor parallel     a layer's heads, its feed-forward units, the rows of its vocabulary
     pipeline parallel   a range of the layers; the frontend goes with the first of a stack, the head with the last of all
+    ZeRO-2, 3           some of the rows of each parameter that these have left
 
 A parameter that several stages need - a tied table, T5's bias, ALBERT's layer - is held by each of them.
 """
@@ -136,6 +137,13 @@ class Local:
                 first = kept.setdefault(sources.get(name, name), name)
                 pairs += [(name, first)] if first != name else []
         return tuple(pairs)
+
+    def rows(self, part: Part) -> tuple[int, int] | None:
+        """Return which rows of a part ZeRO leaves here: the first, and the one after the last; None where it leaves all."""
+        layout = self.layout
+        if layout.zero < 2 or layout.dp == 1 or not part.shape:
+            return None
+        return chunk_rows(part.local_shape[0], layout.dp, self.place.dp)
 
     def holds(self, name: str) -> bool:
         """Return whether a parameter of the whole model, by any of its names, is held here under that name."""

@@ -181,31 +181,50 @@ def attend_eagerly(
     neighbouring rows share, which comes before the keys. All queries that look at the same keys - those of the heads that
     share them, and of a prefix those of the rows that share it - are rows of one product, so that keys are read once.
     """
-    batch, heads, queries, size = q_BHTE.shape
-    kv_heads = k_BKSE.size(1)
-    q_BKGE = (q_BHTE * scale).reshape(batch, kv_heads, -1, size)  # G: the queries of all heads that share keys
-    scores_BKGS = q_BKGE @ k_BKSE.transpose(-1, -2)
-    if prefix is not None:
-        of_prefix = _beside(_stacked(q_BKGE, len(prefix[0])) @ prefix[0].transpose(-1, -2), batch)
-        scores_BKGS = torch.cat((of_prefix, scores_BKGS), dim=-1)
-    scores_BHTS = scores_BKGS.view(batch, heads, queries, -1)
-    if softcap is not None:
-        scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
-    if mask.causal:
-        hidden = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).triu(1)
-        scores_BHTS = scores_BHTS.masked_fill(
-            hidden, torch.finfo(scores_BHTS.dtype).min
-        )  # under autocast not the queries'
-    elif mask.bias is not None:
-        scores_BHTS = scores_BHTS + mask.bias
-        scores_BHTS = scores_BHTS.clamp_min(torch.finfo(scores_BHTS.dtype).min)
-    probabilities_BHTS = scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
-    p_BKGS = drop(probabilities_BHTS, dropout, training=True).view(batch, kv_heads, q_BKGE.size(2), -1)
+    batch, kv_heads = len(q_BHTE), k_BKSE.size(1)
+    probabilities_BHTS = _probabilities(q_BHTE, k_BKSE, mask, scale, softcap, prefix)
+    p_BHTS = drop(probabilities_BHTS, dropout, training=True)
+    p_BKGS = p_BHTS.view(batch, kv_heads, -1, p_BHTS.size(-1))  # G: the queries of all heads that share keys
     context_BKGE = p_BKGS[..., -k_BKSE.size(2) :] @ v_BKSE
     if prefix is not None:
         p_prefix = p_BKGS[..., : prefix[1].size(2)]
         context_BKGE = context_BKGE + _beside(_stacked(p_prefix, len(prefix[1])) @ prefix[1], batch)
     return context_BKGE.reshape(q_BHTE.shape), probabilities_BHTS
+
+
+def _probabilities(
+    q_BHTE: Tensor,
+    k_BKSE: Tensor,
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+    prefix: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return (B, H, T, P + S). A step at a time, each in place of the one before: no more than two are ever in memory."""
+    scores_BHTS = _scores(q_BHTE, k_BKSE, scale, prefix)
+    if softcap is not None:
+        scores_BHTS = scores_BHTS / softcap
+        scores_BHTS = scores_BHTS.tanh()
+        scores_BHTS = scores_BHTS * softcap
+    lowest = torch.finfo(scores_BHTS.dtype).min  # under autocast not the queries'
+    if mask.causal:
+        hidden_TS = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=scores_BHTS.device).triu(1)
+        scores_BHTS = scores_BHTS.masked_fill(hidden_TS, lowest)
+    elif mask.bias is not None:
+        scores_BHTS = scores_BHTS + mask.bias
+        scores_BHTS = scores_BHTS.clamp_min(torch.finfo(scores_BHTS.dtype).min)
+    return scores_BHTS.softmax(-1, dtype=torch.float32).to(q_BHTE.dtype)
+
+
+def _scores(q_BHTE: Tensor, k_BKSE: Tensor, scale: float, prefix: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return (B, H, T, P + S), as they are without a cap or a mask."""
+    batch, heads, queries, size = q_BHTE.shape
+    q_BKGE = (q_BHTE * scale).reshape(batch, k_BKSE.size(1), -1, size)
+    scores_BKGS = q_BKGE @ k_BKSE.transpose(-1, -2)
+    if prefix is not None:
+        of_prefix = _beside(_stacked(q_BKGE, len(prefix[0])) @ prefix[0].transpose(-1, -2), batch)
+        scores_BKGS = torch.cat((of_prefix, scores_BKGS), dim=-1)
+    return scores_BKGS.view(batch, heads, queries, -1)
 
 
 def _stacked(x_BKGE: Tensor, prompts: int) -> Tensor:

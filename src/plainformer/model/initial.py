@@ -12,6 +12,7 @@ from plainformer.config.initial import Distribution, FirstWeights, constant, nor
 from plainformer.model.frontend import ConvPositions
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.position import sinusoid
+from plainformer.model.spare import with_rows
 from plainformer.model.transformer import Transformer
 
 
@@ -43,8 +44,12 @@ def _first_of(
     if model.local is None:
         return _first(first, name, module, shape, seed)
     part = model.local.parts[name]
-    value = _first(first, part.name, module, torch.Size(part.shape), seed)
-    return value if part.dim is None else value.narrow(part.dim, part.start, part.stop - part.start).clone()
+    value, rows = _first(first, part.name, module, torch.Size(part.shape), seed), model.local.rows(part)
+    if part.dim is not None:
+        value = value.narrow(part.dim, part.start, part.stop - part.start)
+    if rows is not None:
+        return with_rows(value, *rows, value.dtype)
+    return value if part.dim is None else value.clone()
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

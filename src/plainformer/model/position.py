@@ -159,7 +159,8 @@ class BucketBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.buckets, heads))
 
     def forward(self, queries: int, keys: int) -> Tensor:
-        return self.weight[self.bucket(-distances(queries, keys, self.weight.device))].permute(2, 0, 1)[None]
+        bias_TSH = self.weight[self.bucket(-distances(queries, keys, self.weight.device))]
+        return bias_TSH.permute(2, 0, 1)[None].contiguous()  # or the fused kernel would copy it in every layer
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Return bucket numbers: half of them exact, the others logarithmic up to `max_distance`; two-sided unless causal."""

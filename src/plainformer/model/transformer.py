@@ -7,8 +7,8 @@ V vocabulary, C classes or an image's channels, L layers, H heads, M mel channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,21 +19,20 @@ from plainformer.config import HeadConfig, ModelConfig, TokenFrontend
 from plainformer.config.local import Local
 from plainformer.config.model import in_millions
 from plainformer.config.shapes import shapes
-from plainformer.config.values import check_whole
-from plainformer.errors import UsageError, a_type
+from plainformer.errors import UsageError
 from plainformer.model.attention import Cache
+from plainformer.model.call import (
+    check_documents,
+    check_inputs,
+    check_names,
+    check_options,
+    decoder_input,
+    main_input,
+    stack_inputs,
+)
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.heads import Head, pick
-from plainformer.model.inputs import (
-    READS,
-    StackInput,
-    check_ids,
-    check_rows,
-    check_tensor,
-    checked_token_types,
-    flatten_choices,
-    shift_right,
-)
+from plainformer.model.inputs import StackInput, check_ids, check_rows, check_tensor
 from plainformer.model.stack import Stack, StackOutput
 from plainformer.model.stages import Crossing, Pipe, crossings, run_stage
 
@@ -58,17 +57,6 @@ class ModelOutput:
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
     encoder: StackOutput | None = None
-
-
-_DECODER_NAMES = {
-    "decoder_input_ids": "input_ids",
-    "decoder_inputs_embeds": "inputs_embeds",
-    "decoder_attention_mask": "attention_mask",
-    "decoder_position_ids": "position_ids",
-    "decoder_head_mask": "head_mask",
-    "cross_head_mask": "cross_head_mask",
-}
-_MAIN_NAMES = tuple(f.name for f in fields(StackInput) if f.name != "cross_head_mask")
 
 
 class Transformer(nn.Module):
@@ -212,10 +200,10 @@ class Transformer(nn.Module):
             UsageError: an unknown or ill-shaped input. InputError: ids, lengths or images that the model cannot take.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_options(cache, encoder_output, logits_to_keep)
-        choices = self._check_inputs(inputs)
+        check_options(self.config, cache, encoder_output, logits_to_keep)
+        choices = check_inputs(self.config, inputs, self.training)
         if inputs.get("document_ids") is not None:
-            self._check_documents(cache)
+            check_documents(self.config, cache)
         only = self.head.reads(logits_to_keep) if only_logits else None
         options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         main = {"only": only, "shared": not only_logits}
@@ -241,8 +229,8 @@ class Transformer(nn.Module):
             those that have a label.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_options(None, encoder_output, 0)
-        self._check_inputs(inputs)
+        check_options(self.config, None, encoder_output, 0)
+        check_inputs(self.config, inputs, self.training)
         output, _ = self._run(inputs, encoder_output)
         return StackOutput(self._read(output), output.real_BT)
 
@@ -265,11 +253,11 @@ class Transformer(nn.Module):
 
         The inputs are those of `forward`. Where the stage is the last, what has come goes into `pipe` instead.
         """
-        return run_stage(self, came, self._stack_inputs(inputs))
+        return run_stage(self, came, stack_inputs(self.config, inputs, self.training))
 
     def crossings(self, **inputs: Tensor | None) -> list[Crossing]:
         """Return the sizes of what each stage but the last gives for the inputs of `forward`."""
-        return crossings(self, self._stack_inputs(inputs))
+        return crossings(self, stack_inputs(self.config, inputs, self.training))
 
     @property
     def scoring_head(self) -> Head:
@@ -291,14 +279,8 @@ class Transformer(nn.Module):
         if self.encoder is None:
             raise UsageError("this model has no encoder", "call it directly")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
-        self._check_names(given)
+        check_names(self.config, given, self.training)
         return self._through("encoder", StackInput(**given))
-
-    def _check_inputs(self, inputs: dict[str, Tensor | None]) -> int:
-        """Refuse inputs that the model does not read, flatten choices into rows, and return how many there are; 0 if none."""
-        both = self.encoder is not None and self.decoder is not None
-        self._check_names(inputs, _DECODER_NAMES if both else ())
-        return flatten_choices(inputs) if self.config.head.kind == "choice" else 0
 
     def _run(
         self,
@@ -314,18 +296,18 @@ class Transformer(nn.Module):
         `main`: what is asked of the former alone: `only`, and whether it is `shared` with other stages.
         """
         main = main or {}
-        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
+        first = main_input(inputs)
         states = output_hidden_states or self.config.head.mixed_states > 0
         options = {"output_hidden_states": states, "output_attentions": output_attentions}
         if self.encoder is None:
-            return self._through("decoder", main_input, cache=cache, **main, **options), None
+            return self._through("decoder", first, cache=cache, **main, **options), None
         if self.decoder is None:
-            return self._through("encoder", main_input, **main, **options), None
+            return self._through("encoder", first, **main, **options), None
         if encoder_output is None:
-            encoder_output = self._through("encoder", main_input, **options)
-        decoder_input = self._decoder_input(inputs)
-        check_rows(decoder_input, len(encoder_output.last_hidden_state), cache.copies if cache is not None else 1)
-        output = self._through("decoder", decoder_input, cache=cache, encoder_output=encoder_output, **main, **options)
+            encoder_output = self._through("encoder", first, **options)
+        second = decoder_input(self.config, inputs)
+        check_rows(second, len(encoder_output.last_hidden_state), cache.copies if cache is not None else 1)
+        output = self._through("decoder", second, cache=cache, encoder_output=encoder_output, **main, **options)
         return output, encoder_output
 
     def _through(self, name: str, inputs: StackInput, *, shared: bool = True, **options: Any) -> StackOutput:
@@ -336,70 +318,11 @@ class Transformer(nn.Module):
         output: StackOutput = stack(inputs, **options)
         return output
 
-    def _stack_inputs(self, inputs: dict[str, Tensor | None]) -> dict[str, StackInput]:
-        """Return what each stack reads of a call's inputs, which are checked."""
-        inputs = {"input_ids": None, "attention_mask": None, **inputs}
-        self._check_inputs(inputs)
-        main_input = StackInput(**{name: inputs.get(name) for name in _MAIN_NAMES})
-        if self.encoder is None or self.decoder is None:
-            return {"decoder" if self.encoder is None else "encoder": main_input}
-        return {"encoder": main_input, "decoder": self._decoder_input(inputs)}
-
     def _read(self, output: StackOutput) -> Tensor:
         """Return the vectors that the head reads, (B, T, D)."""
         if self.config.head.mixed_states and output.hidden_states is not None:
             return self.head.mix(output.hidden_states)
         return output.last_hidden_state
-
-    def _check_options(self, cache: Cache | None, encoder_output: StackOutput | None, logits_to_keep: int) -> None:
-        if cache is not None and self.decoder is None:
-            raise UsageError("this model has no decoder, so it has no use for a cache", "leave out cache=...")
-        if cache is not None and not self.main.causal:
-            raise UsageError(
-                "each position of this model sees the later ones: it cannot be cached", "leave out cache=..."
-            )
-        if cache is not None and not isinstance(cache, Cache):
-            raise UsageError(f"cache is {a_type(cache)}", "pass KeyValueCache(model.config, rows)")
-        if encoder_output is not None and (self.encoder is None or self.decoder is None):
-            raise UsageError("encoder_output is for an encoder-decoder, which this model is not", "leave it out")
-        if encoder_output is not None and not isinstance(encoder_output, StackOutput):
-            raise UsageError(
-                f"encoder_output is {a_type(encoder_output)}, not an encoder's output",
-                "pass what encode() gave, or .encoder of an earlier output",
-            )
-        check_whole("logits_to_keep", logits_to_keep, 0, fix="give 0 (all positions) or more")
-
-    def _check_names(self, inputs: dict[str, Tensor | None], decoder_names: Iterable[str] = ()) -> None:
-        known = {*READS[self.config.input_frontend.kind], "head_mask", *decoder_names}
-        if self.encoder is not None and self.decoder is not None:
-            known -= {"document_ids"}  # each decoder row attends to one whole encoder row
-        for name, value in inputs.items():
-            if name not in known and (value is not None or name not in _MAIN_NAMES):
-                raise UsageError(f"{name!r} is not an input of this model", "it reads " + ", ".join(sorted(known)))
-            if value is not None:
-                check_tensor(name, value)
-            if name == "token_type_ids" and value is not None:
-                frontend = self.config.input_frontend
-                assert isinstance(frontend, TokenFrontend)
-                inputs[name] = checked_token_types(frontend, value, self.training)
-
-    def _check_documents(self, cache: Cache | None) -> None:
-        if cache is not None:
-            raise UsageError("a cache holds one document for each row", "leave out document_ids=..., or cache=...")
-        if self.config.head.pick != "all":
-            what = "document_ids put several documents into a row, and this model's head reads one vector for each row"
-            raise UsageError(what, "give each document a row of its own, or call states()")
-
-    def _decoder_input(self, inputs: dict[str, Tensor | None]) -> StackInput:
-        given = {ours: inputs.get(theirs) for theirs, ours in _DECODER_NAMES.items()}
-        if given["input_ids"] is None and given["inputs_embeds"] is None:
-            if inputs["input_ids"] is None:
-                raise UsageError("an encoder-decoder needs decoder_input_ids", "start with config.decoder_start_id")
-            mask = inputs["attention_mask"]
-            given["input_ids"] = shift_right(inputs["input_ids"], self.config, mask)
-            if given["attention_mask"] is None:
-                given["attention_mask"] = mask
-        return StackInput(**given)
 
     def _finish(
         self, output: StackOutput, input_ids: Tensor | None, encoder: StackOutput | None, keep: int, choices: int

@@ -150,12 +150,15 @@ class _Words:
 def part_of(mesh: Mesh) -> Callable[[ModelConfig], Transformer]:
     """Return what makes the empty part of a model that this rank has: for `load_model(..., make=part_of(mesh))`.
 
+    With ZeRO-2 and 3, what fills it fills the rows alone that `make_sharded` will leave here.
     Raises UsageError, when it is called, for a model that cannot be divided so.
     """
 
     def make(config: ModelConfig) -> Transformer:
         mesh.layout.check(config)
-        here = local(config, mesh.layout, mesh.rank) if mesh.layout.tp * mesh.layout.pp > 1 else None
+        layout = mesh.layout
+        shares = layout.tp * layout.pp > 1 or (layout.zero >= 2 and layout.dp > 1)
+        here = local(config, layout, mesh.rank) if shares else None
         return make_tensor_parallel(Transformer(config, here), mesh)
 
     return make

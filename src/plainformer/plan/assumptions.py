@@ -50,7 +50,7 @@ def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
         if workload.dtype is None:
             yield f"weights in fp32, as `load` gives them on a CPU; {opt('dtype', 'bf16')} halves them"
         if workload.dtype == "int8":
-            yield "int8 rounds the matrices of linears; embeddings, norms and convolutions stay fp32"
+            yield "int8 rounds the matrices of linears, once all weights are there in fp32; others stay so"
         return
     if workload.precision == "pure-bf16" or workload.optimizer != "adamw":
         yield "`train` has AdamW and fp32 weights: this is another program's step, counted by the same rules"

@@ -1,7 +1,8 @@
 """Bytes of a key-value cache, as `generation/cache` allocates them, in every mode of generation. No torch.
 
 One layer's keys are a buffer (R, K, capacity, E), and so are its values. Its capacity follows the rules of `Session` (room
-for the prompt, and for at most `FIRST_ROOM` tokens more), of `Store` (doubled when it is full), and of the layer's window.
+for the prompt, and for at most `FIRST_ROOM` tokens more), of `Store` (doubled when it is full, but not beyond what can be
+needed), and of the layer's window.
 
 Shapes: B prompts, R = B * copies rows, K key-value heads, E channels of a head, S positions of the encoder's output.
 """
@@ -56,7 +57,7 @@ class CacheBytes:
 
     Attributes:
         prefilled: after the prompt. full: at the end, as `KeyValueCache.memory_bytes()` says.
-        growth: of the old buffer, which is still there while one that is twice as large is filled from it.
+        growth: of the old buffer, which is still there while a larger one is filled from it.
         prefill_read, read: of one layer's keys and values as attention reads them, where these are not the buffers
             themselves: an int8 cache's made wide again, a window's at the moment when the oldest are let go.
         reorder: of the copy by which beams change places.
@@ -95,14 +96,16 @@ class _Layer:
 
     Attributes:
         held: positions of each row's own. capacity: of its buffers. shared: bytes of what the rows of a prompt share.
+        limit: positions beyond which a window lets the oldest go. needed: the most positions of its own; it grows to no more.
     """
 
     def __init__(self, stack: StackConfig, use: CacheUse, window: int | None) -> None:
         self.use, self.heads, self.size = use, stack.num_kv_heads, stack.head_dim
         self.kept = None if window is None else window - 1 + SLACK
-        self.most = None if self.kept is None else 2 * self.kept
+        self.limit = None if self.kept is None else 2 * self.kept
         room = min(use.new, FIRST_ROOM)
         self.rows, self.held, self.shared, self.growth, self.read = use.prompts, 0, 0, 0, 0
+        self.needed = use.prompt + use.new
         self.capacity = self._bounded(use.prompt + (room if use.copies == 1 else 0))
         self._prefill()
         self.prefilled, self.prefill_read = self.bytes, self.read
@@ -118,7 +121,7 @@ class _Layer:
         return 2 * self._both_parts(self.capacity) + self.shared
 
     def _bounded(self, capacity: int) -> int:
-        return capacity if self.most is None else min(capacity, self.most)
+        return capacity if self.limit is None else min(capacity, self.limit)
 
     def _store(self, positions: int, number: int) -> int:
         return self.rows * self.heads * positions * self.size * number
@@ -172,7 +175,7 @@ class _Layer:
         old, capacity = self.capacity, self.capacity
         while capacity < needed:
             capacity *= 2
-        self.capacity = max(needed, self._bounded(capacity))
+        self.capacity = self._bounded(min(capacity, self.needed))
         numbers = self._both_parts(old) - self._scales(old)
         added = self._scales(self.capacity) - self._scales(old)
         self.growth = max(numbers - added, self._scales(old))
@@ -187,5 +190,5 @@ class _Layer:
         """Let rows share what is held; an int8 cache makes it wide, since all steps read it."""
         wide = self.use.kind == "int8"
         self.shared = 2 * (self._store(self.held, self.use.number) if wide else self._both_parts(self.capacity))
-        self.rows, self.held = self.rows * copies, 0
+        self.rows, self.held, self.needed = self.rows * copies, 0, self.use.new
         self.capacity = self._bounded(max(room, 1))

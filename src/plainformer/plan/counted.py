@@ -8,20 +8,27 @@ from functools import lru_cache
 from plainformer.config.layout import Layout, Place
 from plainformer.config.local import Local
 from plainformer.config.model import ModelConfig
-from plainformer.plan.inference import inference_phases
+from plainformer.plan.inference import inference_phases, loading_of
 from plainformer.plan.result import Phase, RankPlan, alike
+from plainformer.plan.stored import FileType, StoredFile
 from plainformer.plan.training import training_phases
+from plainformer.plan.weights import Held, weights
 from plainformer.plan.workload import Workload
 
 
 def rank_plans(
-    config: ModelConfig, workload: Workload, layout: Layout, *, on_gpu: bool = False
+    config: ModelConfig,
+    workload: Workload,
+    layout: Layout,
+    *,
+    on_gpu: bool = False,
+    stored: str | StoredFile | None = None,
 ) -> tuple[RankPlan, ...]:
-    """Return what the ranks hold; those that hold the same are one."""
+    """Return what the ranks hold; those that hold the same are one. `stored`: as the weights are in their file."""
     found = []
     for place, ranks in classes(workload, layout):
         here = _local(config, layout, place)
-        found.append(RankPlan(ranks, place_said(layout, place), phases(here, workload, on_gpu=on_gpu)))
+        found.append(RankPlan(ranks, place_said(layout, place), phases(here, workload, on_gpu=on_gpu, stored=stored)))
     return alike(found)
 
 
@@ -30,11 +37,39 @@ def _local(config: ModelConfig, layout: Layout, place: Place) -> Local:
     return Local(config, layout, place)
 
 
-def phases(here: Local, workload: Workload, *, on_gpu: bool = False) -> tuple[Phase, ...]:
+def phases(
+    here: Local, workload: Workload, *, on_gpu: bool = False, stored: str | StoredFile | None = None
+) -> tuple[Phase, ...]:
     """Return the phases of one rank."""
     if workload.training:
-        return training_phases(here, workload, on_gpu=on_gpu)
-    return inference_phases(here, workload, on_gpu=on_gpu)
+        return training_phases(here, workload, on_gpu=on_gpu, stored=stored)
+    return inference_phases(here, workload, on_gpu=on_gpu, stored=stored)
+
+
+def file_types(
+    config: ModelConfig, workload: Workload, file: StoredFile, *, alone: bool = True, on_gpu: bool = False
+) -> tuple[FileType, ...]:
+    """Return what a file stores, type by type, with the bytes of the same weights once they are loaded.
+
+    `alone`: whether one device has them all.
+    """
+    held: dict[str, list[Held]] = {}
+    if alone:
+        source, same = file.by_parameter, dict(config.tied)
+        for one in weights(config, loading_of(config, workload, file, on_gpu=on_gpu)).held:
+            found = source.get(one.name) or source.get(same.get(one.name, one.name))
+            held.setdefault(found.kind if found is not None else "", []).append(one)
+    return tuple(
+        FileType(
+            kind,
+            len(tensors),
+            sum(tensor.numbers for tensor in tensors),
+            sum(tensor.bytes for tensor in tensors),
+            sum(one.own + one.mapped for one in held.get(kind, ())) if alone else None,
+            " and ".join(dict.fromkeys(one.dtype for one in held.get(kind, ()))),
+        )
+        for kind, tensors in file.kinds().items()
+    )
 
 
 def classes(workload: Workload, layout: Layout) -> Iterator[tuple[Place, tuple[int, ...]]]:

@@ -159,16 +159,33 @@ def this_machine() -> Device:
     return Device(name, available_memory(), bandwidth, {"fp32": flops}, kind="cpu", source=source)
 
 
+def unit_of(size: float) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return the decimal and the binary unit that a size is said in, each with its bytes."""
+    return (("GB", GB), ("GiB", GIB)) if abs(size) >= GB else (("MB", 10**6), ("MiB", 2**20))
+
+
 def said(size: float) -> str:
     """Return bytes for people, in GB and GiB: "13.48 GB (12.55 GiB)"; small ones in MB and MiB."""
-    size = int(size)
-    unit, power, binary, other = ("GB", GB, "GiB", GIB) if abs(size) >= 10**9 else ("MB", 10**6, "MiB", 2**20)
+    (unit, power), (binary, other) = unit_of(size)
     return f"{size / power:,.2f} {unit} ({size / other:,.2f} {binary})"
 
 
-def short(size: float) -> str:
-    """Return bytes for people in one unit: "13.48 GB", "7.1 MB", "812 bytes"."""
-    for unit, power in (("TB", 10**12), ("GB", GB), ("MB", 10**6), ("kB", 10**3)):
-        if abs(size) >= power:
+def short(size: float, like: float = 0) -> str:
+    """Return bytes for people in one unit: "13.48 GB", "7.10 MB", "812 bytes".
+
+    `like`: a size whose unit is taken, so that figures of one sentence can be compared.
+    """
+    for unit, power in (("GB", GB), ("MB", 10**6), ("kB", 10**3)):
+        if max(abs(size), like) >= power:
             return f"{size / power:,.2f} {unit}"
     return f"{int(size)} bytes"
+
+
+def apart(one: float, two: float) -> tuple[str, str]:
+    """Return two sizes in one unit, with as many digits as it takes to tell them apart: "1.0004 GB", "1.0000 GB"."""
+    unit, power = unit_of(max(one, two))[0]
+    for digits in range(2, 10 if one != two else 3):
+        said = tuple(f"{size / power:,.{digits}f} {unit}" for size in (one, two))
+        if said[0] != said[1]:
+            break
+    return said[0], said[1]

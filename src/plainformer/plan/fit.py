@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config.layout import Layout
 from plainformer.config.model import ModelConfig
-from plainformer.errors import UsageError, opt, plural, spelt
+from plainformer.errors import UsageError, opt, plural
 from plainformer.plan.asked import LayoutOptions
 from plainformer.plan.devices import short
+from plainformer.plan.fitted import CheapestLayouts, LargestBatch, LargestContext, LargestModels, layout_said, over
 from plainformer.plan.lengths import reads_text
 
 if TYPE_CHECKING:
@@ -19,36 +19,6 @@ if TYPE_CHECKING:
 MOST = 1 << 24  # rows or tokens: more would tell nobody anything
 MOST_DEVICES = 64  # that are tried where nobody says how many there are
 BEST = 3
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """An answer of `--fit`.
-
-    Attributes:
-        what: batch, context, model or layout. answer: a sentence.
-        plans: what fits, the best first. rejected: what is a step further, and does not. why: by which phase and bytes.
-    """
-
-    what: str
-    answer: str
-    plans: tuple[Plan, ...]
-    rejected: Plan | None = None
-    why: str = ""
-
-    def lines(self) -> list[str]:
-        """Return it for people."""
-        return [self.answer, *([self.why] if self.why else [])]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return {
-            "fit": self.what,
-            "answer": spelt(self.answer),
-            "plans": [one.to_dict() for one in self.plans],
-            "rejected": None if self.rejected is None else self.rejected.to_dict(),
-            "why": spelt(self.why),
-        }
 
 
 def largest_batch(plan: Plan) -> int | None:
@@ -105,25 +75,22 @@ def need_device(plan: Plan, what: str) -> None:
         raise UsageError(f"{opt('fit', what)} needs to know the memory", fix)
 
 
-def fit_batch(plan: Plan) -> Fitted:
+def fit_batch(plan: Plan) -> LargestBatch:
     """Return the largest batch."""
     need_device(plan, "batch")
     most = plan.largest_batch or 0
     further = plan.with_workload(batch=most + 1)
     if not most:
-        return Fitted("batch", "not even one row fits", (), further, over("1 row", further))
+        return LargestBatch(answer="not even one row fits", rows=0, rejected=further, why=over("1 row", further))
+    best = plan.with_workload(batch=most)
     if most >= MOST:
-        return Fitted("batch", f"{most:,} rows fit, and no more were tried", (plan.with_workload(batch=most),))
-    return Fitted(
-        "batch",
-        f"largest batch: {plural(most, 'row')} at a time",
-        (plan.with_workload(batch=most),),
-        further,
-        over(plural(most + 1, "row"), further),
-    )
+        return LargestBatch(answer=f"{most:,} rows fit, and no more were tried", rows=most, plans=(best,))
+    said = f"largest batch: {plural(most, 'row')} at a time, which need {short(best.total)}"
+    why = over(plural(most + 1, "row"), further)
+    return LargestBatch(answer=said, rows=most, plans=(best,), rejected=further, why=why)
 
 
-def fit_context(plan: Plan) -> Fitted:
+def fit_context(plan: Plan) -> LargestContext:
     """Return the longest row."""
     need_device(plan, "context")
     if not reads_text(plan.config):
@@ -132,24 +99,22 @@ def fit_context(plan: Plan) -> Fitted:
     own = most - _after(plan)
     if not most:
         further = at_length(plan, 1)
-        return Fitted("context", "not even one token fits", (), further, over("1 token", further))
+        return LargestContext(
+            answer="not even one token fits", tokens=0, rejected=further, why=over("1 token", further)
+        )
+    best = at_length(plan, own)
     said = f"largest context: {plural(most, 'token')} a row"
-    said += f", of which {plan.workload.new:,} may follow the prompt" if _after(plan) else ""
+    said += f", {plan.workload.new:,} of which may follow the prompt" if _after(plan) else ""
+    said += f"; it needs {short(best.total)}"
     if own >= _longest(plan):
         where = "the model has no more positions" if own < MOST else "no more were tried"
-        return Fitted("context", f"{said}; {where}", (at_length(plan, own),))
+        return LargestContext(answer=f"{said}; {where}", tokens=most, plans=(best,))
     further = at_length(plan, own + 1)
-    return Fitted("context", said, (at_length(plan, own),), further, over(plural(most + 1, "token"), further))
+    why = over(plural(most + 1, "token"), further)
+    return LargestContext(answer=said, tokens=most, plans=(best,), rejected=further, why=why)
 
 
-def over(what: str, plan: Plan) -> str:
-    """Return why a plan does not fit: its phase and its bytes."""
-    assert plan.device is not None
-    place = f" on the rank of {plan.worst.place}" if plan.worst.place else ""
-    return f"{what}: {short(plan.total)} of {short(plan.device.memory)} in {plan.phase}{place}"
-
-
-def fit_models(plans: Iterable[Plan]) -> Fitted:
+def fit_models(plans: Iterable[Plan]) -> LargestModels:
     """Return the largest published models that fit, from plans of all of them."""
     every = sorted(plans, key=lambda one: one.parameters)
     if not every:
@@ -160,40 +125,32 @@ def fit_models(plans: Iterable[Plan]) -> Fitted:
     further = next((one for one in every if not one.fits), None)
     why = "" if further is None else over(further.name, further)
     if not good:
-        return Fitted("model", "no published shape that is known here fits", (), further, why)
+        return LargestModels(answer="no published model that is known here fits", rejected=further, why=why)
     best = tuple(reversed(good[-BEST:]))
-    names = ", ".join(f"{one.name} ({short(one.total)})" for one in best)
-    beyond = next((one for one in every if one.parameters > best[0].parameters), None)
-    why = "" if beyond is None else over(beyond.name, beyond)
-    return Fitted("model", f"largest published shapes that fit: {names}", best, beyond, why)
+    return LargestModels(answer="the largest published models that fit", plans=best, rejected=further, why=why)
 
 
-def fit_layout(plan: Plan, asked: LayoutOptions) -> Fitted:
-    """Return the layouts that need fewest devices, of these the fastest; what was given stays as it is."""
+def fit_layout(plan: Plan, asked: LayoutOptions) -> CheapestLayouts:
+    """Return the layouts that fit with the fewest devices, and why the next cheaper one does not.
+
+    Args:
+        asked: what was said of the layout stays as it is; `devices` and `nodes` are how many there are.
+    """
     need_device(plan, "layout")
     tried = _tried(plan, asked)
-    if not tried:
-        raise UsageError(f"{opt('fit', 'layout')}: no layout is left to try", "give fewer options of it")
-    good = sorted((one for one in tried if one.fits), key=_order)
+    good = [one for one in tried if one.fits]
     if not good:
-        nearest = min(tried, key=lambda one: one.total)
-        count = plural(max(one.layout.world for one in tried), "device")
-        return Fitted(
-            "layout", f"no layout of up to {count} fits", (), nearest, over(f"nearest: {said(nearest)}", nearest)
-        )
-    best = tuple(good[:BEST])
-    first = _order(best[0])
+        nearest = min(tried, key=lambda one: one.total, default=None)
+        answer = f"no layout of up to {plural(asked.count or MOST_DEVICES, 'device')} fits"
+        why = "" if nearest is None else over(f"the nearest, {layout_said(nearest)}", nearest)
+        return CheapestLayouts(answer=answer, rejected=nearest, why=why)
+    good.sort(key=_order)
+    first = _order(good[0])
     cheaper = [one for one in tried if not one.fits and _order(one) < first]
     closest = max(cheaper, key=lambda one: (one.layout.world, -one.total), default=None)
-    why = (
-        "nothing cheaper was tried"
-        if closest is None
-        else f"the next cheaper one does not fit: {over(said(closest), closest)}"
-    )
-    answer = "; ".join(
-        f"{number}. {said(one)}: {short(one.total)}{_rate(one)}" for number, one in enumerate(best, start=1)
-    )
-    return Fitted("layout", answer, best, closest, why)
+    why = "" if closest is None else over(f"the next cheaper one, {layout_said(closest)}", closest)
+    answer = "the cheapest layouts that fit: fewest devices, then most tokens/s"
+    return CheapestLayouts(answer=answer, plans=tuple(good[:BEST]), rejected=closest, why=why)
 
 
 def _tried(plan: Plan, asked: LayoutOptions) -> list[Plan]:
@@ -214,24 +171,6 @@ def _order(plan: Plan) -> tuple[float, ...]:
     rate = 0.0 if bound is None or bound.tokens_per_second is None else bound.tokens_per_second
     simple = plan.layout.zero, plan.layout.pp, plan.layout.tp
     return plan.layout.world, -rate, plan.workload.recomputed_every, *simple
-
-
-def said(plan: Plan) -> str:
-    """Return a layout in words: "8 devices: tp 2, dp 4, zero 3, checkpointing all"."""
-    layout = plan.layout
-    parts = [
-        f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1
-    ]
-    parts += [f"zero {layout.zero}"] if layout.zero else []
-    parts += [f"checkpointing {plan.workload.checkpointing}"] if plan.workload.recomputed_every else []
-    return f"{plural(layout.world, 'device')}{': ' if parts else ''}{', '.join(parts)}"
-
-
-def _rate(plan: Plan) -> str:
-    bound = plan.time
-    return (
-        "" if bound is None or bound.tokens_per_second is None else f", at most {bound.tokens_per_second:,.0f} tokens/s"
-    )
 
 
 def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:

@@ -263,10 +263,12 @@ def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, embedded
             made_of = ops.storage(length * length * 44)  # distances, logarithms and what is chosen of them
             del made_of
             index = ops.storage(length * length * 8)
-            bias = ops.operation(
+            by_place = ops.operation(
                 length * length * stack.num_heads, weight.width, [Input(weight)], [index], strided=True
             )  # heads are its last dimension in memory
             del index
+            bias = ops.copied(by_place)
+            del by_place
         for window in dict.fromkeys(stack.windows):
             if causal and length > 1 and real is None and bias is None and (window or length) >= length:
                 made[window] = Mask(causal=True)

@@ -16,18 +16,22 @@ from plainformer.config.local import Local
 from plainformer.config.parts import MelFrontend
 from plainformer.plan.activations import Learning, Run, Share
 from plainformer.plan.cache import SLACK, CacheBytes, CacheUse, cache_bytes
+from plainformer.plan.devices import short
 from plainformer.plan.frontends import INPUTS, Sizes
 from plainformer.plan.heads import HeadRun
 from plainformer.plan.layers import MASKS, Flow, Heads
 from plainformer.plan.operations import Operations
 from plainformer.plan.result import ACTIVATIONS, CACHE, CONVERSION, GROWTH, LOGITS, WEIGHTS, WORKSPACE, Item, Phase
 from plainformer.plan.result import MASKS as MASKS_AND_ROTATIONS
+from plainformer.plan.stored import StoredFile
 from plainformer.plan.tape import Value
 from plainformer.plan.weights import WIDTHS, Loaded, Loading, usual_backend, weights
 from plainformer.plan.workload import Workload
 
 RATE = 16_000  # samples a second of what waveform models were trained on
 PIECE = 1 << 20  # int8 weights that are made wide at a time (`Int8Weight.PIECE`)
+JOINED = "matrices of the same input joined"
+HOW = {"plain": "as stored", "fused": JOINED, "compiled": JOINED, "onednn": "in oneDNN's layout"}
 SEARCHED = 4  # logits of a step that beams and samples hold at once: before and after processing, sorted, probabilities
 
 
@@ -178,28 +182,47 @@ def without_dropout(config: ModelConfig) -> ModelConfig:
 
 
 def inference_phases(
-    here: Local, workload: Workload, *, on_gpu: bool = False, backend: str | None = None
+    here: Local,
+    workload: Workload,
+    *,
+    on_gpu: bool = False,
+    backend: str | None = None,
+    stored: str | StoredFile | None = None,
 ) -> tuple[Phase, ...]:
     """Return what one rank holds in each phase of an inference.
 
     Args:
-        backend: of the linears; None: the one that loading chooses.
+        backend: of the linears; None: the one that loading chooses. stored: as the weights are in their file.
     """
-    return _Plan(here, workload, on_gpu, backend).phases()
+    loading = loading_of(here.config, workload, stored, on_gpu=on_gpu, backend=backend)
+    return _Plan(here, workload, loading).phases()
+
+
+def loading_of(
+    config: ModelConfig,
+    workload: Workload,
+    stored: str | StoredFile | None = None,
+    *,
+    on_gpu: bool = False,
+    backend: str | None = None,
+) -> Loading:
+    """Return how `load` gets the weights that are asked for; `backend` as for `inference_phases`."""
+    if workload.training:
+        return Loading(stored=stored, mapped=False, copied=True)
+    dtype = workload.dtype or "fp32"
+    usual = "int8" if dtype == "int8" else usual_backend(config, dtype, cpu=not on_gpu)
+    held = "fp32" if dtype == "int8" else dtype
+    return Loading(dtype=held, backend=backend or usual, mapped=not on_gpu, stored=stored)
 
 
 class _Plan:
     """One rank's inference."""
 
-    def __init__(self, here: Local, workload: Workload, on_gpu: bool, backend: str | None) -> None:
+    def __init__(self, here: Local, workload: Workload, loading: Loading) -> None:
         self.here, self.workload = here, workload
-        dtype = workload.dtype or "fp32"
-        self.dtype = "fp32" if dtype == "int8" else dtype
-        usual = "int8" if dtype == "int8" else usual_backend(here.config, dtype, cpu=not on_gpu)
-        self.backend, self.number = backend or usual, WIDTHS[self.dtype]
-        loading = Loading(dtype=self.dtype, backend=self.backend, mapped=not on_gpu)
+        self.backend, self.number = loading.backend, WIDTHS[loading.dtype or "fp32"]
         self.loaded: Loaded = weights(here.config, loading, here)
-        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note(dtype))
+        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note(workload.dtype or "fp32"))
         # Each rank has all words' scores.
         self.config = replace(here.model, head=here.config.head)
         layout = here.layout
@@ -213,9 +236,8 @@ class _Plan:
         )
 
     def _note(self, dtype: str) -> str:
-        if not self.loaded.mapped:
-            return f"{dtype}, {self.backend}"
-        return f"{dtype}, {self.backend}; {self.loaded.mapped / 1e9:.2f} GB are pages of the file"
+        kind = "int8, embeddings and norms in fp32" if dtype == "int8" else f"{dtype}, {HOW[self.backend]}"
+        return f"{kind}; {short(self.loaded.mapped)} are pages of the file" if self.loaded.mapped else kind
 
     def phases(self) -> tuple[Phase, ...]:
         load = Phase("load", (self.weights, Item(CONVERSION, max(self.loaded.peak - self.loaded.own, 0))))
@@ -312,7 +334,7 @@ class _Plan:
         biased = decoder.num_heads if decoder.relative_bias is not None else 1 if masked else 0
         rows = R if masked else 1
         parts[MASKS] = parts.get(MASKS, 0) + rows * seen * biased * self.number
-        scores = 3 * R * decoder.num_heads * seen * self.number if w.copies > 1 or decoder.score_softcap else 0
+        scores = 2 * R * decoder.num_heads * seen * self.number if w.copies > 1 or decoder.score_softcap else 0
         read = cache.read + scores if w.cache == "int8" else max(cache.read, scores)  # a window that moves sees less
         logits = R * self.config.head.out_size * self.number * (1 if w.copies == 1 else SEARCHED)
         memory = w.batch * encoder * decoder.hidden_size * self.number

@@ -296,10 +296,12 @@ def attend_eagerly(
     if K < H:
         q = ops.copied(q)  # heads that share keys are the rows of one product
     k, v = (x.seen_as(strided=not heads.by_head) for x in (heads.k, heads.v))
-    raw = scores = ops.product(q, k, number)  # which stay until the context is there, as q does
-    del k
+    scores = ops.product(q, k, number)
+    del q, k
     if softcap is not None:
-        scores = ops.scaled(ops.keeps_output(ops.scaled(scores)))
+        scores = ops.scaled(scores)
+        scores = ops.keeps_output(scores)
+        scores = ops.scaled(scores)
     hidden = None
     if mask.causal:
         hidden = ops.new(flow.length * S, 1)
@@ -307,9 +309,11 @@ def attend_eagerly(
     elif mask.bias is not None:
         scores = ops.add(scores, mask.bias)
         scores = ops.keeps_input(scores)
-    probabilities = ops.cast(ops.keeps_output(scores, width=4), width)
+    probabilities = ops.keeps_output(scores, width=4)
+    probabilities = ops.cast(probabilities, width)
+    del scores, hidden
     context = ops.product(ops.drop(probabilities, dropout), v, heads.q.numbers)
-    del q, raw, scores, hidden, probabilities
+    del probabilities
     return ops.copied(context.seen_as(strided=True))
 
 

@@ -13,10 +13,11 @@ from plainformer.config.shapes import shapes
 from plainformer.errors import UsageError, opt
 from plainformer.plan.asked import TargetOptions
 from plainformer.plan.assumptions import assumptions
-from plainformer.plan.counted import rank_plans
+from plainformer.plan.counted import file_types, rank_plans
 from plainformer.plan.devices import Device, extras, short
 from plainformer.plan.result import Item, RankPlan
 from plainformer.plan.rules import Rule, rule_of
+from plainformer.plan.stored import FileType, StoredFile
 from plainformer.plan.time import Bound, bound_of
 from plainformer.plan.workload import Workload
 
@@ -29,7 +30,8 @@ class Plan:
         name: of the model. parameters: numbers, tied ones counted once.
         ranks: what each device holds, phase by phase; devices that hold the same are one entry.
         beside: memory of a GPU that no tensor has, as far as it is known.
-        notes: what was assumed, a sentence each.
+        about: where the model's sizes are from, as far as that has to be said. notes: what was assumed, a sentence each.
+        stored: the type of the weights in their file, or the file by its header; None where nothing is known of it.
     """
 
     name: str
@@ -41,7 +43,9 @@ class Plan:
     parameters: int
     ranks: tuple[RankPlan, ...] = field(repr=False)
     beside: tuple[Item, ...] = ()
+    about: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    stored: str | StoredFile | None = field(default=None, repr=False)
 
     @property
     def devices(self) -> tuple[RankPlan, ...]:
@@ -135,13 +139,25 @@ class Plan:
             )
         return "what the allocator hands out; the resident set of a process also has Python and PyTorch, about 0.3 GB"
 
+    @cached_property
+    def file(self) -> tuple[FileType, ...]:
+        """Return what a GGUF file stores, type by type, with what is held of it once it is loaded; () for no such file."""
+        if not isinstance(self.stored, StoredFile):
+            return ()
+        on_gpu = self.device is not None and self.device.kind == "gpu"
+        return file_types(self.config, self.workload, self.stored, alone=self.layout.world == 1, on_gpu=on_gpu)
+
     def with_workload(self, **changes: Any) -> Plan:
         """Return the plan for a changed workload."""
-        return planned(self.config, self.workload.changed(**changes), self.layout, self.device, self.target, self.name)
+        return self._again(self.workload.changed(**changes), self.layout)
 
     def with_layout(self, layout: Layout) -> Plan:
         """Return the plan for another layout."""
-        return planned(self.config, self.workload, layout, self.device, self.target, self.name)
+        return self._again(self.workload, layout)
+
+    def _again(self, workload: Workload, layout: Layout) -> Plan:
+        about = self.name, self.about, self.stored
+        return planned(self.config, workload, layout, self.device, self.target, *about)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it: bytes, seconds and counts."""
@@ -175,9 +191,10 @@ def planned(
     device: Device | None = None,
     target: TargetOptions | None = None,
     name: str = "",
-    notes: tuple[str, ...] = (),
+    about: tuple[str, ...] = (),
+    stored: str | StoredFile | None = None,
 ) -> Plan:
-    """Return the plan of a model by its configuration.
+    """Return the plan of a model by its configuration; the arguments as the fields of `Plan`.
 
     Raises:
         UsageError: the layout cannot work for this model; the message has every reason, with what would.
@@ -188,7 +205,7 @@ def planned(
     if on_gpu and workload.dtype == "int8":
         what = f"{opt('dtype', 'int8')}: weights are rounded to eight bits on a CPU alone"
         raise UsageError(what, f"give {opt('dtype', 'bf16')}, or leave {opt('device')} out for the arithmetic")
-    ranks = rank_plans(config, workload, layout, on_gpu=on_gpu)
+    ranks = rank_plans(config, workload, layout, on_gpu=on_gpu, stored=stored)
     made = Plan(
         name=name or config.family,
         config=config,
@@ -198,7 +215,9 @@ def planned(
         target=target,
         parameters=count_parameters(config),
         ranks=ranks,
-        notes=(*notes, *assumptions(config, workload, layout, device)),
+        about=about,
+        notes=(*about, *assumptions(config, workload, layout, device)),
+        stored=stored,
     )
     return replace(made, beside=beside(made))
 

@@ -18,6 +18,20 @@ PARTS = (
     *(WEIGHTS, GATHERED, GRADIENTS, OPTIMIZER, AVERAGE, CACHE, GROWTH, ACTIVATIONS, LOGITS, MASKS),
     *(WORKSPACE, CONVERSION, BUFFERS),
 )
+# What happens in each phase, for people.
+PHASES = {
+    "load": "the weights are loaded",
+    "encode": "the encoder reads the input",
+    "prefill": "the prompt is read",
+    "decode": "tokens are written one by one",
+    "forward": "the model computes its answers",
+    "loss": "scores and their loss are computed",
+    "backward": "gradients are computed",
+    "sync": "devices add up their gradients",
+    "clip": "the norm of the gradients is computed",
+    "step": "the optimizer moves the weights",
+    "save": "a checkpoint is written",
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plainformer.config.model import ModelConfig
+from plainformer.errors import plural
 from plainformer.plan.devices import short
 from plainformer.plan.published import size_in
 from plainformer.plan.result import GRADIENTS, OPTIMIZER, WEIGHTS, RankPlan
@@ -54,7 +55,9 @@ def rule_of(
     count = size_in(name) or parameters
     dtype = "fp32" if workload.training else workload.dtype or "fp32"
     rule = count * _BYTES[dtype] * (4 if workload.training else 1)
-    times = "4 bytes, training x4" if workload.training else f"{_BYTES[dtype]} {'byte' if dtype == 'int8' else 'bytes'}"
+    times = (
+        "4 bytes x 4 for training" if workload.training else f"{_BYTES[dtype]} {'byte' if dtype == 'int8' else 'bytes'}"
+    )
     worst = max(ranks, key=lambda rank: rank.bytes)
     about = (WEIGHTS, GRADIENTS, OPTIMIZER) if workload.training else (WEIGHTS,)
     held: dict[str, int] = {}
@@ -77,27 +80,31 @@ def _divided(ranks: tuple[RankPlan, ...], rule: int, copies: int) -> tuple[str, 
     count = sum(len(rank.ranks) for rank in ranks) // copies
     worst = max(rank.bytes for rank in ranks)
     share = rule / max(count, 1)
-    ranks_said = f"divided by {count} ranks it is {short(share)} each"
-    return (f"{ranks_said}; the worst of them needs {short(worst)}, {worst / share:.2f} times that",)
+    return (
+        f"divided among {count} devices, that is {short(share)} each",
+        f"the device that needs most needs {short(worst, share)}, {worst / share:.2f} times that",
+    )
 
 
 def _sentences(
     config: ModelConfig, workload: Workload, count: int, parameters: int, rule: int, states: int, worst: RankPlan
 ) -> Iterator[str]:
-    what = "weights, gradients and states" if workload.training else "weights"
-    off = rule / max(states, 1) - 1
+    what = "weights, gradients and optimizer states" if workload.training else "weights"
+    off = states / max(rule, 1) - 1
     if abs(off) < _NEAR:
-        yield f"right for the {what} to {abs(off):.1%}"
+        yield f"the {what} are {short(states, rule)}: right to {abs(off):.1%}"
     else:
-        yield f"for the {what} it is off by {off:+.1%}: they are {short(states)}{_because(config, workload, count, parameters)}"
+        sign = "more" if off > 0 else "less"
+        yield f"the {what} are {short(states, rule)}, {abs(off):.1%} {sign}{_because(config, workload, count, parameters)}"
     peak = worst.bytes
     if peak > rule * (1 + _NEAR):
         rest = {name: size for name, size in worst.peak.parts().items() if name not in (WEIGHTS, GRADIENTS, OPTIMIZER)}
         largest = sorted(rest, key=lambda name: -rest[name])[:2]
         named = " and ".join(f"{name} ({short(rest[name])})" for name in largest)
-        yield f"for the peak, in {worst.peak.name}, it is wrong by {peak / rule:.2f}x{f': it leaves out {named}' if named else ''}"
+        left_out = f": it leaves out {named}" if named else ""
+        yield f"the peak is {short(peak, rule)}, {peak / rule:.2f} times the rule{left_out}"
     else:
-        yield f"at the peak, in {worst.peak.name}, it is {rule / peak:.2f}x what is needed"
+        yield f"the peak is {short(peak, rule)}, {peak / rule:.2f} times the rule"
     yield _grows(config, workload)
 
 
@@ -120,17 +127,18 @@ def _because(config: ModelConfig, workload: Workload, count: int, parameters: in
 def _grows(config: ModelConfig, workload: Workload) -> str:
     """Return what the rule does not see grow."""
     if workload.training:
-        return "it knows neither batch nor length: activations and logits grow with both, states do not"
+        return "it knows neither batch nor length: activations and logits grow with both"
     shared = [s for s in (config.encoder, config.decoder) if s is not None and len(set(s.layer_ids)) < s.num_layers]
     if shared:
         one = shared[0]
-        return f"{one.num_layers} layers share {len(set(one.layer_ids))} set of weights: time and activations are those of all"
+        sets = plural(len(set(one.layer_ids)), "set")
+        return f"{one.num_layers} layers share {sets} of weights, but each of them takes its time and its activations"
     stack = config.decoder
     if stack is None:
         return "it knows neither batch nor length: activations grow with both"
     size = 1 if workload.cache == "int8" else 2 if workload.dtype in ("bf16", "fp16") else 4
     token = 2 * stack.num_kv_heads * stack.head_dim * size * stack.num_layers
-    return f"it does not know the cache, which takes {short(token)} for each token of each row"
+    return f"it does not know the cache: {short(token)} for each token of each row"
 
 
 def said_count(count: int) -> str:

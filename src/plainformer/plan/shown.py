@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from plainformer.config.layout import Layout
 from plainformer.errors import Spelling, in_python, plural, spelt
-from plainformer.plan.devices import GB, GIB, said, short
+from plainformer.plan.devices import said, short, unit_of
 from plainformer.plan.lengths import lengths, reads_text
-from plainformer.plan.result import RankPlan
+from plainformer.plan.result import PHASES, RankPlan
+from plainformer.plan.stored import StoredFile
 
 if TYPE_CHECKING:
     from plainformer.plan.planned import Plan
+
+
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "sgd-momentum": "SGD with momentum", "adafactor": "Adafactor"}
 
 
 def title(plan: Plan) -> str:
@@ -20,8 +26,8 @@ def title(plan: Plan) -> str:
     asked, at = plan.workload, lengths(plan.config, plan.workload)
     words = [f"{plan.name}: {plan.parameters:,} parameters", asked.purpose]
     if asked.training:
-        words += [asked.optimizer, asked.precision]
-        words += [] if asked.trainable == "all" else [f"trained: {asked.trainable}"]
+        words += [OPTIMIZERS.get(asked.optimizer, asked.optimizer), asked.precision]
+        words += {"lora": [f"LoRA of rank {asked.lora_rank}"], "head": ["the head alone"]}.get(asked.trainable, [])
         words += [f"checkpointing {asked.checkpointing}"] if asked.recomputed_every else []
     else:
         words += [asked.dtype or "fp32"]
@@ -39,94 +45,157 @@ def title(plan: Plan) -> str:
     return ", ".join(words)
 
 
-def layout_said(plan: Plan) -> str:
-    """Return the division, in a line; "" for one device."""
-    layout = plan.layout
+def layout_said(layout: Layout) -> str:
+    """Return the division, in a line: "8 devices: 2 tensor-parallel x 4 data-parallel, ZeRO-3"; "" for one device."""
     if layout.world == 1:
         return ""
-    parts = [
-        f"{name} {value}" for name, value in (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp)) if value > 1
-    ]
-    parts += [f"zero {layout.zero}"] if layout.zero else []
-    parts += [layout.schedule] if layout.pp > 1 else []
-    return f"{layout.world} devices: {', '.join(parts)}"
+    sizes = (
+        ("tensor-parallel", layout.tp),
+        (f"pipeline stages ({layout.schedule})", layout.pp),
+        ("data-parallel", layout.dp),
+    )
+    parts = " x ".join(f"{count} {name}" for name, count in sizes if count > 1)
+    return f"{layout.world} devices: {parts}" + (f", ZeRO-{layout.zero}" if layout.zero else "")
 
 
 def columns(plan: Plan) -> list[tuple[str, RankPlan]]:
     """Return the devices that differ, each with its heading."""
     if len(plan.ranks) == 1:
         return [("each device" if plan.layout.world > 1 else "device", plan.ranks[0])]
-    return [(f"rank {_ranks(rank.ranks)}", rank) for rank in plan.ranks]
+    return [(_ranks(rank.ranks), rank) for rank in plan.ranks]
 
 
 def _ranks(ranks: tuple[int, ...]) -> str:
-    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} ..."
+    first, last = ranks[0], ranks[-1]
+    if len(ranks) == 1:
+        return f"rank {first}"
+    return f"ranks {first}-{last}" if len(ranks) == last - first + 1 else f"ranks {first}, {ranks[1]} ..."
 
 
-def units(plan: Plan) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return the decimal and the binary unit that a plan's figures are read in, each with its bytes."""
-    return (("GB", GB), ("GiB", GIB)) if plan.total >= GB else (("MB", 10**6), ("MiB", 2**20))
+Row = tuple[str, list[int], str]
 
 
-def part_rows(plan: Plan) -> list[tuple[str, list[int], str]]:
+def part_rows(plan: Plan) -> list[Row]:
     """Return each part with its bytes on each device at that device's peak, and a note."""
     shown: dict[str, list[int]] = {}
-    notes: dict[str, dict[str, None]] = {}
+    notes: dict[str, dict[str, int]] = {}
     found = columns(plan)
     for place, (_, rank) in enumerate(found):
         for item in rank.peak.items:
             if item.bytes:
                 shown.setdefault(item.name, [0] * len(found))[place] += item.bytes
-                notes.setdefault(item.name, {}).update({item.note: None} if item.note else {})
-    for item in plan.beside:
-        shown[item.name] = [item.bytes] * len(found)
-        notes[item.name] = {item.note: None}
-    return [(name, sizes, "; ".join(list(notes[name])[:3])) for name, sizes in shown.items()]
+                known = notes.setdefault(item.name, {})
+                known.update(
+                    {item.note: known.get(item.note, 0) + item.bytes} if item.note not in ("", item.name) else {}
+                )
+    rows = [(name, sizes, _note(notes[name])) for name, sizes in shown.items()]
+    return [*rows, *((item.name, [item.bytes] * len(found), ESTIMATE) for item in plan.beside)]
 
 
-def phase_line(rank: RankPlan) -> str:
-    """Return the phases with their bytes, the peak first."""
-    others = [f"{phase.name} {short(phase.bytes)}" for phase in rank.phases if phase is not rank.peak]
-    tail = f" ({', '.join(others)})" if others else ""
-    return f"{said(rank.bytes)} in {rank.peak.name}{tail}"
+ESTIMATE = "an estimate, see below"
+MOST_NOTES = 3
 
 
-def facts(plan: Plan, spelling: Spelling = in_python) -> dict[str, str]:
-    """Return what is to be known besides the table: a name and a sentence each."""
-    found = {"peak": phase_line(plan.worst), "comparable to": plan.comparable_to}
+def _note(found: Mapping[str, int]) -> str:
+    """Return what a part consists of, the largest first."""
+    names = sorted(found, key=lambda name: -found[name])
+    return "; ".join(names[:MOST_NOTES]) + ("; ..." if len(names) > MOST_NOTES else "")
+
+
+def table_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Return the table of parts, written: its columns, and its rows with the sums as the last."""
+    (unit, power), (binary, other) = unit_of(plan.total)
+    many = plan.layout.world > 1
+    heads = ["part", *(f"{name}, {unit}" if many else unit for name, _ in columns(plan)), binary, "note"]
+    heads[-2] = f"most, {binary}" if len(plan.ranks) > 1 else binary
+    rows = part_rows(plan)
+    rows.append(("in all", [sum(sizes) for sizes in zip(*(sizes for _, sizes, _ in rows), strict=True)], ""))
+    written = (
+        [name, *(_number(size, power) for size in sizes), _number(max(sizes), other), note]
+        for name, sizes, note in rows
+    )
+    return heads, list(written)
+
+
+def _number(size: int, power: int) -> str:
+    """Return a size for a table; one that would read as nothing is "< 0.001"."""
+    return "< 0.001" if 0 < size < power / 2000 else f"{size / power:,.3f}"
+
+
+def file_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Return the table of a GGUF file, written: its types, and what they are once they are loaded; no rows for no such file."""
+    if not isinstance(plan.stored, StoredFile):
+        return [], []
+    (unit, power), _ = unit_of(max(plan.total, plan.stored.size))
+    alone = plan.layout.world == 1
+    heads = ["type in the file", "tensors", "numbers", f"{unit} in the file"] + (
+        [f"{unit} loaded", "as"] if alone else []
+    )
+    rows = [
+        [one.kind, f"{one.tensors:,}", f"{one.numbers:,}", _number(one.bytes, power)]
+        + ([_number(one.loaded or 0, power), one.dtype or "not used"] if alone else [])
+        for one in plan.file
+    ]
+    more = ["", ""] if alone else []
+    rows.append(["header, vocabulary", "", "", _number(plan.stored.rest, power), *more])
+    loaded = [_number(sum(one.loaded or 0 for one in plan.file), power), ""] if alone else []
+    tensors, numbers = (sum(getattr(one, name) for one in plan.file) for name in ("tensors", "numbers"))
+    rows.append(["in all", f"{tensors:,}", f"{numbers:,}", _number(plan.stored.size, power), *loaded])
+    return heads, rows
+
+
+Facts = dict[str, list[str]]
+
+
+def facts(plan: Plan, spelling: Spelling = in_python) -> Facts:
+    """Return what is to be known besides the tables: a name, and sentences."""
+    rank = plan.worst
+    found = {"peak": [f"{said(rank.bytes)} in {plan.phase}: {PHASES[plan.phase]}"]}
+    found["phases"] = [", ".join(f"{phase.name} {short(phase.bytes, rank.bytes)}" for phase in rank.phases)]
     if plan.device is not None:
-        found["device"] = f"{plan.device.name}, {said(plan.device.memory)}"
+        where = "" if plan.device.kind == "memory" else f"{plan.device.name}: "
+        found["device"] = [f"{where}{said(plan.device.memory)}"]
         found["fits"] = fits_said(plan)
-        largest = [f"{plural(plan.largest_batch, 'row')} at a time"] if plan.largest_batch else []
-        largest += [f"{plural(plan.largest_context, 'token')} a row"] if plan.largest_context else []
-        found["largest"] = (
-            " or ".join(largest) or f"not even one row{' of one token' if reads_text(plan.config) else ''} fits"
-        )
     if plan.time is not None:
         found["time"] = time_said(plan)
-    found["rule of thumb"] = "; ".join([plan.rule.said, *plan.rule.sentences])
-    found["assumed"] = "; ".join(spelt(one, spelling) for one in plan.notes)
-    return found
+    found["rule of thumb"] = [plan.rule.said, *plan.rule.sentences]
+    found["compare with"] = plan.comparable_to.split("; ")
+    found["assumed"] = [spelt(one, spelling) for one in plan.notes]
+    found["estimates"] = [f"{item.name}: {item.note}" for item in plan.beside]
+    return {name: sentences for name, sentences in found.items() if sentences}
 
 
-def fits_said(plan: Plan) -> str:
+def fits_said(plan: Plan) -> list[str]:
     """Return whether it fits, with what is left, or missing, in bytes and in what is asked for."""
     left = plan.headroom or 0
+    largest = [f"{plural(plan.largest_batch, 'row')} at a time"] if plan.largest_batch else []
+    largest += [f"rows of {plural(plan.largest_context, 'token')}"] if plan.largest_context else []
+    most = (
+        f"at most {' or '.join(largest)}"
+        if largest
+        else f"not even one row{' of one token' if reads_text(plan.config) else ''} fits"
+    )
     if not plan.fits:
-        return f"no, {short(-left)} are missing in {plan.phase}"
-    more = [f"{plural(plan.headroom_rows, 'more row', 'more rows')}"] if plan.headroom_rows is not None else []
+        return [f"no, {short(-left)} are missing in {plan.phase}", most]
+    more = [f"{plural(plan.headroom_rows, 'more row')}"] if plan.headroom_rows is not None else []
     tokens = plan.headroom_tokens
-    more += [f"{plural(tokens, 'more token', 'more tokens')} a row"] if tokens is not None else []
-    return f"yes, {short(left)} left = {' or '.join(more)}"
+    more += [f"{plural(tokens, 'more token')} a row"] if tokens is not None else []
+    return [f"yes, {short(left)} are left: {' or '.join(more)}", most]
 
 
-def time_said(plan: Plan) -> str:
+def time_said(plan: Plan) -> list[str]:
     """Return the bound of the time, with what it was reckoned with."""
     bound = plan.time
     assert bound is not None
-    parts = [f"{name} {_seconds(value)} or more ({bound.limits[name]})" for name, value in bound.seconds.items()]
-    rate = f"at most {bound.tokens_per_second:,.0f} tokens/s: " if bound.tokens_per_second is not None else ""
-    return f"{rate}{', '.join(parts)}; with {', '.join(bound.assumptions)}"
+    parts = [
+        f"{_TIMED.get(name, name)} {_seconds(value)} or more, by {bound.limits[name]}"
+        for name, value in bound.seconds.items()
+    ]
+    rate = [f"at most {bound.tokens_per_second:,.0f} tokens/s"] if bound.tokens_per_second is not None else []
+    return [*rate, "; ".join(parts), f"reckoned with {', '.join(bound.assumptions)}"]
+
+
+_TIMED = {"prefill": "the prompt takes", "token": "each token", "step": "a step takes"}
 
 
 def _seconds(value: float) -> str:
@@ -138,17 +207,16 @@ def _seconds(value: float) -> str:
 def lines_of(plan: Plan) -> list[str]:
     """Return a plan in lines."""
     found = [title(plan)]
-    found += [layout_said(plan)] if plan.layout.world > 1 else []
-    names = [name for name, _ in columns(plan)]
-    (unit, power), (binary, other) = units(plan)
-    rows = [("part", *(f"{name}, {unit}" for name in names), binary)]
-    for name, sizes, _ in part_rows(plan):
-        rows.append((name, *(f"{size / power:,.3f}" for size in sizes), f"{max(sizes) / other:,.3f}"))
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        found.append("  ".join(cells).rstrip())
-    return [*found, *(f"{name}: {text}" for name, text in facts(plan).items() if text)]
+    found += [layout_said(plan.layout)] if plan.layout.world > 1 else []
+    for (heads, rows), texts in ((table_rows(plan), ("part", "note")), (file_rows(plan), ("type in the file", "as"))):
+        widths = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
+        for row in (heads, *rows) if rows else ():
+            cells = (
+                cell.ljust(width) if name in texts else cell.rjust(width)
+                for name, cell, width in zip(heads, row, widths, strict=True)
+            )
+            found.append("  ".join(cells).rstrip())
+    return [*found, *(f"{name}: {'; '.join(sentences)}" for name, sentences in facts(plan).items())]
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -167,6 +235,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "total": plan.total,
         "beside": {item.name: {"bytes": item.bytes, "source": item.note} for item in plan.beside},
         "parts": plan.parts,
+        "file": file_dict(plan),
         "devices": [rank.to_dict() for rank in plan.ranks],
         "fits": plan.fits,
         "headroom": plan.headroom,
@@ -181,19 +250,29 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
+def file_dict(plan: Plan) -> dict[str, Any] | None:
+    """Return what a GGUF file stores as JSON holds it; None for no such file."""
+    if not isinstance(plan.stored, StoredFile):
+        return None
+    types = {one.kind: one.to_dict() for one in plan.file}
+    return {"bytes": plan.stored.size, "rest": plan.stored.rest, "types": types}
+
+
 def html_of(plan: Plan) -> str:
     """Return a plan as a notebook shows it: bars for parts."""
     rows, whole = [], max(plan.total, 1)
-    unit, power = units(plan)[0]
+    unit, power = unit_of(plan.total)[0]
     for name, sizes, note in part_rows(plan):
         share = 100 * max(sizes) / whole
         bar = f'<div style="width:{share:.1f}%;background:#4878a8;height:0.8em"></div>'
-        cells = "".join(f'<td style="text-align:right">{size / power:,.3f}</td>' for size in sizes)
+        cells = "".join(f'<td style="text-align:right">{html.escape(_number(size, power))}</td>' for size in sizes)
         rows.append(
             f'<tr><td style="text-align:left">{html.escape(name)}</td>{cells}<td style="width:12em">{bar}</td>'
             f'<td style="text-align:left;color:gray">{html.escape(note)}</td></tr>'
         )
     heads = "".join(f"<th>{html.escape(name)}, {unit}</th>" for name, _ in columns(plan))
-    said_ = "".join(f"<li>{html.escape(name)}: {html.escape(text)}</li>" for name, text in facts(plan).items() if text)
+    points = "".join(
+        f"<li>{html.escape(name)}: {html.escape('; '.join(texts))}</li>" for name, texts in facts(plan).items()
+    )
     table = f"<table><tr><th>part</th>{heads}<th></th><th></th></tr>{''.join(rows)}</table>"
-    return f"<div><b>{html.escape(title(plan))}</b>{table}<ul>{said_}</ul></div>"
+    return f"<div><b>{html.escape(title(plan))}</b>{table}<ul>{points}</ul></div>"

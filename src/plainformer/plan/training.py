@@ -42,25 +42,31 @@ from plainformer.plan.result import (
     Phase,
 )
 from plainformer.plan.states import OWN_HEADS, adapter_shapes, shard_bytes, states
+from plainformer.plan.stored import StoredFile
 from plainformer.plan.tape import GRADIENTS as OF_GRADIENTS
 from plainformer.plan.tape import TEMPORARY
+from plainformer.plan.weights import Loading, weights
 from plainformer.plan.workload import Workload
 
 SAMPLES = 16_000  # a second of sound
 BUCKET = 25 << 20  # bytes of gradients that travel together (`parallel/data.py`)
+AHEAD = 2  # such messages with new weights at a time
 MASKED_SHARE = 0.15  # of a text's tokens that a masked model learns
 LETTERS = 15  # a second of speech, of which CTC keeps a number for each frame
 TARGETS = ("attention", "cross")  # what has adapters unless others are named
 NAMES = {OF_GRADIENTS: GRADIENTS, OF_MASKS: MASKS, heads.LOGITS: LOGITS, TEMPORARY: WORKSPACE, INPUTS: ACTIVATIONS}
 
 
-def training_phases(here: Local, workload: Workload, *, on_gpu: bool = False) -> tuple[Phase, ...]:
+def training_phases(
+    here: Local, workload: Workload, *, on_gpu: bool = False, stored: str | StoredFile | None = None
+) -> tuple[Phase, ...]:
     """Return the phases of a step on one rank, in their order.
 
     Args:
         here: what the rank holds. on_gpu: whether the device is one, where some kernels keep other things.
+        stored: as the weights are in their file.
     """
-    return Training(here, workload, on_gpu).phases()
+    return Training(here, workload, on_gpu, stored).phases()
 
 
 @dataclass
@@ -70,6 +76,7 @@ class Training:
     here: Local
     workload: Workload
     on_gpu: bool = False
+    stored: str | StoredFile | None = None
 
     def __post_init__(self) -> None:
         layout, place = self.here.layout, self.here.place
@@ -118,7 +125,7 @@ class Training:
         largest = max((math.prod(part.shape) for part in self.here.parts.values()), default=0) * self.width
         alone = self.here.layout.world == 1
         gathered = () if alone else (Item(BUFFERS, largest, "the largest tensor, gathered"),)
-        load = Phase("load", (base[0], Item(CONVERSION, largest, "the largest tensor")))
+        load = Phase("load", (base[0], self._converted(largest)))
         return (
             load,
             *(Phase(name, (*base, *items)) for name, items in self._computed().items()),
@@ -127,6 +134,13 @@ class Training:
             Phase("step", (*base, gradients, *self._step_items())),
             Phase("save", (*base, gradients, *gathered)),
         )
+
+    def _converted(self, largest: int) -> Item:
+        """Return what reading a file needs besides the weights: of blocks, the numbers that they become first."""
+        if not isinstance(self.stored, StoredFile):
+            return Item(CONVERSION, largest, "the largest tensor")
+        found = weights(self.here.config, Loading(stored=self.stored, mapped=False, copied=True), self.here)
+        return Item(CONVERSION, found.peak - found.own, "the largest tensor, unpacked")
 
     def _base(self) -> tuple[Item, ...]:
         """Return what is there all the time."""
@@ -140,7 +154,7 @@ class Training:
     def _computed(self) -> dict[str, list[Item]]:
         """Return what is alive at the peaks of forward pass, loss and backward pass."""
         layout, passes = self.here.layout, self.workload.accumulate
-        if self.zero >= 2 and passes == 1:
+        if self.zero >= 2:  # after each backward pass, not only the last of a step
             self.run.ops.gradient_share = self.dp
         found, kept = self.run.micro_batch()
         if passes == 1:
@@ -174,8 +188,9 @@ class Training:
         if self.dp == 1:
             return []
         if self.zero < 2:
-            sent = gradients // BUCKET * BUCKET if phase == "backward" else 0
-            return [Item(BUFFERS, sent, "buckets of gradients")] if sent else []
+            # A bucket has its memory from the first of its gradients on.
+            empty = min(-gradients % BUCKET, self.states.gradients - gradients) if phase == "backward" else 0
+            return [Item(BUFFERS, empty, "what is still empty of a bucket of gradients")] if empty > 0 else []
         units = self._units()
         layer, rest = max((size for name, size in units.items() if name), default=0), units.get("", 0)
         whole = sum(units.values()) if self.zero == 2 else rest + 2 * layer
@@ -194,15 +209,12 @@ class Training:
         return found
 
     def _synced(self, base: tuple[Item, ...], gradients: Item) -> tuple[Phase, ...]:
-        """Return the phase in which ranks add up their gradients, where they do it after the backward pass."""
-        items = []
-        if self.dp > 1 and self.zero < 2:
-            items.append(Item(BUFFERS, gradients.bytes, "buckets of gradients"))
+        """Return the phase in which stages add up the gradients of what several of them have, after the backward pass."""
         common = shared(self.here.config, self.here.layout)
         sizes = [math.prod(shape) * self.width for name, shape in self.learnt.items() if self._kept(name) in common]
-        if sizes:
-            items.append(Item(BUFFERS, sum(sizes), "gradients that stages share"))
-        return (Phase("sync", (*base, gradients, *items)),) if items else ()
+        if not sizes:
+            return ()
+        return (Phase("sync", (*base, gradients, Item(BUFFERS, sum(sizes), "gradients that stages share"))),)
 
     def _kept(self, name: str) -> str:
         part = self.here.parts.get(name)
@@ -211,8 +223,9 @@ class Training:
     def _step_items(self) -> list[Item]:
         items = [Item(WORKSPACE, self.states.temporary, "of the optimizer")] if self.states.temporary else []
         if self.dp > 1 and self.zero == 1:
-            whole = sum(math.prod(shape) for shape in self.learnt.values()) * self.width
-            items.append(Item(BUFFERS, whole, "new weights, for the others"))
+            sizes = [math.prod(shape) * self.width for shape in self.learnt.values()]
+            sent = min(sum(sizes), AHEAD * max(BUCKET, *sizes))
+            items.append(Item(BUFFERS, sent, "new weights, for the others"))
         return items
 
 

@@ -25,20 +25,8 @@ from plainformer.config import ModelConfig
 from plainformer.config.local import Local
 from plainformer.config.shapes import Parameter, Shape, every_name, first_names
 from plainformer.plan.states import shard_bytes
+from plainformer.plan.stored import SHORT, StoredFile
 
-# Bytes of a number as files name it. What a GGUF file packs into blocks: numbers of a block, bytes of a block.
-NUMBERS = {
-    "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1, "uint8": 1,
-    "F32": 4, "F16": 2, "BF16": 2,
-}  # fmt: skip
-BLOCKS = {
-    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "MXFP4": (32, 17),
-    "NVFP4": (64, 36), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
-    "IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82),
-    "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54),
-    "TQ2_0": (256, 66),
-}  # fmt: skip
-_SHORT = {"float32": "fp32", "F32": "fp32", "float16": "fp16", "F16": "fp16", "bfloat16": "bf16", "BF16": "bf16"}
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}
 BACKENDS = ("plain", "fused", "compiled", "onednn", "int8")
 SCALE = 4  # bytes: an fp32 number for each output
@@ -88,34 +76,36 @@ class Loading:
     Attributes:
         dtype: "fp32", "bf16" or "fp16"; None: as stored, and fp32 for what a file packs into blocks.
         backend: of the linears, see above; int8 is one.
-        stored: the type in the file: one for all ("float32"), or one for each parameter, by our names; None for a new
-            model, which has no file.
+        stored: the type in the file, one for all ("float32"), or the file by its header; None for a new model, which has
+            no file, or one of which nothing is known.
         mapped: whether tensors that need no conversion stay pages of the file: so on a CPU, unless a model is trained.
         transposed: whether the file has the matrices of layers as (I, O), as GPT-2's do: packing copies them.
+        copied: whether each weight is copied into memory of its own, as for training.
     """
 
     dtype: str | None = "fp32"
     backend: str = "plain"
-    stored: str | Mapping[str, str] | None = "float32"
+    stored: str | StoredFile | None = "float32"
     mapped: bool = True
     transposed: bool = False
+    copied: bool = False
 
     def type_of(self, name: str) -> str | None:
         """Return the type in which a parameter is stored; None where it is not."""
-        return self.stored if self.stored is None or isinstance(self.stored, str) else self.stored.get(name)
+        if not isinstance(self.stored, StoredFile):
+            return self.stored
+        found = self.stored.by_parameter.get(name)
+        return None if found is None else found.kind
 
     def dtype_of(self, name: str) -> str:
         """Return the dtype that a plain weight has."""
-        return self.dtype or _SHORT.get(self.type_of(name) or "float32", "fp32")
+        return self.dtype or SHORT.get(self.type_of(name) or "float32", "fp32")
 
-
-def stored_bytes(kind: str, shape: Shape) -> int:
-    """Return the bytes of a tensor in a file; `kind` as the file's reader names it: "float16", "Q4_K"."""
-    size = math.prod(shape)
-    if kind in NUMBERS:
-        return size * NUMBERS[kind]
-    numbers, bytes_ = BLOCKS[kind]
-    return size // numbers * bytes_
+    def is_mapped(self, name: str) -> bool:
+        """Return whether a weight is pages of the file: of its dtype, and in its order."""
+        if not self.mapped or SHORT.get(self.type_of(name) or "") != self.dtype_of(name):
+            return False
+        return not (isinstance(self.stored, StoredFile) and self.stored.by_parameter[name].rearranged)
 
 
 def usual_backend(config: ModelConfig, dtype: str = "fp32", *, cpu: bool = True) -> str:
@@ -144,7 +134,7 @@ def weights(
     after = [_prepared(one, parameter, loading) for one, (_, parameter) in zip(before, plain, strict=True)]
     if loading.backend in ("onednn", "int8"):  # a table stays, and the linear that is tied to it has a copy
         after += [_prepared(_plain(name, p, loading), p, loading) for name, p in second if p.kind == "linear"]
-    peak = max(_reading_peak(plain, before, loading), _preparing_peak(plain, before, second, loading))
+    peak = max(_reading_peak(before, loading, local), _preparing_peak(plain, before, second, loading))
     held = tuple(after)
     return Loaded(held, max(peak, sum(one.own for one in held)))
 
@@ -170,9 +160,8 @@ def _parameters(config: ModelConfig, local: Local | None) -> tuple[Sized, Sized]
 
 def _plain(name: str, parameter: Parameter, loading: Loading) -> Held:
     """Return a parameter as `load_weights` leaves it."""
-    dtype, stored = loading.dtype_of(name), loading.type_of(name)
+    dtype, mapped = loading.dtype_of(name), loading.is_mapped(name)
     size = parameter.size * WIDTHS[dtype]
-    mapped = loading.mapped and stored is not None and _SHORT.get(stored) == dtype
     return Held(name, 0 if mapped else size, size if mapped else 0, dtype)
 
 
@@ -189,14 +178,31 @@ def _prepared(one: Held, parameter: Parameter, loading: Loading) -> Held:
     return one
 
 
-def _reading_peak(plain: Sized, before: list[Held], loading: Loading) -> int:
-    """Return the most own bytes while tensors are read: blocks become fp32 first, and then the model's dtype."""
-    peak = total = 0
-    for (name, parameter), one in zip(plain, before, strict=True):
-        total += one.own
-        in_blocks = (loading.type_of(name) or "") in BLOCKS
-        peak = max(peak, total + (parameter.size * 4 if in_blocks and one.dtype != "fp32" else 0))
-    return peak
+def _reading_peak(before: list[Held], loading: Loading, local: Local | None) -> int:
+    """Return the most own bytes while a file's tensors are read, one after the other.
+
+    Blocks become fp32 numbers first, then these are rearranged, and then they get the model's dtype: each of these steps makes
+    a copy, unless there is nothing to do.
+    """
+    if not isinstance(loading.stored, StoredFile):
+        return sum(one.own for one in before)
+    places: dict[str, list[Held]] = defaultdict(list)
+    divided = set()
+    for one in before:
+        part = None if local is None else local.parts[one.name]
+        places[one.name if part is None else part.name].append(one)
+        divided |= {one.name} if part is not None and part.dim is not None else set()
+    total = peak = 0
+    for tensor in loading.stored.tensors:
+        held = [one for name in tensor.ours for one in places.get(name, ())]
+        read = tensor.numbers * WIDTHS["fp32"] if tensor.in_blocks else 0
+        changed = tensor.numbers * WIDTHS.get(tensor.read_as, 4) if tensor.rearranged else 0
+        kept = not loading.copied and all(one.dtype == tensor.read_as and one.name not in divided for one in held)
+        if held:
+            spare = (read if changed else 0) if kept else read + changed
+            total += sum(one.own for one in held)
+            peak = max(peak, total + spare)
+    return max(peak, sum(one.own for one in before))
 
 
 def _preparing_peak(plain: Sized, before: list[Held], second: Sized, loading: Loading) -> int:

@@ -37,6 +37,9 @@ class Pipelined:
             for turn, batch in zip(turns, batches, strict=True)
             for place, part in enumerate(run.objective.apart(batch))
         ]
+        turn, _, batch = parts[0]
+        for _ in range(run.gradients.lacking(len(parts))):
+            parts.append((turn._replace(counts=False), len(parts), batch))
         total = torch.zeros((), dtype=torch.float64, device=run.device)
 
         def loss(number: int) -> Tensor:

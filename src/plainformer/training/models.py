@@ -248,7 +248,8 @@ def divided_model(
     if asked.train == "head":
         _freeze_backbone(model)
     _rest_unread(model, config)
-    model.to(config.device)
+    if mesh.layout.zero < 2 or mesh.dp is None:  # what is divided goes to its device layer by layer, as it is divided
+        model.to(config.device)
     if asked.dropout is not None:
         set_dropout(model, asked.dropout)
     compiled = _compile if config.compile else None

@@ -13,6 +13,7 @@ from plainformer.errors import UsageError
 from plainformer.generation.cache import cache as cache_module
 from plainformer.generation.cache.cache import SLACK, KeyValueCache
 from plainformer.generation.search import generate
+from plainformer.generation.sessions import session as session_module
 from plainformer.loading import load_model
 from plainformer.model.transformer import Transformer
 from tests.support import models as make
@@ -45,6 +46,40 @@ def test_growth_keeps_what_is_there(folder: Path) -> None:
         cache.advance(size)
     assert cache.length == 9
     assert all(store.capacity == 16 for layer in cache.layers for store in (layer.keys, layer.values))
+
+
+def test_growth_ends_where_the_need_does(folder: Path) -> None:
+    """A buffer does not grow beyond what is expected; where more is written after all, it doubles as before."""
+    config = load_model(folder / "gpt2", backend="plain").config
+    cache = KeyValueCache(config, batch_size=1, capacity=10)
+    cache.expect(13)
+    sizes = []
+    for count in (10, 1, 2, 1, 12, 1):
+        for layer in range(2):
+            cache.update(layer, torch.zeros(1, 4, count, 8), torch.zeros(1, 4, count, 8))
+        sizes.append({store.capacity for layer in cache.layers for store in (layer.keys, layer.values)})
+    assert sizes == [{10}, {13}, {13}, {26}, {26}, {52}]
+    cache.expect(60)
+    cache.layers[0].keys.grow(27, 53)
+    assert cache.layers[0].keys.capacity == 60
+
+
+@pytest.mark.parametrize("kind", ["full", "int8"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])
+def test_a_generation_has_room_for_its_own_tokens_alone(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt and budget, where doubling gave nearly twice as much; a conversation that goes on grows by its turns."""
+    monkeypatch.setattr(session_module, "FIRST_ROOM", 2)
+    model, ids, cache, length = pair(name).ours, text(30), KeyValueCache(pair(name).ours.config, 1, 4, kind=kind), 0
+    for new in (40, 11, 25):
+        found = generate(model, ids, max_new_tokens=new, eos_ids=(), cache=cache)
+        again = generate(model, ids, max_new_tokens=new, eos_ids=(), cache_kind=kind)
+        assert kind == "int8" or found.token_ids == again.token_ids
+        assert found.cache is cache
+        length = ids.size(1) + new
+        for layer in cache.layers:
+            limit = length if layer.window is None else min(length, 2 * (layer.window - 1 + SLACK))
+            assert layer.keys.capacity <= limit and layer.values.capacity <= limit
+        ids = torch.cat((ids, torch.tensor([found.token_ids[0]]), text(3)), dim=1)
 
 
 @torch.no_grad()

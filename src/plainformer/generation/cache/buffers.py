@@ -15,15 +15,15 @@ Device = torch.device | str
 class Store:
     """A buffer (R, K, capacity, E), written in order and grown by doubling, so it is copied log2(length) times at most.
 
-    Args:
-        most: positions that will ever be needed; None where nobody knows.
     Attributes:
+        bounds: numbers of positions that it does not grow beyond, unless more than these are written.
         parts: the tensors (R, K, capacity, ...) that hold the positions; the first has their numbers.
     """
 
-    def __init__(self, shape: Shape, capacity: int, dtype: torch.dtype, device: Device, most: int | None) -> None:
+    def __init__(self, shape: Shape, capacity: int, dtype: torch.dtype, device: Device) -> None:
         rows, heads, size = shape
-        self.most, self.parts = most, [torch.empty(rows, heads, capacity, size, dtype=dtype, device=device)]
+        self.bounds: tuple[int, ...] = ()
+        self.parts = [torch.empty(rows, heads, capacity, size, dtype=dtype, device=device)]
 
     @property
     def capacity(self) -> int:
@@ -50,7 +50,7 @@ class Store:
         capacity = self.capacity
         while capacity < needed:
             capacity *= 2
-        capacity = max(needed, min(capacity, self.most or capacity))
+        capacity = min([capacity, *(bound for bound in self.bounds if bound >= needed)])
         for i, old in enumerate(self.parts):
             self.parts[i] = old.new_empty(old.size(0), old.size(1), capacity, old.size(3))
             self.parts[i][:, :, :used] = old[:, :, :used]
@@ -64,8 +64,8 @@ class Store:
 class Int8Store(Store):
     """The same in a quarter of fp32's memory: integers of -127 to 127, and one scale for each row, head and position."""
 
-    def __init__(self, shape: Shape, capacity: int, dtype: torch.dtype, device: Device, most: int | None) -> None:
-        super().__init__(shape, capacity, torch.int8, device, most)
+    def __init__(self, shape: Shape, capacity: int, dtype: torch.dtype, device: Device) -> None:
+        super().__init__(shape, capacity, torch.int8, device)
         self.dtype = dtype
         self.parts.append(torch.empty(*shape[:2], capacity, 1, dtype=torch.float32, device=device))
 

@@ -1,7 +1,8 @@
 """The key-value cache: what attention has already computed for earlier tokens.
 
-Preallocated and grown by doubling. Layers with a sliding window keep only what their window can still see. The rows that
-continue one prompt - beams, several samples - share its keys and values. Cross-attention's keys are computed once.
+Preallocated and grown by doubling, but not beyond what a generation can need. Layers with a sliding window keep only what
+their window can still see. The rows that continue one prompt - beams, several samples - share its keys and values.
+Cross-attention's keys are computed once.
 
 Shapes: B prompts, R = B * copies rows, K key-value heads, T new positions, S positions in all, E channels of a head.
 """
@@ -77,6 +78,11 @@ class KeyValueCache:
     def __repr__(self) -> str:
         return f"KeyValueCache({plural(self.length, 'position')}, {plural(self.rows, 'row')})"
 
+    def expect(self, most: int | None) -> None:
+        """Let buffers grow to no more than this many positions of each row's own, unless more are then written."""
+        for layer in self.layers:
+            layer.expect(most)
+
     def advance(self, count: int) -> None:
         """Count new positions, which all layers that are here have got."""
         self.length += count
@@ -99,10 +105,10 @@ class KeyValueCache:
         """Return what all rows of a prompt share, (B, K, P, E), which comes before their own; None before `share`."""
         return self.layers[layer - self.held.start].shared
 
-    def share(self, copies: int, room: int | None = None) -> None:
+    def share(self, copies: int, room: int | None = None, most: int | None = None) -> None:
         """Let each row be continued by `copies` rows from here on, which share what it holds now.
 
-        `room`: positions to allocate for each row's own; None: as many as were for the prompt.
+        `room`: positions to allocate for each row's own; None: as many as were for the prompt. `most`: see `expect`.
         """
         if self.copies != 1:
             raise UsageError("this cache's rows share a prompt already", "make a new cache")
@@ -110,6 +116,7 @@ class KeyValueCache:
         self.rows *= copies
         for layer in (*self.layers, *self.elsewhere):
             layer.share(copies, room)
+        self.expect(most)
 
     def reorder(self, index_R: Tensor) -> None:
         """Make row r a copy of row index_R[r], which continues the same prompt. What is shared stays where it is."""
@@ -182,20 +189,28 @@ class KeyValueCache:
 
 
 class _Layer:
-    """One layer's keys and values: `held` own positions of each row, after what is shared."""
+    """One layer's keys and values: `held` own positions of each row, after what is shared.
+
+    Attributes:
+        limit: positions beyond which a window lets the oldest go; None: never.
+    """
 
     def __init__(self, make: partial[Store], shape: Shape, capacity: int, window: int | None) -> None:
         self.make, self.window = make, window
         self.kept = None if window is None else window - 1 + SLACK
-        self.most = None if self.kept is None else 2 * self.kept
-        self.capacity = capacity if self.most is None else min(capacity, self.most)
+        self.limit = None if self.kept is None else 2 * self.kept
+        self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.shared: tuple[Tensor, Tensor] | None = None
         self.prefix = 0  # positions that are shared
         self._allocate(shape)
 
     def _allocate(self, shape: Shape) -> None:
         self.shape, self.held = shape, 0
-        self.keys, self.values = (self.make(shape, self.capacity, most=self.most) for _ in range(2))
+        self.keys, self.values = (self.make(shape, self.capacity) for _ in range(2))
+        self.expect(None)
+
+    def expect(self, most: int | None) -> None:
+        self.keys.bounds = self.values.bounds = tuple(bound for bound in (self.limit, most) if bound is not None)
 
     def update(self, k_RKTE: Tensor, v_RKTE: Tensor) -> tuple[Tensor, Tensor]:
         end = self.held + k_RKTE.size(2)
@@ -208,7 +223,7 @@ class _Layer:
 
     def room(self, count: int) -> Room | None:
         end = self.held + count
-        slides = self.most is not None and end > self.most
+        slides = self.limit is not None and end > self.limit
         holes = self.shared is not None and not (self.shared[0].is_contiguous() and self.shared[1].is_contiguous())
         if type(self.keys) is not Store or slides or holes:
             return None
@@ -240,7 +255,7 @@ class _Layer:
         self.prefix = self.held
         rows, heads, size = self.shape
         if room is not None:
-            self.capacity = room if self.most is None else min(room, self.most)
+            self.capacity = room if self.limit is None else min(room, self.limit)
         self._allocate((rows * copies, heads, size))
 
     def reorder(self, index_R: Tensor) -> None:

@@ -18,7 +18,7 @@ from plainformer.model.transformer import ModelOutput, Transformer
 
 _progress = logging.getLogger("plainformer.progress")
 _LONG = 256  # tokens that may take a while to read
-FIRST_ROOM = 256  # the cache makes room for this many new tokens at most before they come; then it doubles
+FIRST_ROOM = 256  # the cache makes room for this many new tokens at most before they come; then it doubles, up to all
 
 
 class Session:
@@ -55,6 +55,7 @@ class Session:
             self.real[:, : self.length] = prompt.real.bool()
         self.cache = cache if cache is not None else self._new_cache(cache_kind, budget)
         self.given = cache is not None
+        self.cache.expect(self.length + budget)
         self.encoded, self.encoder_ids, self.encoder_real = (
             prompt.encoder_output,
             prompt.encoder_ids,
@@ -81,7 +82,7 @@ class Session:
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
         if self.copies > 1:
             budget = self.ids.size(1) - self.prompt_columns
-            self.cache.share(self.copies, max(min(budget, FIRST_ROOM), 1))
+            self.cache.share(self.copies, max(min(budget, FIRST_ROOM), 1), budget)
             prompt_R = torch.arange(len(self.prompt), device=self.ids.device).repeat_interleave(self.copies)
             self.ids, self.real = self.ids[prompt_R], take_rows(self.real, prompt_R)
             self.encoder_ids = take_rows(self.encoder_ids, prompt_R)
