@@ -42,7 +42,6 @@ ADAPTED: list[tuple[int, dict[str, Any], int]] = [
 RUNS: dict[str, dict[str, Any]] = {  # tensor and pipeline parallel draw other numbers for dropout
     "whole": {"optimizer": {"ema": 0.9}, "model": {"dropout": 0.0}},
     "adapter": {"model": {"dropout": 0.0, "lora": {"rank": 2, "targets": ["all-linear"]}}},
-    "merged": {"model": {"dropout": 0.0, "lora": {"rank": 2, "merge": True}}},
 }
 
 
