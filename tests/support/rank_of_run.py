@@ -19,3 +19,8 @@ def go_on(rank: int, data: dict[str, Any], until: int) -> str:
         reached = reached or (event.kind == "learnt" and event.values["step"] >= until)
 
     return train(build(TrainConfig, Written(data)), on_event=hear, stop=lambda: reached).ended
+
+
+def all_of(rank: int, runs: list[dict[str, Any]]) -> list[str]:
+    """Train several runs, one after the other."""
+    return [train(build(TrainConfig, Written(data))).ended for data in runs]

@@ -175,6 +175,16 @@ class Pipeline:
             passes.go_back(back, None)
         self.wires.settle()
 
+    @torch.no_grad()
+    def look(self, step: Work) -> None:
+        """Run the forward passes of a step alone: the last stage sees its losses, and nothing is kept or learnt."""
+        passes = self._passes(step)
+        for number in range(len(step.inputs)):
+            passes.forward(number, passes.take(number))
+            passes.wires.exchange(passes.give(number))
+            passes.forget(number)
+        self.wires.settle()
+
     def _passes(self, step: Work) -> _Passes:
         sizes = [self.model.crossings(**one) for one in step.inputs]
         return _Passes(self, step, sizes, self._trained())
@@ -252,6 +262,10 @@ class _Passes:
         finally:
             self.model.pipe = pipe
         self.came[number], self.out[number] = came, out
+
+    def forget(self, number: int) -> None:
+        """Let go of a micro-batch that does not come back."""
+        del self.out[number], self.came[number]
 
     def give(self, number: int) -> list[Op]:
         """Return how a micro-batch goes on to the next stage."""

@@ -112,14 +112,14 @@ def accumulate(run: Run, step: Step, batches: list[Batch], labels: int | None = 
     Returns:
         the summed loss of what this process has, ().
     """
-    if run.trimming is not None and run.trimming.begun(step.step):
-        return accumulate_kept(run, run.trimming, step, batches)
     if labels is None:
         labels = sum(batch.count for batch in batches)
     labels = max(1, labels)  # known before the model runs
     mine = turns(run, step, batches)
     if run.pipeline is not None:
         return run.pipeline.accumulate(step, batches, mine, labels)
+    if run.trimming is not None and run.trimming.begun(step.step):
+        return accumulate_kept(run, run.trimming, step, batches)
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     run.gradients.begin()
     for place, (turn, batch) in enumerate(zip(mine, batches, strict=True)):

@@ -86,7 +86,8 @@ def make_optimizer(
 
     Each group has `share`, its rate as a share of the peak: `layer_decay` to the power of its depth; and `sparse`, those of
     its parameters that `shrink` makes so, by `l1`. `keeps`: whether a parameter's states are kept here, by its name; other
-    processes take the steps of the others. Raises UsageError if everything is frozen, or nothing is for `l1`.
+    processes take the steps of the others. A stage of a pipeline may have nothing to train, and then has an empty group.
+    Raises UsageError if everything is frozen, or nothing is for `l1`.
     """
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
     sparse = shrinks(model) if config.l1 else set()
@@ -96,9 +97,11 @@ def make_optimizer(
         group = groups.setdefault((decay, share), {})
         if keeps(name):
             group[name] = parameter
-    if not groups:
+    staged = model.local is not None and model.local.layout.pp > 1
+    if not groups and not staged:
         raise UsageError("every parameter is frozen, so there is nothing to train", f"give {opt('model.train', 'all')}")
-    no_effect(config.l1 > 0 and not sparse, "optimizer.l1", ": what is trained has no matrix of its own")
+    no_effect(config.l1 > 0 and not sparse and not staged, "optimizer.l1", ": what is trained has no matrix of its own")
+    groups = groups or {(0.0, 1.0): {}}
     listed = [
         {
             "params": list(members.values()),

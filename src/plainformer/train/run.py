@@ -58,7 +58,7 @@ class Pipeline(Protocol):
         Args:
             batches: micro-batches of this data-parallel rank, equally many on all; the same on all stages.
             turns: the number in the step of each, and whether it counts.
-            labels: of the whole step.
+            labels: of the whole step, before trimming.
         Returns:
             the summed loss of these micro-batches, (), fp64; 0 on all stages but the last.
         """

@@ -276,7 +276,10 @@ def _compile(model: Transformer) -> None:
 
 
 def _heads_own(model: Transformer) -> list[str]:
-    return [name for name, p in model.named_parameters() if name.startswith("head.") and p.requires_grad]
+    """Return the names of the head's parameters that are no others' in the whole model: a stage may have its own of a table."""
+    parts = {} if model.local is None else model.local.parts
+    names = {name: parts[name].name if name in parts else name for name, _ in model.named_parameters()}
+    return [name for name, p in model.named_parameters() if names[name].startswith("head.") and p.requires_grad]
 
 
 def _check_head(model: Transformer) -> None:

@@ -17,7 +17,6 @@ from plainformer.data.store import Store
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.train.objectives import objective_class
 from plainformer.train.objectives.base import Labels, Metric, Objective
-from plainformer.train.pipelined import check_pipelined
 from plainformer.train.plan import MicroBatch, Plan, evaluation_batches, make_plan
 from plainformer.train.schedule import check_schedule
 from plainformer.train.trimming import check_trimming
@@ -103,7 +102,6 @@ def _prepared(config: TrainConfig) -> Prepared:
     )
     check_schedule(config.schedule, plan.total_steps)
     check_trimming(config.loss, plan)
-    check_pipelined(config)
     size = config.evaluate.batch_size
     every = config.evaluate.every or evaluation_steps(plan)
     evaluation = [] if validation is None else evaluation_batches(validation.lengths, size, plan.row_length)
