@@ -45,7 +45,8 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 
 def test_sizes_that_do_not_fit_together() -> None:
-    for options in ({"width": 100, "heads": 3}, {"heads": 32, "kv_heads": 5}, {"width": 1 << 30}):
+    wrong: tuple[dict[str, Any], ...] = ({"width": 100, "heads": 3}, {"heads": 32, "kv_heads": 5}, {"width": 1 << 30})
+    for options in wrong:
         with pytest.raises((UsageError, CheckpointError)):
             pf.plan(params="7B", **options)
     near = pf.plan(params="100M")
@@ -184,3 +185,22 @@ def test_a_decoder_can_have_too_few_positions() -> None:
 
     made = pf.plan(config_from_dict(tiny("whisper", "WhisperForConditionalGeneration")), new=100_000)
     assert any("it could not run" in note for note in made.notes)
+
+
+def test_what_fits_in_python() -> None:
+    """The same searches as the command line's, each with an answer of its own type."""
+    batch = pf.plan(params="135M", memory="1GB", fit="batch")
+    assert batch.rows == pf.plan(params="135M", memory="1GB").largest_batch
+    assert batch.rejected is not None and batch.plans[0].fits and not batch.rejected.fits
+    context = pf.plan(params="135M", memory="1GB", fit="context")
+    assert context.tokens == context.plans[0].context and "does not fit: " in str(context)
+    models = pf.plan(params="7B", dtype="bf16", memory="24GB", fit="model")
+    assert models.names[0] == "gemma-2-9b" and [one.name for one in models.plans] == list(models.names)
+    layouts = pf.plan(params="1B", purpose="training", device="RTX 3060", devices=4, fit="layout")
+    worlds = [one.layout.world for one in layouts.plans]
+    assert worlds == sorted(worlds) and len(worlds) == 3 and layouts.rejected is not None
+    assert layouts.rejected.phase in layouts.why and all(isinstance(one, pf.Fitted) for one in (batch, models, layouts))
+    with pytest.raises(UsageError, match="fit='everything'"):
+        pf.plan(params="1B", memory="1GB", fit="everything")  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="needs to know the memory"):
+        pf.plan(params="1B", fit="batch")

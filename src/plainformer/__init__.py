@@ -17,6 +17,7 @@ _NAMES = {
     "pipeline": "plainformer.loading",
     "plan": "plainformer.planning",
     "Plan": "plainformer.plan.planned",
+    "Fitted": "plainformer.plan.fitted",
     "Workload": "plainformer.plan.workload",
     "train": "plainformer.training",
     "cross_validate": "plainformer.folds",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.errors import MissingDependencyError as MissingDependencyError
     from plainformer.errors import PlainformerError as PlainformerError, UsageError as UsageError
     from plainformer.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from plainformer.plan.fitted import Fitted as Fitted
     from plainformer.plan.planned import Plan as Plan
     from plainformer.plan.workload import Workload as Workload
     from plainformer.planning import plan as plan

@@ -100,19 +100,11 @@ def _planned(ref: str | None, options: dict[str, Any]) -> Plan:
 
 
 def _fitted(made: Plan, what: str, options: dict[str, Any]) -> Fitted:
-    from plainformer.plan import fit
+    from plainformer.planning import fitted
 
-    if what == "batch":
-        return fit.fit_batch(made)
-    if what == "context":
-        return fit.fit_context(made)
+    known = specs(LayoutOptions)
     with screen.during("fitting"):
-        if what == "model":
-            from plainformer.planning import published_plans
-
-            return fit.fit_models(published_plans(made))
-        known = specs(LayoutOptions)
-        return fit.fit_layout(made, LayoutOptions(**{name: value for name, value in options.items() if name in known}))
+        return fitted(made, what, LayoutOptions(**{name: value for name, value in options.items() if name in known}))
 
 
 def _measured(made: Plan) -> Measured:

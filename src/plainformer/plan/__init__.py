@@ -11,12 +11,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plainformer.plan.fitted import Fitted
     from plainformer.plan.planned import Plan
 
 
 class _Called(ModuleType):
-    def __call__(self, *arguments: Any, **options: Any) -> Plan:
-        """Return what a model needs: `plainformer.planning.plan`."""
+    def __call__(self, *arguments: Any, **options: Any) -> Plan | Fitted:
+        """Return what a model needs, or what fits: `plainformer.planning.plan`."""
         from plainformer.planning import plan
 
         return plan(*arguments, **options)

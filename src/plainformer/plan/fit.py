@@ -154,14 +154,18 @@ def fit_layout(plan: Plan, asked: LayoutOptions) -> CheapestLayouts:
 
 
 def _tried(plan: Plan, asked: LayoutOptions) -> list[Plan]:
-    """Return the candidates, those of few devices first, as far as more devices could still be an answer."""
+    """Return the candidates, those of few devices first, as far as more devices could still be an answer.
+
+    Of a layout that fits as it is, nothing is tried with layers that are computed twice.
+    """
     tried: list[Plan] = []
-    good = 0
+    good: set[Layout] = set()
     for one in candidates(plan, asked):
-        if good >= BEST and one.layout.world > tried[-1].layout.world:
+        if len(good) >= BEST and one.layout.world > tried[-1].layout.world:
             break
-        tried.append(one)
-        good += bool(one.fits)
+        if one.layout not in good:
+            tried.append(one)
+            good |= {one.layout} if one.fits else set()
     return tried
 
 

@@ -101,7 +101,7 @@ def _sentences(
         rest = {name: size for name, size in worst.peak.parts().items() if name not in (WEIGHTS, GRADIENTS, OPTIMIZER)}
         largest = sorted(rest, key=lambda name: -rest[name])[:2]
         named = " and ".join(f"{name} ({short(rest[name])})" for name in largest)
-        left_out = f": it leaves out {named}" if named else ""
+        left_out = f", which leaves out {named}" if named else ""
         yield f"the peak is {short(peak, rule)}, {peak / rule:.2f} times the rule{left_out}"
     else:
         yield f"the peak is {short(peak, rule)}, {peak / rule:.2f} times the rule"
@@ -111,11 +111,13 @@ def _sentences(
 def _because(config: ModelConfig, workload: Workload, count: int, parameters: int) -> str:
     reasons = []
     if abs(count / parameters - 1) >= _NEAR:
-        reasons.append(f"it has {said_count(parameters)} parameters, not {said_count(count)}")
+        reasons.append(f"the model has {said_count(parameters)} parameters, not {said_count(count)}")
     if workload.training and workload.trainable != "all":
         reasons.append(
             f"only {'adapters have' if workload.trainable == 'lora' else 'the head has'} gradients and states"
         )
+    if workload.training and workload.trainable == "all" and config.fixed:
+        reasons.append("not all of them are trained")
     if workload.training and workload.optimizer != "adamw":
         reasons.append(f"x4 is AdamW's; {workload.optimizer} keeps less")
     if not workload.training and workload.dtype == "int8":
@@ -127,7 +129,7 @@ def _because(config: ModelConfig, workload: Workload, count: int, parameters: in
 def _grows(config: ModelConfig, workload: Workload) -> str:
     """Return what the rule does not see grow."""
     if workload.training:
-        return "it knows neither batch nor length: activations and logits grow with both"
+        return "the rule knows neither batch nor length: activations and logits grow with both"
     shared = [s for s in (config.encoder, config.decoder) if s is not None and len(set(s.layer_ids)) < s.num_layers]
     if shared:
         one = shared[0]
@@ -135,10 +137,10 @@ def _grows(config: ModelConfig, workload: Workload) -> str:
         return f"{one.num_layers} layers share {sets} of weights, but each of them takes its time and its activations"
     stack = config.decoder
     if stack is None:
-        return "it knows neither batch nor length: activations grow with both"
+        return "the rule knows neither batch nor length: activations grow with both"
     size = 1 if workload.cache == "int8" else 2 if workload.dtype in ("bf16", "fp16") else 4
     token = 2 * stack.num_kv_heads * stack.head_dim * size * stack.num_layers
-    return f"it does not know the cache: {short(token)} for each token of each row"
+    return f"the rule does not know the cache: {short(token)} for each token of each row"
 
 
 def said_count(count: int) -> str:

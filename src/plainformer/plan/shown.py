@@ -32,14 +32,15 @@ def title(plan: Plan) -> str:
     else:
         words += [asked.dtype or "fp32"]
         words += ["int8 cache"] if asked.cache == "int8" else []
-    tokens = (
-        " to ".join(f"{n:,}" for n in (at.encoder, at.decoder) if n)
-        if asked.training
-        else f"{at.encoder or at.decoder:,}"
-    )
-    tokens += f" + {at.new:,}" if at.new else ""
     unit = "tokens" if reads_text(plan.config) else "positions"
-    words += [f"{plural(asked.batch, 'row')} of {tokens} {unit}"]
+    tokens = f"{at.encoder or at.decoder:,}"
+    if asked.training and at.encoder and at.decoder:
+        tokens += f"{'' if unit == 'tokens' else ' positions'} to {at.decoder:,} tokens"
+    elif at.new:
+        tokens += f"{'' if unit == 'tokens' else ' positions'} + {at.new:,} tokens"
+    else:
+        tokens += f" {unit}"
+    words += [f"{plural(asked.batch, 'row')} of {tokens}"]
     words += [f"{asked.copies:,} copies each"] if asked.copies > 1 else []
     words += [f"{asked.accumulate} micro-batches a step"] if asked.training and asked.accumulate > 1 else []
     return ", ".join(words)
@@ -84,11 +85,11 @@ def part_rows(plan: Plan) -> list[Row]:
         for item in rank.peak.items:
             if item.bytes:
                 shown.setdefault(item.name, [0] * len(found))[place] += item.bytes
-                known = notes.setdefault(item.name, {})
-                known.update(
-                    {item.note: known.get(item.note, 0) + item.bytes} if item.note not in ("", item.name) else {}
-                )
-    rows = [(name, sizes, _note(notes[name])) for name, sizes in shown.items()]
+                kind = item.note.partition(", of ")[0]  # other micro-batches keep the same
+                if kind not in ("", item.name):
+                    known = notes.setdefault(item.name, {})
+                    known[kind] = known.get(kind, 0) + item.bytes
+    rows = [(name, sizes, _note(notes.get(name, {}))) for name, sizes in shown.items()]
     return [*rows, *((item.name, [item.bytes] * len(found), ESTIMATE) for item in plan.beside)]
 
 
@@ -179,7 +180,7 @@ def fits_said(plan: Plan) -> list[str]:
         return [f"no, {short(-left)} are missing in {plan.phase}", most]
     more = [f"{plural(plan.headroom_rows, 'more row')}"] if plan.headroom_rows is not None else []
     tokens = plan.headroom_tokens
-    more += [f"{plural(tokens, 'more token')} a row"] if tokens is not None else []
+    more += [f"{plural(tokens, 'more token')} a row"] if tokens else []
     return [f"yes, {short(left)} are left: {' or '.join(more)}", most]
 
 
@@ -188,7 +189,7 @@ def time_said(plan: Plan) -> list[str]:
     bound = plan.time
     assert bound is not None
     parts = [
-        f"{_TIMED.get(name, name)} {_seconds(value)} or more, by {bound.limits[name]}"
+        f"{_TIMED.get(name, name)} {_seconds(value)} or more, limited by {bound.limits[name]}"
         for name, value in bound.seconds.items()
     ]
     rate = [f"at most {bound.tokens_per_second:,.0f} tokens/s"] if bound.tokens_per_second is not None else []

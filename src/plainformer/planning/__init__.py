@@ -7,14 +7,15 @@ but where a run's YAML says how a model begins.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from plainformer.config import ModelConfig
 from plainformer.config.layout import Layout
-from plainformer.config.values import no_effect
+from plainformer.config.values import check_choice, no_effect
 from plainformer.errors import UsageError, opt
-from plainformer.plan.asked import ShapeOptions, TargetOptions
+from plainformer.plan.asked import LayoutOptions, ShapeOptions, TargetOptions
 from plainformer.plan.devices import Device
+from plainformer.plan.fitted import CheapestLayouts, Fitted, LargestBatch, LargestContext, LargestModels
 from plainformer.plan.planned import Plan, planned
 from plainformer.plan.published import published
 from plainformer.plan.workload import TRAINING, Workload
@@ -24,14 +25,69 @@ from plainformer.planning.options import Asked, adapted, check_effects, check_si
 from plainformer.planning.runs import divided, of_run, workload_of
 from plainformer.planning.shapes import of_size
 
+Model = Ref | ModelConfig | None
+Target = str | Device | None
 
+
+@overload
 def plan(
-    model: Ref | ModelConfig | None = None,
+    model: Model = None,
     workload: Workload | None = None,
     layout: Layout | None = None,
-    device: str | Device | None = None,
+    device: Target = None,
+    *,
+    fit: None = None,
     **options: Any,
-) -> Plan:
+) -> Plan: ...
+@overload
+def plan(
+    model: Model = None,
+    workload: Workload | None = None,
+    layout: Layout | None = None,
+    device: Target = None,
+    *,
+    fit: Literal["batch"],
+    **options: Any,
+) -> LargestBatch: ...
+@overload
+def plan(
+    model: Model = None,
+    workload: Workload | None = None,
+    layout: Layout | None = None,
+    device: Target = None,
+    *,
+    fit: Literal["context"],
+    **options: Any,
+) -> LargestContext: ...
+@overload
+def plan(
+    model: Model = None,
+    workload: Workload | None = None,
+    layout: Layout | None = None,
+    device: Target = None,
+    *,
+    fit: Literal["model"],
+    **options: Any,
+) -> LargestModels: ...
+@overload
+def plan(
+    model: Model = None,
+    workload: Workload | None = None,
+    layout: Layout | None = None,
+    device: Target = None,
+    *,
+    fit: Literal["layout"],
+    **options: Any,
+) -> CheapestLayouts: ...
+def plan(
+    model: Model = None,
+    workload: Workload | None = None,
+    layout: Layout | None = None,
+    device: Target = None,
+    *,
+    fit: str | None = None,
+    **options: Any,
+) -> Plan | Fitted:
     """Return what a model needs: `plan("gpt2", purpose="training", batch=8, device="A100 40GB")`. Nothing is loaded.
 
     Args:
@@ -39,13 +95,18 @@ def plan(
             downloaded), or the YAML file of a run; None with `params="7B"`.
         workload, layout: what is asked, and how it is divided, where these are made already.
         device: such as "H100"; None says nothing about what fits.
+        fit: what is sought in place of a plan, for the memory of the device: the largest "batch", "context" or published
+            "model", or the cheapest "layout".
         options: the fields of `Workload`, `LayoutOptions`, `TargetOptions` and `ShapeOptions`, and `revision`, `token`,
             `family`, `task`, `head`, as for `load`.
     Returns:
-        a `Plan`: print it, or read `peak`, `phase`, `parts`, `fits`, `headroom`, `largest_batch`, `time`.
+        a `Plan`: print it, or read `peak`, `phase`, `parts`, `fits`, `headroom`, `largest_batch`, `time`. With `fit` a
+        `Fitted`: its `answer`, the `plans` that fit, the best first, the one that is `rejected`, and `why`.
     Raises:
         UsageError: an unknown option, or a layout that cannot work. CheckpointError, HubError: as `load`.
     """
+    if fit is not None:
+        check_choice("fit", fit, FITS)
     if isinstance(device, str):
         options, device = {**options, "device": device}, None
     asked = Asked.of(options)
@@ -64,12 +125,30 @@ def plan(
     workload = adapted(found.config, workload)
     no_effect("zero" in asked.layout and not workload.training, "zero", f"without {opt('purpose', TRAINING)}")
     target = TargetOptions(**asked.target)
-    return planned(
+    made = planned(
         found.config, workload, layout, device or target.target(), target, found.name, found.notes, found.stored
     )
+    return made if fit is None else fitted(made, fit, LayoutOptions(**asked.layout))
 
 
-def describe(model: Ref | ModelConfig | None, asked: Asked) -> Described:
+FITS = ("batch", "context", "model", "layout")
+
+
+def fitted(made: Plan, what: str, asked: LayoutOptions) -> Fitted:
+    """Return the largest or the cheapest that fits, from a plan; `asked`: what stays as it is of a layout that is sought.
+
+    Raises UsageError where no memory is named, or there is nothing of that kind to choose.
+    """
+    from plainformer.plan import fit
+
+    if what == "batch":
+        return fit.fit_batch(made)
+    if what == "context":
+        return fit.fit_context(made)
+    return fit.fit_models(published_plans(made)) if what == "model" else fit.fit_layout(made, asked)
+
+
+def describe(model: Model, asked: Asked) -> Described:
     """Return the sizes of a model."""
     shape = ShapeOptions(**asked.shape)
     if shape.params is not None:
