@@ -15,27 +15,37 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
+from plainformer.checkpoint.low_rank import add_adapters, matrices
 from plainformer.config.learning import OptimizerConfig
 from plainformer.config.model import HeadConfig, StackConfig
 from plainformer.config.parts import MelFrontend, PatchFrontend, WaveFrontend
+from plainformer.config.training import LoraConfig
 from plainformer.errors import UsageError, opt
+from plainformer.families import table_for
 from plainformer.generation.prompt import make_prompt
 from plainformer.generation.sessions.session import Session
 from plainformer.loading import as_device
 from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.dropout import set_dropout
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.plan.devices import short
 from plainformer.plan.lengths import SAMPLES, lengths
+from plainformer.plan.operations import Adapters
 from plainformer.plan.planned import Plan
+from plainformer.plan.training import LETTERS, MASKED_SHARE
+from plainformer.plan.workload import Workload
 from plainformer.train.losses import binary_losses, label_losses, squared_losses, word_losses
-from plainformer.train.optimizer import clip_gradients, make_optimizer
+from plainformer.train.optimizer import Average, clip_gradients, make_optimizer, trained
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MOST = 0.8  # of the memory that is there: more is not tried
+WORDS = ("causal_lm", "seq2seq_lm", "masked_lm")
 FEW = 16  # tokens that are written
 
 
@@ -147,15 +157,10 @@ def check(plan: Plan, device: torch.device) -> None:
     if plan.layout.world > 1:
         what = f"{opt('measure')} runs one process, and the plan is for {plan.layout.world}"
         raise UsageError(what, "leave the layout out, or measure without it")
-    asked = plan.workload
-    other = (
-        ("optimizer", asked.optimizer, asked.optimizer != "adamw"),
-        ("precision", asked.precision, asked.precision == "pure-bf16"),
-        ("trainable", asked.trainable, asked.trainable == "lora"),
-    )
-    for name, value, is_other in other if asked.training else ():
-        if is_other:
-            raise UsageError(f"{opt('measure')} cannot run {opt(name, value)}", f"leave {opt('measure')} out")
+    asked, head = plan.workload, plan.config.head
+    if asked.training and asked.trainable == "head" and head.kind in WORDS and plan.config.tied:
+        what = f"{opt('measure')} cannot run {opt('trainable', 'head')}: this head is the table of the words, which is not trained"
+        raise UsageError(what, f"give {opt('trainable', 'all')} or {opt('trainable', 'lora')}")
     if device.type == "cpu":
         from plainformer.plan.machine import available_memory
 
@@ -238,13 +243,9 @@ def _train(plan: Plan, ledger: Ledger) -> None:
     """Take two steps: only the second has the optimizer's states from its beginning."""
     asked, at = plan.workload, lengths(plan.config, plan.workload)
     with ledger.phase("weights"):
-        model = _model(plan, ledger.device, torch.float32).train()
-        set_ffn_chunk_size(model, asked.ffn_chunk)
-        set_checkpointing(model, "none" if not asked.recomputed_every else asked.recomputed_every)
-        if asked.trainable == "head":
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(name.startswith("head.") and not _fixed(plan, name))
-        optimizer = make_optimizer(model, OptimizerConfig(), 1e-5)
+        model = _learner(plan, ledger.device)
+        optimizer = _optimizer(model, asked)
+        average = Average(model, 0.9) if asked.average else None
         inputs = _inputs(plan.config.input_stack, plan, at.encoder or at.decoder, ledger.device)
         if plan.config.kind == "encoder-decoder":
             decoder = plan.config.decoder
@@ -265,8 +266,39 @@ def _train(plan: Plan, ledger: Ledger) -> None:
                 loss.backward()
                 del loss
         with ledger.phase("step"):
-            clip_gradients(optimizer, 1.0)
+            clip_gradients(optimizer, 1.0)  # type: ignore[arg-type]
             optimizer.step()
+            if average is not None:
+                average.update(step + 1)
+
+
+def _learner(plan: Plan, device: torch.device) -> Transformer:
+    """Return the model with what is trained of it, as `train` makes it."""
+    asked = plan.workload
+    model = _model(plan, device, torch.bfloat16 if asked.precision == "pure-bf16" else torch.float32).train()
+    set_ffn_chunk_size(model, asked.ffn_chunk)
+    set_checkpointing(model, "none" if not asked.recomputed_every else asked.recomputed_every)
+    if asked.dropout is not None:
+        set_dropout(model, asked.dropout)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _fixed(plan, name) and (asked.trainable != "head" or name.startswith("head.")))
+    if asked.trainable == "lora":
+        table, names = table_for(plan.config), None
+        if asked.lora_targets is not None:  # by our names, of which the checkpoint's matrices are made
+            meant = Adapters(tuple(asked.lora_targets.split(",")), asked.lora_rank)
+            names = [matrix.theirs for matrix in matrices(model, table) if any(map(meant.has, matrix.ours))]
+        add_adapters(model, table, LoraConfig(rank=asked.lora_rank, targets=names))
+    return model
+
+
+def _optimizer(model: Transformer, asked: Workload) -> Optimizer:
+    """Return the optimizer: `train`'s own, or torch's of that name."""
+    if asked.optimizer == "adamw":
+        return make_optimizer(model, OptimizerConfig(), 1e-5)
+    learnt = list(trained(model).values())
+    if asked.optimizer == "adafactor":
+        return torch.optim.Adafactor(learnt, 1e-5, foreach=False)
+    return torch.optim.SGD(learnt, 1e-5, momentum=0.9 if asked.optimizer == "sgd-momentum" else 0.0, foreach=False)
 
 
 def _fixed(plan: Plan, name: str) -> bool:
@@ -276,16 +308,28 @@ def _fixed(plan: Plan, name: str) -> bool:
 def _loss(model: Transformer, plan: Plan, inputs: dict[str, Tensor]) -> Tensor:
     """Return the sum of the losses of random labels, as the objectives of such a head have them."""
     head, asked = plan.config.head, plan.workload
-    if head.kind in ("causal_lm", "seq2seq_lm", "masked_lm"):
+    if head.kind in WORDS:
         states = model.states(**inputs)  # type: ignore[arg-type]
         x = states.last_hidden_state
         states_ND = x[states.real_BT.bool()] if states.real_BT is not None else x.flatten(0, 1)
+        if head.kind == "masked_lm":
+            states_ND = states_ND[torch.arange(max(1, round(len(states_ND) * MASKED_SHARE)), device=x.device)]
         labels_N = torch.randint(0, head.out_size, (len(states_ND),), device=x.device)
         return word_losses(model, states_ND, labels_N, chunk=asked.loss_chunk).sum()
     if head.kind == "none":
         return model.states(**inputs).last_hidden_state.float().square().sum()  # type: ignore[arg-type]
-    logits = model(**inputs).logits
-    return _label_loss(head, logits)
+    logits = model(**inputs, only_logits=True).logits
+    return _text_loss(plan, logits) if head.kind == "ctc" else _label_loss(head, logits)
+
+
+def _text_loss(plan: Plan, logits_BTV: Tensor) -> Tensor:
+    """Return the loss of texts of which no frame is known, as long as those of the plan."""
+    rows, frames, words = logits_BTV.shape
+    letters = max(1, min(round(plan.workload.seconds * LETTERS), frames // 2))
+    texts = torch.randint(1, words, (rows * letters,), device=logits_BTV.device)
+    lengths = torch.full((rows,), frames), torch.full((rows,), letters)
+    logs = logits_BTV.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(logs, texts, *lengths, reduction="none", zero_infinity=True).sum()
 
 
 def _label_loss(head: HeadConfig, logits: Tensor) -> Tensor:

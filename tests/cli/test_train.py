@@ -109,7 +109,8 @@ def test_a_dry_run_says_what_would_be_done(cli: Cli, config: Path) -> None:
         facts["disk"]
         == "425 kB for each checkpoint, up to 2 MB for 4 checkpoints; 528 B for the losses of each evaluation's examples"
     )
-    assert ", an estimate: weights 141 kB, gradients 141 kB, optimizer 283 kB, activations" in facts["memory"]
+    assert facts["memory"].startswith("at most 1 MB, while scores and their loss are computed (loss): activations ")
+    assert ", optimizer 283 kB, logits and loss 142 kB, weights 141 kB" in facts["memory"]
     assert "example 1   learns\n" in out and "example 2   learns\n" in out and "\nt           h\n" in out
     assert not Path("run").exists()
 
@@ -120,7 +121,9 @@ def test_a_dry_run_as_json(cli: Cli, config: Path) -> None:
     assert found["config"]["optimizer"]["learning_rate"] == 5e-5
     sides = found["data"]["sides"]
     assert sides["train"]["counts"]["rows"] == 21 and sides["validation"]["examples"] >= 3
-    assert found["needs"]["activations"] > 10_000 and len(found["examples"]) == 2
+    needs = found["needs"]
+    assert needs["trained"] == needs["parameters"] == 35_328 and len(found["examples"]) == 2
+    assert needs["memory"] == found["step"]["peak"] > 4 * needs["parameters"] * 3
     assert found["examples"][0][0] == ["t", "h"]
 
 

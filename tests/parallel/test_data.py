@@ -1,8 +1,10 @@
-"""Data parallel and ZeRO against one process: losses, gradients, norms and a curve, by the training loop's own steps."""
+"""Data parallel and ZeRO where they differ from one process in what they do: penalties, averages, layers left out, evaluations.
+
+That all families learn the same is in `test_steps.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from plainformer.config import ModelConfig
+from plainformer.config import Dropout, ModelConfig
 from plainformer.config.layout import Layout
 from plainformer.config.learning import LossConfig
 from plainformer.errors import UsageError
@@ -20,12 +22,9 @@ from plainformer.model.heads import FIRST
 from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.sync import Turn, dealt
 from plainformer.train.trimming import Trimming
-from tests.support.parallel import CONFIGS, Ran, Steps, batches_of, differences, whole, with_dropout, words_loss
+from tests.support.parallel import Ran, Steps, batches_of, differences, dropping, loss_of, whole
 from tests.support.ranks import run_ranks
-
-CURVE = 20
-LIMIT = 300.0  # seconds, on a machine that has other work
-PADDED = ("llama", "t5", "albert", "qwen3")  # at four ranks, those that differ most
+from tests.support.shares import config_of, with_dropout
 
 
 def _with(zero: int) -> Mesh:
@@ -40,27 +39,9 @@ def _compared(said: str, mesh: Mesh, config: ModelConfig, expected: Ran, **optio
     return found
 
 
-def _families(names: Iterable[str], zeros: Iterable[int]) -> list[str]:
-    found = []
-    for name in names:
-        expected = Steps(CONFIGS[name]()).learn(2)
-        for zero in zeros:
-            found += _compared(name, _with(zero), CONFIGS[name](), expected)
-    return found
-
-
-def _curves() -> list[str]:
-    """Twenty steps of a tied table whose rows no number of ranks divides: every rank's part of it learns."""
-    expected, found = Steps(CONFIGS["qwen3"]()).learn(CURVE), []
-    assert min(expected.norms) > 1  # clipped in every step
-    for zero in (1, 3):
-        found += _compared("curve", _with(zero), CONFIGS["qwen3"](), expected)
-    return found
-
-
 def _regularised() -> list[str]:
     """The average of the weights, an L1 penalty, no clipping; and what FSDP would break: logits that are edited in place."""
-    config = CONFIGS["gpt2"]()
+    config = dropping("gpt2")
     config = replace(config, head=replace(config.head, softcap=5.0))
     options: dict[str, Any] = {"ema": 0.9, "l1": 0.1, "max_grad_norm": None}
     alone = Steps(config, **options)
@@ -87,7 +68,7 @@ def _regularised() -> list[str]:
 
 def _layers_left_out() -> list[str]:
     """Each rank leaves out other layers; ZeRO-2 and 3 would wait for the others for ever, and say so before."""
-    config = with_dropout(CONFIGS["gpt2"](), layer=0.5)
+    config = with_dropout(config_of("gpt2"), replace(Dropout().everywhere(0.1), layer=0.5))
     expected, found = Steps(config).learn(4), []
     for zero in (0, 1):
         found += _compared("layers left out", _with(zero), config, expected)
@@ -100,7 +81,7 @@ def _layers_left_out() -> list[str]:
 
 def _last_layer_alone() -> list[str]:
     """What brings a layer's weights does not watch it: the last one may leave out positions, as in one process."""
-    stack, flow = Steps(CONFIGS["bert"](), _with(3)).model.encoder, Flow(masks=[], rotations=[], length=4)
+    stack, flow = Steps(dropping("bert"), _with(3)).model.encoder, Flow(masks=[], rotations=[], length=4)
     assert stack is not None
     alone = stack._can_leave_out(FIRST, flow)
     stack.layers[-1].register_forward_hook(lambda *given: None)
@@ -109,14 +90,14 @@ def _last_layer_alone() -> list[str]:
 
 def _evaluated() -> list[str]:
     """Weights that were gathered for an evaluation are not those of the step after."""
-    config, expected = CONFIGS["llama"](), Steps(CONFIGS["llama"]()).learn(4)
+    config, expected = dropping("llama"), Steps(dropping("llama")).learn(4)
     found = []
     for zero in (2, 3):
         steps = Steps(config, _with(zero))
         steps.learn(2)
         steps.model.eval()
         with torch.no_grad():
-            words_loss(steps.model, batches_of(config, 0)[0])
+            loss_of(steps.model, batches_of(config, 0)[0])
         steps.model.train()
         steps.run.gradients.evaluated()
         losses = steps.learn(2, first=2).losses
@@ -126,7 +107,7 @@ def _evaluated() -> list[str]:
 
 def _trimmed(folder: Path) -> list[str]:
     """The highest losses of all ranks are left out."""
-    config, found = CONFIGS["bert"](), []
+    config, found = dropping("bert"), []
     plan = SimpleNamespace(steps_per_epoch=1)
 
     def steps(mesh: Mesh | None, name: str) -> tuple[Ran, Any]:
@@ -145,32 +126,11 @@ def _trimmed(folder: Path) -> list[str]:
 
 
 def _two(rank: int, folder: Path) -> list[str]:
-    cases = _families(CONFIGS, (1, 2, 3)) + _curves() + _regularised()
-    return cases + _layers_left_out() + _last_layer_alone() + _evaluated() + _trimmed(folder)
+    return _regularised() + _layers_left_out() + _last_layer_alone() + _evaluated() + _trimmed(folder)
 
 
-def _two_dimensions() -> list[str]:
-    """Tensor parallel and data parallel: rows of heads that several ranks have, norms of heads, tied tables, T5's bias."""
-    found = []
-    for name, zeros in {"llama": (1, 3), "t5": (3,), "qwen3": (0, 3)}.items():
-        config = CONFIGS[name](0.0)  # ranks draw other numbers for their own heads
-        expected = Steps(config).learn(2, micro=3)
-        for zero in zeros:
-            own = Steps(config, start(Layout(dp=2, tp=2, zero=zero))).learn(2, micro=3)  # type: ignore[arg-type]
-            found += [f"{name}, tp 2, zero {zero}: {one}" for one in differences(own, expected)]
-    return found
-
-
-def _four(rank: int) -> list[str]:
-    return _families(PADDED, (0, 3)) + _two_dimensions()
-
-
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    assert run_ranks(_two, 2, tmp_path, timeout=LIMIT) == [[]] * 2
-
-
-def test_four_ranks_equal_one_process() -> None:
-    assert run_ranks(_four, 4, timeout=LIMIT) == [[]] * 4
+def test_ranks_equal_one_process(tmp_path: Path) -> None:
+    assert run_ranks(_two, 2, tmp_path) == [[]] * 2
 
 
 @pytest.mark.parametrize(
@@ -189,6 +149,6 @@ def test_micro_batches_are_dealt_out_by_their_number(
 
 def test_devices_of_one_process_equal_one_device() -> None:
     for name in ("qwen3", "t5"):
-        config: Any = CONFIGS[name]()
+        config: Any = dropping(name)
         own, expected = Steps(config, devices=["cpu", "cpu"]).learn(4), Steps(config).learn(4)
         assert differences(own, expected) == []

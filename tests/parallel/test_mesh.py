@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +15,7 @@ import torch.distributed as dist
 from plainformer.config.layout import Layout
 from plainformer.errors import UsageError
 from plainformer.parallel.mesh import Mesh, finish, start
-from tests.support.ranks import run_ranks
+from tests.support.ranks import TIMEOUT, run_ranks
 
 LAYOUTS = [Layout(dp=4), Layout(tp=4), Layout(pp=4), Layout(dp=2, tp=2), Layout(pp=2, tp=2), Layout(pp=2, dp=2)]
 
@@ -50,6 +54,34 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert start() == Mesh(Layout(), 0, torch.device("cpu"))
     assert not dist.is_initialized()
+
+
+PROGRAM = """
+import atexit
+import torch.distributed as dist
+atexit.register(lambda: print(rank, "is still in" if dist.is_initialized() else "has left", flush=True))
+from plainformer.parallel.mesh import start
+from plainformer.parallel.sync import Ranks
+rank = start().rank
+assert Ranks(start()).everywhere(rank) == [0, 1]
+"""
+
+
+def test_a_program_that_says_no_goodbye_leaves_before_python_ends() -> None:
+    """Threads of a group that outlives the interpreter end the process with an abort, now and then."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    known = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env={**known, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for rank, process in enumerate(ranks):
+        assert process.communicate(timeout=TIMEOUT)[0] == f"{rank} has left\n"
+        assert process.returncode == 0
 
 
 def _fails(rank: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ranks import run_ranks
-from tests.support.staged import everything, tasks, together
+from tests.support.staged import everything, four_stages, tasks
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -20,8 +20,8 @@ def test_a_pipeline_is_one_process(world: int) -> None:
         assert found == []
 
 
-def test_four_stages_and_other_forms() -> None:
-    for found in run_ranks(together, 4, timeout=240):
+def test_four_stages() -> None:
+    for found in run_ranks(four_stages, 4, timeout=240):
         assert found == []
 
 

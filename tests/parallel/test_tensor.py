@@ -12,12 +12,13 @@ from plainformer.config.layout import Layout
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.sync import gradient_norm
-from plainformer.parallel.tensor import add_up_gradients, part_of
+from plainformer.parallel.tensor import add_up_gradients
 from tests.support.ranks import run_ranks
-from tests.support.shares import SHARED, config_of, inputs_of, loss_of, rows_of, share_of, whole
+from tests.support.shares import SHARED, config_of, inputs_of, loss_of, own_part, rows_of, whole
 from tests.support.tensor_traps import TRAPS
 
 LOSS, GRADIENT = 5e-6, 1e-5
+LATER = 1e-4  # weights differ by the rounding of the steps before
 
 
 def _far(ours: Tensor, theirs: Tensor) -> float:
@@ -54,26 +55,22 @@ def _between(model: Transformer, step: int) -> None:
 def _trains(name: str, mesh: Mesh) -> None:
     config = config_of(name)
     inputs = inputs_of(config)
-    for make in (lambda ps: torch.optim.SGD(ps, lr=0.05), lambda ps: torch.optim.AdamW(ps, lr=1e-3)):
+    for make in (lambda ps: torch.optim.SGD(ps, lr=0.01), lambda ps: torch.optim.AdamW(ps, lr=1e-3)):
         alone = whole(config)
-        model = share_of(alone, mesh, part_of(mesh))
-        model.eval()  # the checkpoints' dropout is off
-        alone.eval()
+        model = own_part(alone, mesh)
         both: Any = (alone, model)
         optimizers = [make([p for p in each.parameters() if p.requires_grad]) for each in both]
         for step in range(3):
             losses = [loss_of(each, inputs) for each in both]
-            assert _far(losses[1], losses[0]) < LOSS, (name, step, losses)
+            assert _far(losses[1], losses[0]) < (LOSS if step == 0 else LATER), (name, step, losses)
             for loss, optimizer in zip(losses, optimizers, strict=True):
                 optimizer.zero_grad()
                 loss.backward()
             add_up_gradients(model, mesh)
-            # Later, weights differ by the rounding of the steps before.
-            _check_gradients(f"{name}, step {step}", model, alone, mesh, GRADIENT if step == 0 else 1e-4)
+            _check_gradients(f"{name}, step {step}", model, alone, mesh, GRADIENT if step == 0 else LATER)
             for optimizer in optimizers:
                 optimizer.step()
             _between(model, step)
-            model.eval()
 
 
 def _walk(rank: int, tp: int, names: Collection[str], traps: Sequence[Callable[[Mesh], None]]) -> None:

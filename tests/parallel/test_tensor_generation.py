@@ -20,7 +20,7 @@ from plainformer.parallel.mesh import Mesh, start
 from plainformer.parallel.tensor import part_of
 from plainformer.saving import save_model
 from tests.support.ranks import run_ranks
-from tests.support.shares import config_of, inputs_of, share_of, whole
+from tests.support.shares import config_of, inputs_of, own_part, whole
 
 WRITERS = ("llama", "gpt2", "gemma2", "t5", "whisper")
 BACKENDS = ("plain", "fused", "onednn", "compiled", "int8")
@@ -67,7 +67,7 @@ def _walk(rank: int, folder: Path) -> None:
     _loads(folder, mesh)
     for name in WRITERS:
         alone = whole(config_of(name), scale=0.3).eval()
-        model = share_of(alone, mesh, part_of(mesh))
+        model = own_part(alone, mesh)
         for way, mode in MODES.items():
             if (name, way) not in NO:
                 assert _write(name, model, mode) == _write(name, alone, mode), (name, way)
@@ -76,7 +76,7 @@ def _walk(rank: int, folder: Path) -> None:
             mode = dict(num_draft_tokens=3)
             assert _write(name, model, mode, draft_model=draft) == _write(name, alone, mode, draft_model=draft)
         for backend in BACKENDS:
-            ours, theirs = share_of(alone, mesh, part_of(mesh)), copy.deepcopy(alone)
+            ours, theirs = own_part(alone, mesh), copy.deepcopy(alone)
             for each in (ours, theirs):
                 prepare_for_inference(each, backend)
             assert not any(type(module) is step.FastStack for module in ours.modules())

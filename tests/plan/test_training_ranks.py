@@ -41,7 +41,7 @@ STEPS = ("forward", "loss", "backward", "sync", "clip", "step")
 
 
 def workload(layout: Layout) -> Workload:
-    passes = 3 if layout.pp > 1 else 1
+    passes = 3 if layout.pp > 1 or layout.zero >= 2 else 1
     return Workload(
         purpose="training", batch=ROWS, length=LENGTH, target_length=TARGET, padded=False, accumulate=passes
     )
@@ -82,8 +82,10 @@ class Step:
             work = Work(given, lambda number: self.loss(given[number]))
             Pipeline(self.model, self.mesh).run(work, last=self.gradients.last)
         else:
-            self.gradients.last()
-            self.loss(self.inputs()).backward()
+            for number in range(self.count):
+                if number == self.count - 1:
+                    self.gradients.last()
+                self.loss(self.inputs()).backward()
         self.gradients.finish()
         self.optimizer.step()
         self.gradients.stepped()

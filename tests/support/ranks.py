@@ -48,7 +48,8 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: flo
     those that wait for one that has failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        given = (function, world, args, folder, timeout, dict(os.environ))
+        call = pickle.dumps((function, args))  # here, or tensors would travel as open files
+        given = (world, call, folder, timeout, dict(os.environ))
         ranks = [_server().Process(target=_rank, args=(rank, *given), daemon=True) for rank in range(world)]
         for process in ranks:
             process.start()
@@ -91,15 +92,7 @@ def _first_error(folder: Path) -> str:
     return f"; the first, rank {found[0].stem}:\n{found[0].read_text()}" if found else ""
 
 
-def _rank(
-    rank: int,
-    function: Callable[..., Any],
-    world: int,
-    args: tuple[Any, ...],
-    folder: str,
-    timeout: float,
-    environment: dict[str, str],
-) -> None:
+def _rank(rank: int, world: int, call: bytes, folder: str, timeout: float, environment: dict[str, str]) -> None:
     torch.set_num_threads(1)
     os.environ.clear()
     os.environ.update(environment)
@@ -108,6 +101,7 @@ def _rank(
         store = dist.FileStore(str(Path(folder, "store")), world)  # type: ignore[attr-defined]
         limit = timedelta(seconds=timeout)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
+        function, args = pickle.loads(call)
         result = pickle.dumps(function(rank, *args))
     except BaseException:
         Path(folder, f"{rank}.error").write_text(traceback.format_exc())

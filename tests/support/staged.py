@@ -16,9 +16,7 @@ from plainformer.model.transformer import ModelOutput, Transformer
 from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.pipeline import Pipeline, Work
 from plainformer.parallel.sync import add_up_shared, gradient_norm
-from tests.support.parallel import CONFIGS as TRAINED
-from tests.support.parallel import Steps, differences
-from tests.support.stages import CONFIGS, config_of, inputs_of, loss_of, mesh_of, part_of, whole
+from tests.support.shares import SHARED, config_of, inputs_of, loss_of, mesh_of, own_part, whole
 
 MICRO = 4
 DECODERS = ("llama", "gpt2", "mistral", "t5", "bart", "whisper")
@@ -39,34 +37,33 @@ MODES: dict[str, dict[str, Any]] = {
 FEW = {mode: MODES[mode] for mode in ("greedy", "beams", "contrastive", "draft")}
 
 
+def deep(name: str, seed: int = 0) -> Transformer:
+    """Return a model of four layers or more."""
+    layers = {"t5": 3, "bart": 2, "whisper": 2}.get(name, 4)
+    return whole(config_of(name, layers=layers), seed, scale=0.3)
+
+
 def everything(rank: int, world: int) -> list[str]:
     """Walk all cases of one pipeline of `world` stages."""
     mesh = mesh_of(pp=world)
     found = [*calls(mesh), *refused(mesh), *frozen(mesh), *kept(mesh)]
-    for number, name in enumerate(CONFIGS):  # each schedule with each of them, at one number of stages or the other
+    for number, name in enumerate(SHARED):  # each schedule with each of them, at one number of stages or the other
         found += gradients(mesh, name, ("1f1b", "gpipe")[(number + world) % 2])
     for name in DECODERS:
         found += generation(mesh, name, MODES if name in ("llama", "mistral", "t5") and world == 2 else FEW)
-    if world == 2:
-        return [*found, *steps(mesh, 20, "llama"), *steps(mesh, 3, "bert", "t5", "albert")]
     return found
 
 
-def together(rank: int) -> list[str]:
-    """Walk four stages, and pipelines with other forms."""
-    deep, found = mesh_of(pp=4), []
-    for name in ("llama", "gpt2", "bert", "t5", "albert", "whisper", "vit", "wav2vec2"):
-        found += gradients(deep, name, "1f1b")
-    found += kept(deep)
-    for axes in (dict(dp=2), dict(dp=2, zero=1), dict(dp=2, zero=3), dict(tp=2)):
-        found += steps(mesh_of(pp=2, **axes), 3, "llama", "t5")
-    return found
+def four_stages(rank: int) -> list[str]:
+    """Walk what depends on the number of stages."""
+    mesh = mesh_of(pp=4)
+    return [*(one for name in SHARED for one in gradients(mesh, name, "1f1b")), *kept(mesh)]
 
 
 def gradients(mesh: Mesh, name: str, schedule: Any) -> list[str]:
     """Losses, gradients and their norm of micro-batches of different lengths are those of one process."""
-    model = whole(config_of(name))
-    part = part_of(model, mesh)
+    model = deep(name)
+    part = own_part(model, mesh)
     batches = [inputs_of(model.config, number, length=5 + number) for number in range(MICRO)]
     expected, losses = [], dict[int, float]()
     for number, batch in enumerate(batches):
@@ -102,10 +99,10 @@ def frozen(mesh: Mesh) -> list[str]:
     """What is not trained sends no gradient back: with the head alone, nothing does; nor through a frozen encoder."""
     found = []
     for name, trained in (("vit", "head."), ("bart", "decoder.")):
-        model = whole(config_of(name))
+        model = deep(name)
         for path, parameter in model.named_parameters():
             parameter.requires_grad_(path.startswith(trained))
-        part = part_of(model, mesh)
+        part = own_part(model, mesh)
         batches = [inputs_of(model.config, number, length=5) for number in range(MICRO)]
         for number, batch in enumerate(batches):
             loss_of(model, batch, number).backward()
@@ -129,7 +126,7 @@ def _learn(part: Transformer, mesh: Mesh, batches: list[dict[str, Tensor]], sche
 def kept(mesh: Mesh) -> list[str]:
     """A stage keeps what autograd saves of min(m, p - s) micro-batches with 1F1B, and of all with GPipe."""
     found, count, stage = [], 6, mesh.place.pp
-    part = part_of(whole(config_of("llama")), mesh)
+    part = own_part(deep("llama"), mesh)
     batch = inputs_of(part.config, 0)
     for schedule in ("1f1b", "gpipe"):
         of_one, of_all = (_saved(part, mesh, schedule, [batch] * micro) for micro in (1, count))
@@ -172,13 +169,13 @@ def saved() -> Iterator[Callable[[], int]]:
 
 def generation(mesh: Mesh, name: str, modes: dict[str, dict[str, Any]]) -> list[str]:
     """Modes give the tokens of one process, of a padded batch."""
-    model = whole(config_of(name)).eval()
-    part, found = part_of(model, mesh), []
+    model = deep(name).eval()
+    part, found = own_part(model, mesh), []
     given: dict[str, Any] = inputs_of(model.config, 1, rows=3, length=9)
     given.pop("decoder_input_ids", None)
     for mode, options in modes.items():
         if mode == "draft":
-            options = {**options, "draft_model": whole(config_of(name), seed=1).eval()}
+            options = {**options, "draft_model": deep(name, seed=1).eval()}
         wanted = generate(model, **given, max_new_tokens=12, **options)
         own = generate(part, **given, max_new_tokens=12, **options)
         if own.token_ids != wanted.token_ids or own.stop_reasons != wanted.stop_reasons:
@@ -190,9 +187,9 @@ def generation(mesh: Mesh, name: str, modes: dict[str, dict[str, Any]]) -> list[
 def calls(mesh: Mesh) -> list[str]:
     """What tasks call of a model gives on all stages what it gives in one process."""
     found: list[str] = []
-    for name in CONFIGS:
-        model = whole(config_of(name)).eval()
-        part, given = part_of(model, mesh), inputs_of(model.config, 2)
+    for name in SHARED:
+        model = deep(name).eval()
+        part, given = own_part(model, mesh), inputs_of(model.config, 2)
 
         def same(what: str, own: Any, other: Any, name: str = name) -> None:
             if (own is None) != (other is None) or (own is not None and not torch.equal(own, other)):
@@ -230,8 +227,8 @@ def _pieces(part: Transformer, model: Transformer, given: dict[str, Any], same: 
 
 def refused(mesh: Mesh) -> list[str]:
     """What cannot be is said on all stages, before anyone waits for anyone."""
-    model = whole(config_of("gpt2")).eval()
-    part, found = part_of(model, mesh), []
+    model = deep("gpt2").eval()
+    part, found = own_part(model, mesh), []
     ids = inputs_of(model.config, 0)["input_ids"]
     for what, call in (
         ("attentions", lambda: part(ids, output_attentions=True)),
@@ -253,19 +250,6 @@ def refused(mesh: Mesh) -> list[str]:
     return found
 
 
-def steps(mesh: Mesh, count: int, *names: str) -> list[str]:
-    """Steps of the loop give the losses, norms and gradients of one process."""
-    found = []
-    for name in names:
-        config = TRAINED[name](0.0)
-        expected = Steps(config).learn(count)
-        run = Steps(config, mesh)
-        own = run.learn(count)
-        expected.gradients = {name: expected.gradients[name] for name in own.gradients}  # those that this stage has
-        found += [f"{name}, {mesh.layout}: {one}" for one in differences(own, expected)]
-    return found
-
-
 def tasks(rank: int, folders: dict[str, str]) -> list[str]:
     """Loaded tasks answer as in one process when their model is a part of one."""
     import plainformer
@@ -278,7 +262,7 @@ def tasks(rank: int, folders: dict[str, str]) -> list[str]:
         task = plainformer.load(folder, backend="plain")
         options = {"max_new_tokens": 6} if name in ("text-generation", "text2text") else {}
         expected = task(given[name], **options)
-        task.model = part_of(task.model, mesh).eval()
+        task.model = own_part(task.model, mesh).eval()
         own = task(given[name], **options)
         if str(own) != str(expected):
             found.append(f"{name}: {own} for {expected}")

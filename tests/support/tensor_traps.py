@@ -29,9 +29,9 @@ from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.parallel import tensor
 from plainformer.parallel.mesh import Mesh
-from plainformer.parallel.tensor import add_up_gradients, part_of
+from plainformer.parallel.tensor import add_up_gradients
 from plainformer.train.losses import word_losses
-from tests.support.shares import config_of, inputs_of, loss_of, rows_of, share_of, whole
+from tests.support.shares import config_of, inputs_of, loss_of, own_part, rows_of, whole
 
 CLOSE = 1e-5
 
@@ -39,7 +39,7 @@ CLOSE = 1e-5
 def pair(name: str, mesh: Mesh, **changes: Any) -> tuple[Transformer, Transformer]:
     """Return a whole model and this rank's part of it, neither of which drops anything."""
     alone = whole(config_of(name, **changes)).eval()
-    return alone, share_of(alone, mesh, part_of(mesh))
+    return alone, own_part(alone, mesh)
 
 
 def near(ours: Tensor, theirs: Tensor, within: float = CLOSE) -> bool:
@@ -214,7 +214,7 @@ def _masks() -> Iterator[list[Tensor]]:
 
 def own_units_are_dropped_apart_and_all_else_alike(mesh: Mesh) -> None:
     for name in ("gemma2", "whisper", "deberta"):
-        _, model = pair(name, mesh)
+        _, model = pair(name, mesh, drops=True)
         set_dropout(model, 0.4)
         model.train()
         torch.manual_seed(7)

@@ -13,14 +13,15 @@ from plainformer.cli.training_line import size
 from plainformer.config.building import as_data, as_plain
 from plainformer.config.yaml import write_yaml
 from plainformer.errors import plural
+from plainformer.plan.result import PHASES
+from plainformer.plan.shown import layout_said
 
 if TYPE_CHECKING:
-    from plainformer.config.layout import Layout
     from plainformer.config.training import TrainConfig
     from plainformer.folds import SeriesPlan
     from plainformer.plan.planned import Plan
-    from plainformer.train.needs import Needs
     from plainformer.training import Prepared
+    from plainformer.training.estimate import Needs
 
 MOST_TOKENS = 60  # of an example that is shown; --json has all
 EXAMPLES = 2
@@ -31,7 +32,7 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
     """Print what of the configuration is not default, how much there is to learn from, what it needs, and the first examples."""
     with screen.during("preparing"):
         from plainformer.training import prepare
-        from plainformer.training.estimate import needs_of, plan_of
+        from plainformer.training.estimate import needs_of
 
         if config.folds is not None:
             from plainformer.folds import plan_series
@@ -40,7 +41,8 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
         else:
             series = None
         prepared = prepare(config) if series is None else series.prepared
-        needs, step = needs_of(prepared), plan_of(prepared)
+        needs = needs_of(prepared)
+        step = needs.step
         examples = first_examples(prepared)
     if as_json:
         found = {
@@ -56,7 +58,7 @@ def show_dry_run(config: TrainConfig, *, as_json: bool) -> None:
     out.print(write_yaml(decided(prepared.config if series is None else series.config)), markup=False)
     if series is not None:
         print_facts(out, series_facts(series))
-    print_facts(out, {**facts(prepared), **needed(needs), "step": stepped(step)})
+    print_facts(out, {**facts(prepared), **needed(needs)})
     for number, example in enumerate(examples, start=1):
         print_example(out, f"example {number}", example)
 
@@ -130,42 +132,31 @@ def facts(prepared: Prepared) -> dict[str, str]:
         also = f", and {plural(probe, 'row')} of train, by which overfitting is told" if probe else ""
         found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}{also}; {how}"
     if prepared.layout.world > 1:
-        found["processes"] = divided(prepared.layout)
+        found["processes"] = layout_said(prepared.layout)
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found
 
 
-def divided(layout: Layout) -> str:
-    """Return how processes share the work, for people."""
-    parts = {"data parallel": layout.dp, "tensor parallel": layout.tp, "pipeline stages": layout.pp}
-    said = " · ".join(f"{count} {name}" for name, count in parts.items() if count > 1)
-    return f"{layout.world} = {said}" + (f", ZeRO-{layout.zero}" if layout.zero else "")
-
-
 def needed(needs: Needs) -> dict[str, str]:
     """Return what a run needs, for people."""
-    parts = {
-        "weights": needs.weights,
-        "gradients": needs.gradients,
-        "optimizer": needs.optimizer,
-        "average": needs.average,
-        "activations": needs.activations or 0,
-    }
-    said = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
     disk = f"{size(needs.checkpoint)} for each checkpoint, up to {size(needs.checkpoint * needs.checkpoints)}"
     losses = f"; {size(needs.losses)} for the losses of each evaluation's examples" if needs.losses else ""
     return {
         "parameters": f"{needs.parameters:,}, of which {needs.trained:,} are trained",
-        "memory": f"{size(needs.memory)}, an estimate: {said}",
+        "memory": remembered(needs.step),
         "disk": f"{disk} for {plural(needs.checkpoints, 'checkpoint')}{losses}",
     }
 
 
-def stepped(step: Plan) -> str:
-    """Return what the largest micro-batch needs at the worst moment of a step, for people."""
+def remembered(step: Plan) -> str:
+    """Return what the largest micro-batch needs at the worst moment of a step, and whether that is there, for people."""
     parts = sorted(step.worst.peak.parts().items(), key=lambda part: -part[1])
-    said = ", ".join(f"{name} {size(count)}" for name, count in parts[:4])
-    return f"{size(step.peak)} at most, in {step.phase}: {said}; `plainformer plan` says what fits"
+    said = ", ".join(f"{name} {size(count)}" for name, count in parts)
+    each = " on each device" if step.layout.world > 1 else ""
+    found = f"at most {size(step.total)}{each}, while {PHASES[step.phase]} ({step.phase}): {said}"
+    if step.device is not None and not step.fits:
+        found += f"; only {size(step.device.memory)} are available: `plainformer plan` on this file says what would fit"
+    return found
 
 
 def print_example(out: Any, name: str, tokens: Tokens) -> None:

@@ -29,6 +29,7 @@ from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import add_up_shared, missing_gradients
 
 BUCKET = 25 << 20  # bytes of gradients that travel together: few messages, and the first leaves early
+AHEAD = 2  # messages with new weights that are on their way at a time
 METHODS = (
     "states",
     "score",
@@ -71,6 +72,13 @@ class Gradients:
         """Return whether the optimizer's states of a parameter, or of a part of it, are kept here."""
         return True
 
+    def lacking(self, passes: int) -> int:
+        """Return how many passes of the model other ranks make for their micro-batch, beyond `passes`: make as many.
+
+        All data-parallel ranks call it, before each micro-batch.
+        """
+        return 0
+
     def evaluated(self) -> None:
         """Call it when weights are about to change after forward passes without a backward pass."""
 
@@ -78,8 +86,8 @@ class Gradients:
 class Replicated(Gradients):
     """DDP and ZeRO-1.
 
-    Gradients are copied into flat buckets, from the head down, which is the order in which they become ready. A bucket leaves
-    when it is full, and all before it have left: ranks that leave out other layers still send the same.
+    Gradients lie in flat buckets, from the head down, which is the order in which they become ready. A bucket leaves when all
+    of it is ready, and all before it have left: ranks that leave out other layers still send the same.
     """
 
     def __init__(self, model: Transformer, mesh: Mesh) -> None:
@@ -104,6 +112,7 @@ class Replicated(Gradients):
         self._sends = True
 
     def _ready(self, parameter: Tensor) -> None:
+        self._of[id(parameter)].take(parameter)
         if not self._sends:
             return
         self._of[id(parameter)].missing.discard(id(parameter))
@@ -128,20 +137,24 @@ class Replicated(Gradients):
         """Give the others the new values of what is kept here, and take theirs."""
         if self.owners is None:
             return
-        ranks = dist.get_process_group_ranks(self.group)
-        waiting = []
-        for owner, rank in enumerate(ranks):
+        waiting: list[tuple[Any, Tensor, Sequence[nn.Parameter]]] = []
+        for owner, rank in enumerate(dist.get_process_group_ranks(self.group)):
             for some in in_buckets([p for name, p in self.parameters.items() if self.owners[name] == owner]):
+                if len(waiting) == AHEAD:
+                    _arrived(*waiting.pop(0))
                 flat = torch.cat([p.detach().flatten() for p in some])
                 work = dist.broadcast(flat, src=rank, group=self.group, async_op=True)
                 waiting.append((work, flat, some if owner != self.index else []))
-        for work, flat, some in waiting:
-            work.wait()
-            _copy_out(flat, some)
+        for one in waiting:
+            _arrived(*one)
 
 
 class _Bucket:
-    """Gradients that travel together."""
+    """Gradients that travel together: from a step's first backward pass on, they are views of one tensor.
+
+    Attributes:
+        missing: whose last gradient of the step is still to come. parts: where each parameter's gradient lies.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], group: dist.ProcessGroup) -> None:
         self.parameters, self.group = parameters, group
@@ -149,24 +162,41 @@ class _Bucket:
 
     def begin(self) -> None:
         self.missing = {id(parameter) for parameter in self.parameters}
-        self.flat: Tensor | None = None
+        self.flat: Tensor | None = None  # from the first gradient on
+        self.parts: dict[int, Tensor] = {}
+        self.taken: set[int] = set()
         self.work: Any = None
+
+    def _open(self) -> Tensor:
+        if self.flat is None:
+            sizes = [parameter.numel() for parameter in self.parameters]
+            self.flat = self.parameters[0].new_empty(sum(sizes))
+            parts = zip(self.parameters, self.flat.split(sizes), strict=True)
+            self.parts = {id(parameter): part.view_as(parameter) for parameter, part in parts}
+        return self.flat
+
+    def take(self, parameter: Tensor) -> None:
+        """Move a parameter's first gradient of a step here; those of later backward passes are added where it is."""
+        if id(parameter) in self.taken:
+            return
+        self._open()
+        self.taken.add(id(parameter))
+        parameter.grad = self.parts[id(parameter)].copy_(parameter.grad)  # type: ignore[arg-type]
 
     def send(self) -> None:
         """Begin to add up; a parameter without a gradient has zeros."""
-        parts = [p.grad.flatten() if p.grad is not None else p.new_zeros(p.numel()) for p in self.parameters]
-        self.flat = torch.cat(parts)
-        self.work = dist.all_reduce(self.flat, group=self.group, async_op=True)
+        flat = self._open()
+        for key in self.parts.keys() - self.taken:
+            self.parts[key].zero_()
+        self.work = dist.all_reduce(flat, group=self.group, async_op=True)
 
     def receive(self) -> None:
-        """Wait for the sums, and let the gradients be views of them."""
-        assert self.flat is not None
+        """Wait for the sums; what has a gradient on another rank alone has its own now."""
         self.work.wait()
-        parts = self.flat.split([p.numel() for p in self.parameters])
-        for parameter, part in zip(self.parameters, parts, strict=True):
+        for parameter in self.parameters:
             if parameter.grad is not None:
-                parameter.grad = part.view_as(parameter)
-        self.flat = self.work = None
+                parameter.grad = self.parts[id(parameter)]
+        self.begin()
 
 
 def in_buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -183,7 +213,9 @@ def in_buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     return found
 
 
-def _copy_out(flat: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+def _arrived(work: Any, flat: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Wait for new weights, and take them."""
+    work.wait()
     parts = flat.split([p.numel() for p in parameters]) if parameters else ()
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.copy_(part.view_as(parameter))
@@ -207,6 +239,14 @@ class Sharded(Gradients):
         if self.mesh.layout.zero == 2:
             model: Any = self.model
             model.set_reshard_after_backward(now)
+
+    def lacking(self, passes: int) -> int:
+        assert self.model is not None and self.mesh is not None
+        if not isinstance(self.model.config.input_frontend, WaveFrontend):  # only clips may run apart
+            return 0
+        most = torch.tensor(passes)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.mesh.dp)
+        return int(most) - passes
 
     def evaluated(self) -> None:
         from torch.distributed.fsdp import FSDPModule
@@ -261,9 +301,6 @@ def _check_runs_all(model: Transformer, mesh: Mesh) -> None:
     if rates:
         what = f"this model leaves out layers in training (layer dropout {rates[0]:g}), each rank other ones"
         raise UsageError(f"{what}, {kept}", f"give {opt('parallel.zero', 1)}, or {opt('model.dropout', 0)}")
-    if isinstance(model.config.input_frontend, WaveFrontend):
-        what = "this model hears clips of one length at a time, on each rank another number of them"
-        raise UsageError(f"{what}, {kept}", f"give {opt('parallel.zero', 1)}")
 
 
 class Replicas(Gradients):

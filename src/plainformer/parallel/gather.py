@@ -9,15 +9,16 @@ All ranks call everything here, in the same order. Tensors travel over the CPU.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from plainformer.config.local import Local, chunk_rows
@@ -26,6 +27,7 @@ from plainformer.errors import PlainformerError, said_by
 if TYPE_CHECKING:
     from plainformer.parallel.mesh import Mesh
 
+T = TypeVar("T")
 Block = tuple[tuple[int, int], ...]  # the first index, and the one after the last, along each dimension
 
 
@@ -152,28 +154,32 @@ class Team:
         dist.all_gather_object(found, value, self.group)
         return found
 
-    def together(self, act: Callable[[], Any]) -> list[Any]:
-        """Return what each rank's `act` gave; what one raises because of files or the user's input, all raise.
+    def together(self, act: Callable[[], T]) -> list[T]:
+        """Return what each rank's `act` gave; what one raises, all raise.
 
         `act` may talk to the other ranks only in ways in which all of them fail or none.
         """
-        value: Any = None
-        problem: PlainformerError | None = None
-        try:
-            value = act()
-        except PlainformerError as error:
-            problem = error
-        except (OSError, SafetensorError) as error:
-            problem = PlainformerError(said_by(error))
-        told = self.gather((value, problem))
+        told: list[tuple[Any, Exception | None]] = self.gather(attempted(act))
         for _, cause in told:
             if cause is not None:
                 raise cause
         return [value for value, _ in told]
 
-    def first(self, act: Callable[[], Any]) -> Any:
-        """Return what the first rank's `act` gave: it alone acts. Raises as `together`."""
-        return self.together(act if self.is_first else lambda: None)[0]
+    def first(self, act: Callable[[], T], patience: timedelta | None = None) -> T:
+        """Return what the first rank's `act` gave: it alone acts. What it raises, all raise.
+
+        Args:
+            patience: how long that may take; None: as long as any answer.
+        """
+        told: list[Any] = list(attempted(act)) if self.is_first else [None, None]
+        group = self.group if patience is None else dist.new_group(timeout=patience, backend="gloo")
+        dist.broadcast_object_list(told, src=0, group=group)
+        if patience is not None:
+            dist.destroy_process_group(group)
+        if told[1] is not None:
+            raise told[1]
+        value: T = told[0]
+        return value
 
     def send(self, tensor: Tensor, to: int) -> None:
         """Give a tensor to another rank, which calls `receive`."""
@@ -184,6 +190,18 @@ class Team:
         tensor = torch.empty(tuple(shape), dtype=dtype)
         dist.recv(as_bytes(tensor), source, self.group)
         return tensor
+
+
+def attempted(act: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Return what `act` gave, and None; or None and what it raised, as other processes can be told of it."""
+    try:
+        return act(), None
+    except Exception as error:  # the others wait, whatever it is
+        try:
+            pickle.dumps(error)
+        except Exception:
+            return None, PlainformerError(said_by(error))
+        return None, error
 
 
 def as_bytes(tensor: Tensor) -> Tensor:

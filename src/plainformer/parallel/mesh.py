@@ -6,7 +6,9 @@ process that was started by hand is a mesh of itself, without any group.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -116,6 +118,16 @@ def _join(backend: str, timeout: timedelta) -> None:
     store, rank, count = next(rendezvous("env://", timeout=timeout))
     store = meet(store, rank, count, timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
+    atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    """Leave the others while Python still lives: threads of a group that outlives it may end the process with an abort.
+
+    After an error that nobody has caught, the others may be gone: nobody waits for them.
+    """
+    if getattr(sys, "last_value", None) is None:
+        finish()
 
 
 def _group_along(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plainformer.config.layout import Layout, Place
 from plainformer.config.local import Local, chunk_rows, shared
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.gather import local_of
+from plainformer.parallel.gather import Team, local_of
 from plainformer.parallel.mesh import Mesh
 
 T = TypeVar("T")
@@ -45,11 +45,13 @@ class Ranks:
         mesh: None for one process.
     Attributes:
         count, index: of data-parallel ranks, and this one's number. is_first: this process writes for all.
+        team: all processes; None for one.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         layout = mesh.layout if mesh is not None else Layout()
         self.mesh = mesh if mesh is not None and mesh.world is not None else None
+        self.team = Team.of(self.mesh) if self.mesh is not None else None
         self.count, self.index = layout.dp, mesh.place.dp if mesh is not None else 0
         self.is_first = mesh is None or mesh.is_first
         self._dp = mesh.dp if mesh is not None else None
@@ -87,29 +89,11 @@ class Ranks:
 
     def first(self, value: T) -> T:
         """Return what the first rank has given."""
-        if self.mesh is None:
-            return value
-        told = [value]
-        dist.broadcast_object_list(told, src=0, group=self.mesh.world)
-        return told[0]
+        return value if self.team is None else self.team.first(lambda: value)
 
     def alone(self, act: Callable[[], T]) -> T:
         """Return what the first rank's `act` gives, however long that takes: it acts alone. What it raises, all raise."""
-        if self.mesh is None:
-            return act()
-        told: list[Any] = [None, None]
-        if self.is_first:
-            try:
-                told[0] = act()
-            except Exception as error:  # raised again below
-                told[1] = error
-        patient = dist.new_group(timeout=PATIENCE, backend="gloo")
-        dist.broadcast_object_list(told, src=0, group=patient)
-        dist.destroy_process_group(patient)
-        if told[1] is not None:
-            raise told[1]
-        found: T = told[0]
-        return found
+        return act() if self.team is None else self.team.first(act, PATIENCE)
 
     def gathered(self, value: T) -> list[T]:
         """Return what each data-parallel rank has given, in their order."""
@@ -121,11 +105,7 @@ class Ranks:
 
     def everywhere(self, value: T) -> list[T]:
         """Return what each rank has given, in their order."""
-        if self.mesh is None:
-            return [value]
-        found: list[Any] = [None] * self.mesh.layout.world
-        dist.all_gather_object(found, value, group=self.mesh.world)
-        return found
+        return [value] if self.team is None else self.team.gather(value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- gradients

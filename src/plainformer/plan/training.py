@@ -50,6 +50,7 @@ from plainformer.plan.workload import Workload
 
 SAMPLES = 16_000  # a second of sound
 BUCKET = 25 << 20  # bytes of gradients that travel together (`parallel/data.py`)
+AHEAD = 2  # such messages with new weights at a time
 MASKED_SHARE = 0.15  # of a text's tokens that a masked model learns
 LETTERS = 15  # a second of speech, of which CTC keeps a number for each frame
 TARGETS = ("attention", "cross")  # what has adapters unless others are named
@@ -153,7 +154,7 @@ class Training:
     def _computed(self) -> dict[str, list[Item]]:
         """Return what is alive at the peaks of forward pass, loss and backward pass."""
         layout, passes = self.here.layout, self.workload.accumulate
-        if self.zero >= 2 and passes == 1:
+        if self.zero >= 2:  # after each backward pass, not only the last of a step
             self.run.ops.gradient_share = self.dp
         found, kept = self.run.micro_batch()
         if passes == 1:
@@ -187,8 +188,9 @@ class Training:
         if self.dp == 1:
             return []
         if self.zero < 2:
-            sent = gradients // BUCKET * BUCKET if phase == "backward" else 0
-            return [Item(BUFFERS, sent, "buckets of gradients")] if sent else []
+            # A bucket has its memory from the first of its gradients on.
+            empty = min(-gradients % BUCKET, self.states.gradients - gradients) if phase == "backward" else 0
+            return [Item(BUFFERS, empty, "what is still empty of a bucket of gradients")] if empty > 0 else []
         units = self._units()
         layer, rest = max((size for name, size in units.items() if name), default=0), units.get("", 0)
         whole = sum(units.values()) if self.zero == 2 else rest + 2 * layer
@@ -207,15 +209,12 @@ class Training:
         return found
 
     def _synced(self, base: tuple[Item, ...], gradients: Item) -> tuple[Phase, ...]:
-        """Return the phase in which ranks add up their gradients, where they do it after the backward pass."""
-        items = []
-        if self.dp > 1 and self.zero < 2:
-            items.append(Item(BUFFERS, gradients.bytes, "buckets of gradients"))
+        """Return the phase in which stages add up the gradients of what several of them have, after the backward pass."""
         common = shared(self.here.config, self.here.layout)
         sizes = [math.prod(shape) * self.width for name, shape in self.learnt.items() if self._kept(name) in common]
-        if sizes:
-            items.append(Item(BUFFERS, sum(sizes), "gradients that stages share"))
-        return (Phase("sync", (*base, gradients, *items)),) if items else ()
+        if not sizes:
+            return ()
+        return (Phase("sync", (*base, gradients, Item(BUFFERS, sum(sizes), "gradients that stages share"))),)
 
     def _kept(self, name: str) -> str:
         part = self.here.parts.get(name)
@@ -224,8 +223,9 @@ class Training:
     def _step_items(self) -> list[Item]:
         items = [Item(WORKSPACE, self.states.temporary, "of the optimizer")] if self.states.temporary else []
         if self.dp > 1 and self.zero == 1:
-            whole = sum(math.prod(shape) for shape in self.learnt.values()) * self.width
-            items.append(Item(BUFFERS, whole, "new weights, for the others"))
+            sizes = [math.prod(shape) * self.width for shape in self.learnt.values()]
+            sent = min(sum(sizes), AHEAD * max(BUCKET, *sizes))
+            items.append(Item(BUFFERS, sent, "new weights, for the others"))
         return items
 
 

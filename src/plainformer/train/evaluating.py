@@ -15,6 +15,7 @@ import torch
 
 from plainformer.train.example_losses import Numbers, Scored
 from plainformer.train.feeder import Feeder
+from plainformer.train.idle import idle
 from plainformer.train.interval import bounds_of, resampled
 from plainformer.train.run import Run
 
@@ -73,7 +74,9 @@ def _scored(run: Run, side: Scored) -> Numbers | None:
         for turn, batch in zip(mine, feeder, strict=True):
             if run.stop():
                 return None
-            sums = run.objective.statistics(run.model, run.here(batch))
+            batch, lacking = run.here(batch), run.gradients.lacking(batch.passes)
+            sums = run.objective.statistics(run.model, batch)
+            idle(run.model, batch, lacking)
             if turn.counts:
                 found.append((turn.micro, sums, batch.examples))
     every = sorted((one for told in run.ranks.gathered(found) for one in told), key=lambda one: one[0])

@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from plainformer.train.checkpoint import Written
 from plainformer.train.draws import torch_seed
 from plainformer.train.evaluating import Evaluation, evaluate
 from plainformer.train.feeder import Feeder
+from plainformer.train.idle import idle
 from plainformer.train.noise import noised
 from plainformer.train.objectives.base import Batch, Loss
 from plainformer.train.optimizer import clip_gradients, set_learning_rate, shrink
@@ -179,9 +180,11 @@ def score(run: Run, step: Step, micro: int, batch: Batch) -> Loss:
     """Return the losses of a micro-batch in training."""
     torch.manual_seed(torch_seed(run.config.seed, step.step, micro))  # dropout depends on the step alone
     model = run.model if run.replicas is None else run.replicas.of(micro)
-    batch = run.here(batch, model)
+    batch, lacking = run.here(batch, model), run.gradients.lacking(batch.passes)
     with run.autocast(), noised(model, batch.noise):
-        return run.objective.loss(model, batch)
+        loss = run.objective.loss(model, batch)
+        nothing = idle(model, batch, lacking)
+    return loss if nothing is None else replace(loss, values=loss.values + nothing)
 
 
 def _log(run: Run, state: State, norm: Tensor) -> None:

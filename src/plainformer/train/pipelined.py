@@ -51,6 +51,9 @@ class Pipelined:
             for turn, whole in zip(turns, batches, strict=True)
             for place, batch in enumerate(run.objective.apart(whole))
         ]
+        first = parts[0]
+        for _ in range(run.gradients.lacking(len(parts))):
+            parts.append(Part(first.turn._replace(counts=False), len(parts), first.batch))
         trimming = run.trimming if run.trimming is not None and run.trimming.begun(step.step) else None
         kept, left = self._kept(trimming, step, parts) if trimming is not None else (None, labels)
         total = torch.zeros((), dtype=torch.float64, device=run.device)
@@ -58,10 +61,10 @@ class Pipelined:
         def loss(number: int) -> Tensor:
             part = parts[number]
             found = self._loss(part)
+            if not part.turn.counts:
+                return found.total * 0 / left
             counted = found.total if kept is None else found.of_rows(kept[part.key].to(found.values.device))
-            counted = counted if part.turn.counts else counted * 0
-            if part.turn.counts:
-                run.history.take(step.step, part.batch, found)
+            run.history.take(step.step, part.batch, found)
             total.add_(counted.detach())
             return counted / left
 

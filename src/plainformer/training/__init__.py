@@ -20,7 +20,6 @@ from plainformer.errors import NO_SPACE, TrainingError, opt
 from plainformer.inputs.files import make_folder
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.data import Replicas
-from plainformer.parallel.gather import Team
 from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.pipeline import Pipeline
 from plainformer.parallel.sync import Ranks
@@ -126,7 +125,7 @@ def _prepared_in_turn(config: TrainConfig, ranks: Ranks) -> Prepared:
 
 def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], mesh: Mesh) -> TrainResult:
     config, folder, ranks = prepared.config, RunFolder(Path(prepared.config.folder)), Ranks(mesh)
-    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=Team.of(mesh))
+    checkpoints = Checkpoints(folder.path, config.checkpoints.keep, team=ranks.team)
     if ranks.first(bool(checkpoints.steps())):
         ranks.alone(lambda: folder.check(config, prepared.data))
     saved, passed_over = checkpoints.newest()
@@ -182,7 +181,7 @@ def make_run(
     mesh: Mesh,
 ) -> Run:
     """Put together what the loop works with, new or as it was saved."""
-    ranks, team = Ranks(mesh), Team.of(mesh)
+    ranks = Ranks(mesh)
     config, plan, objective, start = prepared.config, prepared.plan, prepared.objective, prepared.start
     model, new, gradients = divided_model(config, start, type(objective), saved.path if saved else None, mesh)
     devices = config.parallel.on(config.device)
@@ -193,12 +192,12 @@ def make_run(
     assert peak is not None  # `resolved` has written it out
     optimizer = make_optimizer(model, config.optimizer, peak, keeps=gradients.keeps)
     average = _average(config.optimizer, model)
-    going = Going(model, optimizer, average, history_of(prepared), team)
+    going = Going(model, optimizer, average, history_of(prepared), ranks.team)
     if saved is not None:
         going.load(saved)
 
     def save_model(path: Path, state: State) -> Written:
-        written = start.save(model, path, team)
+        written = start.save(model, path, ranks.team)
         if ranks.is_first:
             if state.ended in ("done", "early"):
                 conclude(folder)

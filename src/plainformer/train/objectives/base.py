@@ -71,6 +71,11 @@ class Batch:
     examples: tuple[int, ...] = ()
     noise: Tensor | None = None
 
+    @property
+    def passes(self) -> int:
+        """Return how often the model runs for it."""
+        return 1
+
 
 @dataclass
 class Loss:

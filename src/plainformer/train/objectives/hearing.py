@@ -39,6 +39,10 @@ class Clips(Batch):
     apart: bool = False
     frames: tuple[int, ...] = ()
 
+    @property
+    def passes(self) -> int:
+        return len(set(self.samples)) if self.apart else 1
+
     def runs(self) -> list[tuple[list[int], dict[str, Tensor]]]:
         """Return the rows that run together, and their inputs: all of them, or those of one length at a time."""
         if not self.apart or len(set(self.samples)) == 1:

@@ -1,0 +1,104 @@
+"""Every family learns in every form what it learns in one process: losses to 5e-6, norms and gradients to 1e-5, and curves.
+
+Forms of data parallelism drop numbers, the same ones as one process does. Ranks of the others draw for what is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from plainformer.config.layout import Layout
+from plainformer.parallel.mesh import start
+from tests.support.parallel import FAMILIES, Ran, Steps, differences, dropping
+from tests.support.ranks import run_ranks
+
+
+class Case(NamedTuple):
+    """What one process does once, however many forms are compared with it."""
+
+    family: str
+    dropout: float
+    layers: int
+    micro: int
+
+
+SHORT, CURVE = 2, 20
+FORMS: dict[int, list[tuple[Layout, int]]] = {
+    2: [
+        (Layout(dp=2), CURVE),
+        (Layout(dp=2, zero=1), SHORT),
+        (Layout(dp=2, zero=2), SHORT),
+        (Layout(dp=2, zero=3), CURVE),
+        (Layout(tp=2), CURVE),
+        (Layout(pp=2), CURVE),
+    ],
+    3: [(Layout(dp=3, zero=1), SHORT), (Layout(dp=3, zero=3), SHORT)],
+    4: [
+        (Layout(dp=4, zero=3), SHORT),
+        (Layout(tp=4), SHORT),
+        (Layout(pp=4), SHORT),
+        (Layout(dp=2, tp=2, zero=1), SHORT),
+        (Layout(dp=2, tp=2, zero=3), SHORT),
+        (Layout(dp=2, pp=2), SHORT),
+        (Layout(dp=2, pp=2, zero=1, schedule="gpipe"), SHORT),
+        (Layout(dp=2, pp=2, zero=3), SHORT),
+        (Layout(tp=2, pp=2), SHORT),
+    ],
+    8: [
+        (Layout(dp=8, zero=3), SHORT),
+        (Layout(dp=2, tp=2, pp=2, zero=3), SHORT),
+        (Layout(dp=2, tp=4), SHORT),
+        (Layout(dp=2, pp=4, zero=1), SHORT),
+    ],
+}
+SOME = ("llama", "t5", "albert", "qwen3", "whisper")  # those that differ most
+WALKED = {2: FAMILIES, 3: SOME, 4: FAMILIES, 8: SOME}
+
+
+def case_of(family: str, layout: Layout) -> Case:
+    pair = family in ("t5", "whisper")
+    layers = 4 if layout.pp == 4 and not pair else 2
+    return Case(family, 0.1 if layout.tp * layout.pp == 1 else 0.0, layers, 9 if layout.dp == 8 else 3)
+
+
+def steps_of(case: Case, layout: Layout | None = None) -> Steps:
+    config = dropping(case.family, case.dropout, case.layers)
+    return Steps(config, None if layout is None else start(layout))
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[Case, Ran]:
+    """What one process learns."""
+    most: dict[Case, int] = {}
+    for world, forms in FORMS.items():
+        for family in WALKED[world]:
+            for layout, count in forms:
+                case = case_of(family, layout)
+                most[case] = max(count, most.get(case, 0))
+    return {case: steps_of(case).learn(count, case.micro) for case, count in most.items()}
+
+
+def _walk(rank: int, world: int, alone: dict[Case, Ran]) -> list[str]:
+    found = []
+    for family in WALKED[world]:
+        for layout, count in FORMS[world]:
+            case = case_of(family, layout)
+            own = steps_of(case, layout).learn(count, case.micro)
+            found += [f"{family}, {layout}: {one}" for one in differences(own, alone[case])]
+    return found
+
+
+@pytest.mark.parametrize("world", FORMS)
+def test_every_form_is_one_process(world: int, alone: dict[Case, Ran]) -> None:
+    for found in run_ranks(_walk, world, world, alone):
+        assert found == []
+
+
+def test_curves_are_of_what_learns(alone: dict[Case, Ran]) -> None:
+    """Gradients are clipped, and losses fall."""
+    for case, ran in alone.items():
+        if len(ran.losses) == CURVE:
+            assert max(ran.norms) > 1, case
+            assert ran.losses[-1] != ran.losses[0], case
