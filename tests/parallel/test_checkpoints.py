@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from plainformer.checkpoint import spread
 from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.config.layout import Layout
-from plainformer.config.local import local, zero1_owners
+from plainformer.config.local import zero1_owners
 from plainformer.config.training import LoraConfig, OptimizerConfig, StartConfig
 from plainformer.errors import TrainingError
 from plainformer.families import table_for
@@ -30,6 +30,7 @@ from plainformer.train.optimizer import Average, make_optimizer
 from plainformer.training.going import Going
 from plainformer.training.models import Start
 from tests.support.ranks import run_ranks
+from tests.support.shares import own_part
 
 SIZES = {"hidden_size": 16, "vocab_size": 43, "num_attention_heads": 4, "num_hidden_layers": 4}
 # Grouped keys; transposed, fused matrices; both stacks, tied tables, a bias that stages share; one layer for all.
@@ -79,7 +80,7 @@ class Rank:
         self.team = Team.of(mesh)
         whole = made(family).train()
         whole.requires_grad_(True)
-        self.model = whole if layout.world == 1 else self.part(whole, layout, mesh.rank)
+        self.model = own_part(whole, mesh)
         if lora is not None:
             add_adapters(self.model, table_for(whole.config), lora, seed=3)
         if layout.zero == 3:
@@ -96,20 +97,6 @@ class Rank:
         self.going = Going(self.model, self.optimizer, Average(self.model, 0.9), History(3, None), self.team)
         self.start = Start(StartConfig(ref="base", lora=lora), whole.config, None, None, {}, {})
         self.checkpoints = Checkpoints(folder, team=self.team)
-
-    @staticmethod
-    def part(whole: Transformer, layout: Layout, rank: int) -> Transformer:
-        here = local(whole.config, layout, rank)
-        model = Transformer(whole.config, here).train()
-        parameters = dict(whole.named_parameters())
-        for name, part in here.parts.items():
-            value = parameters[part.name].detach()
-            if part.dim is not None:
-                value = value.narrow(part.dim, part.start, part.stop - part.start)
-            module, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(module), leaf, torch.nn.Parameter(value.clone()))
-        model.tie()
-        return model
 
     def keep_own(self, dp: int, index: int) -> None:
         """Take the steps of a part of the parameters alone, as ZeRO-1 does."""
@@ -143,14 +130,10 @@ KINDS = {"whole": None, "adapter": LoraConfig(rank=2, targets=["all-linear"]), "
 RUNS = [(family, kind) for family in FAMILIES for kind in KINDS if kind == "whole" or family in ("llama", "gpt2")]
 
 
-def layouts(kind: str, world: int) -> list[Layout]:
-    return [layout for layout in LAYOUTS[world] if kind == "whole" or layout.tp == 1]
-
-
 def walk(rank: int, folder: str, world: int) -> None:
     """In each layout, every run takes a step from the checkpoint of the layout before, and saves."""
     for family, kind in RUNS:
-        for layout in layouts(kind, world):
+        for layout in LAYOUTS[world]:
             one = Rank(family, layout, Path(folder, f"{family}-{kind}"), KINDS[kind])
             saved, passed_over = one.checkpoints.newest()
             assert passed_over == []
@@ -220,7 +203,7 @@ def test_any_layout_goes_on_with_what_any_other_saved(tmp_path: Path) -> None:
     run_ranks(walk, 4, str(tmp_path), 4)
     walk(0, str(tmp_path), 1)
     for family, kind in RUNS:
-        steps = sum(len(layouts(kind, world)) for world in LAYOUTS)
+        steps = sum(len(LAYOUTS[world]) for world in LAYOUTS)
         run, alone = tmp_path / f"{family}-{kind}", tmp_path / f"alone-{family}-{kind}"
         one = Rank(family, Layout(), alone, KINDS[kind])
         for step in range(steps):

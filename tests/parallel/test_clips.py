@@ -22,7 +22,13 @@ from tests.support.shares import config_of
 
 MICRO = 3  # of two or three lengths each, dealt out over two ranks; four have no even share
 NO_CHANCE = {f"{name}_dropout": 0.0 for name in ("hidden", "attention", "feat_proj", "final")}
-QUIET = {**NO_CHANCE, "activation_dropout": 0.0, "layerdrop": 0.0, "mask_time_prob": 0.0}
+QUIET: dict[str, Any] = {
+    **NO_CHANCE,
+    "feat_extract_norm": "group",
+    "activation_dropout": 0.0,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.0,
+}
 LAYOUTS = (Layout(dp=4, zero=2), Layout(dp=4, zero=3), Layout(dp=2, pp=2, zero=3), Layout(dp=4))
 
 

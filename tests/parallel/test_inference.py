@@ -15,6 +15,7 @@ from plainformer.parallel.inference import answered_in_turn, ranks_for
 from plainformer.parallel.sync import Ranks
 from tests.support.battery import same
 from tests.support.battery_cases import BATTERY, TEXTS
+from tests.support.cli import Cli
 from tests.support.models import save
 from tests.support.ranks import run_ranks
 from tests.support.torchrun import launched
@@ -118,13 +119,15 @@ def test_as_a_user_types_it(folders: dict[str, str], tmp_path: Path) -> None:
         assert [row["label"] for row in rows] == expected, kind
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["tasks"], "tasks runs in one process"), (["run", "{ref}", "hello", "--tp", "3"], "there are 2 processes")],
-)
-def test_what_cannot_be_is_said_once(arguments: list[str], said: str, folders: dict[str, str], tmp_path: Path) -> None:
-    given = [each.format(ref=folders["text-generation"]) for each in arguments]
-    with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], given) as torchrun:
+def test_what_cannot_be_is_said_once(folders: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["run", folders["text-generation"], "hello", "--tp", "3"]
+    with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], arguments) as torchrun:
         assert torchrun.wait() != 0
         errors = [line for line in torchrun.said.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and said in errors[0], torchrun.said
+    assert len(errors) == 1 and "there are 2 processes" in errors[0], torchrun.said
+
+
+def test_what_one_process_does_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = cli("tasks")
+    assert answer.code == 2 and "tasks runs in one process" in answer.err

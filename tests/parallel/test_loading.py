@@ -57,7 +57,7 @@ def most_while_loading(rank: int, folder: Path) -> list[tuple[str, int, int]]:
     found = []
     for layout in (LAYOUTS[0], *LAYOUTS):  # the first time imports what it takes
         mesh = start(layout)
-        for name in ("fp32", "bf16") if layout.zero == 3 else ("fp32",):
+        for name in ("fp32", "bf16") if layout == LAYOUTS[0] else ("fp32",):
             before = resident("VmRSS")
             forget()
             model = load_model(folder / name, make=part_of(mesh), purpose="train")

@@ -11,7 +11,7 @@ import pytest
 
 from plainformer.config.layout import Layout
 from plainformer.parallel.mesh import start
-from tests.support.parallel import FAMILIES, Ran, Steps, differences, dropping
+from tests.support.parallel import FAMILIES, Ran, Steps, differences, dropping, with_adapters
 from tests.support.ranks import run_ranks
 
 
@@ -22,6 +22,7 @@ class Case(NamedTuple):
     dropout: float
     layers: int
     micro: int
+    adapted: bool = False
 
 
 SHORT, CURVE = 2, 20
@@ -53,8 +54,22 @@ FORMS: dict[int, list[tuple[Layout, int]]] = {
         (Layout(dp=2, pp=4, zero=1), SHORT),
     ],
 }
+ADAPTED: dict[int, list[Layout]] = {
+    2: [Layout(dp=2, zero=1), Layout(dp=2, zero=3), Layout(tp=2), Layout(pp=2)],
+    4: [Layout(tp=2, pp=2), Layout(dp=2, tp=2, zero=3), Layout(dp=2, pp=2, zero=2)],
+    8: [Layout(dp=2, tp=2, pp=2, zero=3)],
+}
 SOME = ("llama", "t5", "albert", "qwen3", "whisper")  # those that differ most
 WALKED = {2: FAMILIES, 3: SOME, 4: FAMILIES, 8: SOME}
+
+
+def cases(world: int) -> list[tuple[Case, Layout, int]]:
+    """What some processes walk: who learns, in which form, how many steps."""
+    found = [(case_of(family, layout), layout, count) for family in WALKED[world] for layout, count in FORMS[world]]
+    for family in ("llama", "gpt2", "t5", "albert"):
+        for layout in ADAPTED.get(world, []):
+            found.append((case_of(family, layout)._replace(dropout=0.0, adapted=True), layout, SHORT))
+    return found
 
 
 def case_of(family: str, layout: Layout) -> Case:
@@ -64,29 +79,26 @@ def case_of(family: str, layout: Layout) -> Case:
 
 
 def steps_of(case: Case, layout: Layout | None = None) -> Steps:
+    change = with_adapters if case.adapted else lambda model: None
     config = dropping(case.family, case.dropout, case.layers)
-    return Steps(config, None if layout is None else start(layout))
+    return Steps(config, None if layout is None else start(layout), change=change)
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[Case, Ran]:
     """What one process learns."""
     most: dict[Case, int] = {}
-    for world, forms in FORMS.items():
-        for family in WALKED[world]:
-            for layout, count in forms:
-                case = case_of(family, layout)
-                most[case] = max(count, most.get(case, 0))
+    for world in FORMS:
+        for case, _, count in cases(world):
+            most[case] = max(count, most.get(case, 0))
     return {case: steps_of(case).learn(count, case.micro) for case, count in most.items()}
 
 
 def _walk(rank: int, world: int, alone: dict[Case, Ran]) -> list[str]:
     found = []
-    for family in WALKED[world]:
-        for layout, count in FORMS[world]:
-            case = case_of(family, layout)
-            own = steps_of(case, layout).learn(count, case.micro)
-            found += [f"{family}, {layout}: {one}" for one in differences(own, alone[case])]
+    for case, layout, count in cases(world):
+        own = steps_of(case, layout).learn(count, case.micro)
+        found += [f"{case}, {layout}: {one}" for one in differences(own, alone[case])]
     return found
 
 

@@ -18,8 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.config import Dropout, ModelConfig
 from plainformer.config.learning import OptimizerConfig
+from plainformer.config.training import LoraConfig
+from plainformer.families import table_for
+from plainformer.model.initial import generator_of
+from plainformer.model.lora import Adapter, adapted
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.apply import parallelize
 from plainformer.parallel.data import Gradients, Replicas
@@ -44,6 +49,15 @@ MICRO, SCALE = 5, 0.08
 def dropping(name: str, dropout: float = 0.1, layers: int | None = None) -> ModelConfig:
     """Return the configuration of a family, which drops a part of its numbers."""
     return with_dropout(config_of(name, layers=layers), Dropout().everywhere(dropout))
+
+
+def with_adapters(model: Transformer) -> None:
+    """Give a model, or a rank's part of one, adapters that do something, and freeze the rest."""
+    add_adapters(model, table_for(model.config), LoraConfig(rank=4, targets=["all-linear"]))
+    for name, linear in adapted(model):
+        assert isinstance(linear.adapter, Adapter)
+        if linear.adapter.number == 0:  # of the linears that share one
+            linear.adapter.low.b.data.normal_(0, SCALE, generator=generator_of(0, name))
 
 
 def batches_of(config: ModelConfig, step: int, micro: int = MICRO, rows: int = 2, length: int = 11) -> list[Batch]:
@@ -163,8 +177,9 @@ class Steps:
     def whole(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
         """The same tensors as the whole model has them, by its names: this rank's alone, if they are cut."""
         here, found = self.model.local, {}
+        sizes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
         for name, tensor in tensors.items():
-            part = None if here is None else here.parts[name]
+            part = None if here is None else here.part(name, sizes[name])
             full = whole(tensor)
             if part is not None and part.dim is not None and full is not None:
                 full = (full, part)

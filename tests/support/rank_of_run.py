@@ -1,12 +1,14 @@
-"""What one process of a run of several does, in a module that is quick to import: each rank imports it anew."""
+"""What one process of a run of several does, without drawing its curves."""
 
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from plainformer.config.building import build
 from plainformer.config.training import TrainConfig
 from plainformer.config.yaml import Written
+from plainformer.train import record
 from plainformer.training import Event, train
 
 
@@ -18,9 +20,14 @@ def go_on(rank: int, data: dict[str, Any], until: int) -> str:
         nonlocal reached
         reached = reached or (event.kind == "learnt" and event.values["step"] >= until)
 
-    return train(build(TrainConfig, Written(data)), on_event=hear, stop=lambda: reached).ended
+    return _trained(data, on_event=hear, stop=lambda: reached)
 
 
 def all_of(rank: int, runs: list[dict[str, Any]]) -> list[str]:
     """Train several runs, one after the other."""
-    return [train(build(TrainConfig, Written(data))).ended for data in runs]
+    return [_trained(data) for data in runs]
+
+
+def _trained(data: dict[str, Any], **options: Any) -> str:
+    with mock.patch.multiple(record, draw_plots=lambda folder: [], _board=lambda folder, step: None):
+        return train(build(TrainConfig, Written(data)), **options).ended

@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 PRELOADED = [
     "pytest",
+    "torch._dynamo",  # which optimizers import when they first take a step
     "torch.distributed.device_mesh",
     "torch.distributed.fsdp",
     "tests.support.ranks",

@@ -31,10 +31,17 @@ WAYS: list[tuple[int, dict[str, Any], int]] = [
     (2, {"pp": 2}, 16),
     (1, {}, 99),
 ]
-FEW = [(2, {"zero": 3}, 7), (3, {"zero": 1}, 14), (1, {}, 99)]
-RUNS: dict[str, dict[str, Any]] = {
-    "whole": {"optimizer": {"ema": 0.9}, "model": {"dropout": 0.0}},  # tensor parallel draws other numbers for dropout
-    "adapter": {"model": {"lora": {"rank": 2}}},
+ADAPTED: list[tuple[int, dict[str, Any], int]] = [
+    (2, {"zero": 3}, 3),
+    (2, {"tp": 2}, 6),
+    (3, {"zero": 1}, 9),
+    (2, {"pp": 2}, 12),
+    (4, {"tp": 2, "pp": 2}, 16),
+    (1, {}, 99),
+]
+RUNS: dict[str, dict[str, Any]] = {  # tensor and pipeline parallel draw other numbers for dropout
+    "whole": {"optimizer": {"ema": 0.9}, "model": {"dropout": 0.0}},
+    "adapter": {"model": {"dropout": 0.0, "lora": {"rank": 2, "targets": ["all-linear"]}}},
 }
 
 
@@ -52,7 +59,7 @@ def runs(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) 
         same = {"length": {"steps": 20}, "log_every": 1, "batches": {"size": 6, "micro": 1, "packed": False}, **changes}
         data = run_data(folder, "causal-lm", tiny("text-generation"), **same)
         train(build(TrainConfig, Written({**data, "folder": str(folder / "alone")})))
-        for world, parallel, until in WAYS if kind == "whole" else FEW:
+        for world, parallel, until in WAYS if kind == "whole" else ADAPTED:
             given = {**data, "parallel": parallel}
             ended = run_ranks(go_on, world, given, until, timeout=300) if world > 1 else [go_on(0, given, until)]
             assert set(ended) == {"stopped" if until <= 20 else "done"}, (kind, parallel)

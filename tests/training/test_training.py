@@ -219,6 +219,10 @@ def test_another_machine_is_said_and_written_down(config: TrainConfig) -> None:
     assert "micro: 4 → 2" in said(events) and "threads" not in said(events)
     _, events = run_until(smaller, 15)
     assert not said(events)  # it is said once
+    two = {"dp": 1, "zero": 0, "tp": 2, "pp": 1, "schedule": "1f1b", "devices": 1}
+    path.write_text(as_json({**json.loads(path.read_text()), "resumed": [{"step": 15, "changed": {"layout": two}}]}))
+    _, events = run_until(smaller, 18)
+    assert "; now 1 process instead of 2 processes (tp 2)" in said(events)
 
 
 def test_a_folder_of_something_else_is_left_alone(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from plainformer.cli.flags import Flags, LoadFlags
 from plainformer.cli.options import WHOLE, Json, Ref, restored, write_json
 from plainformer.cli.progress import Count, screen
 from plainformer.cli.screen import console, shown, table
+from plainformer.cli.several import meet
 from plainformer.config.training import FORMATS
 from plainformer.config.yaml import resolved_scalar
 from plainformer.tasks import option_classes
@@ -115,10 +116,12 @@ def evaluate(
 
     Example: plainformer evaluate runs/sst2
     """
+    mesh = meet(load, ())
     settings = {key: resolved_scalar(restored(value)) for key, value in (metric or {}).items()}
     own = {"output": output, "calibrate": calibrate, "temperature": temperature, "task": load.task}
     asked = {**{key: _restored(value) for key, value in own.items()}, "again": again, "plots": plots, **source.asked()}
-    found = _run(restored(ref), restored(data), {**load.options(), **flags.options(), **asked, "metric": settings})
+    asked |= {**load.options(), **flags.options(), "metric": settings, "mesh": mesh}
+    found = _run(restored(ref), restored(data), asked)
     if json:
         write_json([found.to_dict()])
     else:

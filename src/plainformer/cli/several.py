@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plainformer.cli.flags import LoadFlags
     from plainformer.parallel.mesh import Mesh
 
-DIVIDED = ("train", "run")  # verbs whose work several processes can share
+DIVIDED = ("train", "run", "evaluate")  # verbs whose work several processes can share
 
 
 def check_verb(verb: str) -> None:
@@ -28,7 +28,7 @@ def check_verb(verb: str) -> None:
     if verb not in DIVIDED and is_several():
         raise UsageError(
             f"{verb or 'plainformer'} runs in one process",
-            f"start it without torchrun; {' and '.join(DIVIDED)} can share",
+            f"start it without torchrun; {', '.join(DIVIDED[:-1])} and {DIVIDED[-1]} can share",
         )
 
 

@@ -282,6 +282,24 @@ class Keeper:
         return PlainformerError(what, "make room, or give another folder: --output")
 
 
+class NoKeeper(Keeper):
+    """Counts examples, and keeps none: another process does."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> NoKeeper:
+        return self
+
+    def add(self, prediction: Mapping[str, Any], row: Sequence[float], key: bytes, unit: bytes | None = None) -> None:
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
 def remove_unfinished() -> None:
     """Remove what this process has not finished: for a handler of signals that ends it."""
     for folder in _UNFINISHED:

@@ -17,12 +17,14 @@ from plainformer.config.values import no_effect
 from plainformer.errors import PlainformerError, UsageError, opt
 from plainformer.evaluate.kept import Kept
 from plainformer.evaluate.ledger import Ledger, Looks, now
-from plainformer.evaluation.examine import Request, examined
+from plainformer.evaluation.examine import Examined, Request, examined
 from plainformer.evaluation.report import Evaluation, report_of
 from plainformer.evaluation.runs import write_cards
 from plainformer.evaluation.temperature import Calibration
 from plainformer.evaluation.temperature import calibrate as fit
 from plainformer.inputs.files import make_folder
+from plainformer.parallel.inference import ranks_for
+from plainformer.parallel.mesh import Mesh
 
 __all__ = ["Calibration", "Evaluation", "evaluate"]
 _LOADS = {f.name for f in fields(LoadOptions)}
@@ -46,6 +48,7 @@ def evaluate(
     metric: Mapping[str, Any] | None = None,
     plots: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
+    mesh: Mesh | None = None,
     **options: Any,
 ) -> Evaluation:
     """Return the metrics of a checkpoint's answers to rows, with intervals. What was answered before is read, not run again.
@@ -64,10 +67,13 @@ def evaluate(
         metric: settings of the scores: {"normalize": "words"} of transcripts; main, tokenize, word_order, stem of texts.
         plots: draw pictures, and a page of answers with the wrong ones on top, into the evaluation's folder.
         on_progress: is told how many of how many rows are answered.
+        mesh: of processes that share the work: all call this alike, copies of the model take rows in turn, and the first writes
+            and keeps; all return the same. None: this process is alone.
         options: of the data (format, name, split, header, limit), of `load` (task, adapter, dtype ...), of the task.
     Raises:
         UsageError: data, columns or options that cannot be; a second look at a test set.
     """
+    parted = _parted(options)
     request = Request(
         ref=os.fspath(ref),
         data=_text(data),
@@ -81,15 +87,27 @@ def evaluate(
         test=test,
         reason=_reason(look_again),
         progress=on_progress or (lambda done, total: None),
-        **_parted(options),
+        mesh=mesh or _sharing(parted["load"]),
+        **parted,
     )
+    return _evaluated(request, None if calibrate is None else os.fspath(calibrate), plots)
+
+
+def _evaluated(request: Request, calibrate: str | None, plots: bool) -> Evaluation:
+    """Evaluate as asked; `calibrate`: rows to fit a temperature on before."""
     fitted = None
     if calibrate is not None:
-        fitted, request = _calibrated(request, os.fspath(calibrate))
-    found = replace(_evaluated(request), calibration=fitted)
+        fitted, request = _calibrated(request, calibrate)
+    found = replace(_measured(request), calibration=fitted)
     if plots:
-        draw(Kept(found.folder))
+        request.ranks.alone(lambda: draw(Kept(found.folder)))
     return found
+
+
+def _sharing(load: Mapping[str, Any]) -> Mesh | None:
+    """Return the processes that share one model, if loading is to divide it."""
+    asked = LoadOptions.of(load, "load")
+    return ranks_for(asked.tp, asked.pp, asked.device) if asked.tp * asked.pp > 1 else None
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
@@ -139,17 +157,21 @@ def _reason(text: str | None) -> str | None:
     return text
 
 
-def _evaluated(request: Request) -> Evaluation:
+def _measured(request: Request) -> Evaluation:
     """Evaluate, and write down a look at a test set before anybody sees its metrics."""
     ledger = Ledger()
     found = examined(request, ledger)
-    kept, looks = found.kept, Looks()
     no_effect(
         request.reason is not None and not found.is_test, "look_again", "on rows that are not known as a test set"
     )
+    return request.ranks.alone(lambda: _reported(found, ledger, request.reason))
+
+
+def _reported(found: Examined, ledger: Ledger, reason: str | None) -> Evaluation:
+    kept, looks = found.kept, Looks()
     if found.is_test:
         metrics = {name: value["value"] for name, value in kept.info["metrics"].items() if "/" not in name}
-        looks = ledger.add(replace(found.look, metrics=metrics, time=now()), request.reason)
+        looks = ledger.add(replace(found.look, metrics=metrics, time=now()), reason)
         if found.run is not None:
             write_cards(found.run, looks)
     return report_of(kept, looks, read=found.read)
@@ -168,7 +190,7 @@ def _calibrated(request: Request, data: str) -> tuple[Calibration, Request]:
     if found.is_test:
         what = f"{opt('calibrate', data)}: these rows are a test set, which was looked at"
         raise UsageError(what, "a temperature is fitted on validation rows")
-    fitted = fit(found.kept, found.beside)
+    fitted = request.ranks.alone(lambda: fit(found.kept, found.beside))
     if request.data is None and request.side is None and not request.is_run:
         request = replace(request, data=data)
     return fitted, request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, islice
@@ -20,10 +20,11 @@ from plainformer.config.options import specs
 from plainformer.config.training import TrainConfig
 from plainformer.config.values import no_effect
 from plainformer.data.columns import LOOKED_AT
+from plainformer.data.counts import Counts
 from plainformer.errors import PlainformerError, UsageError, did_you_mean, opt
 from plainformer.evaluate.base import Scorer, plain_values
 from plainformer.evaluate.intervals import plain
-from plainformer.evaluate.kept import Keeper, Kept, is_kept
+from plainformer.evaluate.kept import Keeper, Kept, NoKeeper, is_kept
 from plainformer.evaluate.ledger import LEVEL, Ledger, Look
 from plainformer.evaluate.scorers import make_scorer
 from plainformer.evaluation.exams import exam_class
@@ -36,6 +37,9 @@ from plainformer.evaluation.source import Source, file_source, read_source
 from plainformer.evaluation.stream import Stream, check_any
 from plainformer.evaluation.temperature import LEAST, MOST, stored_temperature
 from plainformer.loading import load_chosen, open_asked
+from plainformer.parallel.inference import answered_in_turn
+from plainformer.parallel.mesh import Mesh
+from plainformer.parallel.sync import Ranks
 from plainformer.tasks import option_classes
 from plainformer.tasks.base import Task
 
@@ -47,6 +51,7 @@ class Request:
     Attributes:
         source: options of `SourceConfig`. metric: settings of the scorer. load, options: of loading and of the task.
         reason: to look at a test set again.
+        mesh: of processes that answer together: all make the same calls, and the first writes; None: this one is alone.
     """
 
     ref: str
@@ -65,6 +70,12 @@ class Request:
     test: bool
     reason: str | None
     progress: Callable[[int, int], object]
+    mesh: Mesh | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """Return the processes that answer together."""
+        return Ranks(self.mesh)
 
     @property
     def is_run(self) -> bool:
@@ -77,16 +88,22 @@ class Examined:
     """A kept evaluation.
 
     Attributes:
-        read: whether it was there. look: what the ledger is told, where `is_test`. run: that was evaluated.
+        folder: where it is; of several processes, the first can read it. read: whether it was there.
+        look: what the ledger is told, where `is_test`. run: that was evaluated.
         beside: the folder of the checkpoint, None where it is one file.
     """
 
-    kept: Kept
+    folder: Path
     read: bool
     is_test: bool
     look: Look
     run: RunRef | None
     beside: Path | None
+
+    @property
+    def kept(self) -> Kept:
+        """Return what is kept."""
+        return Kept(self.folder)
 
 
 OF_THE_MODEL = ("labels",)  # settings of scores that are not for a caller
@@ -145,8 +162,8 @@ class _Examination:
         }
         self.config_digest = digest_of(content)
         self.key = digest_of({**content, "data": self.source.digest()})
-        self._test()
-        if not self.request.again and self._is_there():
+        self.is_test = self.request.ranks.alone(self._tests)
+        if not self.request.again and self.request.ranks.alone(self._is_there):
             raise _Known
 
     def _rows(self, config: ModelConfig) -> None:
@@ -209,17 +226,18 @@ class _Examination:
                 what, f"give a number, or stored: the one that was fitted by {opt('calibrate', ...)}"
             ) from None
 
-    def _test(self) -> None:
-        """See whether the rows are a test set, and whether it may be looked at."""
+    def _tests(self) -> bool:
+        """Return whether the rows are a test set, which then may be looked at."""
         source = self.source
         if self.request.test and source.side not in ("", "test"):
             what = f"{opt('test')}: the {source.side} rows of {self.request.ref} are not a test set: the run had them"
             raise UsageError(what, f"leave it out, or give {opt('side', 'test')}")
         known = self.ledger.looks(source.identity).all
-        self.is_test = self.request.test or source.side == "test" or bool(known)
-        if self.is_test:
+        is_test = self.request.test or source.side == "test" or bool(known)
+        if is_test:
             self.ledger.check(self.look, self.request.reason)
             self.ledger.probe()
+        return is_test
 
     @cached_property
     def look(self) -> Look:
@@ -249,9 +267,9 @@ class _Examination:
             raise UsageError(what, f"give another folder, or {opt('again')} to replace it")
         return False
 
-    def examine(self, task: Task) -> Kept:
-        """Answer the rows, and keep the answers."""
-        begin = time.monotonic()
+    def examine(self, task: Task) -> None:
+        """Answer the rows, and keep the answers: of several processes each answers some, and the first keeps all."""
+        begin, ranks, mesh = time.monotonic(), self.request.ranks, self.request.mesh
         kind = self.exam.options_class(type(task))
         asked = {**self.options, "on_error": "skip"}
         options = task.make_options(asked) if kind is type(task).Options else kind.of(asked, task.name)
@@ -264,34 +282,45 @@ class _Examination:
             done += count
             self.request.progress(done, source.number)
 
-        with Keeper(self.folder, len(scorer.columns)) as keeper:
-            counts = Stream(exam, source, self.options.get("on_error"), advance).run(keeper, scorer)
+        def answers(values: Iterator[Any]) -> Iterator[Any]:
+            if mesh is None:
+                return exam.answers(values)
+            return answered_in_turn(mesh, values, exam.answers, options.batch_size)
+
+        with Keeper(self.folder, len(scorer.columns)) if ranks.is_first else NoKeeper() as keeper:
+            counts = Stream(exam, source, self.options.get("on_error"), advance).run(keeper, scorer, answers)
             check_any(keeper.count, source, counts)
-            units = keeper.units(own=source.unit.column is None)
-            info = {
-                "key": self.key,
-                "plainformer": plainformer.__version__,
-                "checkpoint": {"ref": self.request.ref, "digest": self.digest, "which": self.run and self.run.which},
-                "data": {
-                    "name": source.name,
-                    "side": source.side,
-                    "identity": source.identity,
-                    "columns": dict(source.columns.names),
-                    "test": self.is_test,
-                },
-                "task": self.task,
-                "scorer": {"name": scorer.name, "settings": dict(scorer.settings())},
-                "options": plain_options(self.options),
-                "config": self.config_digest,
-                "temperature": self.temperature,
-                "stated": exam.said(scorer),
-                "notes": [*scorer.notes(), *self._names(scorer)],
-                "learnt": learnt_from(self.request.ref, keeper.keys),
-                "unit": {"name": source.unit.said, "count": int(units.max(initial=-1)) + 1},
-                "counts": counts.to_dict(),
-                "seconds": round(time.monotonic() - begin, 3),
-            }
-            return self._finished(keeper, plain_values(info), units, scorer)
+            ranks.alone(lambda: self._keep(keeper, exam, scorer, counts, begin))
+
+    def _keep(self, keeper: Keeper, exam: Exam, scorer: Scorer, counts: Counts, begin: float) -> None:
+        """Finish the kept evaluation: what was examined, how, and its metrics."""
+        source = self.source
+        units = keeper.units(own=source.unit.column is None)
+        info = {
+            "key": self.key,
+            "plainformer": plainformer.__version__,
+            "checkpoint": {"ref": self.request.ref, "digest": self.digest, "which": self.run and self.run.which},
+            "data": {
+                "name": source.name,
+                "side": source.side,
+                "identity": source.identity,
+                "columns": dict(source.columns.names),
+                "test": self.is_test,
+            },
+            "task": self.task,
+            "scorer": {"name": scorer.name, "settings": dict(scorer.settings())},
+            "options": plain_options(self.options),
+            "config": self.config_digest,
+            "temperature": self.temperature,
+            "stated": exam.said(scorer),
+            "notes": [*scorer.notes(), *self._names(scorer)],
+            "learnt": learnt_from(self.request.ref, keeper.keys),
+            "unit": {"name": source.unit.said, "count": int(units.max(initial=-1)) + 1},
+            "counts": counts.to_dict(),
+            "seconds": round(time.monotonic() - begin, 3),
+        }
+        found = plain_values(plain(measured(scorer, keeper.numbers(), units)))
+        keeper.finish({**plain_values(info), "level": LEVEL, "metrics": found}, units)
 
     def _names(self, scorer: Scorer) -> list[str]:
         """Return how training named the metric by which it chose this model, where that is another name."""
@@ -309,10 +338,6 @@ class _Examination:
                 raise UsageError(what, did_you_mean(name, known) or "they have no settings")
         return make_scorer(made.name, **{**made.settings(), **self.request.metric}) if self.request.metric else made
 
-    def _finished(self, keeper: Keeper, info: dict[str, Any], units: Any, scorer: Scorer) -> Kept:
-        found = measured(scorer, keeper.numbers(), units)
-        return keeper.finish({**info, "level": LEVEL, "metrics": plain_values(plain(found))}, units)
-
 
 def default_folder() -> Path:
     """Return the user's folder of evaluations: $XDG_CACHE_HOME/plainformer/evaluations, else below ~/.cache."""
@@ -328,15 +353,15 @@ def examined(request: Request, ledger: Ledger) -> Examined:
         fix = "give DATA, or the folder of a run, which has its own"
         raise UsageError(f"there is no data to evaluate on, and {request.ref} is not the folder of a run", fix)
     asked = LoadOptions.of(request.load, "load")
-    digest, beside = _which(ref, asked)
-    own = _Examination(request, ledger, run, digest, beside)
+    digest, beside = request.ranks.alone(lambda: _which(ref, asked))
+    own, read = _Examination(request, ledger, run, digest, beside), False
     try:
-        kept = own.examine(load_chosen(ref, request.task, asked, own.choose))
+        own.examine(load_chosen(ref, request.task, asked, own.choose))
     except _Known:
-        return Examined(Kept(own.folder), True, own.is_test, own.look, run, beside)
+        read = True
     except PlainformerError as error:
         raise error.respelt(_ours) from error.__cause__
-    return Examined(kept, False, own.is_test, own.look, run, beside)
+    return Examined(own.folder, read, own.is_test, own.look, run, beside)
 
 
 def _which(ref: str, asked: LoadOptions) -> tuple[str, Path | None]:

@@ -39,14 +39,16 @@ class Stream:
         self.waiting: deque[_Waiting] = deque()
         self.answered = 0
 
-    def run(self, keeper: Keeper, scorer: Scorer) -> Counts:
-        """Answer all rows; return what was left out and cut.
+    def run(
+        self, keeper: Keeper, scorer: Scorer, answers: Callable[[Iterator[Any]], Iterator[Any]] | None = None
+    ) -> Counts:
+        """Answer all rows; return what was left out and cut. `answers`: who answers in place of the exam alone.
 
         Raises:
             UsageError: a label that the model lacks, a text that is too long, ... with the row's place.
         """
         try:
-            for result in self.exam.answers(self._values()):
+            for result in (answers or self.exam.answers)(self._values()):
                 self._take(self.waiting.popleft(), result, keeper, scorer)
                 self.answered += 1
                 self.done(1)

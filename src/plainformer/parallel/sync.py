@@ -158,12 +158,17 @@ def clip(parameters: Sequence[nn.Parameter], limit: float | None, norm: Tensor) 
 
 
 def add_up_shared(model: Transformer, mesh: Mesh) -> None:
-    """Add up the gradients of parameters that several stages hold: tied tables, T5's bias, ALBERT's layer."""
+    """Add up the gradients of parameters that several stages hold: tied tables, T5's bias, ALBERT's layer and its adapters."""
     if mesh.pp is None or model.local is None:
         return
     here = {part.name: name for name, part in model.local.parts.items()}
     parameters = dict(model.named_parameters())
     names = shared(model.config, mesh.layout)
+    for name in parameters:
+        stages = names.get(f"{name.partition('.adapter.')[0]}.weight")
+        if stages is not None and ".adapter." in name:
+            assert len(stages) == mesh.layout.pp, f"not all stages know of {name}"
+            names[name], here[name] = stages, name
     held = {name: parameters[here[name]] for name in names if here.get(name) in parameters}
     trained = [int(name in held and held[name].grad is not None) for name in names]
     some = torch.tensor(trained, dtype=torch.uint8)

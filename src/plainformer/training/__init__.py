@@ -140,7 +140,7 @@ def _train(prepared: Prepared, events: Events, stop: Callable[[], bool], mesh: M
         state = State(**{f.name: saved.state[f.name] for f in fields(State)})
         changed = ranks.alone(lambda: folder.go_on(config, state.step))
         if changed:
-            events.say("the run continues, no longer bit for bit, since these differ: " + "; ".join(changed))
+            events.say("the run continues, no longer bit for bit: " + "; ".join(changed))
     if state.ended not in ("done", "early"):
         state.ended = ""
         run = make_run(prepared, folder.path, checkpoints, saved, events, stop, mesh)

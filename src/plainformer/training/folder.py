@@ -18,7 +18,7 @@ from plainformer.config.building import as_data, flat, read_config
 from plainformer.config.parallel import ParallelConfig, processes
 from plainformer.config.resolved import resolved, resolved_yaml
 from plainformer.config.training import TrainConfig
-from plainformer.errors import PlainformerError, TrainingError, UsageError, opt
+from plainformer.errors import PlainformerError, TrainingError, UsageError, opt, plural
 from plainformer.inputs.files import make_folder
 from plainformer.replacing import write_whole
 from plainformer.train.checkpoint import as_json
@@ -93,7 +93,11 @@ class RunFolder:
         if changed:
             resumed.append({"step": step, "changed": changed, "bit_for_bit": False})
             self._write(ENVIRONMENT, as_json({**written, "resumed": resumed}))
-        return differences(flat(last), flat(now))
+        divided = last.pop("layout", None), now.pop("layout", None)
+        found = differences(flat(last), flat(now))
+        if divided[0] != divided[1]:
+            found.append(f"now {_division(divided[1])} instead of {_division(divided[0])}")
+        return found
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -143,12 +147,25 @@ def environment(config: TrainConfig) -> dict[str, Any]:
     return {**found, "gpu": torch.cuda.get_device_name(config.device), "cuda": torch.version.cuda}
 
 
+def _division(layout: Mapping[str, Any] | None) -> str:
+    """Return a layout of `environment` in words: "4 processes (tp 2, zero 3)"; None is one process."""
+    if layout is None:
+        return "1 process"
+    count, devices = layout["dp"] * layout["tp"] * layout["pp"], layout["devices"]
+    usual = {"tp": 1, "pp": 1, "zero": 0}
+    said = [f"{name} {layout[name]}" for name, value in usual.items() if layout[name] != value]
+    if layout["pp"] > 1:
+        said.append(layout["schedule"])
+    said += [plural(devices, "device")] if devices > 1 else []
+    return plural(count, "process", "processes") + (f" ({', '.join(said)})" if said else "")
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return "optimizer.learning_rate: 5e-05 → 0.0001" for every value that is not the same."""
     names = [*before, *(name for name in now if name not in before)]
-    missing = "not there"
-    return [
-        f"{name}: {before.get(name, missing)!r} → {now.get(name, missing)!r}"
-        for name in names
-        if before.get(name, missing) != now.get(name, missing)
-    ]
+
+    def said(values: Mapping[str, Any], name: str) -> str:
+        return repr(values[name]) if name in values else "nothing"
+
+    other = [name for name in names if (name in before) != (name in now) or before.get(name) != now.get(name)]
+    return [f"{name}: {said(before, name)} → {said(now, name)}" for name in other]
