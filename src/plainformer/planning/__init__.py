@@ -139,13 +139,13 @@ def fitted(made: Plan, what: str, asked: LayoutOptions) -> Fitted:
 
     Raises UsageError where no memory is named, or there is nothing of that kind to choose.
     """
-    from plainformer.plan import fit
+    from plainformer.plan.fit import fit_batch, fit_context, fit_layout, fit_models
 
     if what == "batch":
-        return fit.fit_batch(made)
+        return fit_batch(made)
     if what == "context":
-        return fit.fit_context(made)
-    return fit.fit_models(published_plans(made)) if what == "model" else fit.fit_layout(made, asked)
+        return fit_context(made)
+    return fit_models(published_plans(made)) if what == "model" else fit_layout(made, asked)
 
 
 def describe(model: Model, asked: Asked) -> Described:
