@@ -28,8 +28,8 @@ def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
     names = names if reads_text(config) else tuple(name for name in names if name in ("new", "target_length"))
     usual = [opt(name, getattr(workload, name)) for name in names if name not in given]
     if usual:
-        longest = f": how long a row can be, {opt('fit', 'context')} says" if reads_text(config) else ""
-        yield f"{' and '.join(usual)} by default{longest}"
+        how_long = f": how long a row can be, {opt('fit', 'context')} says" if reads_text(config) else ""
+        yield f"{' and '.join(usual)} by default{how_long}"
     if not reads_text(config):
         kind = {"patches": "an image", "wave": f"{workload.seconds:g} s of sound", "mel": "30 s of sound"}
         yield f"{kind[config.input_frontend.kind]} is {plural(at.encoder, 'position')}"
