@@ -4,11 +4,11 @@
 
 CLIPS is a folder of `{digit}_{speaker}_{n}.wav`, as the free-spoken-digit-dataset has them (8 kHz; CC-BY-SA-4.0). An
 utterance joins clips of one speaker, with pauses between and around them whose lengths, like the digits, are drawn with a
-fixed seed. One speaker is held out for the test; of the others every tenth clip is for validation alone. Every clip of a
-side is used equally often.
+fixed seed. Its text has them as figures: there is no spelling to learn. One speaker is held out for the test; of the others
+every tenth clip is for validation alone. Every clip of a side is used equally often.
 
-    data/digits/{train,validation,test}/*.wav, metadata.csv    file, text ("three nine one"), speaker
-    data/digits/wav2vec2/                                       how sounds are prepared, and the letters
+    data/digits/{train,validation,test}/*.wav, metadata.csv    file, text ("3 9 1"), speaker
+    data/digits/wav2vec2/                                       how sounds are prepared, and the figures
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 RATE = 8000
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HELD_OUT = "theo"
 DIGITS = (3, 5)  # fewest and most of an utterance
 PAUSE = (0.05, 0.4)  # seconds
@@ -63,7 +62,7 @@ def utterances(clips: list[Clip], times: int, rng: np.random.Generator) -> Itera
             parts = [pause(rng)]
             for _, samples in chosen:
                 parts += [samples, pause(rng)]
-            yield np.concatenate(parts), " ".join(WORDS[digit] for digit, _ in chosen)
+            yield np.concatenate(parts), " ".join(str(digit) for digit, _ in chosen)
 
 
 def pause(rng: np.random.Generator) -> npt.NDArray[np.int16]:
@@ -91,13 +90,14 @@ def write_side(folder: Path, side: str, clips: dict[tuple[str, str], list[Clip]]
 
 
 def write_processor(folder: Path) -> None:
-    """Write how sounds are prepared, and the letters of the ten words, with those that CTC and the words need."""
+    """Write how sounds are prepared, and the ten figures, with the tokens that CTC and the spaces need."""
     folder.mkdir(parents=True, exist_ok=True)
-    letters = sorted(set("".join(WORDS)))
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     files = {
         "config.json": {"model_type": "wav2vec2"},
-        "vocab.json": {token: i for i, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *letters))},
+        "vocab.json": {
+            token: i for i, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *map(str, range(10))))
+        },
         "tokenizer_config.json": {
             "tokenizer_class": "Wav2Vec2CTCTokenizer",
             "word_delimiter_token": "|",
