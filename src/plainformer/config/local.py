@@ -183,7 +183,7 @@ class Local:
             return self.parts[dict(self.tied).get(name, name)]
         weight = f"{linear}.weight"
         cut = self.layout.tp > 1 and division(self.config, weight)[0] is not None
-        first = self.place.pp == min(stages_with(self.config, self.layout, weight)) and self.place.tp == 0
+        first = self.place.pp == self._stages[weight][0] and self.place.tp == 0
         return Part(name, shape, gradient="sum" if cut else "own", first=first)
 
     def of(self, name: str) -> Part:
@@ -191,10 +191,15 @@ class Local:
         sizes, sources = shapes(self.config), dict(self.config.tied)
         return self._part(name, name, sizes[sources.get(name, name)])
 
+    @cached_property
+    def _stages(self) -> Mapping[str, list[int]]:
+        """The stages of the pipeline that hold each parameter."""
+        return _holders(self.config, self.layout)
+
     def _part(self, name: str, kept: str, shape: tuple[int, ...]) -> Part:
         tp, index = self.layout.tp, self.place.tp
         dim, pieces = division(self.config, name)
-        first_stage = self.place.pp == min(stages_with(self.config, self.layout, kept))
+        first_stage = self.place.pp == self._stages[kept][0]
         if tp == 1 or dim is None:
             summed = tp > 1 and _SUMMED.fullmatch(name) is not None
             return Part(kept, shape, gradient="sum" if summed else "own", first=first_stage and index == 0)
@@ -258,23 +263,27 @@ def zero1_owners(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
     """Return the pipeline stages that hold a parameter, by any of its names."""
-    if layout.pp == 1:
-        return [0]
-    names = {name, *(own for own, source in config.tied if source == name)}
-    return [stage.place.pp for stage in _stages(config, layout) if any(stage.holds(one) for one in names)]
+    return _holders(config, layout)[name]
 
 
-@lru_cache(maxsize=8)  # asked for again for each parameter
-def _stages(config: ModelConfig, layout: Layout) -> tuple[Local, ...]:
-    return tuple(Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp))
+@lru_cache(maxsize=8)  # asked for again for each rank
+def _holders(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:
+    """Return the stages that hold each parameter of the whole model, under any of its names."""
+    stages = [Local(config, layout, Place(stage, 0, 0)) for stage in range(layout.pp)]
+    sources = dict(config.tied)
+    names = dict.fromkeys((*shapes(config), *sources))
+    held = {name: {stage.place.pp for stage in stages if stage.holds(name)} for name in names}
+    for name, source in sources.items():
+        held[source] |= held[name]
+    return {name: sorted(stages) for name, stages in held.items()}
 
 
 def shared(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:
     """Return the parameters that several stages hold, with these stages: their gradients are summed."""
     if layout.pp == 1:
         return {}
-    found = {name: stages_with(config, layout, name) for name in shapes(config)}
-    return {name: stages for name, stages in found.items() if len(stages) > 1}
+    found, ties = _holders(config, layout), dict(config.tied)
+    return {name: stages for name, stages in found.items() if len(stages) > 1 and name not in ties}
 
 
 def cuts(config: ModelConfig, pp: int) -> list[int]:
