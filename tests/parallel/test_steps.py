@@ -109,8 +109,7 @@ def test_every_form_is_one_process(world: int, alone: dict[Case, Ran]) -> None:
 
 
 def test_curves_are_of_what_learns(alone: dict[Case, Ran]) -> None:
-    """Gradients are clipped, and losses fall."""
-    for case, ran in alone.items():
-        if len(ran.losses) == CURVE:
-            assert max(ran.norms) > 1, case
-            assert ran.losses[-1] != ran.losses[0], case
+    """Some gradients are clipped, others are not, and weights change."""
+    curves = [ran for ran in alone.values() if len(ran.losses) == CURVE]
+    assert any(max(ran.norms) > 1 for ran in curves) and any(min(ran.norms) < 1 for ran in curves)
+    assert all(len(set(ran.losses)) == CURVE for ran in curves)

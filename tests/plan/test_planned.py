@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -40,15 +39,22 @@ def test_no_torch() -> None:
     assert not modules_after(code) & {"torch", "numpy", "huggingface_hub"}
 
 
-def test_a_plan_takes_less_than_five_milliseconds() -> None:
+def test_a_plan_is_little_work() -> None:
+    """In calls, which a busy machine does not change: 23,000 take 3 ms (benchmarks/RESULTS.md)."""
     planned(LLAMA)
     for workload in (Workload(), TRAINING):
-        spent = []
-        for _ in range(7):
-            start = time.process_time()
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
             planned(LLAMA, workload)
-            spent.append(time.process_time() - start)
-        assert min(spent) < 0.005, spent
+        finally:
+            sys.setprofile(None)
+        assert 1_000 < calls < 35_000
 
 
 @pytest.mark.parametrize("name", [*list(every_config())[::7], *(name for name in every_config() if "no-terms" in name)])
@@ -115,7 +121,7 @@ def test_what_no_tensor_has_is_a_row_with_its_source() -> None:
 
 def test_gb_and_gib_are_both_there() -> None:
     text = str(planned(LLAMA, device=find_device("A100 80GB")))
-    assert "26.954  25.103" in text and "85.20 GB (79.35 GiB)" in text
+    assert "26.954   25.103" in text and "85.20 GB (79.35 GiB)" in text
 
 
 def test_encoders_have_no_cache() -> None:
