@@ -261,11 +261,6 @@ def zero1_owners(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return owners
 
 
-def stages_with(config: ModelConfig, layout: Layout, name: str) -> list[int]:
-    """Return the pipeline stages that hold a parameter, by any of its names."""
-    return _holders(config, layout)[name]
-
-
 @lru_cache(maxsize=8)  # asked for again for each rank
 def _holders(config: ModelConfig, layout: Layout) -> dict[str, list[int]]:
     """Return the stages that hold each parameter of the whole model, under any of its names."""

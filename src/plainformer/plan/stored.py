@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -117,10 +117,4 @@ class FileType:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return {
-            "tensors": self.tensors,
-            "numbers": self.numbers,
-            "bytes": self.bytes,
-            "loaded": self.loaded,
-            "dtype": self.dtype,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "kind"}

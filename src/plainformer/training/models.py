@@ -276,7 +276,7 @@ def _compile(model: Transformer) -> None:
 
 
 def _heads_own(model: Transformer) -> list[str]:
-    """Return the names of the head's parameters that are no others' in the whole model: a stage may have its own of a table."""
+    """Return the head's own parameters. A pipeline stage may hold a copy of a tied table, which does not count as the head's."""
     parts = {} if model.local is None else model.local.parts
     names = {name: parts[name].name if name in parts else name for name, _ in model.named_parameters()}
     return [name for name, p in model.named_parameters() if names[name].startswith("head.") and p.requires_grad]
