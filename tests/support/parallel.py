@@ -228,14 +228,14 @@ def differences(found: Ran, expected: Ran) -> list[str]:
         worst = max(abs(a - b) / abs(b) for a, b in zip(own, other[: len(own)], strict=True))
         said += [f"{name} differs by {worst:.1e}"] if not worst <= limit else []
     floor = 1e-6 * max(expected.norms[0], 1.0)
-    for name, (own, share) in found.gradients.items():
+    for name, (gradient_here, share) in found.gradients.items():
         if name not in expected.gradients:
             said.append(f"{name} is not known to one process")
             continue
         gradient = expected.gradients[name][0]
-        if gradient is None or own is None:
-            said += [f"{name}: one has no gradient"] if (gradient is None) != (own is None) else []
-        elif (far := (own - share.of(gradient)).norm()) > 1e-5 * gradient.norm() + floor:
+        if gradient is None or gradient_here is None:
+            said += [f"{name}: one has no gradient"] if (gradient is None) != (gradient_here is None) else []
+        elif (far := (gradient_here - share.of(gradient)).norm()) > 1e-5 * gradient.norm() + floor:
             said.append(f"gradient of {name} differs by {far / gradient.norm():.1e}")
     lacking = [name for name in expected.gradients if found.holds(name) and name not in found.gradients]
     return [*said, *(f"{name} is not here" for name in lacking)]

@@ -185,10 +185,10 @@ def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
     recomputed = (
         ("none", "all") if plan.workload.training and "checkpointing" not in plan.workload.explicit else (None,)
     )
+    changed = [plan if how is None else plan.with_workload(checkpointing=how) for how in recomputed]
     for layout in layouts(plan.config, plan.workload.training, asked, counts, inside):
-        for checkpointing in recomputed:
-            changed = plan if checkpointing is None else plan.with_workload(checkpointing=checkpointing)
-            yield changed.with_layout(layout)
+        for one in changed:
+            yield one.with_layout(layout)
 
 
 def layouts(
