@@ -49,7 +49,9 @@ PRELOADED = [
     "tests.support.staged",
     "tests.support.tensor_traps",
     "tests.support.rank_of_run",
-    *(f"plainformer.generation.modes.{mode}" for mode in ("beam", "contrastive", "speculative", "token_loop")),
+    "numpy.ma",
+    "tokenizers",
+    "tests.support.preloaded",  # the last, for what it does at the end
 ]
 TIMEOUT = 300.0  # for a busy machine: what hangs has failed much later than what is slow
 
