@@ -243,7 +243,7 @@ def _is_ours(block: nn.Module) -> bool:
 
 
 def _is_usual(x_BTD: Tensor, flow: Flow) -> bool:
-    few = x_BTD.size(1) == 1 and x_BTD.size(0) <= FEW_ROWS
+    few = flow.length == 1 and x_BTD.size(0) <= FEW_ROWS
     asked = flow.output_attentions or flow.head_mask_LH is not None or flow.cross_head_mask_LH is not None
     gradient = x_BTD.requires_grad and torch.is_grad_enabled()
     return few and not asked and not gradient and x_BTD.dtype == torch.float32 and x_BTD.device.type == "cpu"

@@ -12,7 +12,7 @@ from plainformer.config.options import NotTyped, flag, number, opt, option, whol
 from plainformer.config.values import check_number, no_effect, read_text
 from plainformer.errors import UsageError, a_type
 from plainformer.generation.options import SAMPLERS, SAMPLING, SHAPING
-from plainformer.tasks.options import TextOptions
+from plainformer.tasks.options import BATCH_SIZE, TextOptions
 from plainformer.tasks.writing.options import WritingOptions
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def _ngram_of(path: str) -> NgramModel:
 class AudioOptions(TextOptions):
     """Options of all tasks that read recordings. `truncate` keeps what a model of limited hearing can take."""
 
+    batch_size: int = option(
+        BATCH_SIZE, help="Recordings that run at once; 1 answers each as it is read.", check=whole(1)
+    )
     sampling_rate: int | None = option(None, help="Of plain arrays, in hertz.", check=whole(1), typed=NotTyped)
 
 
