@@ -15,7 +15,7 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model import stack as stack_module
 from plainformer.model.packing import Packing, packing_of
 from plainformer.model.transformer import ModelOutput
-from tests.model.test_documents import CASES
+from tests.support.cases.stacks import CASES
 from tests.support.close import close
 from tests.support.parity import PAD, Case, build, load_ours, make_inputs
 

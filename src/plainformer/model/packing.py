@@ -8,7 +8,7 @@
 Rows become documents of one packed row (see `documents.py`): attention stays within each, and those of equal length share
 a call. The answer is that of the padded batch, up to the order in which sums are taken.
 
-Shapes: B rows, T positions of a padded row, N real positions of all rows.
+Shapes: B batch, T positions of a padded row, N real positions of all rows.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What a row is computed with has no say in its answer but in the last bits; what it costs is its own tokens. The model leaves
 out what padding remains (`model/packing.py`).
 
-Shapes: N rows, T columns, n rows that run at once and their columns t.
+Shapes: N rows of T tokens, n rows that run at once and their t columns.
 """
 
 from __future__ import annotations
