@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plainformer.errors import UsageError, opt
-from plainformer.model.fast.compiled import FEW_ROWS, Matrix, affine, as_array, follow_torch_threads, kernels, state
+from plainformer.model.fast.ahead import NotYet
+from plainformer.model.fast.compiled import FEW_ROWS, Matrix, affine, as_array, follow_torch_threads, paths, state
 from plainformer.model.linear import Layout, Leave
 
 
@@ -71,11 +72,15 @@ class KernelWeight:
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
         few = x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32  # autocast gives other types
-        if not few or (module := kernels()) is None:
+        if not few or (module := paths.current()) is None:
             return self.many_rows(x)
         y = x.new_empty(*x.shape[:-1], self.out_size)
         follow_torch_threads()
-        module.multiply(*self.matrix, as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size), 0, 0)
+        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        try:
+            module.multiply(*self.matrix, x_RI, y_RO, 0, 0)
+        except NotYet:
+            return self.many_rows(x)
         return y
 
     def many_rows(self, x: Tensor) -> Tensor:

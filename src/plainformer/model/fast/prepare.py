@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from plainformer.config.values import check_choice
 from plainformer.errors import UsageError, opt
 from plainformer.model.fast import step
-from plainformer.model.fast.compiled import kernels
+from plainformer.model.fast.compiled import expected
 from plainformer.model.fast.packed import LAYOUTS
 from plainformer.model.linear import Linear, LinearGroup, Product, outermost
 from plainformer.model.lora import merge_adapters
@@ -102,7 +102,7 @@ def _possible(weight: Tensor, backend: str) -> tuple[str, ...]:
         )
     can_run = {
         "onednn": torch.backends.mkldnn.is_available(),
-        "compiled": kernels() is not None,
+        "compiled": expected(),
         "int8": backend == "int8",
     }
     return ("fused", *(name for name, can in can_run.items() if can))
