@@ -17,6 +17,7 @@ PACKAGES = {
     "transformers": {"transformers": "transformers"},
     "CTranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python"},
+    "faster-whisper": {"faster_whisper": "faster-whisper"},
     "onnxruntime": {"onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "onnx": "onnx"},
 }
 
@@ -77,7 +78,12 @@ def llama_cpp_run(folder: Path, ids: list[int], new: int) -> Callable[[], Any]:
     if not path.exists():
         write_llama_gguf(folder, path)
     engine = llama_cpp.Llama(
-        str(path), n_ctx=1280, n_threads=THREADS, n_threads_batch=THREADS, verbose=False, logits_all=False
+        str(path),
+        n_ctx=max(1280, len(ids) + new + 16),
+        n_threads=THREADS,
+        n_threads_batch=THREADS,
+        verbose=False,
+        logits_all=False,
     )
 
     def run() -> None:
