@@ -18,6 +18,7 @@ PACKAGES = {
     "CTranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python"},
     "faster-whisper": {"faster_whisper": "faster-whisper"},
+    "sentence-transformers": {"sentence_transformers": "sentence-transformers"},
     "onnxruntime": {"onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "onnx": "onnx"},
 }
 

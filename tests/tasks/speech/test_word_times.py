@@ -74,7 +74,7 @@ def test_times_of_tokens(weights: dict[str, Any], conditioned: bool, tmp_path: P
         assert within(sound, own) == within(sound, expected) != []
     assert found == [ours(task, [sound], language="de", condition_on_previous_text=conditioned)[0] for sound in CLIPS]
     times = [time for clip in found for _, own in clip for time in own]
-    assert len(set(times)) > 10 and max(times) > 3000
+    assert len(set(times)) > 5 and max(times) > 3000
 
 
 @torch.no_grad()
