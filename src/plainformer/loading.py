@@ -356,7 +356,7 @@ def build_model(
     if trains:
         model.train()
     elif options.prepare:
-        rows = 1 if config.main_stack.direction == "causal" else 128
+        rows = 1 if config.main_stack.direction == "causal" else 512
         backend = options.quantize or options.backend
         if backend == "auto" and rows > 1 and model.local is not None:
             backend = "fused"  # ranks that measure may choose differently, and then their last bits differ

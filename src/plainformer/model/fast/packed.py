@@ -23,11 +23,16 @@ from plainformer.model.linear import Layout, Leave
 
 
 class OneDnnWeight:
-    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
+    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back.
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
-        # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), 1)
+    `rows`: the number of tokens that the layout is chosen for; any may come.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None, rows: int = 1
+    ) -> None:
+        self.rows = rows
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), rows)
         self.bias_O = None if bias_O is None else bias_O.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -40,11 +45,11 @@ class OneDnnWeight:
 
     def __reduce__(self) -> Any:
         # torch can neither copy nor pickle a blocked tensor. As an array: a tensor sent to a process has to outlive that.
-        return _reordered, (self.dense().numpy(), self.bias_O)
+        return _reordered, (self.dense().numpy(), self.bias_O, self.rows)
 
 
-def _reordered(weight_OI: Any, bias_O: Tensor | None) -> OneDnnWeight:
-    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O)
+def _reordered(weight_OI: Any, bias_O: Tensor | None, rows: int) -> OneDnnWeight:
+    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O, rows=rows)
 
 
 class KernelWeight:
