@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     """Through public names alone: `compare.py` runs it on older checkouts, too. `job["does"]` is generate if absent."""
-    import torch
+    import plainformer as pf  # before torch, whose threads then wait less actively
 
-    import plainformer as pf
+    # isort: split
+    import torch
 
     model, ids = pf.load_model(folder, quantize=job.get("quantize")), torch.tensor(job["ids"])
     mask = torch.tensor(job["mask"]) if "mask" in job else None

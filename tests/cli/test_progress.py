@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,14 +98,15 @@ def test_the_library_says_when_it_compiles(caplog: pytest.LogCaptureFixture) -> 
     from plainformer.model.fast import compiled
 
     caplog.set_level(logging.INFO, "plainformer.progress")
-    assert compiled._found(lambda *wanted: wanted, 1, 2) == (1, 2) and not caplog.messages
-    assert compiled._found(lambda *wanted: None, 1, 2) is None
-    assert caplog.messages == ["compiling kernels for this processor, once"]
     module = compiled.kernels()
+    kernel = getattr(module, "multiply", SimpleNamespace(targetoptions={}))
+    assert compiled._loaded(kernel, lambda *wanted: wanted, 1, 2) == (1, 2) and not caplog.messages
+    assert compiled._loaded(kernel, lambda *wanted: None, 1, 2) is None
+    assert caplog.messages == ["compiling kernels for this processor, once"]
     if module is not None:  # every one of them asks there
         caches = [getattr(kernel, "_cache", None) for kernel in vars(module).values()]
         watched = [cache.load_overload for cache in caches if hasattr(cache, "load_overload")]
-        assert len(watched) > 10 and all(load.func is compiled._found for load in watched)
+        assert len(watched) > 10 and all(load.func is compiled._loaded for load in watched)
 
 
 def test_the_library_says_how_much_of_a_prompt_is_read(caplog: pytest.LogCaptureFixture, slow: Path) -> None:

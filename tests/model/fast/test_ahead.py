@@ -182,6 +182,7 @@ print(is_plain(), come_to_kernels(), ahead._other.failed, numba.config.CACHE_DIR
 """
 
 
+@pytest.mark.slow
 def test_a_package_and_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
     """What is compiled is kept in a temporary folder as long as the program runs."""
     (said,) = _said(_start(READ_ONLY, TMPDIR=str(tmp_path)))

@@ -145,6 +145,13 @@ def follow_torch_threads() -> None:
     helpers.want(torch.get_num_threads() - 1)
 
 
+def loops_follow(at_once: bool) -> None:
+    """Say whether kernel after kernel is called from here on, without torch's threads in between."""
+    from plainformer.model.fast import helpers
+
+    helpers.stay(at_once)
+
+
 def as_array(x: Tensor) -> Any:
     """Return the same memory as NumPy sees it, or a copy where it has holes or odd addresses: kernels want neither."""
     array = x.detach().numpy()

@@ -14,7 +14,7 @@ import time
 from importlib import import_module
 from typing import Any
 
-from plainformer.model.fast.parts import HELPERS, IDLE, LATE, SHARED, WORDS, serve
+from plainformer.model.fast.parts import HELPED, HELPERS, IDLE, LATE, SHARED, STAY, WORDS, serve
 
 SHORTEST, LONGEST = 0.02, 2.0  # seconds that a helper stays away
 LEAST_SHARE = 0.6  # of a core's time: what a helper that was interrupted must have had, or the core is someone else's
@@ -41,6 +41,11 @@ def want(count: int) -> None:
             needed.set()
 
 
+def stay(loops_follow: bool) -> None:
+    """Say whether more loops follow at once: helpers then wait actively; else torch's threads may want their cores."""
+    SHARED[STAY] = int(loops_follow)
+
+
 def _help(number: int) -> None:
     away, needed, ending = SHORTEST, _needed[number], _ending
     came = time.monotonic()
@@ -48,8 +53,8 @@ def _help(number: int) -> None:
         start, worked, interruptions = time.monotonic(), time.thread_time(), _interruptions()
         outcome = serve(number)
         end, worked = time.monotonic(), time.thread_time() - worked
-        short = _interruptions() > interruptions and worked < LEAST_SHARE * (end - start)
-        if outcome == LATE or short:
+        interrupted = _interruptions() > interruptions and worked < LEAST_SHARE * (end - start)
+        if outcome == LATE or (outcome == HELPED and interrupted):  # one that has slept has worked little anyway
             if end - came > 10 * away:
                 away = SHORTEST
             ending.wait(away)

@@ -28,7 +28,7 @@ from plainformer.model.fast.jit import compiled
 intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 # Words of the memory that threads share; those that different threads write are a cache line apart.
-CLAIM, DONE, OWNER, HELPERS, NAPS = 0, 8, 16, 24, 32
+CLAIM, DONE, OWNER, HELPERS, STAY, NAPS = 0, 8, 16, 24, 25, 32
 TASK, JOB, COUNT, THREADS, HALVINGS, WORDS = 40, 41, 42, 43, 44, 48
 WORD = ir.IntType(64)
 SHARED = (ctypes.c_int64 * WORDS)()
@@ -249,7 +249,7 @@ def serve(helper: int) -> Any:
             if loops > LOOPS:
                 return HELPED
         looks += 1
-        if looks < HELPER_LOOKS:
+        if looks < HELPER_LOOKS and look(STAY) == 1:
             relax()
         elif looks < HELPER_LOOKS + HELPER_NAPS:
             nap()

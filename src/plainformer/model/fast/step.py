@@ -26,6 +26,7 @@ from plainformer.model.fast.compiled import (
     as_array,
     follow_torch_threads,
     kernels,
+    loops_follow,
     paths,
     ready,
     state,
@@ -93,15 +94,19 @@ class FastStack(Stack):
         steps, usual = self.steps, True
         views: Views = {}
         follow_torch_threads()
-        for layer in numbers:
-            index = self.config.layer_ids[layer]
-            stepped = steps[index](blocks[index], x_BTD, layer, flow, views, module) if usual else None
-            if stepped is not None:
-                x_BTD, attentions = stepped, NO_ATTENTIONS
-            else:
-                x_BTD, attentions = blocks[index](x_BTD, layer, flow)
-                usual = _is_usual(x_BTD, flow)
-            yield x_BTD, attentions
+        loops_follow(True)
+        try:
+            for layer in numbers:
+                index = self.config.layer_ids[layer]
+                stepped = steps[index](blocks[index], x_BTD, layer, flow, views, module) if usual else None
+                if stepped is not None:
+                    x_BTD, attentions = stepped, NO_ATTENTIONS
+                else:
+                    x_BTD, attentions = blocks[index](x_BTD, layer, flow)
+                    usual = _is_usual(x_BTD, flow)
+                yield x_BTD, attentions
+        finally:
+            loops_follow(False)
 
 
 def install(model: nn.Module) -> None:
