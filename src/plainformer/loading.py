@@ -21,6 +21,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import UsageError, opt
 from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.fast.compiled import kernels
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import (
@@ -347,7 +348,10 @@ def build_model(
     check_depth(config, source)
     model = (make if mesh is None else _part_of(mesh))(config).eval()
     table, unused = checkpoint.rows(config), options.allow_unused
-    load_weights(model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains)
+    load_weights(
+        model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains,
+        keep_blocks=mesh is None and _keeps_blocks(options, config, device),
+    )  # fmt: skip
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if trains:
         model.train()
@@ -362,6 +366,17 @@ def build_model(
 
         in_step(model, mesh)
     return model
+
+
+def _keeps_blocks(options: LoadOptions, config: ModelConfig, device: torch.device) -> bool:
+    """Return whether matrices that a file packs into blocks stay so: a decoder's, for inference, if nothing else is asked for.
+
+    An encoder reads many tokens at a time, which wide numbers do faster.
+    """
+    usual = options.purpose == "infer" and options.prepare and options.backend == "auto"
+    asked = options.dtype is not None or options.quantize is not None
+    decodes = config.main_stack.direction == "causal"
+    return usual and not asked and decodes and device.type == "cpu" and kernels() is not None
 
 
 def _mesh(options: LoadOptions) -> Mesh | None:

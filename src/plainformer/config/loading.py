@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 PURPOSES = ("infer", "train")
-BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
+BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8", "int4")
 
 
 def _dtype(name: str, value: Any) -> None:
@@ -47,8 +47,8 @@ class LoadOptions(OptionSet):
     )
     quantize: str | None = option(
         None,
-        help="int8 rounds the weights of all linears to eight bits (fp32 on a CPU): a quarter of the memory.",
-        check=one_of("int8"),
+        help="int8 or int4 rounds the weights of all linears to so many bits, and what they read to eight (fp32 on a CPU).",
+        check=one_of("int8", "int4"),
     )
     ffn_chunk_size: int = option(
         0, help="Positions that a feed-forward network runs at a time; 0 for all.", check=whole(0)

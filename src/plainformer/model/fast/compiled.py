@@ -68,13 +68,27 @@ def _tried_out() -> ModuleType | None:
     return module if works else None
 
 
+def quantised() -> ModuleType | None:
+    """Return the module of kernels for blocks of few bits; None where kernels cannot work."""
+    return None if kernels() is None else _of_blocks()
+
+
+@functools.cache
+def _of_blocks() -> ModuleType:
+    from plainformer.model.fast import quantised as module
+
+    _watch(module)
+    return module
+
+
 def _watch(module: ModuleType) -> None:
     """Say when Numba compiles; where it cannot keep on disk what it has compiled it raises: then it is only not kept."""
+    say_not_kept = importlib.import_module("plainformer.model.fast.kernels").say_not_kept
     for kernel in vars(module).values():
         cache: Any = getattr(kernel, "_cache", None)
-        if hasattr(cache, "save_overload"):
+        if hasattr(cache, "save_overload") and kernel.__module__ == module.__name__:
             cache.load_overload = functools.partial(_found, cache.load_overload)
-            cache.save_overload = functools.partial(_saved, cache.save_overload, module.say_not_kept)
+            cache.save_overload = functools.partial(_saved, cache.save_overload, say_not_kept)
 
 
 def _found(load: Callable[..., Any], *wanted: Any) -> Any:

@@ -159,7 +159,7 @@ class LayerStep:
         self.parts += [(place, name, place.get(name)) for place, name in norms]
         kernel_weights = [weight for weight in packed if isinstance(weight, KernelWeight)]
         tensors = [place.get(name) for place, name in norms]
-        tensors += [x for weight in kernel_weights for x in (weight.stored_OI, weight.bias_O)]
+        tensors += [x for weight in kernel_weights for x in weight.tensors]
         self.tensors = [(x, state(x)) for x in tensors if x is not None]
         ready = _is_ours(block) and len(kernel_weights) == len(packed) and not any(map(is_shared, linears))
         self.arrays = _layer(module, block, self.config) if ready else None
