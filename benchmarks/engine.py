@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("PLAINFORMER_KERNELS", "wait")  # what is measured is what comes after they are compiled
 sys.path.insert(0, str(Path(__file__).parent))
 
 

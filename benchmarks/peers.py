@@ -17,6 +17,7 @@ PACKAGES = {
     "transformers": {"transformers": "transformers"},
     "CTranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python"},
+    "sentence-transformers": {"sentence_transformers": "sentence-transformers"},
     "onnxruntime": {"onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "onnx": "onnx"},
 }
 

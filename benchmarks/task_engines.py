@@ -1,4 +1,4 @@
-"""Whole tasks, from texts to results, by each engine: ours, the reference's pipeline, and onnxruntime.
+"""Whole tasks, from texts to results, by each engine: ours, the reference's pipeline, onnxruntime, sentence-transformers.
 
 onnxruntime has no tasks, so it gets the best that we know how to do around it: the same `tokenizers` library, batches of
 texts of like length, softmax in numpy; of NER not even the entities are made, only each token's best label.
@@ -16,6 +16,16 @@ COUNT = 2000
 LABELS = {
     "text-classification": ["negative", "neutral", "positive"],
     "token-classification": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"],
+    "feature-extraction": [],
+}
+SENTENCE_FILES: dict[str, Any] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ],
+    "sentence_bert_config.json": {"max_seq_length": 512, "do_lower_case": False},
+    "1_Pooling/config.json": {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True},
 }
 
 
@@ -37,6 +47,7 @@ def make_folder(folder: Path, task: str) -> None:
 
     torch.manual_seed(0)
     heads = {
+        "feature-extraction": "BertModel",
         "text-classification": "BertForSequenceClassification",
         "token-classification": "BertForTokenClassification",
     }
@@ -55,13 +66,16 @@ def make_folder(folder: Path, task: str) -> None:
             model.classifier.bias[0] = lead.quantile(0.85)
     model.save_pretrained(folder)
     tokenizer.save(folder)
+    for name, content in SENTENCE_FILES.items() if task == "feature-extraction" else ():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
 
 
 def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     import plainformer as pf
 
     task, texts = pf.load(folder), sentences(job["count"])
-    return lambda: task(texts, batch_size=job["batch"])
+    return lambda: task(texts)  # batches as we choose them
 
 
 def make_pipeline(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
@@ -70,6 +84,13 @@ def make_pipeline(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     options = {"aggregation_strategy": "first"} if job["task"] == "token-classification" else {}
     run, texts = transformers.pipeline(job["task"], folder, device="cpu", **options), sentences(job["count"])
     return lambda: run(texts, batch_size=job["batch"])
+
+
+def make_sentence_transformers(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
+    import sentence_transformers
+
+    model, texts = sentence_transformers.SentenceTransformer(folder, device="cpu"), sentences(job["count"])
+    return lambda: model.encode(texts, batch_size=job["batch"], show_progress_bar=False)
 
 
 def make_onnxruntime(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
@@ -136,4 +157,9 @@ def onnx_file(folder: Path, job: dict[str, Any]) -> Path:
     return fused if job.get("fused") else raw
 
 
-MAKE = {"plainformer": make_plainformer, "transformers": make_pipeline, "onnxruntime": make_onnxruntime}
+MAKE = {
+    "plainformer": make_plainformer,
+    "transformers": make_pipeline,
+    "onnxruntime": make_onnxruntime,
+    "sentence-transformers": make_sentence_transformers,
+}

@@ -1,4 +1,4 @@
-"""Whole tasks beside the reference's pipeline (at its best batch size) and onnxruntime, and memory over a long stream."""
+"""Whole tasks beside other libraries, each at its best batch; memory over a long stream."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from generation import DidNotStart, Engine, versus
 from peers import missing
 from task_engines import COUNT, LABELS, make_folder
 
-BATCH = 8  # our default
 BATCHES = (1, 4, 8, 16, 32, 64)
 PEERS: dict[str, list[dict[str, Any]]] = {
     "transformers": [{"batch": batch} for batch in BATCHES],
     "onnxruntime": [{"batch": batch, "fused": fused} for fused in (False, True) for batch in BATCHES[1:5]],
+    "sentence-transformers": [{"batch": batch} for batch in BATCHES[1:]],
 }
+OF_TASK = {"feature-extraction": ("sentence-transformers",)}
 
 STREAM = r"""
 import re, sys
@@ -41,11 +42,12 @@ def bench_tasks(folder: Path) -> list[Row | Missing]:
     for task in LABELS:
         place = folder / task
         make_folder(place, task)
-        job = {"task": task, "batch": BATCH, "count": COUNT}
+        job = {"task": task, "count": COUNT}
         best, note = {}, []
-        for peer, ways in PEERS.items():
+        peers = OF_TASK.get(task, ("transformers", "onnxruntime"))
+        for peer in peers:
             times = []
-            for way in ways if missing(peer) is None else []:
+            for way in PEERS[peer] if missing(peer) is None else []:
                 try:
                     engine = Engine(peer, place, {**job, **way, "count": COUNT // 10})
                 except DidNotStart:
@@ -57,7 +59,7 @@ def bench_tasks(folder: Path) -> list[Row | Missing]:
                 each = ", ".join(f"{_words(way)}: {seconds:.2f} s" for seconds, way in times)
                 note.append(f"{peer} by batch, {each}")
         said = f"{COUNT} sentences; of {COUNT // 10}: {'; '.join(note)}"
-        rows += versus(task, place, job, tuple(PEERS), said, best, rounds=3)
+        rows += versus(task, place, job, peers, said, best, rounds=3)
     return rows
 
 

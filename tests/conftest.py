@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Answer, Cli
+
+os.environ.setdefault("PLAINFORMER_KERNELS", "wait")  # not the way without them, until they are compiled
 
 
 @pytest.fixture(scope="session")

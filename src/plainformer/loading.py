@@ -21,8 +21,9 @@ from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import UsageError, opt
 from plainformer.model.block import set_ffn_chunk_size
-from plainformer.model.fast.compiled import kernels
+from plainformer.model.fast.compiled import expected
 from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.fast.threads import settle
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import (
     stated_task,
@@ -287,6 +288,8 @@ def load_model(
             otherwise what measures best for each shape; name one where the last bits must not differ between processes.
         quantize: "int8" rounds the weights of all linears to eight bits (fp32, CPU): a quarter of the memory, faster
             token by token. The answers change a little, and the model can no longer be saved or trained.
+        threads: how many compute on a CPU, for the whole process and from here on. None: OMP_NUM_THREADS, else the cores that
+            this process may use: those it is bound to, and no more than its control group's quota gives time for.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
         allow_unused: load even if the file has tensors that the model does not use.
         family: the `model_type` to read config.json as, where it names none, or a class that is code of its own.
@@ -341,6 +344,7 @@ def build_model(
 
     `make`: makes the empty model of a configuration, or a rank's part of it (`parallel.tensor.part_of`).
     """
+    settle(options.threads)
     trains, mesh = options.purpose == "train", _mesh(options)
     device = as_device(options.device) if mesh is None else mesh.device
     dtype = torch.float32 if trains else as_dtype(options.dtype, device)
@@ -356,7 +360,7 @@ def build_model(
     if trains:
         model.train()
     elif options.prepare:
-        rows = 1 if config.main_stack.direction == "causal" else 128
+        rows = 1 if config.main_stack.direction == "causal" else 512
         backend = options.quantize or options.backend
         if backend == "auto" and rows > 1 and model.local is not None:
             backend = "fused"  # ranks that measure may choose differently, and then their last bits differ
@@ -376,7 +380,7 @@ def _keeps_blocks(options: LoadOptions, config: ModelConfig, device: torch.devic
     usual = options.purpose == "infer" and options.prepare and options.backend == "auto"
     asked = options.dtype is not None or options.quantize is not None
     decodes = config.main_stack.direction == "causal"
-    return usual and not asked and decodes and device.type == "cpu" and kernels() is not None
+    return usual and not asked and decodes and device.type == "cpu" and expected()
 
 
 def _mesh(options: LoadOptions) -> Mesh | None:

@@ -209,7 +209,7 @@ def _infer(plan: Plan, ledger: Ledger) -> None:
         model = _model(plan, ledger.device, _DTYPES[asked.dtype or "fp32"] if asked.dtype != "int8" else torch.float32)
         model.eval()
         set_ffn_chunk_size(model, asked.ffn_chunk)
-        rows = 1 if config.main_stack.direction == "causal" else 128
+        rows = 1 if config.main_stack.direction == "causal" else 512
         prepare_for_inference(model, "int8" if asked.dtype == "int8" else "auto", rows)
         inputs = _inputs(config.input_stack, plan, at.encoder or at.decoder, ledger.device)
     with torch.inference_mode():

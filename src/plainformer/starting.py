@@ -23,6 +23,7 @@ from plainformer.families.by_hand import missing_sizes, unread, with_ids
 from plainformer.families.naming import class_name
 from plainformer.loading import MakeModel, Ref, as_device, open_asked
 from plainformer.model.block import set_ffn_chunk_size
+from plainformer.model.fast.threads import settle
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
 
@@ -292,6 +293,7 @@ def _fill(
     make: MakeModel,
 ) -> NewHead:
     """Build the model, copy what fits, and initialise the rest."""
+    settle(asked.threads)
     device, source, table = as_device(asked.device), checkpoint.tensors(), checkpoint.rows(config)
     check_depth(config, source)
     model = make(config)

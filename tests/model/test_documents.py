@@ -14,26 +14,12 @@ from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.model import inputs as inputs_module
 from plainformer.model.documents import Documents, documents_of
 from plainformer.model.transformer import Transformer
-from tests.support.cases import decoders, encoder_decoders, encoders, vision_and_speech
+from tests.support.cases import decoders, encoder_decoders, vision_and_speech
+from tests.support.cases.stacks import CASES
 from tests.support.close import close
 from tests.support.parity import PAD, VOCABULARY, Case, build, load_ours, make_inputs
 
-TOKEN_MODELS = [*decoders.LLAMA, *decoders.OTHERS, *encoders.ALL, *encoder_decoders.T5]
-WHOLE_ROWS = ("ForSequenceClassification", "ForMultipleChoice")
 LENGTHS = ((3, 9, 9, 1, 2), (14, 4, 5))  # of the documents of two rows; the second has one column of padding
-
-
-def one_of_each(cases: list[Case]) -> list[Case]:
-    """One case for each value that changes the stack, with the head that tells most of it."""
-    found: dict[str, Case] = {}
-    for case in cases:
-        short = case.name.endswith("full-table")  # 9 positions, fewer than the longest document here
-        if case.kind == "text" and not short and not case.model_class.endswith(WHOLE_ROWS):
-            found.setdefault(case.name, case)
-    return list(found.values())
-
-
-CASES = one_of_each(TOKEN_MODELS)
 
 
 def documents(case: Case, seed: int = 0) -> list[list[dict[str, Tensor]]]:

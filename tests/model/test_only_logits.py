@@ -60,12 +60,12 @@ def mask_of(ids: Tensor, padding: str) -> Tensor | None:
     return mask if padding != "none" else None
 
 
-def ffn_positions(model: Transformer) -> list[int]:
-    """Positions that each later call of a feed-forward network runs; seen without a hook, which would be shown all."""
+def ffn_vectors(model: Transformer) -> list[int]:
+    """Vectors that each later call of a feed-forward network runs; seen without a hook, which would be shown all."""
     seen: list[int] = []
     for block in model.main.layers:
         network = block.ffn.network
-        block.ffn.network = lambda x, run=network: (seen.append(x.size(1)), run(x))[1]
+        block.ffn.network = lambda x, run=network: (seen.append(x.shape[:-1].numel()), run(x))[1]
     return seen
 
 
@@ -81,14 +81,15 @@ def test_classes(name: str, padding: str) -> None:
     model, ids = make(CLASSIFIERS[name]), ids_of(3, 11)
     mask = mask_of(ids, padding)
     expected = model(ids, mask)
-    seen = ffn_positions(model)
+    seen = ffn_vectors(model)
     found = model(ids, mask, only_logits=True)
     same(found.logits, expected.logits)
     assert found.last_hidden_state is None and expected.last_hidden_state is not None
     reads_last = model.config.head.pick == "last"
     pooled = model.config.head.pick == "mean"
     spared = not pooled and (padding == "none" or padding == ("left" if reads_last else "right"))
-    assert seen == [11, 1 if spared else 11]
+    vectors = 33 if mask is None or name == "deberta" else int(mask.sum())
+    assert seen == [vectors, 3 if spared else vectors]
 
 
 @torch.inference_mode()
@@ -98,7 +99,7 @@ def test_the_next_token(name: str, padding: str) -> None:
     model, ids = make(DECODERS[name]), ids_of(2, 9)
     mask = mask_of(ids, padding)
     expected = model(ids, mask).logits[:, -1:]
-    seen = ffn_positions(model)
+    seen = ffn_vectors(model)
     cache = KeyValueCache(model.config, 2)
     first = model(
         ids[:, :5], mask[:, :5] if mask is not None else None, cache=cache, logits_to_keep=1, only_logits=True
@@ -106,7 +107,8 @@ def test_the_next_token(name: str, padding: str) -> None:
     assert first.logits.shape[1] == 1 and cache.length == 5
     found = model(ids[:, 5:], mask, cache=cache, logits_to_keep=1, only_logits=True)
     same(found.logits, expected)
-    assert seen == [5, 1, 4, 1] and cache.length == 9
+    prompt = 10 if mask is None else int(mask[:, :5].sum())
+    assert seen == [prompt, 2, 8, 2] and cache.length == 9
     more = model(ids[:, :1], None if mask is None else torch.cat((mask, mask[:, -1:]), 1), cache=cache).logits
     full = torch.cat((ids, ids[:, :1]), 1)
     same(more[:, -1], model(full, None if mask is None else torch.cat((mask, mask[:, -1:]), 1)).logits[:, -1])
@@ -116,9 +118,9 @@ def test_the_next_token(name: str, padding: str) -> None:
 def test_behind_an_encoder() -> None:
     model, ids = make({**BART, "architectures": ["BartForConditionalGeneration"]}), ids_of(2, 9)
     expected = model(ids, decoder_input_ids=ids[:, :6]).logits[:, -1:]
-    seen = ffn_positions(model)
+    seen = ffn_vectors(model)
     same(model(ids, decoder_input_ids=ids[:, :6], logits_to_keep=1, only_logits=True).logits, expected)
-    assert seen == [6, 1]
+    assert seen == [12, 2]
 
 
 @torch.inference_mode()
@@ -126,18 +128,18 @@ def test_images() -> None:
     model = make({**VIT, **LABELS, "architectures": ["ViTForImageClassification"]})
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = model(pixel_values=pixels).logits
-    seen = ffn_positions(model)
+    seen = ffn_vectors(model)
     same(model(pixel_values=pixels, only_logits=True).logits, expected)
-    assert seen == [17, 1]
+    assert seen == [34, 2]
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("keep", [0, 2])
 def test_where_more_than_one_position_is_scored_all_run(keep: int) -> None:
     model, ids = make(DECODERS["gpt2"]), ids_of(2, 9)
-    seen = ffn_positions(model)
+    seen = ffn_vectors(model)
     same(model(ids, logits_to_keep=keep, only_logits=True).logits, model(ids, logits_to_keep=keep).logits)
-    assert seen == [9, 9] * 2
+    assert seen == [18, 18] * 2
 
 
 @torch.inference_mode()

@@ -14,21 +14,20 @@ import pytest
 import torch
 
 from plainformer.config import Dropout, ModelConfig
-from plainformer.config.layout import Layout
 from plainformer.config.learning import LossConfig
 from plainformer.errors import UsageError
 from plainformer.model.attention import Flow
 from plainformer.model.heads import FIRST
-from plainformer.parallel.mesh import Mesh, start
+from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import Turn, dealt
 from plainformer.train.trimming import Trimming
 from tests.support.parallel import Ran, Steps, batches_of, differences, dropping, loss_of, whole
 from tests.support.ranks import run_ranks
-from tests.support.shares import config_of, with_dropout
+from tests.support.shares import config_of, mesh_of, with_dropout
 
 
 def _with(zero: int) -> Mesh:
-    return start(Layout(dp=torch.distributed.get_world_size(), zero=zero))  # type: ignore[arg-type]
+    return mesh_of(dp=torch.distributed.get_world_size(), zero=zero)
 
 
 def _compared(said: str, mesh: Mesh, config: ModelConfig, expected: Ran, **options: Any) -> list[str]:

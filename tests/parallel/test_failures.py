@@ -26,6 +26,13 @@ def test_errors_of_others_are_told_from_own_ones() -> None:
         assert failure_of_another(own, 5) is None
 
 
+@pytest.mark.usefixtures("several")
+def test_what_does_not_go_on_begins_anew() -> None:
+    for text in (GONE, LATE):
+        found = failure_of_another(RuntimeError(text), 5, goes_on=False)
+        assert found is not None and "begins anew" in found.fix and "timeout" not in found.fix
+
+
 def test_one_process_alone_has_no_others() -> None:
     assert failure_of_another(RuntimeError(GONE), 5) is None
     assert speaks("anything") and speaks("anything")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 import plainformer
+from plainformer.cli.main import run_app
 from plainformer.errors import InputError, PlainformerError, UsageError
 from plainformer.parallel.inference import answered_in_turn, ranks_for
 from plainformer.parallel.sync import Ranks
@@ -18,7 +22,7 @@ from tests.support.battery_cases import BATTERY, TEXTS
 from tests.support.cli import Cli
 from tests.support.models import save
 from tests.support.ranks import run_ranks
-from tests.support.torchrun import launched
+from tests.support.torchrun import kill, launched, wait_for
 
 EVEN = {"intermediate_size": 36, "encoder_ffn_dim": 36, "decoder_ffn_dim": 36}  # what a family does not have is ignored
 LAYOUTS = {"tensor": {"tp": 2}, "pipeline": {"pp": 2}}
@@ -106,17 +110,26 @@ def test_copies_share_the_rows() -> None:
         assert first == 0 and place == 41 and none == []
 
 
+def _typed(rank: int, arguments: list[str]) -> tuple[int, str]:
+    """What a rank prints of a command line."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        return run_app(arguments), printed.getvalue()
+
+
 def test_as_a_user_types_it(folders: dict[str, str], tmp_path: Path) -> None:
+    """By copies that share the rows, and, with torchrun's own processes, by two that share the heads."""
     lines = tmp_path / "lines.txt"
     lines.write_text("".join(f"{text}\n" for text in TEXTS * 9))
     task = plainformer.load(folders["text-classification"])
     expected = [answer.label for answer in task(TEXTS * 9)]
-    for kind, options in (("rows", []), ("heads", ["--tp", "2"])):
-        arguments = ["run", folders["text-classification"], str(lines), "--json", *options]
-        with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], arguments, kind) as torchrun:
-            assert torchrun.wait() == 0, torchrun.said
-            rows = [json.loads(line) for line in torchrun.said.splitlines() if line.startswith("{")]
-        assert [row["label"] for row in rows] == expected, kind
+    arguments = ["run", folders["text-classification"], str(lines), "--json"]
+    (code, printed), silent = run_ranks(_typed, 2, arguments)
+    assert code == 0 and silent == (0, "")
+    with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], [*arguments, "--tp", "2"]) as torchrun:
+        assert torchrun.wait() == 0, torchrun.said
+    for said in (printed, torchrun.said):
+        rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        assert [row["label"] for row in rows] == expected
 
 
 def test_what_cannot_be_is_said_once(folders: dict[str, str], tmp_path: Path) -> None:
@@ -125,6 +138,20 @@ def test_what_cannot_be_is_said_once(folders: dict[str, str], tmp_path: Path) ->
         assert torchrun.wait() != 0
         errors = [line for line in torchrun.said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "there are 2 processes" in errors[0], torchrun.said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_the_first_process_dies(folders: dict[str, str], tmp_path: Path) -> None:
+    """What the others then say is ours, not gloo's."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{text}\n" for text in TEXTS * 20_000))
+    arguments = ["run", folders["text-classification"], str(lines), "--json", "--batch-size", "8"]
+    with launched(tmp_path, ["--standalone", "--nproc-per-node", "2"], arguments) as torchrun:
+        wait_for(lambda: '"label"' in torchrun.said, "an answer", torchrun)
+        kill(torchrun.workers()[0])
+        assert torchrun.wait() == 1
+        errors = [line for line in torchrun.said.splitlines() if line.startswith(("error:", "  → "))]
+    assert errors[0] == "error: another process of this run has ended" and "begins anew" in errors[1], torchrun.said
 
 
 def test_what_one_process_does_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.ranks import run_ranks
-from tests.support.staged import everything, four_stages, tasks
+from tests.support.staged import everything, four_stages, tasks, texts
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_a_pipeline_is_one_process(world: int) -> None:
-    for found in run_ranks(everything, world, world, timeout=240):
+    for found in run_ranks(everything, world, world, texts(world), timeout=240):
         assert found == []
 
 

@@ -16,11 +16,11 @@ from plainformer.loading import load_model
 from plainformer.model.fast import step
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.transformer import Transformer
-from plainformer.parallel.mesh import Mesh, start
+from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.tensor import part_of
 from plainformer.saving import save_model
 from tests.support.ranks import run_ranks
-from tests.support.shares import config_of, inputs_of, own_part, whole
+from tests.support.shares import config_of, inputs_of, joined, own_part, whole
 
 WRITERS = ("llama", "gpt2", "gemma2", "t5", "whisper")
 BACKENDS = ("plain", "fused", "onednn", "compiled", "int8")
@@ -51,47 +51,54 @@ def _write(name: str, model: Transformer, mode: dict[str, Any], **draft: Any) ->
     return found.token_ids, found.stop_reasons
 
 
-def _loads(folder: Path, mesh: Mesh) -> None:
+def _loaded(folder: Path, mesh: Mesh | None) -> dict[str, Any]:
     """Load a checkpoint's rows, prepared as asked: GPT-2's has q, k and v in one tensor, the wrong way round."""
+    found: dict[str, Any] = {}
     for name in ("gpt2", "llama"):
         asked: list[Any] = [{"backend": "compiled"}, {"backend": "auto"}, {"quantize": "int8"}, {"dtype": "bf16"}]
         for options in asked:
-            ours = load_model(folder / name, make=part_of(mesh), **options)
-            theirs = load_model(folder / name, **options)
-            assert ours.local is not None and ours.num_parameters == theirs.num_parameters
-            assert _write(name, ours, {}) == _write(name, theirs, {}), (name, options)
+            model = load_model(folder / name, make=Transformer if mesh is None else part_of(mesh), **options)
+            assert (model.local is None) == (mesh is None)
+            found[f"{name}, {options}"] = (*_write(name, model, {}), model.num_parameters)
+    return found
 
 
-def _walk(rank: int, folder: Path) -> None:
-    mesh = start(Layout(tp=2))
-    _loads(folder, mesh)
+def written(folder: Path, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Everything that is written by one process, or by this one of two: what, how → ids and reasons to stop."""
+    found = _loaded(folder, mesh)
     for name in WRITERS:
-        alone = whole(config_of(name), scale=0.3).eval()
-        model = own_part(alone, mesh)
+        whole_model = whole(config_of(name), scale=0.3).eval()
+        model = whole_model if mesh is None else own_part(whole_model, mesh)
         for way, mode in MODES.items():
             if (name, way) not in NO:
-                assert _write(name, model, mode) == _write(name, alone, mode), (name, way)
+                found[f"{name}, {way}"] = _write(name, model, mode)
         if name == "llama":
             draft = whole(config_of(name), seed=1, scale=0.3).eval()
-            mode = dict(num_draft_tokens=3)
-            assert _write(name, model, mode, draft_model=draft) == _write(name, alone, mode, draft_model=draft)
+            found["llama, draft"] = _write(name, model, dict(num_draft_tokens=3), draft_model=draft)
         for backend in BACKENDS:
-            ours, theirs = own_part(alone, mesh), copy.deepcopy(alone)
-            for each in (ours, theirs):
-                prepare_for_inference(each, backend)
-            assert not any(type(module) is step.FastStack for module in ours.modules())
+            model = copy.deepcopy(whole_model) if mesh is None else own_part(whole_model, mesh)
+            prepare_for_inference(model, backend)
+            assert mesh is None or not any(type(module) is step.FastStack for module in model.modules())
             for way in ("greedy", "beams"):
-                assert _write(name, ours, MODES[way]) == _write(name, theirs, MODES[way]), (name, backend, way)
+                found[f"{name}, {backend}, {way}"] = _write(name, model, MODES[way])
             if backend != "int8":
-                ours.train()
-                ours.eval()
-                assert _write(name, ours, {}) == _write(name, theirs, {}), (name, backend, "plain again")
+                model.train()
+                model.eval()
+                found[f"{name}, {backend}, plain again"] = _write(name, model, {})
+    return found
+
+
+def _on_ranks(rank: int, folder: Path) -> dict[str, Any]:
+    return written(folder, joined(Layout(tp=2)))
 
 
 def test_writes_the_same(tmp_path: Path) -> None:
     for name in ("gpt2", "llama"):
         save_model(whole(config_of(name), scale=0.3), tmp_path / name)
-    run_ranks(_walk, 2, tmp_path)
+    expected = written(tmp_path)
+    for found in run_ranks(_on_ranks, 2, tmp_path):
+        assert [what for what, text in expected.items() if found.pop(what) != text] == []
+        assert found == {}
 
 
 def test_says_which_division_would_work(tmp_path: Path) -> None:

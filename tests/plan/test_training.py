@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from plainformer.checkpoint.low_rank import add_adapters
-from plainformer.config import ModelConfig
+from plainformer.config import HeadConfig, ModelConfig, NormConfig, PatchFrontend, WaveFrontend
 from plainformer.config.layout import Layout
 from plainformer.config.learning import OptimizerConfig
 from plainformer.config.local import local
@@ -25,7 +25,7 @@ from plainformer.planning.options import adapted
 from plainformer.train.losses import label_losses, wide, word_losses
 from plainformer.train.optimizer import Average, clip_gradients, make_optimizer
 from tests.support.memory import peaks_by_phase, phase
-from tests.support.planned_families import FAMILIES, LENGTH, ROWS, TARGET, WORDS, beyond
+from tests.support.planned_families import FAMILIES, LENGTH, ROWS, TARGET, WORDS, beyond, stack_of
 
 SECONDS = 0.4
 
@@ -41,7 +41,7 @@ class Step(NamedTuple):
         kind = config.input_frontend.kind
         given: dict[str, torch.Tensor] = {
             "tokens": lambda: {"input_ids": torch.randint(1, WORDS, (asked.batch, asked.length))},
-            "patches": lambda: {"pixel_values": torch.randn(asked.batch, 3, 96, 96)},
+            "patches": lambda: {"pixel_values": torch.randn(asked.batch, 3, *(asked.pixels or (96, 96)))},
             "wave": lambda: {"input_values": torch.randn(asked.batch, round(asked.seconds * 16000))},
             "mel": lambda: {"input_features": torch.randn(asked.batch, 40, 200)},
         }[kind]()
@@ -163,6 +163,35 @@ def test_phases_of_every_family(family: str, checkpointing: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 def test_phases_of_every_option(family: str, changes: dict[str, Any]) -> None:
     check(FAMILIES[family](), usual(**changes))
+
+
+def images(width: int, patch: int) -> ModelConfig:
+    frontend = PatchFrontend(image_size=(32, 32), patch_size=(patch, patch))
+    stack = stack_of(2, frontend=frontend, hidden_size=width, ffn_size=2 * width)
+    return ModelConfig("vit", encoder=stack, head=HeadConfig("image", pick="first", out_size=10))
+
+
+def clips(conv_norm: Any) -> ModelConfig:
+    """As wav2vec2, whose convolution of positions reads 128 frames in 16 groups."""
+    frontend = WaveFrontend(
+        channels=(64,) * 7, kernels=(10, 3, 3, 3, 3, 2, 2), strides=(5, 2, 2, 2, 2, 2, 2), conv_norm=conv_norm,
+        position_kernel=128, position_groups=16, norm=NormConfig(eps=1e-5),
+    )  # fmt: skip
+    stack = stack_of(2, frontend=frontend, hidden_size=128, norm_place="post", final_norm="none")
+    return ModelConfig("wav2vec2", encoder=stack, head=HeadConfig("ctc", out_size=32))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [images(32, 8), images(16, 8), images(32, 16), images(64, 4), clips("group"), clips("layer")],
+    ids=("small", "narrow", "large patches", "many patches", "clips", "normed clips"),
+)
+def test_gradients_of_convolutions(config: ModelConfig) -> None:
+    """They take more than anything else where layers are few: weights and columns in another order."""
+    if torch.get_num_threads() > 1:
+        pytest.skip("counted for one thread")
+    size = {} if config.head.kind == "ctc" else {"image_size": "32"}
+    check(config, usual(**size), bound=0.015)
 
 
 SMALL = dict(

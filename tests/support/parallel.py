@@ -7,7 +7,7 @@ Shapes: B rows, T positions, N labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from plainformer.checkpoint.low_rank import add_adapters
 from plainformer.config import Dropout, ModelConfig
 from plainformer.config.learning import OptimizerConfig
+from plainformer.config.local import local
 from plainformer.config.training import LoraConfig
 from plainformer.families import table_for
 from plainformer.model.initial import generator_of
@@ -28,6 +29,7 @@ from plainformer.model.lora import Adapter, adapted
 from plainformer.model.transformer import Transformer
 from plainformer.parallel.apply import parallelize
 from plainformer.parallel.data import Gradients, Replicas
+from plainformer.parallel.gather import Share, local_of, shares
 from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.pipeline import Pipeline
 from plainformer.parallel.sync import Ranks
@@ -39,7 +41,7 @@ from plainformer.train.objectives.base import Batch, Loss
 from plainformer.train.optimizer import Average, make_optimizer, shrinks
 from plainformer.train.pipelined import Pipelined
 from plainformer.train.plan import Piece, Step
-from tests.support.shares import config_of, inputs_of, own_part, rows_of, with_dropout
+from tests.support.shares import config_of, inputs_of, own_part, with_dropout
 from tests.support.shares import whole as whole_model
 
 FAMILIES = ("llama", "gpt2", "bert", "t5", "albert", "qwen3", "olmo2", "whisper", "vit")
@@ -90,13 +92,25 @@ def loss_of(model: Any, batch: Batch) -> Loss:
     return Loss(word_losses(model, states_ND, batch.targets["labels"]), batch.targets["counts"])
 
 
+def everything(name: str) -> bool:
+    """One process, or one of data-parallel ranks, has all parameters."""
+    return True
+
+
 @dataclass
 class Ran:
-    """What some steps gave: losses of a label, norms, the first step's gradients by name (None: has none)."""
+    """What some steps gave.
+
+    Attributes:
+        losses, norms: of each step; a loss is that of a label.
+        gradients: of the first step, by the whole model's names: what is here of each, of what it is a part. None: has none.
+        holds: whether a parameter, by that name, must be here.
+    """
 
     losses: list[float]
     norms: list[float]
-    gradients: dict[str, Any]
+    gradients: dict[str, tuple[Tensor | None, Share]]
+    holds: Callable[[str], bool] = everything
     history: Any = None
 
 
@@ -170,21 +184,26 @@ class Steps:
             losses.append(self.run.loss_sum.item() / labels)
             norms.append(norm.item())
             if number == first:
-                gradients = self.whole({name: p.grad for name, p in self.model.named_parameters()})
+                gradients = self.gradients()
         self.run.history.settle(self.ranks.everywhere)
-        return Ran(losses, norms, gradients, self.run.history.last.copy())
+        return Ran(losses, norms, gradients, self.holds(), self.run.history.last.copy())
 
-    def whole(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Any]:
-        """The same tensors as the whole model has them, by its names: this rank's alone, if they are cut."""
-        here, found = self.model.local, {}
-        sizes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
-        for name, tensor in tensors.items():
-            part = None if here is None else here.part(name, sizes[name])
-            full = whole(tensor)
-            if part is not None and part.dim is not None and full is not None:
-                full = (full, part)
-            found[name if part is None else part.name] = full
+    def gradients(self) -> dict[str, tuple[Tensor | None, Share]]:
+        """What this rank has of each gradient."""
+        of, found = shares(self.model), {}
+        for name, parameter in self.model.named_parameters():
+            gradient = None if parameter.grad is None else local_of(parameter.grad).detach().clone()
+            found[of[name].name] = (gradient, of[name])
         return found
+
+    def holds(self) -> Callable[[str], bool]:
+        """Whether a parameter must be on this rank, by the description of its layout alone."""
+        mesh = self.ranks.mesh
+        if mesh is None or mesh.tp is mesh.pp is None:
+            return everything
+        here = local(self.model.config, mesh.layout, mesh.rank)
+        names = {part.name for part in here.parts.values()}
+        return lambda name: name in names or (".adapter." in name and here.holds(name))
 
 
 def whole(tensor: Any) -> Any:
@@ -198,7 +217,8 @@ def whole(tensor: Any) -> Any:
 def differences(found: Ran, expected: Ran) -> list[str]:
     """What of a run is not as in one process: losses to 5e-6, norms to 1e-5, gradients to 1e-5 of their size.
 
-    One process may have taken more steps. Gradients are compared that this rank has: a stage has those of some layers.
+    One process may have taken more steps. Gradients are compared of all that this rank must have: a stage has some layers, a
+    rank that divides weights has some rows, and no rank may lack a name.
     """
     said = []
     for name, own, other, limit in (
@@ -208,13 +228,14 @@ def differences(found: Ran, expected: Ran) -> list[str]:
         worst = max(abs(a - b) / abs(b) for a, b in zip(own, other[: len(own)], strict=True))
         said += [f"{name} differs by {worst:.1e}"] if not worst <= limit else []
     floor = 1e-6 * max(expected.norms[0], 1.0)
-    for name, own_gradient in found.gradients.items():
-        gradient = expected.gradients[name]
-        if isinstance(own_gradient, tuple) and gradient is not None:  # the part that is here
-            own_gradient, part = own_gradient
-            gradient = rows_of(gradient, part)
-        if gradient is None or own_gradient is None:
-            said += [f"{name}: one has no gradient"] if (gradient is None) != (own_gradient is None) else []
-        elif (own_gradient - gradient).norm() > 1e-5 * gradient.norm() + floor:
-            said.append(f"gradient of {name} differs by {(own_gradient - gradient).norm() / gradient.norm():.1e}")
-    return said
+    for name, (gradient_here, share) in found.gradients.items():
+        if name not in expected.gradients:
+            said.append(f"{name} is not known to one process")
+            continue
+        gradient = expected.gradients[name][0]
+        if gradient is None or gradient_here is None:
+            said += [f"{name}: one has no gradient"] if (gradient is None) != (gradient_here is None) else []
+        elif (far := (gradient_here - share.of(gradient)).norm()) > 1e-5 * gradient.norm() + floor:
+            said.append(f"gradient of {name} differs by {far / gradient.norm():.1e}")
+    lacking = [name for name in expected.gradients if found.holds(name) and name not in found.gradients]
+    return [*said, *(f"{name} is not here" for name in lacking)]

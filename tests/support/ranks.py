@@ -34,10 +34,24 @@ PRELOADED = [
     "torch._dynamo",  # which optimizers import when they first take a step
     "torch.distributed.device_mesh",
     "torch.distributed.fsdp",
+    "numba",  # and what its compiler imports when it first compiles; what is not there is left out
+    "numba.cpython.listobj",
+    "numba.cpython.randomimpl",
+    "numba.cpython.setobj",
+    "numba.cpython.unicode",
+    "numba.experimental.function_type",
+    "numba.misc.cffiimpl",
+    "safetensors.torch",
+    "plainformer.evaluation",
+    "plainformer.generation.search",
+    "plainformer.training",
     "tests.support.ranks",
     "tests.support.staged",
     "tests.support.tensor_traps",
     "tests.support.rank_of_run",
+    "numpy.ma",
+    "tokenizers",
+    "tests.support.preloaded",  # the last, for what it does at the end
 ]
 TIMEOUT = 300.0  # for a busy machine: what hangs has failed much later than what is slow
 

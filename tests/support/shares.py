@@ -7,6 +7,7 @@ a bias added twice, or a norm's gradient forgotten, shows. Ranks import this and
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -154,9 +155,15 @@ def whole(config: ModelConfig, seed: int = 0, scale: float = 0.2) -> Transformer
     return model.train()
 
 
+@cache
+def joined(layout: Layout) -> Mesh:
+    """Return this rank's mesh of a layout, the same each time: what talks in its groups talks in order."""
+    return start(layout)
+
+
 def mesh_of(**axes: Any) -> Mesh:
-    """Return this rank's mesh of a layout."""
-    return start(Layout(**axes))
+    """Return this rank's mesh of a layout, the same each time."""
+    return joined(Layout(**axes))
 
 
 def own_part(model: Transformer, mesh: Mesh) -> Transformer:

@@ -43,15 +43,14 @@ def deep(name: str, seed: int = 0) -> Transformer:
     return whole(config_of(name, layers=layers), seed, scale=0.3)
 
 
-def everything(rank: int, world: int) -> list[str]:
-    """Walk all cases of one pipeline of `world` stages."""
+def everything(rank: int, world: int, written: dict[str, Any]) -> list[str]:
+    """Walk all cases of one pipeline of `world` stages; `written` is what one process writes."""
     mesh = mesh_of(pp=world)
     found = [*calls(mesh), *refused(mesh), *frozen(mesh), *kept(mesh)]
     for number, name in enumerate(SHARED):  # each schedule with each of them, at one number of stages or the other
         found += gradients(mesh, name, ("1f1b", "gpipe")[(number + world) % 2])
-    for name in DECODERS:
-        found += generation(mesh, name, MODES if name in ("llama", "mistral", "t5") and world == 2 else FEW)
-    return found
+    own = texts(world, mesh)
+    return found + [f"{what}: {own.get(what)} for {text}" for what, text in written.items() if own.get(what) != text]
 
 
 def four_stages(rank: int) -> list[str]:
@@ -167,19 +166,19 @@ def saved() -> Iterator[Callable[[], int]]:
         yield lambda: most[1]
 
 
-def generation(mesh: Mesh, name: str, modes: dict[str, dict[str, Any]]) -> list[str]:
-    """Modes give the tokens of one process, of a padded batch."""
-    model = deep(name).eval()
-    part, found = own_part(model, mesh), []
-    given: dict[str, Any] = inputs_of(model.config, 1, rows=3, length=9)
-    given.pop("decoder_input_ids", None)
-    for mode, options in modes.items():
-        if mode == "draft":
-            options = {**options, "draft_model": deep(name, seed=1).eval()}
-        wanted = generate(model, **given, max_new_tokens=12, **options)
-        own = generate(part, **given, max_new_tokens=12, **options)
-        if own.token_ids != wanted.token_ids or own.stop_reasons != wanted.stop_reasons:
-            found.append(f"{name}, {mode}: {own.token_ids} for {wanted.token_ids}")
+def texts(world: int, mesh: Mesh | None = None) -> dict[str, Any]:
+    """What each mode writes to a padded batch, by one process or by this stage of `world`: ids, and reasons to stop."""
+    found: dict[str, Any] = {}
+    for name in DECODERS:
+        whole_model = deep(name).eval()
+        model = whole_model if mesh is None else own_part(whole_model, mesh)
+        given: dict[str, Any] = inputs_of(model.config, 1, rows=3, length=9)
+        given.pop("decoder_input_ids", None)
+        for mode, options in (MODES if name in ("llama", "mistral", "t5") and world == 2 else FEW).items():
+            if mode == "draft":
+                options = {**options, "draft_model": deep(name, seed=1).eval()}
+            own = generate(model, **given, max_new_tokens=12, **options)
+            found[f"{name}, {mode}"] = own.token_ids, own.stop_reasons
     return found
 
 

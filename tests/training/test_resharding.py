@@ -32,10 +32,8 @@ WAYS: list[tuple[int, dict[str, Any], int]] = [
     (1, {}, 99),
 ]
 ADAPTED: list[tuple[int, dict[str, Any], int]] = [
-    (2, {"zero": 3}, 3),
-    (2, {"tp": 2}, 6),
+    (2, {"zero": 3}, 4),
     (3, {"zero": 1}, 9),
-    (2, {"pp": 2}, 12),
     (4, {"tp": 2, "pp": 2}, 16),
     (1, {}, 99),
 ]

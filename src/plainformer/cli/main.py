@@ -169,6 +169,10 @@ def _report(error: Exception) -> int:
         return _say(f"error: {what}\n  → {fix}", 2)
     if os.environ.get("PLAINFORMER_DEBUG"):
         raise error
+    if _is_several() and not isinstance(error, PlainformerError):
+        from plainformer.cli.several import of_another
+
+        error = of_another(error)
     if isinstance(error, PlainformerError):
         from plainformer.cli.flags import as_flag
 

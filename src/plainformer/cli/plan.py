@@ -119,11 +119,11 @@ def _measured(made: Plan) -> Measured:
 
 def print_plan(out: Any, made: Plan) -> None:
     """Print the tables of parts and of a file, then what is to be known besides, a line for each sentence."""
-    from plainformer.plan.shown import facts, file_rows, layout_said, table_rows, title
+    from plainformer.plan.shown import division_said, facts, file_rows, table_rows, title
 
     out.print("\n".join(folded(title(made), out.width)), markup=False)
     if made.layout.world > 1:
-        out.print(layout_said(made.layout), markup=False)
+        out.print(division_said(made.layout), markup=False)
     for (heads, written), texts in (
         (table_rows(made), ("part", "note")),
         (file_rows(made), ("type in the file", "as")),

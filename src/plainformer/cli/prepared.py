@@ -14,7 +14,7 @@ from plainformer.config.building import as_data, as_plain
 from plainformer.config.yaml import write_yaml
 from plainformer.errors import plural
 from plainformer.plan.result import PHASES
-from plainformer.plan.shown import layout_said
+from plainformer.plan.shown import division_said
 
 if TYPE_CHECKING:
     from plainformer.config.training import TrainConfig
@@ -132,7 +132,7 @@ def facts(prepared: Prepared) -> dict[str, str]:
         also = f", and {plural(probe, 'row')} of train, by which overfitting is told" if probe else ""
         found["evaluation"] = f"every {plural(prepared.evaluate_every, 'step')}{also}; {how}"
     if prepared.layout.world > 1:
-        found["processes"] = layout_said(prepared.layout)
+        found["processes"] = division_said(prepared.layout)
     found["checkpoints"] = f"every {plural(prepared.save_every, 'step')}"
     return found
 

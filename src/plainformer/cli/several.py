@@ -50,3 +50,11 @@ def meet(load: LoadFlags, inputs: Sequence[str]) -> Mesh | None:
     if "-" in map(restored, inputs) or STDIN in inputs:
         sys.stdin = io.TextIOWrapper(io.BytesIO(Ranks(mesh).alone(read_stdin)), encoding="utf-8")
     return mesh
+
+
+def of_another(error: Exception) -> Exception:
+    """Return what to say of an error that another process has caused, while answers were shared; of any other, itself."""
+    from plainformer.parallel.failures import failure_of_another
+    from plainformer.parallel.mesh import TIMEOUT
+
+    return failure_of_another(error, TIMEOUT, goes_on=False) or error

@@ -50,6 +50,11 @@ class LoadOptions(OptionSet):
         help="int8 or int4 rounds the weights of all linears to so many bits, and what they read to eight (fp32 on a CPU).",
         check=one_of("int8", "int4"),
     )
+    threads: int | None = option(
+        None,
+        help="Threads on a CPU, for all of the process; default: OMP_NUM_THREADS, else the cores it may use.",
+        check=whole(1, 1024),
+    )
     ffn_chunk_size: int = option(
         0, help="Positions that a feed-forward network runs at a time; 0 for all.", check=whole(0)
     )
@@ -85,6 +90,11 @@ class LoadOptions(OptionSet):
                 f"{opt('quantize', self.quantize)} chooses the backend itself",
                 f"leave out {opt('backend', ...)} and {opt('prepare', ...)}",
             )
+        if self.threads is not None and str(self.device) != "cpu":
+            raise UsageError(
+                f"{opt('threads', self.threads)} has no effect with {opt('device', str(self.device))}",
+                f"leave out {opt('threads', ...)}: a GPU has its own",
+            )
         if isinstance(self.adapter, Mapping) and not self.adapter:
             raise UsageError(f"{opt('adapter', {})} names no adapter", f"leave {opt('adapter')} out")
         if self.purpose == "train":
@@ -113,6 +123,7 @@ class LoadArgs(TypedDict, total=False):
     device: str | torch.device
     backend: str
     quantize: str | None
+    threads: int | None
     ffn_chunk_size: int
     allow_unused: bool
     family: str | None

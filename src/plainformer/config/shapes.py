@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from plainformer.config.model import HeadConfig, ModelConfig, StackConfig
@@ -44,6 +45,11 @@ def shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def parameters(config: ModelConfig) -> dict[str, Parameter]:
     """Return each parameter by its name; one that is tied has the first of its names."""
+    return dict(_parameters(config))
+
+
+@lru_cache(maxsize=32)  # a search for a layout asks for the same ones hundreds of times
+def _parameters(config: ModelConfig) -> dict[str, Parameter]:
     every, first = every_name(config), first_names(config)
     return {name: every[name] for name in every if first[name] == name}
 

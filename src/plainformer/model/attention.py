@@ -22,6 +22,7 @@ from plainformer.model.documents import Documents
 from plainformer.model.dropout import Draws, drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
+from plainformer.model.packing import Packing
 from plainformer.model.position import Rotation, rotate
 
 ALIKE = nullcontext()  # numbers are drawn as they come
@@ -41,10 +42,14 @@ class Room(NamedTuple):
 
 @runtime_checkable
 class Cache(Protocol):
-    """What attention asks of a key-value cache; `generation/cache/cache.py` has the real one."""
+    """What attention asks of a key-value cache; `generation/cache/cache.py` has the real one.
+
+    `exact`: whether `update` returns the very keys and values that it was given.
+    """
 
     length: int
     copies: int
+    exact: bool
 
     def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new positions; return all that the layer holds, (B, K, S, E), the newest last."""
@@ -103,6 +108,7 @@ class Flow:
         real_BS: True for real positions, False for padding; None if there is no padding.
         documents: where the documents of packed rows are; None where a row is one. With `runs`, attention goes through
             these, and the masks are those of the longest document.
+        packing: what rows of a padded batch were packed by, which are `documents` then; None where nothing was.
         cache: holds earlier positions; None in training, and where nothing is cached.
         encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
         relative: the table of relative positions, of models whose scores depend on it.
@@ -114,6 +120,7 @@ class Flow:
     length: int
     real_BS: Tensor | None = None
     documents: Documents | None = None
+    packing: Packing | None = None
     cache: Cache | None = None
     encoder_BSD: Tensor | None = None
     encoder_mask: Mask = field(default_factory=Mask)
@@ -129,8 +136,22 @@ class Flow:
 
     def residual(self, x_BTD: Tensor, layer: int) -> Tensor:
         """Return those positions of a layer's input that its output is added to: the wanted ones, usually all."""
+        return self.taken(x_BTD, layer)
+
+    def taken(self, x: Tensor, layer: int, dim: int = 1) -> Tensor:
+        """Return what is wanted of a layer, usually all: positions of a dimension; of packed rows, one of each."""
         wanted = self.wanted(layer)
-        return x_BTD if wanted is None else x_BTD[:, wanted]
+        if wanted is None:
+            return x
+        if self.packing is not None:
+            return x.index_select(dim, self.packing.ends(wanted))
+        return x[(slice(None),) * dim + (wanted,)]
+
+    def unpacked(self, x_BTD: Tensor) -> Tensor:
+        """Return hidden states as rows of the batch, with padding where it was: of packed rows (1, N, D) → (B, T, D)."""
+        if self.packing is None:
+            return x_BTD
+        return self.packing.unpack_ends(x_BTD) if self.only is not None else self.packing.unpack(x_BTD)
 
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:
@@ -276,7 +297,10 @@ class SelfAttention(Heads):
         """Return the output, (B, T, D), and the probabilities, (B, H, T, S), if they are asked for."""
         q_BHTE, k_BKSE, v_BKSE = self._project(x_BTD, flow.rotations[layer])
         prefix = None
-        if flow.cache is not None:
+        if flow.cache is not None and flow.packing is not None:  # nothing was cached before: rows attend to themselves
+            rows = (flow.packing.unpack(x.transpose(1, 2)).transpose(1, 2) for x in (k_BKSE, v_BKSE))
+            flow.cache.update(layer, *rows)
+        elif flow.cache is not None:
             k_BKSE, v_BKSE = flow.cache.update(layer, k_BKSE, v_BKSE)
             prefix = flow.cache.prefix(layer)
         mask = flow.masks[layer]
@@ -287,9 +311,11 @@ class SelfAttention(Heads):
             mask = self._with_positions(mask, q_BHTE, k_BKSE, flow)
         wanted, dropout = flow.wanted(layer), self.dropout.attention if self.training else 0.0
         if wanted is not None:
-            q_BHTE, mask = q_BHTE[:, :, wanted], mask.of(wanted)
+            q_BHTE = flow.taken(q_BHTE, layer, dim=2)
+        if wanted is not None and flow.packing is None:
+            mask = mask.of(wanted)
         with self.draws() if dropout > 0 and self.draws is not None else ALIKE:
-            context_BHTE, probabilities = self._attend(q_BHTE, k_BKSE, v_BKSE, mask, prefix, dropout, flow)
+            context_BHTE, probabilities = self._attend(q_BHTE, k_BKSE, v_BKSE, mask, prefix, dropout, flow, layer)
         if flow.head_mask_LH is not None:
             context_BHTE = context_BHTE * flow.head_mask_LH[layer][:, None, None]
         attentions = self.all_heads(probabilities) if flow.output_attentions else None
@@ -304,23 +330,35 @@ class SelfAttention(Heads):
         prefix: tuple[Tensor, Tensor] | None,
         dropout: float,
         flow: Flow,
+        layer: int,
     ) -> tuple[Tensor, Tensor | None]:
         """Return context vectors, (B, H, T, E), and the probabilities, (B, H, T, S), where they were computed."""
         if flow.documents is not None and flow.documents.runs is not None:
-            return self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout), None
+            return self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout, flow.wanted(layer)), None
         if flow.output_attentions or self.softcap is not None or prefix is not None:
             return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout)
         return attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout), None
 
     def _by_runs(
-        self, documents: Documents, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Mask, dropout: float
+        self,
+        documents: Documents,
+        q_BHTE: Tensor,
+        k_BKTE: Tensor,
+        v_BKTE: Tensor,
+        mask: Mask,
+        dropout: float,
+        wanted: slice | None = None,
     ) -> Tensor:
-        """Return context vectors, (B, H, T, E), of queries that look at their own document: a call for each run of them."""
+        """Return context vectors, (B, H, T, E), of queries that look at their own document: a call for each run of them.
+
+        `wanted`: which query of each document there is; None for all.
+        """
         contexts = []
-        parts = (documents.split(x.transpose(1, 2)) for x in (q_BHTE, k_BKTE, v_BKTE))
-        for run in zip(*parts, strict=True):
+        queries = documents.split(q_BHTE.transpose(1, 2), each=None if wanted is None else 1)
+        keys, values = (documents.split(x.transpose(1, 2)) for x in (k_BKTE, v_BKTE))
+        for run in zip(queries, keys, values, strict=True):
             q, k, v = (x.transpose(1, 2) for x in run)
-            seen = mask.up_to(q.size(2))
+            seen = mask.up_to(k.size(2)) if wanted is None else mask.up_to(k.size(2)).of(wanted)
             if self.softcap is not None:
                 context, _ = attend_eagerly(q, k, v, seen, self.scale, self.softcap, dropout=dropout)
             else:

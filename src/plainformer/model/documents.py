@@ -52,16 +52,17 @@ class Documents:
         """Return whether two positions belong to the same document."""
         return self.number_BT[:, :, None] == self.number_BT[:, None]
 
-    def split(self, x_BT: Tensor) -> list[Tensor]:
-        """(B, T, ...) → for each run (count, length, ...)."""
+    def split(self, x_BT: Tensor, each: int | None = None) -> list[Tensor]:
+        """(B, T, ...) → for each run (count, length, ...). `each`: how many positions x has of a document; None: all."""
         assert self.runs is not None
+        runs = self.runs if each is None else [(count, each) for count, _ in self.runs]
         # One split, and not a slice for each run: the gradient of a slice is as large as what it was cut from.
-        parts = x_BT.flatten(0, 1).split([count * length for count, length in self.runs])
-        return [part.unflatten(0, run) for part, run in zip(parts, self.runs, strict=True)]
+        parts = x_BT.flatten(0, 1).split([count * length for count, length in runs])
+        return [part.unflatten(0, run) for part, run in zip(parts, runs, strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Undo `split`."""
-        return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, self.number_BT.shape)
+        return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (len(self.number_BT), -1))
 
 
 def documents_of(ids_BT: Tensor) -> Documents:

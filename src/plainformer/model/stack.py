@@ -26,6 +26,7 @@ from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_front
 from plainformer.model.heads import FIRST
 from plainformer.model.inputs import Reading, StackInput, read
 from plainformer.model.norm import make_norm
+from plainformer.model.packing import Packing, packing_of
 from plainformer.model.position import BucketBias, Rotary, visible
 from plainformer.model.recompute import recompute
 
@@ -131,11 +132,11 @@ class Stack(nn.Module):
         states: list[Tensor] = []  # stays empty, and nothing else here keeps an earlier layer's output alive
         attentions: list[Attentions] = []
         if output_hidden_states and self.begins:
-            states.append(x_BTD)
+            states.append(flow.unpacked(x_BTD))
         outputs = self.run_layers(x_BTD, flow)
         for x_BTD, layer_attentions in outputs:
             if output_hidden_states:
-                states.append(x_BTD)
+                states.append(flow.unpacked(x_BTD))
             if output_attentions:
                 attentions.append(layer_attentions)
         output = self.end(x_BTD, flow)
@@ -168,17 +169,22 @@ class Stack(nn.Module):
             raise UsageError("this is a part of a model, and nothing connects it to the others", "connect(model, mesh)")
         reading = read(self.config, inputs, past, self.training)
         x_BTD = self._embed(inputs, reading) if came is None else came(reading)
-        _, positions_BT, real_BS, documents = reading
+        size, positions_BT, real_BS, documents = reading
+        packing = self._packing(reading, cache) if not output_attentions else None
         if documents is not None and (output_attentions or self.relative is not None):
             documents = replace(documents, runs=None)  # probabilities of all positions, or a bias made of all of them
         lengths_BT = documents.lengths_BT() if documents is not None else None
+        if packing is not None:
+            x_BTD, documents = packing.pack(x_BTD), packing.documents
+            positions_BT = packing.pack(positions_BT.expand(size))
         rotations = [rotary(positions_BT, x_BTD.dtype, lengths_BT) for rotary in self.rotaries]
         flow = Flow(
             masks=self._masks(x_BTD, past, real_BS, documents),
             rotations=[None if index is None else rotations[index] for index in self.rope_of_layer],
-            length=x_BTD.size(1),
+            length=size[1],
             real_BS=real_BS,
             documents=documents,
+            packing=packing,
             cache=cache,
             head_mask_LH=self._head_mask("head_mask", inputs.head_mask, x_BTD),
             cross_head_mask_LH=self._head_mask("cross_head_mask", inputs.cross_head_mask, x_BTD),
@@ -215,6 +221,7 @@ class Stack(nn.Module):
 
     def end(self, x_BTD: Tensor, flow: Flow) -> StackOutput:
         """Return the last layer's output, after the final norm if it is the stack's, and count positions in the cache."""
+        x_BTD = flow.unpacked(x_BTD)
         if flow.cache is not None:
             flow.cache.advance(flow.length)
         real_BT = flow.real_BS[:, -flow.length :] if flow.real_BS is not None else None
@@ -235,7 +242,8 @@ class Stack(nn.Module):
 
     def _can_leave_out(self, only: slice, flow: Flow) -> bool:
         """Whether the last layer can run for one position alone: real in all rows, and nobody watches (hooks see all)."""
-        if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST) or flow.documents is not None:
+        several = flow.documents is not None and flow.packing is None
+        if flow.length == 1 or flow.output_attentions or (self.causal and only == FIRST) or several:
             return False
         if not self.ends:
             return False
@@ -245,9 +253,29 @@ class Stack(nn.Module):
             real_B1 = flow.real_BS[:, -flow.length :][:, only]
             if not may_look(real_B1, self.training) or not bool(real_B1.all()):
                 return False
-        last = self.layers[self.config.layer_ids[-1]]
-        hooks = (hook for module in last.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks))
-        return all(hook in self.unwatching for hook in hooks)
+        return not self._is_watched(self.layers[self.config.layer_ids[-1]])
+
+    def _is_watched(self, part: nn.Module) -> bool:
+        """Whether a hook looks at what goes through a part of the stack."""
+        hooks = (hook for module in part.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks))
+        return not all(hook in self.unwatching for hook in hooks)
+
+    def _packing(self, reading: Reading, cache: Cache | None) -> Packing | None:
+        """Return how to leave the padding out; None where there is none, or where all of the batch has to be computed.
+
+        In training the loss decides what is packed. A GPU would have to be waited for. What was cached is padded, and so is
+        what stages of a pipeline send each other.
+        """
+        real_BS = reading.real_BS
+        if real_BS is None or reading.documents is not None or self.training or torch.is_grad_enabled():
+            return None
+        if not (self.begins and self.ends) or self.relative is not None or self.config.cross_attention:
+            return None
+        if cache is not None and (cache.length or not cache.exact):
+            return None
+        if real_BS.device.type != "cpu" or bool(real_BS.all()):
+            return None
+        return None if self._is_watched(self) else packing_of(real_BS)
 
     def _embed(self, inputs: StackInput, reading: Reading) -> Tensor:
         if isinstance(self.frontend, TokenEmbedding):

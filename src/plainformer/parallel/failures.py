@@ -19,25 +19,32 @@ _GONE = (
 )
 _LATE = ("Timed out", "timed out", "timeout", "Timeout")
 _GOES_ON = "the same command goes on from the last checkpoint, and `torchrun --max-restarts 3` gives it by itself"
+_ANEW = "the same command begins anew, and `torchrun --max-restarts 3` gives it by itself"
 
 
-def failure_of_another(error: BaseException, timeout: float) -> PlainformerError | None:
-    """Return what to say of an error that another process has caused; None of any other error."""
+def failure_of_another(error: BaseException, timeout: float, *, goes_on: bool = True) -> PlainformerError | None:
+    """Return what to say of an error that another process has caused; None of any other error.
+
+    Args:
+        timeout: seconds that an answer might take. goes_on: whether the same command goes on, as training does from its
+            last checkpoint.
+    """
     if not is_several() or not isinstance(error, RuntimeError | TimeoutError) or isinstance(error, MemoryError):
         return None
     text = str(error)
     import torch.distributed as dist
 
-    known = isinstance(error, dist.DistError | TimeoutError)
+    known, again = isinstance(error, dist.DistError | TimeoutError), _GOES_ON if goes_on else _ANEW
     if any(said in text for said in _GONE):
         return TrainingError(
-            "another process of this run has ended", f"its message says why, and without one it was killed; {_GOES_ON}"
+            "another process of this run has ended", f"its message says why, and without one it was killed; {again}"
         )
     if isinstance(error, TimeoutError) or any(said in text for said in _LATE):
         what = f"another process of this run has not answered for {timeout:g} seconds"
-        fix = f"is a machine down, or slow? then give a longer {opt('parallel.timeout')}; {_GOES_ON}"
+        longer = f" then give a longer {opt('parallel.timeout')};" if goes_on else ""
+        fix = f"is a machine down, or slow?{longer} {again}"
         return TrainingError(what, fix)
-    return TrainingError(f"the processes of this run cannot talk: {text.splitlines()[0]}", _GOES_ON) if known else None
+    return TrainingError(f"the processes of this run cannot talk: {text.splitlines()[0]}", again) if known else None
 
 
 def speaks(message: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import plainformer.plan.heads as heads
 from plainformer.config import ModelConfig, StackConfig
-from plainformer.plan.frontends import Embedded, Sizes, convolution, embed, masks, rotations
+from plainformer.plan.frontends import Embedded, Kernel, Sizes, convolution, embed, masks, rotations
 from plainformer.plan.heads import LOGITS, HeadRun, LossSizes
 from plainformer.plan.layers import MASKS, NORMS, Block, Flow, Mask
 from plainformer.plan.operations import Adapters, Operations
@@ -58,7 +58,7 @@ class Share:
         begins: stacks whose frontend is here. ends: those whose final norm is here. head: whether the head is.
     """
 
-    layers: Mapping[str, range] | None = None
+    layers: tuple[tuple[str, range], ...] | None = None
     parts: int = 1
     words: int = 0
     begins: tuple[str, ...] = ("encoder", "decoder")
@@ -67,7 +67,7 @@ class Share:
 
     def of(self, name: str, stack: StackConfig) -> range:
         """Return the layers of a stack that are here."""
-        return range(stack.num_layers) if self.layers is None else self.layers.get(name, range(0))
+        return range(stack.num_layers) if self.layers is None else dict(self.layers).get(name, range(0))
 
 
 RECEIVED = "received"
@@ -264,8 +264,10 @@ class Run:
         """Return the first layer's output with DeBERTa's convolution of its input."""
         ops, table, D = self.ops, stack.disentangled, stack.hidden_size
         assert table is not None
-        kernel = D * (D // table.conv_groups) * table.conv_kernel
-        local = convolution(ops, before, f"{name}.local.conv", kernel, D, before.numbers, True)
+        each = (D // table.conv_groups) * table.conv_kernel
+        columns = each * flow.length if table.conv_groups > 1 else 0
+        kernel = Kernel(D * each, D, columns=columns, turned=True)
+        local = convolution(ops, before, f"{name}.local.conv", kernel, before.numbers)
         local = ops.drop(local, stack.dropout.positions)
         if flow.real is None:
             return ops.norm(

@@ -14,7 +14,12 @@ from plainformer.plan.workload import Workload
 
 def assumptions(config: ModelConfig, workload: Workload, layout: Layout, device: Device | None) -> tuple[str, ...]:
     """Return the sentences; options in them are written by `opt`."""
-    found = [*_of_lengths(config, workload), *_of_work(config, workload), *_of_devices(workload, layout, device)]
+    on_gpu = device is not None and device.kind == "gpu"
+    found = [
+        *_of_lengths(config, workload),
+        *_of_work(config, workload, on_gpu),
+        *_of_devices(workload, layout, device),
+    ]
     return tuple(found)
 
 
@@ -46,7 +51,7 @@ def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
         yield f"the decoder has {most:,} positions, fewer than the {written:,} asked for: it could not run"
 
 
-def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
+def _of_work(config: ModelConfig, workload: Workload, on_gpu: bool) -> Iterator[str]:
     if not workload.training:
         if workload.dtype is None:
             yield f"weights in fp32, as `load` gives them on a CPU; {opt('dtype', 'bf16')} halves them"
@@ -58,6 +63,8 @@ def _of_work(config: ModelConfig, workload: Workload) -> Iterator[str]:
     if workload.trainable != "all":
         what = "adapters are" if workload.trainable == "lora" else "the head is"
         yield f"only {what} trained: the rest has neither gradients nor states"
+    if config.input_frontend.kind in ("patches", "wave") and not on_gpu:
+        yield "convolutions are computed by one thread: each further one of a processor has memory of its own for their gradient"
     if workload.ffn_chunk and not workload.recomputed_every:
         yield "chunks of a feed-forward network save nothing in training: autograd keeps what each of them made"
 

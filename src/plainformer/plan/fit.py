@@ -10,7 +10,7 @@ from plainformer.config.model import ModelConfig
 from plainformer.errors import UsageError, opt, plural
 from plainformer.plan.asked import LayoutOptions
 from plainformer.plan.devices import short
-from plainformer.plan.fitted import CheapestLayouts, LargestBatch, LargestContext, LargestModels, layout_said, over
+from plainformer.plan.fitted import CheapestLayouts, LargestBatch, LargestContext, LargestModels, options_said, over
 from plainformer.plan.lengths import reads_text
 
 if TYPE_CHECKING:
@@ -142,13 +142,13 @@ def fit_layout(plan: Plan, asked: LayoutOptions) -> CheapestLayouts:
     if not good:
         nearest = min(tried, key=lambda one: one.total, default=None)
         answer = f"no layout of up to {plural(asked.count or MOST_DEVICES, 'device')} fits"
-        why = "" if nearest is None else over(f"the nearest, {layout_said(nearest)}", nearest)
+        why = "" if nearest is None else over(f"the nearest, {options_said(nearest)}", nearest)
         return CheapestLayouts(answer=answer, rejected=nearest, why=why)
     good.sort(key=_order)
     first = _order(good[0])
     cheaper = [one for one in tried if not one.fits and _order(one) < first]
     closest = max(cheaper, key=lambda one: (one.layout.world, -one.total), default=None)
-    why = "" if closest is None else over(f"the next cheaper one, {layout_said(closest)}", closest)
+    why = "" if closest is None else over(f"the next cheaper one, {options_said(closest)}", closest)
     answer = "the cheapest layouts that fit: fewest devices, then most tokens/s"
     return CheapestLayouts(answer=answer, plans=tuple(good[:BEST]), rejected=closest, why=why)
 
@@ -185,10 +185,10 @@ def candidates(plan: Plan, asked: LayoutOptions) -> Iterator[Plan]:
     recomputed = (
         ("none", "all") if plan.workload.training and "checkpointing" not in plan.workload.explicit else (None,)
     )
+    changed = [plan if how is None else plan.with_workload(checkpointing=how) for how in recomputed]
     for layout in layouts(plan.config, plan.workload.training, asked, counts, inside):
-        for checkpointing in recomputed:
-            changed = plan if checkpointing is None else plan.with_workload(checkpointing=checkpointing)
-            yield changed.with_layout(layout)
+        for one in changed:
+            yield one.with_layout(layout)
 
 
 def layouts(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from plainformer.errors import plural, spelt
 from plainformer.plan.devices import apart, short
 from plainformer.plan.result import PHASES
+from plainformer.plan.tables import table_lines
 
 if TYPE_CHECKING:
     from plainformer.plan.planned import Plan
@@ -37,11 +38,7 @@ class Fitted:
     def lines(self) -> list[str]:
         """Return it for people."""
         columns, rows = self.table()
-        found = [self.answer]
-        if rows:
-            widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-            found += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (columns, *rows)]
-        return [*found, *([f"does not fit: {self.why}"] if self.why else [])]
+        return [self.answer, *table_lines(columns, rows, columns), *([f"does not fit: {self.why}"] if self.why else [])]
 
     def __str__(self) -> str:
         return "\n".join(map(spelt, self.lines()))
@@ -120,8 +117,8 @@ def over(what: str, plan: Plan) -> str:
     return f"{what}: {needs} needed, {there} there, in {plan.phase} ({PHASES[plan.phase]}){place}"
 
 
-def layout_said(plan: Plan) -> str:
-    """Return a layout in words: "8 devices: tp 2, dp 4, zero 3, checkpointing all"."""
+def options_said(plan: Plan) -> str:
+    """Return a layout by its options: "8 devices: tp 2, dp 4, zero 3, checkpointing all"."""
     layout = plan.layout
     sizes = (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp))
     parts = [f"{name} {value}" for name, value in sizes if value > 1]

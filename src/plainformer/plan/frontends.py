@@ -14,6 +14,7 @@ from plainformer.plan.operations import Operations
 from plainformer.plan.tape import NEW, SUMMED, Input, Value
 
 EMBEDDINGS, INPUTS = "embeddings", "inputs"
+LONG = 14  # side of a kernel from which on oneDNN multiplies matrices instead: with AVX2, with AVX-512 from 15 on
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,13 @@ def _patches(ops: Operations, stack: StackConfig, frontend: PatchFrontend, name:
     count = sizes.positions(stack)
     grid = count - frontend.class_tokens
     kernel = D * frontend.channels * frontend.patch_size[0] * frontend.patch_size[1]
-    patches = convolution(ops, pixels, f"{name}.patches", kernel, D, B * D * grid, frontend.bias)
+    columns = kernel // D * grid if min(frontend.patch_size) >= LONG else 0
+    how = Kernel(kernel, D, frontend.bias, columns, few=True, turned=True)
+    again = (
+        None if ops.on_gpu else ops.storage(max(kernel, B * D * grid) * pixels.width)
+    )  # weight, then result, reordered
+    patches = convolution(ops, pixels, f"{name}.patches", how, B * D * grid)
+    del again
     tokens = [ops.weight(f"{name}.class_tokens.{i}", D) for i in range(frontend.class_tokens)]
     inputs = [Input(patches)] + [Input(token) for token in tokens]
     x = ops.operation(B * count * D, patches.width, inputs)
@@ -148,25 +155,60 @@ def _patches(ops: Operations, stack: StackConfig, frontend: PatchFrontend, name:
     return ops.drop(ops.add(x, positions), stack.dropout.embedding)
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """What a convolution is like, as far as its gradient's memory depends on it.
+
+    Attributes:
+        numbers: of its weight. outputs: channels of its result. bias: whether it adds one.
+        columns: of a convolution in groups, or of long kernels, the numbers that one group reads of one row, once for each
+            place where they are read; 0: of others.
+        few: whether it reads so few channels (of an image, of a wave) that they stay in their order.
+        turned: whether what follows wants channels last, so that the result's gradient is copied first. last: whether what it
+            reads has them last, and is copied as well.
+    """
+
+    numbers: int
+    outputs: int
+    bias: bool = True
+    columns: int = 0
+    few: bool = False
+    turned: bool = False
+    last: bool = False
+
+
 def convolution(
-    ops: Operations,
-    x: Value,
-    name: str,
-    kernel: int,
-    outputs: int,
-    numbers: int,
-    bias: bool,
-    weight: Value | None = None,
+    ops: Operations, x: Value, name: str, kernel: Kernel, numbers: int, weight: Value | None = None
 ) -> Value:
-    """Return a convolution of x; `kernel`: numbers of its weight, which is a parameter or given. bf16 under autocast."""
+    """Return a convolution of x, `numbers` of them. `weight`: None: a parameter's own. bf16 under autocast."""
     if weight is None:
-        weight = ops.weight(f"{name}.weight", kernel)
+        weight = ops.weight(f"{name}.weight", kernel.numbers)
     weight, x = ops.computed_with(weight), ops.read(x)
-    offset = ops.computed_with(ops.weight(f"{name}.bias", outputs)) if bias else None
+    offset = ops.computed_with(ops.weight(f"{name}.bias", kernel.outputs)) if kernel.bias else None
     inputs = [Input(x), Input(weight)] + ([Input(offset)] if offset is not None else [])
     needs = any(each.value.slot is not None for each in inputs)
     saved = [x.storage, weight.storage] if needs else []
-    return ops.operation(numbers, x.width, inputs, saved)
+    extra = 0 if ops.on_gpu else _convolution_needs(x, weight, kernel, numbers * x.width)
+    return ops.operation(numbers, x.width, inputs, saved, extra)
+
+
+def _convolution_needs(x: Value, weight: Value, kernel: Kernel, y: int) -> int:
+    """Return the bytes that the gradient of a convolution takes on a CPU beside its results (oneDNN, measured; one thread).
+
+    Of groups and long kernels: what is read, in columns, and the weight four times in fp32, in which it is added up.
+    Otherwise the result's gradient of `y` bytes, the input and the weight's gradient are laid out in another order, not all
+    at once; in bf16 the weight's is added up in fp32.
+    """
+    copied = (y if kernel.turned else 0) + (x.size if kernel.last else 0)
+    if weight.slot is None:
+        return copied + (y + weight.size if x.slot else 0)
+    if kernel.columns:
+        return copied + 4 * kernel.numbers * 4 + kernel.columns * x.width
+    ordered = y + (0 if kernel.few else x.size)
+    if x.width == 2:
+        return copied + ordered + 2 * weight.size
+    back = 2 * x.size - weight.size if x.slot else 0  # the input's gradient, in both orders
+    return copied + max(ordered, weight.size, back)
 
 
 def _wave(ops: Operations, stack: StackConfig, frontend: WaveFrontend, name: str, sizes: Sizes) -> Embedded:
@@ -177,7 +219,10 @@ def _wave(ops: Operations, stack: StackConfig, frontend: WaveFrontend, name: str
         step, kernel = f"{name}.steps.{index}", before * channels * frontend.kernels[index]
         # A processor's kernel lays out what it reads and its weight in another order, where there are channels to order.
         again = [ops.storage(x.size), ops.storage(kernel * x.width)] if index and not ops.keeping else []
-        x = convolution(ops, x, f"{step}.conv", kernel, channels, B * channels * length, frontend.conv_bias)
+        normed = frontend.conv_norm == "layer"
+        turned, last = normed or index == len(frontend.channels) - 1, normed and index > 0
+        how = Kernel(kernel, channels, frontend.conv_bias, few=not index, turned=turned, last=last)
+        x = convolution(ops, x, f"{step}.conv", how, B * channels * length)
         del again
         x = _conv_norm(ops, x, frontend, step, index, B)
         x, before = ops.activation(x, frontend.conv_activation), channels
@@ -218,7 +263,8 @@ def _placed(ops: Operations, x: Value, stack: StackConfig, frontend: WaveFronten
         size, direction.width, [Input(direction), Input(magnitude)], [ops.storage(frontend.position_kernel * 4)]
     )
     longer = T + 1 - frontend.position_kernel % 2
-    placed = convolution(ops, x, f"{name}.positions", size, D, B * D * longer, True, weight)
+    how = Kernel(size, D, columns=size // D * longer, turned=True)
+    placed = convolution(ops, x, f"{name}.positions", how, B * D * longer, weight)
     del weight
     placed = ops.keeps_input(ops.part_of(placed, B * D * T)) if frontend.conv_activation != "identity" else placed
     x = ops.norm(ops.add(x, placed), f"{name}.norm", D, frontend.norm)
@@ -229,10 +275,11 @@ def _mel(ops: Operations, stack: StackConfig, frontend: MelFrontend, name: str, 
     B, D, N = sizes.rows, stack.hidden_size, sizes.frames
     T = sizes.positions(stack)
     x = _given(ops, B * frontend.mels * N, 4)
-    x = ops.activation(
-        convolution(ops, x, f"{name}.conv1", D * frontend.mels * 3, D, B * D * N, True), frontend.activation
-    )
-    x = ops.activation(convolution(ops, x, f"{name}.conv2", D * D * 3, D, B * D * T, True), frontend.activation)
+    for conv, how, length in (
+        ("conv1", Kernel(D * frontend.mels * 3, D), N),
+        ("conv2", Kernel(D * D * 3, D, turned=True), T),
+    ):
+        x = ops.activation(convolution(ops, x, f"{name}.{conv}", how, B * D * length), frontend.activation)
     positions = ops.part_of(ops.weight(f"{name}.positions", frontend.max_positions * D), T * D)
     return ops.drop(ops.add(x.seen_as(strided=True), positions), stack.dropout.embedding)
 

@@ -227,7 +227,7 @@ class _Plan:
         self.config = replace(here.model, head=here.config.head)
         layout = here.layout
         self.share = Share(
-            here.layers,
+            tuple(here.layers.items()),
             layout.tp,
             here.model.head.out_size,
             tuple(name for name in here.layers if here.begins(name)),

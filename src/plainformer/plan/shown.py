@@ -13,6 +13,7 @@ from plainformer.plan.devices import said, short, unit_of
 from plainformer.plan.lengths import lengths, reads_text
 from plainformer.plan.result import PHASES, RankPlan
 from plainformer.plan.stored import StoredFile
+from plainformer.plan.tables import table_lines
 
 if TYPE_CHECKING:
     from plainformer.plan.planned import Plan
@@ -46,7 +47,7 @@ def title(plan: Plan) -> str:
     return ", ".join(words)
 
 
-def layout_said(layout: Layout) -> str:
+def division_said(layout: Layout) -> str:
     """Return the division, in a line: "8 devices: 2 tensor-parallel x 4 data-parallel, ZeRO-3"; "" for one device."""
     if layout.world == 1:
         return ""
@@ -208,15 +209,9 @@ def _seconds(value: float) -> str:
 def lines_of(plan: Plan) -> list[str]:
     """Return a plan in lines."""
     found = [title(plan)]
-    found += [layout_said(plan.layout)] if plan.layout.world > 1 else []
+    found += [division_said(plan.layout)] if plan.layout.world > 1 else []
     for (heads, rows), texts in ((table_rows(plan), ("part", "note")), (file_rows(plan), ("type in the file", "as"))):
-        widths = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
-        for row in (heads, *rows) if rows else ():
-            cells = (
-                cell.ljust(width) if name in texts else cell.rjust(width)
-                for name, cell, width in zip(heads, row, widths, strict=True)
-            )
-            found.append("  ".join(cells).rstrip())
+        found += table_lines(heads, rows, texts)
     return [*found, *(f"{name}: {'; '.join(sentences)}" for name, sentences in facts(plan).items())]
 
 

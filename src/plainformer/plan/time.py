@@ -7,7 +7,9 @@ options, because they are guesses. No torch.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from plainformer.config.layout import Layout
@@ -178,12 +180,18 @@ def _attention(stack: StackConfig, own: int, other: int) -> float:
 
 def _linear_numbers(config: ModelConfig, stack: StackConfig) -> float:
     """Return the numbers of a stack's matrices, those that several layers share once for each."""
-    name = "encoder" if stack is config.encoder else "decoder"
-    found = 0
-    for key, shape in shapes(config).items():
-        if key.startswith(f"{name}.layers.") and len(shape) == 2:
-            found += math.prod(shape) * stack.layer_ids.count(int(key.split(".")[2]))
-    return found
+    return _linear_numbers_of(config, "encoder" if stack is config.encoder else "decoder")
+
+
+@lru_cache(maxsize=64)  # a search for a layout asks for each of them
+def _linear_numbers_of(config: ModelConfig, name: str) -> int:
+    stack: StackConfig = getattr(config, name)
+    uses = Counter(stack.layer_ids)
+    return sum(
+        math.prod(shape) * uses[int(key.split(".")[2])]
+        for key, shape in shapes(config).items()
+        if key.startswith(f"{name}.layers.") and len(shape) == 2
+    )
 
 
 def _head_numbers(config: ModelConfig) -> float:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import plainformer.plan.heads as heads
 from plainformer.config import HeadConfig, ModelConfig, StackConfig, WaveFrontend
@@ -109,7 +110,7 @@ class Training:
     def _share(self) -> Share:
         here, names = self.here, tuple(self.here.layers)
         return Share(
-            here.layers,
+            tuple(here.layers.items()),
             here.layout.tp,
             here.model.head.out_size,
             tuple(name for name in names if here.begins(name)),
@@ -154,12 +155,12 @@ class Training:
     def _computed(self) -> dict[str, list[Item]]:
         """Return what is alive at the peaks of forward pass, loss and backward pass."""
         layout, passes = self.here.layout, self.workload.accumulate
-        if self.zero >= 2:  # after each backward pass, not only the last of a step
-            self.run.ops.gradient_share = self.dp
-        found, kept = self.run.micro_batch()
+        share = self.dp if self.zero >= 2 else 1  # after each backward pass, not only the last of a step
+        run = self.run
+        (found, kept), *more = micro_batches(run.config, run.how, run.share, run.whole, share, min(passes, 2))
         if passes == 1:
             return {phase: self._items(phase, parts, kept, 0) for phase, parts in found.items()}
-        later, kept = self.run.micro_batch()
+        later, kept = more[0]
         if layout.pp == 1:
             return {phase: self._items(phase, parts, kept, 0) for phase, parts in later.items()}
         ahead = layout.pp - 1 - self.here.place.pp
@@ -227,6 +228,19 @@ class Training:
             sent = min(sum(sizes), AHEAD * max(BUCKET, *sizes))
             items.append(Item(BUFFERS, sent, "new weights, for the others"))
         return items
+
+
+Ran = tuple[dict[str, dict[str, int]], dict[str, int]]  # what `Run.micro_batch` returns
+
+
+@lru_cache(maxsize=128)  # ranks that differ in what they keep alone do the same, and so do ZeRO's stages
+def micro_batches(
+    config: ModelConfig, how: Learning, share: Share, whole: bool, gradient_share: int, count: int
+) -> tuple[Ran, ...]:
+    """Return what micro-batches take, one after the other; `gradient_share`: ranks that share out gradients."""
+    run = Run(config, how, share, whole)
+    run.ops.gradient_share = gradient_share
+    return tuple(run.micro_batch() for _ in range(count))
 
 
 # ---- what is learnt from ---------------------------------------------------------------------------------------------

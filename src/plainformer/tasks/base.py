@@ -24,6 +24,7 @@ from plainformer.model.transformer import Transformer
 from plainformer.tasks.lengths import max_length_of, offering, text_limit
 from plainformer.tasks.options import BATCH_SIZE, TaskOptions
 from plainformer.tasks.results import Results, Skipped
+from plainformer.tasks.rows import by_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,8 +146,8 @@ class Task(ABC):
         """Answer one input, a list or an iterator of them, with options that are made already.
 
         `batch_size` inputs of similar length run at once: of a list, any; of an iterator, those among the next inputs, which
-        are read ahead (at first `batch_size` of them, later up to 32 times as many, 4 times where text is generated; with
-        batch_size=1 none). `done` is told after each batch how many inputs it had.
+        are read ahead: at first no more than 8, later 256, or four batches (with batch_size=1 none). `done` is told after each
+        batch how many inputs it had.
         """
         inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
@@ -305,11 +306,11 @@ class Task(ABC):
                 raise InputError(f"{nth(place)}, {text!r}, has no tokens: there is nothing to read", "leave it out")
         return self.tokenizer.pad(rows, side=side)
 
-    def logits_of(self, batch: TextBatch) -> Tensor:
-        """Return the logits of all rows, (B, ...), on the CPU; the windows of long texts are many, so not all at once."""
-        inputs = self.model_inputs(batch)
-        parts = zip(*(value.split(BATCH_SIZE) for value in inputs.values()), strict=True)
-        return torch.cat([self.model(**dict(zip(inputs, part, strict=True))).logits.float().cpu() for part in parts])
+    def logits_of(self, batch: TextBatch, *, wide: bool = False) -> Tensor:
+        """Return the logits of all rows, (B, ...) fp32 on the CPU; `wide`: those of each token, (B, T, ...)."""
+        return by_tokens(
+            self.model_inputs(batch), lambda rows: self.model(**rows, only_logits=True).logits.float(), wide=wide
+        )
 
     def model_inputs(self, batch: TextBatch) -> dict[str, Tensor]:
         """Return the tensors that this model reads."""
@@ -359,12 +360,12 @@ def _is_a_value(inputs: Any) -> bool:
 
 
 def _windows(inputs: Iterable[Any], batch_size: int, most: int) -> Iterator[list[Any]]:
-    """Yield what is read ahead: one batch, then twice as much each time; a stream without end stays in bounds."""
+    """Yield what is read ahead: a few, then twice as many each time; a stream without end stays in bounds."""
     iterator = iter(inputs)
-    ahead = 1
-    while window := list(islice(iterator, ahead * batch_size)):
+    ahead = min(batch_size, BATCH_SIZE)
+    while window := list(islice(iterator, ahead)):
         yield window
-        ahead = min(2 * ahead, most)
+        ahead = min(2 * ahead, most * batch_size)
 
 
 def best(scores_V: Tensor, count: int) -> Tensor:

@@ -11,6 +11,8 @@ from plainformer.errors import UsageError
 
 T = TypeVar("T", bound="TaskOptions")
 BATCH_SIZE = 8  # on a CPU, more only need more memory: docs/decisions.md
+TEXTS = 64  # that are read at once; the model takes them by tokens, see tasks/rows.py
+_TEXTS_HELP = "Texts that are read at once, to run with others of their length; 1 answers each as it is read."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class TaskOptions(OptionSet):
     @property
     def read_ahead(self) -> int:
         """Batches of a stream that are read ahead, among which inputs of similar length are found."""
-        return 32
+        return min(max(256 // self.batch_size, 4), 32)
 
     @property
     def sorts(self) -> bool:
@@ -49,6 +51,7 @@ class TextOptions(TaskOptions):
         `truncate` also what the tokenizer's files state.
     """
 
+    batch_size: int = option(TEXTS, help=_TEXTS_HELP, check=whole(1))
     truncate: bool = option(False, help="Cut over-long inputs instead of refusing them.", check=flag())
     max_length: int | None = option(None, help="Tokens of an input, at most.", check=whole(1))
 
@@ -60,6 +63,7 @@ class WindowOptions(TaskOptions):
     `window` counts all its tokens, special ones included. Without `stride`, the task chooses the overlap.
     """
 
+    batch_size: int = option(TEXTS, help=_TEXTS_HELP, check=whole(1))
     window: int | None = option(None, help="Tokens of a long text that are read at once.", check=whole(1))
     stride: int | None = option(None, help="Tokens that neighbouring windows over a text share.", check=whole(0))
 

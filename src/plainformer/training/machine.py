@@ -15,6 +15,7 @@ import torch
 from plainformer.config.parallel import is_several
 from plainformer.config.training import TrainConfig
 from plainformer.errors import UsageError, opt, plural
+from plainformer.model.fast.threads import settle
 
 _NOT_REPEATABLE = ("ctc",)  # on a GPU: the gradient of the CTC loss has no kernel that gives the same bits each time
 
@@ -29,7 +30,7 @@ def machine(config: TrainConfig) -> Iterator[None]:
     filled = deterministic.fill_uninitialized_memory
     on_gpu = [torch.device(config.device)] if config.device != "cpu" else []
     try:
-        torch.set_num_threads(config.threads or threads)
+        settle(config.threads)
         if on_gpu:  # stays: without it, cuBLAS's sums may differ
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         deterministic.fill_uninitialized_memory = False  # nobody reads it

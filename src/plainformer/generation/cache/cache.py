@@ -39,7 +39,7 @@ class KeyValueCache:
         kind: "full", or "int8": a quarter of fp32's memory, with a rounding error of up to 1/254 of a vector's largest entry.
         local: what of the model is here, where several processes share it: only its layers and heads are kept. None: all.
     Attributes:
-        rows: of all prompts. held: the numbers of the layers that are here.
+        rows: of all prompts. held: the numbers of the layers that are here. exact: whether keys are kept as they come.
         length: positions that have gone through; the model's forward pass adds to it.
         copies: rows for each prompt, see `share`.
         tokens: the ids that it holds, where one row's generation handed it out for the next turn.
@@ -62,7 +62,7 @@ class KeyValueCache:
         check_whole("batch_size", batch_size)
         check_whole("capacity", capacity)
         check_choice("kind", kind, KINDS)
-        self.length, self.copies, self.rows = 0, 1, batch_size
+        self.length, self.copies, self.rows, self.exact = 0, 1, batch_size, kind == "full"
         self.tokens: list[int] = []
         self.num_layers = stack.num_layers
         self.held = range(stack.num_layers) if local is None else local.layers["decoder"]

@@ -5,13 +5,16 @@ Shapes: O outputs, I inputs, L bytes of a row, B blocks of a row, N blocks, R ro
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plainformer.model.fast.ahead import NotYet
 from plainformer.model.fast.compiled import follow_torch_threads, quantised
 
 # What the kernels read as it lies in a file, and what they call it. F32: numbers as they are, beside others in blocks.
@@ -29,7 +32,6 @@ def dequantise(stored: Any, kind: str, shape: tuple[int, ...]) -> Tensor:
     A cache-sized piece at a time: the `gguf` library alone needs twice the memory.
     """
     import gguf
-    import numpy as np
 
     number = gguf.GGMLQuantizationType[kind]
     block_elements, block_bytes = gguf.GGML_QUANT_SIZES[number]
@@ -81,12 +83,11 @@ class Blocks:
         if not len(self):
             return torch.empty(0, self.in_size)
         if (module := quantised()) is not None:
-            import numpy as np
-
             follow_torch_threads()
             y_OI = torch.empty(len(self), self.in_size)
-            module.widen(np.array([self.segment()]), y_OI.numpy())
-            return y_OI
+            with suppress(NotYet):
+                module.widen(np.array([self.segment()]), y_OI.numpy())
+                return y_OI
         whole = -(-self.in_size // BLOCK) * BLOCK
         return dequantise(self.stored_OL.numpy(), self.kind, (len(self), whole))[:, : self.in_size]
 
@@ -143,7 +144,7 @@ def to_4_bits(weight_OI: Tensor) -> Blocks:
 
 def _in_blocks(weight_OI: Tensor) -> Tensor:
     padded = F.pad(weight_OI.detach().float(), (0, -weight_OI.size(1) % BLOCK))
-    return padded.view(-1, BLOCK)
+    return padded.reshape(-1, BLOCK)
 
 
 def _levels(x_NE: Tensor, scale_N1: Tensor, minimum_N1: Tensor) -> Tensor:

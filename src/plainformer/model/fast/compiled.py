@@ -1,8 +1,6 @@
 """Access to the compiled kernels: are they available on this machine, and how torch's tensors get to them.
 
-Numba is imported on first use: it takes 0.3 s. Where it is missing, or finds no way of running threads that two callers may use
-at once (OpenMP or TBB; its own third way ends the process then), torch computes everything, more slowly. The same holds in a
-process that was forked from one with kernels: GNU's OpenMP does not survive the fork, and Numba would end the process.
+Numba is imported on first use: it takes 0.3 s. Where it is missing, torch computes everything, more slowly.
 """
 
 from __future__ import annotations
@@ -11,6 +9,9 @@ import functools
 import importlib
 import logging
 import os
+import threading
+import time
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -19,29 +20,71 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plainformer.model.fast.ahead import NotYet, ask
+
 Matrix = tuple[Any, Any]  # see kernels.py
 # With more rows than this, torch's matrix products are faster.
 FEW_ROWS = 24
 _progress = logging.getLogger("plainformer.progress")
 
-_left_behind = False  # in the process that this one was forked from
+_AGAIN = 0.2  # seconds between two looks for what is being compiled
+_found: list[ModuleType | None] = []  # the module, or None for good
+_look = [0.0]  # when to look again
 
 
 def kernels() -> ModuleType | None:
-    """Return the module of kernels, tried out; None where it cannot work."""
-    return None if _left_behind else _tried_out()
+    """Return the module of kernels, tried out; None where it cannot work, and as long as it is being compiled."""
+    if not _found and time.monotonic() >= _look[0]:
+        try:
+            _found.append(_tried_out())
+        except NotYet:
+            _look[0] = time.monotonic() + _AGAIN
+    return _found[0] if _found else None
 
 
-def _after_fork() -> None:
-    global _left_behind
-    _left_behind = _tried_out.cache_info().currsize > 0
+def expected() -> bool:
+    """Return whether there are kernels, or will be soon."""
+    return kernels() is not None or not _found
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def ready(kernel: Any, *arguments: Any) -> bool:
+    """Return whether a kernel can be called with such arguments now; else it is compiled elsewhere from here on."""
+    if not hasattr(kernel, "overloads"):
+        return True  # someone's wrapper, of which nothing is known
+    typeof: Any = importlib.import_module("numba").typeof
+    signature = tuple(typeof(argument) for argument in arguments)
+    try:
+        kernel.compile(signature)
+    except NotYet:
+        return False
+    return True
 
 
-@functools.cache
+class Paths(threading.local):
+    """Which way each sequence is computed, by its cache: the same from its beginning to its end.
+
+    Kernels may be ready in the middle of a sequence. Their numbers differ in the last bits, so a new way is taken when the
+    next sequence begins, or when more than one token is added at once: the answer does not depend on the moment.
+    """
+
+    def __init__(self) -> None:
+        self.of: weakref.WeakKeyDictionary[Any, ModuleType | None] = weakref.WeakKeyDictionary()
+        self.last: Any = None  # the cache that this thread was last asked about
+
+    def take(self, cache: Any, module: ModuleType | None) -> None:
+        """Compute a sequence with these kernels, or without, from here on."""
+        self.of[cache] = module
+        self.last = weakref.ref(cache)
+
+    def current(self) -> ModuleType | None:
+        """Return the kernels of the sequence that this thread works on, else those that are ready."""
+        cache = self.last() if self.last is not None else None
+        return self.of[cache] if cache is not None and cache in self.of else kernels()
+
+
+paths = Paths()
+
+
 def _tried_out() -> ModuleType | None:
     # Where colorama is installed, numba makes its errors in colour, and colorama writes to the terminal when the program ends.
     os.environ.setdefault("NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING", "1")
@@ -49,52 +92,49 @@ def _tried_out() -> ModuleType | None:
         numba: Any = importlib.import_module("numba")
         if numba.config.DISABLE_JIT:  # loops in Python would take minutes for a token
             return None
-        if numba.config.THREADING_LAYER == "default":
-            numba.config.THREADING_LAYER = "threadsafe"
         from plainformer.model.fast import kernels as module
+        from plainformer.model.fast import parts
+        from plainformer.model.fast import quantised as of_blocks
 
-        _watch(module)
-        # Numba starts as many threads as there are processors, and tells the OpenMP that torch may share with it.
-        threads = torch.get_num_threads()
-        numba.get_num_threads()
-        torch.set_num_threads(threads)
-        follow_torch_threads()
+        _watch(parts, module, of_blocks)
+        parts.serve(0)
         x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
         module.multiply(x, np.ones((2, 1), np.float32), x, y, 0, 0)
-        works = y[0, 0] == 2 and numba.threading_layer() in ("omp", "tbb")
-    # Numba is missing or too old for this NumPy, has no threads, or no place for files.
+        works = y[0, 0] == 2
+    # Numba is missing or too old for this NumPy, or has no place for files.
     except (ImportError, ValueError, RuntimeError, OSError):
         return None
     return module if works else None
 
 
 def quantised() -> ModuleType | None:
-    """Return the module of kernels for blocks of few bits; None where kernels cannot work."""
-    return None if kernels() is None else _of_blocks()
-
-
-@functools.cache
-def _of_blocks() -> ModuleType:
+    """Return the module of kernels for blocks of few bits; None where, or as long as, there are none."""
+    if kernels() is None:
+        return None
     from plainformer.model.fast import quantised as module
 
-    _watch(module)
     return module
 
 
-def _watch(module: ModuleType) -> None:
+def _watch(*modules: ModuleType) -> None:
     """Say when Numba compiles; where it cannot keep on disk what it has compiled it raises: then it is only not kept."""
-    say_not_kept = importlib.import_module("plainformer.model.fast.kernels").say_not_kept
-    for kernel in vars(module).values():
+    from plainformer.model.fast.jit import say_not_kept
+
+    for name, kernel in ((module.__name__, kernel) for module in modules for kernel in vars(module).values()):
         cache: Any = getattr(kernel, "_cache", None)
-        if hasattr(cache, "save_overload") and kernel.__module__ == module.__name__:
-            cache.load_overload = functools.partial(_found, cache.load_overload)
+        if hasattr(cache, "save_overload") and kernel.__module__ == name:
+            cache.load_overload = functools.partial(_loaded, kernel, cache.load_overload)
             cache.save_overload = functools.partial(_saved, cache.save_overload, say_not_kept)
 
 
-def _found(load: Callable[..., Any], *wanted: Any) -> Any:
-    """Return what an earlier process has compiled; None, after which Numba compiles."""
-    compiled = load(*wanted)
-    if compiled is None:
+def _loaded(kernel: Any, load: Callable[..., Any], signature: Any, context: Any) -> Any:
+    """Return what an earlier process has compiled; None, after which Numba compiles. Raises `NotYet` if another process does."""
+    compiled = load(signature, context)
+    if compiled is None and not kernel.targetoptions.get(
+        "no_cpython_wrapper"
+    ):  # what only kernels call comes with them
+        if ask(kernel, signature):
+            raise NotYet
         _progress.info("compiling kernels for this processor, once")
     return compiled
 
@@ -107,11 +147,10 @@ def _saved(save: Callable[..., None], say_not_kept: Callable[[str], None], *comp
 
 
 def follow_torch_threads() -> None:
-    """Let kernels run on as many threads as torch would."""
-    numba: Any = importlib.import_module("numba")
-    wanted = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if numba.get_num_threads() != wanted:
-        numba.set_num_threads(wanted)
+    """Let kernels run on as many threads as torch would, from here on."""
+    from plainformer.model.fast import helpers
+
+    helpers.want(torch.get_num_threads() - 1)
 
 
 def as_array(x: Tensor) -> Any:

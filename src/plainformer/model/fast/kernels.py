@@ -3,7 +3,8 @@
 A decoding step streams every weight once and computes little, so what counts is to read memory with all threads and to
 do nothing between two reads: torch's own steps cost more in being called than in computing (docs/decisions.md). Each
 function is plain loops over NumPy views of torch's memory; nothing is copied. Importing this module compiles nothing;
-the first call of each function does, in seconds, and Numba keeps the result on disk.
+the first call of each function does, in seconds, and Numba keeps the result on disk. Numbers are copied one by one: an array
+assigned to a slice costs seconds of compilation, most of them for the text of an error that cannot happen.
 
 Sums may be taken in any order, and are taken in fp32; infinities and NaN behave as they should.
 
@@ -13,18 +14,17 @@ S positions that a row keeps itself, P positions that it shares with its copies.
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+from numba import int64
 from numba.extending import overload
 
+from plainformer.model.fast.jit import compiled
+from plainformer.model.fast.parts import parts_of, share
+
 Array = np.ndarray[Any, np.dtype[Any]]
-log = logging.getLogger(__name__)
 
 ACTIVATION_CODES = {
     name: code
@@ -34,6 +34,8 @@ ACTIVATION_CODES = {
 }
 NORM_CODES = {"none": 0, "layer": 1, "rms": 2}
 LOWEST = np.finfo(np.float32).min
+# Multiplications that are worth a part of their own: 5 µs of reading weights.
+PART = 2**14
 
 # What the kernels read of a model. Plain tuples: Numba takes 30 times as long to look at a named one.
 #   Matrix       (weight, affine_2O): y = x Wᵀ * scale + bias, affine each output's scale, bias; the weight is (O, I) in fp32,
@@ -49,41 +51,7 @@ LOWEST = np.finfo(np.float32).min
 #                added to the scores. Of N for R rows, each serves R / N of them.
 
 
-@functools.cache
-def say_not_kept(cause: str) -> None:
-    """Warn, once a process, that what Numba compiles is lost at its end."""
-    log.warning(
-        "compiled kernels cannot be kept on disk (%s), so each process spends about 10 s compiling them again; "
-        "set NUMBA_CACHE_DIR to a folder that can be written to",
-        cause,
-    )
-
-
-def _compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
-    """Return `numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
-    # Of what Numba may do in parallel, only `prange`: looking for the rest takes seconds at each compilation.
-    others = ("reduction", "inplace_binop", "stencil", "comprehension", "setitem", "numpy", "fusion")
-    options: dict[str, Any] = {
-        "parallel": {"prange": True, **dict.fromkeys(others, False)} if parallel else False,
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-        "error_model": "numpy",
-        "nogil": True,
-        # What is called by kernels alone needs no wrapper that Python could call it through.
-        "no_cpython_wrapper": inner,
-        "no_cfunc_wrapper": True,
-    }
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            say_not_kept("neither the package's folder nor the user's cache folder can be written to")
-            return numba.njit(**options)(function)
-
-    return decorate
-
-
-@_compiled()
+@compiled()
 def activate(code: int, v: Any) -> Any:
     """Return an activation of a number, by its code in `ACTIVATION_CODES`."""
     if code == 1:
@@ -107,15 +75,24 @@ def activate(code: int, v: Any) -> Any:
     return v
 
 
-@_compiled(parallel=True, inner=False)
+@compiled(inner=False)
 def multiply(weight_OI: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activation: int, activated: int) -> None:
-    """y = x Wᵀ * scale + b, see `Matrix`; the first `activated` outputs then through an activation.
+    """y = x Wᵀ * scale + b, see `Matrix`; the first `activated` outputs then through an activation."""
+    rows, size = x_RI.shape
+    job = weight_OI, affine_2O, x_RI, y_RO, activation, activated
+    share(parts_of(_outputs, job), len(weight_OI), PART // max(size * rows, 1) + 1)
+
+
+@compiled()
+def _outputs(job: Any, first: int, last: int) -> None:
+    """Compute some of the outputs of `multiply`.
 
     Each weight is read from memory once, and serves four rows in a register. What else is to be done with an output is
     done here, where it costs nothing: memory is what everything waits for.
     """
+    weight_OI, affine_2O, x_RI, y_RO, activation, activated = job
     rows, size = x_RI.shape
-    for o in numba.prange(len(weight_OI)):
+    for o in range(first, last):
         w = weight_OI[o]
         scale, bias = affine_2O[0, o], affine_2O[1, o]
         code = activation if o < activated else 0
@@ -149,20 +126,21 @@ def product(*given: Any) -> None:
 
 @overload(product)
 def _product(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
-    if given[0].dtype != numba.int64:
+    if given[0].dtype != int64:
         return lambda *given: multiply(*given)
     from plainformer.model.fast.quantised import multiply_blocks
 
     return lambda *given: multiply_blocks(*given)
 
 
-@_compiled()
+@compiled()
 def normalize(norm: Any, x: Array, y: Array) -> None:
     """Normalise a vector by layer or RMS norm; `y` may be `x`. Kind "none" copies."""
     kind, eps, affine_2D = norm
     size = len(x)
     if kind == 0:
-        y[:] = x
+        for d in range(size):
+            y[d] = x[d]
         return
     mean = np.float32(0)
     if kind == 1:
@@ -177,13 +155,13 @@ def normalize(norm: Any, x: Array, y: Array) -> None:
         y[d] = (x[d] - mean) * scale * affine_2D[0, d] + affine_2D[1, d]
 
 
-@_compiled()
+@compiled()
 def _normalize_rows(norm: Any, x_RD: Array, y_RD: Array) -> None:
     for r in range(len(x_RD)):
         normalize(norm, x_RD[r], y_RD[r])
 
 
-@_compiled()
+@compiled()
 def rotate(x_RO: Array, first: int, heads: int, size: int, turn_2RE: Array) -> None:
     """Turn the first channels of each head in place; the heads are in the columns of `x_RO` from `first` on.
 
@@ -201,16 +179,27 @@ def rotate(x_RO: Array, first: int, heads: int, size: int, turn_2RE: Array) -> N
                 x[e + half] = high * cos[e + half] + low * sin[e + half]
 
 
-@_compiled(parallel=True)
+@compiled()
 def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Any, y_RO: Array) -> None:
     """Write what each head of each row collects from its keys; q and y hold the heads in their first H * E columns."""
+    shared_keys, _, keys, _, held, _ = seen
+    rows, size = len(q_RO), keys.shape[3]
+    total = shared_keys.shape[2] + held
+    scores_NS = np.empty((rows * heads, total), np.float32)
+    job = q_RO, heads, scale, softcap, seen, y_RO, scores_NS
+    share(parts_of(_heads, job), rows * heads, PART // max(2 * size * total, 1) + 1)
+
+
+@compiled()
+def _heads(job: Any, first: int, last: int) -> None:
+    """Compute some of the heads of `attend`."""
+    q_RO, heads, scale, softcap, seen, y_RO, scores_NS = job
     shared_keys, shared_values, keys, values, held, bias = seen
     rows, size = len(q_RO), keys.shape[3]
     group = heads // keys.shape[1]
     shared = shared_keys.shape[2]
     total = shared + held
-    scores_NS = np.empty((rows * heads, total), np.float32)
-    for n in numba.prange(rows * heads):
+    for n in range(first, last):
         r, h = n // heads, n % heads
         k = h // group
         q = q_RO[r, h * size : (h + 1) * size]
@@ -243,7 +232,7 @@ def attend(q_RO: Array, heads: int, scale: float, softcap: float, seen: Any, y_R
             y[e] /= weight
 
 
-@_compiled()
+@compiled()
 def _score(q: Array, keys_SE: Array, count: int, scores: Array) -> None:
     for s in range(count):
         key = keys_SE[s]
@@ -253,7 +242,7 @@ def _score(q: Array, keys_SE: Array, count: int, scores: Array) -> None:
         scores[s] = score
 
 
-@_compiled()
+@compiled()
 def _collect(weights: Array, values_SE: Array, count: int, y: Array) -> None:
     for s in range(count):
         value = values_SE[s]
@@ -262,18 +251,20 @@ def _collect(weights: Array, values_SE: Array, count: int, y: Array) -> None:
             y[e] += weight * value[e]
 
 
-@_compiled()
+@compiled()
 def _add(norms: Any, x_RD: Array, y_RD: Array) -> None:
     """x = outer(x + after(y)), in place."""
     _, after, outer = norms
     if after[0] != 0:
         _normalize_rows(after, y_RD, y_RD)
-    x_RD += y_RD
+    for r in range(len(x_RD)):
+        for d in range(x_RD.shape[1]):
+            x_RD[r, d] += y_RD[r, d]
     if outer[0] != 0:
         _normalize_rows(outer, x_RD, x_RD)
 
 
-@_compiled()
+@compiled()
 def _self_attention(attention: Any, turn_2RE: Array, seen: Any, x_RD: Array, y_RD: Array) -> None:
     """Attend; writes this step's key and value at position held - 1."""
     qkv, out, heads, kv_heads, scale, softcap, q_norm, k_norm = attention
@@ -298,7 +289,7 @@ def _self_attention(attention: Any, turn_2RE: Array, seen: Any, x_RD: Array, y_R
     product(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
-@_compiled()
+@compiled()
 def _normalize_heads(norm: Any, x: Array) -> None:
     """Normalise each head by itself, or all at once: as many channels at a time as the norm has weights."""
     size = norm[2].shape[1]
@@ -306,7 +297,7 @@ def _normalize_heads(norm: Any, x: Array) -> None:
         normalize(norm, x[start : start + size], x[start : start + size])
 
 
-@_compiled()
+@compiled()
 def _cross_attention(cross: Any, encoder: Any, x_RD: Array, y_RD: Array) -> None:
     q, out, heads, scale = cross
     q_RO = np.empty((len(x_RD), q[1].shape[1]), np.float32)
@@ -316,7 +307,7 @@ def _cross_attention(cross: Any, encoder: Any, x_RD: Array, y_RD: Array) -> None
     product(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
-@_compiled()
+@compiled()
 def _feed_forward(ffn: Any, x_RD: Array, y_RD: Array) -> None:
     up, down, gated, activation = ffn
     outputs = up[1].shape[1]
@@ -324,16 +315,21 @@ def _feed_forward(ffn: Any, x_RD: Array, y_RD: Array) -> None:
     inner_RO = np.empty((len(x_RD), outputs), np.float32)
     product(up[0], up[1], x_RD, inner_RO, activation, size)
     if gated:
-        inner_RO = inner_RO[:, :size] * inner_RO[:, size:]
+        gate_RO, inner_RO = inner_RO, np.empty((len(x_RD), size), np.float32)
+        for r in range(len(x_RD)):
+            for o in range(size):
+                inner_RO[r, o] = gate_RO[r, o] * gate_RO[r, size + o]
     product(down[0], down[1], inner_RO, y_RD, 0, 0)
 
 
-@_compiled(inner=False)
+@compiled(inner=False)
 def run_layer(layer: Any, turn_2RE: Array, seen: Any, encoder: Any, in_RD: Array, x_RD: Array) -> None:
     """One token of each row through a layer, `in_RD` → `x_RD`; its keys and values go to the last of the `held` places."""
     parallel, attention_norms, attention, cross_norms, cross, ffn_norms, ffn = layer
     h_RD, y_RD = np.empty_like(x_RD), np.empty_like(x_RD)
-    x_RD[:] = in_RD
+    for r in range(len(x_RD)):
+        for d in range(x_RD.shape[1]):
+            x_RD[r, d] = in_RD[r, d]
     _normalize_rows(attention_norms[0], x_RD, h_RD)
     _self_attention(attention, turn_2RE, seen, h_RD, y_RD)
     if parallel:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plainformer.errors import UsageError, opt
+from plainformer.model.fast.ahead import NotYet
 from plainformer.model.fast.blocks import Blocks, rounded, to_4_bits, to_8_bits
 from plainformer.model.fast.compiled import (
     FEW_ROWS,
@@ -28,7 +29,7 @@ from plainformer.model.fast.compiled import (
     affine,
     as_array,
     follow_torch_threads,
-    kernels,
+    paths,
     quantised,
     state,
 )
@@ -36,11 +37,16 @@ from plainformer.model.linear import Layout, Leave
 
 
 class OneDnnWeight:
-    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back."""
+    """Weights (O, I), joined, in oneDNN's blocked layout: fp32, CPU, inference only. `dense()` gives the same numbers back.
 
-    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
-        # The hint is the batch that the blocked layout is chosen for: one token, the case of decoding.
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), 1)
+    `rows`: the number of tokens that the layout is chosen for; any may come.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None, rows: int = 1
+    ) -> None:
+        self.rows = rows
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(_joined(weights), rows)
         self.bias_O = None if bias_O is None else bias_O.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -53,11 +59,11 @@ class OneDnnWeight:
 
     def __reduce__(self) -> Any:
         # torch can neither copy nor pickle a blocked tensor. As an array: a tensor sent to a process has to outlive that.
-        return _reordered, (self.dense().numpy(), self.bias_O)
+        return _reordered, (self.dense().numpy(), self.bias_O, self.rows)
 
 
-def _reordered(weight_OI: Any, bias_O: Tensor | None) -> OneDnnWeight:
-    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O)
+def _reordered(weight_OI: Any, bias_O: Tensor | None, rows: int) -> OneDnnWeight:
+    return OneDnnWeight([torch.from_numpy(weight_OI)], bias_O, rows=rows)
 
 
 class KernelWeight:
@@ -92,11 +98,15 @@ class KernelWeight:
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
         few = x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32  # autocast gives other types
-        if not few or (module := kernels()) is None:
+        if not few or (module := paths.current()) is None:
             return self.many_rows(x)
         y = x.new_empty(*x.shape[:-1], self.out_size)
         follow_torch_threads()
-        module.multiply(*self.matrix, as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size), 0, 0)
+        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        try:
+            module.multiply(*self.matrix, x_RI, y_RO, 0, 0)
+        except NotYet:
+            return self.many_rows(x)
         return y
 
     def many_rows(self, x: Tensor) -> Tensor:
@@ -183,12 +193,16 @@ class BlockWeight(KernelWeight):
         _refuse_gradient(x)
         x = x.float()  # autocast gives other types
         few = 0 < x.numel() <= self.FEW * self.in_size
+        # As soon as there are kernels, also within a sequence: torch, which makes the weight wide each time, is far slower.
         if not few or (module := quantised()) is None:
             return self.many_rows(x)
         y = x.new_empty(*x.shape[:-1], self.out_size)
         follow_torch_threads()
-        rows, made = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
-        module.multiply_blocks(*self.matrix, rows, made, 0, 0)
+        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        try:
+            module.multiply_blocks(*self.matrix, x_RI, y_RO, 0, 0)
+        except NotYet:
+            return self.many_rows(x)
         return y
 
     def many_rows(self, x: Tensor) -> Tensor:

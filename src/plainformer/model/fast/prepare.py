@@ -21,9 +21,9 @@ from plainformer.config.values import check_choice
 from plainformer.errors import UsageError, opt
 from plainformer.model.empty import Embedding
 from plainformer.model.fast import step
-from plainformer.model.fast.compiled import kernels
-from plainformer.model.fast.packed import LAYOUTS, ROUNDED, BlockWeight, Int4HeadWeight
-from plainformer.model.linear import Linear, LinearGroup, Product, is_shared, outermost
+from plainformer.model.fast.compiled import expected
+from plainformer.model.fast.packed import LAYOUTS, ROUNDED, BlockWeight, Int4HeadWeight, OneDnnWeight
+from plainformer.model.linear import Layout, Linear, LinearGroup, Product, is_shared, outermost
 from plainformer.model.lora import merge_adapters
 
 BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
@@ -75,7 +75,7 @@ def prepare_for_inference(
             chosen = fastest_backend(out_size, in_size, rows, measured, torch.get_num_threads())
         for module in modules:
             if chosen in LAYOUTS:
-                module.pack(Int4HeadWeight if chosen == "int4" and module is scores else LAYOUTS[chosen])
+                module.pack(Int4HeadWeight if chosen == "int4" and module is scores else _layout(chosen, rows))
             elif chosen == "fused" and isinstance(module, LinearGroup):
                 module.fuse()
             if release is not None:
@@ -128,7 +128,7 @@ def _possible(weight: Tensor, backend: str) -> tuple[str, ...]:
         )
     can_run = {
         "onednn": torch.backends.mkldnn.is_available(),
-        "compiled": kernels() is not None,
+        "compiled": expected(),
         **{name: backend == name for name in ROUNDED},
     }
     return ("fused", *(name for name, can in can_run.items() if can))
@@ -145,16 +145,20 @@ def fastest_backend(out_size: int, in_size: int, rows: int, possible: tuple[str,
     x = torch.ones(1, rows, in_size)
     chosen, fastest = "fused", math.inf
     for backend in possible:
-        seconds = _time([_product(backend, weight, out_size, in_size) for weight in flat], x)
+        seconds = _time([_product(backend, weight, out_size, in_size, rows) for weight in flat], x)
         if seconds < fastest * MIN_GAIN:
             chosen, fastest = backend, seconds
     return chosen
 
 
-def _product(backend: str, flat: Tensor, out_size: int, in_size: int) -> Product:
+def _layout(backend: str, rows: int) -> Layout:
+    return functools.partial(OneDnnWeight, rows=rows) if backend == "onednn" else LAYOUTS[backend]
+
+
+def _product(backend: str, flat: Tensor, out_size: int, in_size: int, rows: int) -> Product:
     weight_OI = flat.view(out_size, in_size)
     return (
-        LAYOUTS[backend]([weight_OI], None, None)
+        _layout(backend, rows)([weight_OI], None, None)
         if backend in LAYOUTS
         else functools.partial(F.linear, weight=weight_OI)
     )

@@ -21,7 +21,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from plainformer.model.fast.kernels import Array, _compiled, activate
+from plainformer.model.fast.jit import compiled
+from plainformer.model.fast.kernels import Array, activate
 from plainformer.model.fast.lanes import (
     add_products,
     address_of,
@@ -36,13 +37,15 @@ from plainformer.model.fast.lanes import (
     put_same,
     round_32,
 )
+from plainformer.model.fast.parts import parts_of, share
 
 # Kinds of blocks have the numbers that `blocks.KIND_CODES` gives them; 0 are fp32 numbers, whose inputs are not rounded.
 carray: Any = numba.carray  # type: ignore[attr-defined]
-OUTPUTS = 32  # that one thread computes at a time
+# Multiplications that are worth a part of their own.
+PART = 2**15
 
 
-@_compiled(inner=False)
+@compiled(inner=False)
 def round_input(x_RI: Array, q_RI: Array, d_RB: Array, sums_R2B: Array) -> None:
     """x ≈ d * q, rounded 32 numbers at a time; `sums_R2B`: d times the sum of each 16 of q. Inputs beyond x are zero."""
     size, blocks = x_RI.shape[1], d_RB.shape[1]
@@ -61,12 +64,12 @@ def round_input(x_RI: Array, q_RI: Array, d_RB: Array, sums_R2B: Array) -> None:
     edge[0] = 0  # until here it is needed
 
 
-@_compiled()
+@compiled()
 def _numbers(at: int, count: int) -> Any:
     return carray(pointer(at), count, np.float32)
 
 
-@_compiled()
+@compiled()
 def _make_bytes(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
     """Make a row of weights what the products read: 32 bytes a block, eight scales, two minima."""
     if kind == 1:
@@ -79,7 +82,7 @@ def _make_bytes(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
         _q6_k(w, u, s, m, blocks // 8)
 
 
-@_compiled()
+@compiled()
 def _put_scale(s: int, m: int, b: int, scale: Any, minimum: Any) -> None:
     put_same(s + 32 * b, scale)
     put_same(s + 32 * b + 16, scale)
@@ -88,7 +91,7 @@ def _put_scale(s: int, m: int, b: int, scale: Any, minimum: Any) -> None:
     minima[1] = minimum
 
 
-@_compiled()
+@compiled()
 def _q8_0(w: int, u: int, s: int, m: int, blocks: int) -> None:
     """A scale, 32 signed bytes."""
     for b in range(blocks):
@@ -98,7 +101,7 @@ def _q8_0(w: int, u: int, s: int, m: int, blocks: int) -> None:
         put_bytes(u + 32 * b, bytes_at(at + 2) ^ 128)
 
 
-@_compiled()
+@compiled()
 def _q4_q5(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
     """A scale, a minimum (Q4_1, Q5_1), 32 fifth bits (Q5_0, Q5_1), 16 bytes of two halves each."""
     has_minimum, has_fifth = kind == 3 or kind == 5, kind >= 4
@@ -118,7 +121,7 @@ def _q4_q5(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
         put_bytes(u + 32 * b, made)
 
 
-@_compiled()
+@compiled()
 def _q4_k_q5_k(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
     """256 weights: a scale of scales, one of minima, eight of each in 6 bits, fifth bits (Q5_K), 128 bytes of two halves."""
     low = 48 if kind == 7 else 16
@@ -143,7 +146,7 @@ def _q4_k_q5_k(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
             put_bytes(to + 32, second)
 
 
-@_compiled()
+@compiled()
 def _q6_k(w: int, u: int, s: int, m: int, blocks: int) -> None:
     """256 weights: 128 bytes of two halves, 64 of four upper pairs of bits, 16 scales in 8 bits, a scale of those."""
     for k in range(blocks):
@@ -163,7 +166,7 @@ def _q6_k(w: int, u: int, s: int, m: int, blocks: int) -> None:
             put_bytes(to + 96, (b >> 4) | ((upper & 192) >> 2))
 
 
-@_compiled()
+@compiled()
 def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     """y = the products of a row of weights with rows r to r + 3."""
     u, scales, m = made
@@ -186,7 +189,7 @@ def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     out[3] = in_all(y3) + _dot(m, sums + 24 * blocks, 2 * blocks)
 
 
-@_compiled()
+@compiled()
 def _one_row(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     u, scales, m = made
     q_R, d_R, sums_R = rounded
@@ -197,7 +200,7 @@ def _one_row(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     _numbers(y + 4 * r, 1)[0] = in_all(total) + _dot(m, sums_R + 8 * r * blocks, 2 * blocks)
 
 
-@_compiled()
+@compiled()
 def _dot(a_at: int, b_at: int, count: int) -> Any:
     a, b, total = _numbers(a_at, count), _numbers(b_at, count), np.float32(0)
     for i in range(count):
@@ -205,7 +208,7 @@ def _dot(a_at: int, b_at: int, count: int) -> Any:
     return total
 
 
-@_compiled()
+@compiled()
 def _row(kind: int, w: int, x: int, size: int, rows: int, rounded: Any, made: Any, y: int) -> None:
     """y = a row of weights from address `w` on, times every row of the input, of `size` numbers from `x` on."""
     blocks = (size + 31) // 32
@@ -224,13 +227,13 @@ def _row(kind: int, w: int, x: int, size: int, rows: int, rounded: Any, made: An
         r += 1
 
 
-@_compiled()
+@compiled()
 def _room(at: int, blocks: int) -> Any:
     """Divide memory into that of bytes, scales, and minima; see `_make_bytes`."""
     return at, at + 32 * blocks, at + 64 * blocks
 
 
-@_compiled(parallel=True, inner=False)
+@compiled(inner=False)
 def multiply_blocks(
     segments_S4: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activation: int, activated: int
 ) -> None:
@@ -240,40 +243,59 @@ def multiply_blocks(
     q_RI, d_RB = np.empty((rows, 32 * blocks), np.int8), np.empty((rows, blocks), np.float32)
     sums_R2B = np.empty((rows, 2 * blocks), np.float32)
     round_input(x_RI, q_RI, d_RB, sums_R2B)
-    for part in numba.prange((outputs + OUTPUTS - 1) // OUTPUTS):
-        own = np.empty(72 * blocks + 4 * rows, np.uint8)
-        made = _room(address_of(own), blocks)
-        y = address_of(own) + 72 * blocks
-        y_R = _numbers(y, rows)
-        rounded = address_of(q_RI), address_of(d_RB), address_of(sums_R2B)
-        for o in range(OUTPUTS * part, min(OUTPUTS * part + OUTPUTS, outputs)):
-            row, segment = o, 0
-            while row >= segments_S4[segment, 1]:
-                row -= segments_S4[segment, 1]
-                segment += 1
-            w = segments_S4[segment, 0] + row * segments_S4[segment, 2]
-            _row(segments_S4[segment, 3], w, address_of(x_RI), size, rows, rounded, made, y)
-            code = activation if o < activated else 0
-            for r in range(rows):
-                y_RO[r, o] = activate(code, y_R[r] * affine_2O[0, o] + affine_2O[1, o])
-        own[0] = 0  # until here it is needed
+    rounded = address_of(q_RI), address_of(d_RB), address_of(sums_R2B)
+    to = address_of(affine_2O), address_of(y_RO), outputs, activation, activated
+    job = address_of(segments_S4), address_of(x_RI), rows, size, rounded, to
+    share(parts_of(_outputs, job), outputs, PART // max(size * rows, 1) + 1)
+    q_RI[0, 0] = 0  # until here it is needed, as are the others
+    d_RB[0, 0] = 0
+    sums_R2B[0, 0] = 0
 
 
-@_compiled(parallel=True, inner=False)
+@compiled()
+def _outputs(job: Any, first: int, last: int) -> None:
+    """Compute some of the outputs of `multiply_blocks`."""
+    segments_at, x, rows, size, rounded, to = job
+    affine_at, y_at, outputs, activation, activated = to
+    blocks = (size + 31) // 32
+    own = np.empty(72 * blocks + 4 * rows, np.uint8)
+    made, y = _room(address_of(own), blocks), address_of(own) + 72 * blocks
+    y_R, y_RO, affine_2O = _numbers(y, rows), _numbers(y_at, rows * outputs), _numbers(affine_at, 2 * outputs)
+    segment, before = carray(pointer(segments_at), 4, np.int64), 0
+    for o in range(first, last):
+        while o - before >= segment[1]:
+            before += segment[1]
+            segments_at += 32
+            segment = carray(pointer(segments_at), 4, np.int64)
+        _row(segment[3], segment[0] + (o - before) * segment[2], x, size, rows, rounded, made, y)
+        code = activation if o < activated else 0
+        for r in range(rows):
+            y_RO[r * outputs + o] = activate(code, y_R[r] * affine_2O[o] + affine_2O[outputs + o])
+    own[0] = 0  # until here it is needed
+
+
+@compiled(inner=False)
 def widen(segments_S4: Array, y_OI: Array) -> None:
     """y = the numbers of one segment's rows, each s * u + m: exact, but for the last rounding."""
-    size = y_OI.shape[1]
+    rows, size = y_OI.shape
+    job = address_of(segments_S4), address_of(y_OI), size
+    share(parts_of(_widen_rows, job), rows, PART // max(size, 1) + 1)
+
+
+@compiled()
+def _widen_rows(job: Any, first: int, last: int) -> None:
+    segment_at, y_at, size = job
     blocks = (size + 31) // 32
-    for part in numba.prange((len(y_OI) + OUTPUTS - 1) // OUTPUTS):
-        own = np.empty(72 * blocks, np.uint8)
-        made = _room(address_of(own), blocks)
-        for o in range(OUTPUTS * part, min(OUTPUTS * part + OUTPUTS, len(y_OI))):
-            _make_bytes(segments_S4[0, 3], segments_S4[0, 0] + o * segments_S4[0, 2], *made, blocks)
-            _widen_row(made, address_of(y_OI) + 4 * o * size, size)
-        own[0] = 0  # until here it is needed
+    segment = carray(pointer(segment_at), 4, np.int64)
+    own = np.empty(72 * blocks, np.uint8)
+    made = _room(address_of(own), blocks)
+    for o in range(first, last):
+        _make_bytes(segment[3], segment[0] + o * segment[2], *made, blocks)
+        _widen_row(made, y_at + 4 * o * size, size)
+    own[0] = 0  # until here it is needed
 
 
-@_compiled()
+@compiled()
 def _widen_row(made: Any, y_at: int, size: int) -> None:
     blocks = (size + 31) // 32
     u, s, m = (

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.model.attention import Attentions, CrossAttention, Flow, Mask
 from plainformer.model.block import norms_around
-from plainformer.model.fast.compiled import FEW_ROWS, affine, as_array, follow_torch_threads, kernels, state
+from plainformer.model.fast.compiled import (
+    FEW_ROWS,
+    affine,
+    as_array,
+    follow_torch_threads,
+    kernels,
+    paths,
+    quantised,
+    ready,
+    state,
+)
 from plainformer.model.fast.packed import KernelWeight
 from plainformer.model.linear import is_shared, outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
@@ -46,9 +56,34 @@ class FastStack(Stack):
     def run_layers(
         self, x_BTD: Tensor, flow: Flow, first: int | None = None, last: int | None = None
     ) -> Iterator[tuple[Tensor, Attentions]]:
-        if flow.cache is None or self.training or not _is_usual(x_BTD, flow) or (module := kernels()) is None:
+        module = None if flow.cache is None or self.training else self._path(x_BTD, flow.cache)
+        if module is None or not _is_usual(x_BTD, flow):
             return super().run_layers(x_BTD, flow, first, last)
         return self._run_steps(x_BTD, flow, self.between(first, last), module)
+
+    def _path(self, x_BTD: Tensor, cache: Any) -> ModuleType | None:
+        """Return the kernels to compute a sequence with; None without. Decided where it begins, see `compiled.Paths`."""
+        if x_BTD.size(1) > 1 or cache not in paths.of:
+            module = kernels()
+            paths.take(cache, module if module is not None and self._is_ready(module) else None)
+        else:
+            paths.take(cache, paths.of[cache])
+        return paths.of[cache]
+
+    def _is_ready(self, module: ModuleType) -> bool:
+        """Return whether the kernels are compiled for the weights of this stack; those that are not, are then being compiled."""
+        known = {step.kind: step for step in self._steps(module) if step.arrays is not None}
+        waiting = [step for step in known.values() if not step.is_ready(module)]  # all are asked for at once
+        return not waiting
+
+    def _steps(self, module: ModuleType) -> Sequence[LayerStep]:
+        """Return the steps of all layers, made if they are not."""
+        blocks = list(self.layers)
+        if len(self.steps) != len(blocks):
+            self.steps = [LayerStep(self.config) for _ in blocks]
+        for step, block in zip(self.steps, blocks, strict=True):
+            step.follow(block, module)
+        return self.steps
 
     def _run_steps(
         self, x_BTD: Tensor, flow: Flow, numbers: range, module: ModuleType
@@ -109,8 +144,7 @@ class LayerStep:
     def __call__(
         self, block: nn.Module, x_BTD: Tensor, layer: int, flow: Flow, views: Views, module: ModuleType
     ) -> Tensor | None:
-        if not self._is_current(block):
-            self._make(block, module)
+        self.follow(block, module)
         if self.arrays is None or any(self.hooks) or "forward" in vars(block):
             return None
         assert flow.cache is not None
@@ -130,6 +164,27 @@ class LayerStep:
             self.arrays, _turn(views, flow, layer), seen, encoder or seen, as_array(x_BTD)[:, 0], y_BTD.numpy()[:, 0]
         )
         return y_BTD
+
+    def follow(self, block: nn.Module, module: ModuleType) -> None:
+        """View the weights that the layer has now."""
+        if not self._is_current(block):
+            self._make(block, module)
+
+    @property
+    def kind(self) -> tuple[torch.dtype, ...]:
+        """What the kernel is compiled for: the types of the weights."""
+        return tuple(x.dtype for x, _ in self.tensors if x is not None)
+
+    def is_ready(self, module: ModuleType) -> bool:
+        """Return whether the kernels are compiled for this layer; else they are being compiled from here on."""
+        x_RD = np.zeros((1, self.config.hidden_size), np.float32)
+        keys = np.zeros((1, 1, 0, 1), np.float32)
+        seen = keys, keys, keys, keys, 0, NO_BIAS
+        matrix = self.arrays[2][0]
+        layer = ready(module.run_layer, self.arrays, NO_TURN, seen, seen, x_RD, x_RD)
+        of_blocks = quantised() if matrix[0].dtype == np.int64 else None
+        multiply = module.multiply if of_blocks is None else of_blocks.multiply_blocks
+        return ready(multiply, *matrix, x_RD, x_RD, 0, 0) and layer
 
     def _is_current(self, block: nn.Module) -> bool:
         """Return whether the views are still of the weights that the layer has."""
@@ -191,7 +246,7 @@ def _is_ours(block: nn.Module) -> bool:
 
 
 def _is_usual(x_BTD: Tensor, flow: Flow) -> bool:
-    few = x_BTD.size(1) == 1 and x_BTD.size(0) <= FEW_ROWS
+    few = flow.length == 1 and x_BTD.size(0) <= FEW_ROWS
     asked = flow.output_attentions or flow.head_mask_LH is not None or flow.cross_head_mask_LH is not None
     gradient = x_BTD.requires_grad and torch.is_grad_enabled()
     return few and not asked and not gradient and x_BTD.dtype == torch.float32 and x_BTD.device.type == "cpu"

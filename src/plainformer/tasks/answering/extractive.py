@@ -99,7 +99,7 @@ class QuestionAnswering(TwoPartTask):
 
     def predict(self, encoded: Questions, options: QuestionAnsweringOptions) -> Tensor:
         """Start and end logits of all windows, (N, T, 2)."""
-        return self.logits_of(encoded.batch)
+        return self.logits_of(encoded.batch, wide=True)
 
     def decode(
         self, encoded: Questions, predicted: Tensor, options: QuestionAnsweringOptions

@@ -82,14 +82,20 @@ class CtcSpeechRecognition(AudioTask):
     def decode(self, encoded: AudioBatch, predicted: list[Heard], options: CtcOptions) -> list[Transcription]:
         results = []
         for one in predicted:
-            best, *others = [self._transcription(one.frames_TV, each, options.timestamps) for each in one.hypotheses]
+            best, *others = [self._transcription(one.frames_TV, each, options) for each in one.hypotheses]
             results.append(Transcription(**{**vars(best), "alternatives": tuple(others)}))
         return results
 
-    def _transcription(self, frames_TV: Frames, one: Hypothesis, timestamps: bool) -> Transcription:
-        segments = self._segments(frames_TV, one.ids) if timestamps else None
-        text = self.vocabulary.written(one.ids)
-        return Transcription(text, token_ids=tuple(one.ids), score=one.score, segments=segments)
+    def _transcription(self, frames_TV: Frames, one: Hypothesis, options: CtcOptions) -> Transcription:
+        timed = options.timestamps or options.word_timestamps
+        found = self._segments(frames_TV, one.ids) if timed else None
+        return Transcription(
+            self.vocabulary.written(one.ids),
+            token_ids=tuple(one.ids),
+            score=one.score,
+            segments=found if options.timestamps else None,
+            words=found if options.word_timestamps else None,
+        )
 
     def _segments(self, frames_TV: Frames, ids: Sequence[int]) -> tuple[Segment, ...]:
         """Return the words, from the beginning of each one's first frame to the end of its last."""

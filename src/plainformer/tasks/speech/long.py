@@ -20,6 +20,7 @@ from torch import Tensor
 from plainformer.generation.search import generate
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
+from plainformer.tasks.speech.alignment import Aligner
 from plainformer.tasks.speech.fallback import LOW_TEMPERATURE, Attempt, Attempted, LogProbabilities, Thresholds, seed_of
 
 _progress = logging.getLogger("plainformer.progress")
@@ -28,11 +29,12 @@ FRAMES_A_TIMESTAMP = 2  # the second of the encoder's convolutions takes every o
 
 @dataclass(frozen=True)
 class TokenSegment:
-    """Tokens, timestamps among them, between two frames of the clip."""
+    """Tokens, timestamps among them, between two frames of the clip; `times`: the frame of each, where words' are wanted."""
 
     start: int
     end: int
     ids: tuple[int, ...]
+    times: tuple[int, ...] = ()
 
 
 @dataclass
@@ -40,13 +42,15 @@ class LongClip:
     """The state of a clip that is being transcribed.
 
     Attributes:
-        spectrogram: (M, T), the whole. start: start tokens of every window's decoder prompt; known after the first.
+        spectrogram: (M, T), the whole, padded to a window. sound: frames of it that are not padding.
+        start: start tokens of every window's decoder prompt; known after the first.
         seek: the frame that the next window begins at. windows: how many are done.
         conditioned: whether the next window is written after the text before it.
         segments, log_probabilities, reasons: final ones, and why each window ended.
     """
 
     spectrogram: Tensor
+    sound: int
     seed: int | None = None
     conditioned: bool = False
     start: list[int] = field(default_factory=list)
@@ -87,6 +91,7 @@ class LongSpeech:
         conditioned: whether a window is written after the text before it, if that was sampled at less than 0.5.
         previous_id: <|startofprev|>, before such text; None where the vocabulary has no such token.
         eos_ids: tokens that end a text.
+        aligner: finds when each token was said; None where nobody asks.
     """
 
     model: Transformer
@@ -97,6 +102,7 @@ class LongSpeech:
     eos_ids: tuple[int, ...]
     conditioned: bool = False
     previous_id: int | None = None
+    aligner: Aligner | None = None
 
     @property
     def positions(self) -> int:
@@ -116,32 +122,52 @@ class LongSpeech:
             if not active[0].windows:
                 for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start
-            silences, texts = self._write(active, encoder_output)
-            for clip, silence, written in zip(active, silences, texts, strict=True):
-                self._settle(clip, written, self.thresholds.is_silence(written, silence))
+            prompts = [self._prompt(clip) for clip in active]
+            silences, texts = self._write(active, prompts, encoder_output)
+            times = self._times(active, prompts, texts, encoder_output)
+            for clip, silence, written, own in zip(active, silences, texts, times, strict=True):
+                self._settle(clip, written, own, self.thresholds.is_silence(written, silence))
 
-    def _settle(self, clip: LongClip, written: Attempted, is_silent: bool) -> None:
+    def _times(
+        self,
+        clips: Sequence[LongClip],
+        prompts: Sequence[list[int]],
+        texts: Sequence[Attempted],
+        encoder_output: StackOutput,
+    ) -> list[tuple[int, ...]]:
+        """Return for each window the frame of the clip at which each of its tokens begins, where they are wanted."""
+        if self.aligner is None:
+            return [()] * len(clips)
+        heard = [(clip.sound - clip.seek) // FRAMES_A_TIMESTAMP for clip in clips]
+        found = self.aligner.positions(encoder_output, prompts, [written.ids for written in texts], heard)
+        rows = zip(clips, found, strict=True)
+        return [tuple(clip.seek + FRAMES_A_TIMESTAMP * place for place in own) for clip, own in rows]
+
+    def _settle(self, clip: LongClip, written: Attempted, times: tuple[int, ...], is_silent: bool) -> None:
         """Add a window's final segments to its clip, and move to the next window."""
-        own = clip.left(self.frames)
+        left = clip.left(self.frames)
         clip.windows += 1
         clip.conditioned = self.conditioned and written.temperature < LOW_TEMPERATURE
         if is_silent:
-            clip.seek += own
+            clip.seek += left
             return
         ids = written.ids[:-1] if written.ids and written.ids[-1] in self.eos_ids else written.ids
-        segments, advance = cut_window(ids, self.first_timestamp, own)
+        segments, advance = cut_window(ids, self.first_timestamp, left)
+        settled = 0
         for segment in segments:
-            clip.segments.append(TokenSegment(clip.seek + segment.start, clip.seek + segment.end, segment.ids))
-        settled = sum(len(segment.ids) for segment in segments)
+            own = times[settled : settled + len(segment.ids)]
+            clip.segments.append(TokenSegment(clip.seek + segment.start, clip.seek + segment.end, segment.ids, own))
+            settled += len(segment.ids)
         clip.log_probabilities += (written.log_probabilities or ())[:settled]
         clip.reasons.append(written.reason)
         clip.seek += advance
 
     # ---- one window of each clip ----------------------------------------------------------------------------------
 
-    def _write(self, clips: Sequence[LongClip], encoder_output: StackOutput) -> tuple[list[float], list[Attempted]]:
+    def _write(
+        self, clips: Sequence[LongClip], prompts: list[list[int]], encoder_output: StackOutput
+    ) -> tuple[list[float], list[Attempted]]:
         """Return for each clip's window the probability of silence, and the last attempt."""
-        prompts = [self._prompt(clip) for clip in clips]
         silences = self._silences(clips, prompts, encoder_output)
         texts: dict[int, Attempted] = {}
         left = list(range(len(clips)))

@@ -12,7 +12,7 @@ from plainformer.config.options import NotTyped, flag, number, opt, option, whol
 from plainformer.config.values import check_number, no_effect, read_text
 from plainformer.errors import UsageError, a_type
 from plainformer.generation.options import SAMPLERS, SAMPLING, SHAPING
-from plainformer.tasks.options import TextOptions
+from plainformer.tasks.options import BATCH_SIZE, TextOptions
 from plainformer.tasks.writing.options import WritingOptions
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def _ngram_of(path: str) -> NgramModel:
 class AudioOptions(TextOptions):
     """Options of all tasks that read recordings. `truncate` keeps what a model of limited hearing can take."""
 
+    batch_size: int = option(
+        BATCH_SIZE, help="Recordings that run at once; 1 answers each as it is read.", check=whole(1)
+    )
     sampling_rate: int | None = option(None, help="Of plain arrays, in hertz.", check=whole(1), typed=NotTyped)
 
 
@@ -72,6 +75,7 @@ class CtcOptions(AudioOptions):
     num_return_sequences: all but the best text are its `alternatives`.
     min_token_logprob, max_beam_gap: see `prefix_beam_search`.
     timestamps: True also says when each word was said (`segments`), by the likeliest alignment of the text.
+    word_timestamps: the same, as `words`.
     """
 
     beam_width: int | None = option(None, help="Prefix beam search (CTC).", check=whole(1))
@@ -85,6 +89,7 @@ class CtcOptions(AudioOptions):
     min_token_logprob: float | None = option(None, help="Least log-probability of a token (CTC).", check=_real)
     max_beam_gap: float | None = option(None, help="Drop beams that score less than the best by more.", check=_real)
     timestamps: bool = option(False, help="Say when each part was said.", check=flag())
+    word_timestamps: bool = option(False, help="Say when each word was said.", check=flag())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +134,7 @@ class SpeechOptions(AudioOptions, WritingOptions):
 
     language: "en" or "english"; if not given, a multilingual model detects it in the first window.
     timestamps: True also says when each part was said (`segments`, without those of no words).
+    word_timestamps: True also says when each word was said (`words`), by the heads of the model that follow the sound.
     condition_on_previous_text: True writes each window after the text before it; default: the checkpoint's
         `condition_on_prev_tokens`, else False.
     temperature: a list is of those to try, the next where a text is bad: 0.0 takes the likeliest tokens, more samples.
@@ -142,6 +148,7 @@ class SpeechOptions(AudioOptions, WritingOptions):
     )
     task: str | None = option(None, help="transcribe, or translate into English.", flag="speech_task", typed=str)
     timestamps: bool = option(False, help="Say when each part was said.", check=flag())
+    word_timestamps: bool = option(False, help="Say when each word was said.", check=flag())
     condition_on_previous_text: bool | None = option(None, help="Write a window after the text before.", check=flag())
     temperature: float | Sequence[float] | None = option(
         None, help="Sampling: below 1 sharpens the distribution, above 1 flattens it; a list is tried in turn.",

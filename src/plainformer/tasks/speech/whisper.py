@@ -22,10 +22,12 @@ from plainformer.tasks.calls import media_called_with
 from plainformer.tasks.html import continued, table
 from plainformer.tasks.media import PREPROCESSOR_FILES, AudioTask
 from plainformer.tasks.results import Result
+from plainformer.tasks.speech.alignment import Aligner
 from plainformer.tasks.speech.fallback import THRESHOLDS, Attempt, Thresholds
 from plainformer.tasks.speech.long import LongClip, LongSpeech, TokenSegment
 from plainformer.tasks.speech.options import SpeechOptions
 from plainformer.tasks.speech.prompt import SpeechPrompt
+from plainformer.tasks.speech.words import split_words
 from plainformer.tasks.writing.answers import answer_lines, without_missing
 from plainformer.tasks.writing.base import GeneratingTask, W, prepares_with
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
@@ -47,8 +49,8 @@ class Transcription(Result):
     """What was said.
 
     Attributes:
-        segments: with `timestamps=True`. alternatives: further transcriptions, with `num_return_sequences` or
-            `num_alternatives`.
+        segments: with `timestamps=True`. words: with `word_timestamps=True`.
+        alternatives: further transcriptions, with `num_return_sequences` or `num_alternatives`.
         token_ids: of the text; of Whisper with its end token and timestamps.
         language: by its code: detected, or named by the call or the checkpoint (Whisper).
         stop_reason, stop_string, log_probability, log_probabilities: as in `answers.Answer` (Whisper).
@@ -66,19 +68,25 @@ class Transcription(Result):
     score: float | None = None
     segments: tuple[Segment, ...] | None = None
     alternatives: tuple[Transcription, ...] = ()
+    words: tuple[Segment, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without what was not asked for or does not apply."""
         return without_missing(super().to_dict())
 
     def lines(self) -> list[str]:
-        """Return the text, or its parts with their times; of several answers each, with its number and score."""
-        if self.segments is None:
+        """Return the text, or its words or parts with their times; of several answers each, with its number and score."""
+        if self.timed is None:
             return answer_lines(self)
-        return [f"[{part.start:.2f} - {part.end:.2f}] {part.text}" for part in self.segments]
+        return [f"[{part.start:.2f} - {part.end:.2f}] {part.text}" for part in self.timed]
+
+    @property
+    def timed(self) -> tuple[Segment, ...] | None:
+        """The words with their times, else the parts; None where no times were asked for."""
+        return self.segments if self.words is None else self.words
 
     def _repr_html_(self) -> str:
-        return continued("", self.text) if self.segments is None else table([vars(part) for part in self.segments])
+        return continued("", self.text) if self.timed is None else table([vars(part) for part in self.timed])
 
 
 @dataclass(frozen=True)
@@ -132,20 +140,26 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         """Decode short clips at once; longer ones, or with timestamps or retries, window by window."""
         assert isinstance(self.processor, MelProcessor) and encoded.input_features is not None
         clips = encoded.whole or tuple(encoded.input_features)
+        sounds: list[int] = encoded.attention_mask.sum(-1).tolist()
         is_long = [clip.size(1) > self.processor.window_frames for clip in clips]
         thresholds = self._thresholds(options)
         again = thresholds.any() or options.temperatures is not None
+        wanted = options.timestamps or options.word_timestamps
+        aligner = (
+            Aligner.read(self.model, self.settings.values, self.config.source) if options.word_timestamps else None
+        )
         found: dict[int, Transcript] = {}
         for timed in (True, False):
-            places = [place for place, long in enumerate(is_long) if (long or options.timestamps) is timed]
+            places = [place for place, long in enumerate(is_long) if (long or wanted) is timed]
             if not places:
                 continue
             own = options.of_rows(places)
             begin = partial(self._begin, own, timed)
             if timed or again:
                 attempts = self._attempts(own, timed, any(is_long), thresholds)
-                speech = self._long_speech(attempts, thresholds, own.condition_on_previous_text)
-                written = self._by_windows(speech, [clips[place] for place in places], begin, own.seed)
+                speech = self._long_speech(attempts, thresholds, own.condition_on_previous_text, aligner)
+                heard = [clips[place].size(1) if is_long[place] else sounds[place] for place in places]
+                written = self._by_windows(speech, [clips[place] for place in places], heard, begin, own.seed)
             else:
                 written = self._at_once(encoded.input_features[places], begin, own)
             found.update(zip(places, written, strict=True))
@@ -160,7 +174,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         if encoded.whole is not None:
             what = "the recording is longer than one window of the model"
             raise InputError(what, f"cut it, or give {opt('truncate', True)}")
-        windowed = next((n for n in ("timestamps", *THRESHOLDS) if n in options.given), None)
+        windowed = next((n for n in ("timestamps", "word_timestamps", *THRESHOLDS) if n in options.given), None)
         if windowed is not None or options.temperatures is not None:
             raise UsageError(f"{opt(windowed or 'temperature')} is for reading window by window", "leave it out")
         engine = self._engine(options)
@@ -220,10 +234,15 @@ class SpeechRecognition(AudioTask, GeneratingTask):
     # ---- by windows -----------------------------------------------------------------------------------------------
 
     def _by_windows(
-        self, speech: LongSpeech, spectrograms: Sequence[Tensor], begin: Begin, seed: int | Sequence[int] | None
+        self,
+        speech: LongSpeech,
+        spectrograms: Sequence[Tensor],
+        heard: Sequence[int],
+        begin: Begin,
+        seed: int | Sequence[int] | None,
     ) -> list[Transcript]:
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(spectrograms)
-        clips = [LongClip(whole, own) for whole, own in zip(spectrograms, seeds, strict=True)]
+        clips = [LongClip(*each) for each in zip(spectrograms, heard, seeds, strict=True)]
         speech.read(clips, begin)
         rows = []
         for clip in clips:
@@ -235,7 +254,13 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             rows.append(found)
         return rows
 
-    def _long_speech(self, attempts: Sequence[Attempt], thresholds: Thresholds, conditioned: bool | None) -> LongSpeech:
+    def _long_speech(
+        self,
+        attempts: Sequence[Attempt],
+        thresholds: Thresholds,
+        conditioned: bool | None,
+        aligner: Aligner | None,
+    ) -> LongSpeech:
         assert isinstance(self.processor, MelProcessor)
         last = self.prompt.no_timestamps_id
         if last is None and thresholds.no_speech is not None:
@@ -249,6 +274,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             tuple(attempts[0].options.eos_ids or ()),
             bool(self.settings.values.get("condition_on_prev_tokens")) if conditioned is None else conditioned,
             self.prompt.previous_id,
+            aligner,
         )
 
     def _attempts(self, options: SpeechOptions, timed: bool, is_long: bool, thresholds: Thresholds) -> list[Attempt]:
@@ -256,7 +282,8 @@ class SpeechRecognition(AudioTask, GeneratingTask):
         for name in (*CONSTRAINTS, "stop"):
             if getattr(options, name) is not None:
                 why = ", which a clip of more than one window needs," if is_long else ""
-                what = f"{opt(name)} and {opt('timestamps')}{why} exclude each other"
+                times = "word_timestamps" if options.word_timestamps else "timestamps"
+                what = f"{opt(name)} and {opt(times)}{why} exclude each other"
                 raise UsageError(what, "leave one of them out")
         for name in ("num_return_sequences", "num_alternatives"):
             if getattr(options, name) != 1:
@@ -312,6 +339,7 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             one.score,
             self._segments(one.segments) if options.timestamps else None,
             tuple(self._transcription(other, options) for other in one.alternatives),
+            self._words(one) if options.word_timestamps else None,
         )
 
     def text_of(self, ids: Sequence[int]) -> str:
@@ -329,3 +357,23 @@ class SpeechRecognition(AudioTask, GeneratingTask):
             for one, text in texts
             if text
         )
+
+    def _words(self, one: Transcript) -> tuple[Segment, ...]:
+        """Return the words, each from the time of the token before it to that of its last: a token's time is its end."""
+        assert isinstance(self.processor, MelProcessor)
+        seconds, before, found = self.processor.hop_length / self.processor.sampling_rate, 0, []
+        for segment in one.segments:
+            starts = (before, *segment.times[:-1])
+            before = segment.times[-1] if segment.times else before
+            places = [place for place, i in enumerate(segment.ids) if self._is_text(i)]
+            for word in split_words([segment.ids[place] for place in places], self.tokenizer.decode, one.language):
+                own = [places[place] for place in word.places]
+                start, end = round(starts[own[0]] * seconds, 2), round(segment.times[own[-1]] * seconds, 2)
+                if word.text.strip():
+                    found.append(Segment(start, end, word.text.strip()))
+        return tuple(found)
+
+    def _is_text(self, i: int) -> bool:
+        last = self.prompt.no_timestamps_id
+        known = self.tokenizer.id_to_token(i) is not None and i not in self.tokenizer.special_ids
+        return known and (last is None or i <= last)

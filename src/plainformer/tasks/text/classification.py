@@ -85,8 +85,7 @@ class TextClassification(Task):
 
     def predict(self, encoded: TextBatch, options: TextOptions) -> Tensor:
         """Logits, (B, C)."""
-        logits: Tensor = self.model(**self.model_inputs(encoded), only_logits=True).logits
-        return logits
+        return self.logits_of(encoded)
 
     def decode(self, encoded: TextBatch, predicted: Tensor, options: TextOptions) -> list[Classification]:
         return classify(predicted, self.config)

@@ -11,6 +11,7 @@ from torch import Tensor
 from plainformer.errors import UsageError, did_you_mean, opt
 from plainformer.inputs.text.vocabulary import lower_first
 from plainformer.tasks.embeddings import Embedding, EmbeddingTask, embeds_with
+from plainformer.tasks.rows import by_tokens
 from plainformer.tasks.text.options import FeatureExtractionOptions, read_poolings
 from plainformer.tasks.text.pooling import pool
 from plainformer.tasks.text.sentence_files import LayerNorm, SentenceFiles, read_sentence_files
@@ -53,8 +54,11 @@ class FeatureExtraction(EmbeddingTask):
 
     def predict(self, encoded: TextBatch, options: FeatureExtractionOptions) -> Tensor:
         """Vectors, (B, D)."""
+        return by_tokens(self.model_inputs(encoded), lambda rows: self._embedded(rows, options))
+
+    def _embedded(self, inputs: dict[str, Tensor], options: FeatureExtractionOptions) -> Tensor:
+        """Return the vectors, (B, D), of rows that run at once."""
         names = read_poolings(options.pooling or self.pooling)
-        inputs = self.model_inputs(encoded)
         states, pooler_BD = self._run_model(inputs, "pooler" in names)
         real_BT = inputs["attention_mask"].bool()
         pooled_BT = self._pooled(real_BT, self.prompt_text(options))

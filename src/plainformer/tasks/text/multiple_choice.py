@@ -14,6 +14,7 @@ from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import bars
 from plainformer.tasks.options import TextOptions
 from plainformer.tasks.results import Result
+from plainformer.tasks.rows import by_tokens
 
 if TYPE_CHECKING:
     from plainformer.inputs.text.tokenizer import TextBatch
@@ -67,9 +68,13 @@ class MultipleChoice(TwoPartTask):
 
         Every choice is scored by itself, so the batch's choices pass as those of one prompt, however many each has.
         """
-        inputs = {name: value[None] for name, value in self.model_inputs(encoded[1]).items()}
-        logits: Tensor = self.model(**inputs, only_logits=True).logits
-        return logits[0].float()
+
+        def run(rows: dict[str, Tensor]) -> Tensor:
+            one = {name: value[None] for name, value in rows.items()}
+            logits: Tensor = self.model(**one, only_logits=True).logits
+            return logits[0].float()
+
+        return by_tokens(self.model_inputs(encoded[1]), run)
 
     def decode(
         self, encoded: tuple[list[tuple[str, ...]], TextBatch], predicted: Tensor, options: TextOptions

@@ -136,7 +136,7 @@ class TokenClassification(Task):
 
     def predict(self, encoded: Windows, options: TokenClassificationOptions) -> Tensor:
         """Probabilities of the labels, (B, T, C), a row for each window."""
-        return self.logits_of(encoded.batch).softmax(-1)
+        return self.logits_of(encoded.batch, wide=True).softmax(-1)
 
     def decode(self, encoded: Windows, predicted: Tensor, options: TokenClassificationOptions) -> list[Spans]:
         batch, how = encoded.batch, self._aggregation(options)

@@ -1,0 +1,61 @@
+"""How kernels are compiled: Numba's options, in one place, and what is said where nothing can be kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def say_not_kept(cause: str) -> None:
+    """Warn, once a process, that what Numba compiles is lost at its end."""
+    log.warning(
+        "compiled kernels cannot be kept on disk (%s), so each process spends about 10 s compiling them again; "
+        "set NUMBA_CACHE_DIR to a folder that can be written to",
+        cause,
+    )
+
+
+def compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
+    """Return `numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
+    # Of what Numba may do in parallel, only `prange`: looking for the rest takes seconds at each compilation.
+    others = ("reduction", "inplace_binop", "stencil", "comprehension", "setitem", "numpy", "fusion")
+    options: dict[str, Any] = {
+        "parallel": {"prange": True, **dict.fromkeys(others, False)} if parallel else False,
+        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+        "error_model": "numpy",
+        "nogil": True,
+        # What is called by kernels alone needs no wrapper that Python could call it through.
+        "no_cpython_wrapper": inner,
+        "no_cfunc_wrapper": True,
+    }
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return _stamped(numba.njit(cache=True, **options)(function))
+        except RuntimeError:
+            say_not_kept("neither the package's folder nor the user's cache folder can be written to")
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+def _stamped(kernel: Any) -> Any:
+    """Let what is kept on disk be good for these very files: Numba looks at the one file that a function is in, and not at others."""
+    file: Any = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if hasattr(file, "_source_stamp"):
+        file._source_stamp = _stamp()
+    return kernel
+
+
+@functools.cache
+def _stamp() -> tuple[float, int]:
+    found = [file.stat() for file in Path(__file__).parent.glob("*.py")]
+    return max(file.st_mtime for file in found), sum(file.st_size for file in found)
