@@ -282,12 +282,17 @@ def load_model(
         ref: a local folder, a `.gguf` file, a bundled name or a Hub id.
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         make: makes the empty model of a configuration; `parallel.tensor.part_of` makes a rank's part of it.
-        dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
+        dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU. A decoder's GGUF matrices in
+            Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K blocks stay in them on a CPU, where nothing else is asked for: what
+            they are multiplied by is rounded to eight bits, one scale for 32 numbers (about 0.35 % of each product).
+            "fp32" makes them wide, and the answers exact.
         device: "cpu", "cuda", "cuda:1".
         backend: how linears compute on a CPU: "plain", "fused", "onednn", "compiled", or "auto": "compiled" for a decoder,
             otherwise what measures best for each shape; name one where the last bits must not differ between processes.
         quantize: "int8" rounds the weights of all linears to eight bits (fp32, CPU): a quarter of the memory, faster
-            token by token. The answers change a little, and the model can no longer be saved or trained.
+            token by token. "int4" rounds them to four, 32 with a scale and a minimum (the scores of words to eight), and
+            what they are multiplied by to eight: a sixth of the memory. The answers change a little, with "int4" more, and
+            the model can no longer be saved or trained.
         threads: how many compute on a CPU, for the whole process and from here on. None: OMP_NUM_THREADS, else the cores that
             this process may use: those it is bound to, and no more than its control group's quota gives time for.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.

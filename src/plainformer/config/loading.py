@@ -37,7 +37,10 @@ class LoadOptions(OptionSet):
     """How a checkpoint becomes a model."""
 
     dtype: str | torch.dtype | None = option(
-        None, help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.", check=_dtype, typed=str
+        None,
+        help="fp32, bf16 or fp16; default: fp32 on a CPU (a GGUF's blocks stay so), the checkpoint's own on a GPU.",
+        check=_dtype,
+        typed=str,
     )
     device: str | torch.device = option("cpu", help="cpu, cuda or cuda:N.", check=_device, typed=str)
     backend: str = option(
@@ -47,7 +50,7 @@ class LoadOptions(OptionSet):
     )
     quantize: str | None = option(
         None,
-        help="int8 or int4 rounds the weights of all linears to so many bits, and what they read to eight (fp32 on a CPU).",
+        help="int8 or int4 rounds the weights of all linears to so many bits (fp32 on a CPU): a quarter or a sixth of the memory.",
         check=one_of("int8", "int4"),
     )
     threads: int | None = option(

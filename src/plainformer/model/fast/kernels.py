@@ -121,16 +121,12 @@ def _outputs(job: Any, first: int, last: int) -> None:
 
 
 def product(*given: Any) -> None:
-    """Do as `multiply` for either kind of `Matrix`: chosen when a kernel is compiled, by the type of the weight."""
+    """Do as `multiply`, or for blocks as `quantised.multiply_blocks`: chosen when a kernel is compiled, by the weight's type."""
 
 
 @overload(product)
-def _product(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
-    if given[0].dtype != int64:
-        return lambda *given: multiply(*given)
-    from plainformer.model.fast.quantised import multiply_blocks
-
-    return lambda *given: multiply_blocks(*given)
+def _of_numbers(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
+    return None if given[0].dtype == int64 else lambda *given: multiply(*given)
 
 
 @compiled()

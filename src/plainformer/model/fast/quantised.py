@@ -20,9 +20,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import int64
+from numba.extending import overload
 
 from plainformer.model.fast.jit import compiled
-from plainformer.model.fast.kernels import Array, activate
+from plainformer.model.fast.kernels import Array, activate, product
 from plainformer.model.fast.lanes import (
     add_products,
     address_of,
@@ -250,6 +252,11 @@ def multiply_blocks(
     q_RI[0, 0] = 0  # until here it is needed, as are the others
     d_RB[0, 0] = 0
     sums_R2B[0, 0] = 0
+
+
+@overload(product)
+def _of_blocks(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
+    return (lambda *given: multiply_blocks(*given)) if given[0].dtype == int64 else None
 
 
 @compiled()
