@@ -33,6 +33,9 @@ def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     def prefill() -> None:
         model(ids, cache=pf.KeyValueCache(model.config, ids.size(0), ids.size(1)), logits_to_keep=1)
 
+    def answer() -> None:
+        pf.generate(model, ids, mask, max_new_tokens=1, eos_ids=())
+
     @torch.inference_mode()
     def encode() -> None:
         model(ids, mask)
@@ -40,7 +43,7 @@ def make_plainformer(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
     def generate() -> None:
         pf.generate(model, ids, max_new_tokens=job["new"], eos_ids=(), num_beams=job["beams"])
 
-    return {"prefill": prefill, "encode": encode, "generate": generate}[job.get("does", "generate")]
+    return {"prefill": prefill, "encode": encode, "answer": answer, "generate": generate}[job.get("does", "generate")]
 
 
 def make_transformers(folder: str, job: dict[str, Any]) -> Callable[[], Any]:
@@ -86,9 +89,10 @@ def main() -> None:
     engine, folder, job = sys.argv[1:]
     make = MAKE
     if "task" in json.loads(job):
+        import speech
         import task_engines
 
-        make = task_engines.MAKE
+        make = speech.MAKE if json.loads(job)["task"] in ("whisper", "ctc") else task_engines.MAKE
     run = make[engine](folder, json.loads(job))
     run()
     if make is MAKE:

@@ -195,6 +195,31 @@ def bench_first_token(folder: Path) -> list[Row | Missing]:
     return rows
 
 
+LENGTHS = (1000, 700, 400, 250, 120, 60, 30, 10)  # of the prompts of one batch
+
+
+def bench_long_prompts(folder: Path) -> list[Row | Missing]:
+    """A prompt of 4,000 tokens; and a batch of unequal ones, which pays for the real tokens alone."""
+    shape = "smollm2-135m"
+    reference_model(shape, folder)
+    job = {"ids": _ids(1, 4000), "new": 1, "beams": 1}
+    rows = versus(f"first token after 4,000, {shape}", folder, job, ("transformers", "llama.cpp"), rounds=3)
+    longest, ids = max(LENGTHS), _ids(len(LENGTHS), max(LENGTHS))
+    mask = [[0] * (longest - length) + [1] * length for length in LENGTHS]
+    batch = Engine("plainformer", folder, {"ids": ids, "mask": mask, "does": "answer", "new": 1, "beams": 1})
+    alone = [
+        Engine("plainformer", folder, {"ids": [row[-length:]], "does": "answer", "new": 1, "beams": 1})
+        for row, length in zip(ids, LENGTHS, strict=True)
+    ]
+    pairs = [(batch.seconds(), sum(engine.seconds() for engine in alone)) for _ in range(3)]
+    for engine in (batch, *alone):
+        engine.stop()
+    ours, apart = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    note = f"{sum(LENGTHS):,} real tokens of {longest * len(LENGTHS):,}; both sides are ours"
+    return [*rows, Row("a batch of unequal prompts against each alone", ours, apart, "s", ratio, note)]
+
+
 def bench_int8(folder: Path) -> list[Row | Missing]:
     """Ours against ours: `quantize="int8"` and fp32."""
     rows: list[Row | Missing] = []

@@ -17,6 +17,7 @@ PACKAGES = {
     "transformers": {"transformers": "transformers"},
     "CTranslate2": {"ctranslate2": "ctranslate2"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python"},
+    "faster-whisper": {"faster_whisper": "faster-whisper"},
     "sentence-transformers": {"sentence_transformers": "sentence-transformers"},
     "onnxruntime": {"onnxruntime": "onnxruntime", "onnxscript": "onnxscript", "onnx": "onnx"},
 }
@@ -78,7 +79,12 @@ def llama_cpp_run(folder: Path, ids: list[int], new: int) -> Callable[[], Any]:
     if not path.exists():
         write_llama_gguf(folder, path)
     engine = llama_cpp.Llama(
-        str(path), n_ctx=1280, n_threads=THREADS, n_threads_batch=THREADS, verbose=False, logits_all=False
+        str(path),
+        n_ctx=max(1280, len(ids) + new + 16),
+        n_threads=THREADS,
+        n_threads_batch=THREADS,
+        verbose=False,
+        logits_all=False,
     )
 
     def run() -> None:

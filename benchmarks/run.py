@@ -2,7 +2,7 @@
 
     python benchmarks/run.py [NAME...]
 
-Names: import load greedy batches seq2seq first-token int8 prefill encode memory tasks stream training.
+Names: import load greedy batches seq2seq first-token long-prompts int8 prefill encode memory tasks stream speech training.
 
 Both sides are measured in the same run, in turn; only the ratios travel to other machines. A peer that is not installed has
 rows that say so. `make bench` installs what it can.
@@ -24,8 +24,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import Missing, Row, paired, paired_processes, reference_model
-from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_seq2seq
+from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_long_prompts, bench_seq2seq
 from peers import PACKAGES
+from speech import bench_speech
 from tasks import bench_stream, bench_tasks
 from training import bench_training
 
@@ -154,12 +155,14 @@ BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "batches": bench_batches,
     "seq2seq": bench_seq2seq,
     "first-token": bench_first_token,
+    "long-prompts": bench_long_prompts,
     "int8": bench_int8,
     "prefill": bench_prefill,
     "encode": bench_encode,
     "memory": bench_memory,
     "tasks": bench_tasks,
     "stream": bench_stream,
+    "speech": bench_speech,
     "training": bench_training,
 }
 

@@ -1,14 +1,21 @@
 """Plainformer: load a transformer, run it, train it, measure it, and see every step.
 
-`load` a checkpoint and call it. Nothing happens at import: torch is imported when something needs it.
+`load` a checkpoint and call it. Nothing is computed at import: torch is imported when something needs it.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# GNU's OpenMP, which torch brings, reads this when it is loaded: how often a thread that waits looks, some 0.1 ms, before it
+# sleeps. By itself it looks for 10 ms, and on a busy machine the thread that it waits for has no core meanwhile.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # Public name → where it lives.
 _NAMES = {

@@ -83,7 +83,8 @@ def make_prompt(
         return Prompt(*left_align(input_ids, attention_mask))
     if encoder_output is not None and (input_ids is not None or attention_mask is not None or encoder_inputs):
         raise UsageError("encoder_output and inputs of the encoder exclude each other", "pass one of them")
-    encoded = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
+    with torch.no_grad():
+        encoded = encoder_output or model.encode(input_ids, attention_mask, **encoder_inputs)
     start = _decoder_start(model, decoder_input_ids, encoded.last_hidden_state)
     return Prompt(start, None, encoded, input_ids, attention_mask.bool() if attention_mask is not None else None)
 

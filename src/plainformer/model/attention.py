@@ -111,6 +111,7 @@ class Flow:
         packing: what rows of a padded batch were packed by, which are `documents` then; None where nothing was.
         cache: holds earlier positions; None in training, and where nothing is cached.
         encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
+        encoder_kept: its keys and values by layer, kept beyond this call; see `StackOutput.kept`.
         relative: the table of relative positions, of models whose scores depend on it.
         only: a layer (the last), and the positions that are wanted of its output; that layer leaves out the others.
     """
@@ -124,6 +125,7 @@ class Flow:
     cache: Cache | None = None
     encoder_BSD: Tensor | None = None
     encoder_mask: Mask = field(default_factory=Mask)
+    encoder_kept: dict[int, tuple[Tensor, Tensor]] | None = None
     head_mask_LH: Tensor | None = None
     cross_head_mask_LH: Tensor | None = None
     relative: Tensor | None = None
@@ -421,6 +423,10 @@ class CrossAttention(Heads):
     def keys_and_values(self, layer: int, flow: Flow) -> tuple[Tensor, Tensor]:
         """Return those of the encoder's output, (B, H, S, E): from the cache, computed only for what it does not hold."""
         kept = flow.cache.cross(layer) if flow.cache is not None else None
+        if kept is None and flow.encoder_kept is not None:
+            kept = flow.encoder_kept.get(layer)
+            if kept is not None and flow.cache is not None:
+                flow.cache.store_cross(layer, *kept)
         held = kept[0].size(2) if kept is not None else 0
         if kept is not None and (flow.encoder_BSD is None or flow.encoder_BSD.size(1) == held):
             return kept
@@ -434,8 +440,11 @@ class CrossAttention(Heads):
         k_BHSE, v_BHSE = split_heads(k_BSD, self.heads), split_heads(v_BSD, self.heads)
         if kept is not None:
             k_BHSE, v_BHSE = torch.cat((kept[0], k_BHSE), dim=2), torch.cat((kept[1], v_BHSE), dim=2)
-        if flow.cache is not None:
+        if flow.cache is not None or flow.encoder_kept is not None:
             # Contiguous for each head: every later step reads them whole.
             k_BHSE, v_BHSE = k_BHSE.contiguous(), v_BHSE.contiguous()
+        if flow.cache is not None:
             flow.cache.store_cross(layer, k_BHSE, v_BHSE)
+        if flow.encoder_kept is not None:
+            flow.encoder_kept[layer] = k_BHSE, v_BHSE
         return k_BHSE, v_BHSE

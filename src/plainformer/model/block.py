@@ -37,6 +37,10 @@ from plainformer.model.dropout import Draws, drop
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 
+# Of more rows than this, an inference on a CPU computes one part after the other: activations that stay in the processor's
+# cache, in memory that is used again, not in fresh pages.
+ROWS_AT_ONCE = 512
+
 
 class FeedForward(nn.Module):
     """The same small network at every position: down(act(up(x))), or down(act(gate(x)) * up(x)) (Shazeer 2020).
@@ -64,11 +68,18 @@ class FeedForward(nn.Module):
             self.network = self._plain
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if 0 < self.chunk_size < x_BTD.size(1):
+        rows, count = self._rows_at_once(x_BTD), x_BTD.shape[:-1].numel()
+        if rows < count:
             # Of rows in one piece: parts of each row would be copied, and the copies kept for the gradient.
-            chunks = x_BTD.flatten(0, 1).split(self.chunk_size * len(x_BTD))
+            chunks = x_BTD.flatten(0, 1).split(rows)
             return torch.cat([self.network(chunk) for chunk in chunks]).unflatten(0, x_BTD.shape[:2])
         return self.network(x_BTD)
+
+    def _rows_at_once(self, x_BTD: Tensor) -> int:
+        if 0 < self.chunk_size < x_BTD.size(1):
+            return self.chunk_size * len(x_BTD)
+        usual = self.chunk_size > 0 or self.training or torch.is_grad_enabled() or x_BTD.device.type != "cpu"
+        return x_BTD.shape[:-1].numel() if usual else ROWS_AT_ONCE
 
     def _plain(self, x_BTD: Tensor) -> Tensor:
         inner_BTF = drop(self.activation(self.up(x_BTD)), self.dropout.activation, self.training, self.draws)

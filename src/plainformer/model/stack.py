@@ -35,13 +35,18 @@ Came = Callable[[Reading], Tensor]  # gives the output of the layer before the f
 
 @dataclass
 class StackOutput:
-    """`hidden_states`: the frontend's output and every layer's, the last after the final norm; L + 1 of (B, T, D)."""
+    """`hidden_states`: the frontend's output and every layer's, the last after the final norm; L + 1 of (B, T, D).
+
+    `kept`: by layer, a decoder's keys and values of this encoder output, (B, H, S, E), for who decodes it more than once: {}
+    lets the first decoding fill it. None: each decoding computes its own.
+    """
 
     last_hidden_state: Tensor
     real_BT: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None
 
 
 def join_outputs(first: StackOutput, more: StackOutput) -> StackOutput:
@@ -192,7 +197,7 @@ class Stack(nn.Module):
             output_attentions=output_attentions,
         )
         if encoder_output is not None:
-            flow.encoder_BSD = encoder_output.last_hidden_state
+            flow.encoder_BSD, flow.encoder_kept = encoder_output.last_hidden_state, encoder_output.kept
             if encoder_output.real_BT is not None:
                 flow.encoder_mask = Mask(_additive(encoder_output.real_BT[:, None, None], x_BTD.dtype))
         if only is not None and self._can_leave_out(only, flow):

@@ -23,7 +23,8 @@ class Sizes:
 
     Attributes:
         rows: B; of multiple choice, rows times choices. length: T of tokens; of others see `positions`.
-        padded: whether rows differ in length. token_types: whether their ids are given.
+        padded: whether rows differ in length. packed: whether they then run without their padding, of which there may be
+            next to none. token_types: whether their ids are given.
         pixels: height and width; None: as the model was trained. samples, frames: N of a waveform, of a spectrogram.
         hidden: whether frames and features are hidden from the model (SpecAugment), of which kind.
         noise: whether noise is added to the token vectors.
@@ -32,6 +33,7 @@ class Sizes:
     rows: int
     length: int = 0
     padded: bool = False
+    packed: bool = False
     token_types: bool = False
     pixels: tuple[int, int] | None = None
     samples: int = 0
@@ -39,6 +41,10 @@ class Sizes:
     hidden_frames: bool = False
     hidden_features: bool = False
     noise: bool = False
+
+    def packs(self, stack: StackConfig) -> bool:
+        """Whether this stack runs without padding."""
+        return self.packed and not stack.cross_attention and stack.disentangled is None
 
     def positions(self, stack: StackConfig) -> int:
         """Return T, the vectors that the stack's layers read of each row."""
@@ -304,6 +310,8 @@ def masks(ops: Operations, stack: StackConfig, name: str, sizes: Sizes, embedded
     """Return each layer's mask; layers with equal windows share one."""
     causal, made, bias = stack.direction == "causal", {}, None
     length, real, width = sizes.positions(stack), embedded.real, embedded.x.width
+    if sizes.packs(stack):
+        real = None  # one mask for rows of every length
     with ops.named(MASKS):
         if stack.relative_bias is not None:
             weight = ops.weight(f"{name}.bias.weight", stack.relative_bias.buckets * stack.num_heads)

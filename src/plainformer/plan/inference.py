@@ -221,6 +221,8 @@ class _Plan:
     def __init__(self, here: Local, workload: Workload, loading: Loading) -> None:
         self.here, self.workload = here, workload
         self.backend, self.number = loading.backend, WIDTHS[loading.dtype or "fp32"]
+        # Rows that differ in length run without their padding, see `Stack._packing`.
+        self.packs = loading.mapped and workload.cache != "int8" and here.layout.pp == 1
         self.loaded: Loaded = weights(here.config, loading, here)
         self.weights = Item(WEIGHTS, self.loaded.bytes, self._note(workload.dtype or "fp32"))
         # Each rank has all words' scores.
@@ -265,7 +267,8 @@ class _Plan:
         samples = round(w.seconds * RATE) if isinstance(frontend, WaveFrontend) else 0
         frames = 2 * frontend.max_positions if isinstance(frontend, MelFrontend) else 0
         padded = padded and frontend.kind in ("tokens", "wave")
-        return Sizes(rows, length, padded, pixels=w.pixels, samples=samples, frames=frames)
+        packed = padded and self.packs
+        return Sizes(rows, length, padded, packed=packed, pixels=w.pixels, samples=samples, frames=frames)
 
     def _forward(self) -> dict[str, int]:
         """Return the parts of one pass of a model that does not generate."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.whisper import generation_whisper, tokenization_whisper
@@ -20,11 +22,12 @@ from tests.support import models as make
 from tests.support.media import CLIPS as WAVES
 from tests.support.media import RATE, noise
 from tests.support.models import long_whisper
-from tests.tasks.speech.test_long import EXTRACTOR, TRY
 
+EXTRACTOR = transformers.WhisperFeatureExtractor(feature_size=16)
+TRY = (0.0, 0.0, 0.0)  # greedy each time
 HEADS = [[0, 1], [1, 0], [1, 3]]
 SILENCE = {"array": np.zeros(4 * RATE, np.float32), "sampling_rate": RATE}
-CLIPS = [noise(70, 1), noise(12, 2), noise(31, 2), SILENCE]
+CLIPS = [noise(41, 1), noise(12, 2), SILENCE]
 
 
 def sharpened(folder: Path, **settings: Any) -> Any:
@@ -39,7 +42,7 @@ def sharpened(folder: Path, **settings: Any) -> Any:
 def theirs(model: Any, sound: dict[str, Any], **options: Any) -> list[tuple[list[int], list[int]]]:
     """The reference's segments of a clip by itself: tokens, and their times in hundredths of a second."""
     wave = sound["array"]
-    long = dict(truncation=False, padding="longest") if len(wave) > 30 * RATE else {}
+    long: dict[str, Any] = dict(truncation=False, padding="longest") if len(wave) > 30 * RATE else {}
     inputs = EXTRACTOR(wave, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True, **long)
     asked = dict(return_timestamps=True, return_segments=True, return_token_timestamps=True, num_beams=1)
     found = model.generate(**inputs, **asked, **options)
@@ -73,7 +76,7 @@ def test_times_of_tokens(weights: dict[str, Any], conditioned: bool, tmp_path: P
         assert within(sound, own) == within(sound, expected) != []
     assert found == [ours(task, [sound], language="de", condition_on_previous_text=conditioned)[0] for sound in CLIPS]
     times = [time for clip in found for _, own in clip for time in own]
-    assert len(set(times)) > 20 and max(times) > 3000
+    assert len(set(times)) > 5 and max(times) > 3000
 
 
 @torch.no_grad()
@@ -106,7 +109,7 @@ def test_words_and_segments_together(tmp_path: Path) -> None:
         assert "".join("".join(w.text for w in other.words).split()) == "".join(one.text.split())
         assert all(a.start <= a.end <= b.end for a, b in zip(other.words, other.words[1:], strict=False))
         assert other.lines() == [f"[{w.start:.2f} - {w.end:.2f}] {w.text}" for w in other.words]
-        assert json.dumps(each.to_dict()) and "words" not in one.to_dict()
+        assert json.dumps(each.to_dict()) and "words" not in one.to_dict() and "words" in each.to_dict()
         assert other._repr_html_() != one._repr_html_()
 
 
@@ -153,7 +156,7 @@ def test_words(parts: list[str], language: str | None) -> None:
         eos_token_id = 1000
 
         @staticmethod
-        def decode(ids: list[int], **_: Any) -> str:
+        def decode(ids: Sequence[int], **_: Any) -> str:
             return bytes(ids).decode(errors="replace")
 
     named = {"zh": "chinese", "en": "english", None: "english"}[language]

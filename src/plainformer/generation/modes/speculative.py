@@ -23,7 +23,7 @@ from plainformer.config import TokenFrontend
 from plainformer.errors import UsageError, a_type, opt
 from plainformer.generation.cache.cache import SLACK
 from plainformer.generation.draw import Draws, draw_tokens
-from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, log_probability_of, process
+from plainformer.generation.modes.token_loop import Rows, Watcher, all_banned, likeliest, log_probability_of, process
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.processors.context import Processor
 from plainformer.generation.prompt import Prompt
@@ -250,7 +250,7 @@ def _tokens(
 def _pick(scores_1V: Tensor, stream: random.Random | None) -> Tensor:
     """Return the likeliest token, or a drawn one: (1,)."""
     if stream is None:
-        return scores_1V.argmax(-1)
+        return likeliest(scores_1V)
     return draw_tokens(scores_1V, torch.tensor([stream.random()], dtype=torch.float64, device=scores_1V.device))
 
 

@@ -59,6 +59,16 @@ def process(
     return logits_RV
 
 
+def likeliest(logits_RV: Tensor) -> Tensor:
+    """Return each row's likeliest token, (R,); on a CPU by NumPy, in this thread.
+
+    Torch would wake its own threads, which then wait actively for milliseconds, on the cores that the kernels' want.
+    """
+    if logits_RV.device.type == "cpu" and logits_RV.dtype == torch.float32:
+        return torch.from_numpy(logits_RV.detach().numpy().argmax(-1))
+    return logits_RV.argmax(-1)
+
+
 @dataclass
 class Picker:
     """Picks a token for each row: the likeliest, or a drawn one.
@@ -76,7 +86,7 @@ class Picker:
             first_BV = logits_RV[:: session.copies]
             return first_BV.topk(session.copies, dim=-1).indices.flatten(), None
         if self.draws is None:
-            return logits_RV.argmax(-1), None
+            return likeliest(logits_RV), None
         uniform_R = self.draws.next(logits_RV.device)
         return draw_tokens(logits_RV, uniform_R), uniform_R
 

@@ -314,9 +314,11 @@ class MelProcessor:
         # Centred frames: the last one, at the end itself, is not among them.
         edge = self.n_fft // 2
         mirrored = torch.nn.functional.pad(padded[None], (edge, edge), mode="reflect")[0]
-        decibels_MF = torch.empty((self.n_mels, frames), dtype=torch.float32)
-        for start in range(0, frames, block):
-            stop = min(start + block, frames)
+        decibels_MF = torch.full((self.n_mels, frames), -10.0, dtype=torch.float32)
+        # Zeros have no power, and become the least that there is: no spectrum is needed of frames without any sound.
+        heard = frames if self.padding_value else min(frames, (len(wave) + edge) // hop + 1)
+        for start in range(0, heard, block):
+            stop = min(start + block, heard)
             part = mirrored[start * hop : (stop - 1) * hop + self.n_fft]
             spectrum = torch.stft(part, self.n_fft, hop, window=window, center=False, return_complex=True)
             decibels_MF[:, start:stop] = torch.clamp(self._filters @ (spectrum.abs() ** 2), min=1e-10).log10()

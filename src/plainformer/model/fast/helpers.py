@@ -1,7 +1,8 @@
 """The threads that help kernels with their loops (`parts.py`): as many as torch would use, less the one that calls.
 
-A helper that had to be waited for, because the machine gave its core to someone else, stays away for a while, twice as
-long each time in a row: on a busy machine the caller then goes on alone, and does not wait.
+A helper whose core the machine gives to someone else - it had to be waited for, or was interrupted for long - stays away for a
+while, twice as long each time in a row. On a busy machine the caller then goes on alone: it waits for nobody, and has the
+processor time that this program is due for itself.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ import atexit
 import os
 import threading
 import time
+from importlib import import_module
+from typing import Any
 
-from plainformer.model.fast.parts import HELPERS, SHARED, WORDS, serve
+from plainformer.model.fast.parts import HELPERS, IDLE, LATE, SHARED, WORDS, serve
 
-SHORTEST, LONGEST = 0.01, 1.0  # seconds that a helper stays away
+SHORTEST, LONGEST = 0.02, 2.0  # seconds that a helper stays away
+LEAST_SHARE = 0.6  # of a core's time: what a helper that was interrupted must have had, or the core is someone else's
 
+try:
+    resource: Any = import_module("resource")
+except ImportError:  # Windows
+    resource = None
 _threads: list[threading.Thread] = []
 _needed: list[threading.Event] = []  # of each helper
 _ending = threading.Event()
@@ -35,16 +43,25 @@ def want(count: int) -> None:
 
 def _help(number: int) -> None:
     away, needed, ending = SHORTEST, _needed[number], _ending
+    came = time.monotonic()
     while not ending.is_set():
-        start = time.monotonic()
-        if serve(number):
-            if time.monotonic() - start > 10 * away:
+        start, worked, interruptions = time.monotonic(), time.thread_time(), _interruptions()
+        outcome = serve(number)
+        end, worked = time.monotonic(), time.thread_time() - worked
+        short = _interruptions() > interruptions and worked < LEAST_SHARE * (end - start)
+        if outcome == LATE or short:
+            if end - came > 10 * away:
                 away = SHORTEST
             ending.wait(away)
-            away = min(2 * away, LONGEST)
-        else:
+            away, came = min(2 * away, LONGEST), time.monotonic()
+        elif outcome == IDLE:
             needed.clear()
             needed.wait()
+
+
+def _interruptions() -> int:
+    """Return how often this thread had to make room for another; 0 where the system does not say."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw if hasattr(resource, "RUSAGE_THREAD") else 0
 
 
 def _end() -> None:

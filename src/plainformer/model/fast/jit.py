@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,17 +41,30 @@ def compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[.
     }
 
     def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return _stamped(numba.njit(cache=True, **options)(function))
-        except RuntimeError:
-            say_not_kept("neither the package's folder nor the user's cache folder can be written to")
-            return numba.njit(**options)(function)
+        for place in (None, _temporary):
+            try:
+                if place is not None:
+                    say_not_kept("neither the package's folder nor the user's cache folder can be written to")
+                    config: Any = numba.config
+                    config.CACHE_DIR = place()
+                return _stamped(numba.njit(cache=True, **options)(function))
+            except (RuntimeError, OSError):
+                continue
+        return numba.njit(**options)(function)
 
     return decorate
 
 
+@functools.cache
+def _temporary() -> str:
+    """Return a folder that lasts as long as this process: another one may compile for it."""
+    folder = tempfile.mkdtemp(prefix="plainformer")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def _stamped(kernel: Any) -> Any:
-    """Let what is kept on disk be good for these very files: Numba looks at the one file that a function is in, and not at others."""
+    """Let what is kept on disk be good for these very files: Numba looks at the one that a function is in, and no further."""
     file: Any = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
     if hasattr(file, "_source_stamp"):
         file._source_stamp = _stamp()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -23,22 +24,12 @@ from numba.core import cgutils, types
 
 from plainformer.model.fast.jit import compiled
 
-intrinsic: Any = extending.intrinsic  # its own types have the first parameter, which callers do not give
+# Its own types have a first parameter that callers do not give.
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 # Words of the memory that threads share; those that different threads write are a cache line apart.
-CLAIM, DONE, OWNER, HELPERS, NAPS, TASK, JOB, COUNT, THREADS, HALVINGS, WORDS = (
-    0,
-    8,
-    16,
-    24,
-    32,
-    40,
-    41,
-    42,
-    43,
-    44,
-    48,
-)
+CLAIM, DONE, OWNER, HELPERS, NAPS = 0, 8, 16, 24, 32
+TASK, JOB, COUNT, THREADS, HALVINGS, WORDS = 40, 41, 42, 43, 44, 48
 WORD = ir.IntType(64)
 SHARED = (ctypes.c_int64 * WORDS)()
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(SHARED))  # a helper may look at it while Python takes modules apart
@@ -46,6 +37,9 @@ X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 # Looks at a word before a waiting thread sleeps: some 0.1 ms for helpers, which wait between loops, and 1 ms for the caller.
 HELPER_LOOKS, CALLER_LOOKS = (3_000, 30_000) if X86 else (30_000, 300_000)
+LOOPS = 300  # that a helper helps with, two tokens of a small model, before it looks how it fares
+IDLE, HELPED, LATE = 0, 1, 2
+NO_PARTS = 2**32 - 1
 HALVINGS_MOST = 4  # the last parts of two threads are 1/32 of a loop
 NAP = 50  # microseconds
 HELPER_NAPS = 200  # before a helper that nobody needed leaves the processor to others
@@ -190,7 +184,7 @@ def _take(claim: int) -> Any:
     """Work on parts of the published loop while there are any; return the word that says so. `claim`: the word as it was."""
     while True:
         task, job, count, threads, halvings = look(TASK), look(JOB), look(COUNT), look(THREADS), look(HALVINGS)
-        part = claim & 0xFFFFFFFF
+        part = claim & NO_PARTS
         if part >= threads * (halvings + 1):
             return claim
         # Only if this is still the loop that was looked at: from here on, it waits for this part.
@@ -213,6 +207,8 @@ def share(parts: Any, count: int, size: int) -> None:
     if count <= size or threads == 1 or not swap(OWNER, 0, 1):  # or the helpers are another caller's
         _call(task, job, 0, count)
         return
+    claim = ((look(CLAIM) >> 32) + 1) << 32
+    put(CLAIM, claim + NO_PARTS)  # first: else a helper may take a part of the last loop as this one's
     put(TASK, task)
     put(JOB, job)
     put(COUNT, count)
@@ -222,7 +218,6 @@ def share(parts: Any, count: int, size: int) -> None:
     put(THREADS, threads)
     put(HALVINGS, halvings)
     put(DONE, 0)
-    claim = ((look(CLAIM) >> 32) + 1) << 32
     put(CLAIM, claim)
     _take(claim)
     looks = 0
@@ -238,23 +233,26 @@ def share(parts: Any, count: int, size: int) -> None:
 
 @compiled(inner=False)
 def serve(helper: int) -> Any:
-    """Help with loops until there are none for a while, or helper number `helper` is not wanted: return 0.
+    """Help with loops until there are none for a while, or helper number `helper` is not wanted: return `IDLE`.
 
-    Return 1 when a caller had to sleep while this helper worked on a part: the machine has other work for its core.
+    Return `LATE` when a caller had to sleep while this helper worked on a part, and `HELPED` after some loops.
     """
-    looks, seen = 0, 0
+    looks, seen, loops = 0, 0, 0
     while helper < look(HELPERS):
         claim, naps = look(CLAIM), look(NAPS)
         taken = _take(claim)
         if look(NAPS) != naps:
-            return 1
+            return LATE
         if taken != seen:
             looks, seen = 0, taken
+            loops += 1
+            if loops > LOOPS:
+                return HELPED
         looks += 1
         if looks < HELPER_LOOKS:
             relax()
         elif looks < HELPER_LOOKS + HELPER_NAPS:
             nap()
         else:
-            return 0
-    return 0
+            return IDLE
+    return IDLE

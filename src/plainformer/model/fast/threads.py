@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -80,13 +80,3 @@ def _numbers(file: Path) -> list[int]:
     except OSError:
         return []
     return [int(word) for word in words if word.lstrip("-").isdigit()]
-
-
-def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what to add to an environment before torch is imported: how long its threads wait actively.
-
-    GNU's OpenMP lets a thread that has nothing to do occupy its core for milliseconds, and on a busy machine another thread
-    waits for that core.
-    """
-    known = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(environment)
-    return {} if known else {"GOMP_SPINCOUNT": "10000"}

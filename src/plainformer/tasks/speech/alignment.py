@@ -11,13 +11,13 @@ Shapes: B clips, T tokens, S positions of the encoder's output (20 ms), D hidden
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plainformer.config.values import is_whole
 from plainformer.errors import CheckpointError, UsageError, opt
@@ -97,11 +97,17 @@ class Aligner:
         ids_BT = torch.tensor([[*row, *[row[0]] * (longest - len(row))] for row in rows], device=self.model.device)
         stack = self.model.main
         blocks = {layer: stack.layers[stack.config.layer_ids[layer]] for layer, _ in self.heads}
-        watches = {layer: _Watch(block.cross) for layer, block in blocks.items()}
+        watches = {layer: _Watch(block.get_submodule("cross")) for layer, block in blocks.items()}
+        if encoder_output.kept is None:
+            encoder_output = replace(encoder_output, kept={})
+        assert encoder_output.kept is not None
+        keys = encoder_output.kept
         try:
             with torch.inference_mode():
                 self.model.states(decoder_input_ids=ids_BT, encoder_output=encoder_output)
-                by_layer = {layer: watch.probabilities(self._of(layer)) for layer, watch in watches.items()}
+                by_layer = {
+                    layer: watch.probabilities(keys[layer][0], self._of(layer)) for layer, watch in watches.items()
+                }
         finally:
             for watch in watches.values():
                 watch.remove()
@@ -126,22 +132,20 @@ def is_below(value: Any, limit: int) -> bool:
 
 
 class _Watch:
-    """Keeps the queries and keys of a layer's cross-attention while the decoder runs."""
+    """Keeps the queries of a layer's cross-attention while the decoder runs."""
 
-    def __init__(self, cross: CrossAttention) -> None:
-        self.cross, self.kept = cross, dict[str, Tensor]()
-        self.hooks = [cross.kv.register_forward_hook(self._keys), cross.q.register_forward_hook(self._queries)]
-
-    def _keys(self, _: Any, __: Any, output: tuple[Tensor, Tensor]) -> None:
-        self.kept["keys"] = output[0]
+    def __init__(self, cross: nn.Module) -> None:
+        assert isinstance(cross, CrossAttention)
+        self.cross, self.queries_BTD = cross, torch.empty(0)
+        self.hook = cross.q.register_forward_hook(self._queries)
 
     def _queries(self, _: Any, __: Any, output: Tensor) -> None:
-        self.kept["queries"] = output
+        self.queries_BTD = output
 
-    def probabilities(self, heads: list[int]) -> Tensor:
+    def probabilities(self, k_BHSE: Tensor, heads: list[int]) -> Tensor:
         """Return what some heads attended to, (B, n, T, S), fp32."""
         cross = self.cross
-        q_BHTE, k_BHSE = (split_heads(self.kept[name], cross.heads) for name in ("queries", "keys"))
+        q_BHTE = split_heads(self.queries_BTD, cross.heads)
         if cross.gather is None:
             q_BHTE, k_BHSE = q_BHTE[:, heads], k_BHSE[:, heads]
         p_BHTS = (q_BHTE * cross.scale @ k_BHSE.transpose(-1, -2)).softmax(-1, dtype=torch.float32)
@@ -149,8 +153,7 @@ class _Watch:
 
     def remove(self) -> None:
         """Watch no more."""
-        for hook in self.hooks:
-            hook.remove()
+        self.hook.remove()
 
 
 def running_median(x: Tensor, width: int) -> Tensor:

@@ -119,6 +119,7 @@ class LongSpeech:
             _progress.info("listening", extra={"share": share})
             features_BMT = torch.stack([clip.window(self.frames) for clip in active]).to(self.model.device)
             encoder_output = self.model.encode(input_features=features_BMT)
+            encoder_output.kept = {}  # a window may be written several times, and be read again for its times
             if not active[0].windows:
                 for clip, start in zip(active, begin(encoder_output), strict=True):
                     clip.start = start

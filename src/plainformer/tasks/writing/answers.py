@@ -13,7 +13,7 @@ from plainformer.tasks.html import continued
 from plainformer.tasks.results import Result
 
 R = TypeVar("R")
-OPTIONAL = ("stop_string", "log_probability", "log_probabilities", "score", "segments", "alternatives")
+OPTIONAL = ("stop_string", "log_probability", "log_probabilities", "score", "segments", "words", "alternatives")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _rated(answer: Any) -> str:
 
 
 def without_missing(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a result's values without stop string, scores, segments and alternatives where there are none."""
+    """Return a result's values without stop string, scores, segments, words and alternatives where there are none."""
     found = {name: value for name, value in values.items() if name not in OPTIONAL or value not in (None, ())}
     others = [without_missing(other) for other in found.get("alternatives", ())]
     return {**found, "alternatives": others} if others else found
