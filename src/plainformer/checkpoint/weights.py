@@ -150,8 +150,8 @@ def _stays_in_blocks(filling: Filling, source: TensorSource, name: str, row: Row
 
 
 def _keep(filling: Filling, source: TensorSource, name: str, row: Row, ours: Sequence[str]) -> None:
-    stored_OL, size = source.blocks(name), source.shape(name)[1]
-    for our_name, rows in zip(ours, row.op.load(stored_OL), strict=True):
+    stored_OW, size = source.blocks(name), source.shape(name)[1]
+    for our_name, rows in zip(ours, row.op.load(stored_OW), strict=True):
         filling.keep(our_name, Blocks(source.stored(name), rows, size))
 
 

@@ -50,7 +50,7 @@ class LoadOptions(OptionSet):
     )
     quantize: str | None = option(
         None,
-        help="int8 or int4 rounds the weights of all linears to so many bits (fp32 on a CPU): a quarter or a sixth of the memory.",
+        help="int8 or int4 rounds the weights of all linears to 8 or 4 bits (fp32 on a CPU): a quarter or a sixth of the memory.",
         check=one_of("int8", "int4"),
     )
     threads: int | None = option(

@@ -40,7 +40,7 @@ def random_blocks(kind: str, rows: int, size: int, seed: int = 0) -> Blocks:
 
 
 def numbers(weight: Blocks) -> torch.Tensor:
-    return torch.from_numpy(np.array(gguf.dequantize(weight.stored_OL.numpy(), Kind[weight.kind])))
+    return torch.from_numpy(np.array(gguf.dequantize(weight.stored_OW.numpy(), Kind[weight.kind])))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,7 +128,7 @@ def test_a_file_stays_in_its_blocks(kept: pf.tasks.writing.text_generation.TextG
     linears = [linear.packed for linear in outermost(model)]
     assert all(type(weight) is BlockWeight for weight in linears)
     parts = {id(part): part for weight in linears for part in weight.parts}  # type: ignore[union-attr]
-    stored = sum(part.stored_OL.numel() for part in parts.values())
+    stored = sum(part.stored_OW.numel() for part in parts.values())
     matrices = sum(p.numel() for name, p in wide.named_parameters() if p.dim() == 2)
     table = wide.main.frontend.tokens.weight.numel()  # type: ignore[union-attr]
     # Of 32 numbers, Q4_1 makes 20 bytes, and Q8_0, which the tied table is in, 34; it is there once.

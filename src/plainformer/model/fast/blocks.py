@@ -1,6 +1,6 @@
 """Weights in blocks of few bits: how they lie in memory, what numbers they are, and how numbers are rounded to them.
 
-Shapes: O outputs, I inputs, L bytes of a row, B blocks of a row, N blocks, R rows of an input.
+Shapes: O outputs, I inputs, W bytes of a row, N blocks, M numbers of a block, R rows of an input.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Blocks:
     """A weight (O, I) in blocks.
 
     Attributes:
-        kind: one of `KIND_CODES`. stored_OL: its bytes, row by row, which may be a file's own pages.
+        kind: one of `KIND_CODES`. stored_OW: its bytes, row by row, which may be a file's own pages.
         in_size: numbers of a row; the last block may have more, which are zero.
     """
 
     kind: str
-    stored_OL: Tensor
+    stored_OW: Tensor
     in_size: int
 
     @classmethod
@@ -66,20 +66,20 @@ class Blocks:
         return cls("F32", weight_OI.detach().contiguous().view(torch.uint8), weight_OI.size(1))
 
     def __len__(self) -> int:
-        return len(self.stored_OL)
+        return len(self.stored_OW)
 
     def rows(self, start: int, stop: int) -> Blocks:
         """Return some of the rows."""
-        return Blocks(self.kind, self.stored_OL[start:stop], self.in_size)
+        return Blocks(self.kind, self.stored_OW[start:stop], self.in_size)
 
     def segment(self) -> list[int]:
         """Return what the kernels know of it: address, rows, bytes from one to the next, kind."""
-        return [self.stored_OL.data_ptr(), len(self), self.stored_OL.stride(0), KIND_CODES[self.kind]]
+        return [self.stored_OW.data_ptr(), len(self), self.stored_OW.stride(0), KIND_CODES[self.kind]]
 
     def dense(self) -> Tensor:
         """Return the numbers, (O, I), fp32: those that every reader of the format computes, bit for bit."""
         if self.kind == "F32":
-            return self.stored_OL.view(torch.float32)
+            return self.stored_OW.view(torch.float32)
         if not len(self):
             return torch.empty(0, self.in_size)
         if (module := quantised()) is not None:
@@ -89,11 +89,11 @@ class Blocks:
                 module.widen(np.array([self.segment()]), y_OI.numpy())
                 return y_OI
         whole = -(-self.in_size // BLOCK) * BLOCK
-        return dequantise(self.stored_OL.numpy(), self.kind, (len(self), whole))[:, : self.in_size]
+        return dequantise(self.stored_OW.numpy(), self.kind, (len(self), whole))[:, : self.in_size]
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Return some of the rows as numbers: (...,) → (..., I)."""
-        some = F.embedding(ids.flatten(), self.stored_OL)
+        some = F.embedding(ids.flatten(), self.stored_OW)
         return Blocks(self.kind, some, self.in_size).dense().view(*ids.shape, self.in_size)
 
 
@@ -108,11 +108,11 @@ def rounded(x: Tensor) -> Tensor:
 
 def to_8_bits(weight_OI: Tensor) -> Blocks:
     """Round a weight to Q8_0 blocks: the largest of 32 numbers is 127."""
-    blocks_NE = _in_blocks(weight_OI)
-    scales_N1 = (blocks_NE.abs().amax(1, keepdim=True) / 127).half()
+    blocks_NM = _in_blocks(weight_OI)
+    scales_N1 = (blocks_NM.abs().amax(1, keepdim=True) / 127).half()
     turned = torch.where(scales_N1 > 0, 1 / scales_N1.float(), 0)
-    bytes_NE = (blocks_NE * turned).round_().clamp_(-127, 127).to(torch.int8).view(torch.uint8)
-    return _stored("Q8_0", [scales_N1, bytes_NE], weight_OI)
+    bytes_NM = (blocks_NM * turned).round_().clamp_(-127, 127).to(torch.int8).view(torch.uint8)
+    return _stored("Q8_0", [scales_N1, bytes_NM], weight_OI)
 
 
 # Parts of the range from a block's smallest number to its largest that are tried for its 16 levels.
@@ -124,21 +124,21 @@ def to_4_bits(weight_OI: Tensor) -> Blocks:
 
     Of several ranges, and the straight line through what they give (least squares), the one whose squared error is least.
     """
-    x_NE = _in_blocks(weight_OI)
-    low_N1, high_N1 = x_NE.amin(1, keepdim=True), x_NE.amax(1, keepdim=True)
+    x_NM = _in_blocks(weight_OI)
+    low_N1, high_N1 = x_NM.amin(1, keepdim=True), x_NM.amax(1, keepdim=True)
     best_N1 = torch.full_like(low_N1, torch.inf)
     found = [torch.zeros_like(low_N1), torch.zeros_like(low_N1)]
     for part in SHRINKS:
         middle, span = (high_N1 + low_N1) / 2, (high_N1 - low_N1) * part
         scale, minimum = span / 15, middle - span / 2
-        levels = _levels(x_NE, scale, minimum)
-        scale, minimum = _line(levels, x_NE, scale, minimum)
-        error_N1 = (_levels(x_NE, scale, minimum) * scale + minimum - x_NE).square().sum(1, keepdim=True)
+        levels = _levels(x_NM, scale, minimum)
+        scale, minimum = _line(levels, x_NM, scale, minimum)
+        error_N1 = (_levels(x_NM, scale, minimum) * scale + minimum - x_NM).square().sum(1, keepdim=True)
         better = error_N1 < best_N1
         best_N1 = torch.where(better, error_N1, best_N1)
         found = [torch.where(better, new, old) for new, old in zip((scale, minimum), found, strict=True)]
     scale, minimum = found
-    levels = _levels(x_NE, scale, minimum).to(torch.uint8)
+    levels = _levels(x_NM, scale, minimum).to(torch.uint8)
     return _stored("Q4_1", [scale.half(), minimum.half(), levels[:, :16] | levels[:, 16:] << 4], weight_OI)
 
 
@@ -147,16 +147,16 @@ def _in_blocks(weight_OI: Tensor) -> Tensor:
     return padded.reshape(-1, BLOCK)
 
 
-def _levels(x_NE: Tensor, scale_N1: Tensor, minimum_N1: Tensor) -> Tensor:
+def _levels(x_NM: Tensor, scale_N1: Tensor, minimum_N1: Tensor) -> Tensor:
     turned = torch.where(scale_N1 > 0, 1 / scale_N1, 0)
-    return ((x_NE - minimum_N1) * turned).round_().clamp_(0, 15)
+    return ((x_NM - minimum_N1) * turned).round_().clamp_(0, 15)
 
 
-def _line(levels_NE: Tensor, x_NE: Tensor, scale_N1: Tensor, minimum_N1: Tensor) -> tuple[Tensor, Tensor]:
+def _line(levels_NM: Tensor, x_NM: Tensor, scale_N1: Tensor, minimum_N1: Tensor) -> tuple[Tensor, Tensor]:
     """Return the line through numbers and their levels, as half precision holds it; the given one where levels are all one."""
-    mean_l, mean_x = levels_NE.mean(1, keepdim=True), x_NE.mean(1, keepdim=True)
-    spread = (levels_NE - mean_l).square().sum(1, keepdim=True)
-    slope = ((levels_NE - mean_l) * (x_NE - mean_x)).sum(1, keepdim=True) / spread
+    mean_l, mean_x = levels_NM.mean(1, keepdim=True), x_NM.mean(1, keepdim=True)
+    spread = (levels_NM - mean_l).square().sum(1, keepdim=True)
+    slope = ((levels_NM - mean_l) * (x_NM - mean_x)).sum(1, keepdim=True) / spread
     fits = (spread > 0) & (slope > 0)
     scale = torch.where(fits, slope, scale_N1).half().float()
     return scale, torch.where(fits, mean_x - scale * mean_l, minimum_N1).half().float()
@@ -164,5 +164,5 @@ def _line(levels_NE: Tensor, x_NE: Tensor, scale_N1: Tensor, minimum_N1: Tensor)
 
 def _stored(kind: str, fields: list[Tensor], weight_OI: Tensor) -> Blocks:
     """Return blocks of these fields, one after the other."""
-    bytes_NL = torch.cat([each.contiguous().view(torch.uint8) for each in fields], dim=1)
-    return Blocks(kind, bytes_NL.view(len(weight_OI), -1), weight_OI.size(1))
+    bytes_NW = torch.cat([each.contiguous().view(torch.uint8) for each in fields], dim=1)
+    return Blocks(kind, bytes_NW.view(len(weight_OI), -1), weight_OI.size(1))

@@ -193,7 +193,7 @@ class BlockWeight(KernelWeight):
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        return [*(part.stored_OL for part in self.parts), self.bias_O]
+        return [*(part.stored_OW for part in self.parts), self.bias_O]
 
     def _made(self) -> Matrix:
         return np.array([part.segment() for part in self.parts]), affine(None, self.bias_O, self.out_size)

@@ -11,7 +11,7 @@ input is rounded by itself: what it gives is the same in every batch. Layouts of
 Functions get addresses and not arrays: Numba counts an array's references, and threads that count the same ones wait for each
 other (eight times as long in all).
 
-Shapes: R rows, I inputs, O outputs, B blocks of 32 inputs, S segments.
+Shapes: R rows, I inputs, O outputs, G blocks of 32 inputs, M segments.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ PART = 2**15
 
 
 @compiled(inner=False)
-def round_input(x_RI: Array, q_RI: Array, d_RB: Array, sums_R2B: Array) -> None:
-    """x ≈ d * q, rounded 32 numbers at a time; `sums_R2B`: d times the sum of each 16 of q. Inputs beyond x are zero."""
-    size, blocks = x_RI.shape[1], d_RB.shape[1]
+def round_input(x_RI: Array, q_RI: Array, d_RG: Array, sums_R2G: Array) -> None:
+    """x ≈ d * q, rounded 32 numbers at a time; `sums_R2G`: d times the sum of each 16 of q. Inputs beyond x are zero."""
+    size, blocks = x_RI.shape[1], d_RG.shape[1]
     edge = np.zeros(32, np.float32)
     for r in range(len(x_RI)):
         for b in range(blocks):
@@ -60,9 +60,9 @@ def round_input(x_RI: Array, q_RI: Array, d_RB: Array, sums_R2B: Array) -> None:
                     edge[i] = x_RI[r, 32 * b + i]
                 at = address_of(edge)
             d, low, high = round_32(at, address_of(q_RI) + 32 * (blocks * r + b))
-            d_RB[r, b] = d
-            sums_R2B[r, 2 * b] = d * np.float32(low)
-            sums_R2B[r, 2 * b + 1] = d * np.float32(high)
+            d_RG[r, b] = d
+            sums_R2G[r, 2 * b] = d * np.float32(low)
+            sums_R2G[r, 2 * b + 1] = d * np.float32(high)
     edge[0] = 0  # until here it is needed
 
 
@@ -237,21 +237,21 @@ def _room(at: int, blocks: int) -> Any:
 
 @compiled(inner=False)
 def multiply_blocks(
-    segments_S4: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activation: int, activated: int
+    segments_M4: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activation: int, activated: int
 ) -> None:
     """y = x Wᵀ * scale + b, as `kernels.multiply`; W is the rows of all segments: (address, rows, bytes of a row, kind)."""
     rows, size = x_RI.shape
     blocks, outputs = (size + 31) // 32, affine_2O.shape[1]
-    q_RI, d_RB = np.empty((rows, 32 * blocks), np.int8), np.empty((rows, blocks), np.float32)
-    sums_R2B = np.empty((rows, 2 * blocks), np.float32)
-    round_input(x_RI, q_RI, d_RB, sums_R2B)
-    rounded = address_of(q_RI), address_of(d_RB), address_of(sums_R2B)
+    q_RI, d_RG = np.empty((rows, 32 * blocks), np.int8), np.empty((rows, blocks), np.float32)
+    sums_R2G = np.empty((rows, 2 * blocks), np.float32)
+    round_input(x_RI, q_RI, d_RG, sums_R2G)
+    rounded = address_of(q_RI), address_of(d_RG), address_of(sums_R2G)
     to = address_of(affine_2O), address_of(y_RO), outputs, activation, activated
-    job = address_of(segments_S4), address_of(x_RI), rows, size, rounded, to
+    job = address_of(segments_M4), address_of(x_RI), rows, size, rounded, to
     share(parts_of(_outputs, job), outputs, PART // max(size * rows, 1) + 1)
     q_RI[0, 0] = 0  # until here it is needed, as are the others
-    d_RB[0, 0] = 0
-    sums_R2B[0, 0] = 0
+    d_RG[0, 0] = 0
+    sums_R2G[0, 0] = 0
 
 
 @overload(product)
@@ -282,10 +282,10 @@ def _outputs(job: Any, first: int, last: int) -> None:
 
 
 @compiled(inner=False)
-def widen(segments_S4: Array, y_OI: Array) -> None:
+def widen(segments_M4: Array, y_OI: Array) -> None:
     """y = the numbers of one segment's rows, each s * u + m: exact, but for the last rounding."""
     rows, size = y_OI.shape
-    job = address_of(segments_S4), address_of(y_OI), size
+    job = address_of(segments_M4), address_of(y_OI), size
     share(parts_of(_widen_rows, job), rows, PART // max(size, 1) + 1)
 
 
