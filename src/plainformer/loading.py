@@ -21,7 +21,7 @@ from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import UsageError, opt
 from plainformer.model.block import set_ffn_chunk_size
-from plainformer.model.fast.compiled import expected
+from plainformer.model.fast.blocks import KIND_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
 from plainformer.model.fast.threads import settle
 from plainformer.model.transformer import Transformer
@@ -33,6 +33,7 @@ from plainformer.tasks import (
 from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
+    from plainformer.checkpoint.formats.source import TensorSource
     from plainformer.inputs.text.tokenizer import Tokenizer
     from plainformer.parallel.mesh import Mesh
     from plainformer.tasks.answering.abstractive import AbstractiveQuestionAnswering
@@ -282,10 +283,7 @@ def load_model(
         ref: a local folder, a `.gguf` file, a bundled name or a Hub id.
         head: the kind of head (`config.HEAD_KINDS`); None takes what the checkpoint's architecture says.
         make: makes the empty model of a configuration; `parallel.tensor.part_of` makes a rank's part of it.
-        dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU. A decoder's GGUF matrices in
-            Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K blocks stay in them on a CPU, where nothing else is asked for: what
-            they are multiplied by is rounded to eight bits, one scale for 32 numbers (about 0.35 % of each product).
-            "fp32" makes them wide, and the answers exact.
+        dtype: "fp32", "bf16", "fp16"; None is fp32 on a CPU and the checkpoint's own on a GPU.
         device: "cpu", "cuda", "cuda:1".
         backend: how linears compute on a CPU: "plain", "fused", "onednn", "compiled", or "auto": "compiled" for a decoder,
             otherwise what measures best for each shape; name one where the last bits must not differ between processes.
@@ -359,14 +357,14 @@ def build_model(
     table, unused = checkpoint.rows(config), options.allow_unused
     load_weights(
         model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains,
-        keep_blocks=mesh is None and _keeps_blocks(options, config, device),
+        keep_blocks=_keeps_blocks(options, source, dtype, device),
     )  # fmt: skip
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if trains:
         model.train()
     elif options.prepare:
         rows = 1 if config.main_stack.direction == "causal" else 512
-        backend = options.quantize or options.backend
+        backend = options.backend if options.quantize in (None, "keep") else options.quantize
         if backend == "auto" and rows > 1 and model.local is not None:
             backend = "fused"  # ranks that measure may choose differently, and then their last bits differ
         prepare_for_inference(model, backend, rows, source.release)
@@ -377,15 +375,20 @@ def build_model(
     return model
 
 
-def _keeps_blocks(options: LoadOptions, config: ModelConfig, device: torch.device) -> bool:
-    """Return whether matrices that a file packs into blocks stay so: a decoder's, for inference, if nothing else is asked for.
-
-    An encoder reads many tokens at a time, which wide numbers do faster.
-    """
-    usual = options.purpose == "infer" and options.prepare and options.backend == "auto"
-    asked = options.dtype is not None or options.quantize is not None
-    decodes = config.main_stack.direction == "causal"
-    return usual and not asked and decodes and device.type == "cpu" and expected()
+def _keeps_blocks(options: LoadOptions, source: TensorSource, dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Return whether matrices that a file packs into blocks stay so. Raises UsageError where they cannot."""
+    if options.quantize != "keep":
+        return False
+    keep, leave = opt("quantize", "keep"), f"leave {opt('quantize')} out"
+    if options.tp != 1 or options.pp != 1 or device.type != "cpu" or dtype != torch.float32:
+        what = f"{keep} is for one process on a CPU, which computes in fp32"
+        raise UsageError(
+            what, f"{leave}, or {opt('tp', ...)}, {opt('pp', ...)}, {opt('device', ...)} and {opt('dtype', ...)}"
+        )
+    if not any(source.in_blocks(name) and source.stored(name) in KIND_CODES for name in source.names()):
+        what = f"{keep}: {source.where} holds no matrices in blocks that are read as they are"
+        raise UsageError(what, f"{leave}; such are " + ", ".join(kind for kind in KIND_CODES if kind != "F32"))
+    return True
 
 
 def _mesh(options: LoadOptions) -> Mesh | None:

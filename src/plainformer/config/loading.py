@@ -38,7 +38,7 @@ class LoadOptions(OptionSet):
 
     dtype: str | torch.dtype | None = option(
         None,
-        help="fp32, bf16 or fp16; default: fp32 on a CPU (a GGUF's blocks stay so), the checkpoint's own on a GPU.",
+        help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.",
         check=_dtype,
         typed=str,
     )
@@ -50,8 +50,8 @@ class LoadOptions(OptionSet):
     )
     quantize: str | None = option(
         None,
-        help="int8 or int4 rounds the weights of all linears to 8 or 4 bits (fp32 on a CPU): a quarter or a sixth of the memory.",
-        check=one_of("int8", "int4"),
+        help="int8 or int4 rounds the weights of all linears to 8 or 4 bits; keep: a GGUF's blocks stay as they are (CPU).",
+        check=one_of("int8", "int4", "keep"),
     )
     threads: int | None = option(
         None,

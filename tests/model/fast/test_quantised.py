@@ -118,7 +118,7 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def kept() -> pf.tasks.writing.text_generation.TextGeneration:
-    return pf.load("smollm2-135m-instruct")
+    return pf.load("smollm2-135m-instruct", quantize="keep")
 
 
 @needs_kernels
@@ -155,6 +155,18 @@ def test_answers_of_a_file_in_blocks(kept: pf.tasks.writing.text_generation.Text
     assert abs((exact.gather(1, chosen) - found.gather(1, chosen)).mean()) < 0.02
     answer = kept("The capital of France is", max_new_tokens=4).text
     assert answer == wide("The capital of France is", max_new_tokens=4).text
+
+
+def test_what_cannot_be_kept(tmp_path: Path) -> None:
+    make.gpt2(tmp_path)
+    for ref, options, message in (
+        (tmp_path, {}, "holds no matrices in blocks"),
+        ("smollm2-135m-instruct", {"dtype": "bf16"}, "one process on a CPU"),
+        ("smollm2-135m-instruct", {"purpose": "train"}, "is for inference"),
+        ("smollm2-135m-instruct", {"backend": "plain"}, "chooses the backend"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pf.load_model(ref, quantize="keep", **options)
 
 
 def test_a_model_rounded_to_4_bits(tmp_path: Path) -> None:
