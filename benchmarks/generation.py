@@ -51,10 +51,16 @@ class Engine:
         return self.process.stdout.readline().strip()
 
     def seconds(self) -> float:
+        self.ask()
+        time.sleep(0.05)
+        return self.answer()
+
+    def ask(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        time.sleep(0.05)
+
+    def answer(self) -> float:
         return float(self._read())
 
     def stop(self) -> None:

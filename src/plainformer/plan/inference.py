@@ -47,14 +47,15 @@ class Products(Operations):
         self.keeping, self.backend = False, backend
 
     def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
-        """Return x Wᵀ + b; of rounded weights piece by piece, and the pieces' results joined."""
+        """Return x Wᵀ + b; of rounded weights piece by piece, and the results of several pieces joined."""
         if self.backend != "int8":
             return super().linear(x, name, inputs, outputs, bias, leaves)
         n = x.numbers // inputs
         x = self.copied(x)
         rows = min(max(PIECE // inputs, 1), outputs)
-        pieces, wide = self.storage(n * outputs * 4), self.storage(rows * inputs * 4)
-        del wide
+        pieces, wide = self.storage(n * outputs * 4 if rows < outputs else 0), self.storage(rows * inputs * 4)
+        if rows < outputs:
+            del wide
         y = self.operation(n * outputs, 4, ())
         del pieces
         return self.summed(y) if leaves else y

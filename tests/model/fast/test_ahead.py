@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,24 @@ def has_numba() -> None:
         pytest.skip("no Numba here")
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all kernels, which takes its time once."""
+    folder = tmp_path_factory.mktemp("kernels")
+    run = "prepare_for_inference(model); decode(model, ids)"
+    _said(_start(run, NUMBA_CACHE_DIR=str(folder), PLAINFORMER_KERNELS="wait"))
+    return folder
+
+
+@pytest.fixture
+def nearly(filled: Path, tmp_path: Path) -> Path:
+    """The same without the smallest, without which the others are of no use."""
+    folder = Path(shutil.copytree(filled, tmp_path / "kernels"))
+    for file in folder.rglob("parts.serve-*"):
+        file.unlink()
+    return folder
+
+
 def _start(script: str, **environment: str) -> subprocess.Popen[str]:
     plain = {name: value for name, value in os.environ.items() if name != "PLAINFORMER_KERNELS"}
     return subprocess.Popen(
@@ -68,6 +87,7 @@ print(first, come_to_kernels(), len(compiled.kernels().run_layer.overloads), len
 """
 
 
+@pytest.mark.slow
 def test_two_programs_start_on_a_fresh_machine(tmp_path: Path) -> None:
     """Both answer without kernels at first, then with them; what was compiled is what is called."""
     started = [_start(BOTH_WAYS, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
@@ -94,8 +114,8 @@ print(began is None, still is None, later is None)
 """
 
 
-def test_a_sequence_is_computed_in_one_way(tmp_path: Path) -> None:
-    assert _said(_start(IN_THE_MIDDLE, NUMBA_CACHE_DIR=str(tmp_path))) == ["True True False"]
+def test_a_sequence_is_computed_in_one_way(nearly: Path) -> None:
+    assert _said(_start(IN_THE_MIDDLE, NUMBA_CACHE_DIR=str(nearly))) == ["True True False"]
 
 
 ENDS = """
@@ -115,9 +135,9 @@ def _is_there(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 @pytest.mark.parametrize("end", ["", "time.sleep(100)", "os.kill(os.getpid(), 9)"])
-def test_no_orphan(end: str, tmp_path: Path) -> None:
+def test_no_orphan(end: str, nearly: Path) -> None:
     """At its end, after Ctrl-C, and after a kill that it does not see."""
-    process = _start("import os" + ENDS.format(end=end), NUMBA_CACHE_DIR=str(tmp_path))
+    process = _start("import os" + ENDS.format(end=end), NUMBA_CACHE_DIR=str(nearly))
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     if end.startswith("time"):
@@ -129,6 +149,14 @@ def test_no_orphan(end: str, tmp_path: Path) -> None:
     assert not _is_there(pid)
 
 
+def test_the_next_program_waits_where_one_ended_too_early(nearly: Path) -> None:
+    """A program that is always short would never have kernels."""
+    short = "prepare_for_inference(model); decode(model, ids); print(is_plain())"
+    said = [_said(_start(short, NUMBA_CACHE_DIR=str(nearly))) for _ in range(3)]
+    assert said == [["True"], ["False"], ["False"]]
+    assert not list(nearly.rglob("unfinished"))
+
+
 KILLED = """
 prepare_for_inference(model)
 decode(model, ids)
@@ -137,8 +165,8 @@ print(come_to_kernels(), ahead._other.failed)
 """
 
 
-def test_a_compilation_that_is_interrupted_is_done_here(tmp_path: Path) -> None:
-    assert _said(_start(KILLED, NUMBA_CACHE_DIR=str(tmp_path))) == ["True True"]
+def test_a_compilation_that_is_interrupted_is_done_here(nearly: Path) -> None:
+    assert _said(_start(KILLED, NUMBA_CACHE_DIR=str(nearly))) == ["True True"]
 
 
 READ_ONLY = """

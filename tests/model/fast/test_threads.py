@@ -95,7 +95,7 @@ def test_who_decides(asked: list[int | None], before: str, environment: dict[str
 
 
 def test_the_option(tiny: object) -> None:
-    folder = tiny("gpt2")  # type: ignore[operator]
+    folder = tiny("text-generation")  # type: ignore[operator]
     before = torch.get_num_threads()
     ids = torch.arange(5, 9)[None]
     try:
@@ -112,9 +112,9 @@ def test_the_option(tiny: object) -> None:
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "2", 5000])
 def test_what_is_not_a_number_of_threads(count: object, tiny: object) -> None:
     with pytest.raises(UsageError, match="threads"):
-        pf.load_model(tiny("gpt2"), threads=count)  # type: ignore[operator, arg-type]
+        pf.load_model(tiny("text-generation"), threads=count)  # type: ignore[operator, arg-type]
 
 
 def test_no_threads_of_a_gpu(tiny: object) -> None:
     with pytest.raises(UsageError, match="threads=2 has no effect with device='cuda'"):
-        pf.load_model(tiny("gpt2"), threads=2, device="cuda")  # type: ignore[operator]
+        pf.load_model(tiny("text-generation"), threads=2, device="cuda")  # type: ignore[operator]

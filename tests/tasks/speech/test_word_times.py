@@ -217,3 +217,21 @@ def test_ctc_has_words_too(tmp_path: Path) -> None:
     task = make.load(tmp_path)
     for one, other in zip(task(WAVES, timestamps=True), task(WAVES, word_timestamps=True), strict=True):
         assert other.words == one.segments and other.segments is None and one.words is None
+
+
+# ---- computed once ------------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_a_window_are_computed_once(tmp_path: Path) -> None:
+    """Writing, writing again, and finding the times read the same keys and values of the encoder's output."""
+    sharpened(tmp_path)
+    task = make.load(tmp_path)
+    calls: list[int] = []
+    for block in task.model.main.layers:
+        block.cross.kv.register_forward_hook(lambda *_: calls.append(1))
+    options: dict[str, Any] = dict(language="en", temperature=TRY, compression_ratio_threshold=0.0)
+    make.predicted(task, [noise(3)], word_timestamps=True, **options)
+    together = len(calls)
+    calls.clear()
+    make.predicted(task, [noise(3)], timestamps=True, language="en")
+    assert together == len(calls) > 0

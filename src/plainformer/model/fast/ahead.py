@@ -2,8 +2,9 @@
 
 Compiling takes some 8 s, once on a machine, and holds Python's lock: a thread of this process would let nothing else run. The
 other process is sent what to compile, and keeps it on disk; when this one finds it there, it uses it. It ends with this one,
-however that ends. Where there can be no such process, or it fails, the program compiles by itself and waits. It also waits
-where the environment has PLAINFORMER_KERNELS=wait, for measurements and tests.
+however that ends. Where there can be no such process, or it fails, or an earlier program ended before its kernels were there,
+the program compiles by itself and waits: short programs would never get theirs. It also waits where the environment has
+PLAINFORMER_KERNELS=wait, for measurements and tests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import queue
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 # The path comes first: the other process finds the same packages, wherever this one has them from.
@@ -34,7 +37,8 @@ class _Other:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.asked: set[Any] = set()
+        self.asked: dict[Any, Any] = {}  # what was asked for, and its kernel
+        self.mark: Path | None = None  # a file that is there until this process has its kernels
         self.failed = False
 
     def ask(self, kernel: Any, signature: Any) -> bool:
@@ -45,17 +49,27 @@ class _Other:
         key = kernel.__module__, kernel.__name__, signature
         try:
             if self.process is None:
+                self._leave_mark(Path(kernel._cache.cache_path) / "unfinished")
                 self.process = _start()
                 self._send(sys.path)
             if self.process.poll() is not None:
                 raise OSError("it ended")
             if key not in self.asked:
                 self._send(key)
-                self.asked.add(key)
+                self.asked[key] = kernel
         except (OSError, pickle.PicklingError):
             self.failed = True
             self.end()
         return not self.failed
+
+    def _leave_mark(self, mark: Path) -> None:
+        """Raise OSError if an earlier process left one, and is gone."""
+        if mark.exists() and not _is_alive(mark.read_text()):
+            mark.unlink()
+            raise OSError("an earlier process did not get its kernels")
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(str(os.getpid()))
+        self.mark = mark
 
     def _send(self, what: object) -> None:
         assert self.process is not None and self.process.stdin is not None
@@ -64,10 +78,25 @@ class _Other:
 
     def end(self) -> None:
         """Stop the process; what it has not kept by now is lost."""
+        if self.mark is not None and all(key[2] in kernel.overloads for key, kernel in self.asked.items()):
+            with suppress(OSError):
+                self.mark.unlink()
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+def _is_alive(pid: str) -> bool:
+    if sys.platform == "win32":  # where `os.kill` ends the process that it asks about
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # someone else's
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _start() -> subprocess.Popen[bytes]:
