@@ -64,8 +64,9 @@ def ours(task: Any, sounds: list[Any], **options: Any) -> list[list[tuple[list[i
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("conditioned", [False, True])
-@pytest.mark.parametrize("weights", [{}, {"text": 2.0, "times": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    ("weights", "conditioned"), [({}, False), ({}, True), ({"text": 2.0, "times": 1.5}, False)], ids=str
+)
 def test_times_of_tokens(weights: dict[str, Any], conditioned: bool, tmp_path: Path) -> None:
     model = sharpened(tmp_path, **weights)
     task = make.load(tmp_path)
@@ -87,22 +88,22 @@ def test_beams_and_retries(options: dict[str, Any], tmp_path: Path) -> None:
     """The last attempt's tokens are those that have times; a beam's are where that very text looks."""
     model = sharpened(tmp_path)
     task = make.load(tmp_path)
-    found = ours(task, CLIPS[:2], language="en", **options)
+    found = ours(task, CLIPS[1:], language="en", **options)
     plain = [
         [list(one.ids) for one in own.segments]
-        for own in make.predicted(task, CLIPS[:2], language="en", timestamps=True, **options)
+        for own in make.predicted(task, CLIPS[1:], language="en", timestamps=True, **options)
     ]
     assert [[ids for ids, _ in own] for own in found] == plain
     if "num_beams" not in options:
-        for sound, own in zip(CLIPS[:2], found, strict=True):
+        for sound, own in zip(CLIPS[1:], found, strict=True):
             assert within(sound, own) == within(sound, theirs(model, sound, language="en", **options))
 
 
 def test_words_and_segments_together(tmp_path: Path) -> None:
     sharpened(tmp_path)
     task = make.load(tmp_path)
-    plain, timed = task(CLIPS[:2], language="en", timestamps=True), task(CLIPS[:2], language="en", word_timestamps=True)
-    both = task(CLIPS[:2], language="en", timestamps=True, word_timestamps=True)
+    plain, timed = task(CLIPS[1:], language="en", timestamps=True), task(CLIPS[1:], language="en", word_timestamps=True)
+    both = task(CLIPS[1:], language="en", timestamps=True, word_timestamps=True)
     for one, other, each in zip(plain, timed, both, strict=True):
         assert one.words is None and other.segments is None
         assert each.segments == one.segments and each.words == other.words and each.text == one.text == other.text
