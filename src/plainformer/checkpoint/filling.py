@@ -8,11 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from plainformer.model.empty import Embedding
+from plainformer.model.fast.blocks import Blocks
+from plainformer.model.fast.packed import BlockWeight
+from plainformer.model.linear import Linear, outermost
 from plainformer.model.spare import with_rows
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ class Filling:
     def __init__(self, model: Transformer, dtype: torch.dtype | None, device: torch.device | str, move: Move) -> None:
         self.model, self.dtype, self.device, self.move = model, dtype, device, move
         self.tied = dict(model.config.tied)
+        self.kept: dict[str, Blocks] = {}  # matrices that stay in the file's own blocks
         self.copies: dict[str, Tensor] = {}  # of tied parameters, where the file has them too
         self.places: dict[
             str, list[tuple[str, Part]]
@@ -61,6 +67,31 @@ class Filling:
             self.copies[name] = tensor
         for here, part in self.places.get(name, ()):
             put(self.model, here, self._part(tensor, part, stored))
+
+    def keep(self, name: str, blocks: Blocks) -> None:
+        """Let a parameter lie in the file's own blocks, once the model is tied; see `pack_kept`."""
+        self.kept[name] = blocks
+
+    def reads_blocks(self, name: str) -> bool:
+        """Return whether a parameter may lie in blocks: the weight of a linear, or of a table of tokens."""
+        path, _, leaf = name.rpartition(".")
+        return leaf == "weight" and isinstance(self.model.get_submodule(path), Linear | Embedding)
+
+    def pack_kept(self) -> None:
+        """Compute with the blocks that were kept, and in such a model with every linear in their way: one kernel is for all."""
+        if not self.kept:
+            return
+        tied = {**self.tied, **{name: name for name in self.kept}}
+        for path, module in self.model.named_modules():
+            if isinstance(module, Embedding) and f"{path}.weight" in self.kept:
+                module.pack(self.kept[f"{path}.weight"])
+        paths = {module: path for path, module in self.model.named_modules()}
+        for linear in outermost(self.model):
+            names = [f"{paths[linear]}.{name}" for name in linear.names]
+            found = [self.kept.get(tied.get(name, name)) for name in names]
+            weights, _ = linear.unjoined()
+            parts = [Blocks.plain(w) if one is None else one for one, w in zip(found, weights, strict=True)]
+            linear.pack(partial(_in_blocks, parts))
 
     def tie(self) -> None:
         """Tie as the configuration says, unless the checkpoint stores two different tensors: then both are used."""
@@ -102,6 +133,11 @@ class Filling:
 
     def _moved(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(self.move(tensor, self.device, self.dtype or tensor.dtype), requires_grad=False)
+
+
+def _in_blocks(parts: Sequence[Blocks], weights: Sequence[Tensor], bias_O: Tensor | None, leave: object) -> BlockWeight:
+    """Return the layout of a linear whose weights are blocks, whatever it had."""
+    return BlockWeight(parts, bias_O)
 
 
 def put(model: nn.Module, name: str, value: Tensor) -> None:

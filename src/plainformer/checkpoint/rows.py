@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Op:
     """The tensor as it is."""
 
+    whole_rows: ClassVar[bool] = True  # whether it only moves rows, whatever these are made of
     copies: ClassVar[bool] = False  # whether ours are other numbers, or in another order, so that they are copies
 
     def load(self, tensor: Tensor) -> list[Tensor]:
@@ -39,6 +40,8 @@ class Op:
 @dataclass(frozen=True)
 class Transpose(Op):
     """(I, O) ↔ (O, I): GPT-2's Conv1D stores its weight the other way round."""
+
+    whole_rows: ClassVar[bool] = False
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         return [tensor.t()]
@@ -64,6 +67,8 @@ class Split(Op):
 
 class TransposeSplit(Split):
     """GPT-2's fused q, k, v: transposed, then split."""
+
+    whole_rows: ClassVar[bool] = False
 
     def load(self, tensor: Tensor) -> list[Tensor]:
         return super().load(tensor.t())
@@ -109,6 +114,8 @@ class DropRows(Op):
 class Reshape(Op):
     """The same numbers under another shape: (1, 1, D) class tokens, (1, V) biases."""
 
+    whole_rows: ClassVar[bool] = False
+
     theirs: tuple[int, ...]
     ours: tuple[int, ...]
 
@@ -137,6 +144,8 @@ class Unpermute(Op):
 class Add(Op):
     """A constant added: GGUF's Gemma norms are stored with their 1 already added."""
 
+    whole_rows: ClassVar[bool] = False
+
     value: float
     copies: ClassVar[bool] = True
 
@@ -161,6 +170,8 @@ class Repeat(Op):
 @dataclass(frozen=True)
 class Sinusoids(Op):
     """The fixed position table (rows, size) of Vaswani et al. 2017 that their model stores and ours computes."""
+
+    whole_rows: ClassVar[bool] = False
 
     rows: int
     size: int

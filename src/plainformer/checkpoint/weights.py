@@ -24,6 +24,7 @@ from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Assigned, Row, WeightTable, assigned
 from plainformer.config import HeadConfig, ModelConfig
 from plainformer.errors import CheckpointError, plural
+from plainformer.model.fast.blocks import KIND_CODES, Blocks
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.lora import Adapter, adapted
 
@@ -47,6 +48,7 @@ def load_weights(
     allow_unused: bool = False,
     trainable: bool = False,
     new_head: bool = False,
+    keep_blocks: bool = False,
 ) -> None:
     """Fill a model on the meta device, straight into place.
 
@@ -57,6 +59,8 @@ def load_weights(
         dtype: of the parameters; None keeps the checkpoint's. Memory-mapped tensors that need no change are not copied.
         allow_unused: ignore tensors that no row knows, instead of raising.
         new_head: leave parameters of the head empty (on the meta device) that no tensor fills.
+        keep_blocks: leave matrices that a file packs into blocks as they lie there, where kernels read them so: fp32, for
+            inference, without other processes.
         trainable: copy every tensor into memory of its own, and give the parameters that are learned gradients.
     Raises:
         CheckpointError: a tensor is missing, unknown, or of the wrong shape.
@@ -67,11 +71,14 @@ def load_weights(
     # Until the file has shown that it is of this size, a lying configuration must not take memory for zeros.
     plan = check_weights(model, source, table, allow_unused=allow_unused, new_head=new_head)
     for name, row, ours in plan:
-        if filling.wants(ours):
+        if keep_blocks and _stays_in_blocks(filling, source, name, row, ours):
+            _keep(filling, source, name, row, ours)
+        elif filling.wants(ours):
             _fill(filling, source, name, row, ours, sizes)
             source.release()  # of a tensor that was converted, the file's own pages are not needed any more
     _drop_pooler(model, plan)
     filling.tie()
+    filling.pack_kept()
     _fill_zeros(model, table if new_head else None, dtype, device)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(trainable and parameters[name].requires_grad)
@@ -134,6 +141,18 @@ def _fill(filling: Filling, source: TensorSource, name: str, row: Row, ours: Seq
     stored = source.read(name)
     for our_name, tensor in zip(ours, _read(name, stored, row, ours, sizes), strict=True):
         filling.put(our_name, tensor, stored if source.is_mapped(name) else None)
+
+
+def _stays_in_blocks(filling: Filling, source: TensorSource, name: str, row: Row, ours: Sequence[str]) -> bool:
+    """Return whether kernels read a tensor as the file packs it: of a known kind, its rows whole, all of linears and tables."""
+    read = source.in_blocks(name) and source.stored(name) in KIND_CODES and row.op.whole_rows
+    return read and all(name not in filling.tied and filling.reads_blocks(name) for name in ours)
+
+
+def _keep(filling: Filling, source: TensorSource, name: str, row: Row, ours: Sequence[str]) -> None:
+    stored_OW, size = source.blocks(name), source.shape(name)[1]
+    for our_name, rows in zip(ours, row.op.load(stored_OW), strict=True):
+        filling.keep(our_name, Blocks(source.stored(name), rows, size))
 
 
 def _read(name: str, tensor: Tensor, row: Row, ours: Sequence[str], sizes: Sizes) -> list[Tensor]:

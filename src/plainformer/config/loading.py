@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("fp32", "bf16", "fp16", "float32", "bfloat16", "float16")
 PURPOSES = ("infer", "train")
-BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8")
+BACKENDS = ("auto", "plain", "fused", "onednn", "compiled", "int8", "int4")
 
 
 def _dtype(name: str, value: Any) -> None:
@@ -37,7 +37,10 @@ class LoadOptions(OptionSet):
     """How a checkpoint becomes a model."""
 
     dtype: str | torch.dtype | None = option(
-        None, help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.", check=_dtype, typed=str
+        None,
+        help="fp32, bf16 or fp16; default: fp32 on a CPU, the checkpoint's own on a GPU.",
+        check=_dtype,
+        typed=str,
     )
     device: str | torch.device = option("cpu", help="cpu, cuda or cuda:N.", check=_device, typed=str)
     backend: str = option(
@@ -47,8 +50,8 @@ class LoadOptions(OptionSet):
     )
     quantize: str | None = option(
         None,
-        help="int8 rounds the weights of all linears to eight bits (fp32 on a CPU): a quarter of the memory.",
-        check=one_of("int8"),
+        help="int8 or int4 rounds the weights of all linears to 8 or 4 bits; keep: a GGUF's blocks stay as they are (CPU).",
+        check=one_of("int8", "int4", "keep"),
     )
     threads: int | None = option(
         None,

@@ -6,10 +6,21 @@ It would also cost seconds: torch imports its whole symbolic machinery to draw a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class PackedTable(Protocol):
+    """A table in another layout. For inference alone; `model/fast/blocks.py` has one."""
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Return the vectors of ids: (...,) → (..., size)."""
+
+    def dense(self) -> Tensor:
+        """Return the table as an ordinary (rows, size) tensor."""
 
 
 class Embedding(nn.Module):
@@ -21,12 +32,48 @@ class Embedding(nn.Module):
 
     leave: Callable[[Tensor], Tensor] | None = None
     start = 0
+    packed: PackedTable | None = None  # the table in a file's own layout; then there is no weight
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, size))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the vectors."""
+        return torch.float32 if self.packed is not None else self.weight.dtype
+
+    def pack(self, packed: PackedTable) -> None:
+        """Look vectors up in another layout of the table; the plain one is released."""
+        self.packed, self.weight = packed, None  # type: ignore[assignment]
+
+    def unpack(self) -> None:
+        """Look vectors up in a plain table again; does nothing where it is plain."""
+        if self.packed is not None:
+            self.weight = nn.Parameter(self.packed.dense(), requires_grad=False)
+            self.packed = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.unpack()
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            self.unpack()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unpack()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.packed is not None:
+            destination[prefix + "weight"] = self.packed.dense()
+
     def forward(self, ids: Tensor) -> Tensor:
+        if self.packed is not None:
+            return self.packed.lookup(ids)
         if self.leave is None:
             return F.embedding(ids, self.weight)
         row = ids - self.start

@@ -288,7 +288,7 @@ class Stack(nn.Module):
                 embeds = self.frontend.embed(inputs.input_ids)
             else:
                 assert inputs.inputs_embeds is not None
-                embeds = inputs.inputs_embeds.to(self.frontend.tokens.weight.dtype)
+                embeds = inputs.inputs_embeds.to(self.frontend.tokens.dtype)
             x_BTD = self.frontend(embeds, reading.positions_BT, inputs.token_type_ids, reading.real_BT())
         elif isinstance(self.frontend, WaveEmbedding):
             hidden = inputs.hidden_frames, inputs.hidden_features

@@ -47,11 +47,15 @@ _UNUSABLE: tuple[tuple[Callable[[str], bool], str], ...] = (
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file: its shape in torch's order (rows, columns), the type it is stored in, and how to read it."""
+    """A tensor of a file: its shape in torch's order (rows, columns), the type it is stored in, and how to read it.
+
+    `blocks`: reads what a file packs into blocks as the bytes that it is, row by row.
+    """
 
     shape: tuple[int, ...]
     stored: str  # torch's name of the dtype, or the quantisation type: "float32", "Q4_K"
     read: Callable[[], torch.Tensor]
+    blocks: Callable[[], torch.Tensor] | None = None
 
 
 class TensorSource:
@@ -101,6 +105,16 @@ class TensorSource:
         touched, and writing to it changes neither the file nor another reader.
         """
         return self._find(name).read()
+
+    def in_blocks(self, name: str) -> bool:
+        """Return whether a tensor is packed into blocks of several numbers."""
+        return self._find(name).blocks is not None
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """Return a tensor that is packed into blocks as its bytes, (rows, bytes of a row): a view of the file's pages."""
+        read = self._find(name).blocks
+        assert read is not None
+        return read()
 
     def describe(self) -> dict[str, str]:
         """Return what the source is, for people."""

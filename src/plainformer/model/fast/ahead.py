@@ -120,6 +120,7 @@ def serve() -> None:
         os.nice(5)
     asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(asked,), daemon=True).start()
+    import_module("plainformer.model.fast.quantised")  # it tells Numba how blocks are multiplied
     while True:
         module, name, signature = asked.get()
         try:

@@ -94,8 +94,9 @@ def _tried_out() -> ModuleType | None:
             return None
         from plainformer.model.fast import kernels as module
         from plainformer.model.fast import parts
+        from plainformer.model.fast import quantised as of_blocks
 
-        _watch(parts, module)
+        _watch(parts, module, of_blocks)
         x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
         product = x, np.ones((2, 1), np.float32), x, y, 0, 0
         if False in (ready(parts.serve, 0), ready(module.multiply, *product)):  # both are asked for at once
@@ -108,13 +109,22 @@ def _tried_out() -> ModuleType | None:
     return module if works else None
 
 
+def quantised() -> ModuleType | None:
+    """Return the module of kernels for blocks of few bits; None where, or as long as, there are none."""
+    if kernels() is None:
+        return None
+    from plainformer.model.fast import quantised as module
+
+    return module
+
+
 def _watch(*modules: ModuleType) -> None:
     """Say when Numba compiles; where it cannot keep on disk what it has compiled it raises: then it is only not kept."""
     from plainformer.model.fast.jit import say_not_kept
 
-    for kernel in (kernel for module in modules for kernel in vars(module).values()):
+    for name, kernel in ((module.__name__, kernel) for module in modules for kernel in vars(module).values()):
         cache: Any = getattr(kernel, "_cache", None)
-        if hasattr(cache, "save_overload"):
+        if hasattr(cache, "save_overload") and kernel.__module__ == name:
             cache.load_overload = functools.partial(_loaded, kernel, cache.load_overload)
             cache.save_overload = functools.partial(_saved, cache.save_overload, say_not_kept)
 

@@ -18,6 +18,8 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import int64
+from numba.extending import overload
 
 from plainformer.model.fast.jit import compiled
 from plainformer.model.fast.parts import parts_of, share
@@ -36,7 +38,8 @@ LOWEST = np.finfo(np.float32).min
 PART = 2**14
 
 # What the kernels read of a model. Plain tuples: Numba takes 30 times as long to look at a named one.
-#   Matrix       (weight_OI, affine_2O): y = x Wᵀ * scale + bias; the weight is fp32 or int8, affine each output's scale, bias
+#   Matrix       (weight, affine_2O): y = x Wᵀ * scale + bias, affine each output's scale, bias; the weight is (O, I) in fp32,
+#                or whole numbers that say where blocks of few bits lie (`quantised.multiply_blocks`)
 #   Norm         (kind, eps, affine_2D): one of `NORM_CODES`, and each channel's weight, bias
 #   Norms        (before, after, outer): around a sub-layer f, outer(x + after(f(before(x))))
 #   Attention    (qkv, out, heads, kv_heads, scale, softcap, q_norm, k_norm): a softcap of 0 is none
@@ -115,6 +118,15 @@ def _outputs(job: Any, first: int, last: int) -> None:
                 s += np.float32(w[i]) * x[i]
             y_RO[r, o] = activate(code, s * scale + bias)
             r += 1
+
+
+def product(*given: Any) -> None:
+    """Do as `multiply`, or for blocks as `quantised.multiply_blocks`: chosen when a kernel is compiled, by the weight's type."""
+
+
+@overload(product)
+def _of_numbers(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
+    return None if given[0].dtype == int64 else lambda *given: multiply(*given)
 
 
 @compiled()
@@ -256,7 +268,7 @@ def _self_attention(attention: Any, turn_2RE: Array, seen: Any, x_RD: Array, y_R
     rows, size = len(x_RD), keys.shape[3]
     q_size, k_end = heads * size, (heads + kv_heads) * size
     qkv_RO = np.empty((rows, k_end + kv_heads * size), np.float32)
-    multiply(qkv[0], qkv[1], x_RD, qkv_RO, 0, 0)
+    product(qkv[0], qkv[1], x_RD, qkv_RO, 0, 0)
     if q_norm[0] != 0:
         for r in range(rows):
             _normalize_heads(q_norm, qkv_RO[r, :q_size])
@@ -270,7 +282,7 @@ def _self_attention(attention: Any, turn_2RE: Array, seen: Any, x_RD: Array, y_R
                 values[r, n, held - 1, e] = qkv_RO[r, k_end + n * size + e]
     context_RO = np.empty((rows, q_size), np.float32)
     attend(qkv_RO, heads, scale, softcap, seen, context_RO)
-    multiply(out[0], out[1], context_RO, y_RD, 0, 0)
+    product(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
 @compiled()
@@ -284,25 +296,26 @@ def _normalize_heads(norm: Any, x: Array) -> None:
 @compiled()
 def _cross_attention(cross: Any, encoder: Any, x_RD: Array, y_RD: Array) -> None:
     q, out, heads, scale = cross
-    q_RO = np.empty((len(x_RD), len(q[0])), np.float32)
-    multiply(q[0], q[1], x_RD, q_RO, 0, 0)
+    q_RO = np.empty((len(x_RD), q[1].shape[1]), np.float32)
+    product(q[0], q[1], x_RD, q_RO, 0, 0)
     context_RO = np.empty_like(q_RO)
     attend(q_RO, heads, scale, 0.0, encoder, context_RO)
-    multiply(out[0], out[1], context_RO, y_RD, 0, 0)
+    product(out[0], out[1], context_RO, y_RD, 0, 0)
 
 
 @compiled()
 def _feed_forward(ffn: Any, x_RD: Array, y_RD: Array) -> None:
     up, down, gated, activation = ffn
-    size = down[0].shape[1]
-    inner_RO = np.empty((len(x_RD), len(up[0])), np.float32)
-    multiply(up[0], up[1], x_RD, inner_RO, activation, size)
+    outputs = up[1].shape[1]
+    size = outputs // 2 if gated else outputs
+    inner_RO = np.empty((len(x_RD), outputs), np.float32)
+    product(up[0], up[1], x_RD, inner_RO, activation, size)
     if gated:
         gate_RO, inner_RO = inner_RO, np.empty((len(x_RD), size), np.float32)
         for r in range(len(x_RD)):
             for o in range(size):
                 inner_RO[r, o] = gate_RO[r, o] * gate_RO[r, size + o]
-    multiply(down[0], down[1], inner_RO, y_RD, 0, 0)
+    product(down[0], down[1], inner_RO, y_RD, 0, 0)
 
 
 @compiled(inner=False)

@@ -3,6 +3,9 @@
     onednn    reordered into the blocked layout that oneDNN's kernels want, so that no call reorders it again.
     compiled  as they are; few rows are multiplied by custom kernels, which read the weight once with all threads.
     int8      the same with weights rounded to eight bits, one scale for each output; only on request.
+    int4      in blocks of 32 numbers that were rounded to four bits, and are multiplied as whole numbers; only on request.
+
+A file's own blocks (GGUF) stay as they are: `BlockWeight`.
 
 Shapes: ... any leading dimensions, I inputs, O outputs.
 """
@@ -15,13 +18,24 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plainformer.errors import UsageError, opt
 from plainformer.model.fast.ahead import NotYet
-from plainformer.model.fast.compiled import FEW_ROWS, Matrix, affine, as_array, follow_torch_threads, paths, state
+from plainformer.model.fast.blocks import Blocks, rounded, to_4_bits, to_8_bits
+from plainformer.model.fast.compiled import (
+    FEW_ROWS,
+    Matrix,
+    affine,
+    as_array,
+    follow_torch_threads,
+    paths,
+    quantised,
+    state,
+)
 from plainformer.model.linear import Layout, Leave
 
 MANY_ROWS = 256  # from here on the faster of torch's product and oneDNN's is taken, both of a plain weight
@@ -73,11 +87,18 @@ class KernelWeight:
 
         torch moves a weight to other memory when another process is sent it, and the old is gone; a bias may be edited.
         """
-        made_of = state(self.stored_OI), state(self.bias_O)
+        made_of = [state(tensor) for tensor in self.tensors]
         if self._matrix is None or self._made_of != made_of:
-            self._matrix = as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
-            self._made_of = made_of
+            self._matrix, self._made_of = self._made(), made_of
         return self._matrix
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What the matrix is made of."""
+        return [self.stored_OI, self.bias_O]
+
+    def _made(self) -> Matrix:
+        return as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
@@ -153,6 +174,83 @@ class Int8Weight(KernelWeight):
         )
 
 
+class BlockWeight(KernelWeight):
+    """Weights (O, I) in blocks of few bits, one below the other, each of its own kind. CPU, inference only.
+
+    Each input is rounded to eight bits, one scale for 32 numbers, however many rows there are: a row gets one answer. Few rows
+    are multiplied as whole numbers; for many, the weight is made wide again, a piece at a time.
+    """
+
+    FEW = 64  # rows: beyond, products of wide numbers are faster
+    PIECE = 2**20  # weights that are made wide at a time: they stay in the processor's cache
+
+    def __init__(self, parts: Sequence[Blocks], bias_O: Tensor | None) -> None:
+        self.parts, self.scales_O = tuple(parts), None
+        self.out_size, self.in_size = sum(map(len, parts)), parts[0].in_size
+        self.bias_O = None if bias_O is None else bias_O.detach()
+        self._matrix: Matrix | None = None
+        self._made_of: object = None
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        return [*(part.stored_OW for part in self.parts), self.bias_O]
+
+    def _made(self) -> Matrix:
+        return np.array([part.segment() for part in self.parts]), affine(None, self.bias_O, self.out_size)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        _refuse_gradient(x)
+        x = x.float()  # autocast gives other types
+        few = 0 < x.numel() <= self.FEW * self.in_size
+        # As soon as there are kernels, also within a sequence: torch, which makes the weight wide each time, is far slower.
+        if not few or (module := quantised()) is None:
+            return self.many_rows(x)
+        y = x.new_empty(*x.shape[:-1], self.out_size)
+        follow_torch_threads()
+        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        try:
+            module.multiply_blocks(*self.matrix, x_RI, y_RO, 0, 0)
+        except NotYet:
+            return self.many_rows(x)
+        return y
+
+    def many_rows(self, x: Tensor) -> Tensor:
+        made, narrow = [], rounded(x)
+        for part in self.parts:
+            step = max(self.PIECE // self.in_size, 1)
+            for first in range(0, len(part), step):
+                piece = part.rows(first, min(first + step, len(part)))
+                made.append(multiply_many(x if part.kind == "F32" else narrow, piece.dense(), None))
+        y = torch.cat(made, dim=-1)
+        return y if self.bias_O is None else y.add_(self.bias_O)
+
+    def dense(self) -> Tensor:
+        """Return the weight as an ordinary (O, I) tensor, a copy: what the file says, exactly."""
+        return torch.cat([part.dense() for part in self.parts])
+
+
+class Int4Weight(BlockWeight):
+    """Weights (O, I), joined and rounded to blocks of 4 bits; inputs to 8. CPU, inference only."""
+
+    def __init__(self, weights: Sequence[Tensor], bias_O: Tensor | None, leave: Leave | None = None) -> None:
+        super().__init__([self.rounded(weight) for weight in weights], bias_O)
+
+    rounded = staticmethod(to_4_bits)
+
+    def dense(self) -> Tensor:
+        """Raise: what the weights were before is lost."""
+        raise UsageError(
+            f"this model's weights were rounded to 4 bits when it was loaded with {opt('quantize', 'int4')}",
+            f"load it without {opt('quantize')} to save, move, cast or train it",
+        )
+
+
+class Int4HeadWeight(Int4Weight):
+    """What scores words in a model of `Int4Weight`: with 8 bits, in which llama.cpp keeps it too, or nearly."""
+
+    rounded = staticmethod(to_8_bits)
+
+
 def multiply_many(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """Return x Wᵀ + b by the faster of torch's product and oneDNN's: a long prompt, or an encoder's input."""
     many = x.numel() >= MANY_ROWS * x.size(-1) and x.dtype == weight_OI.dtype == torch.float32
@@ -193,5 +291,6 @@ def _refuse_gradient(x: Tensor) -> None:
         )
 
 
-# All but int8 give the same numbers, so that `prepare` may choose one without being asked.
-LAYOUTS: dict[str, Layout] = {"onednn": OneDnnWeight, "compiled": CompiledWeight, "int8": Int8Weight}
+# What changes the answers, and is taken on request alone.
+ROUNDED: dict[str, Layout] = {"int8": Int8Weight, "int4": Int4Weight}
+LAYOUTS: dict[str, Layout] = {"onednn": OneDnnWeight, "compiled": CompiledWeight, **ROUNDED}

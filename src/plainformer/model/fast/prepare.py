@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from plainformer.config.values import check_choice
 from plainformer.errors import UsageError, opt
+from plainformer.model.empty import Embedding
 from plainformer.model.fast import step
 from plainformer.model.fast.compiled import expected
-from plainformer.model.fast.packed import LAYOUTS, OneDnnWeight
-from plainformer.model.linear import Layout, Linear, LinearGroup, Product, outermost
+from plainformer.model.fast.packed import LAYOUTS, ROUNDED, BlockWeight, Int4HeadWeight, OneDnnWeight
+from plainformer.model.linear import Layout, Linear, LinearGroup, Product, is_shared, outermost
 from plainformer.model.lora import merge_adapters
 
 BACKENDS = ("auto", "plain", "fused", *LAYOUTS)
@@ -42,7 +43,8 @@ def prepare_for_inference(
     Args:
         model: any module made of `Linear` and `LinearGroup`.
         backend: "auto" takes custom kernels for a decoder, and measures otherwise. "plain", "fused", "onednn" and
-            "compiled" are taken as they are where they can run (fp32 on a CPU), else "fused". "int8" rounds the weights.
+            "compiled" are taken as they are where they can run (fp32 on a CPU), else "fused". "int8" and "int4" round the
+            weights. What lies in a file's own blocks stays there with "auto", and is made plain first for any other.
         rows: how many tokens the measurement takes at a time: 1 for a decoder, which is used a token at a time; a
             sentence or two for an encoder.
         release: called after each rearranged weight, to give back the memory that its old form was read from.
@@ -50,11 +52,18 @@ def prepare_for_inference(
         the choice for each shape, as {"960x576": "onednn", ...}: outputs x inputs.
     """
     check_choice("backend", backend, BACKENDS)
-    unprepare(model)
+    unprepare(model, keep_blocks=backend == "auto")
     merge_adapters(model)
     model.eval()
     model.requires_grad_(False)
-    choices: dict[str, str] = {}
+    scores = getattr(getattr(model, "head", None), "out", None)
+    choices = _blocks_of(model)
+    blocks = bool(choices)
+    if backend == "int4" and any(map(is_shared, outermost(model))):
+        raise UsageError(
+            f"{opt('quantize', 'int4')} is for one process, and {opt('tp', ...)} divides the columns that share a scale",
+            f"give {opt('quantize', 'int8')}, or leave {opt('tp', ...)} out",
+        )
     for (out_size, in_size), modules in _by_shape(model).items():
         possible = _possible(modules[0].parts()[0].weight, backend)
         if backend != "auto":
@@ -66,44 +75,61 @@ def prepare_for_inference(
             chosen = fastest_backend(out_size, in_size, rows, measured, torch.get_num_threads())
         for module in modules:
             if chosen in LAYOUTS:
-                module.pack(_layout(chosen, rows))
+                module.pack(Int4HeadWeight if chosen == "int4" and module is scores else _layout(chosen, rows))
             elif chosen == "fused" and isinstance(module, LinearGroup):
                 module.fuse()
             if release is not None:
                 release()
         choices[f"{out_size}x{in_size}"] = chosen
-    if {"compiled", "int8"} & set(choices.values()):
+    if blocks or {"compiled", *ROUNDED} & set(choices.values()):
         step.install(model)
     return choices
 
 
-def unprepare(model: nn.Module) -> None:
-    """Give every linear its plain weight back, and every stack its plain layers."""
+def unprepare(model: nn.Module, keep_blocks: bool = False) -> None:
+    """Give every linear its plain weight back, and every stack its plain layers; `keep_blocks`: but for a file's own blocks."""
     step.uninstall(model)
+    kept = set(_in_blocks(model)) if keep_blocks else set()
     for module in outermost(model):
-        module.unpack()
+        if module not in kept:
+            module.unpack()
+    for table in () if keep_blocks else model.modules():
+        if isinstance(table, Embedding):
+            table.unpack()
+
+
+def _in_blocks(model: nn.Module) -> list[Linear | LinearGroup]:
+    """Return the linears whose weights lie in a file's own blocks."""
+    return [each for each in outermost(model) if type(each.packed) is BlockWeight]
+
+
+def _blocks_of(model: nn.Module) -> dict[str, str]:
+    """Return the kinds of a file's own blocks, by shape."""
+    found = [each.packed for each in _in_blocks(model) if isinstance(each.packed, BlockWeight)]
+    return {f"{weight.out_size}x{weight.in_size}": weight.parts[0].kind for weight in found}
 
 
 def _by_shape(model: nn.Module) -> dict[tuple[int, int], list[Linear | LinearGroup]]:
     shapes: dict[tuple[int, int], list[Linear | LinearGroup]] = defaultdict(list)
     for module in outermost(model):
-        shapes[sum(module.sizes), module.in_size].append(module)
+        if module.packed is None:
+            shapes[sum(module.sizes), module.in_size].append(module)
     return shapes
 
 
 def _possible(weight: Tensor, backend: str) -> tuple[str, ...]:
-    """Return the backends that can run here; int8 only if it is asked for, since it changes the answers."""
+    """Return the backends that can run here; those that round only if they are asked for."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        if backend != "int8":
+        if backend not in ROUNDED:
             return ("fused",)
         raise UsageError(
-            f"int8 is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
+            f"{backend} is for fp32 on a CPU, and the weights are {weight.dtype} on {weight.device}",
             f"load with {opt('device', 'cpu')} and {opt('dtype', 'fp32')}, or without {opt('quantize')}",
         )
     can_run = {
         "onednn": torch.backends.mkldnn.is_available(),
         "compiled": expected(),
-        "int8": backend == "int8",
+        **{name: backend == name for name in ROUNDED},
     }
     return ("fused", *(name for name, can in can_run.items() if can))
 

@@ -28,6 +28,7 @@ from plainformer.model.fast.compiled import (
     kernels,
     loops_follow,
     paths,
+    quantised,
     ready,
     state,
 )
@@ -186,7 +187,9 @@ class LayerStep:
         seen = keys, keys, keys, keys, 0, NO_BIAS
         matrix = self.arrays[2][0]
         layer = ready(module.run_layer, self.arrays, NO_TURN, seen, seen, x_RD, x_RD)
-        return ready(module.multiply, *matrix, x_RD, x_RD, 0, 0) and layer
+        of_blocks = quantised() if matrix[0].dtype == np.int64 else None
+        multiply = module.multiply if of_blocks is None else of_blocks.multiply_blocks
+        return ready(multiply, *matrix, x_RD, x_RD, 0, 0) and layer
 
     def _is_current(self, block: nn.Module) -> bool:
         """Return whether the views are still of the weights that the layer has."""
@@ -216,7 +219,7 @@ class LayerStep:
         self.parts += [(place, name, place.get(name)) for place, name in norms]
         kernel_weights = [weight for weight in packed if isinstance(weight, KernelWeight)]
         tensors = [place.get(name) for place, name in norms]
-        tensors += [x for weight in kernel_weights for x in (weight.stored_OI, weight.bias_O)]
+        tensors += [x for weight in kernel_weights for x in weight.tensors]
         self.tensors = [(x, state(x)) for x in tensors if x is not None]
         ready = _is_ours(block) and len(kernel_weights) == len(packed) and not any(map(is_shared, linears))
         self.arrays = _layer(module, block, self.config) if ready else None
