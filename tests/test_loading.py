@@ -58,7 +58,7 @@ def test_keywords_options_and_flags_are_one_list() -> None:
     [
         ({"dtyp": "fp32"}, "load has no option 'dtyp'\n  → did you mean 'dtype'"),
         ({"backend": "onednnn"}, "backend='onednnn' is unknown\n  → did you mean 'onednn'"),
-        ({"quantize": "int4"}, "quantize='int4' is unknown"),
+        ({"quantize": "int3"}, "quantize='int3' is unknown"),
         ({"ffn_chunk_size": True}, "ffn_chunk_size=True is not a whole number"),
         ({"prepare": 1}, "prepare=1 is neither True nor False"),
         ({"allow_unused": None}, "allow_unused=None is neither True nor False"),
