@@ -16,7 +16,8 @@ from typing import Any
 
 from plainformer.model.fast.parts import HELPED, HELPERS, IDLE, LATE, SHARED, STAY, WORDS, serve
 
-SHORTEST, LONGEST = 0.02, 2.0  # seconds that a helper stays away
+SHORTEST, LONGEST = 0.02, 1.0  # seconds that a helper stays away
+UNDISTURBED = 0.1  # seconds of help after which being late was chance: a busy machine interrupts sooner
 LEAST_SHARE = 0.6  # of a core's time: what a helper that was interrupted must have had, or the core is someone else's
 
 try:
@@ -55,13 +56,14 @@ def _help(number: int) -> None:
         end, worked = time.monotonic(), time.thread_time() - worked
         interrupted = _interruptions() > interruptions and worked < LEAST_SHARE * (end - start)
         if outcome == LATE or (outcome == HELPED and interrupted):  # one that has slept has worked little anyway
-            if end - came > 10 * away:
+            if end - came > UNDISTURBED:
                 away = SHORTEST
             ending.wait(away)
             away, came = min(2 * away, LONGEST), time.monotonic()
         elif outcome == IDLE:
             needed.clear()
             needed.wait()
+            came = time.monotonic()
 
 
 def _interruptions() -> int:
