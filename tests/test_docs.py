@@ -277,6 +277,7 @@ PATH = (
         "model/frontend.py",
         "model/stack.py",
         "model/attention.py",
+        "model/flow.py",
     ),
     *("model/position.py", "model/norm.py", "model/linear.py", "model/block.py", "model/heads.py"),
     *("model/transformer.py", "tasks/base.py", "tasks/text/classification.py"),

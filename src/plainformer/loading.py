@@ -15,14 +15,13 @@ import torch
 
 from plainformer.checkpoint.opened import Checkpoint, open_checkpoint
 from plainformer.checkpoint.run_folders import Series, series_of
-from plainformer.checkpoint.weights import check_depth, load_weights
+from plainformer.checkpoint.weights import check_depth, keeps_blocks, load_weights
 from plainformer.choosing import as_class, head_for, task_of
 from plainformer.config import ModelConfig
 from plainformer.config.loading import LoadArgs, LoadOptions
 from plainformer.errors import UsageError, opt
 from plainformer.model.block import set_ffn_chunk_size
-from plainformer.model.fast.blocks import KIND_CODES
-from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.fast.prepare import prepare_for_inference, usual_rows
 from plainformer.model.fast.threads import settle
 from plainformer.model.transformer import Transformer
 from plainformer.tasks import (
@@ -33,7 +32,6 @@ from plainformer.tasks import (
 from plainformer.tasks.base import Task
 
 if TYPE_CHECKING:
-    from plainformer.checkpoint.formats.source import TensorSource
     from plainformer.inputs.text.tokenizer import Tokenizer
     from plainformer.parallel.mesh import Mesh
     from plainformer.tasks.answering.abstractive import AbstractiveQuestionAnswering
@@ -290,7 +288,8 @@ def load_model(
         quantize: "int8" rounds the weights of all linears to eight bits (fp32, CPU): a quarter of the memory, faster
             token by token. "int4" rounds them to four, 32 with a scale and a minimum (the scores of words to eight), and
             what they are multiplied by to eight: a sixth of the memory. The answers change a little, with "int4" more, and
-            the model can no longer be saved or trained.
+            the model can no longer be saved or trained. "keep" leaves a GGUF's blocks as they lie in the file, and rounds
+            what they are multiplied by to eight bits.
         threads: how many compute on a CPU, for the whole process and from here on. None: OMP_NUM_THREADS, else the cores that
             this process may use: those it is bound to, and no more than its control group's quota gives time for.
         ffn_chunk_size: positions that a feed-forward network runs at a time; 0 for all.
@@ -357,13 +356,13 @@ def build_model(
     table, unused = checkpoint.rows(config), options.allow_unused
     load_weights(
         model, source, table, dtype=dtype, device=device, allow_unused=unused, trainable=trains,
-        keep_blocks=_keeps_blocks(options, source, dtype, device),
+        keep_blocks=keeps_blocks(options, source, dtype, device),
     )  # fmt: skip
     set_ffn_chunk_size(model, options.ffn_chunk_size)
     if trains:
         model.train()
     elif options.prepare:
-        rows = 1 if config.main_stack.direction == "causal" else 512
+        rows = usual_rows(config)
         backend = options.backend if options.quantize in (None, "keep") else options.quantize
         if backend == "auto" and rows > 1 and model.local is not None:
             backend = "fused"  # ranks that measure may choose differently, and then their last bits differ
@@ -373,22 +372,6 @@ def build_model(
 
         in_step(model, mesh)
     return model
-
-
-def _keeps_blocks(options: LoadOptions, source: TensorSource, dtype: torch.dtype | None, device: torch.device) -> bool:
-    """Return whether matrices that a file packs into blocks stay so. Raises UsageError where they cannot."""
-    if options.quantize != "keep":
-        return False
-    keep, leave = opt("quantize", "keep"), f"leave {opt('quantize')} out"
-    if options.tp != 1 or options.pp != 1 or device.type != "cpu" or dtype != torch.float32:
-        what = f"{keep} is for one process on a CPU, which computes in fp32"
-        raise UsageError(
-            what, f"{leave}, or {opt('tp', ...)}, {opt('pp', ...)}, {opt('device', ...)} and {opt('dtype', ...)}"
-        )
-    if not any(source.in_blocks(name) and source.stored(name) in KIND_CODES for name in source.names()):
-        what = f"{keep}: {source.where} holds no matrices in blocks that are read as they are"
-        raise UsageError(what, f"{leave}; such are " + ", ".join(kind for kind in KIND_CODES if kind != "F32"))
-    return True
 
 
 def _mesh(options: LoadOptions) -> Mesh | None:

@@ -31,7 +31,7 @@ from plainformer.generation.sessions.session import Session
 from plainformer.loading import as_device
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.dropout import set_dropout
-from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.fast.prepare import prepare_for_inference, usual_rows
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
 from plainformer.plan.devices import short
@@ -209,8 +209,7 @@ def _infer(plan: Plan, ledger: Ledger) -> None:
         model = _model(plan, ledger.device, _DTYPES[asked.dtype or "fp32"] if asked.dtype != "int8" else torch.float32)
         model.eval()
         set_ffn_chunk_size(model, asked.ffn_chunk)
-        rows = 1 if config.main_stack.direction == "causal" else 512
-        prepare_for_inference(model, "int8" if asked.dtype == "int8" else "auto", rows)
+        prepare_for_inference(model, "int8" if asked.dtype == "int8" else "auto", usual_rows(config))
         inputs = _inputs(config.input_stack, plan, at.encoder or at.decoder, ledger.device)
     with torch.inference_mode():
         if config.decoder is None or config.head.kind not in ("causal_lm", "seq2seq_lm"):

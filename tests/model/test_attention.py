@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from plainformer.config import StackConfig, TokenFrontend
-from plainformer.model.attention import (
-    Attentions,
-    CrossAttention,
-    Flow,
-    Mask,
-    SelfAttention,
-    attend,
-    attend_eagerly,
-    merge_heads,
-    split_heads,
-)
+from plainformer.model.attention import CrossAttention, SelfAttention, attend, attend_eagerly, merge_heads, split_heads
+from plainformer.model.flow import Attentions, Flow, Mask
 
 SCALE = 0.3
 

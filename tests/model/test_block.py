@@ -7,9 +7,9 @@ import torch
 
 from plainformer.config import ModelConfig, StackConfig, TokenFrontend
 from plainformer.errors import UsageError
-from plainformer.model.attention import Flow, Mask
 from plainformer.model.block import make_block, set_ffn_chunk_size
 from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.flow import Flow, Mask
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
 from tests.support.close import close

@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from plainformer.config import Dropout, NormConfig
 from plainformer.errors import CheckpointError, UsageError
 from plainformer.families import config_from_dict
-from plainformer.model.attention import Mask, attend, attend_eagerly
+from plainformer.model.attention import attend, attend_eagerly
 from plainformer.model.block import Block
 from plainformer.model.dropout import drop, set_dropout
 from plainformer.model.fast import compiled
 from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.flow import Mask
 from plainformer.model.initial import initialise
 from plainformer.model.transformer import Transformer
 from tests.support import step

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from plainformer.families import config_from_dict
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.model.attention import Mask, attend_eagerly
+from plainformer.model.attention import attend_eagerly
 from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.flow import Mask
 from plainformer.model.initial import initialise
 from plainformer.model.inputs import StackInput
 from plainformer.model.transformer import Transformer

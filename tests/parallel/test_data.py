@@ -16,7 +16,7 @@ import torch
 from plainformer.config import Dropout, ModelConfig
 from plainformer.config.learning import LossConfig
 from plainformer.errors import UsageError
-from plainformer.model.attention import Flow
+from plainformer.model.flow import Flow
 from plainformer.model.heads import FIRST
 from plainformer.parallel.mesh import Mesh
 from plainformer.parallel.sync import Turn, dealt

@@ -23,7 +23,8 @@ from plainformer.checkpoint.filling import Filling, put
 from plainformer.checkpoint.formats.source import some
 from plainformer.checkpoint.rows import Assigned, Row, WeightTable, assigned
 from plainformer.config import HeadConfig, ModelConfig
-from plainformer.errors import CheckpointError, plural
+from plainformer.config.loading import LoadOptions
+from plainformer.errors import CheckpointError, UsageError, opt, plural
 from plainformer.model.fast.blocks import KIND_CODES, Blocks
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.lora import Adapter, adapted
@@ -141,6 +142,22 @@ def _fill(filling: Filling, source: TensorSource, name: str, row: Row, ours: Seq
     stored = source.read(name)
     for our_name, tensor in zip(ours, _read(name, stored, row, ours, sizes), strict=True):
         filling.put(our_name, tensor, stored if source.is_mapped(name) else None)
+
+
+def keeps_blocks(options: LoadOptions, source: TensorSource, dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Return whether matrices that a file packs into blocks stay so. Raises UsageError where they cannot."""
+    if options.quantize != "keep":
+        return False
+    keep, leave = opt("quantize", "keep"), f"leave {opt('quantize')} out"
+    if options.tp != 1 or options.pp != 1 or device.type != "cpu" or dtype != torch.float32:
+        what = f"{keep} is for one process on a CPU, which computes in fp32"
+        raise UsageError(
+            what, f"{leave}, or {opt('tp', ...)}, {opt('pp', ...)}, {opt('device', ...)} and {opt('dtype', ...)}"
+        )
+    if not any(source.in_blocks(name) and source.stored(name) in KIND_CODES for name in source.names()):
+        what = f"{keep}: {source.where} holds no matrices in blocks that are read as they are"
+        raise UsageError(what, f"{leave}; such are " + ", ".join(kind for kind in KIND_CODES if kind != "F32"))
+    return True
 
 
 def _stays_in_blocks(filling: Filling, source: TensorSource, name: str, row: Row, ours: Sequence[str]) -> bool:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,140 +18,12 @@ from plainformer.errors import UsageError
 from plainformer.model.disentangled import DisentangledScores
 from plainformer.model.documents import Documents
 from plainformer.model.dropout import Draws, drop
+from plainformer.model.flow import Flow, Mask
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import make_norm
-from plainformer.model.packing import Packing
 from plainformer.model.position import Rotation, rotate
 
 ALIKE = nullcontext()  # numbers are drawn as they come
-
-
-class Room(NamedTuple):
-    """A layer's buffers, (B, K, capacity, E): the first `held` positions are in use, the caller writes the newest of them.
-
-    `shared`: the prefix that neighbouring rows share, which comes before, (B / copies, K, P, E).
-    """
-
-    keys: Tensor
-    values: Tensor
-    held: int
-    shared: tuple[Tensor, Tensor] | None
-
-
-@runtime_checkable
-class Cache(Protocol):
-    """What attention asks of a key-value cache; `generation/cache/cache.py` has the real one.
-
-    `exact`: whether `update` returns the very keys and values that it was given.
-    """
-
-    length: int
-    copies: int
-    exact: bool
-
-    def update(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new positions; return all that the layer holds, (B, K, S, E), the newest last."""
-
-    def room(self, layer: int, rows: int, count: int) -> Room | None:
-        """Return room for `count` new positions, for a caller that writes them itself; None, and no change, if `update` must."""
-
-    def advance(self, count: int) -> None:
-        """Count new positions, which all layers that are here have got."""
-
-    def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Return the keys and values that every `copies` rows share before their own: (B / copies, K, P, E)."""
-
-    def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Return the keys and values of the encoder's output for this layer, if they were stored."""
-
-    def store_cross(self, layer: int, k_BKSE: Tensor, v_BKSE: Tensor) -> None:
-        """Keep the keys and values of the encoder's output for the next steps."""
-
-
-@dataclass
-class Mask:
-    """Which keys a query may see: `bias`, added to the scores, (B or 1, H or 1, T or 1, S); `causal` needs no tensor."""
-
-    bias: Tensor | None = None
-    causal: bool = False
-
-    def of(self, queries: slice) -> Mask:
-        """Return the mask of some of the queries. Of a causal one without a tensor, they are the last: these see every key."""
-        if self.bias is None or self.bias.size(-2) == 1:
-            return Mask(self.bias)
-        return Mask(self.bias[..., queries, :])
-
-    def up_to(self, length: int) -> Mask:
-        """Return the mask of a shorter sequence, where what it hides or adds depends on distances alone."""
-        return self if self.bias is None else Mask(self.bias[..., :length, :length])
-
-
-class Attentions(NamedTuple):
-    """One layer's attention probabilities, (B, H, T, S) each: within the sequence, and to the encoder's output.
-
-    None where they were not asked for, or do not exist.
-    """
-
-    own: Tensor | None = None
-    cross: Tensor | None = None
-
-
-@dataclass
-class Flow:
-    """What goes along with the hidden states through the layers of a stack; no layer changes it.
-
-    Attributes:
-        masks, rotations: one for each layer.
-        length: T, the number of positions of this call.
-        real_BS: True for real positions, False for padding; None if there is no padding.
-        documents: where the documents of packed rows are; None where a row is one. With `runs`, attention goes through
-            these, and the masks are those of the longest document.
-        packing: what rows of a padded batch were packed by, which are `documents` then; None where nothing was.
-        cache: holds earlier positions; None in training, and where nothing is cached.
-        encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
-        encoder_kept: its keys and values by layer, kept beyond this call; see `StackOutput.kept`.
-        relative: the table of relative positions, of models whose scores depend on it.
-        only: a layer (the last), and the positions that are wanted of its output; that layer leaves out the others.
-    """
-
-    masks: list[Mask]
-    rotations: list[Rotation | None]
-    length: int
-    real_BS: Tensor | None = None
-    documents: Documents | None = None
-    packing: Packing | None = None
-    cache: Cache | None = None
-    encoder_BSD: Tensor | None = None
-    encoder_mask: Mask = field(default_factory=Mask)
-    encoder_kept: dict[int, tuple[Tensor, Tensor]] | None = None
-    head_mask_LH: Tensor | None = None
-    cross_head_mask_LH: Tensor | None = None
-    relative: Tensor | None = None
-    output_attentions: bool = False
-    only: tuple[int, slice] | None = None
-
-    def wanted(self, layer: int) -> slice | None:
-        """Return the positions that are wanted of a layer's output; None for all."""
-        return self.only[1] if self.only is not None and self.only[0] == layer else None
-
-    def residual(self, x_BTD: Tensor, layer: int) -> Tensor:
-        """Return those positions of a layer's input that its output is added to: the wanted ones, usually all."""
-        return self.taken(x_BTD, layer)
-
-    def taken(self, x: Tensor, layer: int, dim: int = 1) -> Tensor:
-        """Return what is wanted of a layer, usually all: positions of a dimension; of packed rows, one of each."""
-        wanted = self.wanted(layer)
-        if wanted is None:
-            return x
-        if self.packing is not None:
-            return x.index_select(dim, self.packing.ends(wanted))
-        return x[(slice(None),) * dim + (wanted,)]
-
-    def unpacked(self, x_BTD: Tensor) -> Tensor:
-        """Return hidden states as rows of the batch, with padding where it was: of packed rows (1, N, D) → (B, T, D)."""
-        if self.packing is None:
-            return x_BTD
-        return self.packing.unpack_ends(x_BTD) if self.only is not None else self.packing.unpack(x_BTD)
 
 
 def split_heads(x_BTD: Tensor, heads: int) -> Tensor:

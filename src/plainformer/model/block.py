@@ -32,8 +32,9 @@ from torch import Tensor, nn
 
 from plainformer.config import StackConfig
 from plainformer.config.values import check_whole
-from plainformer.model.attention import Attentions, CrossAttention, Flow, SelfAttention
+from plainformer.model.attention import CrossAttention, SelfAttention
 from plainformer.model.dropout import Draws, drop
+from plainformer.model.flow import Attentions, Flow
 from plainformer.model.linear import Linear, LinearGroup
 from plainformer.model.norm import ACTIVATION_FUNCTIONS, make_norm
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from plainformer.config import ModelConfig, TokenFrontend
 from plainformer.config.values import check_whole
 from plainformer.errors import UsageError, a_type
-from plainformer.model.attention import Cache
+from plainformer.model.flow import Cache
 from plainformer.model.inputs import READS, StackInput, check_tensor, checked_token_types, flatten_choices, shift_right
 from plainformer.model.stack import StackOutput
 

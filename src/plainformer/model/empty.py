@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plainformer.model.unpacking import Unpacking
+
 
 class PackedTable(Protocol):
     """A table in another layout. For inference alone; `model/fast/blocks.py` has one."""
@@ -23,7 +25,7 @@ class PackedTable(Protocol):
         """Return the table as an ordinary (rows, size) tensor."""
 
 
-class Embedding(nn.Module):
+class Embedding(Unpacking):
     """A table of vectors, (rows, size), looked up by id: (...,) → (..., size).
 
     Attributes:
@@ -32,7 +34,7 @@ class Embedding(nn.Module):
 
     leave: Callable[[Tensor], Tensor] | None = None
     start = 0
-    packed: PackedTable | None = None  # the table in a file's own layout; then there is no weight
+    packed: PackedTable | None = None  # set while the table keeps a file's own layout; `weight` is None then
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
@@ -52,19 +54,6 @@ class Embedding(nn.Module):
         if self.packed is not None:
             self.weight = nn.Parameter(self.packed.dense(), requires_grad=False)
             self.packed = None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.unpack()
-        return super()._apply(fn, recurse)
-
-    def train(self, mode: bool = True) -> Any:
-        if mode:
-            self.unpack()
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.unpack()
-        super()._load_from_state_dict(*args, **kwargs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

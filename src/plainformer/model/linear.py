@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plainformer.model.unpacking import Unpacking
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -60,7 +62,7 @@ class Leave(Protocol):
 Layout = Callable[[Sequence[Tensor], Tensor | None, Leave | None], PackedWeight]
 
 
-class _Prepared(nn.Module):
+class _Prepared(Unpacking):
     """What `Linear` and `LinearGroup` share: one product, of all their weights joined, may compute for them.
 
     `names`, `sizes`: each weight's name in this module, and its number of outputs. `product` None is the plain path.
@@ -103,19 +105,6 @@ class _Prepared(nn.Module):
         if joined is not None:
             for part, rows in zip(self.parts(), joined.detach().split(self.sizes), strict=True):
                 setattr(part, name, nn.Parameter(rows, requires_grad=False))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.unpack()  # moving or casting a blocked layout would leave it where it is
-        return super()._apply(fn, recurse)
-
-    def train(self, mode: bool = True) -> Any:
-        if mode:
-            self.unpack()
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.unpack()
-        super()._load_from_state_dict(*args, **kwargs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

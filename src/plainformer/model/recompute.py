@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plainformer.config.values import is_whole
 from plainformer.errors import UsageError, opt
-from plainformer.model.attention import Attentions, Flow
+from plainformer.model.flow import Attentions, Flow
 
 if TYPE_CHECKING:
     from plainformer.model.transformer import Transformer

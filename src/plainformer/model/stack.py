@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
-from plainformer.model.attention import Attentions, Cache, Flow, Mask
 from plainformer.model.block import make_block
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
 from plainformer.model.documents import Documents
 from plainformer.model.dropout import drop, skips
+from plainformer.model.flow import Attentions, Cache, Flow, Mask
 from plainformer.model.frontend import TokenEmbedding, WaveEmbedding, make_frontend, may_look, require
 from plainformer.model.heads import FIRST
 from plainformer.model.inputs import Reading, StackInput, read

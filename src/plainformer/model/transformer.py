@@ -20,7 +20,6 @@ from plainformer.config.local import Local
 from plainformer.config.model import in_millions
 from plainformer.config.shapes import shapes
 from plainformer.errors import UsageError
-from plainformer.model.attention import Cache
 from plainformer.model.call import (
     check_documents,
     check_inputs,
@@ -30,6 +29,7 @@ from plainformer.model.call import (
     main_input,
     stack_inputs,
 )
+from plainformer.model.flow import Cache
 from plainformer.model.frontend import TokenEmbedding
 from plainformer.model.heads import Head, pick
 from plainformer.model.inputs import StackInput, check_ids, check_rows, check_tensor

@@ -26,7 +26,7 @@ class Mask:
 
 @dataclass
 class Flow:
-    """What goes along with the hidden states, as in `model/attention.py`.
+    """What goes along with the hidden states, as in `model/flow.py`.
 
     Attributes:
         rows, length: B and T. memory, memory_length: the encoder's output, and S of cross-attention.

@@ -36,20 +36,14 @@ def by_tokens(inputs: dict[str, Tensor], run: Run, *, wide: bool = False) -> Ten
             answers = torch.nn.functional.pad(answers, (*rest, part.start, after))
         found.append(answers)
         order.append(places)
-    if len(found) == 1:
-        order_N = order[0].cpu()
-        return found[0] if bool((order_N == torch.arange(len(order_N))).all()) else _placed(found[0], order_N)
-    return _placed(torch.cat(found), torch.cat(order).cpu())
-
-
-def _placed(answers: Tensor, order_N: Tensor) -> Tensor:
-    return torch.empty_like(answers).index_copy_(0, order_N, answers)
+    joined = torch.cat(found)
+    return torch.empty_like(joined).index_copy_(0, torch.cat(order).cpu(), joined)
 
 
 def _groups(real_NT: Tensor) -> Iterator[tuple[Tensor, slice]]:
     """Yield the rows that run together, longest first, and the columns that are real in one of them."""
-    order_N = real_NT.sum(1).argsort(descending=True, stable=True)
-    lengths, start = real_NT.sum(1)[order_N].tolist(), 0
+    lengths_N, order_N = real_NT.sum(1).sort(descending=True, stable=True)
+    lengths, start = lengths_N.tolist(), 0
     while start < len(lengths):
         stop, tokens = start + 1, lengths[start]
         while stop < len(lengths) and tokens + lengths[stop] <= TOKENS:

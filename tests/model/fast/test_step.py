@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from plainformer.config import NormConfig, RelativeBias, RopeConfig
 from plainformer.generation.cache.cache import KeyValueCache
-from plainformer.model.attention import Attentions
 from plainformer.model.fast import compiled, packed, prepare, step
 from plainformer.model.fast.kernels import ACTIVATION_CODES
 from plainformer.model.fast.prepare import prepare_for_inference
+from plainformer.model.flow import Attentions
 from plainformer.model.norm import ACTIVATION_FUNCTIONS
 from plainformer.model.stack import Stack
 from tests.support import ROOT

@@ -19,7 +19,7 @@ from plainformer.config.local import Local
 from plainformer.config.values import check_choice, check_whole
 from plainformer.errors import UsageError, plural
 from plainformer.generation.cache.buffers import Device, Int8Store, Shape, Store
-from plainformer.model.attention import Room
+from plainformer.model.flow import Room
 
 KINDS: dict[str, type[Store]] = {"full": Store, "int8": Int8Store}
 # A windowed layer keeps this many positions more than its window, so that a few may be taken back (speculative decoding).

@@ -26,12 +26,9 @@ def say_not_kept(cause: str) -> None:
     )
 
 
-def compiled(parallel: bool = False, inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
+def compiled(inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
     """Return `numba.njit`, keeping what it compiled on disk wherever it finds a place for that."""
-    # Of what Numba may do in parallel, only `prange`: looking for the rest takes seconds at each compilation.
-    others = ("reduction", "inplace_binop", "stencil", "comprehension", "setitem", "numpy", "fusion")
     options: dict[str, Any] = {
-        "parallel": {"prange": True, **dict.fromkeys(others, False)} if parallel else False,
         "fastmath": {"reassoc", "contract", "arcp", "nsz"},
         "error_model": "numpy",
         "nogil": True,

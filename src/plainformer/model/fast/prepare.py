@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plainformer.config import ModelConfig
 from plainformer.config.values import check_choice
 from plainformer.errors import UsageError, opt
 from plainformer.model.empty import Embedding
@@ -84,6 +85,11 @@ def prepare_for_inference(
     if blocks or {"compiled", *ROUNDED} & set(choices.values()):
         step.install(model)
     return choices
+
+
+def usual_rows(config: ModelConfig) -> int:
+    """Return the `rows` of `prepare_for_inference` for a model: a decoder is used a token at a time."""
+    return 1 if config.main_stack.direction == "causal" else 512
 
 
 def unprepare(model: nn.Module, keep_blocks: bool = False) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plainformer.config import StackConfig
-from plainformer.model.attention import Attentions, CrossAttention, Flow, Mask
+from plainformer.model.attention import CrossAttention
 from plainformer.model.block import norms_around
 from plainformer.model.fast.compiled import (
     FEW_ROWS,
@@ -33,6 +33,7 @@ from plainformer.model.fast.compiled import (
     state,
 )
 from plainformer.model.fast.packed import KernelWeight
+from plainformer.model.flow import Attentions, Flow, Mask
 from plainformer.model.linear import is_shared, outermost
 from plainformer.model.norm import LayerNorm, RMSNorm
 from plainformer.model.stack import Stack
@@ -73,26 +74,25 @@ class FastStack(Stack):
 
     def _is_ready(self, module: ModuleType) -> bool:
         """Return whether the kernels are compiled for the weights of this stack; those that are not, are then being compiled."""
-        known = {step.kind: step for step in self._steps(module) if step.arrays is not None}
+        blocks = list(self.layers)
+        steps = self._steps(blocks)
+        for step, block in zip(steps, blocks, strict=True):
+            step.follow(block, module)
+        known = {step.kind: step for step in steps if step.arrays is not None}
         waiting = [step for step in known.values() if not step.is_ready(module)]  # all are asked for at once
         return not waiting
 
-    def _steps(self, module: ModuleType) -> Sequence[LayerStep]:
+    def _steps(self, blocks: Sequence[nn.Module]) -> Sequence[LayerStep]:
         """Return the steps of all layers, made if they are not."""
-        blocks = list(self.layers)
         if len(self.steps) != len(blocks):
             self.steps = [LayerStep(self.config) for _ in blocks]
-        for step, block in zip(self.steps, blocks, strict=True):
-            step.follow(block, module)
         return self.steps
 
     def _run_steps(
         self, x_BTD: Tensor, flow: Flow, numbers: range, module: ModuleType
     ) -> Iterator[tuple[Tensor, Attentions]]:
         blocks = list(self.layers)
-        if len(self.steps) != len(blocks):
-            self.steps = [LayerStep(self.config) for _ in blocks]
-        steps, usual = self.steps, True
+        steps, usual = self._steps(blocks), True
         views: Views = {}
         follow_torch_threads()
         loops_follow(True)
