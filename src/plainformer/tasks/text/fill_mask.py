@@ -13,7 +13,6 @@ from plainformer.tasks.base import Task, best
 from plainformer.tasks.calls import called_with
 from plainformer.tasks.html import bars
 from plainformer.tasks.results import Result
-from plainformer.tasks.rows import by_tokens
 from plainformer.tasks.text.options import FillMaskOptions
 
 if TYPE_CHECKING:
@@ -71,13 +70,9 @@ class FillMask(Task):
     def predict(self, encoded: tuple[Sequence[str], TextBatch], options: FillMaskOptions) -> Tensor:
         """Probabilities for every gap of the batch, (gaps, V), row after row."""
         inputs = self.model_inputs(encoded[1])
-
-        def states(rows: dict[str, Any]) -> Tensor:
-            return self.model.states(**rows).last_hidden_state
-
-        states_BTD = by_tokens(inputs, states, wide=True)
+        logits_BTV: Tensor = self.model(**inputs).logits
         gaps_BT = (inputs["input_ids"] == self.tokenizer.mask_id) & inputs["attention_mask"].bool()
-        return self.model.score(states_BTD[gaps_BT.cpu()].to(self.model.device)).float().softmax(-1)
+        return logits_BTV[gaps_BT].float().softmax(-1)
 
     def decode(
         self, encoded: tuple[Sequence[str], TextBatch], predicted: Tensor, options: FillMaskOptions

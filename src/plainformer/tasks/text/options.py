@@ -10,7 +10,7 @@ from plainformer.config.options import MISSING, flag, one_of, opt, option, text,
 from plainformer.config.values import no_effect
 from plainformer.errors import UsageError, a_type, did_you_mean
 from plainformer.inputs.listed import as_list
-from plainformer.tasks.options import TextOptions, WindowOptions
+from plainformer.tasks.options import BATCH_SIZE, TextOptions, WindowOptions
 
 # The order in which older checkpoints of sentence-transformers, which name theirs by flags, concatenate several.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "last", "pooler")
@@ -21,8 +21,9 @@ TEMPLATE = "This example is {}."
 
 @dataclass(frozen=True, kw_only=True)
 class FillMaskOptions(TextOptions):
-    """Options of fill-mask."""
+    """Options of fill-mask; few texts at once, for the model scores every word at every position."""
 
+    batch_size: int = option(BATCH_SIZE, help="Inputs that run at once; 1 answers each as it is read.", check=whole(1))
     top_k: int = option(5, help="Fill-mask: candidates for each gap.", check=whole(1))
 
 
