@@ -25,12 +25,19 @@ from plainformer.plan.result import ACTIVATIONS, CACHE, CONVERSION, GROWTH, LOGI
 from plainformer.plan.result import MASKS as MASKS_AND_ROTATIONS
 from plainformer.plan.stored import StoredFile
 from plainformer.plan.tape import Value
-from plainformer.plan.weights import WIDTHS, Loaded, Loading, usual_backend, weights
+from plainformer.plan.weights import BLOCK, WIDTHS, Loaded, Loading, usual_backend, weights
 from plainformer.plan.workload import Workload
 
 RATE = 16_000  # samples a second of what waveform models were trained on
-PIECE = 1 << 20  # int8 weights that are made wide at a time (`Int8Weight.PIECE`)
+PIECE = 1 << 20  # rounded weights that are made wide at a time (`Int8Weight.PIECE`, `BlockWeight.PIECE`)
+FEW = 64  # rows that are multiplied by blocks as they are (`BlockWeight.FEW`)
+BLOCKS = ("int4", "keep")  # backends whose weights are blocks, and whose inputs are rounded
 JOINED = "matrices of the same input joined"
+ROUNDED = {
+    "int8": "int8, embeddings and norms in fp32",
+    "int4": "int4, scores of words in int8, embeddings and norms in fp32",
+    "keep": "in the file's own blocks, norms in fp32",
+}
 HOW = {"plain": "as stored", "fused": JOINED, "compiled": JOINED, "onednn": "in oneDNN's layout"}
 SEARCHED = 4  # logits of a step that beams and samples hold at once: before and after processing, sorted, probabilities
 
@@ -48,10 +55,12 @@ class Products(Operations):
 
     def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
         """Return x Wᵀ + b; of rounded weights piece by piece, and the results of several pieces joined."""
-        if self.backend != "int8":
-            return super().linear(x, name, inputs, outputs, bias, leaves)
         n = x.numbers // inputs
+        if self.backend not in ("int8", *BLOCKS) or (self.backend in BLOCKS and n <= FEW):
+            return super().linear(x, name, inputs, outputs, bias, leaves)
         x = self.copied(x)
+        if self.backend in BLOCKS:
+            return self._by_blocks(x, inputs, outputs)
         rows = min(max(PIECE // inputs, 1), outputs)
         pieces, wide = self.storage(n * outputs * 4 if rows < outputs else 0), self.storage(rows * inputs * 4)
         if rows < outputs:
@@ -59,6 +68,19 @@ class Products(Operations):
         y = self.operation(n * outputs, 4, ())
         del pieces
         return self.summed(y) if leaves else y
+
+    def _by_blocks(self, x: Value, inputs: int, outputs: int) -> Value:
+        """Return the product of an input that is rounded, 32 numbers of a row at a time, and of weights made wide."""
+        n = x.numbers // inputs
+        padded = n * -(-inputs // BLOCK) * BLOCK * 4
+        taken = [self.storage(padded) for _ in range(3)]  # as blocks, divided by their scales, and rounded
+        del taken
+        narrow = self.storage(padded)
+        pieces, wide = self.storage(n * outputs * 4), self.storage(min(PIECE // inputs, outputs) * inputs * 4)
+        del wide
+        y = self.operation(n * outputs, 4, ())
+        del narrow, pieces
+        return y
 
     def group(self, x: Value, name: str, inputs: int, sizes: dict[str, int], bias: bool) -> list[Value]:
         """Return views of one product of all."""
@@ -210,10 +232,8 @@ def loading_of(
     """Return how `load` gets the weights that are asked for; `backend` as for `inference_phases`."""
     if workload.training:
         return Loading(stored=stored, mapped=False, copied=True)
-    dtype = workload.dtype or "fp32"
-    usual = "int8" if dtype == "int8" else usual_backend(config, dtype, cpu=not on_gpu)
-    held = "fp32" if dtype == "int8" else dtype
-    return Loading(dtype=held, backend=backend or usual, mapped=not on_gpu, stored=stored)
+    usual = workload.quantized or usual_backend(config, workload.number, cpu=not on_gpu)
+    return Loading(dtype=workload.number, backend=backend or usual, mapped=not on_gpu, stored=stored)
 
 
 class _Plan:
@@ -225,7 +245,7 @@ class _Plan:
         # Rows that differ in length run without their padding, see `Stack._packing`.
         self.packs = loading.mapped and workload.cache != "int8" and here.layout.pp == 1
         self.loaded: Loaded = weights(here.config, loading, here)
-        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note(workload.dtype or "fp32"))
+        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note())
         # Each rank has all words' scores.
         self.config = replace(here.model, head=here.config.head)
         layout = here.layout
@@ -238,8 +258,8 @@ class _Plan:
             here.is_last,
         )
 
-    def _note(self, dtype: str) -> str:
-        kind = "int8, embeddings and norms in fp32" if dtype == "int8" else f"{dtype}, {HOW[self.backend]}"
+    def _note(self) -> str:
+        kind = ROUNDED.get(self.backend) or f"{self.workload.number}, {HOW[self.backend]}"
         return f"{kind}; {short(self.loaded.mapped)} are pages of the file" if self.loaded.mapped else kind
 
     def phases(self) -> tuple[Phase, ...]:
@@ -330,7 +350,7 @@ class _Plan:
         """One step for each row: its activations are small; the cache, and what attention reads of it, are not."""
         w, R = self.workload, self.workload.rows
         alone = replace(self.config, encoder=None, decoder=replace(decoder, cross_attention=False))
-        few = "fused" if self.backend == "int8" else self.backend
+        few = "fused" if self.backend in ROUNDED else self.backend
         run = Forward(alone, Learning(Sizes(R, 1), width=self.number), self.share).set_up(few)
         parts = run.scored(1, False)
         seen = (1 if encoder else w.prompt) + w.new
