@@ -156,7 +156,7 @@ def inspect_checkpoint(
             prefixes={name: one.prefix for name, one in read_purposes(config.source).items() if one.prefix},
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-            quantized=_quantized(checkpoint, config) if problem is None else {},
+            quantized=_quantized(checkpoint, model),
             problem=problem,
         )
 
@@ -194,8 +194,13 @@ def _problem(
     return tokenizer if kind.needs_tokenizer and isinstance(tokenizer, CheckpointError) else None
 
 
-def _quantized(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, int]:
-    """Return the bytes of the weights for each `quantize` that `load` takes for them."""
+def _quantized(checkpoint: Checkpoint, model: Transformer) -> dict[str, int]:
+    """Return the bytes of the weights for each `quantize` that `load` takes for them; none where they do not fit."""
+    config = model.config
+    try:
+        check_weights(model, checkpoint.tensors(), checkpoint.rows(config))
+    except CheckpointError:
+        return {}
     file = stored_file(checkpoint, config) if checkpoint.folder is None else None
     stays = file is not None and any(tensor.can_stay for tensor in file.tensors)
     asked = [Workload(quantize=kind) for kind in QUANTIZED if kind != "keep" or stays]

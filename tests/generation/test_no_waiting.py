@@ -27,7 +27,7 @@ from tests.support.models import CONFIGS, make
 PROMPT, NEW = 7, 12
 HEADS = {"gpt2": "GPT2LMHeadModel", "t5": "T5ForConditionalGeneration", "bart": "BartForConditionalGeneration"}
 SAMPLERS = dict(do_sample=True, temperature=0.8, top_k=5, top_p=0.9, min_p=0.01)
-RULES = dict(repetition_penalty=1.2, min_new_tokens=2, suppress_tokens=[3])
+RULES = dict(repetition_penalty=1.2, min_new_tokens=2)
 
 
 def nowhere(name: str) -> Transformer:
@@ -61,7 +61,7 @@ def test_a_decoding_step_reads_no_values(name: str, padded: bool, options: dict[
     ids = torch.zeros(2, PROMPT, dtype=torch.long, device="meta")
     encoded = None
     if model.config.encoder is not None:
-        encoded = StackOutput(torch.empty(2, 5, model.config.encoder.hidden_size, device="meta"))
+        encoded = StackOutput(torch.empty(2, 5, model.config.encoder.hidden_size, device="meta"), None)
     session = Session(model, Prompt(ids, torch.ones_like(ids) if padded else None, encoded), budget=NEW)
     read(session, model)
     picker = Picker(Draws(0, 2, 1) if asked.do_sample else None)

@@ -15,6 +15,7 @@ from plainformer.config import Dropout, ModelConfig, StackConfig, WaveFrontend
 from plainformer.config.local import Local
 from plainformer.config.parts import MelFrontend
 from plainformer.plan.activations import Learning, Run, Share
+from plainformer.plan.blockwise import attend_by_blocks
 from plainformer.plan.cache import SLACK, CacheBytes, CacheUse, cache_bytes
 from plainformer.plan.devices import short
 from plainformer.plan.frontends import INPUTS, Sizes
@@ -108,24 +109,26 @@ class Forward(Run):
     """One forward pass on a tape.
 
     Attributes:
-        backend: of the linears. reading: of the decoder's cache; None: there is none.
+        backend: of the linears. reading: of the decoder's cache; None: there is none. on_cpu: where prompts go by blocks.
     """
 
     backend = "plain"
     reading: Reading | None = None
+    on_cpu = True
 
     def __post_init__(self) -> None:
         self.config = without_dropout(self.config)
         self.ops = Products(dict(self.config.tied), self.how.width, self.backend, self.share.parts)
 
-    def set_up(self, backend: str, reading: Reading | None = None) -> Forward:
-        """Choose a backend, and a cache."""
-        self.backend, self.reading = backend, reading
+    def set_up(self, backend: str, reading: Reading | None = None, on_cpu: bool = True) -> Forward:
+        """Choose a backend, a cache, and where it is."""
+        self.backend, self.reading, self.on_cpu = backend, reading, on_cpu
         self.__post_init__()
         return self
 
     def prepare(self, flow: Flow, name: str) -> None:
-        """Let a decoder's keys and values go to the cache."""
+        """Let a decoder's keys and values go to the cache, and its prompt by blocks."""
+        flow.by_blocks = attend_by_blocks if self.on_cpu else None
         if self.reading is not None and name == "decoder":
             flow.kept = self._keep
 
@@ -243,6 +246,7 @@ class _Plan:
         self.here, self.workload = here, workload
         self.backend, self.number = loading.backend, WIDTHS[loading.dtype or "fp32"]
         # Rows that differ in length run without their padding, see `Stack._packing`.
+        self.on_cpu = loading.mapped
         self.packs = loading.mapped and workload.cache != "int8" and here.layout.pp == 1
         self.loaded: Loaded = weights(here.config, loading, here)
         self.weights = Item(WEIGHTS, self.loaded.bytes, self._note())
@@ -281,7 +285,7 @@ class _Plan:
 
     def _pass(self, inputs: Sizes, targets: Sizes | None = None, reading: Reading | None = None) -> Forward:
         how = Learning(inputs, targets, width=self.number, ffn_chunk=self.workload.ffn_chunk)
-        return Forward(self.config, how, self.share).set_up(self.backend, reading)
+        return Forward(self.config, how, self.share).set_up(self.backend, reading, self.on_cpu)
 
     def _sizes(self, rows: int, length: int, padded: bool) -> Sizes:
         w, frontend = self.workload, self.config.input_frontend

@@ -34,7 +34,7 @@ BACKENDS = ("plain", "fused", "compiled", "onednn", "int8", "int4", "keep")
 SCALE = 4  # bytes: an fp32 number for each output
 BLOCK, FOUR_BITS, EIGHT_BITS = 32, 20, 34  # numbers of a block that `int4` makes, its bytes, those of one with 8 bits
 SCORES = "head.out.weight"  # what `int4` rounds to 8 bits
-WHILE_ROUNDING = {FOUR_BITS: 5.0, EIGHT_BITS: 2.25}  # fp32 numbers for each that is rounded: several ranges are tried
+WHILE_ROUNDING = {FOUR_BITS: 5 + 13 / BLOCK, EIGHT_BITS: 2.25}  # fp32 numbers for each that is rounded
 _GROUP = re.compile(r"(.*\.(?:qkv|kv|gate_up))\.\w+\.(weight|bias)")
 
 
