@@ -109,7 +109,7 @@ class Shown:
         return piece
 
     def end(self) -> str:
-        """Return what was held back, and is no stop string now that the text has ended."""
+        """Return what was held back, and turned out not to be a stop string, now that the text has ended."""
         return self._waiting if self._scan.match is None else ""
 
 

@@ -1,4 +1,4 @@
-"""The engine that serves models, without HTTP: requests of many callers, one thread that computes. Read `engine`, then `scheduler`."""
+"""The engine that serves models, without HTTP: many callers, one thread that computes. Read `engine`, then `scheduler`."""
 
 from plainformer.serve.engine.answers import Event, Outcome, Seconds, TokenScore, Usage
 from plainformer.serve.engine.capabilities import Capabilities

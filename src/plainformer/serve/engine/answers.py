@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -64,7 +64,7 @@ class Outcome:
     result: Any
     answers: tuple[Any, ...] = ()
     scores: tuple[tuple[TokenScore, ...], ...] | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     seed: int | None = None
-    seconds: Seconds = Seconds()
+    seconds: Seconds = field(default_factory=Seconds)
     warnings: tuple[str, ...] = ()

@@ -28,7 +28,9 @@ class QueueTimeout(EngineError):
 
     @classmethod
     def of(cls, seconds: float) -> QueueTimeout:
-        return cls(f"the request waited {seconds:g} s for its turn", f"try again later, or raise {opt('queue_timeout')}")
+        return cls(
+            f"the request waited {seconds:g} s for its turn", f"try again later, or raise {opt('queue_timeout')}"
+        )
 
 
 class Draining(EngineError):
@@ -74,7 +76,9 @@ class RowFailed(EngineError):
 
     @classmethod
     def not_a_number(cls, new: int) -> RowFailed:
-        return cls(f"the model's scores after {new} new tokens are not numbers", "look at the weights: some are not finite")
+        return cls(
+            f"the model's scores after {new} new tokens are not numbers", "look at the weights: some are not finite"
+        )
 
 
 class ContextTooLong(InputError):

@@ -54,6 +54,11 @@ class Job:
         return False
 
     @property
+    def source(self) -> tuple[str, str]:
+        """Whose work it is: of which model for which client."""
+        return self.request.model, f"client {self.request.client}"
+
+    @property
     def waits_for_reader(self) -> bool:
         return self.stalled_since is not None
 

@@ -50,7 +50,7 @@ class Memory:
         return taken - self.prefix_blocks + self.reserved
 
     def fits(self, blocks: int) -> bool:
-        """Whether so many more can be had, where need be in the place of what is kept for later."""
+        """Whether that many more can be had, if need be in the place of what is kept for later."""
         return self.used + blocks <= self.total
 
     def take(self, count: int) -> list[int]:

@@ -100,8 +100,8 @@ class Micro:
         self.speed: dict[int, float] = {}  # of a task by its identity: sizes a second
         self.groups: dict[int, Group] = {}
 
-    def unit(self, lead: Reading, others: Sequence[Reading]) -> list[Reading]:
-        """Go on with the group that a task is at, or begin one with `lead`; return the requests that have ended.
+    def unit(self, lead: Reading, others: Sequence[Reading]) -> list[tuple[Reading, BaseException | None]]:
+        """Go on with the group that a task is at, or begin one with `lead`; at its end return its requests, with their errors.
 
         Args:
             others: further requests, of which some may join.
@@ -120,7 +120,7 @@ class Micro:
             raise group.turn.error  # what belongs to a request is kept apart: this is the engine's own
         rate = group.size / max(group.seconds, 1e-6)
         self.speed[key] = rate if key not in self.speed else _KNOWN * rate + (1 - _KNOWN) * self.speed[key]
-        return [part.job for part in group.parts]
+        return [(part.job, part.error) for part in group.parts]
 
     def _begin(self, lead: Reading, others: Sequence[Reading]) -> Group:
         whole = self.speed.get(id(lead.task), _FIRST_SIZE / UNIT_SECONDS) * UNIT_SECONDS
@@ -209,5 +209,3 @@ def _same(first: Any, second: Any) -> bool:
         return type(first) is type(second) and bool(first == second)
     except (RuntimeError, ValueError):
         return False
-
-

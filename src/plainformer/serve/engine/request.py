@@ -149,6 +149,10 @@ class Request:
             if not self._is_read:  # the reader has turned away meanwhile
                 self._events.clear()
 
+    @property
+    def ended_with(self) -> Outcome | BaseException | None:
+        return self._outcome if self._error is None else self._error
+
     def begun(self) -> None:
         """Say that the request's first work is done."""
         self._began = True

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from plainformer.generation.draw import Draws
-from plainformer.generation.modes.token_loop import Picked, Picker, Rows, likeliest, pick
+from plainformer.generation.modes.token_loop import Picker, Rows, likeliest, pick
 from plainformer.generation.order import check_ids, end_ids, make_processors
 from plainformer.generation.processors.context import Context, Processor
-from plainformer.generation.prompt import left_align
+from plainformer.generation.prompt import left_align, make_prompt
 from plainformer.generation.ragged import RaggedRow
 from plainformer.generation.result import Generation
-from plainformer.generation.search import make_prompt
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.stopping import Stops, TextStop
 from plainformer.serve.engine.errors import RowFailed
@@ -42,7 +41,9 @@ class Row:
 
     copies = 1
 
-    def __init__(self, job: Batched, copy: Copy, ids: Sequence[int], processors: list[Processor], picker: Picker) -> None:
+    def __init__(
+        self, job: Batched, copy: Copy, ids: Sequence[int], processors: list[Processor], picker: Picker
+    ) -> None:
         self.job, self.copy, self.processors, self.picker = job, copy, processors, picker
         self.prompt_columns = self.length = len(ids)
         self.ids = torch.zeros((1, len(ids) + job.new_tokens), dtype=torch.long)
@@ -74,14 +75,13 @@ class Row:
             self.error = error
 
     def _take(self, logits_1V: Tensor, token: int | None) -> None:
-        scored = self.job.prepared.options.output_scores
+        scored, banned, scores = self.job.prepared.options.output_scores, None, None
         if token is None or scored:
             found = pick(logits_1V, self, self.processors, self.picker, output_scores=scored)
             token = int(found.tokens[0])
-        else:
-            found = Picked(cast(Tensor, None))
-        banned = None if found.banned is None else found.banned.tolist()
-        self.rows.record([token], banned, None if found.scores is None else found.scores.tolist())
+            banned = None if found.banned is None else found.banned.tolist()
+            scores = None if found.scores is None else found.scores.tolist()
+        self.rows.record([token], banned, scores)
         self.token = token
         top = self.job.logprobs
         self.copy.add(token, None if top is None else score_of(logits_1V[0], token, top))
@@ -192,11 +192,18 @@ class Batched(Writing):
             else:
                 row.held = ragged.join(session.cache, row.blocks, filled=len(self.shared))
             self.written.append(row)
-        if self.memory.prefixes is not None:
+        # Of a layer with a window, what it had let go of by now is in no block.
+        if self.memory.prefixes is not None and all(
+            layer.held == len(self.prompt_ids) for layer in session.cache.layers
+        ):
             self.memory.prefixes.add(self.prompt_ids, self.blocks_taken[0])
         self.session = self.reading = None
+        broken = _not_numbers(logits_1V)[0]
         for row in self.written:
-            row.take(logits_1V)
+            if broken:
+                row.error = RowFailed.not_a_number(0)
+            else:
+                row.take(logits_1V)
         self.first = time.monotonic()
 
     # ---- the end --------------------------------------------------------------------------------------------------

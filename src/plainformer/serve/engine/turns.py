@@ -12,7 +12,7 @@ from typing import Any
 from plainformer.model.pausing import pauses_with
 
 
-class Abandoned(BaseException):  # noqa: N818 - like GeneratorExit, it is no error
+class Abandoned(BaseException):
     """Raised in a call whose answer nobody wants any more, where it pauses."""
 
 

@@ -185,7 +185,9 @@ class Writing(Job):
         """Begin the texts of the answers: each group of indices is one."""
         scored = self.logprobs is not None
         texts = (AnswerText(self.task.tokenizer, self.prepared, self.options.stop_strings) for _ in groups)
-        self.copies = [Copy(self.request, group, text, scored=scored) for group, text in zip(groups, texts, strict=True)]
+        self.copies = [
+            Copy(self.request, group, text, scored=scored) for group, text in zip(groups, texts, strict=True)
+        ]
 
     def time_left(self) -> float:
         """Return the seconds that are left to write in."""
@@ -275,7 +277,9 @@ class Stepped(Writing):
             if not copy.ended:
                 copy.end(found.stop_reasons[place])
         if len(self.copies) < self.answers and self._several:  # beams but the best come whole
-            texts = [AnswerText(self.task.tokenizer, self.prepared, self.options.stop_strings) for _ in range(self.answers)]
+            texts = [
+                AnswerText(self.task.tokenizer, self.prepared, self.options.stop_strings) for _ in range(self.answers)
+            ]
             for place in range(1, self.answers):
                 copy = Copy(self.request, [place], texts[place], scored=False)
                 for token in found.token_ids[place][self.prepared.uncounted :]:
@@ -308,7 +312,9 @@ class Scorer:
     def picked(self, logits_RV: Tensor, picked_R: Tensor, draws_R: Tensor | None, session: object) -> None:
         """Score the tokens of a step."""
         assert self._raw_RV is not None
-        self._scores = [score_of(row_V, token, self.top) for row_V, token in zip(self._raw_RV, picked_R.tolist(), strict=True)]
+        self._scores = [
+            score_of(row_V, token, self.top) for row_V, token in zip(self._raw_RV, picked_R.tolist(), strict=True)
+        ]
 
     def taken(self) -> list[TokenScore]:
         """Return the scores of the last step."""

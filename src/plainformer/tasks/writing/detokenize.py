@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from plainformer.generation.constraints.stop_strings import HALF_A_CHARACTER, Shown, StopMatch
 
 if TYPE_CHECKING:
-    from plainformer.tasks.writing.prepared import Beginning
     from plainformer.inputs.text.tokenizer import Tokenizer
+    from plainformer.tasks.writing.prepared import Beginning
 
 
 def continuation(tokenizer: Tokenizer, before: Sequence[int], new: Sequence[int]) -> str:
