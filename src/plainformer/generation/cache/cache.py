@@ -9,6 +9,7 @@ Shapes: B prompts, R = B * copies rows, K key-value heads, T new positions, S po
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -158,6 +159,25 @@ class KeyValueCache:
         dropped = self.length - length
         return all(layer.can_drop(dropped, self.length) for layer in (*self.layers, *self.elsewhere))
 
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return what a layer holds of these rows' own: (R, K, S', E), newest last."""
+        held = self.layers[layer - self.held.start]
+        return held.keys.read(0, held.held), held.values.read(0, held.held)
+
+    def restore(self, length: int, chunk: int, kept: Callable[[int, int, int], tuple[Tensor, Tensor]]) -> None:
+        """Hold `length` positions, as if they had come `chunk` at a time: of windowed layers, what is then still there.
+
+        `kept`: a layer, and two positions → the keys and values from the one up to the other, (R, K, S, E).
+        """
+        self.reset()
+        for number, layer in zip(self.held, self.layers, strict=True):
+            for first in range(0, length, chunk):
+                layer.count(min(chunk, length - first))
+            keys, values = kept(number, length - layer.held, length)
+            layer.keys.write(0, keys)
+            layer.values.write(0, values)
+        self.length = length
+
     def memory_bytes(self) -> int:
         """Return how many bytes are allocated, cross-attention included."""
         return self._bytes(used=False)
@@ -245,7 +265,7 @@ class _Layer:
         return seen[0], seen[1]
 
     def count(self, new: int) -> None:
-        """Count new positions of a layer that is elsewhere, as `update` does."""
+        """Count new positions as `update` does, of a layer that is elsewhere or whose positions come otherwise."""
         end = self.held + new
         slides = self.kept is not None and end > 2 * self.kept
         self.held = min(min(self.held, self.kept) + new, self.kept) if slides and self.kept is not None else end

@@ -56,7 +56,12 @@ class Tokenizer:
         source_files: name → content, of files that `save` writes unchanged because tokenizer.json cannot express them.
         settings: further entries for the saved tokenizer_config.json.
         languages: those of a multilingual tokenizer.
+    Attributes:
+        in_pool: whether one text is encoded by the backend's pool of threads, too: other threads of Python go on meanwhile,
+            which matters to a server, and a later fork would not survive it.
     """
+
+    in_pool = False
 
     def __init__(
         self,
@@ -181,7 +186,7 @@ class Tokenizer:
         for row, item in enumerate(texts):
             lengths.fail_early(_checked_row(item, nth(row)), self._count, nth(row))
         plain: list[Any] = [item for item in texts if not isinstance(item, ChatPrompt)]
-        if len(plain) == 1:  # without waking the thread pool, which a later fork would not survive
+        if len(plain) == 1 and not self.in_pool:  # without waking the thread pool, which a later fork would not survive
             text, pair = (plain[0], None) if isinstance(plain[0], str) else plain[0]
             rows = iter([self.backend.encode(text, pair, add_special_tokens=add_special_tokens)])
         else:
