@@ -112,7 +112,7 @@ def _too_long(error: PlainformerError, spelling: Any) -> Refusal:
 
 def _of_engine(error: EngineError, spelling: Any) -> Refusal:
     if isinstance(error, RequestCancelled):
-        status, code = {"timeout": (504, "timeout"), "drain": (503, "draining")}.get(error.why, (499, error.why))
+        status, code = {"timeout": (504, "timeout"), "drain": (503, "draining"), "delete": (409, "cancelled")}.get(error.why, (499, error.why))
         return Refusal(status, error.message(spelling), kind="server_error", code=code)
     for kind, (status, name, code) in _STATUSES.items():
         if isinstance(error, kind):

@@ -25,7 +25,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Seen = Callable[["Passed"], None]
+Seen = Callable[["Passed", str], None]
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # others could write lines of their own into a log
 _SECURITY = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
@@ -69,8 +69,9 @@ class Passed:
 class Guard:
     """An application within its rules; `seen` is told of each request at its end."""
 
-    def __init__(self, app: App, rules: Rules, seen: Seen = lambda passed: None) -> None:
+    def __init__(self, app: App, rules: Rules, seen: Seen = lambda passed, model: None) -> None:
         self.app, self.rules, self.seen = app, rules, seen
+        self.running: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,17 +79,20 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
-        request_id = given if _SAFE_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        kept = _SAFE_ID.fullmatch(given) and given not in self.running
+        request_id = given if kept else f"req-{secrets.token_hex(12)}"
         address = (scope.get("client") or ("",))[0]
         passed = Passed(request_id, scope["method"], scope["path"], address, time.monotonic())
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, client=address, passed=passed)
         answer = self._answering(send, passed, headers.get("origin"))
+        self.running.add(request_id)
         try:
             await self._pass(scope, headers, receive, answer)
         finally:
+            self.running.discard(request_id)
             passed.seconds = time.monotonic() - passed.started
-            self.seen(passed)
+            self.seen(passed, state.get("model", ""))
 
     async def _pass(self, scope: Scope, headers: dict[str, str], receive: Receive, answer: Send) -> None:
         try:

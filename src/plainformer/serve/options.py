@@ -32,7 +32,7 @@ from plainformer.tasks.writing.options import CONSTRAINTS, Text2TextOptions, Tex
 
 MOST_ANSWERS, MOST_STOPS, MOST_LIKELY = 8, 16, 20
 _BIASES: Schema = {"type": "object", "additionalProperties": number(-100, 100)}
-_FORMAT: Schema = {
+FORMAT: Schema = {
     "type": "object",
     "required": ["type"],
     "properties": {
@@ -67,7 +67,6 @@ SHARED = (
     Field("min_tokens", whole(0), "No end before this many new tokens.", neutral=(0,)),
     Field("stream", FLAG, "Send the answer while it is written.", neutral=(False,), default=False),
     Field("stream_options", _STREAM_OPTIONS, "include_usage: count tokens in a last event of their own.", neutral=({},)),
-    Field("request_timeout", {"type": "number", "exclusiveMinimum": 0}, "Seconds after which the answer ends, as it is by then."),
 )
 _RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 _SAMPLING = (*SAMPLERS, "seed")
@@ -87,19 +86,18 @@ class Asked:
 
     Attributes:
         options: of the task. n: answers. logprobs: how many of the likeliest tokens are wanted; None: no log-probabilities.
-        timeout: in seconds. warnings: what of the body had no effect.
+        warnings: what of the body had no effect.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     n: int = 1
     logprobs: int | None = None
-    timeout: float | None = None
     warnings: list[str] = field(default_factory=list)
 
 
 # Fields of the routes that are no options of a task.
 NOT_OPTIONS = (
-    "model messages prompt stream stream_options n logprobs top_logprobs logit_bias response_format tools tool_choice request_timeout "
+    "model messages prompt stream stream_options n logprobs top_logprobs logit_bias response_format tools tool_choice "
     "parallel_tool_calls echo best_of suffix temperature functions function_call modalities reasoning_effort"
 ).split()
 
@@ -111,7 +109,7 @@ def asked_of(given: Mapping[str, Any], *, settings: Mapping[str, Any], defaults:
         settings: of the checkpoint, its generation_config.json. defaults: of the server, "checkpoint" or "plain".
         max_schema: bytes of a definition of what the answer may be.
     """
-    asked = Asked(n=given.get("n", 1), timeout=given.get("request_timeout"))
+    asked = Asked(n=given.get("n", 1))
     for name, value in given.items():
         if name not in NOT_OPTIONS:
             _put(asked.options, _RENAMED.get(name, name), value, name)

@@ -16,6 +16,7 @@ from plainformer.serve.api.service import Call, json_response
 from plainformer.serve.api.writing import (
     WRITERS,
     Scored,
+    Shown,
     asks,
     chat_logprobs,
     details_of,
@@ -26,7 +27,7 @@ from plainformer.serve.api.writing import (
 from plainformer.serve.calls import CallParser, Piece
 from plainformer.serve.errors import invalid
 from plainformer.serve.names import Served
-from plainformer.serve.options import _FORMAT, MOST_LIKELY, Asked, writing_table
+from plainformer.serve.options import FORMAT, MOST_LIKELY, Asked, writing_table
 from plainformer.serve.sse import DONE
 from plainformer.serve.tools import Toolbox, toolbox
 
@@ -55,7 +56,8 @@ MESSAGES: Schema = list_of(
     },
     1,
 )
-_TOOL: Schema = {
+TOOLS: Schema = list_of(
+{
     "type": "object",
     "required": ["type", "function"],
     "properties": {
@@ -71,8 +73,9 @@ _TOOL: Schema = {
             },
         },
     },
-}
-_CHOICE: Schema = either(
+},
+0, 128)
+CHOICE: Schema = either(
     words("none", "auto", "required"),
     {
         "type": "object",
@@ -85,9 +88,9 @@ TABLE = writing_table(
     Field("max_completion_tokens", whole(1), "New tokens at most; another name of max_tokens."),
     Field("logprobs", FLAG, "Return the log-probability of each token, in the model's own distribution.", neutral=(False,)),
     Field("top_logprobs", whole(0, MOST_LIKELY), "The likeliest tokens in each place, with logprobs."),
-    Field("response_format", _FORMAT, "What the answer is: text, any JSON object, or JSON of a schema."),
-    Field("tools", list_of(_TOOL, 0, 128), "Functions that the model may call.", neutral=([],)),
-    Field("tool_choice", _CHOICE, "Whether it may call one, must, or must call the one named.", neutral=("auto",)),
+    Field("response_format", FORMAT, "What the answer is: text, any JSON object, or JSON of a schema."),
+    Field("tools", TOOLS, "Functions that the model may call.", neutral=([],)),
+    Field("tool_choice", CHOICE, "Whether it may call one, must, or must call the one named.", neutral=("auto",)),
     Field("parallel_tool_calls", FLAG, "Several calls in one answer.", neutral=(True, False)),
     Field("modalities", list_of(TEXT), "What is written.", neutral=(["text"],), why="answers are text alone."),
     Field("audio", OBJECT, "Speech as an answer.", why="answers are text alone."),
@@ -112,7 +115,7 @@ async def chat(call: Call) -> Any:
     asked.logprobs = given.get("top_logprobs", 0) if given.get("logprobs") else None
     item, box, prefix = conversation(call, model, given, asked)
     work = call.engine.generate(
-        model.name, item, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity(asked.timeout)
+        model.name, item, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity()
     )
     answer = _Answer(call, model, asked, work, box, prefix)
     if not given.get("stream"):
@@ -224,7 +227,7 @@ class _Answer:
         made = {"index": place, "message": message, "finish_reason": _reason(answer.stop_reason, parser), "logprobs": None}
         if self.spelling is not None:
             scored = Scored(self.spelling)
-            tokens = scored.take(_as_event(text, outcome.scores[place], answer))
+            tokens = scored.take(Shown(text, outcome.scores[place], answer.stop_reason))
             made["logprobs"] = chat_logprobs(self.spelling, tokens, self.asked.logprobs or 0)
         return made
 
@@ -270,7 +273,7 @@ class _Writer:
         self.begun = True
         found += [self._choice(_delta(piece)) for piece in self.parser.push(text, last=event.reason is not None)]
         if self.scored is not None:
-            tokens = self.scored.take(_Shown(text, event.scores, event.reason))
+            tokens = self.scored.take(Shown(text, event.scores, event.reason))
             logprobs = chat_logprobs(self.scored.spelling, tokens, self.answer.asked.logprobs or 0)
             if tokens and not found:
                 found.append(self._choice({"content": ""}))
@@ -284,17 +287,6 @@ class _Writer:
 
     def _choice(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": self.place, "delta": delta, "logprobs": None, "finish_reason": None}
-
-
-class _Shown:
-    """What `Scored` reads of an event."""
-
-    def __init__(self, text: str, scores: Any, reason: str | None) -> None:
-        self.text, self.scores, self.reason = text, scores, reason
-
-
-def _as_event(text: str, scores: Any, answer: Any) -> Any:
-    return _Shown(text, scores, answer.stop_reason)
 
 
 def _delta(piece: Piece) -> dict[str, Any]:

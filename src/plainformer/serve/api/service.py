@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plainformer.serve.metrics import Metrics
 
 T = TypeVar("T")
+MOST_WORKS = 128  # of one HTTP request
 
 
 @dataclass
@@ -41,6 +42,10 @@ class Service:
     def options(self) -> Any:
         """The server's options."""
         return self.config.options
+
+    def works_of(self, request_id: str) -> list[str]:
+        """Return the ids under which the engine knows the work of an HTTP request."""
+        return [request_id, *(f"{request_id}.{number}" for number in range(2, 1 + MOST_WORKS))]
 
 
 class Call:
@@ -71,11 +76,11 @@ class Call:
             self.http.scope["state"]["model"] = found.name
         return found
 
-    def identity(self, timeout: float | None = None) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return what the engine is told of a request; the second one of the same HTTP request gets an id of its own."""
         self._works += 1
         number = "" if self._works == 1 else f".{self._works}"
-        return {"client": self.client, "request_id": f"{self.id}{number}", "timeout": timeout}
+        return {"client": self.client, "request_id": f"{self.id}{number}"}
 
     async def run(self, model: Served, inputs: Any, options: Mapping[str, Any], task: Any = None) -> Outcome:
         """Return the outcome of a task."""

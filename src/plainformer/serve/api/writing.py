@@ -92,6 +92,15 @@ def spelling_of(service: Service, model: Served) -> Spelling:
     return found
 
 
+@dataclass(frozen=True)
+class Shown:
+    """New text of an answer, the scores of its tokens, and why it ended, if it did."""
+
+    text: str
+    scores: Sequence[TokenScore] | None
+    reason: str | None
+
+
 @dataclass
 class Scored:
     """The scored tokens of one answer, as they come: those that write a part of the text that is shown.
@@ -106,7 +115,7 @@ class Scored:
     place: int = 0
     _half: bytes = field(default=b"", repr=False)
 
-    def take(self, event: Event) -> list[tuple[TokenScore, int]]:
+    def take(self, event: Event | Shown) -> list[tuple[TokenScore, int]]:
         """Return those of an event's tokens that write text, each with the place in the text where it begins.
 
         The end token writes nothing, and tokens of a stop string write what is not shown.
