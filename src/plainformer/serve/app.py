@@ -17,7 +17,7 @@ from plainformer.serve import log
 from plainformer.serve.api.routes import ROUTES, Route
 from plainformer.serve.api.service import Call, Service
 from plainformer.serve.config import ServeConfig
-from plainformer.serve.errors import Refusal, missing_route, refusal_of
+from plainformer.serve.errors import Refusal, missing_route
 from plainformer.serve.guard import Guard, Passed, Rules, refuse
 from plainformer.serve.metrics import Metrics
 from plainformer.serve.names import Names, Served
@@ -103,8 +103,7 @@ class _Endpoint:
             response = await self.route.handler(call)
             await response(scope, receive, sending)
         except Exception as error:
-            refusal = refusal_of(error, call.id)
-            self.service.metrics.error(refusal)
+            refusal = call.refusal(error)
             if not begun:
                 await refuse(send, refusal, call.id)
 
@@ -129,8 +128,10 @@ def load_models(config: ServeConfig) -> dict[str, Any]:
 
 def make_service(config: ServeConfig, tasks: Mapping[str, Any]) -> Service:
     """Return a service of loaded tasks, whose engine has not been started."""
+    from plainformer.inputs.chat.guard import bound_seconds
     from plainformer.serve.engine import Engine
 
+    bound_seconds(config.options.template_seconds)
     engine = Engine(tasks, config.engine)
     now = int(time.time())
     models = {name: Served(name, task, engine.models[name], engine.models[name].tasks, now) for name, task in tasks.items()}

@@ -24,7 +24,7 @@ HTTP_NAMES = {
     "num_return_sequences": "n",
     "json_schema": "response_format",
     "stop_strings": "stop",
-    "kv_memory_bytes": "--kv-memory-bytes",
+    "kv_memory_bytes": "--kv-memory",
     "max_queue": "--max-queue",
     "queue_timeout": "--queue-timeout",
 }
@@ -107,7 +107,7 @@ def _too_long(error: PlainformerError, spelling: Any) -> Refusal:
         limit = error.what.rsplit("the limit is ", 1)[-1].split(";")[0] if "the limit is " in error.what else ""
         known = f"This model's maximum context length is {limit} tokens: " if limit.isdigit() else ""
         message = known + message
-    return invalid(message, "messages" if "prompt" in message else "input", "context_length_exceeded")
+    return invalid(message, None, "context_length_exceeded")
 
 
 def _of_engine(error: EngineError, spelling: Any) -> Refusal:

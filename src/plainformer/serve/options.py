@@ -28,6 +28,7 @@ from plainformer.serve.api.fields import (
     words,
 )
 from plainformer.serve.errors import invalid
+from plainformer.tasks.writing.checkpoint_defaults import says_how
 from plainformer.tasks.writing.options import CONSTRAINTS, Text2TextOptions, TextGenerationOptions
 
 MOST_ANSWERS, MOST_STOPS, MOST_LIKELY = 8, 16, 20
@@ -168,7 +169,7 @@ def _choose_mode(asked: Asked, temperature: float | None, settings: Mapping[str,
         options["do_sample"] = bool(settings.get("do_sample", (settings.get("num_beams") or 1) == 1))
     if options.get("temperature") == 1:
         del options["temperature"]
-    if defaults == "checkpoint":
+    if defaults == "checkpoint" and says_how(settings):
         options["defaults"] = "checkpoint"
     if not options.get("do_sample") and not searches:
         options.pop("seed", None)

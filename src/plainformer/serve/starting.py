@@ -14,11 +14,9 @@ def described(service: Service) -> Iterator[str]:
     """Yield a line for each model: its task, size, memory, context and the tokens that its share of the memory holds."""
     for name, model in service.names.models.items():
         can = model.can
-        weights = sum(one.numel() * one.element_size() for one in model.task.model.parameters())
         parts = [
             f"{name}: {can.task}",
             f"{can.family}, {in_millions(can.parameters)}, {can.dtype} on {can.device}",
-            f"{weights / 2**20:,.0f} MB of weights",
             f"context {can.context:,}" if can.context else "context unlimited",
         ]
         if can.kv_tokens:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_WORKS = 128  # of one HTTP request
+# What is too long where a text is.
+_LONG = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input", "/v1/rerank": "documents",
+         "/v2/rerank": "documents", "/v1/entities": "documents", "/v1/explain": "input", "/v1/whatif": "input"}  # fmt: skip
 
 
 @dataclass
@@ -62,6 +65,14 @@ class Call:
         state = http.scope.get("state", {})
         self.id, self.client = str(state.get("request_id", "")), str(state.get("client", ""))
         self._works = 0
+
+    def refusal(self, error: BaseException) -> Refusal:
+        """Return how an error is told to this request's client, and count it."""
+        found = refusal_of(error, self.id)
+        if found.code == "context_length_exceeded":
+            found.param = found.param or _LONG.get(self.route, "inputs")
+        self.service.metrics.error(found)
+        return found
 
     async def read(self, table: Table) -> dict[str, Any]:
         """Return the checked fields of the body."""
@@ -129,9 +140,7 @@ class Call:
             async for value in values:
                 yield event(value)
         except Exception as error:  # what went wrong is the last event, without the end that a whole answer has
-            refusal = refusal_of(error, self.id)
-            self.service.metrics.error(refusal)
-            yield event(refusal.body())
+            yield event(self.refusal(error).body())
             return
         if end:
             yield end
