@@ -98,6 +98,24 @@ class Engine:
         self._thread.start()
         return self
 
+    def warm(self) -> None:
+        """Write a few tokens with each model, so that all is compiled before the first caller comes; it waits for that.
+
+        Kernels that are not on disk yet are compiled here, some 10 s once on a machine: an answer is of one kind of arithmetic
+        from the first on.
+        """
+        before = os.environ.get("PLAINFORMER_KERNELS")
+        os.environ["PLAINFORMER_KERNELS"] = "wait"
+        try:
+            for name, task in self.tasks.items():
+                if isinstance(task, WritingTask):
+                    first = [0, 0] if isinstance(task, TextGeneration) else "a"
+                    self.generate(name, first, {"max_new_tokens": 2, "eos_ids": []}).result()
+        finally:
+            os.environ.pop("PLAINFORMER_KERNELS")
+            if before is not None:
+                os.environ["PLAINFORMER_KERNELS"] = before
+
     def drain(self) -> None:
         """Take no more requests; those that wait end with `Draining`, those that run go on."""
         self._scheduler.draining = True
@@ -287,15 +305,16 @@ class Engine:
             raise UsageError("this engine has not been started", "call start(), or use it in a with statement")
 
     def _ask(self, job: Job) -> Request:
-        waiting = sum(other.admitted is None for other in list(self._scheduler.jobs.values()))
+        with self._lock:
+            self._requests = {name: one for name, one in self._requests.items() if not one.done}
+            waiting = sum(one.state in ("preparing", "waiting") for one in self._requests.values())
+            if job.request.id in self._requests:
+                raise UsageError(f"{opt('request_id', job.request.id)} is in use", "give each request its own")
+            if waiting < self.options.max_queue:
+                self._requests[job.request.id] = job.request
         if waiting >= self.options.max_queue:
             self.counts("rejected", 1, job.request.model, "queue_full")
             raise QueueFull.of(waiting)
-        with self._lock:
-            if job.request.id in self._requests and not self._requests[job.request.id].done:
-                raise UsageError(f"{opt('request_id', job.request.id)} is in use", "give each request its own")
-            self._requests = {name: one for name, one in self._requests.items() if not one.done}
-            self._requests[job.request.id] = job.request
         self.counts("requests", 1, job.request.model, job.request.kind)
         self._scheduler.post("new", job)
         self._preparing.add(job)
