@@ -17,11 +17,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from plainformer.config.values import check_number, check_whole
 from plainformer.errors import InputError, UsageError, did_you_mean, opt
-from plainformer.generation.options import TOKENS
+from plainformer.generation.options import DEFAULT_NEW_TOKENS, TOKENS
 from plainformer.plan.machine import available_memory
 from plainformer.serve.engine.capabilities import Capabilities, capabilities
 from plainformer.serve.engine.counters import Counters, Observation
@@ -44,6 +44,14 @@ from plainformer.tasks.writing.writer import WritingTask
 
 MOST_ANSWERS = 128
 _MEMORY_SHARE = 4  # a quarter of what is free, where nobody says
+
+
+class Ask(NamedTuple):
+    """What every job begins with."""
+
+    request: Request
+    number: int
+    deadline: float
 
 
 class Engine:
@@ -97,6 +105,24 @@ class Engine:
                 task.tokenizer.in_pool = True
         self._thread.start()
         return self
+
+    def warm(self) -> None:
+        """Write a few tokens with each model, so that all is compiled before the first caller comes; it waits for that.
+
+        Kernels that are not on disk yet are compiled here, some 10 s once on a machine: an answer is of one kind of arithmetic
+        from the first on.
+        """
+        before = os.environ.get("PLAINFORMER_KERNELS")
+        os.environ["PLAINFORMER_KERNELS"] = "wait"
+        try:
+            for name, task in self.tasks.items():
+                if isinstance(task, WritingTask):
+                    first = [0, 0] if isinstance(task, TextGeneration) else "a"
+                    self.generate(name, first, {"max_new_tokens": 2, "eos_ids": []}).result()
+        finally:
+            os.environ.pop("PLAINFORMER_KERNELS")
+            if before is not None:
+                os.environ["PLAINFORMER_KERNELS"] = before
 
     def drain(self) -> None:
         """Take no more requests; those that wait end with `Draining`, those that run go on."""
@@ -187,15 +213,15 @@ class Engine:
         answers = max(n, made.num_return_sequences, made.num_alternatives)
         if is_ids(inputs) and not isinstance(owner, TextGeneration):
             raise InputError(f"a list of ids is not an input for {owner.name}", f"give {owner.reads()}")
-        request, number, deadline = self._request(model, client, "generate", request_id, timeout)
-        given = (request, number, deadline, owner, inputs, made, answers, logprobs, self.options.default_max_tokens)
-        memory = self._scheduler.memories.get(model)
-        job: Job
-        if memory is not None and memory.ragged is not None and joins_a_batch(owner, made):
-            job = Batched(*given, memory=memory, reuse=self.options.prefix_cache)
-        else:
-            job = Stepped(*given)
-        return self._ask(job)
+        ask = self._request(model, client, "generate", request_id, timeout)
+        return self._write(ask, owner, inputs, made, answers, logprobs, self.options.default_max_tokens)
+
+    def _write(self, ask: Ask, task: WritingTask[Any], item: Any, options: Any, *more: Any) -> Request:
+        """Ask for written answers: in the batch where they can be, else by the library's own search."""
+        memory = self._scheduler.memories[ask.request.model]
+        if memory.ragged is not None and joins_a_batch(task, options):
+            return self._ask(Batched(*ask, task, item, options, *more, memory=memory, reuse=self.options.prefix_cache))
+        return self._ask(Stepped(*ask, task, item, options, *more))
 
     def run(
         self,
@@ -215,11 +241,16 @@ class Engine:
         """
         owner = task if isinstance(task, Task) else self._task(model, task)
         made = owner.make_options(options) if isinstance(options, Mapping) else options
-        request, number, deadline = self._request(model, client, "run", request_id, timeout)
+        ask = self._request(model, client, "run", request_id, timeout)
         if not isinstance(owner, GeneratingTask | AudioTask):
-            return self._ask(Reading(request, number, deadline, owner, inputs, made))
-        job = Called(request, number, deadline, lambda: owner.answer(inputs, made), self._scheduler.turns)
-        if isinstance(owner, GeneratingTask) and (memory := self._scheduler.memories.get(model)) is not None:
+            return self._ask(Reading(*ask, owner, inputs, made))
+        if isinstance(owner, WritingTask) and owner.is_one(inputs) and made.on_error == "stop":
+            ask.request.drop()
+            answers = max(made.num_return_sequences, made.num_alternatives)
+            return self._write(ask, owner, inputs, made, answers, None, DEFAULT_NEW_TOKENS)
+        job = Called(*ask, lambda: owner.answer(inputs, made), self._scheduler.turns)
+        if isinstance(owner, GeneratingTask):
+            memory = self._scheduler.memories[model]
             job.rows = min(made.batch_size * made.copies, self.options.max_rows)
             job.blocks = min(memory.total, job.rows * blocks_for(context_of(owner) or self.options.default_max_tokens))
         return self._ask(job)
@@ -233,8 +264,7 @@ class Engine:
         timeout: float | None = None,
     ) -> Request:
         """Ask for a call that nothing else computes beside: one that may change a model meanwhile, as `what_if` does."""
-        request, number, deadline = self._request("", client, "exclusive", request_id, timeout)
-        return self._ask(CallJob(request, number, deadline, call))
+        return self._ask(CallJob(*self._request("", client, "exclusive", request_id, timeout), call))
 
     def cancel(self, request_id: str, why: str = "cancelled") -> bool:
         """End a request by its id; return whether there was one."""
@@ -264,15 +294,13 @@ class Engine:
                 self._built[model, name] = other_task(own, name)
             return self._built[model, name]
 
-    def _request(
-        self, model: str, client: str, kind: str, request_id: str | None, timeout: float | None
-    ) -> tuple[Request, int, float]:
+    def _request(self, model: str, client: str, kind: str, request_id: str | None, timeout: float | None) -> Ask:
         self._check_open()
         if timeout is not None:
             check_number("timeout", timeout, "(0, inf)")
         name = request_id or uuid.uuid4().hex
         request = Request(name, model, client, kind, lambda: self._scheduler.post("notice"))
-        return request, next(self._numbers), request.created + (timeout or self.options.timeout)
+        return Ask(request, next(self._numbers), request.created + (timeout or self.options.timeout))
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:
@@ -287,15 +315,16 @@ class Engine:
             raise UsageError("this engine has not been started", "call start(), or use it in a with statement")
 
     def _ask(self, job: Job) -> Request:
-        waiting = sum(other.admitted is None for other in list(self._scheduler.jobs.values()))
+        with self._lock:
+            self._requests = {name: one for name, one in self._requests.items() if not one.done}
+            waiting = sum(one.state in ("preparing", "waiting") for one in self._requests.values())
+            if job.request.id in self._requests:
+                raise UsageError(f"{opt('request_id', job.request.id)} is in use", "give each request its own")
+            if waiting < self.options.max_queue:
+                self._requests[job.request.id] = job.request
         if waiting >= self.options.max_queue:
             self.counts("rejected", 1, job.request.model, "queue_full")
             raise QueueFull.of(waiting)
-        with self._lock:
-            if job.request.id in self._requests and not self._requests[job.request.id].done:
-                raise UsageError(f"{opt('request_id', job.request.id)} is in use", "give each request its own")
-            self._requests = {name: one for name, one in self._requests.items() if not one.done}
-            self._requests[job.request.id] = job.request
         self.counts("requests", 1, job.request.model, job.request.kind)
         self._scheduler.post("new", job)
         self._preparing.add(job)

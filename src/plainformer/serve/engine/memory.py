@@ -49,9 +49,10 @@ class Memory:
         taken = 0 if self.pool is None else self.pool.total - self.pool.free
         return taken - self.prefix_blocks + self.reserved
 
-    def fits(self, blocks: int) -> bool:
-        """Whether that many more can be had, if need be in the place of what is kept for later."""
-        return self.used + blocks <= self.total
+    @property
+    def room(self) -> int:
+        """Blocks that can still be had, some perhaps in the place of what is kept for later."""
+        return self.total - self.used
 
     def take(self, count: int) -> list[int]:
         """Take blocks of the pool. The caller has asked whether they fit."""

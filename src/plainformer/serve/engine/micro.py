@@ -159,7 +159,8 @@ class Group:
             except PlainformerError:
                 pass  # one of them is at fault: which, each tells by itself
         for part in self.parts:
-            _run_alone(part)
+            if part.places:
+                _run_alone(part)
 
     def _together(self) -> None:
         lead = self.parts[0].job

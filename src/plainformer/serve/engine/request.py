@@ -79,7 +79,7 @@ class Request:
 
     async def outcome(self) -> Outcome:
         """Return the outcome at the end; events that nobody has read are dropped."""
-        self._drop()
+        self.drop()
         await self._until(lambda: self.done)
         return self._ended()
 
@@ -92,7 +92,7 @@ class Request:
         if not self.done:
             if _running_loop() is not None:
                 raise UsageError("waiting for a result would stop this event loop", "await request.outcome() instead")
-            self._drop()
+            self.drop()
             self._wait(lambda: self.done, timeout)
         return self._ended()
 
@@ -114,7 +114,8 @@ class Request:
             self._notify()
         return event
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Read no events: those that have come are dropped, and nothing waits for their being read."""
         self._is_read = False
         self._events.clear()
         if self.state == "paused":

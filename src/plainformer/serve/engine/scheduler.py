@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +18,6 @@ from plainformer.errors import PlainformerError
 from plainformer.serve.engine.answers import Outcome
 from plainformer.serve.engine.counters import Counters
 from plainformer.serve.engine.errors import (
-    ContextTooLong,
     Draining,
     EngineDied,
     QueueTimeout,
@@ -26,15 +25,15 @@ from plainformer.serve.engine.errors import (
     RowFailed,
 )
 from plainformer.serve.engine.jobs import Job
-from plainformer.serve.engine.memory import BLOCK, Memory, blocks_for
+from plainformer.serve.engine.memory import Memory
 from plainformer.serve.engine.micro import Micro, Reading
 from plainformer.serve.engine.options import EngineOptions
+from plainformer.serve.engine.queue import Queue
 from plainformer.serve.engine.request import Request, wake
 from plainformer.serve.engine.rows import Batch, Batched, Row
 from plainformer.serve.engine.turns import TurnThreads
 from plainformer.serve.engine.writing import Writing
 
-MOST_OVERTAKEN = 8  # later requests that may be admitted before one that does not fit yet
 _LOOKS = 0.05  # seconds between two looks at what is late
 DECODE = "decode"
 Mail = tuple[str, Any, Any]
@@ -44,14 +43,14 @@ class Scheduler:
     """Everything that only the computing thread touches, and the mailbox that others write to.
 
     Attributes:
-        waiting: prepared requests, in the order they came. active: those that have units of their own to run.
+        queue: prepared requests that wait. active: those that have units of their own to run.
         batches: of models by name, the rows that are being written together.
         jobs: all requests that have not ended, by the identity of the `Request`.
     """
 
     def __init__(self, options: EngineOptions, memories: Mapping[str, Memory], counters: Counters) -> None:
         self.options, self.memories, self.counters = options, memories, counters
-        self.waiting: list[Job] = []
+        self.queue = Queue(options, memories)
         self.active: list[Job] = []
         self.batches = {name: Batch(memory) for name, memory in memories.items() if memory.ragged is not None}
         self.jobs: dict[int, Job] = {}
@@ -99,7 +98,8 @@ class Scheduler:
             self._notice()
 
     def _has_work(self) -> bool:
-        return bool(self.active) or any(batch.ready for batch in self.batches.values()) or self.stopping
+        units = any(job.stalled_since is None for job in self.active)
+        return units or any(batch.ready for batch in self.batches.values()) or self.stopping
 
     def _sleep_seconds(self) -> float | None:
         """Return how long nothing can become late; None where nothing waits."""
@@ -154,24 +154,15 @@ class Scheduler:
             return
         if error is None and self.draining:
             error = Draining.now()
-        if error is None and isinstance(job, Writing):
-            error = self._reserve(job)
+        if error is None:
+            error = self.queue.refused(job)
         if error is not None:
             self._fail(job, error)
-            return
-        job.request.state = "waiting"
-        place = next(
-            (place for place, other in enumerate(self.waiting) if other.number > job.number), len(self.waiting)
-        )
-        self.waiting.insert(place, job)
-
-    def _reserve(self, job: Writing) -> ContextTooLong | None:
-        """Find out how many blocks a job takes; return the error of one that never fits."""
-        memory = self.memories[job.request.model]
-        job.blocks = job.blocks or blocks_for(job.tokens)
-        if job.blocks > memory.total or job.rows > max(self.options.max_rows, 1):
-            return ContextTooLong.of_memory(job.prompt_tokens, job.new_tokens, memory.total * BLOCK)
-        return None
+        elif job.rows:
+            job.request.state = "waiting"
+            self.queue.add(job)
+        else:
+            self._begin(job)
 
     def _fail(self, job: Job, error: BaseException) -> None:
         """End a request with an error."""
@@ -206,9 +197,9 @@ class Scheduler:
 
     def _leave(self, job: Job) -> None:
         """Take a job out of wherever it is, with all that it holds."""
-        for jobs in (self.waiting, self.active):
-            if job in jobs:
-                jobs.remove(job)
+        self.queue.remove(job)
+        if job in self.active:
+            self.active.remove(job)
         if isinstance(job, Batched):
             self.batches[job.request.model].remove(job)
         elif job.blocks and job.admitted is not None:
@@ -252,37 +243,9 @@ class Scheduler:
     # ---- admission ------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Admit waiting requests in their order; one that does not fit may be overtaken a few times."""
-        if not self.waiting:
-            return
-        rows = Counter[str]()  # of each client, that run
-        for job in self.jobs.values():
-            if job.admitted is not None:
-                rows[job.request.client] += job.rows
-        before: list[Job] = []  # those that wait on
-        for job in list(self.waiting):
-            if self._fits(job, rows):
-                self.waiting.remove(job)
-                for other in before:
-                    other.overtaken += 1
-                rows[job.request.client] += job.rows
-                self._begin(job)
-            else:
-                before.append(job)
-            if any(other.overtaken >= MOST_OVERTAKEN for other in before):
-                break
-
-    def _fits(self, job: Job, rows: Counter[str]) -> bool:
-        if not job.rows:
-            return True
-        if rows.total() + job.rows > self.options.max_rows:
-            return False
-        if job.blocks and not self.memories[job.request.model].fits(job.blocks):
-            return False
-        most, client = self.options.max_per_client, job.request.client
-        if most is None or rows[client] == 0 or rows[client] + job.rows <= most:
-            return True
-        return all(other.request.client == client for other in self.waiting)
+        """Begin waiting requests, as far as there is room for them."""
+        while (job := self.queue.take(one for one in self.jobs.values() if one.admitted is not None)) is not None:
+            self._begin(job)
 
     def _begin(self, job: Job) -> None:
         job.admitted = time.monotonic()
