@@ -41,7 +41,7 @@ class CallParser:
         self._rest = ""
         self._value = _JsonValue()
         self._is_first = True  # nothing but blanks has been written so far
-        self._braced = False
+        self._braced = self._after = False
 
     def push(self, text: str, *, last: bool = False) -> list[Piece]:
         """Return what new text adds. `last`: nothing follows, so nothing is held back."""
@@ -55,10 +55,13 @@ class CallParser:
 
     def _in_text(self, found: list[Piece], last: bool) -> bool:
         marks = {"tags": (OPEN,), "mistral": (MISTRAL,), "json": ()}[self.style]
+        if self._after:  # blanks between calls
+            self._rest = self._rest.lstrip()
+            self._after = not self._rest
         for mark in marks:
             place = self._rest.find(mark)
             if place >= 0:
-                self._show(found, self._rest[:place].rstrip())
+                self._show(found, self._rest[:place])
                 self._rest, self._state = self._rest[place + len(mark) :], "begin"
                 return True
         bare = {"tags": "", "mistral": "[{", "json": "{"}[self.style]  # a special token before it is not in the text
@@ -94,6 +97,8 @@ class CallParser:
         return False
 
     def _in_arguments(self, found: list[Piece], last: bool) -> bool:
+        if not self._value.depth:
+            self._rest = self._rest.lstrip()
         taken = self._value.take(self._rest)
         if taken:
             found.append(Piece(call=self.calls, arguments=self._rest[:taken]))
@@ -116,8 +121,8 @@ class CallParser:
         ending = {"tags": CLOSE, "mistral": "]", "json": ""}[self.style]
         if not last and len(self._rest) < len(ending) and ending.startswith(self._rest):
             return False
-        self._rest = self._rest.removeprefix(ending).lstrip()
-        self._state = "text"
+        self._rest = self._rest.removeprefix(ending)
+        self._state, self._after = "text", True
         return True
 
     def _show(self, found: list[Piece], text: str) -> None:

@@ -96,7 +96,9 @@ def refusal_of(error: BaseException, request_id: str = "", names: Mapping[str, s
     if isinstance(error, PlainformerError) and error.exit_code == 2:
         param = names.get(error.option, error.option) if error.option else None
         unsupported = error.option == "json_schema" or "JSON schema" in error.what
-        return invalid(error.message(spelling), param, "unsupported_schema" if unsupported else "invalid_value")
+        if unsupported:
+            return invalid(error.message(spelling), param or names.get("json_schema"), "unsupported_schema")
+        return invalid(error.message(spelling), param)
     return _defect(error, request_id)
 
 

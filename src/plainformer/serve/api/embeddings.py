@@ -97,7 +97,8 @@ def _text_of(model: Served, ids: list[int], place: int) -> str:
 def counted(model: Served, texts: list[str], given: dict[str, Any]) -> int:
     """Return how many tokens texts have; of those that are to be cut, what is left."""
     rows = model.tokenizer.encode_batch(texts, max_length=None)
-    most = given.get("max_length") or model.can.context
+    limits = (given.get("max_length"), getattr(model.task, "max_tokens", None), model.can.context)
+    most = next((limit for limit in limits if limit), None)
     cut = given.get("truncate") and most
     return sum(min(len(row), most) if cut else len(row) for row in rows)
 

@@ -246,6 +246,9 @@ NOT_SERVED = frozenset(
 )
 
 
+_LISTS = ("words",)  # of which a text would be the path of a file
+
+
 @cache
 def option_fields(kind: type[OptionSet]) -> tuple[Field, ...]:
     """Return the options of a task that can be given over HTTP, as fields."""
@@ -263,6 +266,8 @@ def option_fields(kind: type[OptionSet]) -> tuple[Field, ...]:
 
 def _schema_of(kind: type[OptionSet], name: str, spec: Spec) -> Schema | None:
     """Return the schema of an option's values; None where no JSON is one."""
+    if name in _LISTS:
+        return list_of(TEXT)
     made = _of_type(declared(kind, name))
     if made is None:
         return None
