@@ -16,6 +16,7 @@ import functools
 import math
 import time
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,15 @@ from plainformer.model.fast.blocks import Blocks, rounded, to_4_bits, to_8_bits
 from plainformer.model.fast.compiled import (
     FEW_ROWS,
     Matrix,
-    affine,
+    address,
     as_array,
     follow_torch_threads,
+    kernels,
     paths,
     quantised,
     state,
 )
+from plainformer.model.fast.records import BLOCKS, INT8, NUMBERS
 from plainformer.model.linear import Layout, Leave
 
 MANY_ROWS = 256  # from here on the faster of torch's product and oneDNN's is taken, both of a plain weight
@@ -98,18 +101,25 @@ class KernelWeight:
         return [self.stored_OI, self.bias_O]
 
     def _made(self) -> Matrix:
-        return as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
+        kind = INT8 if self.stored_OI.dtype == torch.int8 else NUMBERS
+        return self._matrix_of(kind, as_array(self.stored_OI))
+
+    def _matrix_of(self, kind: int, weight: Any) -> Matrix:
+        scales, bias = (None if x is None else as_array(x) for x in (self.scales_O, self.bias_O))
+        return Matrix(kind, (self.in_size, self.out_size), weight, scales, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
         few = x.numel() <= FEW_ROWS * self.in_size and x.dtype == torch.float32  # autocast gives other types
         if not few or (module := paths.current()) is None:
             return self.many_rows(x)
-        y = x.new_empty(*x.shape[:-1], self.out_size)
+        return self._multiplied(x, module)
+
+    def _multiplied(self, x: Tensor, module: ModuleType) -> Tensor:
         follow_torch_threads()
-        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        y, given = x.new_empty(*x.shape[:-1], self.out_size), as_array(x)
         try:
-            module.multiply(*self.matrix, x_RI, y_RO, 0, 0)
+            module.multiply(self.matrix.address, y.numel() // self.out_size, address(given), y.data_ptr())
         except NotYet:
             return self.many_rows(x)
         return y
@@ -196,23 +206,16 @@ class BlockWeight(KernelWeight):
         return [*(part.stored_OW for part in self.parts), self.bias_O]
 
     def _made(self) -> Matrix:
-        return np.array([part.segment() for part in self.parts]), affine(None, self.bias_O, self.out_size)
+        return self._matrix_of(BLOCKS, np.array([part.segment() for part in self.parts]))
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
         x = x.float()  # autocast gives other types
         few = 0 < x.numel() <= self.FEW * self.in_size
         # As soon as there are kernels, also within a sequence: torch, which makes the weight wide each time, is far slower.
-        if not few or (module := quantised()) is None:
+        if not few or quantised() is None or (module := kernels()) is None:
             return self.many_rows(x)
-        y = x.new_empty(*x.shape[:-1], self.out_size)
-        follow_torch_threads()
-        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
-        try:
-            module.multiply_blocks(*self.matrix, x_RI, y_RO, 0, 0)
-        except NotYet:
-            return self.many_rows(x)
-        return y
+        return self._multiplied(x, module)
 
     def many_rows(self, x: Tensor) -> Tensor:
         made, narrow = [], rounded(x)
