@@ -29,6 +29,7 @@ from common import Missing, Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_long_prompts, bench_seq2seq
 from peers import PACKAGES
 from quantised import bench_quantised
+from serving_http import bench_serving
 from speech import bench_speech
 from tasks import bench_stream, bench_tasks
 from training import bench_training
@@ -171,6 +172,7 @@ BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "stream": bench_stream,
     "speech": bench_speech,
     "training": bench_training,
+    "serving": bench_serving,
 }
 
 

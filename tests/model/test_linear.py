@@ -200,5 +200,5 @@ def test_a_weight_that_was_sent_to_a_process(layout: type[CompiledWeight | Int8W
     expected, before = packed(x), packed.stored_OI.data_ptr()
     ForkingPickler.dumps(packed)
     assert packed.stored_OI.data_ptr() != before
-    assert packed.matrix[0].ctypes.data == packed.stored_OI.data_ptr()
+    assert packed.matrix.record["weight"] == packed.stored_OI.data_ptr()
     assert torch.equal(packed(x), expected)

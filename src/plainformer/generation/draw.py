@@ -31,6 +31,12 @@ class Draws:
         seeds = _seeds(seed, prompts)
         self.streams = [random.Random(f"{seed}/{copy}") for seed in seeds for copy in range(copies)]
 
+    def of_row(self, row: int) -> Draws:
+        """Return the stream of one row alone."""
+        alone = Draws([], 0, 0)
+        alone.streams = self.streams[row : row + 1]
+        return alone
+
     def next(self, device: torch.device) -> Tensor:
         """Return one number for each row, (R,) fp64."""
         uniform_R = torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from plainformer.errors import UsageError, plural
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.cache.paged import BLOCK, BlockPool, blocks_for
+from plainformer.model.fast.compiled import FEW_ROWS
+from plainformer.model.fast.ragged import BlockSteps, way_of
+from plainformer.model.fast.step import FastStack
 from plainformer.model.transformer import Transformer
 
 
@@ -27,11 +31,13 @@ class RaggedRow:
     Attributes:
         blocks: numbers of its blocks in their order, some of which may be other rows' too; more may be appended.
         length: tokens that it holds.
-        cache: its keys and values where no kernel can read blocks; None where they are in the blocks.
+        kernels: what its prompt was read with, and the row is continued with; None for modules.
+        cache: its keys and values where modules read them; None where kernels do, in the blocks.
     """
 
     blocks: list[int]
     length: int
+    kernels: ModuleType | None = None
     cache: KeyValueCache | None = None
 
 
@@ -45,6 +51,7 @@ class Ragged:
                 f"{reason}: rows of different lengths cannot be decoded together", "decode them one by one"
             )
         self.model, self.pool = model, pool
+        self.steps = BlockSteps(model, pool.numbers) if isinstance(model.decoder, FastStack) else None
 
     def join(self, cache: KeyValueCache, blocks: Sequence[int], filled: int = 0) -> RaggedRow:
         """Return a row that continues what a cache of one row holds after its prefill; the cache is the row's from here on.
@@ -58,7 +65,8 @@ class Ragged:
             raise UsageError("only a cache of one row, with keys as they are, can join", "prefill each row by itself")
         self._check_room(blocks, cache.length)
         self.pool.write(blocks, cache, filled)
-        return RaggedRow([*blocks], cache.length, cache)
+        kernels = way_of(self.model, cache)
+        return RaggedRow([*blocks], cache.length, kernels, cache if kernels is None else None)
 
     def load(self, blocks: Sequence[int], length: int, capacity: int | None = None) -> KeyValueCache:
         """Return a cache of one row that holds a beginning from blocks, as after a prefill in chunks of `BLOCK`.
@@ -77,13 +85,34 @@ class Ragged:
         """Append one token to each row; return the logits of the next, (R, V)."""
         for row in rows:
             self._check_room(row.blocks, row.length + 1)
-        logits = []
-        for row, token in zip(rows, tokens, strict=True):
-            ids = torch.tensor([[token]], device=self.model.device)
-            output = self.model(ids, cache=row.cache, logits_to_keep=1, only_logits=True)
-            logits.append(output.logits[:, -1])
+        logits: list[Tensor | None] = [None] * len(rows)
+        usual = self.steps is not None and self.steps.is_usual()
+        together = [index for index, row in enumerate(rows) if usual and row.kernels is not None]
+        for first in range(0, len(together), FEW_ROWS):
+            some = together[first : first + FEW_ROWS]
+            found_RV = self._together([rows[index] for index in some], [tokens[index] for index in some])
+            for index, found_V in zip(some, found_RV, strict=True):
+                logits[index] = found_V
+        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            if logits[index] is None:
+                logits[index] = self._alone(row, token)
+        for row in rows:
             row.length += 1
-        return torch.cat(logits)
+        return torch.stack([each for each in logits if each is not None])
+
+    def _together(self, rows: Sequence[RaggedRow], tokens: Sequence[int]) -> Tensor:
+        assert self.steps is not None and rows[0].kernels is not None
+        return self.steps(tokens, [row.length for row in rows], [row.blocks for row in rows], rows[0].kernels)
+
+    def _alone(self, row: RaggedRow, token: int) -> Tensor:
+        """Return the logits of one row, (V,), by the model as it is: without kernels, or with someone's hooks."""
+        cache = row.cache if row.cache is not None else self.load(row.blocks, row.length, row.length + 1)
+        ids = torch.tensor([[token]], device=self.model.device)
+        output = self.model(ids, cache=cache, logits_to_keep=1, only_logits=True)
+        if row.cache is None:
+            self.pool.write(row.blocks, cache, row.length // BLOCK)
+        logits: Tensor = output.logits[0, -1]
+        return logits
 
     def _check_room(self, blocks: Sequence[int], length: int) -> None:
         if blocks_for(length) > len(blocks):

@@ -114,6 +114,7 @@ class Flow:
         encoder_BSD, encoder_mask: the encoder's output, and which of it may be attended to.
         encoder_kept: its keys and values by layer, kept beyond this call; see `StackOutput.kept`.
         relative: the table of relative positions, of models whose scores depend on it.
+        each: whether every layer's output is wanted; else several layers may run as one.
         only: a layer (the last), and the positions that are wanted of its output; that layer leaves out the others.
     """
 
@@ -131,6 +132,7 @@ class Flow:
     cross_head_mask_LH: Tensor | None = None
     relative: Tensor | None = None
     output_attentions: bool = False
+    each: bool = True
     only: tuple[int, slice] | None = None
 
     def wanted(self, layer: int) -> slice | None:

@@ -137,6 +137,7 @@ class Stack(nn.Module):
         )
         states: list[Tensor] = []  # stays empty, and nothing else here keeps an earlier layer's output alive
         attentions: list[Attentions] = []
+        flow.each = output_hidden_states or output_attentions
         if output_hidden_states and self.begins:
             states.append(flow.unpacked(x_BTD))
         outputs = self.run_layers(x_BTD, flow)
@@ -210,8 +211,8 @@ class Stack(nn.Module):
     ) -> Iterator[tuple[Tensor, Attentions]]:
         """Yield the output, (B, T, D), and the attentions of each layer from `first` up to and without `last`.
 
-        None: from the first that is here, up to the last. Layers are pure functions of x, their number and the flow, except
-        that they add to the cache.
+        Of layers that run as one, which they do only where `flow.each` is not set, the last one's. None: from the first that
+        is here, up to the last. Layers are pure functions of x, their number and the flow, except that they add to the cache.
         """
         layers, before_BTD = list(self.layers), x_BTD if self.local is not None else None
         for layer in self.between(first, last):

@@ -83,7 +83,7 @@ BOTH_WAYS = """
 assert set(prepare_for_inference(model).values()) == {"compiled"}
 decode(model, ids)
 first = is_plain()
-print(first, come_to_kernels(), len(compiled.kernels().run_layer.overloads), len(compiled.kernels().multiply.overloads))
+print(first, come_to_kernels(), len(compiled.kernels().run_layers.overloads), len(compiled.kernels().multiply.overloads))
 """
 
 

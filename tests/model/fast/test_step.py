@@ -47,18 +47,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many rows each call of the kernel for layers had."""
+    """How many rows each layer had that went through the kernel."""
     module = compiled.kernels()
     if module is None:
         pytest.skip("no Numba here")
     made: list[int] = []
-    run = module.run_layer
+    run = module.run_layers
 
-    def counted(*arguments: Any) -> None:
-        made.append(len(arguments[-1]))
-        run(*arguments)
+    def counted(layers: int, steps: int, count: int, rows: int, size: int, x: int) -> None:
+        made.extend([rows] * count)
+        run(layers, steps, count, rows, size, x)
 
-    monkeypatch.setattr(module, "run_layer", counted)
+    monkeypatch.setattr(module, "run_layers", counted)
     yield made
 
 

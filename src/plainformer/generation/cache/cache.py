@@ -242,11 +242,11 @@ class _Layer:
         return self.keys.read(0, end), self.values.read(0, end)
 
     def room(self, count: int) -> Room | None:
-        end = self.held + count
-        slides = self.limit is not None and end > self.limit
-        holes = self.shared is not None and not (self.shared[0].is_contiguous() and self.shared[1].is_contiguous())
-        if type(self.keys) is not Store or slides or holes:
+        if type(self.keys) is not Store:
             return None
+        if self.kept is not None and self.held + count > 2 * self.kept:
+            self._let_go(self.kept - count)
+        end = self.held + count
         for store in (self.keys, self.values):
             if end > store.capacity:
                 store.grow(self.held, end)
@@ -263,6 +263,12 @@ class _Layer:
             seen.append(joined)
         self.held = min(seen[0].size(2), kept)
         return seen[0], seen[1]
+
+    def _let_go(self, kept: int) -> None:
+        """Forget all but the newest positions; what `_slide` does before new ones have come."""
+        for store in (self.keys, self.values):
+            store.write(0, store.read(self.held - kept, self.held).clone())
+        self.held = kept
 
     def count(self, new: int) -> None:
         """Count new positions as `update` does, of a layer that is elsewhere or whose positions come otherwise."""

@@ -35,6 +35,7 @@ class StateSession(Session):
         seen_BSD: of the prompt and all that was picked since.
     """
 
+    whole = True  # the directions of all of its positions are wanted
     latest_RTD: Tensor
     seen_BSD: Tensor
 

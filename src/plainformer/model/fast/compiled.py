@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from plainformer.model.fast.ahead import NotYet, ask
+from plainformer.model.fast.records import MATRIX, NUMBERS
 
-Matrix = tuple[Any, Any]  # see kernels.py
 # With more rows than this, torch's matrix products are faster.
 FEW_ROWS = 24
 _progress = logging.getLogger("plainformer.progress")
@@ -92,17 +92,18 @@ def _tried_out() -> ModuleType | None:
         numba: Any = importlib.import_module("numba")
         if numba.config.DISABLE_JIT:  # loops in Python would take minutes for a token
             return None
+        from plainformer.model.fast import attending, basics, lanes, parts, products
         from plainformer.model.fast import kernels as module
-        from plainformer.model.fast import parts
         from plainformer.model.fast import quantised as of_blocks
 
-        _watch(parts, module, of_blocks)
-        x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
-        product = x, np.ones((2, 1), np.float32), x, y, 0, 0
+        _watch(lanes, parts, basics, of_blocks, products, attending, module)
+        x, y = np.ones(1, np.float32), np.zeros(1, np.float32)
+        matrix = Matrix(NUMBERS, (1, 1), x, None, np.full(1, 2, np.float32))
+        product = matrix.address, 1, address(x), address(y)
         if False in (ready(parts.serve, 0), ready(module.multiply, *product)):  # both are asked for at once
             raise NotYet
         module.multiply(*product)
-        works = y[0, 0] == 2
+        works = y[0] == 3
     # Numba is missing or too old for this NumPy, or has no place for files.
     except (ImportError, ValueError, RuntimeError, OSError):
         return None
@@ -162,6 +163,21 @@ def loops_follow(at_once: bool) -> None:
     helpers.stay(at_once)
 
 
+def address(array: Any) -> int:
+    """Return where an array begins; 0 for None."""
+    at: int = 0 if array is None else array.__array_interface__["data"][0]
+    return at
+
+
+class Matrix:
+    """A `records.MATRIX` of arrays that it keeps; `sizes`: inputs and outputs."""
+
+    def __init__(self, kind: int, sizes: tuple[int, int], weight: Any, scales: Any, bias: Any) -> None:
+        self.kept = weight, scales, bias
+        self.record = np.array([(kind, *sizes, *map(address, self.kept))], MATRIX)
+        self.address = address(self.record)
+
+
 def as_array(x: Tensor) -> Any:
     """Return the same memory as NumPy sees it, or a copy where it has holes or odd addresses: kernels want neither."""
     array = x.detach().numpy()
@@ -171,12 +187,3 @@ def as_array(x: Tensor) -> Any:
 def state(x: Tensor | None) -> tuple[int, int]:
     """Return where a tensor's memory is, and how often it was changed in place, where torch counts that: what arrays go by."""
     return (0, 0) if x is None else (x.data_ptr(), 0 if x.is_inference() else x._version)
-
-
-def affine(scale: Tensor | None, bias: Tensor | None, size: int) -> Any:
-    """Return what each output is multiplied by, 1 for None, and what is added: (2, size)."""
-    both = np.zeros((2, size), np.float32)
-    both[0] = 1.0 if scale is None else scale.detach().numpy()
-    if bias is not None:
-        both[1] = bias.detach().numpy()
-    return both

@@ -13,6 +13,7 @@ Shapes: ... any leading dimensions, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,15 @@ from plainformer.model.fast.blocks import Blocks, rounded, to_4_bits, to_8_bits
 from plainformer.model.fast.compiled import (
     FEW_ROWS,
     Matrix,
-    affine,
+    address,
     as_array,
     follow_torch_threads,
+    kernels,
     paths,
     quantised,
     state,
 )
+from plainformer.model.fast.records import BLOCKS, INT8, NUMBERS
 from plainformer.model.linear import Layout, Leave
 
 
@@ -93,7 +96,12 @@ class KernelWeight:
         return [self.stored_OI, self.bias_O]
 
     def _made(self) -> Matrix:
-        return as_array(self.stored_OI), affine(self.scales_O, self.bias_O, self.out_size)
+        kind = INT8 if self.stored_OI.dtype == torch.int8 else NUMBERS
+        return self._matrix_of(kind, as_array(self.stored_OI))
+
+    def _matrix_of(self, kind: int, weight: Any) -> Matrix:
+        scales, bias = (None if x is None else as_array(x) for x in (self.scales_O, self.bias_O))
+        return Matrix(kind, (self.in_size, self.out_size), weight, scales, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
@@ -102,11 +110,13 @@ class KernelWeight:
         )  # autocast gives other types
         if not few or (module := paths.current()) is None:
             return self.many_rows(x)
-        y = x.new_empty(*x.shape[:-1], self.out_size)
+        return self._multiplied(x, module)
+
+    def _multiplied(self, x: Tensor, module: ModuleType) -> Tensor:
         follow_torch_threads()
-        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
+        y, given = x.new_empty(*x.shape[:-1], self.out_size), as_array(x)
         try:
-            module.multiply(*self.matrix, x_RI, y_RO, 0, 0)
+            module.multiply(self.matrix.address, y.numel() // self.out_size, address(given), y.data_ptr())
         except NotYet:
             return self.many_rows(x)
         return y
@@ -193,23 +203,16 @@ class BlockWeight(KernelWeight):
         return [*(part.stored_OW for part in self.parts), self.bias_O]
 
     def _made(self) -> Matrix:
-        return np.array([part.segment() for part in self.parts]), affine(None, self.bias_O, self.out_size)
+        return self._matrix_of(BLOCKS, np.array([part.segment() for part in self.parts]))
 
     def __call__(self, x: Tensor) -> Tensor:
         _refuse_gradient(x)
         x = x.float()  # autocast gives other types
         few = 0 < x.numel() <= self.FEW * self.in_size
         # As soon as there are kernels, also within a sequence: torch, which makes the weight wide each time, is far slower.
-        if not few or (module := quantised()) is None:
+        if not few or quantised() is None or (module := kernels()) is None:
             return self.many_rows(x)
-        y = x.new_empty(*x.shape[:-1], self.out_size)
-        follow_torch_threads()
-        x_RI, y_RO = as_array(x).reshape(-1, self.in_size), y.numpy().reshape(-1, self.out_size)
-        try:
-            module.multiply_blocks(*self.matrix, x_RI, y_RO, 0, 0)
-        except NotYet:
-            return self.many_rows(x)
-        return y
+        return self._multiplied(x, module)
 
     def many_rows(self, x: Tensor) -> Tensor:
         made, narrow = [], rounded(x)

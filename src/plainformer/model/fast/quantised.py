@@ -18,13 +18,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from numba import int64
-from numba.extending import overload
 
+from plainformer.model.fast.basics import Array, carray, finished, numbers_at, words_at
 from plainformer.model.fast.jit import compiled
-from plainformer.model.fast.kernels import Array, activate, product
 from plainformer.model.fast.lanes import (
     add_products,
     address_of,
@@ -42,12 +39,11 @@ from plainformer.model.fast.lanes import (
 from plainformer.model.fast.parts import parts_of, share
 
 # Kinds of blocks have the numbers that `blocks.KIND_CODES` gives them; 0 are fp32 numbers, whose inputs are not rounded.
-carray: Any = numba.carray  # type: ignore[attr-defined]
 # Multiplications that are worth a part of their own.
 PART = 2**15
 
 
-@compiled(inner=False)
+@compiled()
 def round_input(x_RI: Array, q_RI: Array, d_RG: Array, sums_R2G: Array) -> None:
     """x ≈ d * q, rounded 32 numbers at a time; `sums_R2G`: d times the sum of each 16 of q. Inputs beyond x are zero."""
     size, blocks = x_RI.shape[1], d_RG.shape[1]
@@ -67,11 +63,6 @@ def round_input(x_RI: Array, q_RI: Array, d_RG: Array, sums_R2G: Array) -> None:
 
 
 @compiled()
-def _numbers(at: int, count: int) -> Any:
-    return carray(pointer(at), count, np.float32)
-
-
-@compiled()
 def _make_bytes(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
     """Make a row of weights what the products read: 32 bytes a block, eight scales, two minima."""
     if kind == 1:
@@ -88,7 +79,7 @@ def _make_bytes(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
 def _put_scale(s: int, m: int, b: int, scale: Any, minimum: Any) -> None:
     put_same(s + 32 * b, scale)
     put_same(s + 32 * b + 16, scale)
-    minima = _numbers(m + 8 * b, 2)
+    minima = numbers_at(m + 8 * b, 2)
     minima[0] = minimum
     minima[1] = minimum
 
@@ -154,7 +145,7 @@ def _q6_k(w: int, u: int, s: int, m: int, blocks: int) -> None:
     for k in range(blocks):
         at = w + 210 * k
         whole = half_at(at + 208)
-        parts, minima = carray(pointer(at + 192), 16, np.int8), _numbers(m + 64 * k, 16)
+        parts, minima = carray(pointer(at + 192), 16, np.int8), numbers_at(m + 64 * k, 16)
         for part in range(16):
             scale = whole * np.float32(parts[part])
             put_same(s + 256 * k + 16 * part, scale)
@@ -175,7 +166,7 @@ def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     q_R, d_R, sums_R = rounded
     step = 32 * blocks
     q = q_R + r * step
-    d = _numbers(d_R + 4 * r * blocks, 4 * blocks)
+    d = numbers_at(d_R + 4 * r * blocks, 4 * blocks)
     y0 = y1 = y2 = y3 = no_sums()
     for b in range(blocks):
         at, s = u + 32 * b, scales + 32 * b
@@ -184,7 +175,7 @@ def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
         y2 = add_products(y2, at, q + 2 * step + 32 * b, s, d[2 * blocks + b])
         y3 = add_products(y3, at, q + 3 * step + 32 * b, s, d[3 * blocks + b])
     sums = sums_R + 8 * r * blocks
-    out = _numbers(y + 4 * r, 4)
+    out = numbers_at(y + 4 * r, 4)
     out[0] = in_all(y0) + _dot(m, sums, 2 * blocks)
     out[1] = in_all(y1) + _dot(m, sums + 8 * blocks, 2 * blocks)
     out[2] = in_all(y2) + _dot(m, sums + 16 * blocks, 2 * blocks)
@@ -195,16 +186,16 @@ def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
 def _one_row(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
     u, scales, m = made
     q_R, d_R, sums_R = rounded
-    q, d = q_R + 32 * r * blocks, _numbers(d_R + 4 * r * blocks, blocks)
+    q, d = q_R + 32 * r * blocks, numbers_at(d_R + 4 * r * blocks, blocks)
     total = no_sums()
     for b in range(blocks):
         total = add_products(total, u + 32 * b, q + 32 * b, scales + 32 * b, d[b])
-    _numbers(y + 4 * r, 1)[0] = in_all(total) + _dot(m, sums_R + 8 * r * blocks, 2 * blocks)
+    numbers_at(y + 4 * r, 1)[0] = in_all(total) + _dot(m, sums_R + 8 * r * blocks, 2 * blocks)
 
 
 @compiled()
 def _dot(a_at: int, b_at: int, count: int) -> Any:
-    a, b, total = _numbers(a_at, count), _numbers(b_at, count), np.float32(0)
+    a, b, total = numbers_at(a_at, count), numbers_at(b_at, count), np.float32(0)
     for i in range(count):
         total += a[i] * b[i]
     return total
@@ -215,7 +206,7 @@ def _row(kind: int, w: int, x: int, size: int, rows: int, rounded: Any, made: An
     """y = a row of weights from address `w` on, times every row of the input, of `size` numbers from `x` on."""
     blocks = (size + 31) // 32
     if kind == 0:
-        out = _numbers(y, rows)
+        out = numbers_at(y, rows)
         for r in range(rows):
             out[r] = _dot(w, x + 4 * size * r, size)
         return
@@ -235,49 +226,40 @@ def _room(at: int, blocks: int) -> Any:
     return at, at + 32 * blocks, at + 64 * blocks
 
 
-@compiled(inner=False)
-def multiply_blocks(
-    segments_M4: Array, affine_2O: Array, x_RI: Array, y_RO: Array, activation: int, activated: int
-) -> None:
-    """y = x Wᵀ * scale + b, as `kernels.multiply`; W is the rows of all segments: (address, rows, bytes of a row, kind)."""
+@compiled()
+def multiply_blocks(matrix: Any, x_RI: Array, y_RO: Array, activation: int, activated: int) -> None:
+    """y = x Wᵀ * scales + bias, of a matrix in blocks: the rows of all segments, (address, rows, bytes of a row, kind) each."""
     rows, size = x_RI.shape
-    blocks, outputs = (size + 31) // 32, affine_2O.shape[1]
+    blocks = (size + 31) // 32
     q_RI, d_RG = np.empty((rows, 32 * blocks), np.int8), np.empty((rows, blocks), np.float32)
     sums_R2G = np.empty((rows, 2 * blocks), np.float32)
     round_input(x_RI, q_RI, d_RG, sums_R2G)
     rounded = address_of(q_RI), address_of(d_RG), address_of(sums_R2G)
-    to = address_of(affine_2O), address_of(y_RO), outputs, activation, activated
-    job = address_of(segments_M4), address_of(x_RI), rows, size, rounded, to
-    share(parts_of(_outputs, job), outputs, PART // max(size * rows, 1) + 1)
+    job = matrix, address_of(x_RI), rows, rounded, address_of(y_RO), activation, activated
+    share(parts_of(_outputs, job), matrix.outputs, PART // max(size * rows, 1) + 1)
     q_RI[0, 0] = 0  # until here it is needed, as are the others
     d_RG[0, 0] = 0
     sums_R2G[0, 0] = 0
 
 
-@overload(product)
-def _of_blocks(*given):  # type: ignore[no-untyped-def]  # Numba compares the names and annotations of both
-    return (lambda *given: multiply_blocks(*given)) if given[0].dtype == int64 else None
-
-
 @compiled()
 def _outputs(job: Any, first: int, last: int) -> None:
     """Compute some of the outputs of `multiply_blocks`."""
-    segments_at, x, rows, size, rounded, to = job
-    affine_at, y_at, outputs, activation, activated = to
+    matrix, x, rows, rounded, y_at, activation, activated = job
+    size, outputs, segments_at = matrix.inputs, matrix.outputs, matrix.weight
     blocks = (size + 31) // 32
     own = np.empty(72 * blocks + 4 * rows, np.uint8)
     made, y = _room(address_of(own), blocks), address_of(own) + 72 * blocks
-    y_R, y_RO, affine_2O = _numbers(y, rows), _numbers(y_at, rows * outputs), _numbers(affine_at, 2 * outputs)
-    segment, before = carray(pointer(segments_at), 4, np.int64), 0
+    y_R, y_RO = numbers_at(y, rows), numbers_at(y_at, rows * outputs)
+    segment, before = words_at(segments_at, 4), 0
     for o in range(first, last):
         while o - before >= segment[1]:
             before += segment[1]
             segments_at += 32
-            segment = carray(pointer(segments_at), 4, np.int64)
+            segment = words_at(segments_at, 4)
         _row(segment[3], segment[0] + (o - before) * segment[2], x, size, rows, rounded, made, y)
-        code = activation if o < activated else 0
         for r in range(rows):
-            y_RO[r * outputs + o] = activate(code, y_R[r] * affine_2O[o] + affine_2O[outputs + o])
+            y_RO[r * outputs + o] = finished(matrix, o, y_R[r], activation, activated)
     own[0] = 0  # until here it is needed
 
 
@@ -293,7 +275,7 @@ def widen(segments_M4: Array, y_OI: Array) -> None:
 def _widen_rows(job: Any, first: int, last: int) -> None:
     segment_at, y_at, size = job
     blocks = (size + 31) // 32
-    segment = carray(pointer(segment_at), 4, np.int64)
+    segment = words_at(segment_at, 4)
     own = np.empty(72 * blocks, np.uint8)
     made = _room(address_of(own), blocks)
     for o in range(first, last):
@@ -307,10 +289,10 @@ def _widen_row(made: Any, y_at: int, size: int) -> None:
     blocks = (size + 31) // 32
     u, s, m = (
         carray(pointer(made[0]), 32 * blocks, np.uint8),
-        _numbers(made[1], 8 * blocks),
-        _numbers(made[2], 2 * blocks),
+        numbers_at(made[1], 8 * blocks),
+        numbers_at(made[2], 2 * blocks),
     )
-    y = _numbers(y_at, size)
+    y = numbers_at(y_at, size)
     for group in range((size + 15) // 16):
         scale, minimum = s[4 * group], m[group]
         for i in range(16 * group, min(16 * group + 16, size)):
