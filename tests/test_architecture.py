@@ -61,10 +61,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planning": TOP | {"plan", "starting"},
     "measuring": TOP | {"plan", "train"},
     "explanation": TOP,
-    "serve": TOP | {"plan", "explanation", "entities"},
+    "serve": TOP | {"choosing", "info", "explanation", "entities", "plan", "__init__"},
     "cli": TOP
     | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting"}
-    | {"training", "evaluation", "folds"}
+    | {"training", "evaluation", "folds", "serve"}
     | {"__init__"},
     "__init__": TOP
     | {
