@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planning": TOP | {"plan", "starting"},
     "measuring": TOP | {"plan", "train"},
     "explanation": TOP,
-    "serve": TOP | {"choosing", "info", "explanation", "entities", "plan", "__init__"},
+    "serve": TOP | {"plan", "explanation", "entities", "__init__"},
     "cli": TOP
     | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting"}
     | {"training", "evaluation", "folds", "serve"}
