@@ -1,7 +1,7 @@
 """Serving: models that answer many callers at once, in this process (`engine`) and over HTTP (`app`, `server`, `api`).
 
-    plainformer.serve.run(config)         what `plainformer serve` does, until a signal; returns the exit code
-    plainformer.serve.make_app(config)    an ASGI app, to be mounted elsewhere or tested without a socket
+plainformer.serve.run(config)         what `plainformer serve` does, until a signal; returns the exit code
+plainformer.serve.make_app(config)    an ASGI app, to be mounted elsewhere or tested without a socket
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def check_installed() -> None:
 
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise MissingDependencyError(
-            f"serving needs {', '.join(missing)}: plainformer[serve]", to_install("serve")
-        )
+        raise MissingDependencyError(f"serving needs {', '.join(missing)}: plainformer[serve]", to_install("serve"))
 
 
 def make_app(config: ServeConfig, tasks: Mapping[str, Any] | None = None) -> Any:

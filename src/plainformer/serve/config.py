@@ -46,7 +46,9 @@ def _origins(name: str, value: Any) -> None:
     check_texts(name, value)
     for one in value:
         if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", one):
-            raise UsageError(f"{opt(name, one)} is not the origin of a page", f"for example {opt(name, 'https://app.example')}")
+            raise UsageError(
+                f"{opt(name, one)} is not the origin of a page", f"for example {opt(name, 'https://app.example')}"
+            )
 
 
 def _size(default: str, help: str) -> Any:
@@ -130,7 +132,9 @@ def _key_in(name: str, path: str | None) -> str | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{opt(name, path)} cannot be read: {error}", "give a text file with the key in it") from None
     if len(found) < 8 or any(c.isspace() for c in found):
-        raise InputError(f"{opt(name, path)} holds no key of 8 characters or more", "for example: openssl rand -hex 24 > FILE")
+        raise InputError(
+            f"{opt(name, path)} holds no key of 8 characters or more", "for example: openssl rand -hex 24 > FILE"
+        )
     return found
 
 

@@ -134,7 +134,9 @@ class Guard:
         name = _name_of(host)
         if not (name == "localhost" or name in self.rules.hosts or _is_address(name)):
             fix = f"start the server with --allowed-host {name[:80] or 'NAME'}, if that is its name"
-            raise Refusal(403, f"the Host {host[:80]!r} is not one of this server's\n  → {fix}", code="host_not_allowed")
+            raise Refusal(
+                403, f"the Host {host[:80]!r} is not one of this server's\n  → {fix}", code="host_not_allowed"
+            )
 
     def _check_origin(self, scope: Scope, headers: dict[str, str]) -> bool:
         """Refuse a page of another origin that was not allowed. Returns whether this is a browser's preflight."""
@@ -144,7 +146,9 @@ class Guard:
         is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
         if not is_own and not self._allows(origin):
             fix = f"start the server with --cors-origin {origin[:80]}, if that page may call it"
-            raise Refusal(403, f"the Origin {origin[:80]!r} may not call this server\n  → {fix}", code="origin_not_allowed")
+            raise Refusal(
+                403, f"the Origin {origin[:80]!r} may not call this server\n  → {fix}", code="origin_not_allowed"
+            )
         return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
 
     def _allows(self, origin: str) -> bool:
@@ -181,7 +185,12 @@ class Guard:
 def too_large(limit: int) -> Refusal:
     """Return the refusal of a body beyond its limit."""
     fix = "send less, or start the server with a higher --max-body or --max-upload"
-    return Refusal(413, f"the body is larger than {limit:,} bytes\n  → {fix}", code="body_too_large", headers={"connection": "close"})
+    return Refusal(
+        413,
+        f"the body is larger than {limit:,} bytes\n  → {fix}",
+        code="body_too_large",
+        headers={"connection": "close"},
+    )
 
 
 class _Body:
@@ -199,7 +208,9 @@ class _Body:
             message = await asyncio.wait_for(self.receive(), max(0.001, self.deadline - time.monotonic()))
         except TimeoutError:
             close = {"connection": "close"}
-            raise Refusal(408, "the body did not come in time\n  → send it faster", code="body_timeout", headers=close) from None
+            raise Refusal(
+                408, "the body did not come in time\n  → send it faster", code="body_timeout", headers=close
+            ) from None
         if message["type"] == "http.request":
             self.left -= len(message.get("body", b""))
             self.ended = not message.get("more_body", False)

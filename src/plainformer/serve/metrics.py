@@ -67,12 +67,18 @@ class Metrics:
         self.requests = Counter("plainformer_requests", "HTTP requests.", names, registry=self.registry)
         self.errors = Counter("plainformer_errors", "Errors that clients were told.", ["type"], registry=self.registry)
         self.seconds = Histogram(
-            "plainformer_request_seconds", "An HTTP request, to its end.", ["route", "model"], buckets=_SECONDS, registry=self.registry
+            "plainformer_request_seconds",
+            "An HTTP request, to its end.",
+            ["route", "model"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         for name, help in _GAUGES.items():
             self._gauge(name, help, lambda name=name: engine.gauges().get(name, 0))
         self._gauge("streams_open", "Streams that are being read.", lambda: self._open)
-        self._gauge("compute_thread_alive_seconds", "Since the computing thread was last seen.", lambda: engine.idle_seconds)
+        self._gauge(
+            "compute_thread_alive_seconds", "Since the computing thread was last seen.", lambda: engine.idle_seconds
+        )
         engine.observers.append(self.observe)
 
     def _made(self, name: str, help: str, label: str, buckets: tuple[float, ...] | None) -> Any:

@@ -111,7 +111,9 @@ class Server(uvicorn.Server):
 
     def _end(self, seconds: float | None = None) -> None:
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._drain(self.options.drain_timeout if seconds is None else seconds))
+            self._ending = asyncio.ensure_future(
+                self._drain(self.options.drain_timeout if seconds is None else seconds)
+            )
 
     async def _drain(self, seconds: float) -> None:
         """Let what runs come to its end, then end it."""
@@ -210,9 +212,17 @@ def _protocol(options: ServeOptions) -> type[H11Protocol]:
 
 def _response(status: str, message: str, code: str, *headers: str) -> bytes:
     body = json.dumps({"error": {"message": message, "type": "overloaded_error", "param": None, "code": code}}).encode()
-    lines = [f"HTTP/1.1 {status}", "content-type: application/json", f"content-length: {len(body)}", "connection: close", *headers]
+    lines = [
+        f"HTTP/1.1 {status}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-_FULL = _response("503 Service Unavailable", "too many connections\n  → try again later", "connections", "retry-after: 1")
+_FULL = _response(
+    "503 Service Unavailable", "too many connections\n  → try again later", "connections", "retry-after: 1"
+)
 _SLOW = _response("408 Request Timeout", "the request did not come in time\n  → send it faster", "header_timeout")

@@ -44,7 +44,9 @@ class EventStream:
 
     status_code = 200
 
-    def __init__(self, events: AsyncIterator[bytes], closed: Callable[[], object], keep_alive: float = KEEP_ALIVE) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], closed: Callable[[], object], keep_alive: float = KEEP_ALIVE
+    ) -> None:
         self.events, self.closed, self.keep_alive = events, closed, keep_alive
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:

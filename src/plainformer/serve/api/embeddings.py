@@ -21,7 +21,12 @@ TASK = "feature-extraction"
 _IDS = list_of(whole(0), 1)
 _OWN = ("pooling", "normalize", "prompt", "prompt_name", "truncate", "max_length")
 TABLE = Table(
-    Field("input", either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)), "A text, token ids, or a list of either.", required=True),
+    Field(
+        "input",
+        either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)),
+        "A text, token ids, or a list of either.",
+        required=True,
+    ),
     Field("model", TEXT, "Name of a served model; without it, the first that gives vectors."),
     Field("encoding_format", words("float", "base64"), "Numbers, or base64 of little-endian fp32.", default="float"),
     Field("dimensions", whole(1), "Numbers to keep of each vector, of models that were trained for it (Matryoshka)."),
@@ -107,7 +112,11 @@ def _dimensions(model: Served, dimensions: int) -> dict[str, Any]:
     """Return the option that keeps so many numbers; only a model that was trained for it keeps its meaning then."""
     config = model.task.config
     width = (config.encoder or config.main_stack).hidden_size
-    trained = config.source.get("matryoshka_dimensions") or getattr(model.task, "files", None) and model.task.files.truncate_dim
+    trained = (
+        config.source.get("matryoshka_dimensions")
+        or getattr(model.task, "files", None)
+        and model.task.files.truncate_dim
+    )
     if dimensions == width:
         return {}
     if not trained:

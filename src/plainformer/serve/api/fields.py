@@ -95,7 +95,16 @@ class Field:
 
 # What clients send that changes nothing of an answer: accounts, storage, routing.
 INERT = frozenset(
-    ("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity")
+    (
+        "user",
+        "store",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "verbosity",
+    )
 )
 
 
@@ -139,7 +148,13 @@ class Table:
 # ---- values against schemas ---------------------------------------------------------------------------------------------
 
 _KINDS: dict[str, Any] = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
-_NAMES = {"string": "a text", "boolean": "true or false", "array": "a list", "object": "an object", "integer": "a whole number"}
+_NAMES = {
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "integer": "a whole number",
+}
 
 
 def check(value: Any, schema: Schema, where: str) -> None:
@@ -154,7 +169,9 @@ def check(value: Any, schema: Schema, where: str) -> None:
         raise _wrong(where, value, f"is not {wanted}", f"give {wanted}")
     if "enum" in schema and value not in schema["enum"]:
         listed = ", ".join(map(str, schema["enum"]))
-        raise _wrong(where, value, "is not known", did_you_mean(str(value), map(str, schema["enum"])) or f"give one of {listed}")
+        raise _wrong(
+            where, value, "is not known", did_you_mean(str(value), map(str, schema["enum"])) or f"give one of {listed}"
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         _check_bounds(value, schema, where)
     if isinstance(value, list):
@@ -202,8 +219,22 @@ def _check_bounds(value: float, schema: Schema, where: str) -> None:
 
 
 def _interval(schema: Schema) -> str:
-    low = next((f"{word} {schema[name]:,}" for name, word in (("minimum", "from"), ("exclusiveMinimum", "more than")) if name in schema), "")
-    high = next((f"{word} {schema[name]:,}" for name, word in (("maximum", "to"), ("exclusiveMaximum", "less than")) if name in schema), "")
+    low = next(
+        (
+            f"{word} {schema[name]:,}"
+            for name, word in (("minimum", "from"), ("exclusiveMinimum", "more than"))
+            if name in schema
+        ),
+        "",
+    )
+    high = next(
+        (
+            f"{word} {schema[name]:,}"
+            for name, word in (("maximum", "to"), ("exclusiveMaximum", "less than"))
+            if name in schema
+        ),
+        "",
+    )
     return " ".join(part for part in (low, high) if part)
 
 
@@ -308,5 +339,18 @@ def named(fields: Iterable[Field]) -> dict[str, Field]:
     return {field.name: field for field in fields}
 
 
-__all__ = ["ANY", "FLAG", "INERT", "NOT_SERVED", "OBJECT", "TEXT", "TEXT_OR_TEXTS", "Field", "NotTyped", "Table", "check", "either"]
+__all__ = [
+    "ANY",
+    "FLAG",
+    "INERT",
+    "NOT_SERVED",
+    "OBJECT",
+    "TEXT",
+    "TEXT_OR_TEXTS",
+    "Field",
+    "NotTyped",
+    "Table",
+    "check",
+    "either",
+]
 __all__ += ["http_name", "list_of", "named", "number", "option_fields", "table_of", "whole", "words"]

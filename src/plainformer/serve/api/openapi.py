@@ -62,9 +62,18 @@ def described(models: list[str]) -> dict[str, Any]:
         "version": plainformer.__version__,
         "description": "Every task of transformers over HTTP; OpenAI's clients work. Served: " + ", ".join(models),
     }
-    keys = {"key": {"type": "http", "scheme": "bearer"}, "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}
+    keys = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
     components = {"schemas": {"Error": _ERROR}, "securitySchemes": keys}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}, {"header": []}]}
+    return {
+        "openapi": "3.1.0",
+        "info": info,
+        "paths": paths,
+        "components": components,
+        "security": [{}, {"key": []}, {"header": []}],
+    }
 
 
 def _operation(route: Any, path: str) -> dict[str, Any]:
@@ -82,9 +91,13 @@ def _operation(route: Any, path: str) -> dict[str, Any]:
     made: dict[str, Any] = {"tags": [route.tag], "summary": about.rstrip("."), "responses": responses}
     made["operationId"] = route.method.lower() + re.sub(r"\W+", "_", path).rstrip("_")
     names = re.findall(r"\{(\w+)\}", path)
-    made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    made["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
     if route.streams and path.endswith("{task}"):
-        made["parameters"].append({"name": "stream", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]}})
+        made["parameters"].append(
+            {"name": "stream", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]}}
+        )
     if route.table is not None:
         kind = "multipart/form-data" if route.form else "application/json"
         made["requestBody"] = {"required": True, "content": {kind: {"schema": route.table.published()}}}

@@ -39,7 +39,9 @@ class Service:
     names: Names
     metrics: Metrics
     started: float = field(default_factory=time.time)
-    cache: dict[Any, Any] = field(default_factory=dict)  # what handlers keep: bytes of tokens, tables, the page of the API
+    cache: dict[Any, Any] = field(
+        default_factory=dict
+    )  # what handlers keep: bytes of tokens, tables, the page of the API
 
     @property
     def options(self) -> Any:
