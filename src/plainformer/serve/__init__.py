@@ -1,7 +1,7 @@
 """Serving: models that answer many callers at once, in this process (`engine`) and over HTTP (`app`, `server`, `api`).
 
-    plainformer.serve.run(config)         what `plainformer serve` does, until a signal; returns the exit code
-    plainformer.serve.make_app(config)    an ASGI app, to be mounted elsewhere or tested without a socket
+plainformer.serve.run(config)         what `plainformer serve` does, until a signal; returns the exit code
+plainformer.serve.make_app(config)    an ASGI app, to be mounted elsewhere or tested without a socket
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def check_installed() -> None:
 
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise MissingDependencyError(
-            f"serving needs {', '.join(missing)}: plainformer[serve]", to_install("serve")
-        )
+        raise MissingDependencyError(f"serving needs {', '.join(missing)}: plainformer[serve]", to_install("serve"))
 
 
 def make_app(config: ServeConfig, tasks: Mapping[str, Any] | None = None) -> Any:
@@ -43,15 +41,15 @@ def run(config: ServeConfig, say: Callable[[str], object] = lambda line: None) -
         say: is told, line by line, what is served, and at the end of the start the address.
     """
     check_installed()
-    from plainformer.serve import log
     from plainformer.serve.app import load_models, make_service
+    from plainformer.serve.log import set_up
     from plainformer.serve.server import bind, serve
     from plainformer.serve.starting import described, make_ready
 
     config.options.key()  # what is wrong with it, or missing, is said before anything is loaded
     config.options.metrics_key()
     listening = bind(config.options.host, config.options.port)
-    log.set_up(config.options.log)
+    set_up(config.options.log)
     service = make_service(config, load_models(config))
     for line in described(service):
         say(line)

@@ -13,12 +13,13 @@ from starlette.routing import Match, Router
 from starlette.routing import Route as Path
 
 from plainformer.errors import did_you_mean
-from plainformer.serve import log
+from plainformer.serve.api.openapi import described
 from plainformer.serve.api.routes import ROUTES, Route
 from plainformer.serve.api.service import Call, Service
 from plainformer.serve.config import ServeConfig
 from plainformer.serve.errors import Refusal, missing_route
 from plainformer.serve.guard import Guard, Passed, Rules, refuse
+from plainformer.serve.log import answered
 from plainformer.serve.metrics import Metrics
 from plainformer.serve.names import Names, Served
 
@@ -31,13 +32,19 @@ class Application:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.router = Router([path for route in ROUTES for path in self._paths(route)], default=self._nowhere, redirect_slashes=False)
+        service.cache["openapi"] = described(ROUTES, service.names.models)
+        self.router = Router(
+            [path for route in ROUTES for path in self._paths(route)], default=self._nowhere, redirect_slashes=False
+        )
 
     def _paths(self, route: Route) -> list[Path]:
         """Return a route's paths: with /v1, and without, which is what a client's wrong base address makes of them."""
         endpoint = functools.partial(_Endpoint, self.service, route)
         bare = route.path.removeprefix("/v1").removeprefix("/v2")
-        known = [route.path, *([bare] if route.path.startswith("/v1/") else [f"/v1{route.path}"] if bare == route.path else [])]
+        known = [
+            route.path,
+            *([bare] if route.path.startswith("/v1/") else [f"/v1{route.path}"] if bare == route.path else []),
+        ]
         return [Path(path, _AsApp(endpoint()), methods=[route.method]) for path in known]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -61,14 +68,20 @@ class Application:
 
 def _wrong_method(method: str, allowed: list[str]) -> Refusal:
     shown, known = method[:16], ", ".join(allowed)
-    return Refusal(405, f"{shown} is not a method of this route\n  → {known}", code="method_not_allowed", headers={"allow": known})
+    return Refusal(
+        405, f"{shown} is not a method of this route\n  → {known}", code="method_not_allowed", headers={"allow": known}
+    )
 
 
 def _no_route(path: str) -> Refusal:
     if path.removeprefix("/v1") == "/responses":
-        return missing_route("this server has no /v1/responses\n  → use /v1/chat/completions, which every client of OpenAI's speaks, too")
+        return missing_route(
+            "this server has no /v1/responses\n  → use /v1/chat/completions, which every client of OpenAI's speaks, too"
+        )
     known = [route.path for route in ROUTES]
-    return missing_route(f"there is no route {path[:120]!r}\n  → {did_you_mean(path, known, few=False) or '/openapi.json lists them'}")
+    return missing_route(
+        f"there is no route {path[:120]!r}\n  → {did_you_mean(path, known, few=False) or '/openapi.json lists them'}"
+    )
 
 
 class _AsApp:
@@ -134,7 +147,9 @@ def make_service(config: ServeConfig, tasks: Mapping[str, Any]) -> Service:
     bound_seconds(config.options.template_seconds)
     engine = Engine(tasks, config.engine)
     now = int(time.time())
-    models = {name: Served(name, task, engine.models[name], engine.models[name].tasks, now) for name, task in tasks.items()}
+    models = {
+        name: Served(name, task, engine.models[name], engine.models[name].tasks, now) for name, task in tasks.items()
+    }
     return Service(config, engine, Names(models), Metrics(engine))
 
 
@@ -148,12 +163,13 @@ def guarded(service: Service) -> Guard:
         frozenset(options.cors_origin),
         options.bytes_of("max_body"),
         options.bytes_of("max_upload"),
+        options.max_header,
         options.body_timeout,
     )
 
     def seen(passed: Passed, model: str) -> None:
         service.metrics.answered(passed, model)
-        log.answered(passed, model)
+        answered(passed, model)
 
     return Guard(Application(service), rules, seen)
 

@@ -1,7 +1,7 @@
 """What a request is answered with where it cannot be carried out: a status, and a body in the shape that OpenAI's clients read.
 
-Every failure of a handler comes to `refusal_of`: the library's errors keep their message, with options as they are called over HTTP,
-and anything else is told to the log with the request's id, and to the client as no more than that.
+Every failure of a handler comes to `refusal_of`: the library's errors keep their message, with options as HTTP calls them; anything
+else is told to the log with the request's id, and to the client as no more than that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from typing import Any
 
 from plainformer.errors import MissingDependencyError, PlainformerError
 from plainformer.inputs.text.lengths import TooLongError
-from plainformer.serve.engine.errors import ContextTooLong, Draining, EngineDied, EngineError, QueueFull, QueueTimeout, RequestCancelled
+from plainformer.serve.engine.errors import (
+    ContextTooLong,
+    Draining,
+    EngineDied,
+    EngineError,
+    QueueFull,
+    QueueTimeout,
+    RequestCancelled,
+)
 
 logger = logging.getLogger("plainformer.serve")
 
@@ -114,7 +122,9 @@ def _too_long(error: PlainformerError, spelling: Any) -> Refusal:
 
 def _of_engine(error: EngineError, spelling: Any) -> Refusal:
     if isinstance(error, RequestCancelled):
-        status, code = {"timeout": (504, "timeout"), "drain": (503, "draining"), "delete": (409, "cancelled")}.get(error.why, (499, error.why))
+        status, code = {"timeout": (504, "timeout"), "drain": (503, "draining"), "delete": (409, "cancelled")}.get(
+            error.why, (499, error.why)
+        )
         return Refusal(status, error.message(spelling), kind="server_error", code=code)
     for kind, (status, name, code) in _STATUSES.items():
         if isinstance(error, kind):

@@ -40,7 +40,8 @@ class Rules:
     Attributes:
         key: of the API; None: no key is asked for. metrics_key: of /metrics; None: it is open.
         hosts: names that the Host header may have besides IP addresses and localhost. origins: of pages that may call, "*" for any.
-        body, upload: bytes of a JSON body and of a form with a file. body_seconds: within which a body must have come.
+        body, upload, header: bytes of a JSON body, of a form with a file, and of the headers.
+        body_seconds: within which a body must have come.
     """
 
     key: str | None = None
@@ -49,6 +50,7 @@ class Rules:
     origins: frozenset[str] = frozenset()
     body: int = 4 * 2**20
     upload: int = 100 * 2**20
+    header: int = 16 * 2**10
     body_seconds: float = 30.0
 
 
@@ -134,7 +136,9 @@ class Guard:
         name = _name_of(host)
         if not (name == "localhost" or name in self.rules.hosts or _is_address(name)):
             fix = f"start the server with --allowed-host {name[:80] or 'NAME'}, if that is its name"
-            raise Refusal(403, f"the Host {host[:80]!r} is not one of this server's\n  → {fix}", code="host_not_allowed")
+            raise Refusal(
+                403, f"the Host {host[:80]!r} is not one of this server's\n  → {fix}", code="host_not_allowed"
+            )
 
     def _check_origin(self, scope: Scope, headers: dict[str, str]) -> bool:
         """Refuse a page of another origin that was not allowed. Returns whether this is a browser's preflight."""
@@ -144,7 +148,9 @@ class Guard:
         is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
         if not is_own and not self._allows(origin):
             fix = f"start the server with --cors-origin {origin[:80]}, if that page may call it"
-            raise Refusal(403, f"the Origin {origin[:80]!r} may not call this server\n  → {fix}", code="origin_not_allowed")
+            raise Refusal(
+                403, f"the Origin {origin[:80]!r} may not call this server\n  → {fix}", code="origin_not_allowed"
+            )
         return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
 
     def _allows(self, origin: str) -> bool:
@@ -167,6 +173,9 @@ class Guard:
 
     def _check_body(self, headers: dict[str, str]) -> int:
         """Refuse a body that is too long, or compressed, by its headers. Returns the limit for those that do not say."""
+        if sum(len(name) + len(value) for name, value in headers.items()) > self.rules.header:
+            message = f"the headers are larger than {self.rules.header:,} bytes\n  → send less"
+            raise Refusal(431, message, code="headers_too_large", headers={"connection": "close"})
         if headers.get("content-encoding", "identity").lower() != "identity":
             what = f"bodies with Content-Encoding {headers['content-encoding'][:40]!r} are not read"
             raise Refusal(415, f"{what}\n  → send it as it is", code="unsupported_encoding")
@@ -181,7 +190,12 @@ class Guard:
 def too_large(limit: int) -> Refusal:
     """Return the refusal of a body beyond its limit."""
     fix = "send less, or start the server with a higher --max-body or --max-upload"
-    return Refusal(413, f"the body is larger than {limit:,} bytes\n  → {fix}", code="body_too_large", headers={"connection": "close"})
+    return Refusal(
+        413,
+        f"the body is larger than {limit:,} bytes\n  → {fix}",
+        code="body_too_large",
+        headers={"connection": "close"},
+    )
 
 
 class _Body:
@@ -199,7 +213,9 @@ class _Body:
             message = await asyncio.wait_for(self.receive(), max(0.001, self.deadline - time.monotonic()))
         except TimeoutError:
             close = {"connection": "close"}
-            raise Refusal(408, "the body did not come in time\n  → send it faster", code="body_timeout", headers=close) from None
+            raise Refusal(
+                408, "the body did not come in time\n  → send it faster", code="body_timeout", headers=close
+            ) from None
         if message["type"] == "http.request":
             self.left -= len(message.get("body", b""))
             self.ended = not message.get("more_body", False)

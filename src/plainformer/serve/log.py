@@ -15,7 +15,11 @@ class JsonLines(logging.Formatter):
     """Each record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, Any] = {"time": _clock(record.created), "level": record.levelname.lower(), "message": record.getMessage()}
+        said: dict[str, Any] = {
+            "time": _clock(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
         said.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0] is not None:
             said["trace"] = self.formatException(record.exc_info)
@@ -27,7 +31,11 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_clock(record.created)} {record.levelname.lower()} {record.getMessage()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info and record.exc_info[0] is not None else line
+        return (
+            f"{line}\n{self.formatException(record.exc_info)}"
+            if record.exc_info and record.exc_info[0] is not None
+            else line
+        )
 
 
 def _clock(seconds: float) -> str:
@@ -48,7 +56,7 @@ def set_up(kind: str) -> None:
 
 
 def answered(passed: Any, model: str) -> None:
-    """Log a request that has ended. Paths that are no route are not repeated: they may hold anything."""
+    """Log a request that has ended. Other paths are not repeated: they may hold anything."""
     fields = {
         "request": passed.id,
         "method": passed.method if passed.method.isalpha() else "?",

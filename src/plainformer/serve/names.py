@@ -55,5 +55,9 @@ class Names:
         return model
 
     def _unable(self, why: str, what: str, able: list[Served]) -> Refusal:
-        fix = f"ask {' or '.join(repr(one.name) for one in able)}" if able else "start the server with a model for it: serve NAME=REF"
+        fix = (
+            f"ask {' or '.join(repr(one.name) for one in able)}"
+            if able
+            else "start the server with a model for it: serve NAME=REF"
+        )
         return invalid(f"{why}, not for {what or 'this'}\n  → {fix}", "model", "wrong_task")

@@ -41,7 +41,12 @@ FORMAT: Schema = {
         "json_schema": {
             "type": "object",
             "required": ["schema"],
-            "properties": {"name": TEXT, "description": TEXT, "schema": OBJECT, "strict": {"type": ["boolean", "null"]}},
+            "properties": {
+                "name": TEXT,
+                "description": TEXT,
+                "schema": OBJECT,
+                "strict": {"type": ["boolean", "null"]},
+            },
         },
     },
 }
@@ -56,18 +61,36 @@ SHARED = (
     Field("temperature", number(0), "0 takes the likeliest token; above 0 sampling, sharper below 1."),
     Field("top_p", number(0, 1), "Keep the likeliest tokens that together have this probability.", neutral=(1, 1.0)),
     Field("top_k", whole(0), "Keep the k likeliest tokens.", neutral=(0,)),
-    Field("min_p", number(0, 1), "Keep tokens of at least this share of the likeliest's probability.", neutral=(0, 0.0)),
-    Field("presence_penalty", number(-2, 2), "Subtract this from the logits of tokens that occurred.", neutral=(0, 0.0)),
+    Field(
+        "min_p", number(0, 1), "Keep tokens of at least this share of the likeliest's probability.", neutral=(0, 0.0)
+    ),
+    Field(
+        "presence_penalty", number(-2, 2), "Subtract this from the logits of tokens that occurred.", neutral=(0, 0.0)
+    ),
     Field("frequency_penalty", number(-2, 2), "Subtract this for each time that a token occurred.", neutral=(0, 0.0)),
-    Field("repetition_penalty", {"type": "number", "exclusiveMinimum": 0}, "Above 1: tokens that occurred are less likely.", neutral=(1, 1.0)),
+    Field(
+        "repetition_penalty",
+        {"type": "number", "exclusiveMinimum": 0},
+        "Above 1: tokens that occurred are less likely.",
+        neutral=(1, 1.0),
+    ),
     Field("logit_bias", _BIASES, "Token ids and what is added to their logits.", neutral=({},)),
-    Field("seed", whole(-(2**63)), "The same seed gives the same answer; without one, the response says which was drawn."),
-    Field("stop", either(TEXT, list_of(TEXT, 0, MOST_STOPS)), "Texts that end the answer and are not part of it.", neutral=("", [])),
+    Field(
+        "seed", whole(-(2**63)), "The same seed gives the same answer; without one, the response says which was drawn."
+    ),
+    Field(
+        "stop",
+        either(TEXT, list_of(TEXT, 0, MOST_STOPS)),
+        "Texts that end the answer and are not part of it.",
+        neutral=("", []),
+    ),
     Field("n", whole(1, MOST_ANSWERS), "Answers to each prompt.", neutral=(1,), default=1),
     Field("max_tokens", whole(1), "New tokens at most."),
     Field("min_tokens", whole(0), "No end before this many new tokens.", neutral=(0,)),
     Field("stream", FLAG, "Send the answer while it is written.", neutral=(False,), default=False),
-    Field("stream_options", _STREAM_OPTIONS, "include_usage: count tokens in a last event of their own.", neutral=({},)),
+    Field(
+        "stream_options", _STREAM_OPTIONS, "include_usage: count tokens in a last event of their own.", neutral=({},)
+    ),
 )
 _RENAMED = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 _SAMPLING = (*SAMPLERS, "seed")
@@ -96,11 +119,30 @@ class Asked:
     warnings: list[str] = field(default_factory=list)
 
 
-# Fields of the routes that are no options of a task.
-NOT_OPTIONS = (
-    "model messages prompt stream stream_options n logprobs top_logprobs logit_bias response_format tools tool_choice "
-    "parallel_tool_calls echo best_of suffix temperature functions function_call modalities reasoning_effort"
-).split()
+# Fields of the routes that a task has no option for, or one of another kind.
+NOT_OPTIONS = [
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "echo",
+    "best_of",
+    "suffix",
+    "temperature",
+    "functions",
+    "function_call",
+    "modalities",
+    "reasoning_effort",
+]
 
 
 def asked_of(given: Mapping[str, Any], *, settings: Mapping[str, Any], defaults: str, max_schema: int) -> Asked:
@@ -121,7 +163,11 @@ def asked_of(given: Mapping[str, Any], *, settings: Mapping[str, Any], defaults:
     for name in CONSTRAINTS:
         if len(json.dumps(asked.options.get(name))) > max_schema:
             what = f"{name} is larger than {max_schema:,} bytes"
-            raise invalid(f"{what}\n  → give a smaller one, or start the server with a higher --max-schema", name, "unsupported_schema")
+            raise invalid(
+                f"{what}\n  → give a smaller one, or start the server with a higher --max-schema",
+                name,
+                "unsupported_schema",
+            )
     _choose_mode(asked, given.get("temperature"), settings, defaults)
     return asked
 
@@ -135,7 +181,10 @@ def _put(options: dict[str, Any], name: str, value: Any, called: str) -> None:
 
 def _id_of(key: str) -> int:
     if not key.isascii() or not key.isdigit() or len(key) > 10:
-        raise invalid(f"logit_bias has the key {key[:40]!r}, which is not a token id\n  → /v1/tokenize gives the ids of a text", "logit_bias")
+        raise invalid(
+            f"logit_bias has the key {key[:40]!r}, which is not a token id\n  → /v1/tokenize gives the ids of a text",
+            "logit_bias",
+        )
     return int(key)
 
 
@@ -148,7 +197,10 @@ def _constrain(options: dict[str, Any], shape: Mapping[str, Any]) -> None:
         options["json_schema"] = {"type": "object"}
     elif kind == "json_schema":
         if "json_schema" not in shape:
-            raise invalid('response_format has no "json_schema"\n  → {"type": "json_schema", "json_schema": {"schema": …}}', "response_format")
+            raise invalid(
+                'response_format has no "json_schema"\n  → {"type": "json_schema", "json_schema": {"schema": …}}',
+                "response_format",
+            )
         options["json_schema"] = shape["json_schema"]["schema"]
 
 

@@ -21,10 +21,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plainformer.errors import PlainformerError
-from plainformer.serve import log
 from plainformer.serve.api.service import Service
 from plainformer.serve.app import guarded
 from plainformer.serve.config import ServeOptions
+from plainformer.serve.log import logger
 
 DIED, INTERRUPTED = 70, 130
 SEND_BUFFER = 32 * 1024  # of a socket: with the usual megabytes, no reader would ever be seen to be slow
@@ -91,7 +91,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
-        self.service.engine.on_death.append(lambda error: loop.call_soon_threadsafe(self._died, error))
+
+        def died(error: BaseException) -> None:
+            loop.call_soon_threadsafe(self._died, error)
+
+        self.service.engine.on_death.append(died)
         if not self.service.engine.alive:
             self._died(None)
         assert sockets is not None
@@ -100,18 +104,20 @@ class Server(uvicorn.Server):
     def _signalled(self) -> None:
         self._signals += 1
         if self._signals > 1:
-            log.logger.warning("second signal: ending at once")
+            logger.warning("second signal: ending at once")
             os._exit(INTERRUPTED)
         self._end()
 
     def _died(self, error: BaseException | None) -> None:
-        log.logger.error("the computing thread has died: %s", error)
+        logger.error("the computing thread has died: %s", error)
         self.code = DIED
         self._end(0.0)
 
     def _end(self, seconds: float | None = None) -> None:
         if self._ending is None:
-            self._ending = asyncio.ensure_future(self._drain(self.options.drain_timeout if seconds is None else seconds))
+            self._ending = asyncio.ensure_future(
+                self._drain(self.options.drain_timeout if seconds is None else seconds)
+            )
 
     async def _drain(self, seconds: float) -> None:
         """Let what runs come to its end, then end it."""
@@ -119,7 +125,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         if self.code == 0:
-            log.logger.info("shutting down: running requests have %g s", seconds)
+            logger.info("shutting down: running requests have %g s", seconds)
             engine.drain()
         until = loop.time() + seconds
         while self._is_busy() and loop.time() < until and engine.alive:
@@ -210,9 +216,17 @@ def _protocol(options: ServeOptions) -> type[H11Protocol]:
 
 def _response(status: str, message: str, code: str, *headers: str) -> bytes:
     body = json.dumps({"error": {"message": message, "type": "overloaded_error", "param": None, "code": code}}).encode()
-    lines = [f"HTTP/1.1 {status}", "content-type: application/json", f"content-length: {len(body)}", "connection: close", *headers]
+    lines = [
+        f"HTTP/1.1 {status}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-_FULL = _response("503 Service Unavailable", "too many connections\n  → try again later", "connections", "retry-after: 1")
+_FULL = _response(
+    "503 Service Unavailable", "too many connections\n  → try again later", "connections", "retry-after: 1"
+)
 _SLOW = _response("408 Request Timeout", "the request did not come in time\n  → send it faster", "header_timeout")

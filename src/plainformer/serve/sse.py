@@ -44,7 +44,9 @@ class EventStream:
 
     status_code = 200
 
-    def __init__(self, events: AsyncIterator[bytes], closed: Callable[[], object], keep_alive: float = KEEP_ALIVE) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], closed: Callable[[], object], keep_alive: float = KEEP_ALIVE
+    ) -> None:
         self.events, self.closed, self.keep_alive = events, closed, keep_alive
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -54,7 +56,8 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             while True:
                 following = following or asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-                await asyncio.wait({following, gone}, timeout=self.keep_alive, return_when=asyncio.FIRST_COMPLETED)
+                waited: set[asyncio.Future[Any]] = {following, gone}
+                await asyncio.wait(waited, timeout=self.keep_alive, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return
                 if not following.done():

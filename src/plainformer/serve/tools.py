@@ -70,7 +70,9 @@ class Toolbox:
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of a call that must be; with Mistral's style, a list of one."""
         argument = "parameters" if self.style == "json" else "arguments"
-        calls = [_call_schema(tool["function"], argument) for tool in self.tools if tool["function"]["name"] in self.forced]
+        calls = [
+            _call_schema(tool["function"], argument) for tool in self.tools if tool["function"]["name"] in self.forced
+        ]
         one = calls[0] if len(calls) == 1 else {"anyOf": calls}
         return {"type": "array", "items": one, "minItems": 1, "maxItems": 1} if self.style == "mistral" else one
 
@@ -94,13 +96,17 @@ def toolbox(given: Mapping[str, Any], template: str, reads: bool) -> Toolbox:
     if choice in (None, "auto", "none"):
         forced: tuple[str, ...] = ()
     elif not tools:
-        raise invalid(f"tool_choice={choice!r} has no effect without tools\n  → give tools, or leave it out", "tool_choice")
+        raise invalid(
+            f"tool_choice={choice!r} has no effect without tools\n  → give tools, or leave it out", "tool_choice"
+        )
     elif choice == "required":
         forced = tuple(names)
     else:
         forced = (choice["function"]["name"],)
         if forced[0] not in names:
-            raise invalid(f"tool_choice names {forced[0]!r}, which is not one of the tools\n  → {', '.join(names)}", "tool_choice")
+            raise invalid(
+                f"tool_choice names {forced[0]!r}, which is not one of the tools\n  → {', '.join(names)}", "tool_choice"
+            )
     if MISTRAL in template:
         style = "mistral"
     else:

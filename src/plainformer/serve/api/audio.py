@@ -17,12 +17,23 @@ from plainformer.serve.names import Served
 TASK = "automatic-speech-recognition"
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 _SHARED = (
-    Field("file", {"type": "string", "contentMediaType": "application/octet-stream"}, "The recording: wav, flac, mp3, ogg.", required=True),
+    Field(
+        "file",
+        {"type": "string", "contentMediaType": "application/octet-stream"},
+        "The recording: wav, flac, mp3, ogg.",
+        required=True,
+    ),
     Field("model", TEXT, "Name of a served model; without it, the first that hears."),
     Field("response_format", words(*FORMATS), "json, text, srt, vtt, or verbose_json with times.", default="json"),
     Field("temperature", number(0), "0 takes the likeliest token; above 0 sampling.", neutral=(0,)),
     Field("prompt", TEXT, "Text before the recording.", neutral=("",), why="what a recording follows is not read."),
-    Field("chunking_strategy", {}, "How a recording is cut.", neutral=("auto",), why="long recordings are read in windows by themselves."),
+    Field(
+        "chunking_strategy",
+        {},
+        "How a recording is cut.",
+        neutral=("auto",),
+        why="long recordings are read in windows by themselves.",
+    ),
     Field("stream", FLAG, "Send text while it is written.", neutral=(False,), why="recordings are answered whole."),
     Field("include", list_of(TEXT), "More of the answer.", neutral=([],), why="ask for verbose_json."),
 )
@@ -30,7 +41,11 @@ TRANSLATIONS = Table(*_SHARED)
 TRANSCRIPTIONS = Table(
     *_SHARED,
     Field("language", TEXT, "Language spoken, such as en; without it, the model finds out."),
-    Field("timestamp_granularities", list_of(words("word", "segment")), "Times of words, of segments, or both; with verbose_json."),
+    Field(
+        "timestamp_granularities",
+        list_of(words("word", "segment")),
+        "Times of words, of segments, or both; with verbose_json.",
+    ),
 )
 
 
@@ -56,7 +71,11 @@ async def _answer(call: Call, table: Table, kind: str) -> Any:
     options: dict[str, Any] = {}
     if kind == "translate":
         if not reads_languages:
-            raise invalid(f"{model.name} does not translate: it writes what it hears\n  → ask a Whisper model", "model", "wrong_task")
+            raise invalid(
+                f"{model.name} does not translate: it writes what it hears\n  → ask a Whisper model",
+                "model",
+                "wrong_task",
+            )
         options["task"] = "translate"
     if "language" in given:
         if not reads_languages:
@@ -86,7 +105,9 @@ async def _read(call: Call, table: Table) -> tuple[dict[str, Any], bytes]:
     except Refusal:
         raise
     except Exception as error:  # whatever a parser finds in a hostile form
-        raise invalid(f"the form cannot be read: {getattr(error, 'detail', None) or error}\n  → send multipart/form-data") from None
+        raise invalid(
+            f"the form cannot be read: {getattr(error, 'detail', None) or error}\n  → send multipart/form-data"
+        ) from None
     try:
         body: dict[str, Any] = {}
         data = None
@@ -152,7 +173,9 @@ def _shown(found: Any, wanted: str, kind: str, seconds: float, times: list[str])
 def srt(segments: Any) -> str:
     """Return segments as SubRip subtitles."""
     rows = enumerate(segments, 1)
-    return "".join(f"{n}\n{_clock(one.start, ',')} --> {_clock(one.end, ',')}\n{_line(one.text)}\n\n" for n, one in rows)
+    return "".join(
+        f"{n}\n{_clock(one.start, ',')} --> {_clock(one.end, ',')}\n{_line(one.text)}\n\n" for n, one in rows
+    )
 
 
 def vtt(segments: Any) -> str:

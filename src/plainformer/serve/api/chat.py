@@ -38,7 +38,11 @@ _CALL: Schema = {
     "properties": {
         "id": TEXT,
         "type": TEXT,
-        "function": {"type": "object", "required": ["name", "arguments"], "properties": {"name": TEXT, "arguments": TEXT}},
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": TEXT, "arguments": TEXT},
+        },
     },
 }
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -57,36 +61,43 @@ MESSAGES: Schema = list_of(
     1,
 )
 TOOLS: Schema = list_of(
-{
-    "type": "object",
-    "required": ["type", "function"],
-    "properties": {
-        "type": words("function"),
-        "function": {
-            "type": "object",
-            "required": ["name"],
-            "properties": {
-                "name": TEXT,
-                "description": {"type": ["string", "null"]},
-                "parameters": {"type": ["object", "null"]},
-                "strict": {"type": ["boolean", "null"]},
+    {
+        "type": "object",
+        "required": ["type", "function"],
+        "properties": {
+            "type": words("function"),
+            "function": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": TEXT,
+                    "description": {"type": ["string", "null"]},
+                    "parameters": {"type": ["object", "null"]},
+                    "strict": {"type": ["boolean", "null"]},
+                },
             },
         },
     },
-},
-0, 128)
+    0,
+    128,
+)
 CHOICE: Schema = either(
     words("none", "auto", "required"),
     {
         "type": "object",
         "required": ["type", "function"],
-        "properties": {"type": words("function"), "function": {"type": "object", "required": ["name"], "properties": {"name": TEXT}}},
+        "properties": {
+            "type": words("function"),
+            "function": {"type": "object", "required": ["name"], "properties": {"name": TEXT}},
+        },
     },
 )
 TABLE = writing_table(
     Field("messages", MESSAGES, "The conversation, oldest message first.", required=True),
     Field("max_completion_tokens", whole(1), "New tokens at most; another name of max_tokens."),
-    Field("logprobs", FLAG, "Return the log-probability of each token, in the model's own distribution.", neutral=(False,)),
+    Field(
+        "logprobs", FLAG, "Return the log-probability of each token, in the model's own distribution.", neutral=(False,)
+    ),
     Field("top_logprobs", whole(0, MOST_LIKELY), "The likeliest tokens in each place, with logprobs."),
     Field("response_format", FORMAT, "What the answer is: text, any JSON object, or JSON of a schema."),
     Field("tools", TOOLS, "Functions that the model may call.", neutral=([],)),
@@ -97,8 +108,20 @@ TABLE = writing_table(
     Field("prediction", OBJECT, "Text that is likely to occur.", why="use prompt_lookup."),
     Field("functions", ANY, "Older form of tools.", neutral=([],), why="use tools."),
     Field("function_call", ANY, "Older form of tool_choice.", neutral=("auto", "none"), why="use tool_choice."),
-    Field("reasoning_effort", TEXT, "How long to think.", neutral=("none",), why="models here have no such switch; see template_variables."),
-    Field("web_search_options", OBJECT, "A search in the web.", neutral=({},), why="this server reads nothing from the web."),
+    Field(
+        "reasoning_effort",
+        TEXT,
+        "How long to think.",
+        neutral=("none",),
+        why="models here have no such switch; see template_variables.",
+    ),
+    Field(
+        "web_search_options",
+        OBJECT,
+        "A search in the web.",
+        neutral=({},),
+        why="this server reads nothing from the web.",
+    ),
 )
 
 
@@ -114,9 +137,7 @@ async def chat(call: Call) -> Any:
     asked = asks(call, model, given)
     asked.logprobs = given.get("top_logprobs", 0) if given.get("logprobs") else None
     item, box, prefix = conversation(call, model, given, asked)
-    work = call.engine.generate(
-        model.name, item, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity()
-    )
+    work = call.engine.generate(model.name, item, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity())
     answer = _Answer(call, model, asked, work, box, prefix)
     if not given.get("stream"):
         return json_response(answer.whole((await call.outcomes(work))[0]))
@@ -198,7 +219,13 @@ class _Answer:
 
     def _head(self, kind: str) -> dict[str, Any]:
         name = f"chatcmpl-{self.call.id}"
-        return {"id": name, "object": kind, "created": self.created, "model": self.model.name, "system_fingerprint": None}
+        return {
+            "id": name,
+            "object": kind,
+            "created": self.created,
+            "model": self.model.name,
+            "system_fingerprint": None,
+        }
 
     # ---- whole ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +234,12 @@ class _Answer:
         choices = [self._choice(place, answer, outcome) for place, answer in enumerate(outcome.answers)]
         reasons = [(answer.stop_reason, answer.stop_string) for answer in outcome.answers]
         details = details_of(self.call, self.asked, [outcome], reasons)
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage_of([outcome]), "plainformer": details}
+        return {
+            **self._head("chat.completion"),
+            "choices": choices,
+            "usage": usage_of([outcome]),
+            "plainformer": details,
+        }
 
     def _choice(self, place: int, answer: Any, outcome: Any) -> dict[str, Any]:
         text = answer.text.removeprefix(self.prefix)
@@ -221,10 +253,19 @@ class _Answer:
                 calls.append({"id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}})
             else:
                 calls[piece.call]["function"]["arguments"] += piece.arguments
-        message: dict[str, Any] = {"role": "assistant", "content": shown if shown or not calls else None, "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": shown if shown or not calls else None,
+            "refusal": None,
+        }
         if calls:
             message["tool_calls"] = calls
-        made = {"index": place, "message": message, "finish_reason": _reason(answer.stop_reason, parser), "logprobs": None}
+        made = {
+            "index": place,
+            "message": message,
+            "finish_reason": _reason(answer.stop_reason, parser),
+            "logprobs": None,
+        }
         if self.spelling is not None:
             scored = Scored(self.spelling)
             tokens = scored.take(Shown(text, outcome.scores[place], answer.stop_reason))
@@ -293,7 +334,12 @@ def _delta(piece: Piece) -> dict[str, Any]:
     if piece.call is None:
         return {"content": piece.text}
     if piece.name:
-        begun = {"index": piece.call, "id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": ""}}
+        begun = {
+            "index": piece.call,
+            "id": piece.id,
+            "type": "function",
+            "function": {"name": piece.name, "arguments": ""},
+        }
         return {"tool_calls": [begun]}
     return {"tool_calls": [{"index": piece.call, "function": {"arguments": piece.arguments}}]}
 

@@ -27,12 +27,23 @@ from plainformer.serve.sse import DONE
 _IDS = list_of(whole(0), 1)
 MOST_PROMPTS = 128
 TABLE = writing_table(
-    Field("prompt", either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)), "A text, token ids, or a list of either.", required=True),
+    Field(
+        "prompt",
+        either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)),
+        "A text, token ids, or a list of either.",
+        required=True,
+    ),
     Field("max_completion_tokens", whole(1), "New tokens at most; another name of max_tokens."),
     Field("echo", FLAG, "Begin the answer with the prompt.", neutral=(False,)),
     Field("logprobs", whole(0, MOST_LIKELY), "Return log-probabilities: each token's, and this many of the likeliest."),
     Field("best_of", whole(1), "Answers to choose from.", neutral=(1,), why="all answers are returned: use n."),
-    Field("suffix", TEXT, "Text after the answer.", neutral=("",), why="models here write what follows, not what lies between."),
+    Field(
+        "suffix",
+        TEXT,
+        "Text after the answer.",
+        neutral=("",),
+        why="models here write what follows, not what lies between.",
+    ),
     Field("response_format", FORMAT, "What the answer is: text, any JSON object, or JSON of a schema."),
 )
 
@@ -85,9 +96,13 @@ class _Echo:
         if self.logprobs is None:
             return
         if self.model.can.task != "text-generation":
-            raise invalid("echo with logprobs has no effect: this model does not continue its prompt\n  → leave one out", "echo")
+            raise invalid(
+                "echo with logprobs has no effect: this model does not continue its prompt\n  → leave one out", "echo"
+            )
         if self.logprobs:
-            raise invalid(f"echo gives no other tokens of the prompt: logprobs={self.logprobs}\n  → give logprobs 0", "logprobs")
+            raise invalid(
+                f"echo gives no other tokens of the prompt: logprobs={self.logprobs}\n  → give logprobs 0", "logprobs"
+            )
         score = self.model.task.score
         scored = await self.call.alone(lambda: [score(text) for text in self.texts])
         self.scores = [

@@ -1,4 +1,4 @@
-"""/embeddings: vectors of texts, as numbers or as base64 of little-endian fp32, which is what OpenAI's clients ask for by default."""
+"""/embeddings: vectors of texts, as numbers or as base64 of little-endian fp32, as OpenAI's clients ask by default."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ TASK = "feature-extraction"
 _IDS = list_of(whole(0), 1)
 _OWN = ("pooling", "normalize", "prompt", "prompt_name", "truncate", "max_length")
 TABLE = Table(
-    Field("input", either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)), "A text, token ids, or a list of either.", required=True),
+    Field(
+        "input",
+        either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)),
+        "A text, token ids, or a list of either.",
+        required=True,
+    ),
     Field("model", TEXT, "Name of a served model; without it, the first that gives vectors."),
     Field("encoding_format", words("float", "base64"), "Numbers, or base64 of little-endian fp32.", default="float"),
     Field("dimensions", whole(1), "Numbers to keep of each vector, of models that were trained for it (Matryoshka)."),
@@ -98,16 +103,18 @@ def counted(model: Served, texts: list[str], given: dict[str, Any]) -> int:
     """Return how many tokens texts have; of those that are to be cut, what is left."""
     rows = model.tokenizer.encode_batch(texts, max_length=None)
     limits = (given.get("max_length"), getattr(model.task, "max_tokens", None), model.can.context)
-    most = next((limit for limit in limits if limit), None)
+    most: int = next((limit for limit in limits if limit), 0)
     cut = given.get("truncate") and most
     return sum(min(len(row), most) if cut else len(row) for row in rows)
 
 
 def _dimensions(model: Served, dimensions: int) -> dict[str, Any]:
-    """Return the option that keeps so many numbers; only a model that was trained for it keeps its meaning then."""
+    """Return the option that keeps this many numbers; only a model that was trained for it keeps its meaning then."""
     config = model.task.config
     width = (config.encoder or config.main_stack).hidden_size
-    trained = config.source.get("matryoshka_dimensions") or getattr(model.task, "files", None) and model.task.files.truncate_dim
+    trained = config.source.get("matryoshka_dimensions") or (
+        getattr(model.task, "files", None) and model.task.files.truncate_dim
+    )
     if dimensions == width:
         return {}
     if not trained:

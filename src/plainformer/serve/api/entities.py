@@ -12,10 +12,17 @@ from plainformer.serve.errors import invalid
 from plainformer.tasks.text.options import TokenClassificationOptions
 
 TASK = "token-classification"
-_DOCUMENT = {"type": "object", "required": ["text"], "properties": {"name": TEXT, "text": TEXT}, "additionalProperties": False}
+_DOCUMENT = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {"name": TEXT, "text": TEXT},
+    "additionalProperties": False,
+}
 _OPTIONS = ("aggregation", "scheme", "window", "stride")
 TABLE = Table(
-    Field("documents", list_of(either(TEXT, _DOCUMENT), 1), 'Texts, or objects with a "text" and a "name".', required=True),
+    Field(
+        "documents", list_of(either(TEXT, _DOCUMENT), 1), 'Texts, or objects with a "text" and a "name".', required=True
+    ),
     Field("model", TEXT, "Name of a served model; without it, the first that labels tokens."),
     Field("labels", list_of(TEXT), "The types that count.", neutral=([],)),
     Field("min_score", number(0, 1), "The least score that counts.", neutral=(0, 0.0)),
@@ -43,10 +50,16 @@ async def entities(call: Call) -> Any:
     if "threshold" in given and "similar" not in given:
         raise invalid("threshold has no effect without similar\n  → give similar, or leave it out", "threshold")
     documents = [
-        Document(f"document {place}", one) if isinstance(one, str) else Document(one.get("name", f"document {place}"), one["text"])
+        Document(f"document {place}", one)
+        if isinstance(one, str)
+        else Document(one.get("name", f"document {place}"), one["text"])
         for place, one in enumerate(given["documents"], 1)
     ]
-    how = {name: given[name] for name in ("labels", "min_score", "within", "required", "threshold", "anywhere") if name in given}
+    how: dict[str, Any] = {
+        name: given[name]
+        for name in ("labels", "min_score", "within", "required", "threshold", "anywhere")
+        if name in given
+    }
     if "similar" in given:
         how["compare"] = call.find(given["similar"], (VECTORS,), "vectors of phrases").task.similarity
     texts = [one.text for one in documents if one.text.strip()]

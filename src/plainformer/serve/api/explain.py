@@ -22,7 +22,12 @@ EXPLAIN = Table(
     *_SHARED,
     Field("pair", TEXT, "Second text, where the task reads two."),
     Field("top_k", whole(1, 100), "Candidates that are shown."),
-    Field("attention", either(FLAG, TEXT, list_of(TEXT)), "true: a summary of every head; heads such as 0.1: their maps.", neutral=(False,)),
+    Field(
+        "attention",
+        either(FLAG, TEXT, list_of(TEXT)),
+        "true: a summary of every head; heads such as 0.1: their maps.",
+        neutral=(False,),
+    ),
     Field("lens", FLAG, "What each layer would predict.", neutral=(False,)),
     Field("nearest", either(whole(0), TEXT), "Words nearest to each vector: embedding, last, or a layer."),
     Field("map_size", whole(1, 512), "Tokens of a map of attention, at most."),
@@ -34,7 +39,12 @@ STEPS = Table(
 )
 WHAT_IF = Table(
     *_SHARED,
-    Field("change", TEXT, "mask-head=L.H, no-cache, attend-to-padding, decoder-prefix=TEXT, or OPTION=VALUE.", required=True),
+    Field(
+        "change",
+        TEXT,
+        "mask-head=L.H, no-cache, attend-to-padding, decoder-prefix=TEXT, or OPTION=VALUE.",
+        required=True,
+    ),
     Field("width", whole(1, 50), "Likeliest next tokens that are shown.", default=5),
 )
 _MAP_SIZE = 128  # tokens of a map where the body says nothing

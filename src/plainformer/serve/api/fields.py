@@ -7,15 +7,14 @@ library are made of the fields of its dataclasses (`option_fields`), which the c
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from plainformer.config.declared import declared
-from plainformer.config.options import NotTyped, OptionSet, Spec, specs
+from plainformer.config.options import OptionSet, Spec, cached, specs
 from plainformer.errors import did_you_mean, spelt
-from plainformer.serve.errors import Refusal, http_name, invalid
+from plainformer.serve.errors import Refusal, invalid
 
 Schema = Mapping[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -95,7 +94,16 @@ class Field:
 
 # What clients send that changes nothing of an answer: accounts, storage, routing.
 INERT = frozenset(
-    ("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity")
+    (
+        "user",
+        "store",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "verbosity",
+    )
 )
 
 
@@ -139,7 +147,13 @@ class Table:
 # ---- values against schemas ---------------------------------------------------------------------------------------------
 
 _KINDS: dict[str, Any] = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
-_NAMES = {"string": "a text", "boolean": "true or false", "array": "a list", "object": "an object", "integer": "a whole number"}
+_NAMES = {
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "integer": "a whole number",
+}
 
 
 def check(value: Any, schema: Schema, where: str) -> None:
@@ -154,7 +168,9 @@ def check(value: Any, schema: Schema, where: str) -> None:
         raise _wrong(where, value, f"is not {wanted}", f"give {wanted}")
     if "enum" in schema and value not in schema["enum"]:
         listed = ", ".join(map(str, schema["enum"]))
-        raise _wrong(where, value, "is not known", did_you_mean(str(value), map(str, schema["enum"])) or f"give one of {listed}")
+        raise _wrong(
+            where, value, "is not known", did_you_mean(str(value), map(str, schema["enum"])) or f"give one of {listed}"
+        )
     if isinstance(value, int | float) and not isinstance(value, bool):
         _check_bounds(value, schema, where)
     if isinstance(value, list):
@@ -202,8 +218,22 @@ def _check_bounds(value: float, schema: Schema, where: str) -> None:
 
 
 def _interval(schema: Schema) -> str:
-    low = next((f"{word} {schema[name]:,}" for name, word in (("minimum", "from"), ("exclusiveMinimum", "more than")) if name in schema), "")
-    high = next((f"{word} {schema[name]:,}" for name, word in (("maximum", "to"), ("exclusiveMaximum", "less than")) if name in schema), "")
+    low = next(
+        (
+            f"{word} {schema[name]:,}"
+            for name, word in (("minimum", "from"), ("exclusiveMinimum", "more than"))
+            if name in schema
+        ),
+        "",
+    )
+    high = next(
+        (
+            f"{word} {schema[name]:,}"
+            for name, word in (("maximum", "to"), ("exclusiveMaximum", "less than"))
+            if name in schema
+        ),
+        "",
+    )
     return " ".join(part for part in (low, high) if part)
 
 
@@ -240,16 +270,16 @@ def _wrong(where: str, value: Any, why: str, fix: str) -> Refusal:
 # ---- fields made of the library's options -------------------------------------------------------------------------------
 
 # Options that are code, objects of Python or paths, and those that the engine decides.
-NOT_SERVED = frozenset(
-    "stop_when allowed_tokens processors cache watermark negative_ids order batch_size sampling_rate draft_model ngram "
-    "sequence_bias cache_kind prefill_chunk on_error num_draft_tokens".split()
-)
-
-
+# fmt: off
+NOT_SERVED = frozenset((
+    "stop_when", "allowed_tokens", "processors", "cache", "watermark", "negative_ids", "order", "batch_size", "sampling_rate",
+    "draft_model", "num_draft_tokens", "ngram", "ngram_weight", "sequence_bias", "cache_kind", "prefill_chunk", "on_error",
+))
+# fmt: on
 _LISTS = ("words",)  # of which a text would be the path of a file
 
 
-@cache
+@cached
 def option_fields(kind: type[OptionSet]) -> tuple[Field, ...]:
     """Return the options of a task that can be given over HTTP, as fields."""
     defaults = {f.name: f.default for f in fields(kind)}
@@ -268,7 +298,8 @@ def _schema_of(kind: type[OptionSet], name: str, spec: Spec) -> Schema | None:
     """Return the schema of an option's values; None where no JSON is one."""
     if name in _LISTS:
         return list_of(TEXT)
-    made = _of_type(declared(kind, name))
+    owner: Any = kind  # mypy takes a class of dataclasses for one that has no hash
+    made = _of_type(declared(owner, name))
     if made is None:
         return None
     bounds = getattr(spec.check, "schema", {})
@@ -301,12 +332,3 @@ def _of_type(kind: Any) -> dict[str, Any] | None:
 def table_of(kind: type[OptionSet]) -> Table:
     """Return the table of a task's options."""
     return Table(*option_fields(kind))
-
-
-def named(fields: Iterable[Field]) -> dict[str, Field]:
-    """Return fields by name."""
-    return {field.name: field for field in fields}
-
-
-__all__ = ["ANY", "FLAG", "INERT", "NOT_SERVED", "OBJECT", "TEXT", "TEXT_OR_TEXTS", "Field", "NotTyped", "Table", "check", "either"]
-__all__ += ["http_name", "list_of", "named", "number", "option_fields", "table_of", "whole", "words"]

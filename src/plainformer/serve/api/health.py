@@ -29,7 +29,9 @@ async def ready(call: Call) -> Any:
 
 
 def _not_ready(what: str, code: str) -> Refusal:
-    return Refusal(503, f"{what}\n  → ask again later", kind="overloaded_error", code=code, headers={"retry-after": "5"})
+    return Refusal(
+        503, f"{what}\n  → ask again later", kind="overloaded_error", code=code, headers={"retry-after": "5"}
+    )
 
 
 async def metrics(call: Call) -> Any:
@@ -42,5 +44,9 @@ async def cancel(call: Call) -> Any:
     name = call.http.path_params["id"]
     found = [call.engine.cancel(one, "delete") for one in call.service.works_of(name)]
     if not any(found):
-        raise Refusal(404, f"no request {name[:80]!r} is running\n  → its id is in the header x-request-id", code="request_not_found")
+        raise Refusal(
+            404,
+            f"no request {name[:80]!r} is running\n  → its id is in the header x-request-id",
+            code="request_not_found",
+        )
     return json_response({"id": name, "object": "request", "deleted": True})

@@ -24,4 +24,10 @@ def described(call: Call, model: Served) -> dict[str, Any]:
     """Return what is said of a model."""
     can = {name: value for name, value in asdict(model.can).items() if name != "name"}
     own = {**can, "tasks": list(model.tasks), "defaults": call.options.defaults}
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "plainformer", "plainformer": own}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "plainformer",
+        "plainformer": own,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from plainformer.serve.api.service import Call, json_response
@@ -42,19 +43,15 @@ _REFUSALS = {
 
 async def page(call: Call) -> Any:
     """Return this description."""
-    cache = call.service.cache
-    if "openapi" not in cache:
-        cache["openapi"] = described(list(call.service.names.models))
-    return json_response(cache["openapi"])
+    return json_response(call.service.cache["openapi"])
 
 
-def described(models: list[str]) -> dict[str, Any]:
-    """Return the description of all routes; `models`: the names that are served, as examples."""
+def described(routes: Iterable[Any], models: Iterable[str]) -> dict[str, Any]:
+    """Return the description of routes (`routes.Route`); `models`: the names that are served."""
     import plainformer
-    from plainformer.serve.api.routes import ROUTES
 
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         path = re.sub(r"\{(\w+):path\}", r"{\1}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, path)
     info = {
@@ -62,9 +59,18 @@ def described(models: list[str]) -> dict[str, Any]:
         "version": plainformer.__version__,
         "description": "Every task of transformers over HTTP; OpenAI's clients work. Served: " + ", ".join(models),
     }
-    keys = {"key": {"type": "http", "scheme": "bearer"}, "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}
+    keys = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
     components = {"schemas": {"Error": _ERROR}, "securitySchemes": keys}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components, "security": [{}, {"key": []}, {"header": []}]}
+    return {
+        "openapi": "3.1.0",
+        "info": info,
+        "paths": paths,
+        "components": components,
+        "security": [{}, {"key": []}, {"header": []}],
+    }
 
 
 def _operation(route: Any, path: str) -> dict[str, Any]:
@@ -82,9 +88,13 @@ def _operation(route: Any, path: str) -> dict[str, Any]:
     made: dict[str, Any] = {"tags": [route.tag], "summary": about.rstrip("."), "responses": responses}
     made["operationId"] = route.method.lower() + re.sub(r"\W+", "_", path).rstrip("_")
     names = re.findall(r"\{(\w+)\}", path)
-    made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    made["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
     if route.streams and path.endswith("{task}"):
-        made["parameters"].append({"name": "stream", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]}})
+        made["parameters"].append(
+            {"name": "stream", "in": "query", "schema": {"type": "string", "enum": ["1", "true"]}}
+        )
     if route.table is not None:
         kind = "multipart/form-data" if route.form else "application/json"
         made["requestBody"] = {"required": True, "content": {kind: {"schema": route.table.published()}}}

@@ -43,7 +43,13 @@ TEI = Table(
     Field("texts", list_of(TEXT, 1), "The documents.", required=True),
     Field("raw_scores", FLAG, "Logits instead of probabilities.", neutral=(False,)),
     Field("return_text", FLAG, "Return the texts, too.", neutral=(False,)),
-    Field("truncation_direction", words("left", "right"), "Which end is cut.", neutral=("right", "Right"), why="the end is cut."),
+    Field(
+        "truncation_direction",
+        words("left", "right"),
+        "Which end is cut.",
+        neutral=("right", "Right"),
+        why="the end is cut.",
+    ),
 )
 ANY = Table(*{one.name: one for one in (*TEI.fields.values(), *TABLE.fields.values())}.values())
 
@@ -64,7 +70,12 @@ async def rerank(call: Call) -> Any:
     ranked = await (_by_vector if by_vector else _by_reading)(call, model, given, documents)
     if tei:
         keep = given.get("return_text")
-        return json_response([{"index": place, "score": score, **({"text": documents[place]} if keep else {})} for place, score in ranked])
+        return json_response(
+            [
+                {"index": place, "score": score, **({"text": documents[place]} if keep else {})}
+                for place, score in ranked
+            ]
+        )
     tokens = await asyncio.to_thread(counted, model, [given["query"], *documents], given)
     keep = given.get("return_documents")
     results = [
@@ -83,7 +94,9 @@ def _what(call: Call, given: Mapping[str, Any]) -> str:
     return "rankings"
 
 
-async def _by_reading(call: Call, model: Served, given: dict[str, Any], documents: list[str]) -> list[tuple[int, float]]:
+async def _by_reading(
+    call: Call, model: Served, given: dict[str, Any], documents: list[str]
+) -> list[tuple[int, float]]:
     options: dict[str, Any] = {"truncate": True} if given.get("truncate") else {}
     if "top_n" in given:
         options["top_k"] = given["top_n"]

@@ -6,7 +6,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from plainformer.serve.api import audio, chat, completions, embeddings, entities, explain, health, models, openapi, rerank, tasks, tokenize
+from plainformer.serve.api import (
+    audio,
+    chat,
+    completions,
+    embeddings,
+    entities,
+    explain,
+    health,
+    models,
+    openapi,
+    rerank,
+    tasks,
+    tokenize,
+)
 from plainformer.serve.api.fields import Table
 from plainformer.serve.api.service import Call
 

@@ -1,4 +1,4 @@
-"""What handlers share: the engine, the models' names, the configuration; and how a request waits without missing its client's end."""
+"""What handlers share: engine, names of models, configuration; and how a request waits without missing its client's end."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Service:
     names: Names
     metrics: Metrics
     started: float = field(default_factory=time.time)
-    cache: dict[Any, Any] = field(default_factory=dict)  # what handlers keep: bytes of tokens, tables, the page of the API
+    cache: dict[Any, Any] = field(
+        default_factory=dict
+    )  # what handlers keep: bytes of tokens, tables, the page of the API
 
     @property
     def options(self) -> Any:

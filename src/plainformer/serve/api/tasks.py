@@ -35,9 +35,21 @@ _MEDIA: Schema = {
     "additionalProperties": False,
 }
 _MESSAGE: Schema = {"type": "object", "required": ["role", "content"], "properties": {"role": TEXT, "content": TEXT}}
-_CONTEXT: Schema = {"type": "object", "required": ["question", "context"], "properties": {"question": TEXT, "context": TEXT}}
-_CHOICES: Schema = {"type": "object", "required": ["prompt", "choices"], "properties": {"prompt": TEXT, "choices": list_of(TEXT, 1)}}
-_QUERY: Schema = {"type": "object", "required": ["query", "documents"], "properties": {"query": TEXT, "documents": list_of(TEXT, 1)}}
+_CONTEXT: Schema = {
+    "type": "object",
+    "required": ["question", "context"],
+    "properties": {"question": TEXT, "context": TEXT},
+}
+_CHOICES: Schema = {
+    "type": "object",
+    "required": ["prompt", "choices"],
+    "properties": {"prompt": TEXT, "choices": list_of(TEXT, 1)},
+}
+_QUERY: Schema = {
+    "type": "object",
+    "required": ["query", "documents"],
+    "properties": {"query": TEXT, "documents": list_of(TEXT, 1)},
+}
 _FORMS: dict[str, tuple[Schema, ...]] = {
     "text-generation": (TEXT, list_of(_MESSAGE, 1)),
     "text-classification": (TEXT, _TEXT_PAIR),
@@ -94,7 +106,11 @@ async def answer(call: Call) -> Any:
     if count > call.options.max_inputs:
         what = f"inputs has {count:,} items, more than {call.options.max_inputs:,}"
         raise invalid(f"{what}\n  → send fewer at once, or start the server with a higher --max-inputs", "inputs")
-    if info.name in WRITERS and {"max_new_tokens", "max_length"}.isdisjoint(options) and options.get("defaults") != "checkpoint":
+    if (
+        info.name in WRITERS
+        and {"max_new_tokens", "max_length"}.isdisjoint(options)
+        and options.get("defaults") != "checkpoint"
+    ):
         options["max_new_tokens"] = DEFAULT_NEW_TOKENS  # as the library's own call has it
     if call.http.query_params.get("stream") in ("1", "true"):
         return await _streamed(call, model, info, inputs, count, options)
@@ -183,7 +199,11 @@ async def schema(call: Call) -> Any:
     info = known_task(call.http.path_params["task"])
     named = call.http.query_params.get("model")
     able = any(info.name in model.tasks for model in call.service.names.models.values())
-    kind = _usual_options(info) if named is None and not able else options_of(call.find(named, (info.name,), info.name), info.name)
+    kind = (
+        _usual_options(info)
+        if named is None and not able
+        else options_of(call.find(named, (info.name,), info.name), info.name)
+    )
     return json_response(schema_of(info, kind))
 
 
@@ -201,7 +221,11 @@ def schema_of(info: TaskInfo, kind: type[OptionSet]) -> dict[str, Any]:
     for name, made in options["properties"].items():
         if name in TAKEN_BY and info.name in WRITERS:
             made["x-modes"] = list(TAKEN_BY[name])
-    properties = {"model": TEXT, "inputs": inputs_schema(info.name), "options": {**options, "additionalProperties": False}}
+    properties = {
+        "model": TEXT,
+        "inputs": inputs_schema(info.name),
+        "options": {**options, "additionalProperties": False},
+    }
     about = f"{info.name}: {info.reads} → {info.answers}"
     required = ["inputs", *(["options"] if options.get("required") else [])]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": info.name, "description": about, "type": "object",

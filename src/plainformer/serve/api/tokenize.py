@@ -56,14 +56,18 @@ async def tokenize(call: Call) -> Any:
         for i, name, (start, end), mark in zip(row.input_ids, row.tokens, row.offsets, row.special, strict=True)
     ]
     ids = list(row.input_ids)
-    return json_response({"model": model.name, "count": len(ids), "tokens": ids, "details": tokens, "max_model_len": model.can.context})
+    return json_response(
+        {"model": model.name, "count": len(ids), "tokens": ids, "details": tokens, "max_model_len": model.can.context}
+    )
 
 
 async def detokenize(call: Call) -> Any:
     """Return the text of token ids."""
     given = await call.read(DETOKENIZE)
     model = _reader(call, given.get("model"))
-    text = model.tokenizer.decode([int(i) for i in given["tokens"]], skip_special_tokens=given.get("skip_special_tokens", False))
+    text = model.tokenizer.decode(
+        [int(i) for i in given["tokens"]], skip_special_tokens=given.get("skip_special_tokens", False)
+    )
     return json_response({"model": model.name, "prompt": text, "text": text})
 
 

@@ -1,4 +1,4 @@
-"""What the routes have in common that write: counts, log-probabilities, reasons, and what of them OpenAI's shape has no place for."""
+"""What routes that write have in common: counts, log-probabilities, reasons, and what OpenAI's shape has no place for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def usage_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new, **details}
 
 
-def details_of(call: Call, asked: Asked, outcomes: Sequence[Outcome], answers: Sequence[tuple[str | None, str | None]]) -> dict[str, Any]:
+def details_of(
+    call: Call, asked: Asked, outcomes: Sequence[Outcome], answers: Sequence[tuple[str | None, str | None]]
+) -> dict[str, Any]:
     """Return what the library says of answers besides: enough to write them again.
 
     Args:
@@ -75,7 +77,7 @@ class Spelling:
         return self.tokens[token] if token < len(self.tokens) else b""
 
     def text(self, token: int) -> str:
-        """Return a token as a text; bytes that are no whole character as OpenAI writes them: "bytes:\\xe2\\x82"."""
+        """Return a token as a text; bytes of a part of a character as OpenAI writes them: "bytes:\\xe2\\x82"."""
         found = self.bytes(token)
         try:
             return found.decode()
@@ -144,12 +146,15 @@ def chat_logprobs(spelling: Spelling, tokens: Sequence[tuple[TokenScore, int]], 
         return {"token": spelling.text(token), "logprob": logprob, "bytes": list(spelling.bytes(token))}
 
     content = [
-        {**one(score.id, score.logprob), "top_logprobs": [one(*pair) for pair in score.top[:count]]} for score, _ in tokens
+        {**one(score.id, score.logprob), "top_logprobs": [one(*pair) for pair in score.top[:count]]}
+        for score, _ in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(spelling: Spelling, tokens: Sequence[tuple[TokenScore, int]], count: int, start: int = 0) -> dict[str, Any]:
+def completion_logprobs(
+    spelling: Spelling, tokens: Sequence[tuple[TokenScore, int]], count: int, start: int = 0
+) -> dict[str, Any]:
     """Return log-probabilities as completions have them; `start`: characters of an echoed prompt before the text."""
     tops = [{spelling.text(token): chance for token, chance in score.top[:count]} for score, _ in tokens]
     return {
