@@ -27,6 +27,7 @@ from plainformer.model.heads import FIRST
 from plainformer.model.inputs import Reading, StackInput, read
 from plainformer.model.norm import make_norm
 from plainformer.model.packing import Packing, packing_of
+from plainformer.model.pausing import pause
 from plainformer.model.position import BucketBias, Rotary, visible
 from plainformer.model.recompute import recompute
 
@@ -220,6 +221,7 @@ class Stack(nn.Module):
             if layer == 0 and self.local is not None:
                 x_BTD, before_BTD = self.local(before_BTD, x_BTD, flow.real_BS, flow.documents), None
             yield x_BTD, attentions
+            pause(within=True)
 
     def between(self, first: int | None, last: int | None) -> range:
         """Return the numbers of the layers from `first` up to and without `last`; None: of those that are here."""

@@ -27,6 +27,7 @@ from plainformer.serve.engine import (
     QueueTimeout,
     RequestCancelled,
     RowFailed,
+    turns,
 )
 from plainformer.serve.engine.rows import Batch
 from tests.support.engine import LONG, Models, engine_of, mixed, read, until
@@ -86,7 +87,9 @@ def test_callers_who_leave_take_everything_with_them(models: Models) -> None:
         )
 
 
-def test_a_long_prompt_delays_others_by_one_chunk(models: Models) -> None:
+def test_a_long_prompt_delays_others_by_one_unit(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit ends at the next layer after its time, here at every layer: between two of them, all streams get a token."""
+    monkeypatch.setattr(turns, "UNIT_SECONDS", 0.0)
     task, units = models["chat"], []
     with engine_of(task) as engine:
         streams = [engine.generate("a", f"{place} ", {"max_new_tokens": 80, "eos_ids": []}) for place in range(8)]
@@ -97,9 +100,8 @@ def test_a_long_prompt_delays_others_by_one_chunk(models: Models) -> None:
         expected = [task(f"{place} ", max_new_tokens=80, eos_ids=[]) for place in range(8)]
         assert [stream.result(30).result for stream in streams] == expected
     assert outcome.result == task((LONG * 40)[:2000], max_new_tokens=2)
-    assert units.count("prefill") == -(-outcome.usage.prompt_tokens // 64)
-    between = list(pairwise(units[: units.index("decode") + 60]))
-    assert ("prefill", "prefill") not in between, "two chunks without a step between them"
+    assert units.count("prefill") >= task.config.main_stack.num_layers
+    assert ("prefill", "prefill") not in pairwise(units), "two units without a step between them"
 
 
 def test_a_reader_who_does_not_read_is_waited_for(models: Models) -> None:
@@ -141,10 +143,10 @@ class Poison:
             return logits_RV
         if self.how == "raises":
             raise ZeroDivisionError("poisoned")
-        return torch.full_like(logits_RV, float("-inf") if self.how == "bans" else float("nan"))
+        return torch.full_like(logits_RV, float("-inf"))
 
 
-@pytest.mark.parametrize("how", ["raises", "bans", "nan"])
+@pytest.mark.parametrize("how", ["raises", "bans"])
 @pytest.mark.parametrize("after", [0, 4])
 def test_a_row_that_breaks_ends_alone(models: Models, how: str, after: int) -> None:
     task = models["chat"]

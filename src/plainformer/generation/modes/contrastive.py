@@ -35,7 +35,6 @@ class StateSession(Session):
         seen_BSD: of the prompt and all that was picked since.
     """
 
-    whole = True  # the directions of all of its positions are wanted
     latest_RTD: Tensor
     seen_BSD: Tensor
 

@@ -6,7 +6,7 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from plainformer.model.transformer import ModelOutput, Transformer
 
 _progress = logging.getLogger("plainformer.progress")
 _LONG = 256  # tokens that may take a while to read
-# A CPU reads a prompt this many tokens at a time, whatever else it does: the borders of chunks decide the last bits of what
-# it computes, and a server that reads long prompts beside other work must come to the same.
-CHUNK = 64
 FIRST_ROOM = 256  # the cache makes room for this many new tokens at most before they come; then it doubles, up to all
 
 
@@ -37,7 +34,6 @@ class Session:
     """
 
     keeps_cache = True
-    whole = False  # whether a prompt must be read at once
 
     def __init__(
         self,
@@ -50,8 +46,7 @@ class Session:
         cache_kind: str = "full",
         prefill_chunk: int | None = None,
     ) -> None:
-        self.model, self.prompt, self.copies = model, prompt, copies
-        self.chunk = prefill_chunk or self._usual_chunk()
+        self.model, self.prompt, self.copies, self.chunk = model, prompt, copies, prefill_chunk
         self.prompt_columns = self.length = prompt.ids.size(1)
         size = (len(prompt), self.length + budget)
         self.ids = prompt.ids.new_zeros(size)
@@ -79,44 +74,14 @@ class Session:
 
     def prefill(self) -> Tensor:
         """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
-        reading = self.prefilling()
-        while True:
-            try:
-                next(reading)
-            except StopIteration as end:
-                logits_RV: Tensor = end.value
-                return logits_RV
-            pause()
-
-    def prefilling(self) -> Generator[None, None, Tensor]:
-        """`prefill` step by step: it yields between chunks, and returns the logits."""
         start = self._reused() if self.given else 0
-        logits_BV: Tensor | None = None
         for begin, end in self._chunks(start):
-            if logits_BV is not None:
-                yield
+            if begin > start:
+                pause()
             if self.length - start >= _LONG:
                 share = (begin - start) / (self.length - start)
                 _progress.info("reading a prompt of %s tokens", f"{self.length:,}", extra={"share": share})
             logits_BV = self.run(self.ids[:, begin:end], self._real(end))
-        assert logits_BV is not None
-        return self._copied(logits_BV)
-
-    def _usual_chunk(self) -> int | None:
-        """Return how many tokens are read at a time where nobody says: all at once where a call costs more than it saves."""
-        alone = self.model.agreed is None and self.model.local is None
-        return CHUNK if self.keeps_cache and not self.whole and alone and self.prompt.ids.device.type == "cpu" else None
-
-    def _chunks(self, start: int) -> Iterator[tuple[int, int]]:
-        """Yield the borders of chunks: at multiples of their size, wherever reading begins."""
-        size = self.chunk or self.length
-        while start < self.length:
-            end = min((start // size + 1) * size, self.length)
-            yield start, end
-            start = end
-
-    def _copied(self, logits_BV: Tensor) -> Tensor:
-        """Continue each prompt by its copies; return the logits of all rows, (R, V)."""
         if self.copies > 1:
             budget = self.ids.size(1) - self.prompt_columns
             self.cache.share(self.copies, max(min(budget, FIRST_ROOM), 1), budget)
@@ -126,6 +91,14 @@ class Session:
             self.encoder_real = take_rows(self.encoder_real, prompt_R)
             logits_BV = logits_BV[prompt_R]
         return logits_BV
+
+    def _chunks(self, start: int) -> Iterator[tuple[int, int]]:
+        """Yield the borders of chunks: at multiples of their size, wherever reading begins."""
+        size = self.chunk or self.length
+        while start < self.length:
+            end = min((start // size + 1) * size, self.length)
+            yield start, end
+            start = end
 
     def _reused(self) -> int:
         """Return how many of the prompt's tokens a given cache holds already; forget the rest of it."""

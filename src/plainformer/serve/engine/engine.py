@@ -220,7 +220,18 @@ class Engine:
         """Ask for written answers: in the batch where they can be, else by the library's own search."""
         memory = self._scheduler.memories[ask.request.model]
         if memory.ragged is not None and joins_a_batch(task, options):
-            return self._ask(Batched(*ask, task, item, options, *more, memory=memory, reuse=self.options.prefix_cache))
+            return self._ask(
+                Batched(
+                    *ask,
+                    task,
+                    item,
+                    options,
+                    *more,
+                    memory=memory,
+                    threads=self._scheduler.turns,
+                    reuse=self.options.prefix_cache,
+                )
+            )
         return self._ask(Stepped(*ask, task, item, options, *more))
 
     def run(
@@ -264,7 +275,8 @@ class Engine:
         timeout: float | None = None,
     ) -> Request:
         """Ask for a call that nothing else computes beside: one that may change a model meanwhile, as `what_if` does."""
-        return self._ask(CallJob(*self._request("", client, "exclusive", request_id, timeout), call))
+        ask = self._request("", client, "exclusive", request_id, timeout)
+        return self._ask(CallJob(*ask, call, self._scheduler.turns))
 
     def cancel(self, request_id: str, why: str = "cancelled") -> bool:
         """End a request by its id; return whether there was one."""
@@ -334,7 +346,7 @@ class Engine:
 
     def gauges(self) -> dict[str, int]:
         """Return what is going on now."""
-        states = [job.request.state for job in list(self._scheduler.jobs.values())]
+        states = [request.state for request in list(self._requests.values())]
         memories = self._scheduler.memories.values()
         return {
             "requests_running": sum(state in ("prefill", "running") for state in states),

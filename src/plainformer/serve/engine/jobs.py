@@ -11,6 +11,7 @@ import torch
 from plainformer.errors import placed
 from plainformer.serve.engine.answers import Outcome, Seconds, Usage
 from plainformer.serve.engine.request import Request
+from plainformer.serve.engine.turns import TurnThreads
 
 
 class Job:
@@ -73,11 +74,14 @@ class CallJob(Job):
 
     kind = "exclusive"
 
-    def __init__(self, request: Request, number: int, deadline: float, call: Callable[[], Any]) -> None:
+    def __init__(
+        self, request: Request, number: int, deadline: float, call: Callable[[], Any], threads: TurnThreads
+    ) -> None:
         super().__init__(request, number, deadline)
-        self.call = call
+        self.call, self.threads = call, threads
 
     def unit(self) -> bool:
+        self.threads.settle()
         # Its own mode: a caller's function may want gradients, and gets them as it does elsewhere.
         with torch.inference_mode(False), placed(None):
             result = self.call()

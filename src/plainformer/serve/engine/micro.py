@@ -18,10 +18,9 @@ from plainformer.inputs.listed import as_list
 from plainformer.serve.engine.answers import Outcome
 from plainformer.serve.engine.jobs import Job
 from plainformer.serve.engine.request import Request
-from plainformer.serve.engine.turns import Turn, TurnThreads
+from plainformer.serve.engine.turns import UNIT_SECONDS, Turn, TurnThreads
 from plainformer.tasks.base import Task
 
-UNIT_SECONDS = 0.08
 _FIRST_SIZE = 2000  # characters, before it is known how fast a model is
 _KNOWN = 0.3  # weight of the last unit in what is known of a model's speed
 

@@ -33,11 +33,12 @@ class PrefixCache:
         return sum(self.pool.users(block) == 1 for block in self.kept.values())
 
     def find(self, ids: Sequence[int]) -> list[int]:
-        """Return the blocks that hold the beginning of a prompt; never all of it: its last token must be run.
+        """Return the blocks that hold the beginning of a prompt; at least two tokens are left to be run.
 
-        The caller becomes one more user of each.
+        The last one's logits are what is wanted, and one token alone would be run as decoding does. The caller becomes one
+        more user of each.
         """
-        keys = _keys(ids, (len(ids) - 1) // BLOCK)
+        keys = _keys(ids, max(0, len(ids) - 2) // BLOCK)
         known = next((count for count, key in enumerate(keys) if key not in self.kept), len(keys))
         self._used(keys[:known])
         found = [self.kept[key] for key in keys[:known]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from plainformer.serve.engine.errors import RequestCancelled
 from plainformer.serve.engine.jobs import Job
 from plainformer.serve.engine.writing import Writing
 from plainformer.tasks.writing.options import CONSTRAINTS
@@ -37,7 +38,9 @@ class Preparing:
 
     def _prepare(self, job: Job) -> None:
         error: BaseException | None = None
-        if job.request.why_cancelled is None:
+        if job.request.why_cancelled is not None:
+            error = RequestCancelled.of(job.request.why_cancelled)
+        else:
             try:
                 job.prepare()
             except Exception as raised:  # whatever it is: the request gets it

@@ -1,6 +1,6 @@
 """Answers that are written together: rows of different lengths, which join a running batch and leave it.
 
-A prompt is read alone, in chunks of 64 tokens whatever else runs; its keys and values then go to blocks, and its rows are in
+A prompt is read alone, a few layers at a time between other units; its keys and values then go to blocks, and its rows are in
 every following step. A row's logits depend on its own tokens only (`generation.ragged`), and the token that comes of them on
 its own processors, draws and stops: it is what the library's own call gives, bit for bit.
 
@@ -10,7 +10,7 @@ Shapes: R rows, T tokens so far, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,13 +21,15 @@ from plainformer.generation.draw import Draws
 from plainformer.generation.modes.token_loop import Picker, Rows, likeliest, pick
 from plainformer.generation.order import check_ids, end_ids, make_processors
 from plainformer.generation.processors.context import Context, Processor
-from plainformer.generation.prompt import left_align, make_prompt
+from plainformer.generation.prompt import Prompt, left_align, make_prompt
 from plainformer.generation.ragged import RaggedRow
 from plainformer.generation.result import Generation
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.stopping import Stops, TextStop
+from plainformer.model.fast.compiled import paths
 from plainformer.serve.engine.errors import RowFailed
 from plainformer.serve.engine.memory import BLOCK, Memory, blocks_for
+from plainformer.serve.engine.turns import Turn, TurnThreads
 from plainformer.serve.engine.writing import Copy, Writing, score_of
 
 
@@ -96,20 +98,19 @@ class Batched(Writing):
     """A request whose answers are rows of the batch.
 
     Attributes:
-        state: of reading the prompt, then None. written: its rows, once the prompt is read.
+        reading: the call that reads the prompt, in turns. written: its rows, once that is done.
     """
 
     kind = "prefill"
     stops: Stops
-    session: Session | None = None
-    reading: Generator[None, None, Tensor] | None = None
+    reading: Turn | None = None
 
-    def __init__(self, *given: Any, memory: Memory, reuse: str) -> None:
+    def __init__(self, *given: Any, memory: Memory, threads: TurnThreads, reuse: str) -> None:
         super().__init__(*given)
-        self.memory, self.reuse = memory, reuse
+        self.memory, self.threads, self.reuse = memory, threads, reuse
         self.written: list[Row] = []
         self.shared: list[int] = []  # blocks of the prompt that were read before
-        self.blocks_taken: list[list[int]] = []
+        self.blocks_taken: list[list[int]] = []  # of each row
 
     def reserve(self) -> None:
         super().reserve()
@@ -134,15 +135,7 @@ class Batched(Writing):
             self.time_left(),
         )
         self._take_blocks()
-        cache = None
-        if self.shared:
-            ragged = self.memory.ragged
-            assert ragged is not None
-            self.cached_tokens = len(self.shared) * BLOCK
-            cache = ragged.load(self.shared, self.cached_tokens, len(self.prompt_ids))
-            cache.tokens = self.prompt_ids[: self.cached_tokens]
-        self.session = Session(model, prompt, budget=limit, cache=cache)
-        self.reading = self.session.prefilling()
+        self.reading = Turn(lambda: self._read(prompt), self.threads)
 
     def _take_blocks(self) -> None:
         """Take the blocks of all rows: those of the prompt that are full are shared, also with other requests."""
@@ -160,23 +153,47 @@ class Batched(Writing):
             else:
                 self.blocks_taken[0] = [*first, *mine]
 
-    def unit(self) -> bool:
-        """Read a chunk of the prompt; at the end the rows are in `written`, each with its first token."""
-        started = time.monotonic()
-        assert self.reading is not None
-        try:
-            next(self.reading)
-        except StopIteration as end:
-            self._join(end.value)
-            return True
-        finally:
-            self.spent["prefill"] += time.monotonic() - started
-            self.request.begun()
-        return False
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is being read."""
+        return self.reading is not None and self.reading.begun
 
-    def _join(self, logits_1V: Tensor) -> None:
-        ragged, session = self.memory.ragged, self.session
-        assert ragged is not None and session is not None
+    def unit(self) -> bool:
+        """Read some layers of the prompt; at the end the rows are in `written`, each with its first token."""
+        started, reading = time.monotonic(), self.reading
+        assert reading is not None
+        ended = reading.go()
+        self.spent["prefill"] += time.monotonic() - started
+        self.request.begun()
+        if not ended:
+            return False
+        self.reading = None
+        if reading.error is not None:
+            raise reading.error
+        self._first_tokens(*reading.result)
+        return True
+
+    @torch.inference_mode()
+    def _read(self, prompt: Prompt) -> tuple[Tensor, list[RaggedRow]]:
+        """Return the logits after the prompt, (1, V), and what each row holds; in the thread of a turn."""
+        ragged, cache, length = self.memory.ragged, None, len(self.prompt_ids)
+        assert ragged is not None
+        if self.shared:
+            self.cached_tokens = len(self.shared) * BLOCK
+            cache = ragged.load(self.shared, self.cached_tokens, length)
+            cache.tokens = self.prompt_ids[: self.cached_tokens]
+        session = Session(self.task.model, prompt, budget=self.new_tokens, cache=cache)
+        logits_1V = session.prefill()
+        # Of a layer with a window, what it has let go of by now is in no block.
+        self.whole = all(layer.held == length for layer in session.cache.layers)
+        held, full = [ragged.join(session.cache, self.blocks_taken[0], filled=len(self.shared))], length // BLOCK
+        for blocks in self.blocks_taken[1:]:
+            again = ragged.load(self.blocks_taken[0], length)
+            paths.take(again, held[0].kernels)
+            held.append(ragged.join(again, blocks, filled=full))
+        return logits_1V, held
+
+    def _first_tokens(self, logits_1V: Tensor, held: Sequence[RaggedRow]) -> None:
         made = self.prepared.options
         draws = Draws(made.seed, 1, self.rows) if made.do_sample else None
         groups = [[index] for index in range(self.rows)] if self.rows > 1 else [list(range(self.answers))]
@@ -184,20 +201,10 @@ class Batched(Writing):
         for place, copy in enumerate(self.copies):
             picker = Picker(draws.of_row(place) if draws is not None else None)
             row = Row(self, copy, self.prompt_ids, make_processors(made, self.task.config), picker)
-            row.blocks = self.blocks_taken[place]
-            full, length = len(self.prompt_ids) // BLOCK, len(self.prompt_ids)
-            if place:
-                cache = ragged.load([*row.blocks[:full], *self.blocks_taken[0][full:]], length)
-                row.held = ragged.join(cache, row.blocks, filled=full)
-            else:
-                row.held = ragged.join(session.cache, row.blocks, filled=len(self.shared))
+            row.blocks, row.held = self.blocks_taken[place], held[place]
             self.written.append(row)
-        # Of a layer with a window, what it had let go of by now is in no block.
-        if self.memory.prefixes is not None and all(
-            layer.held == len(self.prompt_ids) for layer in session.cache.layers
-        ):
+        if self.memory.prefixes is not None and self.whole:
             self.memory.prefixes.add(self.prompt_ids, self.blocks_taken[0])
-        self.session = self.reading = None
         broken = _not_numbers(logits_1V)[0]
         for row in self.written:
             if broken:
@@ -240,12 +247,12 @@ class Batched(Writing):
     def close(self) -> None:
         if self.reading is not None:
             self.reading.close()
+            self.reading = None
         for blocks in self.blocks_taken:
             self.memory.pool.give(blocks)
         self.blocks_taken = []
         for row in self.written:
             row.blocks, row.held = [], None
-        self.session = self.reading = None
 
 
 class Batch:

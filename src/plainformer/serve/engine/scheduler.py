@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from plainformer.serve.engine.turns import TurnThreads
 from plainformer.serve.engine.writing import Writing
 
 _LOOKS = 0.05  # seconds between two looks at what is late
+MOST_READ = 4  # prompts that are being read at once, each in a thread with memory of its own
 DECODE = "decode"
 Mail = tuple[str, Any, Any]
 
@@ -128,6 +130,8 @@ class Scheduler:
         self.died = EngineDied.of(error)
         self.counters("errors", label="EngineDied")
         for job in list(self.jobs.values()):
+            with suppress(Exception):
+                self._leave(job)
             if not job.request.done:
                 job.request.end(self.died)
             self._changed[id(job.request)] = job.request
@@ -312,6 +316,9 @@ class Scheduler:
     def _other(self) -> None:
         """Run one unit of what is not a batch's step: of the client that has had the least time."""
         ready = [job for job in self.active if job.stalled_since is None]
+        reading = sum(isinstance(job, Batched) and job.begun for job in ready)
+        if reading >= MOST_READ:
+            ready = [job for job in ready if not isinstance(job, Batched) or job.begun]
         if not ready:
             return
         job = min(ready, key=lambda job: (self._clocks[job.source], job.number))

@@ -122,7 +122,7 @@ class Writing(Job):
             self.encoded = self._encoded()
             self.prompt_tokens = len(self.encoded.encodings[0])
             if not {"max_new_tokens", "max_length"} & self.options.given:
-                self.options = self.options.changed(max_new_tokens=min(self._room(), self.default_max))
+                self.options = self.options.changed(max_new_tokens=self._room())
             self.prepared = self.task.prepared(self.encoded, self.options)
         self.reserve()
 
@@ -153,11 +153,11 @@ class Writing(Job):
         """Return how many new tokens there is room for where nobody says how many are wanted."""
         if self.context is None or self.task.config.encoder is not None:
             return self.default_max
-        if self.prompt_tokens >= self.context:
-            if self.prompt_tokens == self.context == self.task.config.main_stack.max_positions:
-                return 1  # a last token needs no position
+        learned = self.context == self.task.config.main_stack.max_positions  # of these, a last token needs none
+        room = self.context - self.prompt_tokens + learned
+        if room < 1:
             raise ContextTooLong.of(self.prompt_tokens, self.context)
-        return self.context - self.prompt_tokens
+        return min(room, self.default_max)
 
     @property
     def new_tokens(self) -> int:
