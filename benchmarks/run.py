@@ -28,6 +28,7 @@ from busy import bench_busy, bench_first_answer, bench_shares
 from common import Missing, Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_long_prompts, bench_seq2seq
 from peers import PACKAGES
+from serving_http import bench_serving
 from speech import bench_speech
 from tasks import bench_stream, bench_tasks
 from training import bench_training
@@ -169,6 +170,7 @@ BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "stream": bench_stream,
     "speech": bench_speech,
     "training": bench_training,
+    "serving": bench_serving,
 }
 
 
