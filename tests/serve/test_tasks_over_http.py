@@ -59,7 +59,7 @@ CASES: list[tuple[str, str, Any, dict[str, Any]]] = [
 
 def _own(item: Any) -> Any:
     """An input as the library takes it."""
-    if isinstance(item, list) and not isinstance(item[0], dict) or (isinstance(item, list) and "role" not in item[0]):
+    if (isinstance(item, list) and not isinstance(item[0], dict)) or (isinstance(item, list) and "role" not in item[0]):
         return [_own(one) for one in item]
     if isinstance(item, dict) and "data" in item:
         return base64.b64decode(item["data"])
@@ -81,7 +81,9 @@ def _near(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-@pytest.mark.parametrize(("task", "model", "inputs", "options"), CASES, ids=[f"{case[0]}-{n}" for n, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("task", "model", "inputs", "options"), CASES, ids=[f"{case[0]}-{n}" for n, case in enumerate(CASES)]
+)
 def test_answers_are_the_librarys(
     house: Running, tiny: Callable[[str], Path], task: str, model: str, inputs: Any, options: dict[str, Any]
 ) -> None:
@@ -146,9 +148,13 @@ def test_entities(house: Running, tiny: Callable[[str], Path]) -> None:
     task = plainformer.load(str(tiny("token-classification")), threads=1)
     documents = [TEXT, {"name": "second", "text": "the dog looked at the cat"}]
     found = house.ask("/v1/entities", {"model": "token-classification", "documents": documents, "required": ["cat"]})
-    own = analyse(task, [Document("document 1", TEXT), Document("second", "the dog looked at the cat")], required=["cat"])
+    own = analyse(
+        task, [Document("document 1", TEXT), Document("second", "the dog looked at the cat")], required=["cat"]
+    )
     _near({k: v for k, v in found.items() if k != "model"}, json.loads(json.dumps(own.to_dict())))
-    similar = house.ask("/v1/entities", {"documents": documents, "required": ["feline"], "similar": "minilm", "threshold": 0.1})
+    similar = house.ask(
+        "/v1/entities", {"documents": documents, "required": ["feline"], "similar": "minilm", "threshold": 0.1}
+    )
     assert similar["ranking"]
     house.refused("/v1/entities", {"documents": documents, "similar": "minilm"})
     house.refused("/v1/entities", {"documents": documents, "threshold": 0.5})
@@ -156,7 +162,9 @@ def test_entities(house: Running, tiny: Callable[[str], Path]) -> None:
 
 
 def test_explanations(house: Running, tiny: Callable[[str], Path]) -> None:
-    found = house.ask("/v1/explain", {"model": "chat", "input": "the cat", "attention": "0.1", "lens": True})["explanation"]
+    found = house.ask("/v1/explain", {"model": "chat", "input": "the cat", "attention": "0.1", "lens": True})[
+        "explanation"
+    ]
     assert found["ref"] == "chat" and len(found["pieces"]) == 7 and found["attention"] and found["lens"]
     steps = house.ask("/v1/explain/steps", {"model": "chat", "input": "the cat", "steps": 3})["trace"]
     own = plainformer.load(str(tiny("chat")), threads=1)("the cat", max_new_tokens=3)
