@@ -333,7 +333,7 @@ def test_a_model_may_be_changed_while_others_wait(models: Models) -> None:
     assert found[0].result.to_dict() == what_if(task, asked, "mask-head=0.1").to_dict()
 
 
-def test_nothing_is_left_behind(models: Models) -> None:
+def test_nothing_is_left_over(models: Models) -> None:
     """After many requests of all kinds there are no more objects than after some."""
     task = models["chat"]
     with engine_of(task) as engine:
@@ -354,4 +354,4 @@ def test_nothing_is_left_behind(models: Models) -> None:
         burst(0)
         before = burst(0)
         after = [burst(0) for _ in range(4)][-1]
-        assert after < before + 500, "objects are left behind"
+        assert after < before + 500, "objects are left over"

@@ -28,7 +28,7 @@ class Queue:
         self.waiting: list[Job] = []
 
     def add(self, job: Job) -> None:
-        """Let a request wait, behind those that came before it."""
+        """Let a request wait, after those that came before it."""
         insort(self.waiting, job, key=lambda other: other.number)
 
     def remove(self, job: Job) -> None:
