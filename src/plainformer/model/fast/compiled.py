@@ -165,7 +165,7 @@ def loops_follow(at_once: bool) -> None:
 
 def address(array: Any) -> int:
     """Return where an array begins; 0 for None."""
-    at: int = 0 if array is None else array.__array_interface__["data"][0]
+    at: int = 0 if array is None else array.ctypes.data
     return at
 
 
