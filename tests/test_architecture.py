@@ -57,14 +57,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "__init__"},
     "folds": TOP | {"starting", "train", "data", "evaluate", "evaluation", "training", "__init__"},
     "harness": TOP | {"__init__"},
-    "info": TOP,
+    "info": TOP | {"plan", "planning"},
     "planning": TOP | {"plan", "starting"},
     "measuring": TOP | {"plan", "train"},
     "explanation": TOP,
-    "serve": TOP,
+    "serve": TOP | {"plan", "explanation", "entities", "__init__"},
     "cli": TOP
     | {"info", "plan", "planning", "measuring", "explanation", "entities", "evaluate", "data", "train", "starting"}
-    | {"training", "evaluation", "folds"}
+    | {"training", "evaluation", "folds", "serve"}
     | {"__init__"},
     "__init__": TOP
     | {
@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "folds",
         "harness",
         "evaluate",
+        "serve",
     },
     "__main__": {"cli"},
 }

@@ -63,6 +63,8 @@ _NAMES = {
     "stream": "plainformer.generation.search",
     "GenerationOptions": "plainformer.generation.options",
     "ChatSession": "plainformer.tasks.writing.chat",
+    "Engine": "plainformer.serve.engine",
+    "EngineOptions": "plainformer.serve.engine",
     "explain": "plainformer.explanation",
     "explain_steps": "plainformer.explanation",
     "replay_steps": "plainformer.explanation",
@@ -119,6 +121,7 @@ if TYPE_CHECKING:  # "as" tells type checkers that the name is public
     from plainformer.model.initial import initialise as initialise
     from plainformer.model.stack import join_outputs as join_outputs
     from plainformer.model.transformer import Transformer as Transformer
+    from plainformer.serve.engine import Engine as Engine, EngineOptions as EngineOptions
     from plainformer.starting import NewHead as NewHead, from_fragment as from_fragment, with_head as with_head
     from plainformer.tasks import TASKS as TASKS
     from plainformer.tasks.results import Skipped as Skipped

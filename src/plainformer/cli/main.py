@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _VERBS = {
     "run": "Run a checkpoint on texts, files or stdin.",
     "chat": "Talk to a model, turn by turn.",
+    "serve": "Serve models over HTTP, as OpenAI's clients speak it.",
     "entities": "Analyse the entities of documents, and rank them by what is required.",
     "train": "Train a model as a YAML file says.",
     "evaluate": "Measure a checkpoint's answers to rows that say what is right.",

@@ -11,6 +11,7 @@ and the table in the documentation.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -26,14 +27,31 @@ T = TypeVar("T", bound="OptionSet")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Bounded:
+    """A check that also says, as a JSON schema, what passes it: front ends that speak JSON publish these bounds."""
+
+    def __init__(self, check: Check, **schema: Any) -> None:
+        self._check, self.schema = check, schema
+
+    def __call__(self, name: str, value: Any) -> None:
+        self._check(name, value)
+
+
 def whole(least: int = 1, most: int | None = None, *, fix: str = "") -> Check:
     """Return a check for a whole number from `least` to `most`."""
-    return lambda name, value: check_whole(name, value, least, most, fix=fix)
+    bounds = {"minimum": least} if most is None else {"minimum": least, "maximum": most}
+    return Bounded(lambda name, value: check_whole(name, value, least, most, fix=fix), **bounds)
 
 
 def number(interval: str = "(-inf, inf)", *, fix: str = "") -> Check:
     """Return a check for a finite number in an interval such as "(0, 1]"."""
-    return lambda name, value: check_number(name, value, interval, fix=fix)
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    bounds = {
+        "minimum" if interval[0] == "[" else "exclusiveMinimum": low,
+        "maximum" if interval[-1] == "]" else "exclusiveMaximum": high,
+    }
+    finite = {name: end for name, end in bounds.items() if math.isfinite(end)}
+    return Bounded(lambda name, value: check_number(name, value, interval, fix=fix), **finite)
 
 
 def flag() -> Check:
@@ -48,7 +66,7 @@ def text() -> Check:
 
 def one_of(*choices: str) -> Check:
     """Return a check for one of these words."""
-    return lambda name, value: check_choice(name, value, choices)
+    return Bounded(lambda name, value: check_choice(name, value, choices), enum=list(choices))
 
 
 @dataclass(frozen=True)
@@ -219,6 +237,7 @@ def _same(value: Any, default: Any) -> bool:
 
 __all__ = [
     "MISSING",
+    "Bounded",
     "Check",
     "Checked",
     "NotTyped",

@@ -31,9 +31,16 @@ class Draws:
         seeds = _seeds(seed, prompts)
         self.streams = [random.Random(f"{seed}/{copy}") for seed in seeds for copy in range(copies)]
 
+    def of_row(self, row: int) -> Draws:
+        """Return the stream of one row alone."""
+        alone = Draws([], 0, 0)
+        alone.streams = self.streams[row : row + 1]
+        return alone
+
     def next(self, device: torch.device) -> Tensor:
         """Return one number for each row, (R,) fp64."""
-        return torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64, device=device)
+        uniform_R = torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64)
+        return uniform_R.to(device, non_blocking=True)  # a GPU's work so far is not waited for
 
 
 def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:

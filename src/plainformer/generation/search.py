@@ -24,6 +24,7 @@ from plainformer.generation.result import Generation, Search, joined
 from plainformer.generation.sessions.session import Session
 from plainformer.generation.sessions.uncached import UncachedSession
 from plainformer.generation.stopping import StopReason, Stops, TextStop
+from plainformer.model.pausing import pause
 from plainformer.model.stack import StackOutput
 from plainformer.model.transformer import Transformer
 
@@ -67,6 +68,7 @@ def generate(
             except StopIteration as end:
                 result: Generation = end.value
                 return result
+            pause()
 
 
 def stream(

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 # What a task's own code calls and overrides: left out of completion.
 _FOR_TASKS = {
-    "answer", "beginning", "checked", "collected", "companions", "completed", "cut", "cut_side", "default_values",
+    "answer", "batch", "beginning", "checked", "collected", "companions", "completed", "cut", "cut_side", "default_values",
     "detect_language",
-    "encode_texts", "engine_options", "engine_options_after", "fits", "frames", "healed", "is_bare", "is_one", "loaded_as",
-    "logits_of", "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "parts", "parts_of", "prefix_of",
+    "encode_texts", "engine_options", "engine_options_after", "fits", "frames", "gathered", "healed", "in_order", "is_bare",
+    "is_one", "loaded_as",
+    "logits_of", "make_options", "model_inputs", "needs_tokenizer", "not_an_input", "one", "parts", "parts_of", "prefix_of",
     "prepared", "prepared_item", "prompt_of", "prompt_text", "reads", "reads_arrays", "reads_long", "result", "row_of",
     "run", "switched", "runs", "searching", "size", "start_ids", "start_of", "streamed", "text_of", "width",
     "writer",
@@ -151,16 +152,19 @@ class Task(ABC):
         """
         inputs = self.checked(as_list(inputs), options)
         if self.is_one(inputs):
-            return self._one(inputs, options)
+            return self.one(inputs, options)
         if isinstance(inputs, list | tuple):
-            found = list(self._answers([list(inputs)], options, done))
-            gaps = any(isinstance(answer, Skipped) for answer in found)
-            return Results(found) if gaps else self.collected(found, options)  # with gaps, vectors are not one array
+            return self.gathered(list(self._answers([list(inputs)], options, done)), options)
         if isinstance(inputs, Iterable) and not _is_a_value(inputs):
             ahead = options.read_ahead if options.batch_size > 1 else 1
             return self._answers(_windows(inputs, options.batch_size, ahead), options, done)
         what = f"{a_type(inputs)} is not an input for {self.name}"
         raise InputError(what, f"give {self.reads()}, or a list of them")
+
+    def gathered(self, found: list[Any], options: Any) -> Results[Any]:
+        """Return the answers to a list, some of which may have been skipped."""
+        gaps = any(isinstance(answer, Skipped) for answer in found)
+        return Results(found) if gaps else self.collected(found, options)  # with gaps, vectors are not one array
 
     def collected(self, answers: list[Any], options: Any) -> Results[Any]:
         """Return the answers to a list."""
@@ -188,7 +192,8 @@ class Task(ABC):
         what = f"{nth(place)}, {a_type(item)}, is not an input for {self.name}"
         return InputError(what, f"give {self.reads()}")
 
-    def _one(self, item: Any, options: Any) -> Any:
+    def one(self, item: Any, options: Any) -> Any:
+        """Answer a single input."""
         try:
             with placed(None):
                 return self.run([item], options)[0]
@@ -201,21 +206,26 @@ class Task(ABC):
         """Yield answers in the inputs' order, though a window's inputs run with others of their length, the longest first."""
         before = 0
         for window in windows:
-            order = list(range(len(window)))
-            if options.sorts:
-                order.sort(key=lambda place: -self.size(window[place]))
+            order = self.in_order(window, options)
             answers: list[Any] = [None] * len(window)
             for start in range(0, len(order), options.batch_size):
                 places = order[start : start + options.batch_size]
                 own = [before + place for place in places]
-                found = self._batch([window[place] for place in places], own, options)
+                found = self.batch([window[place] for place in places], own, options)
                 for place, answer in zip(places, found, strict=True):
                     answers[place] = answer
                 done(len(places))
             yield from answers
             before += len(window)
 
-    def _batch(self, inputs: Sequence[Any], places: Sequence[int], options: Any) -> list[Any]:
+    def in_order(self, window: Sequence[Any], options: Any) -> list[int]:
+        """Return the places of inputs in the order that they run in: the longest first, where that is free."""
+        order = list(range(len(window)))
+        if options.sorts:
+            order.sort(key=lambda place: -self.size(window[place]))
+        return order
+
+    def batch(self, inputs: Sequence[Any], places: Sequence[int], options: Any) -> list[Any]:
         """Answer a batch of inputs, which have these places in the caller's list.
 
         With `on_error="skip"`, an input that an error names is run by itself, and skipped if it fails there, too; the

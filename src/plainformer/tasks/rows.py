@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from plainformer.model.pausing import pause
+
 TOKENS = 1024  # at once: more do not run faster, and need more memory (docs/decisions.md)
 
 Run = Callable[[dict[str, Tensor]], Tensor]  # a model's inputs, (n, t) each → (n, ...), or (n, t, ...)
@@ -29,6 +31,8 @@ def by_tokens(inputs: dict[str, Tensor], run: Run, *, wide: bool = False) -> Ten
     found: list[Tensor] = []
     order: list[Tensor] = []
     for places, part in _groups(real_NT):
+        if found:
+            pause()
         answers = run({name: value[places, part] for name, value in inputs.items()}).cpu()
         if wide:
             after = real_NT.size(1) - part.stop

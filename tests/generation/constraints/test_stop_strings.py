@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainformer.errors import UsageError
-from plainformer.generation.constraints.stop_strings import Scan, StopMatch, StopStrings, first_stop, shown
+from plainformer.generation.constraints.stop_strings import Scan, Shown, StopMatch, StopStrings, first_stop
 from plainformer.inputs.text.tokenizer import Tokenizer
 from tests.support.tokenizers import byte_level, minilm, sentencepiece
 
@@ -151,15 +151,13 @@ def test_a_text_that_grows(text: str, strings: list[str], skip: int, chance: ran
 @given(TEXTS, STOPS | st.just([]), st.integers(0, 6), st.randoms(use_true_random=False))
 def test_what_is_shown_is_never_taken_back(text: str, strings: list[str], skip: int, chance: random.Random) -> None:
     parts = in_pieces(text, chance)
-    source = iter(parts)
     match = first_match(text[skip:], strings)
     expected = text[skip:] if match is None else text[skip : skip + match.start]
-    pieces = []
-    for piece in shown(source, strings, skip=skip):
-        pieces.append(piece)
-        assert piece and expected.startswith("".join(pieces))
-    assert "".join(pieces) == expected
-    assert next(source, None) is None, "whatever makes the text must come to its end"
+    written, found = Shown(strings, skip=skip), ""
+    for part in parts:
+        found += written.push(part)
+        assert expected.startswith(found)
+    assert found + written.end() == expected
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,7 +13,7 @@ import transformers
 
 import plainformer
 from plainformer.errors import InputError, UsageError, a_type
-from plainformer.tasks.writing.detokenize import continuation, pieces
+from plainformer.tasks.writing.detokenize import Detokenizer, continuation
 from tests.support import models as make
 from tests.support.sentencepiece import write_two_sides
 
@@ -146,16 +146,23 @@ def test_eos_ids_option(gpt2: tuple[Any, Path]) -> None:
 # ---- pieces -------------------------------------------------------------------------------------------------------
 
 
+def pieces(tokenizer: Any, before: list[int], new: list[int], *, begun: list[int] | None = None) -> list[str]:
+    """The pieces of a text whose tokens come one by one, after those that come at once; without empty ones."""
+    text = Detokenizer(tokenizer, before)
+    found = [text.push(*begun or ()), *(text.push(token) for token in new), text.end()]
+    return [piece for piece in found if piece]
+
+
 @pytest.mark.parametrize("text", ["plain", "naïve 🎉🎉 日本", "é", "", " a  b "])
 def test_pieces_are_whole_characters(tmp_path: Path, text: str) -> None:
     """Each byte is a token here; a piece comes when its character is whole, and all pieces are the text."""
     make.save_bytes(tmp_path)
     tokenizer = plainformer.Tokenizer.from_folder(tmp_path, {})
     before, new = tokenizer.encode("x: ").input_ids, tokenizer.encode(text).input_ids
-    found = list(pieces(tokenizer, before, [*new, None]))
+    found = pieces(tokenizer, before, new)
     assert "".join(found) == text == continuation(tokenizer, before, new)
-    assert all(found) and len(found) == len(text)
-    split = list(pieces(tokenizer, before, new[3:], begun=new[:3]))
+    assert len(found) == len(text)
+    split = pieces(tokenizer, before, new[3:], begun=new[:3])
     assert "".join(split) == text
 
 
@@ -175,8 +182,8 @@ def test_a_sentencepiece_word_keeps_its_space(tmp_path: Path) -> None:
     backend.decoder = decoders.Metaspace()
     tokenizer = plainformer.Tokenizer(backend)
     assert continuation(tokenizer, [1], [2, 3]) == " cats"
-    assert list(pieces(tokenizer, [1], [2, 3])) == [" cat", "s"]
-    assert list(pieces(tokenizer, [], [2, 3], begun=[1])) == ["a", " cat", "s"]
+    assert pieces(tokenizer, [1], [2, 3]) == [" cat", "s"]
+    assert pieces(tokenizer, [], [2, 3], begun=[1]) == ["a", " cat", "s"]
 
 
 # ---- text to text -------------------------------------------------------------------------------------------------

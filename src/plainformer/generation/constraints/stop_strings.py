@@ -1,7 +1,7 @@
 """Stop strings: texts that end an answer, found wherever tokens happen to be cut.
 
 A stop string may begin inside a token and end inside a later one, so it is looked for in the text, not in the ids. `Scan`
-reads a text that grows, `shown` a stream of it, and `StopStrings` rows of tokens, of which only the last few are decoded
+reads a text that grows, `Shown` shows what is safe of it, and `StopStrings` rows of tokens, of which only the last few are decoded
 again at each step, whatever the length of the answer. Nothing here knows which row of a batch is which: what is known
 about a row belongs to its ids.
 
@@ -10,7 +10,7 @@ Of several stop strings, the one that ends first counts; of those that end toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from plainformer.errors import UsageError, a_type
@@ -80,22 +80,37 @@ def first_stop(text: str, strings: Sequence[str], *, skip: int = 0) -> StopMatch
     return Scan(tuple(strings), skip).fed(text).match
 
 
-def shown(texts: Iterable[str], strings: Sequence[str], *, skip: int = 0) -> Iterator[str]:
-    """Yield the pieces of a text up to a stop string, without its first `skip` characters.
+class Shown:
+    """A text that comes piece by piece, up to a stop string, without its first `skip` characters.
 
-    What may be the beginning of a stop string is held back until that is known: what is yielded is never taken back. All
-    of `texts` is consumed, so that whatever makes it comes to its end.
+    What may be the beginning of a stop string is held back until that is known: what `push` returns is never taken back.
+
+    Attributes:
+        match: the stop string that has ended the text, or None.
     """
-    scan, waiting, done = Scan(tuple(strings), skip), "", skip  # `waiting`: the text after its first `done` characters
-    for piece in texts:
-        if scan.match is None:
-            waiting += piece[max(0, skip - scan.length) :]
-            scan = scan.fed(piece)
-            if scan.safe > done:
-                yield waiting[: scan.safe - done]
-                waiting, done = waiting[scan.safe - done :], scan.safe
-    if scan.match is None and waiting:
-        yield waiting
+
+    def __init__(self, strings: Sequence[str], *, skip: int = 0) -> None:
+        self._scan, self._skip = Scan(tuple(strings), skip), skip
+        self._waiting, self._done = "", skip  # `waiting`: the text after its first `done` characters
+
+    @property
+    def match(self) -> StopMatch | None:
+        return self._scan.match
+
+    def push(self, piece: str) -> str:
+        """Return what can be shown now that this piece has come."""
+        if self._scan.match is not None:
+            return ""
+        self._waiting += piece[max(0, self._skip - self._scan.length) :]
+        self._scan = self._scan.fed(piece)
+        count = max(0, self._scan.safe - self._done)
+        piece, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._done += count
+        return piece
+
+    def end(self) -> str:
+        """Return what was held back, and turned out not to be a stop string, now that the text has ended."""
+        return self._waiting if self._scan.match is None else ""
 
 
 @dataclass(frozen=True)

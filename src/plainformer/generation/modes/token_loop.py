@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -69,6 +69,17 @@ def likeliest(logits_RV: Tensor) -> Tensor:
     return logits_RV.argmax(-1)
 
 
+class Growing(Protocol):
+    """Rows that tokens are picked for: a `Session`'s, or one row of a batch whose rows come and go."""
+
+    prompt_columns: int
+    length: int
+    copies: int
+
+    def context(self) -> Context:
+        """Return what processors see."""
+
+
 @dataclass
 class Picker:
     """Picks a token for each row: the likeliest, or a drawn one.
@@ -81,7 +92,7 @@ class Picker:
     draws: Draws | None = None
     spread: bool = False
 
-    def __call__(self, logits_RV: Tensor, session: Session) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, logits_RV: Tensor, session: Growing) -> tuple[Tensor, Tensor | None]:
         if self.spread and session.length == session.prompt_columns:
             first_BV = logits_RV[:: session.copies]
             return first_BV.topk(session.copies, dim=-1).indices.flatten(), None
@@ -89,6 +100,35 @@ class Picker:
             return likeliest(logits_RV), None
         uniform_R = self.draws.next(logits_RV.device)
         return draw_tokens(logits_RV, uniform_R), uniform_R
+
+
+class Picked(NamedTuple):
+    """A step's tokens, (R,) each; None where it does not apply.
+
+    tokens: the picked ones. banned: whether nothing but banned tokens was left. scores: the tokens' log-probabilities.
+    """
+
+    tokens: Tensor
+    banned: Tensor | None = None
+    scores: Tensor | None = None
+
+
+def pick(
+    logits_RV: Tensor,
+    rows: Growing,
+    processors: Sequence[Processor],
+    picker: Picker,
+    *,
+    output_scores: bool = False,
+    watcher: Watcher | None = None,
+) -> Picked:
+    """Turn the logits of rows into their next tokens: process, then pick."""
+    logits_RV = process(logits_RV, rows.context, processors, watcher)
+    picked_R, draws_R = picker(logits_RV, rows)
+    if watcher is not None:
+        watcher.picked(logits_RV, picked_R, draws_R, cast("Session", rows))
+    banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
+    return Picked(picked_R, banned_R, log_probability_of(logits_RV, picked_R) if output_scores else None)
 
 
 class Rows:
@@ -150,20 +190,16 @@ def search_tokens(
     most, rows = max(stops.limits), Rows(stops, len(session.prompt), session.copies)
     every_step = streamed or watcher is not None or syncs_every_step(logits_RV.device, stops, processors)
     every = 1 if every_step else SYNC_EVERY
-    waiting: list[tuple[Tensor | None, ...]] = []  # of each step on the device: tokens, whether all were banned, scores
+    waiting: list[Picked] = []  # of each step on the device
     for number in range(1, most + 1):
-        logits_RV = process(logits_RV, session.context, processors, watcher)
-        picked_R, draws_R = picker(logits_RV, session)
-        if watcher is not None:
-            watcher.picked(logits_RV, picked_R, draws_R, session)
-        banned_R = logits_RV.gather(-1, picked_R[:, None])[:, 0].isneginf() if processors else None
-        waiting.append((picked_R, banned_R, log_probability_of(logits_RV, picked_R) if output_scores else None))
+        picked = pick(logits_RV, session, processors, picker, output_scores=output_scores, watcher=watcher)
+        waiting.append(picked)
         if number % every == 0 or number == most:
             yield from _fetch(waiting, rows)
             if all(rows.reasons):
                 break
             session.ended = rows.ended
-        logits_RV = session.decode_step(picked_R)
+        logits_RV = session.decode_step(picked.tokens)
     return rows.generation(session.finished_cache(), output_scores=output_scores)
 
 
@@ -172,7 +208,7 @@ def log_probability_of(logits_RV: Tensor, picked_R: Tensor) -> Tensor:
     return logits_RV.float().log_softmax(-1).gather(-1, picked_R[:, None])[:, 0]
 
 
-def _fetch(waiting: list[tuple[Tensor | None, ...]], rows: Rows) -> Iterator[Step]:
+def _fetch(waiting: list[Picked], rows: Rows) -> Iterator[Step]:
     """Fetch the steps that are waiting on the device, and record them; what follows a row's end is dropped."""
     columns = [
         torch.stack([x for x in column if x is not None]).tolist() if column[0] is not None else [None] * len(column)

@@ -6,6 +6,7 @@ Shapes: B prompts, R = B * copies rows, T prompt positions, S positions so far, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from plainformer.errors import UsageError, opt, plural
 from plainformer.generation.cache.cache import KeyValueCache
 from plainformer.generation.processors.context import Context
 from plainformer.generation.prompt import Prompt, take_rows
+from plainformer.model.pausing import pause
 from plainformer.model.transformer import ModelOutput, Transformer
 
 _progress = logging.getLogger("plainformer.progress")
@@ -73,9 +75,9 @@ class Session:
     def prefill(self) -> Tensor:
         """Run the prompts; return the logits after each, (R, V). Copies of a prompt have the same."""
         start = self._reused() if self.given else 0
-        chunk = self.chunk or self.length
-        for begin in range(start, self.length, chunk):
-            end = min(begin + chunk, self.length)
+        for begin, end in self._chunks(start):
+            if begin > start:
+                pause()
             if self.length - start >= _LONG:
                 share = (begin - start) / (self.length - start)
                 _progress.info("reading a prompt of %s tokens", f"{self.length:,}", extra={"share": share})
@@ -89,6 +91,14 @@ class Session:
             self.encoder_real = take_rows(self.encoder_real, prompt_R)
             logits_BV = logits_BV[prompt_R]
         return logits_BV
+
+    def _chunks(self, start: int) -> Iterator[tuple[int, int]]:
+        """Yield the borders of chunks: at multiples of their size, wherever reading begins."""
+        size = self.chunk or self.length
+        while start < self.length:
+            end = min((start // size + 1) * size, self.length)
+            yield start, end
+            start = end
 
     def _reused(self) -> int:
         """Return how many of the prompt's tokens a given cache holds already; forget the rest of it."""

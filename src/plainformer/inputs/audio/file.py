@@ -33,7 +33,9 @@ MAX_BYTES = 2**32  # a larger file would be read into memory only to exceed MAX_
 BLOCK = 2**20  # samples decoded at a time, so that a header that lies about the length allocates nothing
 
 
-def load_audio(source: AudioSource, sampling_rate: int, *, array_rate: int | None = None) -> Wave:
+def load_audio(
+    source: AudioSource, sampling_rate: int, *, array_rate: int | None = None, max_seconds: float | None = None
+) -> Wave:
     """Decode one clip to mono float32 samples at `sampling_rate`.
 
     Args:
@@ -41,6 +43,7 @@ def load_audio(source: AudioSource, sampling_rate: int, *, array_rate: int | Non
             `{"array": …, "sampling_rate": …}` (layouts: see the module's top).
         sampling_rate: the rate wanted, in hertz.
         array_rate: the rate of `source` where it is an array.
+        max_seconds: of a file, at most; no more than that is decoded.
 
     Returns:
         Shape (samples,), at least one; channels are averaged; resampled with soxr's "HQ" where the rates differ.
@@ -59,7 +62,7 @@ def load_audio(source: AudioSource, sampling_rate: int, *, array_rate: int | Non
             raise InputError(
                 f"{opt('sampling_rate', array_rate)} given with a file, which states its own rate", "leave it out"
             )
-        wave, rate = _decode(source)
+        wave, rate = _decode(source, max_seconds)
     else:
         wave, rate = _from_array(source), _checked_rate(array_rate)
     if wave.size == 0:
@@ -86,7 +89,7 @@ def _from_mapping(source: Mapping[str, Any], array_rate: int | None) -> tuple[An
     return source["array"], rate
 
 
-def _decode(source: str | os.PathLike[str] | bytes) -> tuple[Wave, int]:
+def _decode(source: str | os.PathLike[str] | bytes, max_seconds: float | None) -> tuple[Wave, int]:
     """Return mono samples of a file, and their rate."""
     try:
         import soundfile
@@ -107,7 +110,8 @@ def _decode(source: str | os.PathLike[str] | bytes) -> tuple[Wave, int]:
         raise InputError(f"{name}: empty, 0 bytes", "give the content of an audio file")
     try:
         with soundfile.SoundFile(_Stream(content)) as file:
-            wave, rate = _read_mono(file, name), _checked_rate(file.samplerate)
+            rate = _checked_rate(file.samplerate)
+            wave = _read_mono(file, name, max_seconds)
     except InputError:
         raise
     except Exception as error:  # whatever a decoder meets in hostile bytes means the same to the user
@@ -130,7 +134,7 @@ class _Stream(io.BytesIO):
             return self.tell()
 
 
-def _read_mono(file: Any, name: str) -> Wave:
+def _read_mono(file: Any, name: str, max_seconds: float | None) -> Wave:
     import numpy as np
 
     blocks: list[Wave] = []
@@ -139,6 +143,8 @@ def _read_mono(file: Any, name: str) -> Wave:
     while len(block := file.read(frames, dtype="float32", always_2d=True)):
         blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
         samples += len(block)
+        if max_seconds is not None and samples > max_seconds * file.samplerate:
+            raise InputError(f"{name}: longer than {max_seconds:g} seconds", "split it into shorter files")
         if samples > MAX_SAMPLES:
             raise InputError(f"{name}: longer than {MAX_SAMPLES:,} samples", "split it into shorter files")
     # An mp3 without an index only estimates its length, hence the tolerance; a stream announces 0 or a huge number.

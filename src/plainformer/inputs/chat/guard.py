@@ -55,7 +55,8 @@ class Budget:
     def __init__(self) -> None:
         self.steps = MAX_STEPS
         self.text = MAX_TEXT
-        self.deadline = time.monotonic() + MAX_SECONDS
+        self.seconds = _seconds
+        self.deadline = time.monotonic() + self.seconds
 
     def charge(self, text: int = 0) -> None:
         """Pay for one step and for `text` characters of output."""
@@ -66,7 +67,16 @@ class Budget:
         if self.text < 0:
             raise BudgetExceeded(f"it writes more than {MAX_TEXT} characters")
         if time.monotonic() > self.deadline:
-            raise BudgetExceeded(f"it runs longer than {MAX_SECONDS:g} seconds")
+            raise BudgetExceeded(f"it runs longer than {self.seconds:g} seconds")
+
+
+_seconds = MAX_SECONDS
+
+
+def bound_seconds(seconds: float) -> None:
+    """Let templates of this process run so long: on a server, others wait meanwhile."""
+    global _seconds
+    _seconds = seconds
 
 
 _active: contextvars.ContextVar[Budget | None] = contextvars.ContextVar("template_budget", default=None)

@@ -92,7 +92,7 @@ def _marked(value: Any, tokens: re.Pattern[str]) -> Any:
 
 def encode_pieces(tokenizer: Tokenizer, prompt: ChatPrompt) -> Encoding:
     """Return the tokens of a prompt; those of a control token that is text have its whole span as offsets."""
-    newline = tokenizer.row(tokenizer.backend.encode("\n", add_special_tokens=False)).input_ids
+    newline = tokenizer.row(tokenizer.encoded("\n", add_special_tokens=False)).input_ids
     rows: list[Encoding] = []
     before = 0
     for piece, literal in prompt.pieces:
@@ -116,7 +116,7 @@ def _row(tokenizer: Tokenizer, text: str, literal: bool) -> Encoding:
     """Return a piece's tokens. A literal one goes through the backend's steps without its added tokens."""
     backend = tokenizer.backend
     if not literal:
-        return tokenizer.row(backend.encode(text, add_special_tokens=False))
+        return tokenizer.row(tokenizer.encoded(text, add_special_tokens=False))
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
     words = [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]

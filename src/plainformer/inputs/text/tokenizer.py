@@ -56,7 +56,12 @@ class Tokenizer:
         source_files: name → content, of files that `save` writes unchanged because tokenizer.json cannot express them.
         settings: further entries for the saved tokenizer_config.json.
         languages: those of a multilingual tokenizer.
+    Attributes:
+        in_pool: whether one text is encoded by the backend's pool of threads, too: other threads of Python go on meanwhile,
+            which matters to a server, and a later fork would not survive it.
     """
+
+    in_pool = False
 
     def __init__(
         self,
@@ -181,9 +186,9 @@ class Tokenizer:
         for row, item in enumerate(texts):
             lengths.fail_early(_checked_row(item, nth(row)), self._count, nth(row))
         plain: list[Any] = [item for item in texts if not isinstance(item, ChatPrompt)]
-        if len(plain) == 1:  # without waking the thread pool, which a later fork would not survive
+        if len(plain) == 1:
             text, pair = (plain[0], None) if isinstance(plain[0], str) else plain[0]
-            rows = iter([self.backend.encode(text, pair, add_special_tokens=add_special_tokens)])
+            rows = iter([self.encoded(text, pair, add_special_tokens=add_special_tokens)])
         else:
             rows = iter(self.backend.encode_batch(plain, add_special_tokens=add_special_tokens))
         each = (encode_pieces(self, one) if isinstance(one, ChatPrompt) else self.row(next(rows)) for one in texts)
@@ -192,8 +197,15 @@ class Tokenizer:
             self._say_long(max(map(len, encodings), default=0))
         return encodings
 
+    def encoded(self, text: str, pair: str | None = None, *, add_special_tokens: bool) -> tokenizers.Encoding:
+        """Return what the backend makes of one text: without waking its pool of threads, unless that is wanted."""
+        if self.in_pool:
+            one = text if pair is None else (text, pair)
+            return self.backend.encode_batch([one], add_special_tokens=add_special_tokens)[0]
+        return self.backend.encode(text, pair, add_special_tokens=add_special_tokens)
+
     def _count(self, text: str) -> int:
-        return len(self.backend.encode(text, add_special_tokens=False))
+        return len(self.encoded(text, add_special_tokens=False))
 
     def _say_long(self, length: int) -> None:
         """Say once that a row is longer than the length that the tokenizer's files state."""

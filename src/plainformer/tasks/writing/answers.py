@@ -91,15 +91,16 @@ def make_answer(found: Generation, row: int, lead: str, text: str, strings: Sequ
     )
 
 
-def first_row(steps: Search, ended: list[Generation]) -> Iterator[int | None]:
-    """Yield the first row's tokens as they come; the whole is appended to `ended`."""
+def first_row(steps: Search, ended: list[Generation]) -> Iterator[int]:
+    """Yield the first row's tokens as they come, where there are any; the whole is appended to `ended`."""
     while True:
         try:
             tokens, _ = next(steps)
         except StopIteration as end:
             ended.append(end.value)
             return
-        yield tokens[0]
+        if tokens[0] is not None:
+            yield tokens[0]
 
 
 class AnswerStream(Generic[R]):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from plainformer.inputs.text.token_bytes import TokenBytes
 
 W = TypeVar("W", bound=WritingOptions)
-_KEPT_GRAMMARS = 8
+_KEPT_GRAMMARS = 16
 
 
 class GeneratingTask(Task):
@@ -151,11 +151,11 @@ class GeneratingTask(Task):
         if healing is not None:
             return self._grammar(name, value, eos_ids, lead, healing)
         key = f"{name} {_key(value)} {tuple(eos_ids)} {lead!r}"
-        if key not in self._grammars:
-            if len(self._grammars) >= _KEPT_GRAMMARS:
-                self._grammars.clear()
-            self._grammars[key] = self._grammar(name, value, eos_ids, lead, None)
-        return self._grammars[key]
+        made = self._grammars.pop(key, None) or self._grammar(name, value, eos_ids, lead, None)
+        self._grammars[key] = made  # the last of those used
+        for oldest in list(self._grammars)[:-_KEPT_GRAMMARS]:
+            self._grammars.pop(oldest, None)  # another thread may have done so
+        return made
 
     def _grammar(self, name: str, value: Any, eos_ids: Sequence[int], lead: str, healing: Heal | None) -> Grammar:
         from plainformer.generation.constraints.grammar import Grammar
@@ -167,10 +167,12 @@ class GeneratingTask(Task):
     def _vocabulary(self, eos_ids: tuple[int, ...]) -> Vocabulary:
         from plainformer.generation.constraints.grammar import Vocabulary
 
-        if eos_ids not in self._vocabularies:
+        made = self._vocabularies.get(eos_ids)
+        if made is None:
+            made = Vocabulary(self._bytes.tokens, eos_ids, self._bytes.special_ids)
             self._vocabularies.clear()
-            self._vocabularies[eos_ids] = Vocabulary(self._bytes.tokens, eos_ids, self._bytes.special_ids)
-        return self._vocabularies[eos_ids]
+            self._vocabularies[eos_ids] = made
+        return made
 
     @cached_property
     def _grammars(self) -> dict[str, Grammar]:

@@ -36,6 +36,11 @@ def with_checkpoint_defaults(values: Mapping[str, Any], options: T) -> T:
     return options.changed(**{name: value for name, value in own.items() if name not in explicit})
 
 
+def says_how(values: Mapping[str, Any]) -> bool:
+    """Return whether a generation_config.json says anything of how to write, besides which tokens are special."""
+    return bool(_stated(values))
+
+
 class _Unchecked(GenerationOptions):
     """Options of several modes."""
 

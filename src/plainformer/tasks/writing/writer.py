@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 from plainformer.config.values import no_effect
 from plainformer.errors import placed
-from plainformer.generation.constraints.stop_strings import StopStrings, shown
+from plainformer.generation.constraints.stop_strings import StopStrings
 from plainformer.generation.options import GenerationOptions
 from plainformer.generation.result import Generation, joined
 from plainformer.generation.search import generate, stream
@@ -20,7 +21,7 @@ from plainformer.tasks.calls import Given, ItemCall, method_with
 from plainformer.tasks.writing.answers import Answer, AnswerStream, first_row, make_answer
 from plainformer.tasks.writing.base import GeneratingTask
 from plainformer.tasks.writing.checkpoint_settings import FILE, read_generation_settings
-from plainformer.tasks.writing.detokenize import pieces
+from plainformer.tasks.writing.detokenize import AnswerText
 from plainformer.tasks.writing.options import PromptOptions, WritingOptions
 from plainformer.tasks.writing.prepared import Beginning, Prepared
 
@@ -54,7 +55,7 @@ class WritingTask(GeneratingTask, Generic[A]):
             alone = [self.tokenizer.pad([row], side="left") for row in encoded.encodings]
             return joined([self.predict(one, options.of_rows([place])) for place, one in enumerate(alone)])
         prepared = self.prepared(encoded, options)
-        return _without_first(generate(self.model, **prepared.inputs, options=prepared.options), prepared.uncounted)
+        return without_first(generate(self.model, **prepared.inputs, options=prepared.options), prepared.uncounted)
 
     def decode(self, encoded: TextBatch, predicted: Generation, options: Any) -> list[A]:
         count = len(predicted.token_ids) // max(1, len(encoded.encodings))
@@ -88,14 +89,16 @@ class WritingTask(GeneratingTask, Generic[A]):
 
     def _write(self, encoded: TextBatch, prepared: Prepared, options: Any) -> Generator[str, None, A]:
         ended: list[Generation] = []
-        if prepared.lead:
-            yield prepared.lead
+        text = AnswerText(self.tokenizer, prepared, options.stop_strings)
+        if first := text.begin():
+            yield first
         tokens = first_row(stream(self.model, **prepared.inputs, options=prepared.options), ended)
-        for _ in range(prepared.uncounted):
-            next((token for token in tokens if token is not None), None)
-        texts = pieces(self.tokenizer, prepared.before, tokens, begun=prepared.begun)
-        yield from shown(texts, options.stop_strings, skip=prepared.repeated)
-        return self.decode(encoded, _without_first(ended[0], prepared.uncounted), options)[0]
+        for token in islice(tokens, prepared.uncounted, None):
+            if piece := text.push(token):
+                yield piece
+        if rest := text.end():
+            yield rest
+        return self.decode(encoded, without_first(ended[0], prepared.uncounted), options)[0]
 
     # ---- prompts --------------------------------------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ def streams_with(options: Callable[Given, WritingOptions], answer: type[Whole]) 
     return method_with(options, AnswerStream[Whole], doc, lambda task, item, made: task.streamed(item, made))
 
 
-def _without_first(found: Generation, count: int) -> Generation:
+def without_first(found: Generation, count: int) -> Generation:
     """Return a generation without the first tokens of each row."""
     if not count:
         return found

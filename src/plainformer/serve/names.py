@@ -1,0 +1,63 @@
+"""Which model a request means, and which tasks it can be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from plainformer.errors import did_you_mean
+from plainformer.serve.errors import Refusal, invalid
+
+if TYPE_CHECKING:
+    from plainformer.serve.engine.capabilities import Capabilities
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served model: its name, its task (a `Task` of the library), what it can do, and when it was loaded, in Unix seconds."""
+
+    name: str
+    task: Any
+    can: Capabilities
+    tasks: tuple[str, ...]
+    created: int
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer. Raises: UsageError, where it has none."""
+        return self.task.tokenizer
+
+
+class Names:
+    """The served models by name."""
+
+    def __init__(self, models: Mapping[str, Served]) -> None:
+        self.models = models
+
+    def find(self, name: str | None, tasks: Collection[str] = (), what: str = "") -> Served:
+        """Return the model of that name, which does one of `tasks`; without a name, the first that does.
+
+        Raises:
+            Refusal: 404 for a name that is not served, 400 for a model that cannot do `what`.
+        """
+        able = [model for model in self.models.values() if not tasks or set(tasks) & set(model.tasks)]
+        if name is None:
+            if not able:
+                raise self._unable("none of the models here does it", what, able)
+            return able[0]
+        model = self.models.get(name)
+        if model is None:
+            hint = did_you_mean(name, self.models) or "see /v1/models"
+            raise Refusal(404, f"there is no model {name[:200]!r}\n  → {hint}", code="model_not_found", param="model")
+        if model not in able:
+            raise self._unable(f"the model {name!r} is for {model.can.task}", what, able)
+        return model
+
+    def _unable(self, why: str, what: str, able: list[Served]) -> Refusal:
+        fix = (
+            f"ask {' or '.join(repr(one.name) for one in able)}"
+            if able
+            else "start the server with a model for it: serve NAME=REF"
+        )
+        return invalid(f"{why}, not for {what or 'this'}\n  → {fix}", "model", "wrong_task")
