@@ -18,7 +18,9 @@ def house(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory)
     """A server with the bundled chat model and embedding model, and a tiny random one of each other kind."""
     from tests.support.models import save, whisper
 
-    ranker = save("text-classification", tmp_path_factory.mktemp("ranker"), id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
+    ranker = save(
+        "text-classification", tmp_path_factory.mktemp("ranker"), id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0}
+    )
     hearing = tmp_path_factory.mktemp("whisper")
     whisper(hearing)
     given = [f"whisper={hearing}", f"ranker={ranker}", *models(tiny, *TINY)]

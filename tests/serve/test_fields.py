@@ -35,7 +35,16 @@ def test_depth_is_counted_without_parsing(value: Any, depth: int) -> None:
     assert nested_deeper(json.dumps(value).encode(), depth) is (depth_of(value) > depth)
 
 
-@pytest.mark.parametrize("data", [b"[" * 4_000_000, b'{"a":' * 800_000, b"[]" * 2_000_000, b'"[' * 2_000_000, b'{"a":' + b"[[" * 40 + b"]]" * 40 + b"}"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 4_000_000,
+        b'{"a":' * 800_000,
+        b"[]" * 2_000_000,
+        b'"[' * 2_000_000,
+        b'{"a":' + b"[[" * 40 + b"]]" * 40 + b"}",
+    ],
+)
 def test_depth_costs_no_time(data: bytes) -> None:
     started = time.process_time()
     with pytest.raises(Refusal):
@@ -44,8 +53,8 @@ def test_depth_costs_no_time(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [
-    b"", b"[]", b"1", b"{", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b'{"\\ud800": 1}', b"\xff{}",
-    b'{"a": ' + b"9" * 5000 + b"}", b"{'a': 1}",
+    b"", b"[]", b"1", b"{", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b'{"\\ud800": 1}',
+    b"\xff{}", b'{"a": ' + b"9" * 5000 + b"}", b"{'a': 1}",
 ])  # fmt: skip
 def test_what_is_not_json(body: bytes) -> None:
     with pytest.raises(Refusal) as refused:

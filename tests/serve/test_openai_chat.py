@@ -41,7 +41,9 @@ def test_an_answer_is_the_librarys(client: openai.OpenAI, smol: Any) -> None:
 def test_drawn_answers_come_with_their_seed(client: openai.OpenAI, smol: Any) -> None:
     first = client.chat.completions.create(model="smol", messages=HI, max_tokens=12, temperature=0.9, top_p=0.9)
     seed = first.model_extra["plainformer"]["seed"]
-    again = client.chat.completions.create(model="smol", messages=HI, max_tokens=12, temperature=0.9, top_p=0.9, seed=seed)
+    again = client.chat.completions.create(
+        model="smol", messages=HI, max_tokens=12, temperature=0.9, top_p=0.9, seed=seed
+    )
     own = smol(HI, max_new_tokens=12, do_sample=True, temperature=0.9, top_p=0.9, seed=seed)
     assert first.choices[0].message.content == again.choices[0].message.content == own.text
 
@@ -110,7 +112,9 @@ def test_log_probabilities(client: openai.OpenAI, smol: Any) -> None:
 
 def test_a_cached_beginning_changes_no_bit(client: openai.OpenAI) -> None:
     long = [{"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * 12 + "And then?"}]
-    given: dict[str, Any] = dict(model="smol", messages=long, temperature=0, max_tokens=5, logprobs=True, top_logprobs=1)
+    given: dict[str, Any] = dict(
+        model="smol", messages=long, temperature=0, max_tokens=5, logprobs=True, top_logprobs=1
+    )
     cold, warm = client.chat.completions.create(**given), client.chat.completions.create(**given)
     assert warm.usage.prompt_tokens_details.cached_tokens >= 64 > cold.usage.prompt_tokens_details.cached_tokens
     assert warm.choices == cold.choices
@@ -123,7 +127,9 @@ def test_both_names_of_the_limit(house: Running, name: str) -> None:
     assert found["usage"]["completion_tokens"] == 3 and found["choices"][0]["finish_reason"] == "length"
     for wrong in (0, -1, 1.5, "3", True, 10**19):
         assert house.refused("/v1/chat/completions", {**body, name: wrong})["param"] == name
-    assert house.ask("/v1/chat/completions", {**body, name: None, "max_new_tokens": 2})["usage"]["completion_tokens"] == 2
+    assert (
+        house.ask("/v1/chat/completions", {**body, name: None, "max_new_tokens": 2})["usage"]["completion_tokens"] == 2
+    )
     house.refused("/v1/chat/completions", {**body, "max_tokens": 3, "max_completion_tokens": 4})
     house.ask("/v1/chat/completions", {**body, "max_tokens": 3, "max_completion_tokens": 3})
 
@@ -143,12 +149,16 @@ class Capital(BaseModel):
 
 
 def test_json_of_a_schema(client: openai.OpenAI) -> None:
-    found = client.chat.completions.parse(model="smol", messages=HI, response_format=Capital, temperature=0, max_tokens=80)
+    found = client.chat.completions.parse(
+        model="smol", messages=HI, response_format=Capital, temperature=0, max_tokens=80
+    )
     choice = found.choices[0]
     if choice.finish_reason == "stop":
         assert isinstance(choice.message.parsed, Capital)
     shape: Any = {"type": "json_object"}
-    free = client.chat.completions.create(model="smol", messages=HI, response_format=shape, temperature=0, max_tokens=60)
+    free = client.chat.completions.create(
+        model="smol", messages=HI, response_format=shape, temperature=0, max_tokens=60
+    )
     if free.choices[0].finish_reason == "stop":
         assert isinstance(json.loads(free.choices[0].message.content), dict)
     assert "length" in (free.choices[0].finish_reason, choice.finish_reason) or choice.message.parsed
@@ -160,17 +170,31 @@ def test_a_schema_that_cannot_be_kept_is_refused(house: Running) -> None:
     def shaped(schema: Any) -> dict[str, Any]:
         return {**body, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
 
-    error = house.refused("/v1/chat/completions", shaped({"type": "object", "unevaluatedItems": 5, "$dynamicRef": "#x"}))
+    error = house.refused(
+        "/v1/chat/completions", shaped({"type": "object", "unevaluatedItems": 5, "$dynamicRef": "#x"})
+    )
     assert error["param"] == "response_format"
-    house.refused("/v1/chat/completions", shaped({"type": "object", "description": "x" * 70_000}), 400, "unsupported_schema")
+    house.refused(
+        "/v1/chat/completions", shaped({"type": "object", "description": "x" * 70_000}), 400, "unsupported_schema"
+    )
     house.refused("/v1/chat/completions", {**body, "response_format": {"type": "json_schema", "schema": {}}})
     house.refused("/v1/chat/completions", {**body, "response_format": {"type": "yaml"}})
 
 
 def test_samplers_beside_temperature_0_are_named(house: Running) -> None:
-    found = house.ask("/v1/chat/completions", {"messages": HI, "temperature": 0, "top_p": 0.5, "seed": 3, "max_tokens": 2})
+    found = house.ask(
+        "/v1/chat/completions", {"messages": HI, "temperature": 0, "top_p": 0.5, "seed": 3, "max_tokens": 2}
+    )
     assert found["plainformer"]["warnings"] == ["top_p has no effect with temperature 0"]
-    neutral = {"messages": HI, "temperature": 0, "top_p": 1, "presence_penalty": 0, "logit_bias": {}, "n": 1, "stop": None}
+    neutral = {
+        "messages": HI,
+        "temperature": 0,
+        "top_p": 1,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "n": 1,
+        "stop": None,
+    }
     assert house.ask("/v1/chat/completions", {**neutral, "max_tokens": 2})["plainformer"]["warnings"] == []
 
 
@@ -187,7 +211,14 @@ def test_penalties_and_biases_are_the_librarys(house: Running, smol: Any) -> Non
 
 def test_whole_characters_alone(house: Running) -> None:
     answer = "🙂 中文 é́ 👩‍👩‍👧"
-    body = {"model": "smol", "messages": HI, "choices": [answer, answer + "!"], "temperature": 0, "max_tokens": 60, "stream": True}
+    body = {
+        "model": "smol",
+        "messages": HI,
+        "choices": [answer, answer + "!"],
+        "temperature": 0,
+        "max_tokens": 60,
+        "stream": True,
+    }
     page = house.post("/v1/chat/completions", body).text
     *events, done = events_of(page)
     deltas = [json.loads(one)["choices"][0]["delta"].get("content", "") for one in events]
@@ -196,7 +227,9 @@ def test_whole_characters_alone(house: Running) -> None:
 
 def test_messages_in_parts_and_roles(house: Running, smol: Any) -> None:
     parts = [{"type": "text", "text": "What is the capital "}, {"type": "text", "text": "of France?"}]
-    found = house.ask("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 6})
+    found = house.ask(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], "temperature": 0, "max_tokens": 6}
+    )
     assert found["choices"][0]["message"]["content"] == smol(HI, max_new_tokens=6).text
     body = {"messages": [{"role": "developer", "content": "Be brief."}, *HI], "temperature": 0, "max_tokens": 6}
     own = smol([{"role": "system", "content": "Be brief."}, *HI], max_new_tokens=6).text
@@ -214,4 +247,7 @@ def test_a_model_that_rewrites_text_answers_too(house: Running, tiny: Any) -> No
 def test_the_default_is_to_draw(house: Running) -> None:
     found = house.ask("/v1/chat/completions", {"model": "smol", "messages": HI, "max_tokens": 3})
     assert isinstance(found["plainformer"]["seed"], int)
-    assert house.ask("/v1/chat/completions", {"messages": HI, "temperature": 0, "max_tokens": 3})["plainformer"]["seed"] is None
+    assert (
+        house.ask("/v1/chat/completions", {"messages": HI, "temperature": 0, "max_tokens": 3})["plainformer"]["seed"]
+        is None
+    )

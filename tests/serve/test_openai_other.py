@@ -48,8 +48,12 @@ def test_vectors_as_the_client_asks_for_them_by_default(client: openai.OpenAI, m
 
 
 def test_numbers_and_base64_say_the_same(house: Running) -> None:
-    plain = house.ask("/v1/embeddings", {"model": "minilm", "input": TEXTS[0], "encoding_format": "float"})["data"][0]["embedding"]
-    coded = house.ask("/v1/embeddings", {"model": "minilm", "input": TEXTS[0], "encoding_format": "base64"})["data"][0]["embedding"]
+    plain = house.ask("/v1/embeddings", {"model": "minilm", "input": TEXTS[0], "encoding_format": "float"})["data"][0][
+        "embedding"
+    ]
+    coded = house.ask("/v1/embeddings", {"model": "minilm", "input": TEXTS[0], "encoding_format": "base64"})["data"][0][
+        "embedding"
+    ]
     assert np.array_equal(np.frombuffer(base64.b64decode(coded), "<f4"), np.array(plain, dtype="<f4"))
     assert house.ask("/v1/embeddings", {"model": "minilm", "input": TEXTS[0]})["data"][0]["embedding"] == plain
 
@@ -60,7 +64,10 @@ def test_token_ids_are_taken_where_they_are_of_a_text(house: Running, minilm: An
     plain = house.ask("/v1/embeddings", {"model": "minilm", "input": text})["data"]
     assert house.ask("/v1/embeddings", {"model": "minilm", "input": ids})["data"] == plain
     assert house.ask("/v1/embeddings", {"model": "minilm", "input": [ids[1:-1]]})["data"] == plain
-    assert "check_embedding_ctx_length" in house.refused("/v1/embeddings", {"model": "minilm", "input": [101, 101, 7]})["message"]
+    assert (
+        "check_embedding_ctx_length"
+        in house.refused("/v1/embeddings", {"model": "minilm", "input": [101, 101, 7]})["message"]
+    )
 
 
 def test_what_vectors_cannot_be(house: Running) -> None:
@@ -75,7 +82,10 @@ def test_what_vectors_cannot_be(house: Running) -> None:
     house.refused("/v1/embeddings", {"model": "minilm", "input": ""})
     house.refused("/v1/embeddings", {"model": "minilm", "input": ["x"] * 2049})
     house.refused("/v1/embeddings", {"model": "smol", "input": "x"}, 400, "wrong_task")
-    assert "did you mean" in house.refused("/v1/embeddings", {"model": "minilmm", "input": "x"}, 404, "model_not_found")["message"]
+    assert (
+        "did you mean"
+        in house.refused("/v1/embeddings", {"model": "minilmm", "input": "x"}, 404, "model_not_found")["message"]
+    )
 
 
 # ---- rankings -----------------------------------------------------------------------------------------------------------
@@ -110,7 +120,9 @@ def test_rankings_refuse(house: Running) -> None:
     house.refused("/v1/rerank", {"model": "ranker", "query": "x", "documents": []})
     house.refused("/v1/rerank", {"model": "ranker", "query": "", "documents": ["x"]})
     house.refused("/v1/rerank", {"model": "ranker", "query": "x", "documents": ["x"] * 1001})
-    house.refused("/v1/rerank", {"model": "ranker", "query": "x", "documents": ["the cat " * 60]}, 400, "context_length_exceeded")
+    house.refused(
+        "/v1/rerank", {"model": "ranker", "query": "x", "documents": ["the cat " * 60]}, 400, "context_length_exceeded"
+    )
 
 
 # ---- recordings ---------------------------------------------------------------------------------------------------------
@@ -141,7 +153,9 @@ def test_transcriptions_are_the_librarys(house: Running, recording: bytes, tiny:
     form = {"model": "speech", "response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]}
     found = house.client.post("/v1/audio/transcriptions", data=form, files={"file": ("a.wav", recording)}).json()
     assert found["text"] == own.text
-    assert [(one["word"], one["start"], one["end"]) for one in found["words"]] == [(w.text, w.start, w.end) for w in own.words]
+    assert [(one["word"], one["start"], one["end"]) for one in found["words"]] == [
+        (w.text, w.start, w.end) for w in own.words
+    ]
     assert [one["text"] for one in found["segments"]] == [one.text for one in own.segments]
     form = {"model": "speech", "response_format": "srt"}
     page = house.client.post("/v1/audio/transcriptions", data=form, files={"file": ("a.wav", recording)}).text
@@ -177,7 +191,12 @@ def test_models(client: openai.OpenAI, house: Running) -> None:
     one = client.models.retrieve("smol")
     assert one.id == "smol" and one.object == "model"
     said = one.model_extra["plainformer"]
-    assert said["task"] == "text-generation" and said["context"] == 8192 and said["chat"] and said["parameters"] == 134515008
+    assert (
+        said["task"] == "text-generation"
+        and said["context"] == 8192
+        and said["chat"]
+        and said["parameters"] == 134515008
+    )
     with pytest.raises(openai.NotFoundError, match="did you mean 'smol'"):
         client.models.retrieve("smoll")
     assert "/" not in json.dumps({k: v for k, v in said.items() if k != "device"})
@@ -189,7 +208,10 @@ def test_tokens(house: Running, minilm: Any) -> None:
     assert found["tokens"] == list(row.input_ids) and found["count"] == 4
     assert [(one["start"], one["end"]) for one in found["details"]] == list(row.offsets)
     assert house.ask("/tokenize", {"model": "minilm", "text": "A cat", "add_special_tokens": False})["count"] == 2
-    assert house.ask("/v1/detokenize", {"model": "minilm", "tokens": found["tokens"], "skip_special_tokens": True})["text"] == "a cat"
+    assert (
+        house.ask("/v1/detokenize", {"model": "minilm", "tokens": found["tokens"], "skip_special_tokens": True})["text"]
+        == "a cat"
+    )
     house.refused("/v1/detokenize", {"model": "minilm", "tokens": [10**8]})
 
 

@@ -22,7 +22,10 @@ WEATHER = {
         "description": "The weather of a city.",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "properties": {
+                "city": {"enum": ["Paris", "Rome"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
             "required": ["city", "days"],
             "additionalProperties": False,
         },
@@ -50,18 +53,21 @@ def read(box: Toolbox, parts: list[str]) -> tuple[str, list[tuple[str, str]]]:
 
 
 HERMES = 'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "a \\"}{\\" b", "days": [1, {"x": 2}]}}\n</tool_call>'
-CASES = [
-    ("tags", HERMES, "Let me see.\n", [("weather", '{"city": "a \\"}{\\" b", "days": [1, {"x": 2}]}')]),
-    ("tags", HERMES + "\n" + HERMES.split("\n", 1)[1], "Let me see.\n", [("weather", '{"city": "a \\"}{\\" b", "days": [1, {"x": 2}]}')] * 2),
+ARGUMENTS = '{"city": "a \\"}{\\" b", "days": [1, {"x": 2}]}'
+NOBODY = '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>'
+TWO = '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]'
+CASES: list[tuple[str, str, str, list[tuple[str, str]]]] = [
+    ("tags", HERMES, "Let me see.\n", [("weather", ARGUMENTS)]),
+    ("tags", HERMES + "\n" + HERMES.split("\n", 1)[1], "Let me see.\n", [("weather", ARGUMENTS)] * 2),
     ("tags", "no call <b> here", "no call <b> here", []),
-    ("tags", '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>', '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>', []),
+    ("tags", NOBODY, NOBODY, []),
     ("tags", "<tool_call>what</tool_call>", "<tool_call>what</tool_call>", []),
-    ("mistral", '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]', "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+    ("mistral", TWO, "", [("clock", "{}"), ("clock", '{"a": 1}')]),
     ("mistral", ' [{"name": "clock", "arguments": {}}]', "", [("clock", "{}")]),
     ("mistral", "[1] is a list", "[1] is a list", []),
     ("json", '{"name": "clock", "parameters": {"a": {}}}', "", [("clock", '{"a": {}}')]),
     ("json", "A set is {1, 2}", "A set is {1, 2}", []),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("style", "answer", "text", "calls"), CASES)

@@ -26,8 +26,12 @@ class ServedLoadFlags(Flags, kinds=[LoadOptions], group="How models are loaded",
 
 def serve(
     *models: Annotated[str, Parameter(help="[NAME=]REF of a model, several of any kind; none: the bundled ones.")],
-    task: Annotated[list[str] | None, Parameter(help="NAME=TASK: a model's task, if not the usual one; repeat it.")] = None,
-    config: Annotated[str | None, Parameter(help="YAML file with models, options and load; flags come after it.")] = None,
+    task: Annotated[
+        list[str] | None, Parameter(help="NAME=TASK: a model's task, if not the usual one; repeat it.")
+    ] = None,
+    config: Annotated[
+        str | None, Parameter(help="YAML file with models, options and load; flags come after it.")
+    ] = None,
     flags: ServerFlags = ServerFlags(),  # noqa: B008
     load: ServedLoadFlags = ServedLoadFlags(),  # noqa: B008
 ) -> None:
@@ -46,7 +50,9 @@ def serve(
         sys.exit(code)
 
 
-def configured(models: list[str], tasks: list[str], path: str | None, given: dict[str, Any], load: dict[str, Any]) -> ServeConfig:
+def configured(
+    models: list[str], tasks: list[str], path: str | None, given: dict[str, Any], load: dict[str, Any]
+) -> ServeConfig:
     """Return what a command line and its YAML file ask for: what is typed comes before the file."""
     entries: tuple[ModelEntry, ...] = ()
     options: dict[str, Any] = {}

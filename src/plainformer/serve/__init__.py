@@ -41,15 +41,15 @@ def run(config: ServeConfig, say: Callable[[str], object] = lambda line: None) -
         say: is told, line by line, what is served, and at the end of the start the address.
     """
     check_installed()
-    from plainformer.serve import log
     from plainformer.serve.app import load_models, make_service
+    from plainformer.serve.log import set_up
     from plainformer.serve.server import bind, serve
     from plainformer.serve.starting import described, make_ready
 
     config.options.key()  # what is wrong with it, or missing, is said before anything is loaded
     config.options.metrics_key()
     listening = bind(config.options.host, config.options.port)
-    log.set_up(config.options.log)
+    set_up(config.options.log)
     service = make_service(config, load_models(config))
     for line in described(service):
         say(line)

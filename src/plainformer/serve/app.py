@@ -13,12 +13,13 @@ from starlette.routing import Match, Router
 from starlette.routing import Route as Path
 
 from plainformer.errors import did_you_mean
-from plainformer.serve import log
+from plainformer.serve.api.openapi import described
 from plainformer.serve.api.routes import ROUTES, Route
 from plainformer.serve.api.service import Call, Service
 from plainformer.serve.config import ServeConfig
 from plainformer.serve.errors import Refusal, missing_route
 from plainformer.serve.guard import Guard, Passed, Rules, refuse
+from plainformer.serve.log import answered
 from plainformer.serve.metrics import Metrics
 from plainformer.serve.names import Names, Served
 
@@ -31,6 +32,7 @@ class Application:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        service.cache["openapi"] = described(ROUTES, service.names.models)
         self.router = Router(
             [path for route in ROUTES for path in self._paths(route)], default=self._nowhere, redirect_slashes=False
         )
@@ -161,12 +163,13 @@ def guarded(service: Service) -> Guard:
         frozenset(options.cors_origin),
         options.bytes_of("max_body"),
         options.bytes_of("max_upload"),
+        options.max_header,
         options.body_timeout,
     )
 
     def seen(passed: Passed, model: str) -> None:
         service.metrics.answered(passed, model)
-        log.answered(passed, model)
+        answered(passed, model)
 
     return Guard(Application(service), rules, seen)
 

@@ -60,7 +60,7 @@ class ServeOptions(OptionSet):
     """Options of `plainformer serve`, besides those of its engine and of loading."""
 
     # fmt: off
-    host: str = option("127.0.0.1", help="Address to listen at; beyond this machine only with an API key.", group=WHERE, check=text())
+    host: str = option("127.0.0.1", help="Address to listen at; beyond this machine with a key alone.", group=WHERE, check=text())
     port: int = option(8000, help="Port; 0 takes a free one, which is printed.", group=WHERE, check=whole(0, 65535))
     drain_timeout: float = option(
         30.0, help="Seconds that running requests may go on after SIGTERM.", group=WHERE, check=number("[0, inf)"))
@@ -74,9 +74,9 @@ class ServeOptions(OptionSet):
 
     api_key_file: str | None = option(
         None, help=f"File with the API key that requests must carry; or in {KEY_VARIABLE}.", group=WHO, check=text())
-    metrics_key_file: str | None = option(None, help="File with the key for /metrics, which is open otherwise.", group=WHO, check=text())
+    metrics_key_file: str | None = option(None, help="File with a key for /metrics.", group=WHO, check=text())
     allowed_host: Sequence[str] = option(
-        (), help="Name by which this server may be called besides localhost; repeat it.", group=WHO, check=check_texts, typed=list[str])
+        (), help="Name of this server besides localhost; repeat it.", group=WHO, check=check_texts, typed=list[str])
     cors_origin: Sequence[str] = option(
         (), help="Origin of a page that may call from a browser, or *; repeat it.", group=WHO, check=_origins, typed=list[str])
 
@@ -90,12 +90,12 @@ class ServeOptions(OptionSet):
     max_documents: int = option(1000, help="Documents of a request for a ranking.", group=LIMITS, check=whole(1))
     max_audio_seconds: int = option(1800, help="Length of a recording.", group=LIMITS, check=whole(1))
     template_seconds: float = option(1.0, help="Seconds that a chat template may run.", group=LIMITS, check=number("(0, 5]"))
-    body_timeout: float = option(30.0, help="Seconds within which a request must have come.", group=LIMITS, check=number("(0, inf)"))
+    body_timeout: float = option(30.0, help="Seconds that a request may take to come.", group=LIMITS, check=number("(0, inf)"))
     keep_alive: int = option(5, help="Seconds that an idle connection stays open.", group=LIMITS, check=whole(1))
     max_connections: int = option(256, help="Connections at once.", group=LIMITS, check=whole(1))
     max_header: int = option(16384, help="Bytes of a request's headers.", group=LIMITS, check=whole(1024))
     kv_memory: str | None = option(
-        None, help="Memory for keys and values, such as 2GB; default: a quarter of what is free.", group=MEMORY, check=_bytes, typed=str)
+        None, help="Memory for keys and values: 2GB; default: a quarter of what is free.", group=MEMORY, check=_bytes, typed=str)
     # fmt: on
 
     def bytes_of(self, name: str) -> int:

@@ -1,7 +1,7 @@
 """What a request is answered with where it cannot be carried out: a status, and a body in the shape that OpenAI's clients read.
 
-Every failure of a handler comes to `refusal_of`: the library's errors keep their message, with options as they are called over HTTP,
-and anything else is told to the log with the request's id, and to the client as no more than that.
+Every failure of a handler comes to `refusal_of`: the library's errors keep their message, with options as HTTP calls them; anything
+else is told to the log with the request's id, and to the client as no more than that.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class Rules:
     Attributes:
         key: of the API; None: no key is asked for. metrics_key: of /metrics; None: it is open.
         hosts: names that the Host header may have besides IP addresses and localhost. origins: of pages that may call, "*" for any.
-        body, upload: bytes of a JSON body and of a form with a file. body_seconds: within which a body must have come.
+        body, upload, header: bytes of a JSON body, of a form with a file, and of the headers.
+        body_seconds: within which a body must have come.
     """
 
     key: str | None = None
@@ -49,6 +50,7 @@ class Rules:
     origins: frozenset[str] = frozenset()
     body: int = 4 * 2**20
     upload: int = 100 * 2**20
+    header: int = 16 * 2**10
     body_seconds: float = 30.0
 
 
@@ -171,6 +173,9 @@ class Guard:
 
     def _check_body(self, headers: dict[str, str]) -> int:
         """Refuse a body that is too long, or compressed, by its headers. Returns the limit for those that do not say."""
+        if sum(len(name) + len(value) for name, value in headers.items()) > self.rules.header:
+            message = f"the headers are larger than {self.rules.header:,} bytes\n  → send less"
+            raise Refusal(431, message, code="headers_too_large", headers={"connection": "close"})
         if headers.get("content-encoding", "identity").lower() != "identity":
             what = f"bodies with Content-Encoding {headers['content-encoding'][:40]!r} are not read"
             raise Refusal(415, f"{what}\n  → send it as it is", code="unsupported_encoding")

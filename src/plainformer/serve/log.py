@@ -56,7 +56,7 @@ def set_up(kind: str) -> None:
 
 
 def answered(passed: Any, model: str) -> None:
-    """Log a request that has ended. Paths that are no route are not repeated: they may hold anything."""
+    """Log a request that has ended. Other paths are not repeated: they may hold anything."""
     fields = {
         "request": passed.id,
         "method": passed.method if passed.method.isalpha() else "?",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -48,12 +49,15 @@ _GAUGES = {
 }
 
 
-class Metrics:
-    """The numbers of one server. `label` says which models' names may be labels."""
+def _gauge_of(engine: Engine, name: str) -> float:
+    return engine.gauges().get(name, 0)
 
-    def __init__(self, engine: Engine, label: Callable[[str], str] = str) -> None:
+
+class Metrics:
+    """The numbers of one server."""
+
+    def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
-        self._label = label
         self._open = 0
         self._lock = threading.Lock()
         ProcessCollector(registry=self.registry)
@@ -74,7 +78,7 @@ class Metrics:
             registry=self.registry,
         )
         for name, help in _GAUGES.items():
-            self._gauge(name, help, lambda name=name: engine.gauges().get(name, 0))
+            self._gauge(name, help, partial(_gauge_of, engine, name))
         self._gauge("streams_open", "Streams that are being read.", lambda: self._open)
         self._gauge(
             "compute_thread_alive_seconds", "Since the computing thread was last seen.", lambda: engine.idle_seconds

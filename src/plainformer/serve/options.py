@@ -119,11 +119,30 @@ class Asked:
     warnings: list[str] = field(default_factory=list)
 
 
-# Fields of the routes that are no options of a task.
-NOT_OPTIONS = (
-    "model messages prompt stream stream_options n logprobs top_logprobs logit_bias response_format tools tool_choice "
-    "parallel_tool_calls echo best_of suffix temperature functions function_call modalities reasoning_effort"
-).split()
+# Fields of the routes that a task has no option for, or one of another kind.
+NOT_OPTIONS = [
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "echo",
+    "best_of",
+    "suffix",
+    "temperature",
+    "functions",
+    "function_call",
+    "modalities",
+    "reasoning_effort",
+]
 
 
 def asked_of(given: Mapping[str, Any], *, settings: Mapping[str, Any], defaults: str, max_schema: int) -> Asked:

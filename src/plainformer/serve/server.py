@@ -21,10 +21,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plainformer.errors import PlainformerError
-from plainformer.serve import log
 from plainformer.serve.api.service import Service
 from plainformer.serve.app import guarded
 from plainformer.serve.config import ServeOptions
+from plainformer.serve.log import logger
 
 DIED, INTERRUPTED = 70, 130
 SEND_BUFFER = 32 * 1024  # of a socket: with the usual megabytes, no reader would ever be seen to be slow
@@ -91,7 +91,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
-        self.service.engine.on_death.append(lambda error: loop.call_soon_threadsafe(self._died, error))
+
+        def died(error: BaseException) -> None:
+            loop.call_soon_threadsafe(self._died, error)
+
+        self.service.engine.on_death.append(died)
         if not self.service.engine.alive:
             self._died(None)
         assert sockets is not None
@@ -100,12 +104,12 @@ class Server(uvicorn.Server):
     def _signalled(self) -> None:
         self._signals += 1
         if self._signals > 1:
-            log.logger.warning("second signal: ending at once")
+            logger.warning("second signal: ending at once")
             os._exit(INTERRUPTED)
         self._end()
 
     def _died(self, error: BaseException | None) -> None:
-        log.logger.error("the computing thread has died: %s", error)
+        logger.error("the computing thread has died: %s", error)
         self.code = DIED
         self._end(0.0)
 
@@ -121,7 +125,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         if self.code == 0:
-            log.logger.info("shutting down: running requests have %g s", seconds)
+            logger.info("shutting down: running requests have %g s", seconds)
             engine.drain()
         until = loop.time() + seconds
         while self._is_busy() and loop.time() < until and engine.alive:

@@ -56,7 +56,8 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             while True:
                 following = following or asyncio.ensure_future(anext(self.events))  # type: ignore[arg-type]
-                await asyncio.wait({following, gone}, timeout=self.keep_alive, return_when=asyncio.FIRST_COMPLETED)
+                waited: set[asyncio.Future[Any]] = {following, gone}
+                await asyncio.wait(waited, timeout=self.keep_alive, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return
                 if not following.done():

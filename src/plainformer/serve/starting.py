@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from plainformer.config.model import in_millions
 from plainformer.errors import PlainformerError
-from plainformer.serve import log
 from plainformer.serve.api.service import Service
+from plainformer.serve.log import logger
 
 
 def described(service: Service) -> Iterator[str]:
@@ -34,4 +34,4 @@ def make_ready(service: Service) -> None:
         try:
             service.engine.generate(name, "a", {"min_new_tokens": 2, "max_new_tokens": 2}).result()
         except PlainformerError as error:
-            log.logger.warning("%s: a first token could not be written: %s", name, error.what)
+            logger.warning("%s: a first token could not be written: %s", name, error.what)

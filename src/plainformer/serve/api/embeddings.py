@@ -1,4 +1,4 @@
-"""/embeddings: vectors of texts, as numbers or as base64 of little-endian fp32, which is what OpenAI's clients ask for by default."""
+"""/embeddings: vectors of texts, as numbers or as base64 of little-endian fp32, as OpenAI's clients ask by default."""
 
 from __future__ import annotations
 
@@ -103,19 +103,17 @@ def counted(model: Served, texts: list[str], given: dict[str, Any]) -> int:
     """Return how many tokens texts have; of those that are to be cut, what is left."""
     rows = model.tokenizer.encode_batch(texts, max_length=None)
     limits = (given.get("max_length"), getattr(model.task, "max_tokens", None), model.can.context)
-    most = next((limit for limit in limits if limit), None)
+    most: int = next((limit for limit in limits if limit), 0)
     cut = given.get("truncate") and most
     return sum(min(len(row), most) if cut else len(row) for row in rows)
 
 
 def _dimensions(model: Served, dimensions: int) -> dict[str, Any]:
-    """Return the option that keeps so many numbers; only a model that was trained for it keeps its meaning then."""
+    """Return the option that keeps this many numbers; only a model that was trained for it keeps its meaning then."""
     config = model.task.config
     width = (config.encoder or config.main_stack).hidden_size
-    trained = (
-        config.source.get("matryoshka_dimensions")
-        or getattr(model.task, "files", None)
-        and model.task.files.truncate_dim
+    trained = config.source.get("matryoshka_dimensions") or (
+        getattr(model.task, "files", None) and model.task.files.truncate_dim
     )
     if dimensions == width:
         return {}

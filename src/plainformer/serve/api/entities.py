@@ -55,7 +55,7 @@ async def entities(call: Call) -> Any:
         else Document(one.get("name", f"document {place}"), one["text"])
         for place, one in enumerate(given["documents"], 1)
     ]
-    how = {
+    how: dict[str, Any] = {
         name: given[name]
         for name in ("labels", "min_score", "within", "required", "threshold", "anywhere")
         if name in given

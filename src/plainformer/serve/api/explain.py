@@ -56,7 +56,7 @@ async def explain(call: Call) -> Any:
     model, item, options = _asked(call, given)
     names = ("pair", "chat", "top_k", "truncate", "attention", "lens", "nearest", "map_size")
     how = {name: given[name] for name in names if name in given}
-    if "attention" in how:
+    if how.get("attention", True) is not True:
         how.setdefault("map_size", _MAP_SIZE)
 
     def run() -> Any:

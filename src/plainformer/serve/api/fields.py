@@ -7,15 +7,14 @@ library are made of the fields of its dataclasses (`option_fields`), which the c
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from plainformer.config.declared import declared
-from plainformer.config.options import NotTyped, OptionSet, Spec, specs
+from plainformer.config.options import OptionSet, Spec, cached, specs
 from plainformer.errors import did_you_mean, spelt
-from plainformer.serve.errors import Refusal, http_name, invalid
+from plainformer.serve.errors import Refusal, invalid
 
 Schema = Mapping[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -271,16 +270,16 @@ def _wrong(where: str, value: Any, why: str, fix: str) -> Refusal:
 # ---- fields made of the library's options -------------------------------------------------------------------------------
 
 # Options that are code, objects of Python or paths, and those that the engine decides.
-NOT_SERVED = frozenset(
-    "stop_when allowed_tokens processors cache watermark negative_ids order batch_size sampling_rate draft_model ngram "
-    "sequence_bias cache_kind prefill_chunk on_error num_draft_tokens".split()
-)
-
-
+# fmt: off
+NOT_SERVED = frozenset((
+    "stop_when", "allowed_tokens", "processors", "cache", "watermark", "negative_ids", "order", "batch_size", "sampling_rate",
+    "draft_model", "num_draft_tokens", "ngram", "ngram_weight", "sequence_bias", "cache_kind", "prefill_chunk", "on_error",
+))
+# fmt: on
 _LISTS = ("words",)  # of which a text would be the path of a file
 
 
-@cache
+@cached
 def option_fields(kind: type[OptionSet]) -> tuple[Field, ...]:
     """Return the options of a task that can be given over HTTP, as fields."""
     defaults = {f.name: f.default for f in fields(kind)}
@@ -299,7 +298,8 @@ def _schema_of(kind: type[OptionSet], name: str, spec: Spec) -> Schema | None:
     """Return the schema of an option's values; None where no JSON is one."""
     if name in _LISTS:
         return list_of(TEXT)
-    made = _of_type(declared(kind, name))
+    owner: Any = kind  # mypy takes a class of dataclasses for one that has no hash
+    made = _of_type(declared(owner, name))
     if made is None:
         return None
     bounds = getattr(spec.check, "schema", {})
@@ -332,25 +332,3 @@ def _of_type(kind: Any) -> dict[str, Any] | None:
 def table_of(kind: type[OptionSet]) -> Table:
     """Return the table of a task's options."""
     return Table(*option_fields(kind))
-
-
-def named(fields: Iterable[Field]) -> dict[str, Field]:
-    """Return fields by name."""
-    return {field.name: field for field in fields}
-
-
-__all__ = [
-    "ANY",
-    "FLAG",
-    "INERT",
-    "NOT_SERVED",
-    "OBJECT",
-    "TEXT",
-    "TEXT_OR_TEXTS",
-    "Field",
-    "NotTyped",
-    "Table",
-    "check",
-    "either",
-]
-__all__ += ["http_name", "list_of", "named", "number", "option_fields", "table_of", "whole", "words"]

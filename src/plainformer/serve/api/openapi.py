@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from plainformer.serve.api.service import Call, json_response
@@ -42,19 +43,15 @@ _REFUSALS = {
 
 async def page(call: Call) -> Any:
     """Return this description."""
-    cache = call.service.cache
-    if "openapi" not in cache:
-        cache["openapi"] = described(list(call.service.names.models))
-    return json_response(cache["openapi"])
+    return json_response(call.service.cache["openapi"])
 
 
-def described(models: list[str]) -> dict[str, Any]:
-    """Return the description of all routes; `models`: the names that are served, as examples."""
+def described(routes: Iterable[Any], models: Iterable[str]) -> dict[str, Any]:
+    """Return the description of routes (`routes.Route`); `models`: the names that are served."""
     import plainformer
-    from plainformer.serve.api.routes import ROUTES
 
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         path = re.sub(r"\{(\w+):path\}", r"{\1}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, path)
     info = {

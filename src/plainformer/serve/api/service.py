@@ -1,4 +1,4 @@
-"""What handlers share: the engine, the models' names, the configuration; and how a request waits without missing its client's end."""
+"""What handlers share: engine, names of models, configuration; and how a request waits without missing its client's end."""
 
 from __future__ import annotations
 

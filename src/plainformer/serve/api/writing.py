@@ -1,4 +1,4 @@
-"""What the routes have in common that write: counts, log-probabilities, reasons, and what of them OpenAI's shape has no place for."""
+"""What routes that write have in common: counts, log-probabilities, reasons, and what OpenAI's shape has no place for."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Spelling:
         return self.tokens[token] if token < len(self.tokens) else b""
 
     def text(self, token: int) -> str:
-        """Return a token as a text; bytes that are no whole character as OpenAI writes them: "bytes:\\xe2\\x82"."""
+        """Return a token as a text; bytes of a part of a character as OpenAI writes them: "bytes:\\xe2\\x82"."""
         found = self.bytes(token)
         try:
             return found.decode()
