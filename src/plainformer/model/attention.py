@@ -251,7 +251,11 @@ class SelfAttention(Heads):
         for run in zip(queries, keys, values, strict=True):
             q, k, v = (x.transpose(1, 2) for x in run)
             seen = mask.up_to(k.size(2)) if wanted is None else mask.up_to(k.size(2)).of(wanted)
-            contexts.append(self._context(q, k, v, seen, 0, dropout).transpose(1, 2))
+            # One query of several documents in one call may have other last bits than of each alone, as when it is generated.
+            each = 1 if wanted is not None and mask.looks_back else len(q)
+            parts = zip(q.split(each), k.split(each), v.split(each), strict=True)
+            found = [self._context(*part, seen, 0, dropout) for part in parts]
+            contexts.append((found[0] if len(found) == 1 else torch.cat(found)).transpose(1, 2))
         joined = documents.join(contexts)
         return (joined if wanted is None else joined.transpose(0, 1)).transpose(1, 2)
 

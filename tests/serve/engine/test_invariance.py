@@ -80,11 +80,11 @@ def test_a_beginning_that_was_read_before_changes_no_bit(models: Models, length:
     assert equal(cold, first) and equal(cold, warm) and equal(cold, evicted)
 
 
-def test_short_prompts_are_read_together(models: Models) -> None:
-    task, units = models["chat"], []
-    asked = [
-        Asked(LONG[:length], {"max_new_tokens": 5, "output_scores": True}, logprobs=2) for length in (2, 9, 9, 40, 65)
-    ]
+@pytest.mark.parametrize("lengths", [(2, 9, 9, 40, 65), (31, 31, 31), (29, 30, 29, 30, 31, 31, 31)], ids=str)
+def test_short_prompts_are_read_together(models: Models, lengths: tuple[int, ...]) -> None:
+    task, units = models["chat"], list[str]()
+    options = {"max_new_tokens": 5, "output_scores": True}
+    asked = [Asked(LONG[place : place + length], options, logprobs=2) for place, length in enumerate(lengths)]
     with engine_of(task) as engine:
         alone = [one.of(engine).result(20) for one in asked]
         engine.observers.append(lambda seen: units.append(seen.label) if seen.name == "unit_seconds" else None)

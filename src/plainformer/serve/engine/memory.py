@@ -19,6 +19,7 @@ class Memory:
         total: blocks. reserved: by requests whose caches are their own.
         ragged: what runs rows together; None for a model that cannot.
         least_run: tokens of a prompt that must be run together, so that they are run as longer prompts are.
+        has_kernels: whether prompts were read with kernels last; without, a product of one row has bits of its own.
         prefixes: blocks that are kept for later requests; None without.
     """
 
@@ -29,7 +30,7 @@ class Memory:
         numbers = 2 * stack.num_layers * stack.num_kv_heads * stack.head_dim * BLOCK
         self.total = max(1, share // (numbers * model.dtype.itemsize))
         self.reserved = 0
-        self.least_run = _least_run(model)
+        self.least_run, self.has_kernels = _least_run(model), False
         self.ragged: Ragged | None = None
         self.prefixes: PrefixCache | None = None
         if unfit(model) is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ from plainformer.serve.engine.errors import (
     RequestCancelled,
     RowFailed,
 )
-from plainformer.serve.engine.jobs import Job
+from plainformer.serve.engine.jobs import CallJob, Job
 from plainformer.serve.engine.memory import Memory
 from plainformer.serve.engine.micro import Micro, Reading
 from plainformer.serve.engine.options import EngineOptions
@@ -57,7 +57,7 @@ class Scheduler:
         self.batches = {name: Batch(memory) for name, memory in memories.items() if memory.ragged is not None}
         self.jobs: dict[int, Job] = {}
         self.turns = TurnThreads()
-        self.readings = Readings(self.turns)
+        self.readings = Readings()
         self.micro = Micro(self.turns, alone=options.exact_batches)
         self.draining = self.stopping = False
         self.died: EngineDied | None = None
@@ -332,6 +332,8 @@ class Scheduler:
             self._read_prompts(job)
             self._spend(key, started, job.kind)
             return
+        if isinstance(job, CallJob):  # it may change a model: nothing may be in the middle of a run
+            self._have_read(self.readings.settle())
         first = job.first is None
         self._guarded(job, job.unit)
         self._spend(key, started, job.kind)
@@ -354,6 +356,9 @@ class Scheduler:
             job.spent["prefill"] += seconds
             job.request.begun()
             self._changed[id(job.request)] = job.request
+        self._have_read(done)
+
+    def _have_read(self, done: Sequence[Batched]) -> None:
         for job in done:
             if id(job.request) in self.jobs:
                 self._guarded(job, job.begin_rows)
