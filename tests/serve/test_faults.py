@@ -134,7 +134,8 @@ def test_a_full_queue_and_the_clients_own_retries(small: Running) -> None:
 
 def test_a_slow_reader_holds_up_nobody(small: Running) -> None:
     body = json.dumps({**LONG, "max_tokens": 2000, "min_tokens": 2000, "stream": True, "logprobs": 5}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     slow = []
     for _ in range(3):
         connection = socket.socket()
@@ -266,7 +267,8 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
         streaming = pool.submit(lambda: list(stream(server, 3500)))
         until(lambda: server.metric("streams_open") == 1, 20)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)  # at once: the same
+        time.sleep(0.7)
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"{server.url}/health", timeout=2, trust_env=False)  # nobody listens any more
         server.process.send_signal(signal.SIGINT)
