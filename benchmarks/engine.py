@@ -90,10 +90,12 @@ def main() -> None:
     engine, folder, job = sys.argv[1:]
     make = MAKE
     if "task" in json.loads(job):
+        import quantised
         import speech
         import task_engines
 
-        make = speech.MAKE if json.loads(job)["task"] in ("whisper", "ctc") else task_engines.MAKE
+        known = {"quantised": quantised.MAKE, "whisper": speech.MAKE, "ctc": speech.MAKE}
+        make = known.get(json.loads(job)["task"], task_engines.MAKE)
     run = make[engine](folder, json.loads(job))
     run()
     if make is MAKE:

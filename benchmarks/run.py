@@ -2,8 +2,8 @@
 
     python benchmarks/run.py [NAME...]
 
-Names: import load greedy batches seq2seq first-token long-prompts int8 busy shares first-answer prefill encode memory
-tasks stream speech training.
+Names: import load greedy batches seq2seq first-token long-prompts int8 quantised busy shares first-answer prefill
+encode memory tasks stream speech training.
 
 Both sides are measured in the same run, in turn; only the ratios travel to other machines. A peer that is not installed has
 rows that say so. `make bench` installs what it can.
@@ -28,6 +28,7 @@ from busy import bench_busy, bench_first_answer, bench_shares
 from common import Missing, Row, paired, paired_processes, reference_model
 from generation import bench_batches, bench_first_token, bench_greedy, bench_int8, bench_long_prompts, bench_seq2seq
 from peers import PACKAGES
+from quantised import bench_quantised
 from serving_http import bench_serving
 from speech import bench_speech
 from tasks import bench_stream, bench_tasks
@@ -160,6 +161,7 @@ BENCHMARKS: dict[str, Callable[[Path], Sequence[Row | Missing]]] = {
     "first-token": bench_first_token,
     "long-prompts": bench_long_prompts,
     "int8": bench_int8,
+    "quantised": bench_quantised,
     "busy": bench_busy,
     "shares": bench_shares,
     "first-answer": bench_first_answer,

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": TOP | {"starting", "train", "data", "evaluate", "training", "__init__"},
     "folds": TOP | {"starting", "train", "data", "evaluate", "evaluation", "training", "__init__"},
     "harness": TOP | {"__init__"},
-    "info": TOP,
+    "info": TOP | {"plan", "planning"},
     "planning": TOP | {"plan", "starting"},
     "measuring": TOP | {"plan", "train"},
     "explanation": TOP,

@@ -15,6 +15,10 @@ from plainformer.config.loading import LoadOptions
 from plainformer.config.model import in_millions
 from plainformer.errors import CheckpointError, PlainformerError, Spelling, UsageError, in_python, plural
 from plainformer.model.transformer import Transformer
+from plainformer.plan.inference import loading_of
+from plainformer.plan.weights import weights
+from plainformer.plan.workload import QUANTIZED, Workload
+from plainformer.planning.checkpoints import stored_file
 from plainformer.tasks import default_task, head_for_task, stated_task, task_class
 from plainformer.tasks.lengths import least, text_limit
 from plainformer.tasks.text.sentence_files import read_sentence_files
@@ -30,6 +34,7 @@ class CheckpointInfo:
 
     `prefixes`: what a text begins with where the checkpoint is loaded for a purpose (`task="summarization"`).
     `members`: where several models of this kind answer together by `vote`, the folders of all; the facts are of the first.
+    `quantized`: bytes of its weights in memory, as `load(quantize=...)` rounds or keeps them; none where it does not load.
     `problem` is what `load` raises for it (weights that do not fit, no tokenizer, no task), None where it loads.
     """
 
@@ -53,6 +58,7 @@ class CheckpointInfo:
     prefixes: dict[str, str]
     tied: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
+    quantized: dict[str, int]
     problem: PlainformerError | None = None
     members: tuple[str, ...] = ()
     vote: str | None = None
@@ -78,6 +84,9 @@ class CheckpointInfo:
             lines["max positions"] += f"; trained on {self.trained_positions}"
         if self.longest_text is not None:
             lines["longest text"] = f"{self.longest_text} tokens"
+        if self.quantized:
+            sizes = (f"{name} {size / 1e6:,.1f} MB" for name, size in self.quantized.items())
+            lines["quantize"] = f"{', '.join(sizes)} of weights in memory"
         if self.members:
             folders = f"{self.members[0]} to {self.members[-1]}"
             lines["ensemble"] = f"{len(self.members)} models such as this ({folders}), vote: {self.vote}"
@@ -123,6 +132,7 @@ def inspect_checkpoint(
         table, model = checkpoint.rows(config), Transformer(config)
         tokenizer = _tokenizer(checkpoint)
         stacks = {"encoder": config.encoder, "decoder": config.decoder}
+        problem = _problem(checkpoint, model, tokenizer)
         return CheckpointInfo(
             ref=checkpoint.ref,
             family=config.family,
@@ -146,7 +156,8 @@ def inspect_checkpoint(
             prefixes={name: one.prefix for name, one in read_purposes(config.source).items() if one.prefix},
             tied=config.tied,
             shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-            problem=_problem(checkpoint, model, tokenizer),
+            quantized=_quantized(checkpoint, model),
+            problem=problem,
         )
 
 
@@ -181,6 +192,19 @@ def _problem(
     except PlainformerError as error:
         return error
     return tokenizer if kind.needs_tokenizer and isinstance(tokenizer, CheckpointError) else None
+
+
+def _quantized(checkpoint: Checkpoint, model: Transformer) -> dict[str, int]:
+    """Return the bytes of the weights for each `quantize` that `load` takes for them; none where they do not fit."""
+    config = model.config
+    try:
+        check_weights(model, checkpoint.tensors(), checkpoint.rows(config))
+    except CheckpointError:
+        return {}
+    file = stored_file(checkpoint, config) if checkpoint.folder is None else None
+    stays = file is not None and any(tensor.can_stay for tensor in file.tensors)
+    asked = [Workload(quantize=kind) for kind in QUANTIZED if kind != "keep" or stays]
+    return {str(one.quantize): weights(config, loading_of(config, one, file or "float32")).bytes for one in asked}
 
 
 def _task(config: ModelConfig) -> str:

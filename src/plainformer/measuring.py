@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
+from plainformer.checkpoint.filling import Filling
 from plainformer.checkpoint.low_rank import add_adapters, matrices
 from plainformer.config.learning import OptimizerConfig
 from plainformer.config.model import HeadConfig, StackConfig
@@ -31,6 +32,8 @@ from plainformer.generation.sessions.session import Session
 from plainformer.loading import as_device
 from plainformer.model.block import set_ffn_chunk_size
 from plainformer.model.dropout import set_dropout
+from plainformer.model.fast.blocks import Blocks
+from plainformer.model.fast.packed import ROUNDED
 from plainformer.model.fast.prepare import prepare_for_inference, usual_rows
 from plainformer.model.recompute import set_checkpointing
 from plainformer.model.transformer import Transformer
@@ -38,6 +41,7 @@ from plainformer.plan.devices import short
 from plainformer.plan.lengths import SAMPLES, lengths
 from plainformer.plan.operations import Adapters
 from plainformer.plan.planned import Plan
+from plainformer.plan.stored import StoredFile, stored_bytes
 from plainformer.plan.training import LETTERS, MASKED_SHARE
 from plainformer.plan.workload import Workload
 from plainformer.train.losses import binary_losses, label_losses, squared_losses, word_losses
@@ -181,6 +185,18 @@ def _model(plan: Plan, device: torch.device, dtype: torch.dtype) -> Transformer:
     return model
 
 
+def _keep_blocks(model: Transformer, plan: Plan) -> None:
+    """Let what stays in its file's blocks lie in such blocks, of zeros."""
+    assert isinstance(plan.stored, StoredFile)
+    filling, shapes = Filling(model, torch.float32, "cpu", Tensor.to), model.sizes()
+    for tensor in (tensor for tensor in plan.stored.tensors if tensor.can_stay):
+        for name in tensor.ours:
+            rows, size = shapes[name]
+            stored_OW = torch.zeros(rows, stored_bytes(tensor.kind, (1, size)), dtype=torch.uint8)
+            filling.keep(name, Blocks(tensor.kind, stored_OW, size))
+    filling.pack_kept()
+
+
 def _inputs(stack: StackConfig, plan: Plan, length: int, device: torch.device) -> dict[str, Tensor]:
     """Return random inputs of a stack; with padding, the last row is one position shorter."""
     asked, frontend, rows = plan.workload, stack.frontend, plan.workload.batch
@@ -206,10 +222,12 @@ def _infer(plan: Plan, ledger: Ledger) -> None:
     asked, config, at = plan.workload, plan.config, lengths(plan.config, plan.workload)
     names = [phase.name for phase in plan.worst.phases if phase.name != "load"]
     with ledger.phase("weights"):
-        model = _model(plan, ledger.device, _DTYPES[asked.dtype or "fp32"] if asked.dtype != "int8" else torch.float32)
-        model.eval()
+        model = _model(plan, ledger.device, _DTYPES[asked.number]).eval()
         set_ffn_chunk_size(model, asked.ffn_chunk)
-        prepare_for_inference(model, "int8" if asked.dtype == "int8" else "auto", usual_rows(config))
+        if asked.quantized == "keep":
+            _keep_blocks(model, plan)
+        rounds = asked.quantized if asked.quantized in ROUNDED else "auto"
+        prepare_for_inference(model, rounds, usual_rows(config))
         inputs = _inputs(config.input_stack, plan, at.encoder or at.decoder, ledger.device)
     with torch.inference_mode():
         if config.decoder is None or config.head.kind not in ("causal_lm", "seq2seq_lm"):

@@ -51,7 +51,7 @@ SAID = {
     "long context": [
         "8B x 2 bytes = 16.00 GB",
         "the weights are 16.06 GB: right to 0.4%",
-        "the peak is 47.84 GB, 2.99 times the rule, which leaves out key-value cache (17.21 GB) and activations (14.50 GB)",
+        "the peak is 47.90 GB, 2.99 times the rule, which leaves out key-value cache (17.21 GB) and activations (14.50 GB)",
         "the rule does not know the cache: 131.07 kB for each token of each row",
     ],
     "ALBERT": [

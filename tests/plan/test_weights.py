@@ -29,7 +29,7 @@ from plainformer.plan.workload import Workload
 from plainformer.planning import plan
 from plainformer.saving import save_model
 from tests.support.every_config import every_config
-from tests.support.gguf_files import write_gguf
+from tests.support.gguf_files import save_as, write_gguf
 from tests.support.memory import allocated
 from tests.support.models import make
 
@@ -152,7 +152,7 @@ def test_a_file_without_its_metadata(tmp_path: Path) -> None:
 def test_a_file_as_it_is_held(kind: str, tmp_path: Path) -> None:
     """Whatever the file packs, memory holds it in the model's dtype: fp32 on a CPU."""
     path = tmp_path / "model.gguf"
-    _save_as(write_gguf(tmp_path / "plain.gguf"), path, kind)
+    save_as(write_gguf(tmp_path / "plain.gguf"), path, kind)
     keep: list[Any] = []
     load_model(path, backend="plain")
     found = allocated(lambda: keep.append(load_model(path, backend="plain")))
@@ -166,7 +166,7 @@ def test_a_file_as_it_is_held(kind: str, tmp_path: Path) -> None:
 def test_the_plan_of_a_file_is_what_loading_does(kind: str, asked: str, tmp_path: Path) -> None:
     """Held in the end, and at the worst moment of loading: blocks are unpacked, put in another order, and converted."""
     path = tmp_path / "model.gguf"
-    _save_as(write_gguf(tmp_path / "plain.gguf"), path, kind)
+    save_as(write_gguf(tmp_path / "plain.gguf"), path, kind)
     options: dict[str, Any] = {"quantize": "int8"} if asked == "int8" else {"dtype": asked}
     options = {"purpose": "train"} if asked == "training" else options
     workload = Workload(purpose="training") if asked == "training" else Workload(dtype=asked)
@@ -185,7 +185,7 @@ def test_the_plan_of_a_file_is_what_loading_does(kind: str, asked: str, tmp_path
 def test_the_plan_has_the_bytes_of_a_file_by_type(tmp_path: Path) -> None:
     """All of the file: its tensors by their types, and what no tensor has. `gguf` says the same of each."""
     path = tmp_path / "model.gguf"
-    _save_as(write_gguf(tmp_path / "plain.gguf"), path, "Q5_1")
+    save_as(write_gguf(tmp_path / "plain.gguf"), path, "Q5_1")
     made, reader = plan(path), gguf.GGUFReader(path)
     theirs: dict[str, list[Any]] = {}
     for tensor in reader.tensors:
@@ -202,28 +202,6 @@ def test_the_plan_has_the_bytes_of_a_file_by_type(tmp_path: Path) -> None:
     assert said["bytes"] == path.stat().st_size == said["rest"] + sum(one["bytes"] for one in said["types"].values())
     assert 0 <= said["rest"] - reader.data_offset <= padding
     assert plan(tmp_path / "plain.gguf", tp=2).file[0].loaded is None  # no device has all of it
-
-
-def _save_as(source: Path, target: Path, kind: str) -> None:
-    """Write the same model with matrices of another type."""
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(target, "llama")
-    for field in reader.fields.values():
-        if not field.name.startswith(("GGUF.", "general.architecture")):
-            value, types = field.contents(), field.types
-            if types[0] == gguf.GGUFValueType.ARRAY:
-                writer.add_array(field.name, value)
-            else:
-                writer.add_key_value(field.name, value, types[0])
-    for tensor in reader.tensors:
-        shape = [int(size) for size in reversed(tensor.shape)]
-        data = tensor.data.reshape(shape)
-        whole = len(shape) > 1 and shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 0
-        type_ = gguf.GGMLQuantizationType[kind if whole else "F32"]
-        writer.add_tensor(tensor.name, gguf.quantize(data, type_), raw_dtype=type_)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 # ---- layouts ------------------------------------------------------------------------------------------------------

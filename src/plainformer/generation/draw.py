@@ -39,7 +39,8 @@ class Draws:
 
     def next(self, device: torch.device) -> Tensor:
         """Return one number for each row, (R,) fp64."""
-        return torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64, device=device)
+        uniform_R = torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64)
+        return uniform_R.to(device, non_blocking=True)  # a GPU's work so far is not waited for
 
 
 def _seeds(seed: int | Sequence[int] | None, prompts: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
+from plainformer.model.blockwise import attend_by_blocks, goes_by_blocks
 from plainformer.model.disentangled import DisentangledScores
 from plainformer.model.documents import Documents
 from plainformer.model.dropout import Draws, drop
@@ -178,7 +180,7 @@ class SelfAttention(Heads):
         mask = flow.masks[layer]
         held = k_BKSE.size(2) + (prefix[0].size(2) if prefix is not None else 0)
         if mask.bias is not None and mask.bias.size(-1) > held:  # a windowed layer's cache has dropped the oldest
-            mask = Mask(mask.bias[..., -held:])
+            mask = replace(mask, bias=mask.bias[..., -held:])
         if self.scores is not None:
             mask = self._with_positions(mask, q_BHTE, k_BKSE, flow)
         wanted, dropout = flow.wanted(layer), self.dropout.attention if self.training else 0.0
@@ -207,9 +209,27 @@ class SelfAttention(Heads):
         """Return context vectors, (B, H, T, E), and the probabilities, (B, H, T, S), where they were computed."""
         if flow.documents is not None and flow.documents.runs is not None:
             return self._by_runs(flow.documents, q_BHTE, k_BKSE, v_BKSE, mask, dropout, flow.wanted(layer)), None
-        if flow.output_attentions or self.softcap is not None or prefix is not None:
+        if flow.output_attentions or prefix is not None:
             return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, prefix, dropout)
-        return attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout), None
+        past = flow.cache.length if flow.cache is not None else 0
+        return self._context(q_BHTE, k_BKSE, v_BKSE, mask, past, dropout), None
+
+    def _context(self, q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask, past: int, dropout: float) -> Tensor:
+        """Return context vectors, (B, H, T, E), of queries that follow `past` positions."""
+
+        def attend_once(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask: Mask) -> Tensor:
+            if self.softcap is not None:
+                return attend_eagerly(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, self.softcap, dropout=dropout)[0]
+            return attend(q_BHTE, k_BKSE, v_BKSE, mask, self.scale, dropout)
+
+        if q_BHTE.size(2) == 1 and mask.window is not None and k_BKSE.size(2) > mask.window:
+            seen = slice(-mask.window, None)  # a cache may hold more or less of what the one query does not see
+            k_BKSE, v_BKSE = k_BKSE[:, :, seen], v_BKSE[:, :, seen]
+            mask = Mask(None if mask.bias is None else mask.bias[..., seen])
+        if dropout > 0 or not goes_by_blocks(q_BHTE, mask):
+            return attend_once(q_BHTE, k_BKSE, v_BKSE, mask)
+        groups = 1 if self.softcap is not None else q_BHTE.size(1) // k_BKSE.size(1)
+        return attend_by_blocks(attend_once, q_BHTE, k_BKSE, v_BKSE, mask, past, groups)
 
     def _by_runs(
         self,
@@ -231,11 +251,7 @@ class SelfAttention(Heads):
         for run in zip(queries, keys, values, strict=True):
             q, k, v = (x.transpose(1, 2) for x in run)
             seen = mask.up_to(k.size(2)) if wanted is None else mask.up_to(k.size(2)).of(wanted)
-            if self.softcap is not None:
-                context, _ = attend_eagerly(q, k, v, seen, self.scale, self.softcap, dropout=dropout)
-            else:
-                context = attend(q, k, v, seen, self.scale, dropout)
-            contexts.append(context.transpose(1, 2))
+            contexts.append(self._context(q, k, v, seen, 0, dropout).transpose(1, 2))
         return documents.join(contexts).transpose(1, 2)
 
     def _project(self, x_BTD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:

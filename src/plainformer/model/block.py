@@ -80,7 +80,8 @@ class FeedForward(nn.Module):
         if 0 < self.chunk_size < x_BTD.size(1):
             return self.chunk_size * len(x_BTD)
         usual = self.chunk_size > 0 or self.training or torch.is_grad_enabled() or x_BTD.device.type != "cpu"
-        return x_BTD.shape[:-1].numel() if usual else ROWS_AT_ONCE
+        count = x_BTD.shape[:-1].numel()
+        return count if usual else ROWS_AT_ONCE + (count % ROWS_AT_ONCE == 1)  # a row alone may be rounded otherwise
 
     def _plain(self, x_BTD: Tensor) -> Tensor:
         inner_BTF = drop(self.activation(self.up(x_BTD)), self.dropout.activation, self.training, self.draws)

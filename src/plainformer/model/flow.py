@@ -6,7 +6,7 @@ P positions of a shared prefix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -60,20 +60,33 @@ class Cache(Protocol):
 
 @dataclass
 class Mask:
-    """Which keys a query may see: `bias`, added to the scores, (B or 1, H or 1, T or 1, S); `causal` needs no tensor."""
+    """Which keys a query may see.
+
+    Attributes:
+        bias: added to the scores, (B or 1, H or 1, T or 1, S). causal: no later keys, which needs no tensor.
+        looks_back: whether no query sees a later key. plain: whether it hides nothing else, and adds nothing.
+        window: how many keys a query sees, the last of which is its own; None: all.
+        blocks: what blocks of queries are given where there is no bias, by the number of heads that share keys.
+    """
 
     bias: Tensor | None = None
     causal: bool = False
+    looks_back: bool = False
+    plain: bool = False
+    window: int | None = None
+    blocks: dict[int, Tensor] = field(default_factory=dict)
 
     def of(self, queries: slice) -> Mask:
-        """Return the mask of some of the queries. Of a causal one without a tensor, they are the last: these see every key."""
+        """Return the mask of some of the queries. Of a plain causal one, they are the last: these see every key."""
+        if self.plain:
+            return Mask(window=self.window)
         if self.bias is None or self.bias.size(-2) == 1:
-            return Mask(self.bias)
-        return Mask(self.bias[..., queries, :])
+            return Mask(self.bias, window=self.window)
+        return Mask(self.bias[..., queries, :], window=self.window)
 
     def up_to(self, length: int) -> Mask:
         """Return the mask of a shorter sequence, where what it hides or adds depends on distances alone."""
-        return self if self.bias is None else Mask(self.bias[..., :length, :length])
+        return self if self.bias is None else replace(self, bias=self.bias[..., :length, :length])
 
 
 class Attentions(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from plainformer.config import StackConfig
 from plainformer.errors import UsageError
 from plainformer.model.block import make_block
+from plainformer.model.blockwise import lowest
 from plainformer.model.disentangled import LocalConvolution, RelativeTable
 from plainformer.model.documents import Documents
 from plainformer.model.dropout import drop, skips
@@ -314,8 +315,10 @@ class Stack(nn.Module):
         made: dict[int | None, Mask] = {}
         for window in set(self.config.windows):
             plain = real_BS is None and own_BTT is None and bias is None
-            if self.causal and queries == keys > 1 and plain and (window or keys) >= keys:
-                made[window] = Mask(causal=True)
+            reach = window if self.causal else None
+            back = self.causal and queries > 1 and plain and (window or keys) >= keys
+            if back and queries == keys:
+                made[window] = Mask(causal=True, looks_back=True, plain=True, window=reach)
                 continue
             seen = visible(queries, keys, self.causal, window, x_BTD.device)
             if real_BS is not None:
@@ -324,7 +327,8 @@ class Stack(nn.Module):
             if own_BTT is not None:
                 own = own_BTT[:, None]
                 seen = own if seen is None else seen & own
-            made[window] = Mask(_additive(seen, x_BTD.dtype, bias) if seen is not None else bias)
+            added = _additive(seen, x_BTD.dtype, bias) if seen is not None else bias
+            made[window] = Mask(added, looks_back=self.causal, plain=back, window=reach)
         return [made[window] for window in self.config.windows]
 
     def _head_mask(self, name: str, head_mask: Tensor | None, x_BTD: Tensor) -> Tensor | None:
@@ -342,6 +346,5 @@ def _additive(seen: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> T
     Not -inf: a row that sees nothing (padding on the left) would become NaN and spread through the values. Nor what bf16
     rounds to it, which autocast may make of the mask.
     """
-    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     base = bias if bias is not None else torch.zeros((), dtype=dtype, device=seen.device)
-    return torch.where(seen, base, lowest)
+    return torch.where(seen, base, lowest(dtype))

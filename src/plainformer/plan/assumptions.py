@@ -53,10 +53,12 @@ def _of_lengths(config: ModelConfig, workload: Workload) -> Iterator[str]:
 
 def _of_work(config: ModelConfig, workload: Workload, on_gpu: bool) -> Iterator[str]:
     if not workload.training:
-        if workload.dtype is None:
+        if workload.dtype is None and workload.quantized is None:
             yield f"weights in fp32, as `load` gives them on a CPU; {opt('dtype', 'bf16')} halves them"
-        if workload.dtype == "int8":
-            yield "int8 rounds the matrices of linears, once all weights are there in fp32; others stay so"
+        if workload.quantized in ("int8", "int4"):
+            yield f"{workload.quantized} rounds the matrices of linears, once all weights are there in fp32; others stay so"
+        if workload.quantized == "keep":
+            yield "blocks that are read as they are stay pages of the file; all other weights become fp32"
         return
     if workload.precision == "pure-bf16" or workload.optimizer != "adamw":
         yield "`train` has AdamW and fp32 weights: this is another program's step, counted by the same rules"

@@ -15,6 +15,7 @@ from plainformer.config import Dropout, ModelConfig, StackConfig, WaveFrontend
 from plainformer.config.local import Local
 from plainformer.config.parts import MelFrontend
 from plainformer.plan.activations import Learning, Run, Share
+from plainformer.plan.blockwise import attend_by_blocks
 from plainformer.plan.cache import SLACK, CacheBytes, CacheUse, cache_bytes
 from plainformer.plan.devices import short
 from plainformer.plan.frontends import INPUTS, Sizes
@@ -25,12 +26,19 @@ from plainformer.plan.result import ACTIVATIONS, CACHE, CONVERSION, GROWTH, LOGI
 from plainformer.plan.result import MASKS as MASKS_AND_ROTATIONS
 from plainformer.plan.stored import StoredFile
 from plainformer.plan.tape import Value
-from plainformer.plan.weights import WIDTHS, Loaded, Loading, usual_backend, weights
+from plainformer.plan.weights import BLOCK, WIDTHS, Loaded, Loading, usual_backend, weights
 from plainformer.plan.workload import Workload
 
 RATE = 16_000  # samples a second of what waveform models were trained on
-PIECE = 1 << 20  # int8 weights that are made wide at a time (`Int8Weight.PIECE`)
+PIECE = 1 << 20  # rounded weights that are made wide at a time (`Int8Weight.PIECE`, `BlockWeight.PIECE`)
+FEW = 64  # rows that are multiplied by blocks as they are (`BlockWeight.FEW`)
+BLOCKS = ("int4", "keep")  # backends whose weights are blocks, and whose inputs are rounded
 JOINED = "matrices of the same input joined"
+ROUNDED = {
+    "int8": "int8, embeddings and norms in fp32",
+    "int4": "int4, scores of words in int8, embeddings and norms in fp32",
+    "keep": "in the file's own blocks, norms in fp32",
+}
 HOW = {"plain": "as stored", "fused": JOINED, "compiled": JOINED, "onednn": "in oneDNN's layout"}
 SEARCHED = 4  # logits of a step that beams and samples hold at once: before and after processing, sorted, probabilities
 
@@ -48,10 +56,12 @@ class Products(Operations):
 
     def linear(self, x: Value, name: str, inputs: int, outputs: int, bias: bool, leaves: bool = False) -> Value:
         """Return x Wᵀ + b; of rounded weights piece by piece, and the results of several pieces joined."""
-        if self.backend != "int8":
-            return super().linear(x, name, inputs, outputs, bias, leaves)
         n = x.numbers // inputs
+        if self.backend not in ("int8", *BLOCKS) or (self.backend in BLOCKS and n <= FEW):
+            return super().linear(x, name, inputs, outputs, bias, leaves)
         x = self.copied(x)
+        if self.backend in BLOCKS:
+            return self._by_blocks(x, inputs, outputs)
         rows = min(max(PIECE // inputs, 1), outputs)
         pieces, wide = self.storage(n * outputs * 4 if rows < outputs else 0), self.storage(rows * inputs * 4)
         if rows < outputs:
@@ -59,6 +69,19 @@ class Products(Operations):
         y = self.operation(n * outputs, 4, ())
         del pieces
         return self.summed(y) if leaves else y
+
+    def _by_blocks(self, x: Value, inputs: int, outputs: int) -> Value:
+        """Return the product of an input that is rounded, 32 numbers of a row at a time, and of weights made wide."""
+        n = x.numbers // inputs
+        padded = n * -(-inputs // BLOCK) * BLOCK * 4
+        taken = [self.storage(padded) for _ in range(3)]  # as blocks, divided by their scales, and rounded
+        del taken
+        narrow = self.storage(padded)
+        pieces, wide = self.storage(n * outputs * 4), self.storage(min(PIECE // inputs, outputs) * inputs * 4)
+        del wide
+        y = self.operation(n * outputs, 4, ())
+        del narrow, pieces
+        return y
 
     def group(self, x: Value, name: str, inputs: int, sizes: dict[str, int], bias: bool) -> list[Value]:
         """Return views of one product of all."""
@@ -86,24 +109,26 @@ class Forward(Run):
     """One forward pass on a tape.
 
     Attributes:
-        backend: of the linears. reading: of the decoder's cache; None: there is none.
+        backend: of the linears. reading: of the decoder's cache; None: there is none. on_cpu: where prompts go by blocks.
     """
 
     backend = "plain"
     reading: Reading | None = None
+    on_cpu = True
 
     def __post_init__(self) -> None:
         self.config = without_dropout(self.config)
         self.ops = Products(dict(self.config.tied), self.how.width, self.backend, self.share.parts)
 
-    def set_up(self, backend: str, reading: Reading | None = None) -> Forward:
-        """Choose a backend, and a cache."""
-        self.backend, self.reading = backend, reading
+    def set_up(self, backend: str, reading: Reading | None = None, on_cpu: bool = True) -> Forward:
+        """Choose a backend, a cache, and where it is."""
+        self.backend, self.reading, self.on_cpu = backend, reading, on_cpu
         self.__post_init__()
         return self
 
     def prepare(self, flow: Flow, name: str) -> None:
-        """Let a decoder's keys and values go to the cache."""
+        """Let a decoder's keys and values go to the cache, and its prompt by blocks."""
+        flow.by_blocks = attend_by_blocks if self.on_cpu else None
         if self.reading is not None and name == "decoder":
             flow.kept = self._keep
 
@@ -210,10 +235,8 @@ def loading_of(
     """Return how `load` gets the weights that are asked for; `backend` as for `inference_phases`."""
     if workload.training:
         return Loading(stored=stored, mapped=False, copied=True)
-    dtype = workload.dtype or "fp32"
-    usual = "int8" if dtype == "int8" else usual_backend(config, dtype, cpu=not on_gpu)
-    held = "fp32" if dtype == "int8" else dtype
-    return Loading(dtype=held, backend=backend or usual, mapped=not on_gpu, stored=stored)
+    usual = workload.quantized or usual_backend(config, workload.number, cpu=not on_gpu)
+    return Loading(dtype=workload.number, backend=backend or usual, mapped=not on_gpu, stored=stored)
 
 
 class _Plan:
@@ -223,9 +246,10 @@ class _Plan:
         self.here, self.workload = here, workload
         self.backend, self.number = loading.backend, WIDTHS[loading.dtype or "fp32"]
         # Rows that differ in length run without their padding, see `Stack._packing`.
+        self.on_cpu = loading.mapped
         self.packs = loading.mapped and workload.cache != "int8" and here.layout.pp == 1
         self.loaded: Loaded = weights(here.config, loading, here)
-        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note(workload.dtype or "fp32"))
+        self.weights = Item(WEIGHTS, self.loaded.bytes, self._note())
         # Each rank has all words' scores.
         self.config = replace(here.model, head=here.config.head)
         layout = here.layout
@@ -238,8 +262,8 @@ class _Plan:
             here.is_last,
         )
 
-    def _note(self, dtype: str) -> str:
-        kind = "int8, embeddings and norms in fp32" if dtype == "int8" else f"{dtype}, {HOW[self.backend]}"
+    def _note(self) -> str:
+        kind = ROUNDED.get(self.backend) or f"{self.workload.number}, {HOW[self.backend]}"
         return f"{kind}; {short(self.loaded.mapped)} are pages of the file" if self.loaded.mapped else kind
 
     def phases(self) -> tuple[Phase, ...]:
@@ -261,7 +285,7 @@ class _Plan:
 
     def _pass(self, inputs: Sizes, targets: Sizes | None = None, reading: Reading | None = None) -> Forward:
         how = Learning(inputs, targets, width=self.number, ffn_chunk=self.workload.ffn_chunk)
-        return Forward(self.config, how, self.share).set_up(self.backend, reading)
+        return Forward(self.config, how, self.share).set_up(self.backend, reading, self.on_cpu)
 
     def _sizes(self, rows: int, length: int, padded: bool) -> Sizes:
         w, frontend = self.workload, self.config.input_frontend
@@ -330,7 +354,7 @@ class _Plan:
         """One step for each row: its activations are small; the cache, and what attention reads of it, are not."""
         w, R = self.workload, self.workload.rows
         alone = replace(self.config, encoder=None, decoder=replace(decoder, cross_attention=False))
-        few = "fused" if self.backend == "int8" else self.backend
+        few = "fused" if self.backend in ROUNDED else self.backend
         run = Forward(alone, Learning(Sizes(R, 1), width=self.number), self.share).set_up(few)
         parts = run.scored(1, False)
         seen = (1 if encoder else w.prompt) + w.new

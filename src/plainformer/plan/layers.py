@@ -33,6 +33,7 @@ class Flow:
         real: the attention mask, of a stack whose convolution needs it. attentions: whether probabilities are returned.
         one: whether the layer at hand computes one position of each row alone.
         kept: what the key-value cache returns for a layer, instead of its own keys and values; None without a cache.
+        by_blocks: whether several queries that look back go by blocks, and how: see `blockwise.py`. tables: what they are given.
     """
 
     rows: int
@@ -48,6 +49,8 @@ class Flow:
     chunk: int = 0
     one: bool = False
     kept: Callable[[Heads, int], None] | None = None
+    by_blocks: ByBlocks | None = None
+    tables: dict[int, Value] = field(default_factory=dict)
 
     @property
     def queries(self) -> int:
@@ -71,6 +74,9 @@ class Heads:
     v: Value
     apart: bool
     by_head: bool = False
+
+
+ByBlocks = Callable[[Operations, Heads, Flow, Mask, tuple[int, int, int], float | None], Value]
 
 
 def rotate(ops: Operations, x: Value, heads: int, size: int, rotation: tuple[RopeConfig, Value, Value]) -> Value:
@@ -112,7 +118,9 @@ class Attention:
         if flow.one:
             heads.q, mask = ops.part_of(heads.q, flow.rows * s.num_heads * s.head_dim), Mask(mask.bias)
         own = (s.num_heads, s.num_kv_heads, flow.length)
-        if flow.attentions or s.score_softcap is not None:
+        if flow.by_blocks is not None and flow.queries > 1 and s.direction == "causal":
+            context = flow.by_blocks(ops, heads, flow, mask, own, s.score_softcap)
+        elif flow.attentions or s.score_softcap is not None:
             context = attend_eagerly(ops, heads, flow, mask, own, s.score_softcap, dropout)
         else:
             context = attend(ops, heads, flow, mask, own, dropout)

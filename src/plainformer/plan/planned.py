@@ -17,7 +17,7 @@ from plainformer.plan.counted import file_types, rank_plans
 from plainformer.plan.devices import Device, extras, short
 from plainformer.plan.result import Item, RankPlan
 from plainformer.plan.rules import Rule, rule_of
-from plainformer.plan.stored import FileType, StoredFile
+from plainformer.plan.stored import READ_AS_THEY_ARE, FileType, StoredFile
 from plainformer.plan.time import Bound, bound_of
 from plainformer.plan.workload import Workload
 
@@ -122,13 +122,13 @@ class Plan:
     @cached_property
     def time(self) -> Bound | None:
         """Return the least time that it can take; None where the device's rates are not known."""
-        return bound_of(self.config, self.workload, self.layout, self.device, self.target)
+        return bound_of(self.config, self.workload, self.layout, self.device, self.target, self.stored)
 
     @cached_property
     def rule(self) -> Rule:
         """Return what the rule of thumb says, and how far off it is."""
         copies = 1 if self.layout.zero and self.workload.training else self.layout.dp
-        return rule_of(self.name, self.config, self.workload, self.parameters, self.ranks, copies)
+        return rule_of(self.name, self.config, self.workload, self.parameters, self.ranks, copies, self.stored)
 
     @property
     def comparable_to(self) -> str:
@@ -202,9 +202,7 @@ def planned(
     workload, layout, target = workload or Workload(), layout or Layout(), target or TargetOptions()
     check_layout(config, layout)
     on_gpu = device is not None and device.kind == "gpu"
-    if on_gpu and workload.dtype == "int8":
-        what = f"{opt('dtype', 'int8')}: weights are rounded to eight bits on a CPU alone"
-        raise UsageError(what, f"give {opt('dtype', 'bf16')}, or leave {opt('device')} out for the arithmetic")
+    check_quantized(workload, layout, stored, on_gpu=on_gpu)
     ranks = rank_plans(config, workload, layout, on_gpu=on_gpu, stored=stored)
     made = Plan(
         name=name or config.family,
@@ -227,6 +225,23 @@ def check_layout(config: ModelConfig, layout: Layout) -> None:
     found = layout.problems(config)
     if found:
         raise UsageError("; ".join(one.what for one in found), "; ".join(one.fix for one in found))
+
+
+def check_quantized(workload: Workload, layout: Layout, stored: str | StoredFile | None, *, on_gpu: bool) -> None:
+    """Refuse weights that `load` could not round, or keep, like this."""
+    kind = workload.quantized
+    said = opt("dtype", "int8") if workload.dtype == "int8" else opt("quantize", kind)
+    if kind is None:
+        return
+    if on_gpu:
+        what = f"{said}: weights are rounded, or multiplied in a file's blocks, on a CPU alone"
+        raise UsageError(what, f"give {opt('dtype', 'bf16')}, or leave {opt('device')} out for the arithmetic")
+    if (kind == "int4" and layout.tp > 1) or (kind == "keep" and layout.tp * layout.pp > 1):
+        one = f"{said} is for one process"
+        raise UsageError(one, f"give {opt('quantize', 'int8')}, or leave {opt('tp')} and {opt('pp')} out")
+    if kind == "keep" and not (isinstance(stored, StoredFile) and any(tensor.can_stay for tensor in stored.tensors)):
+        what = f"{said} is for a GGUF file with matrices in blocks that are read as they are"
+        raise UsageError(what, f"leave it out; such are {', '.join(READ_AS_THEY_ARE)}")
 
 
 @lru_cache(maxsize=64)

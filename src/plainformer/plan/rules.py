@@ -11,9 +11,10 @@ from plainformer.errors import plural
 from plainformer.plan.devices import short
 from plainformer.plan.published import size_in
 from plainformer.plan.result import GRADIENTS, OPTIMIZER, WEIGHTS, RankPlan
+from plainformer.plan.stored import StoredFile
 from plainformer.plan.workload import Workload
 
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "int4": 0.5}
 _NEAR = 0.02  # a difference that nobody minds
 
 
@@ -46,18 +47,20 @@ class Rule:
 
 
 def rule_of(
-    name: str, config: ModelConfig, workload: Workload, parameters: int, ranks: tuple[RankPlan, ...], copies: int = 1
+    name: str,
+    config: ModelConfig,
+    workload: Workload,
+    parameters: int,
+    ranks: tuple[RankPlan, ...],
+    copies: int = 1,
+    stored: str | StoredFile | None = None,
 ) -> Rule:
     """Return the rule of thumb for a model of that name; where it says its size ("7B"), people take that.
 
-    `copies`: how many whole models the ranks have together.
+    `copies`: how many whole models the ranks have together. `stored`: as the weights are in their file.
     """
     count = size_in(name) or parameters
-    dtype = "fp32" if workload.training else workload.dtype or "fp32"
-    rule = count * _BYTES[dtype] * (4 if workload.training else 1)
-    times = (
-        "4 bytes x 4 for training" if workload.training else f"{_BYTES[dtype]} {'byte' if dtype == 'int8' else 'bytes'}"
-    )
+    said, rule = _reckoned(count, workload, stored)
     worst = max(ranks, key=lambda rank: rank.bytes)
     about = (WEIGHTS, GRADIENTS, OPTIMIZER) if workload.training else (WEIGHTS,)
     held: dict[str, int] = {}
@@ -66,7 +69,6 @@ def rule_of(
             if part in about:
                 held[part] = max(held.get(part, 0), size)
     states, peak = sum(held.values()), worst.bytes
-    said = f"{said_count(count)} x {times} = {short(rule)}"
     alone = sum(len(rank.ranks) for rank in ranks) == copies
     sentences = (
         tuple(_sentences(config, workload, count, parameters, rule, states, worst))
@@ -74,6 +76,16 @@ def rule_of(
         else _divided(ranks, rule, copies)
     )
     return Rule(said, rule, states, peak, sentences)
+
+
+def _reckoned(count: int, workload: Workload, stored: str | StoredFile | None) -> tuple[str, int]:
+    """Return the rule in numbers, and what it gives."""
+    if workload.quantized == "keep" and isinstance(stored, StoredFile):
+        return f"the size of the file = {short(stored.size)}", stored.size
+    each = 4 if workload.training else _BYTES[workload.quantized or workload.number]
+    rule = round(count * each * (4 if workload.training else 1))
+    times = "4 bytes x 4 for training" if workload.training else f"{each} {'byte' if each == 1 else 'bytes'}"
+    return f"{said_count(count)} x {times} = {short(rule)}", rule
 
 
 def _divided(ranks: tuple[RankPlan, ...], rule: int, copies: int) -> tuple[str, ...]:
@@ -120,9 +132,10 @@ def _because(config: ModelConfig, workload: Workload, count: int, parameters: in
         reasons.append("not all of them are trained")
     if workload.training and workload.optimizer != "adamw":
         reasons.append(f"x4 is AdamW's; {workload.optimizer} keeps less")
-    if not workload.training and workload.dtype == "int8":
+    if not workload.training and workload.quantized in ("int8", "int4"):
+        blocks = "a block of 32 numbers has 20 bytes, not 16; " if workload.quantized == "int4" else ""
         tied = ", and the tied table exists twice, once in int8" if config.tied else ""
-        reasons.append(f"embeddings and norms stay fp32{tied}")
+        reasons.append(f"{blocks}embeddings and norms stay fp32{tied}")
     return ": " + "; ".join(reasons) if reasons else ""
 
 
@@ -138,7 +151,7 @@ def _grows(config: ModelConfig, workload: Workload) -> str:
     stack = config.decoder
     if stack is None:
         return "the rule knows neither batch nor length: activations grow with both"
-    size = 1 if workload.cache == "int8" else 2 if workload.dtype in ("bf16", "fp16") else 4
+    size = 1 if workload.cache == "int8" else 2 if workload.number in ("bf16", "fp16") else 4
     token = 2 * stack.num_kv_heads * stack.head_dim * size * stack.num_layers
     return f"the rule does not know the cache: {short(token)} for each token of each row"
 

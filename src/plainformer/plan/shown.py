@@ -31,7 +31,7 @@ def title(plan: Plan) -> str:
         words += {"lora": [f"LoRA of rank {asked.lora_rank}"], "head": ["the head alone"]}.get(asked.trainable, [])
         words += [f"checkpointing {asked.checkpointing}"] if asked.recomputed_every else []
     else:
-        words += [asked.dtype or "fp32"]
+        words += [asked.quantized or asked.number] if asked.quantized != "keep" else ["blocks of the file"]
         words += ["int8 cache"] if asked.cache == "int8" else []
     unit = "tokens" if reads_text(plan.config) else "positions"
     tokens = f"{at.encoder or at.decoder:,}"

@@ -21,6 +21,8 @@ BLOCKS = {
     "IQ3_XXS": (256, 98), "IQ3_S": (256, 110), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54),
     "TQ2_0": (256, 66),
 }  # fmt: skip
+# Blocks that kernels read as they lie in a file (`model/fast/blocks.py`), so that `quantize="keep"` leaves them there.
+READ_AS_THEY_ARE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 SHORT = {"float32": "fp32", "F32": "fp32", "float16": "fp16", "F16": "fp16", "bfloat16": "bf16", "BF16": "bf16"}
 
 
@@ -41,12 +43,14 @@ class FileTensor:
         kind: the type that it is stored in: "F32", "Q4_K". shape: as torch has it.
         ours: the parameters that it becomes, by our names; () where the model does not use it.
         rearranged: whether its numbers change their order, or themselves, on the way, which takes a copy.
+        can_stay: whether it can stay in the blocks that it is packed into: a matrix of linears or of a table, its rows whole.
     """
 
     kind: str
     shape: Shape
     ours: tuple[str, ...] = ()
     rearranged: bool = False
+    can_stay: bool = False
 
     @property
     def numbers(self) -> int:
@@ -89,6 +93,13 @@ class StoredFile:
     def by_parameter(self) -> dict[str, FileTensor]:
         """Return the tensor of each parameter, by our names."""
         return {name: tensor for tensor in self.tensors for name in tensor.ours}
+
+    @property
+    def bytes_a_number(self) -> float:
+        """Return the bytes that a number of a matrix takes on average, where blocks stay as they are."""
+        found = [tensor for tensor in self.tensors if len(tensor.shape) > 1 and tensor.ours]
+        size = sum(tensor.bytes if tensor.can_stay else 4 * tensor.numbers for tensor in found)
+        return size / max(sum(tensor.numbers for tensor in found), 1)
 
     def kinds(self) -> dict[str, list[FileTensor]]:
         """Return the tensors of each type; the type that has most bytes comes first."""

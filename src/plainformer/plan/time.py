@@ -18,10 +18,12 @@ from plainformer.config.shapes import shapes
 from plainformer.plan.asked import TargetOptions
 from plainformer.plan.devices import Device
 from plainformer.plan.lengths import Lengths, lengths
+from plainformer.plan.stored import StoredFile
+from plainformer.plan.weights import BLOCK, FOUR_BITS
 from plainformer.plan.workload import Workload
 
 _WORD_HEADS = ("causal_lm", "seq2seq_lm", "masked_lm")
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0}
+_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "int4": FOUR_BITS / BLOCK}
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,31 @@ class Bound:
 
 
 def bound_of(
-    config: ModelConfig, workload: Workload, layout: Layout, device: Device | None, target: TargetOptions
+    config: ModelConfig,
+    workload: Workload,
+    layout: Layout,
+    device: Device | None,
+    target: TargetOptions,
+    stored: str | StoredFile | None = None,
 ) -> Bound | None:
-    """Return the least time on a device; None where its rates are not known."""
+    """Return the least time on a device; None where its rates are not known. `stored`: as the weights are in their file."""
     if device is None or device.bandwidth is None:
         return None
-    made = _Roofline(config, workload, layout, device, target)
+    made = _Roofline(config, workload, layout, device, target, stored)
     return made.training() if workload.training else made.inference()
 
 
 class _Roofline:
     def __init__(
-        self, config: ModelConfig, workload: Workload, layout: Layout, device: Device, target: TargetOptions
+        self,
+        config: ModelConfig,
+        workload: Workload,
+        layout: Layout,
+        device: Device,
+        target: TargetOptions,
+        stored: str | StoredFile | None,
     ) -> None:
-        self.config, self.workload, self.layout = config, workload, layout
+        self.config, self.workload, self.layout, self.stored = config, workload, layout, stored
         self.lengths = lengths(config, workload)
         self.dtype = _computed_in(workload)
         rate = device.flops.get(self.dtype, device.flops.get("fp32"))
@@ -82,7 +95,7 @@ class _Roofline:
         """Prefill by operations or weights read; each token by weights and cache read."""
         at, asked = self.lengths, self.workload
         share = self.layout.tp * self.layout.pp
-        weights = _weights_read(self.config, asked)
+        weights = _weights_read(self.config, asked, self.stored)
         first = self._slowest(
             operations=forward_operations(self.config, asked, at) / share,
             read=weights / share,
@@ -200,17 +213,19 @@ def _head_numbers(config: ModelConfig) -> float:
     return head.out_size * width + head.transform_size * stack.hidden_size
 
 
-def _weights_read(config: ModelConfig, workload: Workload) -> float:
+def _weights_read(config: ModelConfig, workload: Workload, stored: str | StoredFile | None) -> float:
     """Return the bytes of the matrices that one pass reads: not the table that is looked up."""
     stacks = [stack for stack in (config.encoder, config.decoder) if stack is not None]
     numbers = sum(_linear_numbers(config, stack) for stack in stacks) + _head_numbers(config)
-    return numbers * _BYTES[workload.dtype or "fp32"]
+    if workload.quantized == "keep" and isinstance(stored, StoredFile):
+        return numbers * stored.bytes_a_number
+    return numbers * _BYTES[workload.quantized or workload.number]
 
 
 def _computed_in(workload: Workload) -> str:
     if workload.training:
         return "fp32" if workload.precision == "fp32" else "bf16"
-    return "fp32" if workload.dtype in (None, "int8") else workload.dtype
+    return workload.number
 
 
 def _rate(rate: float) -> str:

@@ -10,6 +10,8 @@ rearranged by the backend of the linears (`model/fast/prepare.py`):
     onednn    every linear's is a copy in another layout; a tied table exists twice
     int8      every linear's is one byte a number and a scale for each output; tables, norms and convolutions keep their
               dtype, so that a tied table exists twice
+    int4      the same with blocks of 32 numbers that have 20 bytes, 34 where words are scored
+    keep      what a GGUF packs into blocks that kernels can read stays there, tables too; other weights are fp32
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from plainformer.config import ModelConfig
 from plainformer.config.local import Local
 from plainformer.config.shapes import Parameter, Shape, every_name, first_names
 from plainformer.plan.states import shard_bytes
-from plainformer.plan.stored import SHORT, StoredFile
+from plainformer.plan.stored import SHORT, StoredFile, stored_bytes
 
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}
-BACKENDS = ("plain", "fused", "compiled", "onednn", "int8")
+BACKENDS = ("plain", "fused", "compiled", "onednn", "int8", "int4", "keep")
 SCALE = 4  # bytes: an fp32 number for each output
+BLOCK, FOUR_BITS, EIGHT_BITS = 32, 20, 34  # numbers of a block that `int4` makes, its bytes, those of one with 8 bits
+SCORES = "head.out.weight"  # what `int4` rounds to 8 bits
+WHILE_ROUNDING = {FOUR_BITS: 5 + 13 / BLOCK, EIGHT_BITS: 2.25}  # fp32 numbers for each that is rounded
 _GROUP = re.compile(r"(.*\.(?:qkv|kv|gate_up))\.\w+\.(weight|bias)")
 
 
@@ -75,7 +80,7 @@ class Loading:
 
     Attributes:
         dtype: "fp32", "bf16" or "fp16"; None: as stored, and fp32 for what a file packs into blocks.
-        backend: of the linears, see above; int8 is one.
+        backend: of the linears, see above; int8, int4 and keep are three of them.
         stored: the type in the file, one for all ("float32"), or the file by its header; None for a new model, which has
             no file, or one of which nothing is known.
         mapped: whether tensors that need no conversion stay pages of the file: so on a CPU, unless a model is trained.
@@ -100,6 +105,11 @@ class Loading:
     def dtype_of(self, name: str) -> str:
         """Return the dtype that a plain weight has."""
         return self.dtype or SHORT.get(self.type_of(name) or "float32", "fp32")
+
+    def stays(self, name: str) -> bool:
+        """Return whether a parameter stays in the file's blocks."""
+        found = self.stored.by_parameter.get(name) if isinstance(self.stored, StoredFile) else None
+        return self.backend == "keep" and found is not None and found.can_stay
 
     def is_mapped(self, name: str) -> bool:
         """Return whether a weight is pages of the file: of its dtype, and in its order."""
@@ -132,7 +142,7 @@ def weights(
     plain, second = _parameters(config, local)
     before = [_plain(name, parameter, loading) for name, parameter in plain]
     after = [_prepared(one, parameter, loading) for one, (_, parameter) in zip(before, plain, strict=True)]
-    if loading.backend in ("onednn", "int8"):  # a table stays, and the linear that is tied to it has a copy
+    if loading.backend in ("onednn", "int8", "int4"):  # a table stays, and the linear that is tied to it has a copy
         after += [_prepared(_plain(name, p, loading), p, loading) for name, p in second if p.kind == "linear"]
     peak = max(_reading_peak(before, loading, local), _preparing_peak(plain, before, second, loading))
     held = tuple(after)
@@ -160,6 +170,11 @@ def _parameters(config: ModelConfig, local: Local | None) -> tuple[Sized, Sized]
 
 def _plain(name: str, parameter: Parameter, loading: Loading) -> Held:
     """Return a parameter as `load_weights` leaves it."""
+    if loading.stays(name):
+        assert isinstance(loading.stored, StoredFile)
+        tensor = loading.stored.by_parameter[name]
+        size = stored_bytes(tensor.kind, parameter.shape)
+        return Held(name, size if tensor.rearranged else 0, 0 if tensor.rearranged else size, tensor.kind)
     dtype, mapped = loading.dtype_of(name), loading.is_mapped(name)
     size = parameter.size * WIDTHS[dtype]
     return Held(name, 0 if mapped else size, size if mapped else 0, dtype)
@@ -168,14 +183,26 @@ def _plain(name: str, parameter: Parameter, loading: Loading) -> Held:
 def _prepared(one: Held, parameter: Parameter, loading: Loading) -> Held:
     """Return it as the backend leaves it."""
     size, grouped = one.own + one.mapped, _GROUP.fullmatch(one.name) is not None
-    if parameter.kind == "linear" and loading.backend == "int8":
-        return Held(one.name, parameter.size + SCALE * parameter.shape[0], 0, "int8")
+    if parameter.kind == "linear" and loading.backend in ("int8", "int4"):
+        rounded = "int8" if one.name == SCORES else loading.backend
+        return Held(one.name, rounded_bytes(one.name, parameter.shape, loading.backend), 0, rounded)
+    if loading.backend == "keep":  # biases of a group are joined, and nothing else
+        joined = grouped and one.name.endswith(".bias")
+        return Held(one.name, size, 0, one.dtype) if joined else one
     copied = loading.backend == "onednn" or (
         loading.backend == "compiled" and loading.transposed and ".layers." in one.name
     )
     if (copied and parameter.kind == "linear") or (grouped and loading.backend != "plain"):
         return Held(one.name, size, 0, one.dtype)
     return one
+
+
+def rounded_bytes(name: str, shape: Shape, backend: str) -> int:
+    """Return the bytes of a linear's weight that is rounded: "int8" or "int4"."""
+    outputs, inputs = shape
+    if backend == "int8":
+        return outputs * (inputs + SCALE)
+    return outputs * -(-inputs // BLOCK) * (EIGHT_BITS if name == SCORES else FOUR_BITS)
 
 
 def _reading_peak(before: list[Held], loading: Loading, local: Local | None) -> int:
@@ -198,6 +225,8 @@ def _reading_peak(before: list[Held], loading: Loading, local: Local | None) -> 
         read = tensor.numbers * WIDTHS["fp32"] if tensor.in_blocks else 0
         changed = tensor.numbers * WIDTHS.get(tensor.read_as, 4) if tensor.rearranged else 0
         kept = not loading.copied and all(one.dtype == tensor.read_as and one.name not in divided for one in held)
+        if held and loading.stays(held[0].name):
+            read = changed = 0
         if held:
             spare = (read if changed else 0) if kept else read + changed
             total += sum(one.own for one in held)
@@ -216,15 +245,28 @@ def _preparing_peak(plain: Sized, before: list[Held], second: Sized, loading: Lo
         outputs = sum(parameter.shape[0] for _, parameter in members) * SCALE
         made, temporary = {
             "plain": (old, 0),
+            "keep": (old, 0),
             "fused": (joined or old, joined),
             "compiled": (joined or old, joined),
             "onednn": (size, joined + size),
             # The weight joined, divided by its scales, and rounded.
             "int8": (size // 4 + outputs, joined + size + size // 4 + outputs),
+            "int4": _to_blocks(members),
         }[loading.backend]
         peak = max(peak, total + temporary)
         total += made - old
     return peak
+
+
+def _to_blocks(members: Sized) -> tuple[int, int]:
+    """Return the bytes of a group's weights as `int4` rounds them, one after the other, and the most that takes."""
+    made = most = 0
+    for name, parameter in members:
+        outputs, inputs = parameter.shape
+        padded = outputs * -(-inputs // BLOCK) * BLOCK * WIDTHS["fp32"]
+        most = max(most, made + round(padded * WHILE_ROUNDING[EIGHT_BITS if name == SCORES else FOUR_BITS]))
+        made += rounded_bytes(name, parameter.shape, "int4")
+    return made, most
 
 
 def _modules(sized: Sized) -> Iterator[Sized]:

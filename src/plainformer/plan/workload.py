@@ -12,6 +12,7 @@ from plainformer.errors import UsageError, opt
 
 INFERENCE, TRAINING = "inference", "training"
 WEIGHT_DTYPES = ("fp32", "bf16", "fp16", "int8")
+QUANTIZED = ("int8", "int4", "keep")
 PRECISIONS = ("fp32", "bf16", "pure-bf16")
 OPTIMIZERS = ("adamw", "sgd", "sgd-momentum", "adafactor")
 _LENGTHS = "Lengths"
@@ -78,8 +79,14 @@ class Workload(OptionSet):
     )  # fmt: skip
     dtype: str | None = option(
         None,
-        help="Inference: dtype of the weights, fp32, bf16, fp16 or int8; default: fp32.",
+        help="Inference: dtype of the weights, fp32, bf16 or fp16; default: fp32. int8 is quantize int8.",
         check=one_of(*WEIGHT_DTYPES),
+        group=_INFERENCE,
+    )
+    quantize: str | None = option(
+        None,
+        help="As `load` has it: int8 or int4 rounds the weights of all linears; keep: a GGUF's blocks stay as they are.",
+        check=one_of(*QUANTIZED),
         group=_INFERENCE,
     )
     cache: str = option(
@@ -128,11 +135,24 @@ class Workload(OptionSet):
             )
         for name in ("lora_rank", "lora_targets"):
             no_effect(self.trainable != "lora" and name in self.given, name, f"without {opt('trainable', 'lora')}")
+        if self.quantize is not None and self.dtype not in (None, "fp32"):
+            what = f"{opt('quantize', self.quantize)} computes in fp32, and {opt('dtype', self.dtype)} says otherwise"
+            raise UsageError(what, f"leave {opt('dtype')} out")
 
     @property
     def training(self) -> bool:
         """Return whether it is a step of training."""
         return self.purpose == TRAINING
+
+    @property
+    def quantized(self) -> str | None:
+        """Return how the weights of linears are rounded, or kept; None: they are numbers of the dtype."""
+        return "int8" if self.dtype == "int8" else self.quantize
+
+    @property
+    def number(self) -> str:
+        """Return the dtype that an inference computes in."""
+        return self.dtype if self.dtype is not None and self.quantized is None else "fp32"
 
     @property
     def rows(self) -> int:
@@ -159,7 +179,7 @@ class Workload(OptionSet):
         return words[self.checkpointing] if self.checkpointing in words else int(self.checkpointing)
 
 
-_OF_INFERENCE = ("prompt", "new", "copies", "dtype", "cache")
+_OF_INFERENCE = ("prompt", "new", "copies", "dtype", "quantize", "cache")
 _OF_TRAINING = (
     *("length", "target_length", "optimizer", "precision", "trainable", "lora_rank", "lora_targets"),
     *("checkpointing", "dropout", "average", "accumulate", "loss_chunk"),

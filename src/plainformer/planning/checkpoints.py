@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainformer.config import ModelConfig
-from plainformer.plan.stored import NUMBERS, FileTensor, StoredFile
+from plainformer.plan.stored import NUMBERS, READ_AS_THEY_ARE, FileTensor, StoredFile
 from plainformer.planning.described import Described, Ref
 
 if TYPE_CHECKING:
@@ -53,7 +53,12 @@ def stored_file(checkpoint: Checkpoint, config: ModelConfig) -> StoredFile:
     from plainformer.config.shapes import every_name
 
     source = checkpoint.tensors()
-    found, _ = assigned(checkpoint.rows(config), source.names(), every_name(config), dict(config.tied))
-    used = {name: (tuple(ours), row.op.copies) for name, row, ours in found}
+    every, tied = every_name(config), dict(config.tied)
+    found, _ = assigned(checkpoint.rows(config), source.names(), every, tied)
+    used: dict[str, tuple[tuple[str, ...], bool, bool]] = {}
+    for name, row, ours in found:
+        in_blocks = source.stored(name) in READ_AS_THEY_ARE and len(source.shape(name)) == 2 and row.op.whole_rows
+        matrices = all(one not in tied and every[one].kind in ("linear", "table") for one in ours)
+        used[name] = tuple(ours), row.op.copies, in_blocks and matrices
     tensors = (FileTensor(source.stored(name), source.shape(name), *used.get(name, ())) for name in source.names())
     return StoredFile(sum(map(len, source.maps)), tuple(tensors))

@@ -9,20 +9,23 @@ import torch.nn.functional as F
 from plainformer.config import StackConfig, TokenFrontend
 from plainformer.model import block
 from plainformer.model.fast import packed
-from plainformer.model.fast.packed import MANY_ROWS, CompiledWeight, Int8Weight
+from plainformer.model.fast.packed import CompiledWeight, Int8Weight
 from tests.support.close import close
 
 
-@pytest.mark.parametrize("wins", [False, True])
-@pytest.mark.parametrize("shape", [(MANY_ROWS, 24), (2, MANY_ROWS, 24), (MANY_ROWS - 1, 24)], ids=str)
-def test_either_product(wins: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_onednn_wins", lambda threads: wins)
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("shape", [(300, 24), (2, 40, 24), (25, 24), (2, 24), (1, 24)], ids=str)
+def test_either_product(onednn: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    if not onednn:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     generator = torch.Generator().manual_seed(0)
     x, weight_OI, bias_O = (torch.randn(size, generator=generator) for size in (shape, (40, 24), (40,)))
     with torch.inference_mode():
         for bias in (bias_O, None):
             exact = F.linear(x.double(), weight_OI.double(), None if bias is None else bias.double())
             close(CompiledWeight([weight_OI], bias)(x), exact.float())
+            strided = x.mT.contiguous().mT
+            close(CompiledWeight([weight_OI], bias)(strided), exact.float())
             rounded = Int8Weight([weight_OI], bias)
             assert rounded.scales_O is not None
             wide = (rounded.stored_OI.float() * rounded.scales_O[:, None]).double()
@@ -31,8 +34,16 @@ def test_either_product(wins: bool, shape: tuple[int, ...], monkeypatch: pytest.
             assert packed.multiply_many(x.bfloat16(), weight_OI.bfloat16(), None).dtype == torch.bfloat16
 
 
-def test_the_winner_is_measured() -> None:
-    assert packed._onednn_wins(torch.get_num_threads()) in (True, False)
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+@pytest.mark.parametrize("layout", [CompiledWeight, Int8Weight])
+def test_a_row_has_the_same_bits_among_any_others(layout: type[CompiledWeight | Int8Weight]) -> None:
+    """However many come with it, from two on: a prompt may be cut anywhere."""
+    weight = layout([torch.randn(96, 80)], torch.randn(96))
+    x = torch.randn(1, 700, 80)
+    with torch.inference_mode():
+        whole = weight(x)
+        for count in (2, 3, 5, 8, 17, 24, 25, 64, 255, 256, 500):
+            assert torch.equal(weight(x[:, 64 : 64 + count]), whole[:, 64 : 64 + count]), count
 
 
 @pytest.mark.parametrize("ffn", ["plain", "gated"])
@@ -51,4 +62,4 @@ def test_parts_of_the_rows(ffn: str, monkeypatch: pytest.MonkeyPatch) -> None:
         close(network(x_BTD), whole.detach())
         network(x_BTD[:1, :8])
     assert network(x_BTD).equal(whole)  # a gradient may be wanted
-    assert sizes == [33, 8, 8, 8, 8, 1, 8, 33]
+    assert sizes == [33, 9, 9, 9, 6, 8, 33]  # no row is left alone

@@ -1,6 +1,6 @@
 """What plain loops cannot say to Numba: sums of products of bytes, and half-precision numbers.
 
-A `Lanes` is eight fp32 sums side by side. `add_products` adds to them the products of 32 unsigned and 32 signed bytes, four to a
+A `Lanes` is eight fp32 sums side by side. `add_block` adds to them the products of 32 unsigned and 32 signed bytes, four to a
 lane and exactly, times a scale; the instructions are those that the processor has: one (VNNI), two (AVX2), or what LLVM makes of
 multiplications of whole numbers anywhere else.
 """
@@ -16,7 +16,7 @@ from numba.core.datamodel import models, register_default  # type: ignore[attr-d
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
 
-BYTE, SHORT, INT, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
+BYTE, SHORT, INT, WORD, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 def _instruction(made: Any) -> Any:
@@ -107,57 +107,111 @@ def _products(context: Any, builder: Any, unsigned: Any, signed: Any) -> Any:
 
 
 @_instruction
+def number_at(typing: Any, address: Any) -> Any:
+    """Return the fp32 number at an address."""
+    return types.float32(types.int64), lambda context, builder, signature, args: _load(builder, args[0], FLOAT)
+
+
+@_instruction
+def put_number(typing: Any, address: Any, value: Any) -> Any:
+    """Write one."""
+    return types.none(types.int64, types.float32), lambda context, builder, signature, args: _store(
+        context, builder, *args
+    )
+
+
+@_instruction
 def no_sums(typing: Any) -> Any:
     """Return eight zeros."""
     return LANES(), lambda context, builder, signature, args: ir.Constant(_of(FLOAT, 8), [0.0] * 8)
 
 
 @_instruction
-def add_products(typing: Any, sums: Any, u_at: Any, q_at: Any, scales_at: Any, scale: Any) -> Any:
+def add_block(typing: Any, sums: Any, u: Any, q_at: Any, scales: Any, scale: Any) -> Any:
     """Return sums + (u · q, four to a lane) * scales * scale, of 32 bytes each, eight scales and one."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = _of(FLOAT, 8)
-        unsigned, signed = (_load(builder, address, _of(BYTE, 32)) for address in args[1:3])
-        whole = builder.sitofp(_products(context, builder, unsigned, signed), lanes)
-        scaled = builder.fmul(_load(builder, args[3], lanes), _all_same(builder, args[4], 8))
-        return _call(builder, "llvm.fma.v8f32", lanes, whole, scaled, args[0])
+        signed = _load(builder, args[2], _of(BYTE, 32))
+        whole = builder.sitofp(_products(context, builder, args[1], signed), _of(FLOAT, 8))
+        scaled = builder.fmul(args[3], _all_same(builder, args[4], 8))
+        return _call(builder, "llvm.fma.v8f32", _of(FLOAT, 8), whole, scaled, args[0])
 
-    return LANES(sums, types.int64, types.int64, types.int64, types.float32), code
+    return LANES(sums, BYTES, types.int64, LANES, types.float32), code
 
 
 @_instruction
-def in_all(typing: Any, sums: Any) -> Any:
-    """Return the sum of the eight."""
+def add_lanes(typing: Any, sums: Any, factors: Any, at: Any) -> Any:
+    """Return sums + factors * the eight numbers at an address."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total = args[0]
+        lanes = _of(FLOAT, 8)
+        return _call(builder, "llvm.fma.v8f32", lanes, args[1], _load(builder, args[2], lanes), args[0])
+
+    return LANES(sums, LANES, types.int64), code
+
+
+@_instruction
+def in_all(typing: Any, a: Any, b: Any) -> Any:
+    """Return the sum of both sums' eight."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total = builder.fadd(*args)
         for half in (4, 2, 1):  # of the last, each half is added to the other
             other = ir.Constant(_of(INT, 8), [(i + half) % 8 for i in range(8)])
             total = builder.fadd(total, builder.shuffle_vector(total, total, other))
         return builder.extract_element(total, ir.Constant(INT, 0))
 
-    return types.float32(sums), code
+    return types.float32(a, b), code
+
+
+def _half(context: Any, builder: Any, address: Any, place: int) -> Any:
+    """Return one of four numbers that are stored in half precision, eight times.
+
+    All four are read: one alone would be put into a register that still waits for other sums.
+    """
+    if _has(context, "f16c"):
+        four = builder.fpext(_load(builder, address, _of(ir.HalfType(), 4)), _of(FLOAT, 4))
+        return builder.shuffle_vector(four, four, ir.Constant(_of(INT, 8), [place] * 8))
+    wide = builder.zext(_load(builder, builder.add(address, WORD(2 * place)), SHORT), INT)
+    # Moved to where single precision has its exponent, a number is 2^-112 of what it should be; infinity stays one.
+    moved = builder.shl(builder.and_(wide, INT(0x7FFF)), INT(13))
+    value = builder.fmul(builder.bitcast(moved, FLOAT), FLOAT(2.0**112))
+    ends = builder.icmp_unsigned(">=", moved, INT(0x0F800000))
+    endless = builder.bitcast(builder.or_(moved, INT(0x7F800000)), FLOAT)
+    value = builder.select(ends, endless, value)
+    sign = builder.shl(builder.and_(wide, INT(0x8000)), INT(16))
+    return _all_same(builder, builder.bitcast(builder.or_(builder.bitcast(value, INT), sign), FLOAT), 8)
 
 
 @_instruction
 def half_at(typing: Any, address: Any) -> Any:
-    """Return a number that is stored in half precision."""
+    """Return a number in half precision, eight times. Six more bytes are read, which must be there."""
+    return LANES(types.int64), lambda context, builder, signature, args: _half(context, builder, args[0], 0)
+
+
+@_instruction
+def half_before(typing: Any, address: Any) -> Any:
+    """Return the number in half precision that ends there, eight times. Six bytes before it are read, too."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _has(context, "f16c"):
-            return builder.fpext(_load(builder, args[0], ir.HalfType()), FLOAT)
-        wide = builder.zext(_load(builder, args[0], SHORT), INT)
-        # Moved to where single precision has its exponent, a number is 2^-112 of what it should be; infinity stays one.
-        moved = builder.shl(builder.and_(wide, INT(0x7FFF)), INT(13))
-        value = builder.fmul(builder.bitcast(moved, FLOAT), FLOAT(2.0**112))
-        ends = builder.icmp_unsigned(">=", moved, INT(0x0F800000))
-        endless = builder.bitcast(builder.or_(moved, INT(0x7F800000)), FLOAT)
-        value = builder.select(ends, endless, value)
-        sign = builder.shl(builder.and_(wide, INT(0x8000)), INT(16))
-        return builder.bitcast(builder.or_(builder.bitcast(value, INT), sign), FLOAT)
+        return _half(context, builder, builder.sub(args[0], WORD(8)), 3)
 
-    return types.float32(types.int64), code
+    return LANES(types.int64), code
+
+
+@_instruction
+def times(typing: Any, lanes: Any, factor: Any) -> Any:
+    """Return each of the eight times a number."""
+    return LANES(LANES, types.float32), lambda context, builder, signature, args: builder.fmul(
+        args[0], _all_same(builder, args[1], 8)
+    )
+
+
+@_instruction
+def first_and_last(typing: Any, first: Any, last: Any) -> Any:
+    """Return the first four of some and the last four of others."""
+    order = ir.Constant(_of(INT, 8), [0, 1, 2, 3, 12, 13, 14, 15])
+    return LANES(LANES, LANES), lambda context, builder, signature, args: builder.shuffle_vector(*args, order)
 
 
 @_instruction
@@ -197,11 +251,9 @@ def put_bytes(typing: Any, address: Any, value: Any) -> Any:
 
 
 @_instruction
-def put_same(typing: Any, address: Any, value: Any) -> Any:
-    """Write a number four times."""
-    return types.none(types.int64, types.float32), lambda context, builder, signature, args: _store(
-        context, builder, args[0], _all_same(builder, args[1], 4)
-    )
+def put_lanes(typing: Any, address: Any, value: Any) -> Any:
+    """Write eight numbers."""
+    return types.none(types.int64, LANES), lambda context, builder, signature, args: _store(context, builder, *args)
 
 
 def _operator(function: Any, name: str) -> None:
@@ -249,10 +301,10 @@ def _nearest(context: Any, builder: Any, floats: Any) -> Any:
 
 
 @_instruction
-def round_32(typing: Any, x_at: Any, q_at: Any) -> Any:
-    """Write 32 numbers as bytes of one scale, the largest 127; return the scale, and the sums of the first and last 16 bytes.
+def round_32(typing: Any, x_at: Any, q_at: Any, sums_at: Any) -> Any:
+    """Write 32 numbers as bytes of one scale, the largest 127, and eight sums of four of what they now are; return the scale.
 
-    The scale is NaN or infinite where a number is.
+    It is NaN or infinite where a number is.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -266,15 +318,12 @@ def round_32(typing: Any, x_at: Any, q_at: Any) -> Any:
         turned = builder.select(some, builder.fdiv(FLOAT(1.0), scale), FLOAT(0.0))
         rounded = _nearest(context, builder, builder.fmul(given, _all_same(builder, turned, 32)))
         _store(context, builder, args[1], rounded)
-        sums = []
-        for first in (0, 16):
-            half = builder.shuffle_vector(rounded, rounded, ir.Constant(_of(INT, 16), list(range(first, first + 16))))
-            wide = builder.sext(half, _of(INT, 16))
-            sums.append(_call(builder, "llvm.vector.reduce.add.v16i32", INT, wide))
-        return context.make_tuple(builder, signature.return_type, [scale, *sums])
+        fours = _products(context, builder, ir.Constant(_of(BYTE, 32), [1] * 32), rounded)
+        sums = builder.fmul(builder.sitofp(fours, _of(FLOAT, 8)), _all_same(builder, scale, 8))
+        _store(context, builder, args[2], sums)
+        return scale
 
-    result = types.Tuple((types.float32, types.int32, types.int32))
-    return result(types.int64, types.int64), code
+    return types.float32(types.int64, types.int64, types.int64), code
 
 
 @_instruction

@@ -19,22 +19,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
 from plainformer.model.fast.basics import Array, carray, finished, numbers_at, words_at
 from plainformer.model.fast.jit import compiled
 from plainformer.model.fast.lanes import (
-    add_products,
+    add_block,
+    add_lanes,
     address_of,
     bits_at,
     bytes_at,
+    first_and_last,
     half_at,
+    half_before,
     halves_at,
     in_all,
     no_sums,
+    number_at,
     pointer,
     put_bytes,
-    put_same,
+    put_lanes,
+    put_number,
     round_32,
+    times,
 )
 from plainformer.model.fast.parts import parts_of, share
 
@@ -44,153 +51,193 @@ PART = 2**15
 
 
 @compiled()
-def round_input(x_RI: Array, q_RI: Array, d_RG: Array, sums_R2G: Array) -> None:
-    """x ≈ d * q, rounded 32 numbers at a time; `sums_R2G`: d times the sum of each 16 of q. Inputs beyond x are zero."""
+def round_input(x_RI: Array, q_RI: Array, d_RG: Array, sums_RI: Array) -> None:
+    """x ≈ d * q, rounded 32 numbers at a time; `sums_RI`: eight sums of four of these. Inputs beyond x are zero."""
     size, blocks = x_RI.shape[1], d_RG.shape[1]
     edge = np.zeros(32, np.float32)
     for r in range(len(x_RI)):
         for b in range(blocks):
-            at = address_of(x_RI) + 4 * (size * r + 32 * b)
+            at, place = address_of(x_RI) + 4 * (size * r + 32 * b), 32 * (blocks * r + b)
             if 32 * b + 32 > size:
                 for i in range(size - 32 * b):
                     edge[i] = x_RI[r, 32 * b + i]
                 at = address_of(edge)
-            d, low, high = round_32(at, address_of(q_RI) + 32 * (blocks * r + b))
-            d_RG[r, b] = d
-            sums_R2G[r, 2 * b] = d * np.float32(low)
-            sums_R2G[r, 2 * b + 1] = d * np.float32(high)
+            d_RG[r, b] = round_32(at, address_of(q_RI) + place, address_of(sums_RI) + place)
     edge[0] = 0  # until here it is needed
 
 
+def take(*given: Any) -> Any:
+    """Do with 32 weights what they are wanted for, and return the sums of products so far.
+
+    The arguments are where to, the sums, the block's number, its bytes, and the scales and minima of its weights, four to a
+    lane. "Where to" is one of
+        (at, blocks)           all blocks' bytes are kept at an address, then scales, then minima
+        (q, d, sums)           a row of the input in bytes, its scales and its sums: one product is added up
+        (q, d, sums, blocks)   four such rows, one after the other: four products
+    """
+
+
+@overload(take)
+def _of_weights(to, sums, b, made, scales, minima):  # type: ignore[no-untyped-def]  # Numba compares annotations
+    return {2: _kept, 3: _one_product, 4: _four_products}[len(to)]
+
+
+def _kept(to, sums, b, made, scales, minima):  # type: ignore[no-untyped-def]
+    at, blocks = to
+    put_bytes(at + 32 * b, made)
+    put_lanes(at + 32 * (blocks + b), scales)
+    put_lanes(at + 32 * (2 * blocks + b), minima)
+    return sums
+
+
+def _one_product(to, sums, b, made, scales, minima):  # type: ignore[no-untyped-def]
+    q, d, of_fours = to
+    at = 32 * b
+    return add_block(sums[0], made, q + at, scales, number_at(d + 4 * b)), add_lanes(sums[1], minima, of_fours + at)
+
+
+def _four_products(to, sums, b, made, scales, minima):  # type: ignore[no-untyped-def]
+    q, d, of_fours, blocks = to
+    y0, z0, y1, z1, y2, z2, y3, z3 = sums
+    at, step = 32 * b, 32 * blocks
+    d += 4 * b
+    y0, z0 = add_block(y0, made, q + at, scales, number_at(d)), add_lanes(z0, minima, of_fours + at)
+    at, d = at + step, d + 4 * blocks
+    y1, z1 = add_block(y1, made, q + at, scales, number_at(d)), add_lanes(z1, minima, of_fours + at)
+    at, d = at + step, d + 4 * blocks
+    y2, z2 = add_block(y2, made, q + at, scales, number_at(d)), add_lanes(z2, minima, of_fours + at)
+    at, d = at + step, d + 4 * blocks
+    y3, z3 = add_block(y3, made, q + at, scales, number_at(d)), add_lanes(z3, minima, of_fours + at)
+    return y0, z0, y1, z1, y2, z2, y3, z3
+
+
+def none_yet(to: Any) -> Any:
+    """Return the sums that `take` starts with: of products with bytes, and with minima, for each row."""
+
+
+@overload(none_yet)
+def _sums_for(to):  # type: ignore[no-untyped-def]  # Numba compares annotations
+    if len(to) < 4:
+        return lambda to: (no_sums(), no_sums())
+    return lambda to: (no_sums(), no_sums(), no_sums(), no_sums(), no_sums(), no_sums(), no_sums(), no_sums())
+
+
 @compiled()
-def _make_bytes(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
-    """Make a row of weights what the products read: 32 bytes a block, eight scales, two minima."""
+def _walk(kind: int, w: int, to: Any, blocks: int) -> Any:
+    """Take all blocks of a row of weights, each as 32 bytes, scales and minima; return the sums."""
     if kind == 1:
-        _q8_0(w, u, s, m, blocks)
-    elif kind <= 5:
-        _q4_q5(kind, w, u, s, m, blocks)
-    elif kind <= 7:
-        _q4_k_q5_k(kind, w, u, s, m, blocks // 8)
-    else:
-        _q6_k(w, u, s, m, blocks // 8)
+        return _q8_0(w, to, blocks)
+    if kind <= 5:
+        return _q4_q5(kind, w, to, blocks)
+    if kind <= 7:
+        return _q4_k_q5_k(kind, w, to, blocks // 8)
+    return _q6_k(w, to, blocks // 8)
 
 
 @compiled()
-def _put_scale(s: int, m: int, b: int, scale: Any, minimum: Any) -> None:
-    put_same(s + 32 * b, scale)
-    put_same(s + 32 * b + 16, scale)
-    minima = numbers_at(m + 8 * b, 2)
-    minima[0] = minimum
-    minima[1] = minimum
-
-
-@compiled()
-def _q8_0(w: int, u: int, s: int, m: int, blocks: int) -> None:
+def _q8_0(w: int, to: Any, blocks: int) -> Any:
     """A scale, 32 signed bytes."""
+    sums = none_yet(to)
     for b in range(blocks):
         at = w + 34 * b
         scale = half_at(at)
-        _put_scale(s, m, b, scale, np.float32(-128) * scale)
-        put_bytes(u + 32 * b, bytes_at(at + 2) ^ 128)
+        sums = take(to, sums, b, bytes_at(at + 2) ^ 128, scale, times(scale, -128))
+    return sums
 
 
 @compiled()
-def _q4_q5(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
+def _q4_q5(kind: int, w: int, to: Any, blocks: int) -> Any:
     """A scale, a minimum (Q4_1, Q5_1), 32 fifth bits (Q5_0, Q5_1), 16 bytes of two halves each."""
-    has_minimum, has_fifth = kind == 3 or kind == 5, kind >= 4
+    sums, has_minimum, has_fifth = none_yet(to), kind == 3 or kind == 5, kind >= 4
     head = 4 if has_minimum else 2
     low = head + 4 if has_fifth else head
     for b in range(blocks):
         at = w + (low + 16) * b
         scale = half_at(at)
-        if has_minimum:
-            minimum = half_at(at + 2)
-        else:
-            minimum = scale * np.float32(-16 if has_fifth else -8)
-        _put_scale(s, m, b, scale, minimum)
+        minimum = half_at(at + 2) if has_minimum else times(scale, -16 if has_fifth else -8)
         made = halves_at(at + low)
         if has_fifth:
             made = made | (bits_at(at + head) << 4)
-        put_bytes(u + 32 * b, made)
+        sums = take(to, sums, b, made, scale, minimum)
+    return sums
 
 
 @compiled()
-def _q4_k_q5_k(kind: int, w: int, u: int, s: int, m: int, blocks: int) -> None:
+def _six_bits(six: Array, b: int) -> Any:
+    """Return the scale and the minimum of block b, 0 to 7, which are packed in twelve bytes."""
+    if b < 4:
+        return np.float32(six[b] & 63), np.float32(six[b + 4] & 63)
+    part = (six[b + 4] & 15) | (six[b - 4] >> 6 << 4)
+    below = (six[b + 4] >> 4) | (six[b] >> 6 << 4)
+    return np.float32(part), np.float32(below)
+
+
+@compiled()
+def _q4_k_q5_k(kind: int, w: int, to: Any, blocks: int) -> Any:
     """256 weights: a scale of scales, one of minima, eight of each in 6 bits, fifth bits (Q5_K), 128 bytes of two halves."""
-    low = 48 if kind == 7 else 16
+    sums, low = none_yet(to), 48 if kind == 7 else 16
     for k in range(blocks):
         at = w + (low + 128) * k
         scale, minimum = half_at(at), half_at(at + 2)
         six = carray(pointer(at + 4), 12, np.uint8)
-        for b in range(8):
-            if b < 4:
-                part, below = six[b] & 63, six[b + 4] & 63
-            else:
-                part = (six[b + 4] & 15) | (six[b - 4] >> 6 << 4)
-                below = (six[b + 4] >> 4) | (six[b] >> 6 << 4)
-            _put_scale(s, m, 8 * k + b, scale * np.float32(part), -minimum * np.float32(below))
         for pair in range(4):
-            both, to = bytes_at(at + low + 32 * pair), u + 256 * k + 64 * pair
+            both, b = bytes_at(at + low + 32 * pair), 8 * k + 2 * pair
             first, second = both & 15, both >> 4
             if kind == 7:
                 fifths = bytes_at(at + 16) >> (2 * pair)
                 first, second = first | ((fifths & 1) << 4), second | ((fifths & 2) << 3)
-            put_bytes(to, first)
-            put_bytes(to + 32, second)
+            part, below = _six_bits(six, 2 * pair)
+            sums = take(to, sums, b, first, times(scale, part), times(minimum, -below))
+            part, below = _six_bits(six, 2 * pair + 1)
+            sums = take(to, sums, b + 1, second, times(scale, part), times(minimum, -below))
+    return sums
 
 
 @compiled()
-def _q6_k(w: int, u: int, s: int, m: int, blocks: int) -> None:
+def _q6_k(w: int, to: Any, blocks: int) -> Any:
     """256 weights: 128 bytes of two halves, 64 of four upper pairs of bits, 16 scales in 8 bits, a scale of those."""
+    sums = none_yet(to)
     for k in range(blocks):
         at = w + 210 * k
-        whole = half_at(at + 208)
-        parts, minima = carray(pointer(at + 192), 16, np.int8), numbers_at(m + 64 * k, 16)
-        for part in range(16):
-            scale = whole * np.float32(parts[part])
-            put_same(s + 256 * k + 16 * part, scale)
-            minima[part] = np.float32(-32) * scale
+        whole = half_before(at + 210)
         for side in range(2):
-            to, low = u + 256 * k + 128 * side, at + 64 * side
-            a, b, upper = bytes_at(low), bytes_at(low + 32), bytes_at(at + 128 + 32 * side)
-            put_bytes(to, (a & 15) | ((upper & 3) << 4))
-            put_bytes(to + 32, (b & 15) | ((upper & 12) << 2))
-            put_bytes(to + 64, (a >> 4) | (upper & 48))
-            put_bytes(to + 96, (b >> 4) | ((upper & 192) >> 2))
+            low = at + 64 * side
+            a, c, upper = bytes_at(low), bytes_at(low + 32), bytes_at(at + 128 + 32 * side)
+            sums = _sixths(to, sums, 8 * k + 4 * side, (a & 15) | ((upper & 3) << 4), whole, at + 192)
+            sums = _sixths(to, sums, 8 * k + 4 * side + 1, (c & 15) | ((upper & 12) << 2), whole, at + 192)
+            sums = _sixths(to, sums, 8 * k + 4 * side + 2, (a >> 4) | (upper & 48), whole, at + 192)
+            sums = _sixths(to, sums, 8 * k + 4 * side + 3, (c >> 4) | ((upper & 192) >> 2), whole, at + 192)
+    return sums
 
 
 @compiled()
-def _four_rows(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
-    """y = the products of a row of weights with rows r to r + 3."""
-    u, scales, m = made
-    q_R, d_R, sums_R = rounded
-    step = 32 * blocks
-    q = q_R + r * step
-    d = numbers_at(d_R + 4 * r * blocks, 4 * blocks)
-    y0 = y1 = y2 = y3 = no_sums()
-    for b in range(blocks):
-        at, s = u + 32 * b, scales + 32 * b
-        y0 = add_products(y0, at, q + 32 * b, s, d[b])
-        y1 = add_products(y1, at, q + step + 32 * b, s, d[blocks + b])
-        y2 = add_products(y2, at, q + 2 * step + 32 * b, s, d[2 * blocks + b])
-        y3 = add_products(y3, at, q + 3 * step + 32 * b, s, d[3 * blocks + b])
-    sums = sums_R + 8 * r * blocks
-    out = numbers_at(y + 4 * r, 4)
-    out[0] = in_all(y0) + _dot(m, sums, 2 * blocks)
-    out[1] = in_all(y1) + _dot(m, sums + 8 * blocks, 2 * blocks)
-    out[2] = in_all(y2) + _dot(m, sums + 16 * blocks, 2 * blocks)
-    out[3] = in_all(y3) + _dot(m, sums + 24 * blocks, 2 * blocks)
+def _sixths(to: Any, sums: Any, b: int, made: Any, whole: Any, parts_at: int) -> Any:
+    """Take a block whose two scales are the next of 16 parts of a whole one."""
+    parts = carray(pointer(parts_at + 2 * (b % 8)), 2, np.int8)
+    scales = first_and_last(times(whole, parts[0]), times(whole, parts[1]))
+    return take(to, sums, b, made, scales, times(scales, -32))
 
 
 @compiled()
-def _one_row(made: Any, rounded: Any, r: int, blocks: int, y: int) -> None:
-    u, scales, m = made
-    q_R, d_R, sums_R = rounded
-    q, d = q_R + 32 * r * blocks, numbers_at(d_R + 4 * r * blocks, blocks)
-    total = no_sums()
-    for b in range(blocks):
-        total = add_products(total, u + 32 * b, q + 32 * b, scales + 32 * b, d[b])
-    numbers_at(y + 4 * r, 1)[0] = in_all(total) + _dot(m, sums_R + 8 * r * blocks, 2 * blocks)
+def _row(kind: int, w: int, x: int, size: int, rows: int, rounded: Any, y: int) -> None:
+    """y = a row of weights from address `w` on, times every row of the input, of `size` numbers from `x` on."""
+    blocks = (size + 31) // 32
+    if kind == 0:
+        for r in range(rows):
+            put_number(y + 4 * r, _dot(w, x + 4 * size * r, size))
+        return
+    q, d, sums = rounded
+    while rows > 1:  # the last four may go beyond: there are zeros
+        y0, z0, y1, z1, y2, z2, y3, z3 = _walk(kind, w, (q, d, sums, blocks), blocks)
+        put_number(y, in_all(y0, z0))
+        put_number(y + 4, in_all(y1, z1))
+        put_number(y + 8, in_all(y2, z2))
+        put_number(y + 12, in_all(y3, z3))
+        rows, y = rows - 4, y + 16
+        q, d, sums = q + 128 * blocks, d + 16 * blocks, sums + 128 * blocks
+    if rows == 1:
+        y0, z0 = _walk(kind, w, (q, d, sums), blocks)
+        put_number(y, in_all(y0, z0))
 
 
 @compiled()
@@ -202,44 +249,19 @@ def _dot(a_at: int, b_at: int, count: int) -> Any:
 
 
 @compiled()
-def _row(kind: int, w: int, x: int, size: int, rows: int, rounded: Any, made: Any, y: int) -> None:
-    """y = a row of weights from address `w` on, times every row of the input, of `size` numbers from `x` on."""
-    blocks = (size + 31) // 32
-    if kind == 0:
-        out = numbers_at(y, rows)
-        for r in range(rows):
-            out[r] = _dot(w, x + 4 * size * r, size)
-        return
-    _make_bytes(kind, w, *made, blocks)
-    r = 0
-    while r + 4 <= rows:
-        _four_rows(made, rounded, r, blocks, y)
-        r += 4
-    while r < rows:
-        _one_row(made, rounded, r, blocks, y)
-        r += 1
-
-
-@compiled()
-def _room(at: int, blocks: int) -> Any:
-    """Divide memory into that of bytes, scales, and minima; see `_make_bytes`."""
-    return at, at + 32 * blocks, at + 64 * blocks
-
-
-@compiled()
 def multiply_blocks(matrix: Any, x_RI: Array, y_RO: Array, activation: int, activated: int) -> None:
     """y = x Wᵀ * scales + bias, of a matrix in blocks: the rows of all segments, (address, rows, bytes of a row, kind) each."""
     rows, size = x_RI.shape
-    blocks = (size + 31) // 32
-    q_RI, d_RG = np.empty((rows, 32 * blocks), np.int8), np.empty((rows, blocks), np.float32)
-    sums_R2G = np.empty((rows, 2 * blocks), np.float32)
-    round_input(x_RI, q_RI, d_RG, sums_R2G)
-    rounded = address_of(q_RI), address_of(d_RG), address_of(sums_R2G)
+    blocks, fours = (size + 31) // 32, (rows + 3) // 4 * 4
+    q_RI, d_RG = np.zeros((fours, 32 * blocks), np.int8), np.zeros((fours, blocks), np.float32)
+    sums_RI = np.zeros((fours, 8 * blocks), np.float32)
+    round_input(x_RI, q_RI, d_RG, sums_RI)
+    rounded = address_of(q_RI), address_of(d_RG), address_of(sums_RI)
     job = matrix, address_of(x_RI), rows, rounded, address_of(y_RO), activation, activated
     share(parts_of(_outputs, job), matrix.outputs, PART // max(size * rows, 1) + 1)
     q_RI[0, 0] = 0  # until here it is needed, as are the others
     d_RG[0, 0] = 0
-    sums_R2G[0, 0] = 0
+    sums_RI[0, 0] = 0
 
 
 @compiled()
@@ -247,20 +269,17 @@ def _outputs(job: Any, first: int, last: int) -> None:
     """Compute some of the outputs of `multiply_blocks`."""
     matrix, x, rows, rounded, y_at, activation, activated = job
     size, outputs, segments_at = matrix.inputs, matrix.outputs, matrix.weight
-    blocks = (size + 31) // 32
-    own = np.empty(72 * blocks + 4 * rows, np.uint8)
-    made, y = _room(address_of(own), blocks), address_of(own) + 72 * blocks
-    y_R, y_RO = numbers_at(y, rows), numbers_at(y_at, rows * outputs)
+    y_R, y_RO = np.empty((rows + 3) // 4 * 4, np.float32), numbers_at(y_at, rows * outputs)
     segment, before = words_at(segments_at, 4), 0
     for o in range(first, last):
         while o - before >= segment[1]:
             before += segment[1]
             segments_at += 32
             segment = words_at(segments_at, 4)
-        _row(segment[3], segment[0] + (o - before) * segment[2], x, size, rows, rounded, made, y)
+        w = segment[0] + (o - before) * segment[2]
+        _row(segment[3], w, x, size, rows, rounded, address_of(y_R))
         for r in range(rows):
             y_RO[r * outputs + o] = finished(matrix, o, y_R[r], activation, activated)
-    own[0] = 0  # until here it is needed
 
 
 @compiled(inner=False)
@@ -276,24 +295,19 @@ def _widen_rows(job: Any, first: int, last: int) -> None:
     segment_at, y_at, size = job
     blocks = (size + 31) // 32
     segment = words_at(segment_at, 4)
-    own = np.empty(72 * blocks, np.uint8)
-    made = _room(address_of(own), blocks)
+    own = np.empty(96 * blocks, np.uint8)
+    at = address_of(own)
     for o in range(first, last):
-        _make_bytes(segment[3], segment[0] + o * segment[2], *made, blocks)
-        _widen_row(made, y_at + 4 * o * size, size)
+        _walk(segment[3], segment[0] + o * segment[2], (at, blocks), blocks)
+        _widen_row(at, blocks, y_at + 4 * o * size, size)
     own[0] = 0  # until here it is needed
 
 
 @compiled()
-def _widen_row(made: Any, y_at: int, size: int) -> None:
-    blocks = (size + 31) // 32
-    u, s, m = (
-        carray(pointer(made[0]), 32 * blocks, np.uint8),
-        numbers_at(made[1], 8 * blocks),
-        numbers_at(made[2], 2 * blocks),
-    )
-    y = numbers_at(y_at, size)
-    for group in range((size + 15) // 16):
-        scale, minimum = s[4 * group], m[group]
-        for i in range(16 * group, min(16 * group + 16, size)):
+def _widen_row(at: int, blocks: int, y_at: int, size: int) -> None:
+    u, y = carray(pointer(at), 32 * blocks, np.uint8), numbers_at(y_at, size)
+    s, m = numbers_at(at + 32 * blocks, 8 * blocks), numbers_at(at + 64 * blocks, 8 * blocks)
+    for four in range((size + 3) // 4):
+        scale, minimum = s[four], m[four]
+        for i in range(4 * four, min(4 * four + 4, size)):
             y[i] = scale * np.float32(u[i]) + minimum

@@ -162,7 +162,7 @@ class Engine:
         return 0.0 if self._scheduler.sleeps else time.monotonic() - self._scheduler.looked
 
     @property
-    def on_death(self) -> list[Callable[[EngineDied], None]]:
+    def on_death(self) -> list[Callable[[EngineDied], object]]:
         """Functions that are told if the computing thread dies, in that thread."""
         return self._scheduler.on_death
 

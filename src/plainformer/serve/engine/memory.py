@@ -6,6 +6,8 @@ from typing import Any
 
 from plainformer.generation.cache.paged import BLOCK, BlockPool, blocks_for
 from plainformer.generation.ragged import Ragged, unfit
+from plainformer.model.fast.packed import BlockWeight
+from plainformer.model.transformer import Transformer
 from plainformer.serve.engine.prefix import PrefixCache
 from plainformer.tasks.base import Task
 
@@ -32,7 +34,7 @@ class Memory:
             pool = BlockPool(task.config, self.total, dtype=model.dtype, device=model.device)
             self.ragged = Ragged(model, pool)
             if prefix_cache != "off":
-                self.prefixes = PrefixCache(pool)
+                self.prefixes = PrefixCache(pool, _least_run(model))
 
     @property
     def pool(self) -> Any:
@@ -67,6 +69,12 @@ class Memory:
         self.reserved += blocks
         if self.prefixes is not None and self.used + self.prefix_blocks > self.total:
             self.prefixes.evict(self.used + self.prefix_blocks - self.total)
+
+
+def _least_run(model: Transformer) -> int:
+    """Return how many tokens of a prompt must be run together, so that they are run as longer prompts are."""
+    in_blocks = any(isinstance(one, BlockWeight) for module in model.modules() for one in vars(module).values())
+    return BlockWeight.FEW + 1 if in_blocks else 2
 
 
 __all__ = ["BLOCK", "Memory", "blocks_for"]

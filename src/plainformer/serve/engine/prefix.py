@@ -16,12 +16,15 @@ from plainformer.generation.cache.paged import BLOCK, BlockPool
 class PrefixCache:
     """Blocks of a pool by the tokens up to their end; the cache is one user of each.
 
+    Args:
+        left: tokens of a prompt that are always run. Its last one must be, and fewer than these would be run in another way than
+            with those before them, which has other last bits.
     Attributes:
         kept: key → block, those used longest ago first.
     """
 
-    def __init__(self, pool: BlockPool) -> None:
-        self.pool = pool
+    def __init__(self, pool: BlockPool, left: int = 2) -> None:
+        self.pool, self.left = pool, left
         self.kept: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
@@ -33,12 +36,8 @@ class PrefixCache:
         return sum(self.pool.users(block) == 1 for block in self.kept.values())
 
     def find(self, ids: Sequence[int]) -> list[int]:
-        """Return the blocks that hold the beginning of a prompt; at least two tokens are left to be run.
-
-        The last one's logits are what is wanted, and one token alone would be run as decoding does. The caller becomes one
-        more user of each.
-        """
-        keys = _keys(ids, max(0, len(ids) - 2) // BLOCK)
+        """Return the blocks that hold the beginning of a prompt, of which the caller becomes one more user."""
+        keys = _keys(ids, max(0, len(ids) - self.left) // BLOCK)
         known = next((count for count, key in enumerate(keys) if key not in self.kept), len(keys))
         self._used(keys[:known])
         found = [self.kept[key] for key in keys[:known]]

@@ -60,7 +60,7 @@ class Scheduler:
         self.micro = Micro(self.turns, alone=options.exact_batches)
         self.draining = self.stopping = False
         self.died: EngineDied | None = None
-        self.on_death: list[Callable[[EngineDied], None]] = []
+        self.on_death: list[Callable[[EngineDied], object]] = []
         self.looked = time.monotonic()
         self.sleeps = False
         self._mail: deque[Mail] = deque()
