@@ -29,7 +29,8 @@ def test_models_of_a_command_line(tmp_path: Path) -> None:
         ["chat=smollm2", "org/name", str(folder), "x/y.gguf"], ["chat=text-generation", "my-model=fill-mask"]
     )
     assert [(one.name, one.ref, one.task) for one in found] == [
-        ("chat", "smollm2", "text-generation"), ("org/name", "org/name", None), ("my-model", str(folder), "fill-mask"), ("y", "x/y.gguf", None)
+        ("chat", "smollm2", "text-generation"), ("org/name", "org/name", None), ("my-model", str(folder), "fill-mask"),
+        ("y", "x/y.gguf", None)
     ]  # fmt: skip
     assert parse_models(["a"], ["ner"]) == (ModelEntry("a", "a", "ner"),)
 
@@ -65,7 +66,8 @@ def test_a_file_and_what_is_typed_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "models: [a]", "models: {a: {task: ner}}", "prot: 9000", "models: {a: {ref: b, quantise: int8}}", "load: {thread: 2}", "port: x", "max_rows: 0",
+    "models: [a]", "models: {a: {task: ner}}", "prot: 9000", "models: {a: {ref: b, quantise: int8}}", "load: {thread: 2}",
+    "port: x", "max_rows: 0",
     "models: {a: 5}", "{}: {}",
 ])  # fmt: skip
 def test_mistakes_in_a_file_are_named(tmp_path: Path, text: str) -> None:
