@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,3 +96,29 @@ def mixed(count: int, seed: int, most: int = 10) -> list[Asked]:
         options |= KINDS[kind]
         found.append(Asked(prompt, options, n=3 if kind == 3 else 1, logprobs=chance.choice([None, 0, 3])))
     return found
+
+
+BUSY = ("requests_running", "requests_waiting", "requests_paused", "rows_running", "kv_blocks_used")
+
+
+def is_free(engine: Engine) -> bool:
+    """Whether nothing is going on, and nobody holds memory."""
+    gauges = engine.gauges()
+    return not any(gauges[name] for name in BUSY)
+
+
+@contextmanager
+def held_up(engine: Engine) -> Iterator[None]:
+    """Within, the thread that computes waits."""
+    go, there = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        there.set()
+        go.wait(20)
+
+    engine.exclusive(wait)
+    assert there.wait(10)
+    try:
+        yield
+    finally:
+        go.set()

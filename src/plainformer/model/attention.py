@@ -243,7 +243,7 @@ class SelfAttention(Heads):
     ) -> Tensor:
         """Return context vectors, (B, H, T, E), of queries that look at their own document: a call for each run of them.
 
-        `wanted`: which query of each document there is; None for all.
+        `wanted`: which query of each document there is, as rows of one position; None for all.
         """
         contexts = []
         queries = documents.split(q_BHTE.transpose(1, 2), each=None if wanted is None else 1)
@@ -251,8 +251,13 @@ class SelfAttention(Heads):
         for run in zip(queries, keys, values, strict=True):
             q, k, v = (x.transpose(1, 2) for x in run)
             seen = mask.up_to(k.size(2)) if wanted is None else mask.up_to(k.size(2)).of(wanted)
-            contexts.append(self._context(q, k, v, seen, 0, dropout).transpose(1, 2))
-        return documents.join(contexts).transpose(1, 2)
+            # One query of several documents in one call may have other last bits than of each alone, as when it is generated.
+            each = 1 if wanted is not None and mask.looks_back else len(q)
+            parts = zip(q.split(each), k.split(each), v.split(each), strict=True)
+            found = [self._context(*part, seen, 0, dropout) for part in parts]
+            contexts.append((found[0] if len(found) == 1 else torch.cat(found)).transpose(1, 2))
+        joined = documents.join(contexts)
+        return (joined if wanted is None else joined.transpose(0, 1)).transpose(1, 2)
 
     def _project(self, x_BTD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, (B, H, T, E), keys and values, (B, K, T, E), normalised and rotated where the model does so."""

@@ -144,16 +144,22 @@ class Flow:
         return self.taken(x_BTD, layer)
 
     def taken(self, x: Tensor, layer: int, dim: int = 1) -> Tensor:
-        """Return what is wanted of a layer, usually all: positions of a dimension; of packed rows, one of each."""
+        """Return what is wanted of a layer, usually all: positions of a dimension; of packed rows, one of each.
+
+        Those are rows of one position again, as they are where a row runs alone: what is done with them gives the same bits.
+        """
         wanted = self.wanted(layer)
         if wanted is None:
             return x
         if self.packing is not None:
-            return x.index_select(dim, self.packing.ends(wanted))
+            return x.index_select(dim, self.packing.ends(wanted)).transpose(0, dim)
         return x[(slice(None),) * dim + (wanted,)]
 
     def unpacked(self, x_BTD: Tensor) -> Tensor:
-        """Return hidden states as rows of the batch, with padding where it was: of packed rows (1, N, D) → (B, T, D)."""
+        """Return hidden states as rows of the batch, with padding where it was: of packed rows (1, N, D) → (B, T, D).
+
+        Of one position of each, (B, 1, D), only the order changes.
+        """
         if self.packing is None:
             return x_BTD
-        return self.packing.unpack_ends(x_BTD) if self.only is not None else self.packing.unpack(x_BTD)
+        return self.packing.unpack_ends(x_BTD.transpose(0, 1)) if self.only is not None else self.packing.unpack(x_BTD)

@@ -7,7 +7,7 @@ V vocabulary, C classes or an image's channels, L layers, H heads, M mel channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -212,6 +212,27 @@ class Transformer(nn.Module):
         if only_logits:
             result.last_hidden_state = None
         return result if output_hidden_states else replace(result, hidden_states=None)
+
+    def by_layers(
+        self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache
+    ) -> Generator[None, None, Tensor]:
+        """Run a decoder on a prompt, layer by layer: it yields after each, and returns the last positions' logits, (B, V).
+
+        They are those of `forward(input_ids, attention_mask, cache=cache, logits_to_keep=1, only_logits=True)`. Something else
+        may compute in between, also with this model, as long as nobody changes it.
+        """
+        assert self.decoder is not None and self.encoder is None and self.pipe is None
+        inputs: dict[str, Tensor | None] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        check_options(self.config, cache, None, 1)
+        choices = check_inputs(self.config, inputs, self.training)
+        x_BTD, flow = self.decoder.begin(main_input(inputs), cache=cache, only=self.head.reads(1))
+        flow.each, outputs = False, self.decoder.run_layers(x_BTD, flow)
+        for output in outputs:
+            x_BTD = output[0]
+            yield
+        logits = self._finish(self.decoder.end(x_BTD, flow), input_ids, None, 1, choices).logits
+        assert logits is not None
+        return logits[:, -1]
 
     def states(
         self,

@@ -7,8 +7,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +19,6 @@ from plainformer.explanation import what_if
 from plainformer.serve.engine import (
     ContextTooLong,
     Draining,
-    Engine,
     EngineDied,
     QueueFull,
     QueueTimeout,
@@ -30,32 +27,7 @@ from plainformer.serve.engine import (
     turns,
 )
 from plainformer.serve.engine.rows import Batch
-from tests.support.engine import LONG, Models, engine_of, mixed, read, until
-
-BUSY = ("requests_running", "requests_waiting", "requests_paused", "rows_running", "kv_blocks_used")
-
-
-def is_free(engine: Engine) -> bool:
-    """Whether nothing is going on, and nobody holds memory."""
-    gauges = engine.gauges()
-    return not any(gauges[name] for name in BUSY)
-
-
-@contextmanager
-def held_up(engine: Engine) -> Iterator[None]:
-    """Within, the thread that computes waits."""
-    go, there = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        there.set()
-        go.wait(20)
-
-    engine.exclusive(wait)
-    assert there.wait(10)
-    try:
-        yield
-    finally:
-        go.set()
+from tests.support.engine import LONG, Models, engine_of, held_up, is_free, mixed, read, until
 
 
 def test_callers_who_leave_take_everything_with_them(models: Models) -> None:

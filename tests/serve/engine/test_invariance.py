@@ -9,7 +9,7 @@ import pytest
 import plainformer
 from plainformer.serve.engine import Outcome
 from tests.support import models as make
-from tests.support.engine import LONG, Asked, Models, engine_of, mixed, read
+from tests.support.engine import LONG, Asked, Models, engine_of, held_up, mixed, read, until
 
 # Families whose attention, positions or windows differ.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -78,6 +78,24 @@ def test_a_beginning_that_was_read_before_changes_no_bit(models: Models, length:
     assert longer.result == task(prompt + " and then", **asked.options)
     assert cold.result == task(prompt, **asked.options)
     assert equal(cold, first) and equal(cold, warm) and equal(cold, evicted)
+
+
+@pytest.mark.parametrize("lengths", [(2, 9, 9, 40, 65), (31, 31, 31), (29, 30, 29, 30, 31, 31, 31)], ids=str)
+def test_short_prompts_are_read_together(models: Models, lengths: tuple[int, ...]) -> None:
+    task, units = models["chat"], list[str]()
+    options = {"max_new_tokens": 5, "output_scores": True}
+    asked = [Asked(LONG[place : place + length], options, logprobs=2) for place, length in enumerate(lengths)]
+    with engine_of(task) as engine:
+        alone = [one.of(engine).result(20) for one in asked]
+        engine.observers.append(lambda seen: units.append(seen.label) if seen.name == "unit_seconds" else None)
+        with held_up(engine):
+            requests = [one.of(engine) for one in asked]
+            until(lambda: len(engine._scheduler._mail) == 2 * len(asked))  # all are prepared
+        together = [request.result(20) for request in requests]
+    assert units.count("prefill") == 1
+    for one, first, second in zip(asked, alone, together, strict=True):
+        assert first.result == one.expected(task)
+        assert equal(first, second)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -228,7 +228,6 @@ class Engine:
                     options,
                     *more,
                     memory=memory,
-                    threads=self._scheduler.turns,
                     reuse=self.options.prefix_cache,
                 )
             )

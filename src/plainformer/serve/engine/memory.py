@@ -18,6 +18,8 @@ class Memory:
     Attributes:
         total: blocks. reserved: by requests whose caches are their own.
         ragged: what runs rows together; None for a model that cannot.
+        least_run: tokens of a prompt that must be run together, so that they are run as longer prompts are.
+        has_kernels: whether prompts were read with kernels last; without, a product of one row has bits of its own.
         prefixes: blocks that are kept for later requests; None without.
     """
 
@@ -28,13 +30,14 @@ class Memory:
         numbers = 2 * stack.num_layers * stack.num_kv_heads * stack.head_dim * BLOCK
         self.total = max(1, share // (numbers * model.dtype.itemsize))
         self.reserved = 0
+        self.least_run, self.has_kernels = _least_run(model), False
         self.ragged: Ragged | None = None
         self.prefixes: PrefixCache | None = None
         if unfit(model) is None:
             pool = BlockPool(task.config, self.total, dtype=model.dtype, device=model.device)
             self.ragged = Ragged(model, pool)
             if prefix_cache != "off":
-                self.prefixes = PrefixCache(pool, _least_run(model))
+                self.prefixes = PrefixCache(pool, self.least_run)
 
     @property
     def pool(self) -> Any:
@@ -72,7 +75,6 @@ class Memory:
 
 
 def _least_run(model: Transformer) -> int:
-    """Return how many tokens of a prompt must be run together, so that they are run as longer prompts are."""
     in_blocks = any(isinstance(one, BlockWeight) for module in model.modules() for one in vars(module).values())
     return BlockWeight.FEW + 1 if in_blocks else 2
 

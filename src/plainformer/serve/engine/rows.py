@@ -21,15 +21,12 @@ from plainformer.generation.draw import Draws
 from plainformer.generation.modes.token_loop import Picker, Rows, likeliest, pick
 from plainformer.generation.order import check_ids, end_ids, make_processors
 from plainformer.generation.processors.context import Context, Processor
-from plainformer.generation.prompt import Prompt, left_align, make_prompt
+from plainformer.generation.prompt import left_align
 from plainformer.generation.ragged import RaggedRow
 from plainformer.generation.result import Generation
-from plainformer.generation.sessions.session import Session
 from plainformer.generation.stopping import Stops, TextStop
-from plainformer.model.fast.compiled import paths
 from plainformer.serve.engine.errors import RowFailed
 from plainformer.serve.engine.memory import BLOCK, Memory, blocks_for
-from plainformer.serve.engine.turns import Turn, TurnThreads
 from plainformer.serve.engine.writing import Copy, Writing, score_of
 
 
@@ -98,19 +95,24 @@ class Batched(Writing):
     """A request whose answers are rows of the batch.
 
     Attributes:
-        reading: the call that reads the prompt, in turns. written: its rows, once that is done.
+        shared: blocks of the prompt that were read before. blocks_taken: of each row, those among them.
+        read: once the prompt has been read (`prompts`), the logits after it, what each row holds, and whether nothing of it was
+            let go of; or `error`.
+        written: the rows, once they have their first tokens.
     """
 
     kind = "prefill"
     stops: Stops
-    reading: Turn | None = None
+    read: tuple[Tensor, list[RaggedRow], bool] | None = None
+    error: BaseException | None = None
 
-    def __init__(self, *given: Any, memory: Memory, threads: TurnThreads, reuse: str) -> None:
+    def __init__(self, *given: Any, memory: Memory, reuse: str) -> None:
         super().__init__(*given)
-        self.memory, self.threads, self.reuse = memory, threads, reuse
+        self.memory, self.reuse = memory, reuse
+        self.prompt_ids: list[int] = []
         self.written: list[Row] = []
-        self.shared: list[int] = []  # blocks of the prompt that were read before
-        self.blocks_taken: list[list[int]] = []  # of each row
+        self.shared: list[int] = []
+        self.blocks_taken: list[list[int]] = []
 
     def reserve(self) -> None:
         super().reserve()
@@ -123,19 +125,17 @@ class Batched(Writing):
     # ---- the prompt -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        made, model = self.prepared.options, self.task.model
-        prompt = make_prompt(model, *left_align(**self.prepared.inputs), None, None, {})
-        self.prompt_ids = prompt.ids[0].tolist()
-        limit = self.new_tokens
+        made = self.prepared.options
+        self.prompt_ids = left_align(**self.prepared.inputs)[0][0].tolist()
         self.stops = Stops(
             frozenset(end_ids(made, self.task.config)),
-            (limit,),
+            (self.new_tokens,),
             cast("TextStop | None", made.stop),
             made.stop_when,
             self.time_left(),
         )
         self._take_blocks()
-        self.reading = Turn(lambda: self._read(prompt), self.threads)
+        self.cached_tokens = len(self.shared) * BLOCK
 
     def _take_blocks(self) -> None:
         """Take the blocks of all rows: those of the prompt that are full are shared, also with other requests."""
@@ -153,47 +153,12 @@ class Batched(Writing):
             else:
                 self.blocks_taken[0] = [*first, *mine]
 
-    @property
-    def begun(self) -> bool:
-        """Whether the prompt is being read."""
-        return self.reading is not None and self.reading.begun
-
-    def unit(self) -> bool:
-        """Read some layers of the prompt; at the end the rows are in `written`, each with its first token."""
-        started, reading = time.monotonic(), self.reading
-        assert reading is not None
-        ended = reading.go()
-        self.spent["prefill"] += time.monotonic() - started
-        self.request.begun()
-        if not ended:
-            return False
-        self.reading = None
-        if reading.error is not None:
-            raise reading.error
-        self._first_tokens(*reading.result)
-        return True
-
-    @torch.inference_mode()
-    def _read(self, prompt: Prompt) -> tuple[Tensor, list[RaggedRow]]:
-        """Return the logits after the prompt, (1, V), and what each row holds; in the thread of a turn."""
-        ragged, cache, length = self.memory.ragged, None, len(self.prompt_ids)
-        assert ragged is not None
-        if self.shared:
-            self.cached_tokens = len(self.shared) * BLOCK
-            cache = ragged.load(self.shared, self.cached_tokens, length)
-            cache.tokens = self.prompt_ids[: self.cached_tokens]
-        session = Session(self.task.model, prompt, budget=self.new_tokens, cache=cache)
-        logits_1V = session.prefill()
-        # Of a layer with a window, what it has let go of by now is in no block.
-        self.whole = all(layer.held == length for layer in session.cache.layers)
-        held, full = [ragged.join(session.cache, self.blocks_taken[0], filled=len(self.shared))], length // BLOCK
-        for blocks in self.blocks_taken[1:]:
-            again = ragged.load(self.blocks_taken[0], length)
-            paths.take(again, held[0].kernels)
-            held.append(ragged.join(again, blocks, filled=full))
-        return logits_1V, held
-
-    def _first_tokens(self, logits_1V: Tensor, held: Sequence[RaggedRow]) -> None:
+    def begin_rows(self) -> None:
+        """Give each row its first token, now that the prompt has been read. Raises: what went wrong with that."""
+        if self.error is not None:
+            raise self.error
+        assert self.read is not None
+        (logits_1V, held, whole), self.read = self.read, None
         made = self.prepared.options
         draws = Draws(made.seed, 1, self.rows) if made.do_sample else None
         groups = [[index] for index in range(self.rows)] if self.rows > 1 else [list(range(self.answers))]
@@ -203,7 +168,7 @@ class Batched(Writing):
             row = Row(self, copy, self.prompt_ids, make_processors(made, self.task.config), picker)
             row.blocks, row.held = self.blocks_taken[place], held[place]
             self.written.append(row)
-        if self.memory.prefixes is not None and self.whole:
+        if self.memory.prefixes is not None and whole:
             self.memory.prefixes.add(self.prompt_ids, self.blocks_taken[0])
         broken = _not_numbers(logits_1V)[0]
         for row in self.written:
@@ -245,9 +210,6 @@ class Batched(Writing):
         row.held = None
 
     def close(self) -> None:
-        if self.reading is not None:
-            self.reading.close()
-            self.reading = None
         for blocks in self.blocks_taken:
             self.memory.pool.give(blocks)
         self.blocks_taken = []

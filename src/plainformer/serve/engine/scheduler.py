@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,10 +25,11 @@ from plainformer.serve.engine.errors import (
     RequestCancelled,
     RowFailed,
 )
-from plainformer.serve.engine.jobs import Job
+from plainformer.serve.engine.jobs import CallJob, Job
 from plainformer.serve.engine.memory import Memory
 from plainformer.serve.engine.micro import Micro, Reading
 from plainformer.serve.engine.options import EngineOptions
+from plainformer.serve.engine.prompts import Readings
 from plainformer.serve.engine.queue import Queue
 from plainformer.serve.engine.request import Request, wake
 from plainformer.serve.engine.rows import Batch, Batched, Row
@@ -36,7 +37,6 @@ from plainformer.serve.engine.turns import TurnThreads
 from plainformer.serve.engine.writing import Writing
 
 _LOOKS = 0.05  # seconds between two looks at what is late
-MOST_READ = 4  # prompts that are being read at once, each in a thread with memory of its own
 DECODE = "decode"
 Mail = tuple[str, Any, Any]
 
@@ -57,6 +57,7 @@ class Scheduler:
         self.batches = {name: Batch(memory) for name, memory in memories.items() if memory.ragged is not None}
         self.jobs: dict[int, Job] = {}
         self.turns = TurnThreads()
+        self.readings = Readings()
         self.micro = Micro(self.turns, alone=options.exact_batches)
         self.draining = self.stopping = False
         self.died: EngineDied | None = None
@@ -205,6 +206,7 @@ class Scheduler:
         if job in self.active:
             self.active.remove(job)
         if isinstance(job, Batched):
+            self.readings.close(job)
             self.batches[job.request.model].remove(job)
         elif job.blocks and job.admitted is not None:
             self.memories[job.request.model].reserved -= job.blocks
@@ -316,9 +318,8 @@ class Scheduler:
     def _other(self) -> None:
         """Run one unit of what is not a batch's step: of the client that has had the least time."""
         ready = [job for job in self.active if job.stalled_since is None]
-        reading = sum(isinstance(job, Batched) and job.begun for job in ready)
-        if reading >= MOST_READ:
-            ready = [job for job in ready if not isinstance(job, Batched) or job.begun]
+        if not self.readings.may_begin():
+            ready = [job for job in ready if not isinstance(job, Batched) or id(job) in self.readings.of]
         if not ready:
             return
         job = min(ready, key=lambda job: (self._clocks[job.source], job.number))
@@ -327,8 +328,14 @@ class Scheduler:
             self._read_together(job)
             self._spend(key, started, job.kind)
             return
+        if isinstance(job, Batched):
+            self._read_prompts(job)
+            self._spend(key, started, job.kind)
+            return
+        if isinstance(job, CallJob):  # it may change a model: nothing may be in the middle of a run
+            self._have_read(self.readings.settle())
         first = job.first is None
-        ended = self._guarded(job, job.unit)
+        self._guarded(job, job.unit)
         self._spend(key, started, job.kind)
         self._changed[id(job.request)] = job.request
         if first and job.first is not None:
@@ -336,17 +343,35 @@ class Scheduler:
         if job.request.done or id(job.request) not in self.jobs:
             if id(job.request) in self.jobs:
                 self._succeed(job)
-        elif ended and isinstance(job, Batched):
-            self._join(job)
         else:
             self._hold_up(job)
+
+    def _read_prompts(self, lead: Batched) -> None:
+        """Read some layers of a prompt, perhaps with others that wait; let those that have been read into the batch."""
+        started = time.monotonic()
+        others = [job for job in self.active if isinstance(job, Batched) and job is not lead]
+        done = self.readings.unit(lead, others)
+        seconds = time.monotonic() - started
+        for job in done or [lead]:
+            job.spent["prefill"] += seconds
+            job.request.begun()
+            self._changed[id(job.request)] = job.request
+        self._have_read(done)
+
+    def _have_read(self, done: Sequence[Batched]) -> None:
+        for job in done:
+            if id(job.request) in self.jobs:
+                self._guarded(job, job.begin_rows)
+            if id(job.request) in self.jobs:
+                self._join(job)
 
     def _join(self, job: Batched) -> None:
         """Let the rows of a prompt that has been read into the batch."""
         self.active.remove(job)
         job.request.state = "running"
-        batch = self.batches[job.request.model]
-        batch.rows += job.written
+        if job.first is not None:
+            self.counters("time_to_first_token_seconds", job.first - job.request.created, job.request.model)
+        self.batches[job.request.model].rows += job.written
         for row in job.written:
             self._got(row)
         self._after_tokens(job)
