@@ -12,7 +12,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel import models, register_default  # type: ignore[attr-defined]
 
-from plainformer.model.fast.lanes import BYTE, FLOAT, INT, _call, _instruction, _load, _of
+from plainformer.model.fast.lanes import BYTE, FLOAT, INT, _fma, _instruction, _load, _of
 
 
 class Wide(types.Type):
@@ -77,10 +77,9 @@ def one_at(typing: Any, address: Any, like: Any) -> Any:
 @_instruction
 def add_wide(typing: Any, sums: Any, factors: Any, address: Any) -> Any:
     """Return sums + factors * the fp32 numbers at an address, as many as there are."""
-    kind = _of(FLOAT, sums.count)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.fma.v{sums.count}f32", kind, args[1], _load(builder, args[2], kind), args[0])
+        return _fma(context, builder, args[1], _load(builder, args[2], args[0].type), args[0])
 
     return sums(sums, sums, types.int64), code
 
