@@ -166,6 +166,30 @@ def test_hidden_states_are_those_of_each_layer(calls: list[int]) -> None:
     assert calls
 
 
+def test_all_layers_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless each one's output is asked for, or one of them is watched: with the same bits."""
+    module = compiled.kernels()
+    if module is None:
+        pytest.skip("no Numba here")
+    model, ids, made, run = make(num_layers=5, layer_ids=(0, 1, 2, 1, 0)), ids_of(2), list[int](), module.run_layers
+    prepare_for_inference(model)
+    monkeypatch.setattr(module, "run_layers", lambda *given: (made.append(given[2]), run(*given)))
+
+    def step(**options: Any) -> Tensor:
+        cache = KeyValueCache(model.config, 2, 14)
+        with torch.no_grad():
+            model(ids[:, :6], cache=cache)
+            made.clear()
+            return model(ids[:, 6:7], cache=cache, **options).logits
+
+    expected = step()
+    assert made == [5]
+    assert torch.equal(step(output_hidden_states=True), expected) and made == [1] * 5
+    model.decoder.layers[2].register_forward_hook(lambda *_: None)
+    close(step(), expected)
+    assert made == [2, 2]
+
+
 def test_changed_weights_are_seen(calls: list[int]) -> None:
     """A norm changed in place or replaced, and linears that were given back, packed again or copied."""
     model, ids = make(), ids_of(1)

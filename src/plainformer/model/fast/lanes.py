@@ -8,6 +8,7 @@ multiplications of whole numbers anywhere else.
 from __future__ import annotations
 
 import operator
+import platform
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -16,6 +17,7 @@ from numba.core.datamodel import models, register_default  # type: ignore[attr-d
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
 
+X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 BYTE, SHORT, INT, WORD, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
@@ -70,6 +72,14 @@ def _call(builder: Any, name: str, result: ir.Type, *given: Any) -> Any:
     return builder.call(function, given)
 
 
+def _fma(context: Any, builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, rounded once where the processor can do that: the library that does it elsewhere takes ages."""
+    if X86 and not _has(context, "fma"):
+        return builder.fadd(builder.fmul(a, b), c)
+    count = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
+    return _call(builder, f"llvm.fma.{count}f32", a.type, a, b, c)
+
+
 def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
@@ -114,10 +124,9 @@ def number_at(typing: Any, address: Any) -> Any:
 
 @_instruction
 def fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a * b + c, rounded once; a sum that comes in as `a` is not taken in another order for what follows it."""
-    return types.float32(types.float32, types.float32, types.float32), lambda context, builder, signature, args: _call(
-        builder, "llvm.fma.f32", FLOAT, *args
-    )
+    """Return a * b + c. A sum that comes in as `a` is not taken in another order for the sake of what follows."""
+    three = types.float32, types.float32, types.float32
+    return types.float32(*three), lambda context, builder, signature, args: _fma(context, builder, *args)
 
 
 @_instruction
@@ -142,7 +151,7 @@ def add_block(typing: Any, sums: Any, u: Any, q_at: Any, scales: Any, scale: Any
         signed = _load(builder, args[2], _of(BYTE, 32))
         whole = builder.sitofp(_products(context, builder, args[1], signed), _of(FLOAT, 8))
         scaled = builder.fmul(args[3], _all_same(builder, args[4], 8))
-        return _call(builder, "llvm.fma.v8f32", _of(FLOAT, 8), whole, scaled, args[0])
+        return _fma(context, builder, whole, scaled, args[0])
 
     return LANES(sums, BYTES, types.int64, LANES, types.float32), code
 
@@ -152,8 +161,7 @@ def add_lanes(typing: Any, sums: Any, factors: Any, at: Any) -> Any:
     """Return sums + factors * the eight numbers at an address."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = _of(FLOAT, 8)
-        return _call(builder, "llvm.fma.v8f32", lanes, args[1], _load(builder, args[2], lanes), args[0])
+        return _fma(context, builder, args[1], _load(builder, args[2], _of(FLOAT, 8)), args[0])
 
     return LANES(sums, LANES, types.int64), code
 

@@ -15,7 +15,7 @@ from plainformer.model.fast.lanes import address_of, fused, number_at, put_numbe
 from plainformer.model.fast.parts import parts_of, share
 from plainformer.model.fast.quantised import multiply_blocks
 from plainformer.model.fast.records import BLOCKS, INT8
-from plainformer.model.fast.wide import add_wide, in_wide, nothing, one_at, wide_at
+from plainformer.model.fast.wide import add_wide, half_at, half_nothing, in_halves, in_wide, nothing, one_at, wide_at
 
 # Multiplications that are worth a part of their own: 5 µs of reading weights.
 PART = 2**14
@@ -52,15 +52,10 @@ def _output(w: int, width: int, like: Any, o: int, job: Any) -> None:
     size, outputs, y = matrix.inputs, matrix.outputs, y_at + 4 * o
     whole, step = size - size % 32, 4 * size
     while rows >= 4:
-        s0 = s1 = s2 = s3 = nothing()
-        for i in range(0, whole, 32):
-            weights, at = wide_at(w + width * i, like), x + 4 * i
-            s0 = add_wide(s0, weights, at)
-            s1 = add_wide(s1, weights, at + step)
-            s2 = add_wide(s2, weights, at + 2 * step)
-            s3 = add_wide(s3, weights, at + 3 * step)
-        for row, total in enumerate((in_wide(s0), in_wide(s1), in_wide(s2), in_wide(s3))):
-            total = _with_rest(total, w, width, like, x + row * step, whole, size)
+        low = _four_rows(w, width, like, x, whole, step)
+        high = _four_rows(w + 16 * width, width, like, x + 64, whole, step)
+        for row in range(4):
+            total = _with_rest(in_halves(low[row], high[row]), w, width, like, x + row * step, whole, size)
             put_number(y + 4 * row * outputs, finished(matrix, o, total, activation, activated))
         rows, x, y = rows - 4, x + 4 * step, y + 16 * outputs
     for row in range(rows):
@@ -69,6 +64,19 @@ def _output(w: int, width: int, like: Any, o: int, job: Any) -> None:
             s = add_wide(s, wide_at(w + width * i, like), x + row * step + 4 * i)
         total = _with_rest(in_wide(s), w, width, like, x + row * step, whole, size)
         put_number(y + 4 * row * outputs, finished(matrix, o, total, activation, activated))
+
+
+@compiled()
+def _four_rows(w: int, width: int, like: Any, x: int, whole: int, step: int) -> Any:
+    """Return the sums of four rows, of every other 16 numbers: of all at once, they would need more registers than there are."""
+    s0 = s1 = s2 = s3 = half_nothing()
+    for i in range(0, whole, 32):
+        weights, at = half_at(w + width * i, like), x + 4 * i
+        s0 = add_wide(s0, weights, at)
+        s1 = add_wide(s1, weights, at + step)
+        s2 = add_wide(s2, weights, at + 2 * step)
+        s3 = add_wide(s3, weights, at + 3 * step)
+    return s0, s1, s2, s3
 
 
 @compiled()

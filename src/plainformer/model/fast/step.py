@@ -40,11 +40,13 @@ class Records:
     """All layers of a stack as kernels read them.
 
     Attributes:
-        blocks: the layers; records: their `LAYER`s, (L,), of which those are empty that kernels do not know.
+        steps: each layer's description, which keeps what the records are of. blocks: the layers.
+        records: their `LAYER`s, (L,), of which those are empty that kernels do not know.
         known: whether they know all. watch: of all layers.
     """
 
     def __init__(self, steps: Sequence[Described] = ()) -> None:
+        self.steps = steps
         self.blocks: list[Any] = [step.block for step in steps]
         self.known = all(step.arrays is not None for step in steps)
         self.watch = Watch.of_all(step.watch for step in steps)
@@ -119,8 +121,9 @@ class FastStack(Stack):
         loops_follow(True)
         y_BTD = x_BTD.clone(memory_format=torch.contiguous_format)
         sizes = len(steps.records), len(y_BTD), y_BTD.size(2)
+        joined = self.joined  # to the end of the call, whatever another thread finds changed meanwhile
         try:
-            module.run_layers(address(self.joined.records), steps.address, *sizes, y_BTD.data_ptr())
+            module.run_layers(address(joined.records), steps.address, *sizes, y_BTD.data_ptr())
         finally:
             loops_follow(False)
         return y_BTD

@@ -12,23 +12,24 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel import models, register_default  # type: ignore[attr-defined]
 
-from plainformer.model.fast.lanes import BYTE, FLOAT, INT, _call, _instruction, _load, _of
+from plainformer.model.fast.lanes import BYTE, FLOAT, INT, _fma, _instruction, _load, _of
 
 
 class Wide(types.Type):
-    """32 fp32 numbers in registers."""
+    """32 fp32 numbers in registers, or 16: every other 16 of 32."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Wide")
+    def __init__(self, count: int) -> None:
+        super().__init__(name=f"Wide{count}")
+        self.count = count
 
 
 @register_default(Wide)
 class _WideModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _of(FLOAT, 32))
+    def __init__(self, manager: Any, kind: Wide) -> None:
+        super().__init__(manager, kind, _of(FLOAT, kind.count))
 
 
-WIDE = Wide()
+WIDE, HALF = Wide(32), Wide(16)
 
 
 @_instruction
@@ -38,51 +39,66 @@ def nothing(typing: Any) -> Any:
 
 
 @_instruction
+def half_nothing(typing: Any) -> Any:
+    """Return 16 zeros."""
+    return HALF(), lambda context, builder, signature, args: ir.Constant(_of(FLOAT, 16), [0.0] * 16)
+
+
+def _numbers(builder: Any, address: Any, like: Any, count: int) -> Any:
+    """Return numbers at an address as fp32; they are of the type of `like`: fp32, or whole ones in eight bits."""
+    if like != types.int8:
+        return _load(builder, address, _of(FLOAT, count))
+    whole = builder.sext(_load(builder, address, _of(BYTE, count)), _of(INT, count))
+    return builder.sitofp(whole, _of(FLOAT, count))
+
+
+@_instruction
 def wide_at(typing: Any, address: Any, like: Any) -> Any:
-    """Return the 32 numbers at an address, which are of the type of `like`: fp32, or whole ones in eight bits."""
+    """Return the 32 numbers at an address, see `_numbers`."""
+    return WIDE(types.int64, like), lambda context, builder, signature, args: _numbers(builder, args[0], like, 32)
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if like != types.int8:
-            return _load(builder, args[0], _of(FLOAT, 32))
-        whole = builder.sext(_load(builder, args[0], _of(BYTE, 32)), _of(INT, 32))
-        return builder.sitofp(whole, _of(FLOAT, 32))
 
-    return WIDE(types.int64, like), code
+@_instruction
+def half_at(typing: Any, address: Any, like: Any) -> Any:
+    """Return 16."""
+    return HALF(types.int64, like), lambda context, builder, signature, args: _numbers(builder, args[0], like, 16)
 
 
 @_instruction
 def one_at(typing: Any, address: Any, like: Any) -> Any:
-    """Return one such number, as fp32."""
+    """Return one."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if like != types.int8:
-            return _load(builder, args[0], FLOAT)
-        return builder.sitofp(_load(builder, args[0], BYTE), FLOAT)
+        return builder.extract_element(_numbers(builder, args[0], like, 1), ir.Constant(INT, 0))
 
     return types.float32(types.int64, like), code
 
 
 @_instruction
 def add_wide(typing: Any, sums: Any, factors: Any, address: Any) -> Any:
-    """Return sums + factors * the 32 fp32 numbers at an address."""
+    """Return sums + factors * the fp32 numbers at an address, as many as there are."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = _of(FLOAT, 32)
-        return _call(builder, "llvm.fma.v32f32", kind, args[1], _load(builder, args[2], kind), args[0])
+        return _fma(context, builder, args[1], _load(builder, args[2], args[0].type), args[0])
 
-    return WIDE(WIDE, WIDE, types.int64), code
+    return sums(sums, sums, types.int64), code
+
+
+def _sum(builder: Any, total: Any) -> Any:
+    half = total.type.count // 2
+    if not half:
+        return builder.extract_element(total, ir.Constant(INT, 0))
+    parts = [ir.Constant(_of(INT, half), list(range(first, first + half))) for first in (0, half)]
+    return _sum(builder, builder.fadd(*(builder.shuffle_vector(total, total, part) for part in parts)))
 
 
 @_instruction
 def in_wide(typing: Any, sums: Any) -> Any:
     """Return the sum of the 32."""
+    return types.float32(WIDE), lambda context, builder, signature, args: _sum(builder, args[0])
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        total = args[0]
-        for half in (16, 8, 4, 2, 1):
-            low, high = ([ir.Constant(INT, i) for i in range(first, first + half)] for first in (0, half))
-            a, b = (builder.shuffle_vector(total, total, ir.Constant(_of(INT, half), part)) for part in (low, high))
-            total = builder.fadd(a, b)
-        return builder.extract_element(total, ir.Constant(INT, 0))
 
-    return types.float32(WIDE), code
+@_instruction
+def in_halves(typing: Any, first: Any, second: Any) -> Any:
+    """Return the same of two halves."""
+    return types.float32(HALF, HALF), lambda context, builder, signature, args: _sum(builder, builder.fadd(*args))
