@@ -172,7 +172,8 @@ const client = new OpenAI({{baseURL: "{house.url}/v1", apiKey: "none", maxRetrie
 const given = {{model: "smol", messages: [{{role: "user", content: "{HI}"}}], temperature: 0, max_tokens: 8}};
 const whole = await client.chat.completions.create(given);
 let text = "";
-for await (const chunk of await client.chat.completions.create({{...given, stream: true}})) text += chunk.choices[0].delta.content ?? "";
+const stream = await client.chat.completions.create({{...given, stream: true}});
+for await (const chunk of stream) text += chunk.choices[0].delta.content ?? "";
 const vector = (await client.embeddings.create({{model: "minilm", input: "a cat"}})).data[0].embedding;
 let error = "";
 try {{ await client.models.retrieve("nothing"); }} catch (raised) {{ error = raised.constructor.name; }}
@@ -194,7 +195,8 @@ const whole = await model.doGenerate({{prompt, temperature: 0, maxOutputTokens: 
 const {{ stream }} = await model.doStream({{prompt, temperature: 0, maxOutputTokens: 8}});
 let text = "", kinds = [];
 for await (const part of stream) {{ kinds.push(part.type); if (part.type === "text-delta") text += part.delta; }}
-const tools = [{{type: "function", name: "weather", inputSchema: {{type: "object", properties: {{city: {{enum: ["Paris"]}}}}, required: ["city"]}}}}];
+const inputSchema = {{type: "object", properties: {{city: {{enum: ["Paris"]}}}}, required: ["city"]}};
+const tools = [{{type: "function", name: "weather", inputSchema}}];
 const called = await model.doGenerate({{prompt, tools, toolChoice: {{type: "required"}}, temperature: 0, maxOutputTokens: 40}});
 console.log(JSON.stringify({{whole: whole.content, text, kinds, called: called.content}}));
 """)  # fmt: skip

@@ -129,7 +129,7 @@ def test_a_required_option_is_asked_for(house: Running) -> None:
 
 def test_a_stream_of_a_task(house: Running) -> None:
     body = {"model": "smol", "inputs": "The quick brown fox", "options": {"max_new_tokens": 6}}
-    *pieces, last, done = [one for one in events_of(house.post("/v1/tasks/text-generation?stream=1", body).text)]
+    *pieces, last, done = events_of(house.post("/v1/tasks/text-generation?stream=1", body).text)
     result = json.loads(last)["results"]
     assert "".join(json.loads(one)["text"] for one in pieces) == result["text"] and done == "[DONE]"
     assert house.ask("/v1/tasks/text-generation", body)["results"] == result

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,7 @@ from plainformer.serve.log import logger
 
 DIED, INTERRUPTED = 70, 130
 SEND_BUFFER = 32 * 1024  # of a socket: with the usual megabytes, no reader would ever be seen to be slow
+_SAME = 0.5  # seconds within which a second signal is the first once more: `timeout` tells a process and then its group
 _GRACE = 2.0  # seconds in which the last events of ended requests are sent
 
 
@@ -58,7 +60,7 @@ class Server(uvicorn.Server):
         options: ServeOptions = service.options
         self.service, self.options, self.ready = service, options, ready
         self.code = 0
-        self._signals = 0
+        self._signalled_at: float | None = None
         self._ending: asyncio.Task[None] | None = None
         config = uvicorn.Config(
             guarded(service),
@@ -102,11 +104,13 @@ class Server(uvicorn.Server):
         self.ready(address_of(sockets[0]))
 
     def _signalled(self) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        now = time.monotonic()
+        if self._signalled_at is not None and now - self._signalled_at > _SAME:
             logger.warning("second signal: ending at once")
             os._exit(INTERRUPTED)
-        self._end()
+        if self._signalled_at is None:
+            self._signalled_at = now
+            self._end()
 
     def _died(self, error: BaseException | None) -> None:
         logger.error("the computing thread has died: %s", error)

@@ -96,7 +96,7 @@ def test_a_process_ends_with_its_helpers(end: str) -> None:
         "import os, signal, sys, numpy as np\nfrom plainformer.model.fast import helpers, compiled\n"
         "module = compiled.kernels()\nhelpers.want(3)\nx, y = np.ones(64, np.float32), np.ones(4096, np.float32)\n"
         "w = compiled.Matrix(0, (64, 4096), np.ones((4096, 64), np.float32), None, None)\n"
-        f"for _ in range(50): module.multiply(w.address, 1, compiled.address(x), compiled.address(y))\n{end}"
+        f"for _ in range(50): module.multiply(w.address, 1, compiled.address(x), compiled.address(y), 0, 0)\n{end}"
     )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ, capture_output=True, timeout=60)

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from plainformer.config.options import one_of, whole
@@ -23,6 +24,7 @@ from plainformer.generation.processors.base import Configured, Ids, as_option, p
 from plainformer.generation.processors.context import Context
 from plainformer.generation.processors.id_tensors import ban
 
+TOP_P_FIRST = 1024  # likeliest tokens of which the nucleus is usually a part: a tenth of the time of sorting all
 TOP_H_CANDIDATES = 100  # as in the authors' code and transformers: the entropy is that of the 100 likeliest tokens
 
 
@@ -59,10 +61,45 @@ class TopP(Configured, name="top_p"):
     min_tokens_to_keep: int = parameter(whole(1), default=1)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
+        if logits_RV.device.type != "cpu" or logits_RV.dtype != torch.float32 or logits_RV.size(-1) < 4 * TOP_P_FIRST:
+            return self._of_all(logits_RV)
+        banned_RV, sure_R = self._of_the_top(logits_RV, max(TOP_P_FIRST, 2 * self.min_tokens_to_keep))
+        kept_RV = ban(logits_RV, banned_RV)
+        if not bool(sure_R.all()):
+            kept_RV[~sure_R] = self._of_all(logits_RV[~sure_R])
+        return kept_RV
+
+    def _of_all(self, logits_RV: Tensor) -> Tensor:
         falling_RV, order_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
         tail_RV = falling_RV.flip(-1).softmax(-1).cumsum(-1).flip(-1) <= 1 - self.top_p
         tail_RV[:, : self.min_tokens_to_keep] = False
         return ban(logits_RV, torch.zeros_like(tail_RV).scatter_(1, order_RV, tail_RV))
+
+    def _of_the_top(self, logits_RV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return what to ban, (R, V), found without a sort of all tokens, and for which rows that is sure to be the same, (R,).
+
+        It is where the last token that stays is among the likeliest, no other is as likely as it, and no sum is so near
+        1 - `top_p` that rounding would decide. In a softmax of sorted logits, each of eight lanes or more adds up its numbers from
+        the least likely on: one that the k-th likeliest has gone into is rounded another k / 8 times.
+        """
+        likely_RN, ids_RN = logits_RV.topk(min(count, logits_RV.size(-1) - 1), dim=-1)
+        ids_RN = ids_RN.sort(dim=-1).values  # of equally likely ones, lower ids come first
+        falling_RN, order_RN = logits_RV.gather(1, ids_RN).sort(dim=-1, descending=True, stable=True)
+        highest_R1 = likely_RN[:, :1]
+        all_R1 = (logits_RV - highest_R1).exp().sum(-1, keepdim=True, dtype=torch.float64)
+        p_RN = (falling_RN - highest_R1).exp().double() / all_R1
+        tail_RN = 1 - p_RN.cumsum(-1)  # after each
+        places_N = torch.arange(p_RN.size(-1), dtype=torch.float64)
+        roundings_R1 = ((p_RN * places_N).sum(-1, keepdim=True) + tail_RN[:, -1:] * logits_RV.size(-1)) / 8
+        far_RN = (tail_RN - (1 - self.top_p)).abs() > (2 * roundings_R1 + 16) * 2**-24 * tail_RN + 1e-6
+        stays_RN = F.pad(tail_RN > 1 - self.top_p, (1, 0), value=True)[:, :-1]
+        stays_RN[:, : self.min_tokens_to_keep] = True
+        last_R1 = stays_RN.sum(-1, keepdim=True) - 1
+        sure_R = (
+            far_RN[:, self.min_tokens_to_keep - 1 :].all(-1) & (falling_RN.gather(1, last_R1) > likely_RN[:, -1:])[:, 0]
+        )
+        banned_RV = torch.ones_like(logits_RV, dtype=torch.bool).scatter_(1, ids_RN.gather(1, order_RN), ~stays_RN)
+        return banned_RV, sure_R
 
 
 class MinP(Configured, name="min_p"):

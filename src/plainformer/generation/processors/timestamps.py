@@ -1,6 +1,6 @@
 """Whisper's timestamps: the rules that make its tokens <|0.00|>, <|0.02|>, … enclose what was said.
 
-Shapes: R rows, N generated tokens, V vocabulary.
+Shapes: R rows, N generated tokens, or timestamps, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from plainformer.config.options import whole
 from plainformer.generation.processors.base import Configured, parameter
 from plainformer.generation.processors.context import Context
-from plainformer.generation.processors.id_tensors import ban, check_inside
+from plainformer.generation.processors.id_tensors import check_inside
 
 
 class WhisperTimestamps(Configured, name="whisper_timestamps"):
@@ -36,27 +36,32 @@ class WhisperTimestamps(Configured, name="whisper_timestamps"):
     skip: int = parameter(whole(0), default=0)
 
     def __call__(self, logits_RV: Tensor, context: Context) -> Tensor:
-        vocabulary, begin = logits_RV.size(-1), self.no_timestamps_id + 1
+        vocabulary, begin, never = logits_RV.size(-1), self.no_timestamps_id + 1, float("-inf")
         check_inside("no_timestamps_id", (self.no_timestamps_id,), vocabulary)
-        places_V = torch.arange(vocabulary, device=logits_RV.device)
-        banned_RV = (places_V == self.no_timestamps_id) | self._out_of_turn(context, places_V)
+        kept_RV = logits_RV.clone()
+        text_RV, times_RN = (
+            kept_RV[:, :begin],
+            kept_RV[:, begin:],
+        )  # few are times: what is forbidden by row, is so in slices
+        text_RV[:, self.no_timestamps_id] = never
+        if context.step > self.skip:
+            ended_R1, opened_R1, least_R1 = self._turns(context)
+            kept_RV[:, : self.eos_id].masked_fill_(ended_R1 & ~opened_R1, never)
+            early_RN = torch.arange(begin, vocabulary, device=logits_RV.device) < least_R1
+            times_RN.masked_fill_(early_RN | (ended_R1 & opened_R1), never)
         if context.step == self.skip:
-            banned_RV = banned_RV | (places_V < begin)
+            text_RV.fill_(never)
             if self.max_initial_timestamp_index is not None:
-                banned_RV = banned_RV | (places_V > begin + self.max_initial_timestamp_index)
-        kept_RV = ban(logits_RV, banned_RV)
-        log_p_RV = kept_RV.float().log_softmax(-1)
-        time_R1 = log_p_RV[:, begin:].logsumexp(-1, keepdim=True)
-        text_R1 = log_p_RV[:, :begin].amax(-1, keepdim=True)
-        return ban(kept_RV, (time_R1 > text_R1) & (places_V < begin))
+                times_RN[:, self.max_initial_timestamp_index + 1 :] = never
+        likelier_R1 = times_RN.float().logsumexp(-1, keepdim=True) > text_RV.float().amax(-1, keepdim=True)
+        text_RV.masked_fill_(likelier_R1, never)
+        return kept_RV
 
-    def _out_of_turn(self, context: Context, places_V: Tensor) -> Tensor:
-        """Return what pairs and order forbid, (R, V) bool."""
+    def _turns(self, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of each row, (R, 1): whether it ends with a timestamp, and what comes before is one; the first that may follow."""
         begin = self.no_timestamps_id + 1
         new_RN = context.ids[:, context.prompt_columns + self.skip :]
         count = new_RN.size(1)
-        if count == 0:
-            return torch.zeros((new_RN.size(0), len(places_V)), dtype=torch.bool, device=places_V.device)
         is_time_RN = new_RN >= begin
         ended_R1 = is_time_RN[:, -1:]
         opened_R1 = is_time_RN[:, -2:-1] if count > 1 else torch.ones_like(ended_R1)
@@ -64,6 +69,4 @@ class WhisperTimestamps(Configured, name="whisper_timestamps"):
         last_R1 = (is_time_RN * torch.arange(1, count + 1, device=new_RN.device)).amax(-1, keepdim=True)
         newest_R1 = new_RN.gather(1, (last_R1 - 1).clamp(min=0))
         least_R1 = torch.where(ended_R1 & ~opened_R1, newest_R1, newest_R1 + 1).where(last_R1 > 0, begin)
-        is_time_V = places_V >= begin
-        unpaired_RV = torch.where(opened_R1, is_time_V, places_V < self.eos_id) & ended_R1
-        return unpaired_RV | (is_time_V & (places_V < least_R1))
+        return ended_R1, opened_R1, least_R1

@@ -118,9 +118,10 @@ def serve() -> None:
     """Compile what comes on standard input, until it ends: the program is gone, or has all that it wants."""
     if hasattr(os, "nice"):
         os.nice(5)
+    # It tells Numba how blocks are multiplied; and what comes is unpickled by another thread, which must not import as well.
+    import_module("plainformer.model.fast.quantised")
     asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(asked,), daemon=True).start()
-    import_module("plainformer.model.fast.quantised")  # it tells Numba how blocks are multiplied
     while True:
         module, name, signature = asked.get()
         try:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from plainformer.model.fast.jit import compiled
-from plainformer.model.fast.lanes import pointer
+from plainformer.model.fast.lanes import fused, number_at, pointer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 carray: Any = numba.carray  # type: ignore[attr-defined]
@@ -54,8 +54,6 @@ def activate(code: int, v: Any) -> Any:
 @compiled()
 def finished(matrix: Any, o: int, total: Any, activation: int, activated: int) -> Any:
     """Return an output, of a sum of products: scaled, with its bias, and the first `activated` through an activation."""
-    if matrix.scales != 0:
-        total *= numbers_at(matrix.scales, matrix.outputs)[o]
-    if matrix.bias != 0:
-        total += numbers_at(matrix.bias, matrix.outputs)[o]
-    return activate(activation if o < activated else 0, total)
+    scale = number_at(matrix.scales + 4 * o) if matrix.scales != 0 else np.float32(1)
+    bias = number_at(matrix.bias + 4 * o) if matrix.bias != 0 else np.float32(0)
+    return activate(activation if o < activated else 0, fused(total, scale, bias))

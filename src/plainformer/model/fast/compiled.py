@@ -99,7 +99,7 @@ def _tried_out() -> ModuleType | None:
         _watch(lanes, parts, basics, of_blocks, products, attending, module)
         x, y = np.ones(1, np.float32), np.zeros(1, np.float32)
         matrix = Matrix(NUMBERS, (1, 1), x, None, np.full(1, 2, np.float32))
-        product = matrix.address, 1, address(x), address(y)
+        product = matrix.address, 1, address(x), address(y), 0, 0
         if False in (ready(parts.serve, 0), ready(module.multiply, *product)):  # both are asked for at once
             raise NotYet
         module.multiply(*product)
@@ -165,7 +165,7 @@ def loops_follow(at_once: bool) -> None:
 
 def address(array: Any) -> int:
     """Return where an array begins; 0 for None."""
-    at: int = 0 if array is None else array.__array_interface__["data"][0]
+    at: int = 0 if array is None else array.ctypes.data
     return at
 
 

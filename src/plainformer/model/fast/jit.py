@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def compiled(inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
                 if place is not None:
                     say_not_kept("neither the package's folder nor the user's cache folder can be written to")
                     config: Any = numba.config
-                    config.CACHE_DIR = place()
+                    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = place()  # Numba reads its variables anew at times
                 return _stamped(numba.njit(cache=True, **options)(function))
             except (RuntimeError, OSError):
                 continue

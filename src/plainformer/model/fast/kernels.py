@@ -31,12 +31,12 @@ LAYER_BYTES = LAYER.itemsize
 
 
 @compiled(inner=False)
-def multiply(matrix_at: int, rows: int, x_at: int, y_at: int) -> None:
-    """y = x Wᵀ * scales + bias, of a `MATRIX`, (R, I) → (R, O)."""
+def multiply(matrix_at: int, rows: int, x_at: int, y_at: int, activation: int, activated: int) -> None:
+    """y = x Wᵀ * scales + bias, of a `MATRIX`, (R, I) → (R, O); the first `activated` outputs then through an activation."""
     matrix = carray(pointer(matrix_at), 1, MATRIX)[0]
     x_RI = carray(pointer(x_at), (rows, matrix.inputs), np.float32)
     y_RO = carray(pointer(y_at), (rows, matrix.outputs), np.float32)
-    product(matrix, x_RI, y_RO, 0, 0)
+    product(matrix, x_RI, y_RO, activation, activated)
 
 
 @compiled()

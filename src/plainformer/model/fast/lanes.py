@@ -113,6 +113,14 @@ def number_at(typing: Any, address: Any) -> Any:
 
 
 @_instruction
+def fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, rounded once; a sum that comes in as `a` is not taken in another order for what follows it."""
+    return types.float32(types.float32, types.float32, types.float32), lambda context, builder, signature, args: _call(
+        builder, "llvm.fma.f32", FLOAT, *args
+    )
+
+
+@_instruction
 def put_number(typing: Any, address: Any, value: Any) -> Any:
     """Write one."""
     return types.none(types.int64, types.float32), lambda context, builder, signature, args: _store(

@@ -116,7 +116,7 @@ class KernelWeight:
         follow_torch_threads()
         y, given = x.new_empty(*x.shape[:-1], self.out_size), as_array(x)
         try:
-            module.multiply(self.matrix.address, y.numel() // self.out_size, address(given), y.data_ptr())
+            module.multiply(self.matrix.address, y.numel() // self.out_size, address(given), y.data_ptr(), 0, 0)
         except NotYet:
             return self.many_rows(x)
         return y

@@ -5,7 +5,7 @@ Shapes: R rows, one token each, L layers, S positions, H heads, K key-value head
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,18 +53,19 @@ class Steps:
         to["block_bytes"] = [4 * x.stride(0) for x in keys]
         to["head_bytes"] = [4 * x.stride(1) for x in keys]
 
-    def put_rotations(self, rotations: Iterable[Rotation | None]) -> None:
+    def put_rotations(self, rotations: Sequence[Rotation | None]) -> None:
         """Tell each layer its cosines and sines, (2, R or 1, E)."""
-        found: dict[int, Any] = {}
+        layers: dict[int, list[int]] = {}
         for number, rotation in enumerate(rotations):
-            if rotation is None:
-                continue
-            if id(rotation) not in found:
-                found[id(rotation)] = as_array(torch.stack([part[:, 0, 0] for part in rotation]))
-            turn = found[id(rotation)]
-            step = self.records[number]
-            step["turn"], step["turns"], step["turned"] = address(turn), turn.shape[1], turn.shape[2]
-        self.kept.append(found)
+            layers.setdefault(id(rotation), []).append(number)
+        for numbers in layers.values():
+            rotation = rotations[numbers[0]]
+            if rotation is not None:
+                turn = as_array(torch.stack([part[:, 0, 0] for part in rotation]))
+                some = slice(None) if len(layers) == 1 else numbers
+                for name, value in (("turn", address(turn)), ("turns", turn.shape[1]), ("turned", turn.shape[2])):
+                    self.records[name][some] = value
+                self.kept.append(turn)
 
     def put_masks(self, flow: Flow, numbers: range, windows: Sequence[int | None], hides_only_far: bool) -> None:
         """Tell each layer what it sees: all, the last positions of a window, or what a bias leaves it."""
