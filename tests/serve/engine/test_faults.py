@@ -24,7 +24,7 @@ from plainformer.serve.engine import (
     QueueTimeout,
     RequestCancelled,
     RowFailed,
-    turns,
+    prompts,
 )
 from plainformer.serve.engine.rows import Batch
 from tests.support.engine import LONG, Models, engine_of, held_up, is_free, mixed, read, until
@@ -61,7 +61,7 @@ def test_callers_who_leave_take_everything_with_them(models: Models) -> None:
 
 def test_a_long_prompt_delays_others_by_one_unit(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit ends at the next layer after its time, here at every layer: between two of them, all streams get a token."""
-    monkeypatch.setattr(turns, "UNIT_SECONDS", 0.0)
+    monkeypatch.setattr(prompts, "UNIT_SECONDS", 0.0)
     task, units = models["chat"], []
     with engine_of(task) as engine:
         streams = [engine.generate("a", f"{place} ", {"max_new_tokens": 80, "eos_ids": []}) for place in range(8)]
@@ -275,7 +275,8 @@ def test_a_dead_thread_is_told_of(models: Models, monkeypatch: pytest.MonkeyPatc
     for request in requests:
         with pytest.raises(EngineDied, match="MemoryError: no more"):
             request.result(10)
-    assert not engine.alive and len(told) == 1
+    until(lambda: len(told) == 1)
+    assert not engine.alive
     with pytest.raises(EngineDied):
         engine.generate("a", "the cat ", {})
     engine.close()

@@ -44,7 +44,9 @@ def compiled(inner: bool = True) -> Callable[[Callable[..., Any]], Any]:
                 if place is not None:
                     say_not_kept("neither the package's folder nor the user's cache folder can be written to")
                     config: Any = numba.config
-                    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = place()  # Numba reads its variables anew at times
+                    config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = (
+                        place()
+                    )  # Numba reads its variables anew at times
                 return _stamped(numba.njit(cache=True, **options)(function))
             except (RuntimeError, OSError):
                 continue

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from plainformer.errors import InputError, PlainformerError, a_type, placed
+from plainformer.errors import InputError, a_type, placed
 from plainformer.inputs.listed import as_list
 from plainformer.serve.engine.answers import Outcome
 from plainformer.serve.engine.jobs import Job
@@ -110,7 +111,7 @@ class Micro:
         if group is None:
             group = self.groups[key] = self._begin(lead, others)
         started = time.monotonic()
-        ended = group.turn.go()
+        ended = group.go()
         group.seconds += time.monotonic() - started
         if not ended:
             return []
@@ -133,7 +134,7 @@ class Micro:
             parts.append(Part(other, places[:most]))
             other.waiting[:0] = places[most:]
             most -= len(parts[-1].places)
-        return Group(parts, whole - size, self.threads)
+        return Group(parts, whole - size, self.threads, fits=size >= 0)
 
     def close(self, job: Reading) -> None:
         """Forget a request; a group that is at it alone is ended."""
@@ -144,19 +145,28 @@ class Micro:
 
 
 class Group:
-    """Inputs that run together."""
+    """Inputs that run together.
 
-    def __init__(self, parts: list[Part], size: float, threads: TurnThreads) -> None:
-        self.parts, self.size, self.seconds = parts, max(size, 1.0), 0.0
+    Args:
+        fits: whether they take about a unit's time, and can run at once; else they run in turns, which costs a little.
+    """
+
+    def __init__(self, parts: list[Part], size: float, threads: TurnThreads, *, fits: bool) -> None:
+        self.parts, self.size, self.seconds, self.fits = parts, max(size, 1.0), 0.0, fits
         self.turn = Turn(self._run, threads)
+
+    def go(self) -> bool:
+        """Run for a unit's time; return whether all have run."""
+        if not self.fits:
+            return self.turn.go()
+        self._run()
+        return True
 
     def _run(self) -> None:
         if len(self.parts) > 1:
-            try:
+            with suppress(Exception):  # one of them is at fault then: which, each tells by itself
                 self._together()
                 return
-            except PlainformerError:
-                pass  # one of them is at fault: which, each tells by itself
         for part in self.parts:
             if part.places:
                 _run_alone(part)

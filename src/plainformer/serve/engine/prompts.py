@@ -3,7 +3,7 @@
 What is read together is computed without padding, each prompt by itself in attention, row by row in products whose bits do not
 depend on how many rows there are: it is what each gives alone, to the last bit (`tests/serve/engine/test_invariance.py`).
 
-Shapes: R prompts, T columns of the longest, V vocabulary.
+Shapes: R rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
