@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plainformer.config.model import in_millions
-from plainformer.errors import PlainformerError
 from plainformer.serve.api.service import Service
 from plainformer.serve.log import logger
 
@@ -27,11 +26,9 @@ def described(service: Service) -> Iterator[str]:
 
 
 def make_ready(service: Service) -> None:
-    """Let each model that writes write two tokens: the second step compiles kernels, for which no client should wait."""
-    for name, model in service.names.models.items():
-        if not model.can.writes:
-            continue
-        try:
-            service.engine.generate(name, "a", {"min_new_tokens": 2, "max_new_tokens": 2}).result()
-        except PlainformerError as error:
-            logger.warning("%s: a first token could not be written: %s", name, error.what)
+    """Let each model that writes write two tokens, with kernels that are compiled by then.
+
+    Without them the first answers would differ from later ones in their last bits.
+    """
+    for name, error in service.engine.warm().items():
+        logger.warning("%s: a first token could not be written: %s", name, error.what)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 from plainformer.config.values import check_number, check_whole
-from plainformer.errors import InputError, UsageError, did_you_mean, opt
+from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
 from plainformer.generation.options import DEFAULT_NEW_TOKENS, TOKENS
 from plainformer.plan.machine import available_memory
 from plainformer.serve.engine.capabilities import Capabilities, capabilities
@@ -106,23 +106,28 @@ class Engine:
         self._thread.start()
         return self
 
-    def warm(self) -> None:
+    def warm(self) -> dict[str, PlainformerError]:
         """Write a few tokens with each model, so that all is compiled before the first caller comes; it waits for that.
 
         Kernels that are not on disk yet are compiled here, some 10 s once on a machine: an answer is of one kind of arithmetic
-        from the first on.
+        from the first on. Returns the errors of the models that could not, by name.
         """
+        failed = {}
         before = os.environ.get("PLAINFORMER_KERNELS")
         os.environ["PLAINFORMER_KERNELS"] = "wait"
         try:
             for name, task in self.tasks.items():
                 if isinstance(task, WritingTask):
                     first = [0, 0] if isinstance(task, TextGeneration) else "a"
-                    self.generate(name, first, {"max_new_tokens": 2, "eos_ids": []}).result()
+                    try:
+                        self.generate(name, first, {"max_new_tokens": 2, "eos_ids": []}).result()
+                    except PlainformerError as error:
+                        failed[name] = error
         finally:
             os.environ.pop("PLAINFORMER_KERNELS")
             if before is not None:
                 os.environ["PLAINFORMER_KERNELS"] = before
+        return failed
 
     def drain(self) -> None:
         """Take no more requests; those that wait end with `Draining`, those that run go on."""
