@@ -323,3 +323,69 @@ def test_middleware_is_pure_asgi() -> None:
     """One of Starlette's kind hides disconnects."""
     source = (ROOT / "src/plainformer/serve").rglob("*.py")
     assert not [path for path in source if "BaseHTTPMiddleware" in path.read_text(encoding="utf-8")]
+
+
+def test_an_origin_that_is_no_address(house: Running) -> None:
+    error_of(house.client.get("/v1/models", headers={"origin": "http://["}), 403, "origin_not_allowed")
+
+
+def test_a_key_that_no_client_could_send(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("schlüssel-von-hier", encoding="utf-8")
+    done = subprocess.run(
+        [*PROGRAM, "serve", "--api-key-file", str(tmp_path / "key")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "ASCII" in done.stderr
+
+
+def test_more_memory_than_there_is() -> None:
+    done = subprocess.run([*PROGRAM, "serve", "--kv-memory", "90000GB"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "--kv-memory" in done.stderr and "free here" in done.stderr
+
+
+def test_ids_of_others_are_not_in_the_way(house: Running) -> None:
+    """A request with several prompts has several works, whose names no client can take."""
+    body = {"model": "smol", "prompt": ["Once", "The"], "max_tokens": 4}
+    with house.client.stream(
+        "POST", "/v1/completions", json={**body, "prompt": "a", "max_tokens": 200, "stream": True},
+        headers={"x-request-id": "c.2"},
+    ) as other:  # fmt: skip
+        next(other.iter_lines())
+        house.ask("/v1/completions", body, headers={"x-request-id": "c"})
+        assert house.client.delete("/v1/requests/c").status_code == 404
+
+
+def test_a_long_input_is_not_explained(house: Running) -> None:
+    for path, more in (("/v1/explain", {}), ("/v1/explain/steps", {}), ("/v1/whatif", {"change": "mask-head=0.0"})):
+        error = house.refused(path, {"model": "smol", "input": "a " * 600, **more})
+        assert "--max-explain-tokens" in error["message"]
+
+
+def test_a_prompt_that_does_not_fit_is_not_scored(house: Running) -> None:
+    body = {"model": "smol", "prompt": "a " * 9000, "max_tokens": 1, "echo": True, "logprobs": 0}
+    house.refused("/v1/completions", body, 400, "context_length_exceeded")
+
+
+def test_who_leaves_is_a_line_in_the_log(house: Running) -> None:
+    before = len(house.log)
+    with contextlib.suppress(Exception):
+        body = {"model": "smol", "prompt": "Once", "max_tokens": 400, "temperature": 0}
+        house.client.post("/v1/completions", json=body, timeout=0.7)
+    until(lambda: "status=499" in house.log[before:])
+    assert "Traceback" not in house.log[before:] and "never retrieved" not in house.log[before:]
+
+
+@pytest.mark.parametrize(("field", "value", "said"), [
+    ("prompt", [-1], "less than 0"),
+    ("prompt", [1.5], "is not a whole number"),
+    ("max_tokens", 10**30, "beyond"),
+    ("logit_bias", {"999999": 1}, "logit_bias"),
+])  # fmt: skip
+def test_messages_name_what_was_sent(house: Running, field: str, value: Any, said: str) -> None:
+    error = house.refused("/v1/completions", {"model": "smol", "prompt": "a", "max_tokens": 1, field: value})
+    assert said in error["message"] and error["param"] == field, error
+
+
+def test_names_of_tools(house: Running) -> None:
+    tools = [{"type": "function", "function": {"name": ""}}]
+    error = house.refused("/v1/chat/completions", {**CHAT, "model": "smol", "tools": tools, "tool_choice": "required"})
+    assert "tools[0].function.name" in error["message"]

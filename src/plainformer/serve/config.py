@@ -87,6 +87,7 @@ class ServeOptions(OptionSet):
     max_messages: int = option(256, help="Messages of a chat.", group=LIMITS, check=whole(1))
     max_inputs: int = option(2048, help="Inputs of one request.", group=LIMITS, check=whole(1))
     max_input_tokens: int = option(300_000, help="Tokens of all inputs of a request for vectors.", group=LIMITS, check=whole(1))
+    max_explain_tokens: int = option(512, help="Tokens of an input to explain: all else waits.", group=LIMITS, check=whole(1))
     max_documents: int = option(1000, help="Documents of a request for a ranking.", group=LIMITS, check=whole(1))
     max_audio_seconds: int = option(1800, help="Length of a recording.", group=LIMITS, check=whole(1))
     template_seconds: float = option(1.0, help="Seconds that a chat template may run.", group=LIMITS, check=number("(0, 5]"))
@@ -115,6 +116,8 @@ class ServeOptions(OptionSet):
     def key(self) -> str | None:
         """Return the API key. Raises: InputError, where the file holds none; UsageError, where others could call without one."""
         found = _key_in("api_key_file", self.api_key_file) or os.environ.get(KEY_VARIABLE) or None
+        if found is not None and not found.isascii():
+            raise UsageError(f"the key in {KEY_VARIABLE} has characters beyond ASCII", "clients could not send it")
         if found is None and not self.is_loopback:
             what = f"{opt('host', self.host)} lets other machines call, and there is no API key"
             raise UsageError(what, f"give {opt('api_key_file', ...)} or {KEY_VARIABLE}, or listen at 127.0.0.1")
@@ -131,9 +134,10 @@ def _key_in(name: str, path: str | None) -> str | None:
         found = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"{opt(name, path)} cannot be read: {error}", "give a text file with the key in it") from None
-    if len(found) < 8 or any(c.isspace() for c in found):
+    if len(found) < 8 or any(c.isspace() for c in found) or not found.isascii():
         raise InputError(
-            f"{opt(name, path)} holds no key of 8 characters or more", "for example: openssl rand -hex 24 > FILE"
+            f"{opt(name, path)} holds no key of 8 or more characters of ASCII",
+            "for example: openssl rand -hex 24 > FILE",
         )
     return found
 

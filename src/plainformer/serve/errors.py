@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from plainformer.errors import MissingDependencyError, PlainformerError
 from plainformer.inputs.text.lengths import TooLongError
 from plainformer.serve.engine.errors import (
@@ -32,6 +34,7 @@ HTTP_NAMES = {
     "num_return_sequences": "n",
     "json_schema": "response_format",
     "stop_strings": "stop",
+    "sequence_bias": "logit_bias",
     "kv_memory_bytes": "--kv-memory",
     "max_queue": "--max-queue",
     "queue_timeout": "--queue-timeout",
@@ -76,6 +79,11 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return Refusal(400, message, code=code, param=param)
 
 
+def gone() -> Refusal:
+    """Return what is noted of a request whose client has left; nobody reads it."""
+    return Refusal(499, "the client has gone", kind="server_error", code="disconnect")
+
+
 def missing_route(message: str) -> Refusal:
     """Return the refusal of a path that leads nowhere."""
     return Refusal(404, message, code="not_found")
@@ -91,6 +99,8 @@ def refusal_of(error: BaseException, request_id: str = "", names: Mapping[str, s
     """Return how an error is told to a client; `names`: options that are called otherwise on this route."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, ClientDisconnect):
+        return gone()
 
     def spelling(name: str, value: str | None) -> str:
         return names.get(name, name) if value is None else f"{names.get(name, name)}={value}"
@@ -125,7 +135,8 @@ def _of_engine(error: EngineError, spelling: Any) -> Refusal:
         status, code = {"timeout": (504, "timeout"), "drain": (503, "draining"), "delete": (409, "cancelled")}.get(
             error.why, (499, error.why)
         )
-        return Refusal(status, error.message(spelling), kind="server_error", code=code)
+        headers = _NO_RETRY if error.why == "delete" else {}  # whoever ended it does not want it again
+        return Refusal(status, error.message(spelling), kind="server_error", code=code, headers=headers)
     for kind, (status, name, code) in _STATUSES.items():
         if isinstance(error, kind):
             after = error.retry_after

@@ -145,7 +145,10 @@ class Guard:
         origin = headers.get("origin")
         if origin is None:
             return False
-        is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        try:
+            is_own = urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        except ValueError:  # no address at all
+            is_own = False
         if not is_own and not self._allows(origin):
             fix = f"start the server with --cors-origin {origin[:80]}, if that page may call it"
             raise Refusal(

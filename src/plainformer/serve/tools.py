@@ -12,6 +12,7 @@ A template that does not read `tools` gets them in the system message.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from plainformer.serve.errors import invalid
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MISTRAL = "[TOOL_CALLS]"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ABOUT = """You may call these functions. To call one, answer with a JSON object within <tool_call></tool_call> tags:
 <tool_call>
 {{"name": NAME, "arguments": {{...}}}}
@@ -91,6 +93,10 @@ def toolbox(given: Mapping[str, Any], template: str, reads: bool) -> Toolbox:
     """Return the tools of a body. `template`: the source of the chat template; `reads`: whether it reads `tools`."""
     tools, choice = given.get("tools") or [], given.get("tool_choice")
     names = [tool["function"]["name"] for tool in tools]
+    for place, name in enumerate(names):
+        if not _NAME.fullmatch(name):
+            what = f"tools[{place}].function.name={name[:80]!r} is no name of a function"
+            raise invalid(f"{what}\n  → use letters, digits, _, . and -, at most 64 of them", "tools")
     if len(set(names)) != len(names):
         raise invalid("two tools have the same name\n  → give each a name of its own", "tools")
     if choice in (None, "auto", "none"):

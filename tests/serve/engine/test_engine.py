@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from plainformer.errors import UsageError
+from plainformer.serve.engine import Engine
 from tests.support.engine import LONG, Models, engine_of, read
 
 CHAT = [{"role": "user", "content": "the cat sat"}]
@@ -122,3 +125,33 @@ def test_a_drawn_answer_tells_its_seed(models: Models) -> None:
         second = engine.generate("a", "the cat ", {"max_new_tokens": 8, "do_sample": True}).result(20)
     assert first.seed is not None and first.seed != second.seed
     assert task("the cat ", max_new_tokens=8, do_sample=True, seed=first.seed) == first.result
+
+
+@pytest.mark.parametrize("wrong", [{}, "code-completion", [1], {"c": "code-completion"}])
+def test_what_is_no_model(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="load"):
+        Engine(wrong)
+
+
+def test_options_that_are_none(models: Models) -> None:
+    options: Any = {"max_rows": 2}
+    with pytest.raises(UsageError, match="EngineOptions"):
+        Engine({"a": models["chat"]}, options)
+    with pytest.raises(UsageError, match="are free here"):
+        engine_of(models["chat"], kv_memory_bytes=1 << 60)
+
+
+def test_an_engine_is_started_once(models: Models) -> None:
+    with engine_of(models["chat"]) as engine, pytest.raises(UsageError, match="another Engine"):
+        engine.start()
+    with pytest.raises(UsageError, match="another Engine"):
+        engine.start()
+
+
+def test_a_program_may_end_in_the_middle() -> None:
+    script = (
+        "import plainformer as pf; engine = pf.Engine({'a': pf.load('code-completion')}).start(); "
+        "engine.generate('a', 'import', {'max_new_tokens': 500, 'eos_ids': []})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

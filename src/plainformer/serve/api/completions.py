@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -58,11 +59,11 @@ async def completions(call: Call) -> Any:
     asked = asks(call, model, given)
     asked.logprobs = given.get("logprobs")
     echo = _Echo(call, model, prompts, asked.logprobs if given.get("echo") else None, bool(given.get("echo")))
-    await echo.prepare()
     works = [
         call.engine.generate(model.name, one, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity())
         for one in prompts
     ]
+    await echo.prepare(works)
     answer = _Answer(call, model, asked, works, echo)
     if not given.get("stream"):
         return json_response(answer.whole(await call.outcomes(*works)))
@@ -88,7 +89,8 @@ class _Echo:
         self.texts = [""] * len(prompts)
         self.scores: list[dict[str, Any] | None] = [None] * len(prompts)
 
-    async def prepare(self) -> None:
+    async def prepare(self, works: list[Any]) -> None:
+        """Score the prompts, once the engine has found that they fit; `works`: what it does with them."""
         if not self.wanted:
             return
         decode = self.model.tokenizer.decode
@@ -103,8 +105,10 @@ class _Echo:
             raise invalid(
                 f"echo gives no other tokens of the prompt: logprobs={self.logprobs}\n  → give logprobs 0", "logprobs"
             )
-        score = self.model.task.score
-        scored = await self.call.alone(lambda: [score(text) for text in self.texts])
+        score, scored = self.model.task.score, []
+        for text, work in zip(self.texts, works, strict=True):
+            await self.call.until_gone(work.started(), *works)
+            scored.append(await self.call.alone(functools.partial(score, text)))
         self.scores = [
             {
                 "tokens": [token.text for token in one.tokens],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from plainformer.serve.api.fields import FLAG, OBJECT, TEXT, Field, Table, either, list_of, table_of, whole
@@ -53,7 +54,7 @@ _MAP_SIZE = 128  # tokens of a map where the body says nothing
 async def explain(call: Call) -> Any:
     """Explain one input in one pass."""
     given = await _read(call, EXPLAIN)
-    model, item, options = _asked(call, given)
+    model, item, options = await _asked(call, given)
     names = ("pair", "chat", "top_k", "truncate", "attention", "lens", "nearest", "map_size")
     how = {name: given[name] for name in names if name in given}
     if how.get("attention", True) is not True:
@@ -70,7 +71,7 @@ async def explain(call: Call) -> Any:
 async def steps(call: Call) -> Any:
     """Explain a generation, step by step."""
     given = await _read(call, STEPS)
-    model, item, options = _asked(call, given)
+    model, item, options = await _asked(call, given)
 
     def run() -> Any:
         from plainformer.explanation import Request, explain_steps
@@ -85,7 +86,7 @@ async def steps(call: Call) -> Any:
 async def what_if(call: Call) -> Any:
     """Run an input as it is, and with one thing changed."""
     given = await _read(call, WHAT_IF)
-    model, item, options = _asked(call, given)
+    model, item, options = await _asked(call, given)
 
     def run() -> Any:
         from plainformer.explanation import Request
@@ -97,14 +98,33 @@ async def what_if(call: Call) -> Any:
     return json_response({"model": model.name, "difference": await call.alone(run)})
 
 
+def _tokens(model: Served, given: dict[str, Any]) -> int:
+    """Return the tokens of all texts of a body."""
+    if not model.task.needs_tokenizer:
+        return 0
+    texts = [text for text in _texts_in([given["input"], given.get("pair")]) if text]
+    return sum(map(len, model.tokenizer.encode_batch(texts, max_length=None))) if texts else 0
+
+
+def _texts_in(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for one in inner for text in _texts_in(one)]
+
+
 async def _read(call: Call, table: Table) -> dict[str, Any]:
     if call.options.no_explain:
         raise Refusal(404, "explanations are off on this server\n  → start it without --no-explain", code="not_found")
     return await call.read(table)
 
 
-def _asked(call: Call, given: dict[str, Any]) -> tuple[Served, Any, dict[str, Any]]:
+async def _asked(call: Call, given: dict[str, Any]) -> tuple[Served, Any, dict[str, Any]]:
     model = call.find(given.get("model"))
+    tokens, most = await asyncio.to_thread(_tokens, model, given), call.options.max_explain_tokens
+    if tokens > most:
+        what = f"input has {tokens:,} tokens, more than {most:,}; nothing else is computed while it is explained"
+        raise invalid(f"{what}\n  → send less, or start the server with a higher --max-explain-tokens", "input")
     task = model.can.task
     options = table_of(options_of(model, task)).read(given.get("options", {}), where="options.")
     item = given["input"]

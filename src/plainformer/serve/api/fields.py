@@ -163,6 +163,8 @@ def check(value: Any, schema: Schema, where: str) -> None:
         return
     kind = schema.get("type")
     kinds = [kind] if isinstance(kind, str) else list(kind or ())
+    if "integer" in kinds and type(value) is int and abs(value) > _MAX_INT + 1:
+        raise _wrong(where, value, f"is beyond {_MAX_INT:,}", f"give {_interval(schema) or 'a smaller number'}")
     if kinds and not any(_is(value, one) for one in kinds):
         wanted = " or ".join(_NAMES.get(one, f"a {one}") for one in kinds)
         raise _wrong(where, value, f"is not {wanted}", f"give {wanted}")
@@ -201,8 +203,11 @@ def _check_any(value: Any, schemas: Sequence[Schema], where: str) -> None:
 
 
 def _depth(value: Any, schema: Schema) -> int:
+    """Return how far a value is of a schema's kind: a list, then a list of such items. Every number is meant as a whole one."""
     kind = schema.get("type")
-    return int(isinstance(kind, str) and _is(value, kind))
+    if not isinstance(kind, str) or not (_is(value, kind) or (kind == "integer" and isinstance(value, int | float))):
+        return 0
+    return 1 + (_depth(value[0], schema.get("items", ANY)) if isinstance(value, list) and value else 0)
 
 
 def _check_bounds(value: float, schema: Schema, where: str) -> None:

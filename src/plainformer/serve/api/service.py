@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from plainformer.serve.api.body import read_json
 from plainformer.serve.api.fields import Table
 from plainformer.serve.config import ServeConfig
-from plainformer.serve.errors import Refusal, refusal_of
+from plainformer.serve.errors import Refusal, gone, refusal_of
 from plainformer.serve.names import Names, Served
 from plainformer.serve.sse import EventStream, event, until_gone
 
@@ -50,7 +50,7 @@ class Service:
 
     def works_of(self, request_id: str) -> list[str]:
         """Return the ids under which the engine knows the work of an HTTP request."""
-        return [request_id, *(f"{request_id}.{number}" for number in range(2, 1 + MOST_WORKS))]
+        return [request_id, *(f"{request_id}/{number}" for number in range(2, 1 + MOST_WORKS))]
 
 
 class Call:
@@ -92,7 +92,7 @@ class Call:
     def identity(self) -> dict[str, Any]:
         """Return what the engine is told of a request; the second one of the same HTTP request gets an id of its own."""
         self._works += 1
-        number = "" if self._works == 1 else f".{self._works}"
+        number = "" if self._works == 1 else f"/{self._works}"
         return {"client": self.client, "request_id": f"{self.id}{number}"}
 
     async def run(self, model: Served, inputs: Any, options: Mapping[str, Any], task: Any = None) -> Outcome:
@@ -111,17 +111,18 @@ class Call:
     async def until_gone(self, awaited: Awaitable[T], *works: Work) -> T:
         """Return what is awaited, or end the works if the client goes before."""
         waiting = asyncio.ensure_future(awaited)
-        gone = asyncio.ensure_future(until_gone(self.http.receive))
+        left = asyncio.ensure_future(until_gone(self.http.receive))
         try:
-            await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, left}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                raise Refusal(499, "the client has gone", kind="server_error", code="disconnect")
+                raise gone()
             return waiting.result()
         finally:
             if not waiting.done() or waiting.cancelled() or waiting.exception() is not None:
                 for work in works:
                     work.cancel("disconnect")
-            gone.cancel()
+            left.cancel()
+            waiting.add_done_callback(_looked_at)
             waiting.cancel()
 
     async def stream(self, works: list[Work], values: AsyncIterator[Any], end: bytes = b"") -> EventStream:
@@ -146,6 +147,12 @@ class Call:
             return
         if end:
             yield end
+
+
+def _looked_at(future: asyncio.Future[Any]) -> None:
+    """Take a future's error, which asyncio would else print: nobody waits for it any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def json_response(value: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -11,6 +11,7 @@ beginning was read before. Requests that are drawn have a seed, which their outc
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import threading
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 from plainformer.config.values import check_number, check_whole
-from plainformer.errors import InputError, PlainformerError, UsageError, did_you_mean, opt
+from plainformer.errors import InputError, PlainformerError, UsageError, a_type, did_you_mean, opt
 from plainformer.generation.options import DEFAULT_NEW_TOKENS, TOKENS
 from plainformer.plan.machine import available_memory
 from plainformer.serve.engine.capabilities import Capabilities, capabilities
@@ -54,6 +55,18 @@ class Ask(NamedTuple):
     deadline: float
 
 
+def _check_models(models: object, options: object) -> None:
+    if not isinstance(models, Mapping):
+        raise UsageError(f"an engine's models are {a_type(models)}", 'give tasks by name: {"name": load(REF)}')
+    if not models:
+        raise UsageError("an engine without models answers nothing", 'give some: {"name": load(REF)}')
+    for name, task in models.items():
+        if not isinstance(task, Task):
+            raise UsageError(f"model {name!r} is {a_type(task)}", f'load it first: {{"{name}": load(REF)}}')
+    if options is not None and not isinstance(options, EngineOptions):
+        raise UsageError(f"an engine's options are {a_type(options)}", "give EngineOptions(...)")
+
+
 class Engine:
     """Models that answer many callers at once.
 
@@ -65,8 +78,7 @@ class Engine:
     """
 
     def __init__(self, models: Mapping[str, Task], options: EngineOptions | None = None) -> None:
-        if not models:
-            raise UsageError("an engine without models answers nothing", 'give some: {"name": load(REF)}')
+        _check_models(models, options)
         self.tasks, self.options = dict(models), options or EngineOptions()
         memories = self._memories()
         self.models: dict[str, Capabilities] = {
@@ -89,8 +101,12 @@ class Engine:
         """Divide the memory for keys and values among the models that have any."""
         writers = {name: task for name, task in self.tasks.items() if isinstance(task, GeneratingTask)}
         whole = self.options.kv_memory_bytes
-        if whole is None and writers:
-            whole = available_memory() // _MEMORY_SHARE
+        if writers:
+            free = available_memory()
+            whole = free // _MEMORY_SHARE if whole is None else whole
+            if whole > free:
+                given = opt("kv_memory_bytes", f"{whole:,}")
+                raise UsageError(f"{given} is more than the {free:,} bytes that are free here", "give less")
         return {
             name: Memory(task, (whole or 0) // len(writers), self.options.prefix_cache)
             for name, task in writers.items()
@@ -99,7 +115,10 @@ class Engine:
     # ---- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start the thread that computes."""
+        """Start the thread that computes; an engine is started once."""
+        if self._thread.ident is not None or self.draining:
+            raise UsageError("this engine was started already", "make another Engine(models)")
+        atexit.register(self.close)  # Python must not be taken apart around a thread that computes
         for task in self.tasks.values():
             if task.needs_tokenizer:
                 task.tokenizer.in_pool = True
@@ -145,6 +164,7 @@ class Engine:
         self._preparing.close()
         if self._thread.is_alive():
             self._thread.join()
+        atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self.start()

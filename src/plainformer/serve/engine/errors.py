@@ -48,7 +48,9 @@ class EngineDied(EngineError):
 
     @classmethod
     def of(cls, cause: BaseException) -> EngineDied:
-        died = cls(f"the engine's thread has died: {type(cause).__name__}: {cause}", "start it anew, and report this")
+        died = cls(
+            f"the engine's thread has died: {type(cause).__name__}: {cause}", "make another Engine, and report this"
+        )
         died.__cause__ = cause
         return died
 
@@ -60,7 +62,7 @@ class RequestCancelled(EngineError):
 
     @classmethod
     def of(cls, why: str) -> RequestCancelled:
-        made = cls(f"the request was ended: {why}", "ask again")
+        made = cls(f"the request was ended ({why})", "ask again if the answer is still wanted")
         made.why = why
         return made
 

@@ -23,6 +23,8 @@ class Job:
         overtaken: how many later requests were admitted before it.
         deadline: when its time is up.
         kind: what its units are called where they are counted.
+        spent: seconds on its prompt, its answers and, of a reading task, its inputs: a long list of one client's takes turns with
+            what else it asks.
     """
 
     kind = "call"
@@ -35,7 +37,7 @@ class Job:
         self.admitted: float | None = None
         self.first: float | None = None  # when its first token, or its answer, was there
         self.stalled_since: float | None = None
-        self.spent = {"prefill": 0.0, "decode": 0.0}
+        self.spent = {"prefill": 0.0, "decode": 0.0, "inputs": 0.0}
 
     def prepare(self) -> None:
         """Do what needs no model, in a worker thread. Raises: what is wrong with the request."""

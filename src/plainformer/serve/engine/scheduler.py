@@ -322,11 +322,11 @@ class Scheduler:
             ready = [job for job in ready if not isinstance(job, Batched) or id(job) in self.readings.of]
         if not ready:
             return
-        job = min(ready, key=lambda job: (self._clocks[job.source], job.number))
+        job = min(ready, key=lambda job: (self._clocks[job.source], job.spent["inputs"], job.number))
         key, started = job.source, time.monotonic()
         if isinstance(job, Reading):
             self._read_together(job)
-            self._spend(key, started, job.kind)
+            job.spent["inputs"] += self._spend(key, started, job.kind)
             return
         if isinstance(job, Batched):
             self._read_prompts(job)
