@@ -278,7 +278,7 @@ def _answered(connection: socket.socket) -> bytes:
 
 def test_no_files_no_urls_no_code(house: Running, tmp_path: Path) -> None:
     secret = tmp_path / "secret.wav"
-    secret.write_bytes(b"secret")
+    secret.write_bytes(b"what-it-says")
     for inputs in (
         str(secret),
         {"path": str(secret)},
@@ -291,7 +291,7 @@ def test_no_files_no_urls_no_code(house: Running, tmp_path: Path) -> None:
             ("image-classification", "image-classification"),
         ):
             error = house.refused(f"/v1/tasks/{task}", {"model": model, "inputs": inputs})
-            assert "secret" not in error["message"].replace(str(secret), "").replace("secret.wav", "")
+            assert "what-it-says" not in error["message"]
     for options in ({"words": str(secret)}, {"ngram": str(secret)}, {"sampling_rate": 8000}, {"batch_size": 2}):
         house.refused("/v1/tasks/asr", {"model": "speech", "inputs": {"data": ""}, "options": options})
     house.refused("/v1/chat/completions", {"model": str(secret), "messages": CHAT["messages"]}, 404)
@@ -335,11 +335,6 @@ def test_a_key_that_no_client_could_send(tmp_path: Path) -> None:
         [*PROGRAM, "serve", "--api-key-file", str(tmp_path / "key")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and "ASCII" in done.stderr
-
-
-def test_more_memory_than_there_is() -> None:
-    done = subprocess.run([*PROGRAM, "serve", "--kv-memory", "90000GB"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "--kv-memory" in done.stderr and "free here" in done.stderr
 
 
 def test_ids_of_others_are_not_in_the_way(house: Running) -> None:

@@ -142,6 +142,20 @@ def test_the_library_default_holds_here(house: Running) -> None:
     assert found["new_tokens"] <= 64
 
 
+def test_a_list_of_prompts_does_not_wait_for_others(house: Running) -> None:
+    """Each joins the batch by itself: a long answer is still being written when the list's are there."""
+    body = {"model": "smol", "prompt": "Once", "max_tokens": 400, "temperature": 0, "stream": True}
+    with house.client.stream("POST", "/v1/completions", json=body) as other:
+        lines = other.iter_lines()
+        next(lines)
+        options = {"max_new_tokens": 3}
+        found = house.ask(
+            "/v1/tasks/text-generation", {"model": "smol", "inputs": ["a", "The cat"], "options": options}
+        )
+        assert [one["new_tokens"] for one in found["results"]] == [3, 3]
+        assert house.metric("requests_running") >= 1
+
+
 def test_entities(house: Running, tiny: Callable[[str], Path]) -> None:
     from plainformer.entities import Document, analyse
 

@@ -88,6 +88,7 @@ class ServeOptions(OptionSet):
     max_inputs: int = option(2048, help="Inputs of one request.", group=LIMITS, check=whole(1))
     max_input_tokens: int = option(300_000, help="Tokens of all inputs of a request for vectors.", group=LIMITS, check=whole(1))
     max_explain_tokens: int = option(512, help="Tokens of an input to explain: all else waits.", group=LIMITS, check=whole(1))
+    max_score_tokens: int = option(2048, help="Tokens of a prompt with echo and logprobs.", group=LIMITS, check=whole(1))
     max_documents: int = option(1000, help="Documents of a request for a ranking.", group=LIMITS, check=whole(1))
     max_audio_seconds: int = option(1800, help="Length of a recording.", group=LIMITS, check=whole(1))
     template_seconds: float = option(1.0, help="Seconds that a chat template may run.", group=LIMITS, check=number("(0, 5]"))

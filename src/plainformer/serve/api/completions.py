@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator
@@ -63,7 +64,12 @@ async def completions(call: Call) -> Any:
         call.engine.generate(model.name, one, asked.options, n=asked.n, logprobs=asked.logprobs, **call.identity())
         for one in prompts
     ]
-    await echo.prepare(works)
+    try:
+        await echo.prepare(works)
+    except BaseException:
+        for work in works:
+            work.cancel("refused")
+        raise
     answer = _Answer(call, model, asked, works, echo)
     if not given.get("stream"):
         return json_response(answer.whole(await call.outcomes(*works)))
@@ -105,8 +111,13 @@ class _Echo:
             raise invalid(
                 f"echo gives no other tokens of the prompt: logprobs={self.logprobs}\n  → give logprobs 0", "logprobs"
             )
-        score, scored = self.model.task.score, []
+        score, scored, most = self.model.task.score, [], self.call.options.max_score_tokens
         for text, work in zip(self.texts, works, strict=True):
+            tokens = len((await asyncio.to_thread(self.model.tokenizer.encode_batch, [text], max_length=None))[0])
+            if tokens > most:
+                fix = "send less, or start the server with a higher --max-score-tokens"
+                what = f"This model's maximum context length is {most} tokens with echo and logprobs, and the prompt has {tokens}"
+                raise invalid(f"{what}\n  → {fix}", "prompt", "context_length_exceeded")
             await self.call.until_gone(work.started(), *works)
             scored.append(await self.call.alone(functools.partial(score, text)))
         self.scores = [

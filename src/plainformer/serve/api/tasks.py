@@ -15,7 +15,7 @@ from plainformer.config.options import OptionSet
 from plainformer.errors import UsageError
 from plainformer.generation.options import DEFAULT_NEW_TOKENS
 from plainformer.serve.api.fields import OBJECT, TEXT, Field, Schema, Table, either, list_of, table_of
-from plainformer.serve.api.service import Call, json_response
+from plainformer.serve.api.service import MOST_WORKS, Call, json_response
 from plainformer.serve.api.writing import WRITERS
 from plainformer.serve.errors import Refusal, invalid
 from plainformer.serve.names import Served
@@ -114,14 +114,30 @@ async def answer(call: Call) -> Any:
         options["max_new_tokens"] = DEFAULT_NEW_TOKENS  # as the library's own call has it
     if call.http.query_params.get("stream") in ("1", "true"):
         return await _streamed(call, model, info, inputs, count, options)
-    if info.name in WRITERS and count == 0:
-        work = call.engine.generate(model.name, inputs, options, **call.identity())
-        results = (await call.outcomes(work))[0].result
+    if info.name in WRITERS:
+        written = await _written(call, model, inputs if count else [inputs], options)
+        results = written if count else written[0]
     else:
         results = (await call.run(model, inputs, options, info.name)).result
     from plainformer.tasks.results import plain
 
     return json_response({"model": model.name, "task": info.name, "results": plain(results)})
+
+
+async def _written(call: Call, model: Served, inputs: list[Any], options: dict[str, Any]) -> list[Any]:
+    """Return the results of a task that writes: each input's answer joins the batch by itself, beside those of others."""
+    if len(inputs) > MOST_WORKS:
+        raise invalid(
+            f"inputs has {len(inputs):,} items, more than {MOST_WORKS} to write\n  → send fewer at once", "inputs"
+        )
+    seeds = options.get("seed")
+    if isinstance(seeds, list) and len(seeds) != len(inputs):
+        raise invalid(f"{len(seeds)} seeds for {len(inputs)} inputs\n  → give one number, or one for each", "seed")
+    works = []
+    for place, one in enumerate(inputs):
+        own = {**options, "seed": seeds[place]} if isinstance(seeds, list) else options
+        works.append(call.engine.generate(model.name, one, own, **call.identity()))
+    return [outcome.result for outcome in await call.outcomes(*works)]
 
 
 async def _streamed(call: Call, model: Served, info: TaskInfo, inputs: Any, count: int, options: dict[str, Any]) -> Any:

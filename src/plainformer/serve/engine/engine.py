@@ -67,6 +67,14 @@ def _check_models(models: object, options: object) -> None:
         raise UsageError(f"an engine's options are {a_type(options)}", "give EngineOptions(...)")
 
 
+def _most_tokens(inputs: Any, options: Any, longest: int) -> int:
+    """Return how many tokens a row of some inputs can have: a text has no more than bytes, and a few around it."""
+    new, texts = options.new_token_limit, [inputs] if isinstance(inputs, str) else inputs
+    if new is None or not all(isinstance(text, str) for text in texts):
+        return longest
+    return min(longest, max((len(text.encode("utf-8", "replace")) for text in texts), default=0) + BLOCK + int(new))
+
+
 class Engine:
     """Models that answer many callers at once.
 
@@ -105,8 +113,8 @@ class Engine:
             free = available_memory()
             whole = free // _MEMORY_SHARE if whole is None else whole
             if whole > free:
-                given = opt("kv_memory_bytes", f"{whole:,}")
-                raise UsageError(f"{given} is more than the {free:,} bytes that are free here", "give less")
+                what = f"{whole:,} bytes for keys and values are more than the {free:,} that are free here"
+                raise UsageError(what, f"give less for {opt('kv_memory_bytes')}")
         return {
             name: Memory(task, (whole or 0) // len(writers), self.options.prefix_cache)
             for name, task in writers.items()
@@ -287,7 +295,8 @@ class Engine:
         if isinstance(owner, GeneratingTask):
             memory = self._scheduler.memories[model]
             job.rows = min(made.batch_size * made.copies, self.options.max_rows)
-            job.blocks = min(memory.total, job.rows * blocks_for(context_of(owner) or self.options.default_max_tokens))
+            longest = context_of(owner) or self.options.default_max_tokens
+            job.blocks = min(memory.total, job.rows * blocks_for(_most_tokens(inputs, made, longest)))
         return self._ask(job)
 
     def exclusive(
