@@ -1,6 +1,6 @@
 """The threads that help kernels with their loops (`parts.py`): as many as torch would use, less the one that calls.
 
-A helper whose core the machine gives to someone else - it had to be waited for, or was interrupted for long - stays away for a
+A helper whose core the machine gives to someone else - it had to be waited for as long as it helps, or was interrupted - stays away a
 while, twice as long each time in a row. On a busy machine the caller then goes on alone: it waits for nobody, and has the
 processor time that this program is due for itself.
 """
@@ -14,10 +14,14 @@ import time
 from importlib import import_module
 from typing import Any
 
-from plainformer.model.fast.parts import HELPED, HELPERS, IDLE, LATE, SHARED, STAY, WORDS, serve
+from plainformer.model.fast.parts import HELPED, HELPERS, IDLE, LATE, NAPS, SHARED, STAY, WORDS, serve
 
 SHORTEST, LONGEST = 0.02, 1.0  # seconds that a helper stays away
 UNDISTURBED = 0.1  # seconds of help after which being late was chance: a busy machine interrupts sooner
+# A helper that was late stays all the same if it had worked this many times as long as the caller then waited: one that shares
+# its core with a server's other thread is interrupted at each token, for a moment.
+WORTH = 4
+LOST, NAPPED = 0.001, 0.0001  # seconds that the caller waits before its first nap, and for each
 LEAST_SHARE = 0.6  # of a core's time: what a helper that was interrupted must have had, or the core is someone else's
 
 try:
@@ -51,11 +55,12 @@ def _help(number: int) -> None:
     away, needed, ending = SHORTEST, _needed[number], _ending
     came = time.monotonic()
     while not ending.is_set():
-        start, worked, interruptions = time.monotonic(), time.thread_time(), _interruptions()
+        start, worked, interruptions, naps = time.monotonic(), time.thread_time(), _interruptions(), SHARED[NAPS]
         outcome = serve(number)
         end, worked = time.monotonic(), time.thread_time() - worked
         interrupted = _interruptions() > interruptions and worked < LEAST_SHARE * (end - start)
-        if outcome == LATE or (outcome == HELPED and interrupted):  # one that has slept has worked little anyway
+        late = outcome == LATE and worked < WORTH * (LOST + NAPPED * (SHARED[NAPS] - naps))
+        if late or (outcome == HELPED and interrupted):  # one that has slept has worked little anyway
             if end - came > UNDISTURBED:
                 away = SHORTEST
             ending.wait(away)
