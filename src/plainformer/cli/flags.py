@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -30,7 +30,7 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag of one option; `also` marks the further flag of an option that has two."""
+    """One flag of one option; `also` marks the further flag of an option that has two. `default`: a number or word, else None."""
 
     option: str
     name: str
@@ -38,6 +38,7 @@ class Flag:
     help: str
     spec: Spec
     also: bool = False
+    default: Any = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Flags:
         kinds: of options. group: the heading in --help of options that have none of their own.
         without: flags to leave out. only: the flags to take, all where it is empty.
         shown: flags that --help shows, all where it is empty: the others are said to be those of another verb.
+        defaults: whether --help adds the defaults, where the helps of the options do not say them.
     """
 
     known: ClassVar[Mapping[str, Flag]] = {}
@@ -64,13 +66,15 @@ class Flags:
         without: Collection[str] = (),
         only: Collection[str] = (),
         shown: Collection[str] = (),
+        defaults: bool = False,
     ) -> None:
         merged: dict[str, list[Flag]] = {}
         for flag in (flag for kind in kinds for flag in flags_in(kind).values()):
             if flag.name not in without and (not only or flag.name in only):
                 merged.setdefault(flag.name, []).append(flag)
         for name, same in merged.items():
-            cls.__annotations__[name] = _typed(same, group, not shown or name in shown)
+            said = [_with_default(flag) for flag in same] if defaults else same
+            cls.__annotations__[name] = _typed(said, group, not shown or name in shown)
             setattr(cls, name, False if same[0].kind is bool else None)
         cls.known = {name: same[0] for name, same in merged.items()}
         Parameter(name="*")(dataclass(frozen=True)(cls))
@@ -123,10 +127,18 @@ def flags_in(kind: type[OptionSet]) -> dict[str, Flag]:
         if spec is None or spec.typed is NotTyped:
             continue
         name = spec.flag or f.name
-        found[name] = Flag(f.name, name, spec.typed or _own_type(f), spec.help, spec)
+        plain = f.default if isinstance(f.default, int | float | str) and not isinstance(f.default, bool) else None
+        found[name] = Flag(f.name, name, spec.typed or _own_type(f), spec.help, spec, default=plain)
         for more, (also, help) in ((spec.more or {}).get("also") or {}).items():
             found[more] = Flag(f.name, more, also, help, spec, also=True)
     return found
+
+
+def _with_default(flag: Flag) -> Flag:
+    if flag.default in (None, "") or "default" in flag.help:
+        return flag
+    shown = f"{flag.default:g}" if isinstance(flag.default, float) else str(flag.default)
+    return replace(flag, help=f"{flag.help.removesuffix('.')}; default: {shown}.")
 
 
 def _own_type(f: Field[Any]) -> Any:

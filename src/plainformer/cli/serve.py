@@ -16,7 +16,7 @@ from plainformer.serve.config import ModelEntry, ServeConfig, ServeOptions, pars
 from plainformer.serve.engine.options import EngineOptions
 
 
-class ServerFlags(Flags, kinds=[ServeOptions, EngineOptions], without=("kv_memory_bytes",)):
+class ServerFlags(Flags, kinds=[ServeOptions, EngineOptions], without=("kv_memory_bytes",), defaults=True):
     """The options of the server and of its engine."""
 
 

@@ -41,23 +41,24 @@ class Names:
         Raises:
             Refusal: 404 for a name that is not served, 400 for a model that cannot do `what`.
         """
+        what = what or "this"
         able = [model for model in self.models.values() if not tasks or set(tasks) & set(model.tasks)]
         if name is None:
             if not able:
-                raise self._unable("none of the models here does it", what, able)
+                raise self._unable(f"no model here is for {what}", able)
             return able[0]
         model = self.models.get(name)
         if model is None:
             hint = did_you_mean(name, self.models) or "see /v1/models"
             raise Refusal(404, f"there is no model {name[:200]!r}\n  → {hint}", code="model_not_found", param="model")
         if model not in able:
-            raise self._unable(f"the model {name!r} is for {model.can.task}", what, able)
+            raise self._unable(f"the model {name!r} is for {model.can.task}, not for {what}", able)
         return model
 
-    def _unable(self, why: str, what: str, able: list[Served]) -> Refusal:
+    def _unable(self, why: str, able: list[Served]) -> Refusal:
         fix = (
             f"ask {' or '.join(repr(one.name) for one in able)}"
             if able
             else "start the server with a model for it: serve NAME=REF"
         )
-        return invalid(f"{why}, not for {what or 'this'}\n  → {fix}", "model", "wrong_task")
+        return invalid(f"{why}\n  → {fix}", "model", "wrong_task")

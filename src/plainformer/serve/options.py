@@ -15,6 +15,7 @@ from typing import Any
 from plainformer.generation.options import SAMPLERS
 from plainformer.serve.api.fields import (
     FLAG,
+    MAX_INT,
     OBJECT,
     TEXT,
     Field,
@@ -156,6 +157,8 @@ def asked_of(given: Mapping[str, Any], *, settings: Mapping[str, Any], defaults:
     for name, value in given.items():
         if name not in NOT_OPTIONS:
             _put(asked.options, _RENAMED.get(name, name), value, name)
+    if asked.options.get("min_new_tokens", 0) > asked.options.get("max_new_tokens", MAX_INT):
+        raise invalid("min_tokens is more than max_tokens\n  → give less, or leave it out", "min_tokens")
     if (biases := given.get("logit_bias")) is not None:
         asked.options["sequence_bias"] = {(_id_of(key),): float(value) for key, value in biases.items()}
     if (shape := given.get("response_format")) is not None:

@@ -30,5 +30,8 @@ def make_ready(service: Service) -> None:
 
     Without them the first answers would differ from later ones in their last bits.
     """
+    logger.info(
+        "writing a first token with each model; kernels that are not on disk yet are compiled first, some 30 s once"
+    )
     for name, error in service.engine.warm().items():
         logger.warning("%s: a first token could not be written: %s", name, error.what)

@@ -95,7 +95,7 @@ def toolbox(given: Mapping[str, Any], template: str, reads: bool) -> Toolbox:
     names = [tool["function"]["name"] for tool in tools]
     for place, name in enumerate(names):
         if not _NAME.fullmatch(name):
-            what = f"tools[{place}].function.name={name[:80]!r} is no name of a function"
+            what = f"tools[{place}].function.name={name[:80]!r} cannot be the name of a function"
             raise invalid(f"{what}\n  → use letters, digits, _, . and -, at most 64 of them", "tools")
     if len(set(names)) != len(names):
         raise invalid("two tools have the same name\n  → give each a name of its own", "tools")

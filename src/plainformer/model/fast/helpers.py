@@ -1,8 +1,8 @@
 """The threads that help kernels with their loops (`parts.py`): as many as torch would use, less the one that calls.
 
-A helper whose core the machine gives to someone else - it had to be waited for as long as it helps, or was interrupted - stays away a
-while, twice as long each time in a row. On a busy machine the caller then goes on alone: it waits for nobody, and has the
-processor time that this program is due for itself.
+A helper whose core the machine gives to someone else - it had to be waited for as long as it helps, or was interrupted - stays
+away for a while, twice as long each time in a row. On a busy machine the caller then goes on alone: it waits for nobody, and has
+the processor time that this program is due for itself.
 """
 
 from __future__ import annotations

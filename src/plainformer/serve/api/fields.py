@@ -21,10 +21,10 @@ TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 ANY: Schema = {}
 OBJECT: Schema = {"type": "object"}
-_MAX_INT = 2**63 - 1
+MAX_INT = 2**63 - 1
 
 
-def whole(least: int = 0, most: int = _MAX_INT) -> Schema:
+def whole(least: int = 0, most: int = MAX_INT) -> Schema:
     """Return the schema of a whole number."""
     return {"type": "integer", "minimum": least, "maximum": most}
 
@@ -163,8 +163,8 @@ def check(value: Any, schema: Schema, where: str) -> None:
         return
     kind = schema.get("type")
     kinds = [kind] if isinstance(kind, str) else list(kind or ())
-    if "integer" in kinds and type(value) is int and abs(value) > _MAX_INT + 1:
-        raise _wrong(where, value, f"is beyond {_MAX_INT:,}", f"give {_interval(schema) or 'a smaller number'}")
+    if "integer" in kinds and type(value) is int and abs(value) > MAX_INT + 1:
+        raise _wrong(where, value, f"is beyond {MAX_INT:,}", f"give {_interval(schema) or 'a smaller number'}")
     if kinds and not any(_is(value, one) for one in kinds):
         wanted = " or ".join(_NAMES.get(one, f"a {one}") for one in kinds)
         raise _wrong(where, value, f"is not {wanted}", f"give {wanted}")
@@ -184,7 +184,7 @@ def check(value: Any, schema: Schema, where: str) -> None:
 def _is(value: Any, kind: str) -> bool:
     if kind == "integer":
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        return whole and not isinstance(value, bool) and abs(value) <= _MAX_INT + 1
+        return whole and not isinstance(value, bool) and abs(value) <= MAX_INT + 1
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, _KINDS[kind])

@@ -19,7 +19,9 @@ Loop = asyncio.AbstractEventLoop
 
 
 class Request:
-    """Something asked of an engine.
+    """Something asked of an engine. Its events go to one reader.
+
+    Whoever waits for it must not be the thread that computes: within `exclusive`, or in a processor, it would never come.
 
     Attributes:
         id: of its own, or as the caller named it. model, client: as given. kind: "generate", "run" or "exclusive".
