@@ -100,7 +100,7 @@ def test_limits_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PLAINFORMER_API_KEY", "from-the-environment")
     assert ServeOptions(host="0.0.0.0").key() == "from-the-environment"
     (tmp_path / "key").write_text("short\n")
-    with pytest.raises(PlainformerError, match="8 characters"):
+    with pytest.raises(PlainformerError, match="8 or more characters"):
         ServeOptions(api_key_file=str(tmp_path / "key")).key()
     assert ServeOptions(max_body="2KB").bytes_of("max_body") == 2000
 

@@ -39,8 +39,9 @@ def serve(
 
     Example: plainformer serve chat=smollm2-135m-instruct vectors=all-minilm-l6-v2
 
-    Requests run together and are answered as they would be alone. /openapi.json lists
-    the routes. SIGTERM lets running requests come to their end.
+    Requests run together and are answered as they would be alone.
+
+    SIGTERM lets running requests end; /openapi.json lists the routes.
     """
     made = configured([restored(one) for one in models], task or [], config, flags.options(), load.options())
     from plainformer.serve import run
