@@ -36,14 +36,17 @@ def minilm() -> Any:
 
 
 def test_vectors_as_the_client_asks_for_them_by_default(client: openai.OpenAI, minilm: Any) -> None:
-    """The client asks for base64 and decodes it: the numbers are those of the library, to the bit."""
+    """The client asks for base64 and decodes it: the numbers are those of the library.
+
+    Not to the bit: each process chooses by a measurement how linears run, and on a busy machine two may choose otherwise.
+    """
     own = np.asarray(minilm(TEXTS))
     found = client.embeddings.create(model="minilm", input=TEXTS)
     assert [one.index for one in found.data] == [0, 1, 2]
     vectors = np.array([one.embedding for one in found.data], dtype=np.float32)
     assert vectors.shape == own.shape and np.abs(vectors - own).max() < 1e-6
     alone = client.embeddings.create(model="minilm", input=TEXTS[0])
-    assert np.array_equal(np.array(alone.data[0].embedding, dtype=np.float32), np.asarray(minilm(TEXTS[0])))
+    assert np.abs(np.array(alone.data[0].embedding) - np.asarray(minilm(TEXTS[0]))).max() < 1e-6
     assert found.usage.prompt_tokens == sum(len(minilm.tokenizer.encode(text)) for text in TEXTS)
 
 
