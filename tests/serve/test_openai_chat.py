@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -14,17 +13,6 @@ import plainformer
 from tests.support.serving import Running, events_of
 
 HI = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture(scope="module")
-def client(house: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def smol() -> Any:
-    return plainformer.load("smollm2-135m-instruct", threads=1)
 
 
 def test_an_answer_is_the_librarys(client: openai.OpenAI, smol: Any) -> None:

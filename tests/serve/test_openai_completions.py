@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-import plainformer
 from tests.support.serving import Running, events_of
 
 PROMPT = "The quick brown fox"
-
-
-@pytest.fixture(scope="module")
-def client(house: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def smol() -> Any:
-    return plainformer.load("smollm2-135m-instruct", threads=1)
 
 
 @pytest.mark.parametrize("stop", [None, "over the", "lazy dog.zzz", ["x", " the lazy"]])

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ import plainformer
 from tests.support.serving import Running
 
 TEXTS = ["A cat sat on the mat.", "Stock markets fell sharply today.", "Die Katze"]
-
-
-@pytest.fixture(scope="module")
-def client(house: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -102,12 +101,6 @@ def test_a_template_without_tools_gets_them_in_words() -> None:
 def test_what_cannot_be_called(wrong: dict[str, Any]) -> None:
     with pytest.raises(Refusal):
         toolbox(wrong, "", True)
-
-
-@pytest.fixture(scope="module")
-def client(house: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])

@@ -66,7 +66,7 @@ class Mask:
         bias: added to the scores, (B or 1, H or 1, T or 1, S). causal: no later keys, which needs no tensor.
         looks_back: whether no query sees a later key. plain: whether it hides nothing else, and adds nothing.
         window: how many keys a query sees, the last of which is its own; None: all.
-        blocks: what blocks of queries are given where there is no bias, by the number of heads that share keys.
+        blocks: masks of blocks of queries where `bias` is None, by the number of heads that share keys.
     """
 
     bias: Tensor | None = None
@@ -106,7 +106,7 @@ class Flow:
     Attributes:
         masks, rotations: one for each layer.
         length: T, the number of positions of this call.
-        real_BS: True for real positions, False for padding; None if there is no padding.
+        real_BS: True for real positions, False for padding; None without padding.
         documents: where the documents of packed rows are; None where a row is one. With `runs`, attention goes through
             these, and the masks are those of the longest document.
         packing: what rows of a padded batch were packed by, which are `documents` then; None where nothing was.

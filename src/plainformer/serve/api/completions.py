@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from plainformer.serve.api.fields import FLAG, TEXT, Field, either, list_of, whole
+from plainformer.serve.api.fields import FLAG, TEXT, TEXTS_OR_IDS, Field, whole
 from plainformer.serve.api.service import Call, json_response
 from plainformer.serve.api.writing import (
     WRITERS,
@@ -26,12 +26,11 @@ from plainformer.serve.names import Served
 from plainformer.serve.options import FORMAT, MOST_LIKELY, Asked, writing_table
 from plainformer.serve.sse import DONE
 
-_IDS = list_of(whole(0), 1)
 MOST_PROMPTS = 128
 TABLE = writing_table(
     Field(
         "prompt",
-        either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)),
+        TEXTS_OR_IDS,
         "A text, token ids, or a list of either.",
         required=True,
     ),
@@ -113,7 +112,7 @@ class _Echo:
             )
         score, scored, most = self.model.task.score, [], self.call.options.max_score_tokens
         for text, work in zip(self.texts, works, strict=True):
-            tokens = len((await asyncio.to_thread(self.model.tokenizer.encode_batch, [text], max_length=None))[0])
+            (tokens,) = await asyncio.to_thread(self.model.lengths, [text])
             if tokens > most:
                 fix = "send less, or start the server with a higher --max-score-tokens"
                 what = f"This model's maximum context length is {most} tokens with echo and logprobs, and the prompt has {tokens}"

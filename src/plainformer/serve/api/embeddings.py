@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 from starlette.responses import StreamingResponse
 
-from plainformer.serve.api.fields import FLAG, TEXT, Field, Table, either, list_of, option_fields, whole, words
+from plainformer.serve.api.fields import FLAG, TEXT, TEXTS_OR_IDS, Field, Table, option_fields, whole, words
 from plainformer.serve.api.service import Call
 from plainformer.serve.errors import Refusal, invalid
 from plainformer.serve.names import Served
 from plainformer.tasks.text.options import FeatureExtractionOptions
 
 TASK = "feature-extraction"
-_IDS = list_of(whole(0), 1)
 _OWN = ("pooling", "normalize", "prompt", "prompt_name", "truncate", "max_length")
 TABLE = Table(
     Field(
         "input",
-        either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1)),
+        TEXTS_OR_IDS,
         "A text, token ids, or a list of either.",
         required=True,
     ),
@@ -101,11 +100,10 @@ def _text_of(model: Served, ids: list[int], place: int) -> str:
 
 def counted(model: Served, texts: list[str], given: dict[str, Any]) -> int:
     """Return how many tokens texts have; of those that are to be cut, what is left."""
-    rows = model.tokenizer.encode_batch(texts, max_length=None)
     limits = (given.get("max_length"), getattr(model.task, "max_tokens", None), model.can.context)
     most: int = next((limit for limit in limits if limit), 0)
     cut = given.get("truncate") and most
-    return sum(min(len(row), most) if cut else len(row) for row in rows)
+    return sum(min(length, most) if cut else length for length in model.lengths(texts))
 
 
 def _dimensions(model: Served, dimensions: int) -> dict[str, Any]:

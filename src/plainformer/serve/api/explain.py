@@ -103,7 +103,7 @@ def _tokens(model: Served, given: dict[str, Any]) -> int:
     if not model.task.needs_tokenizer:
         return 0
     texts = [text for text in _texts_in([given["input"], given.get("pair")]) if text]
-    return sum(map(len, model.tokenizer.encode_batch(texts, max_length=None))) if texts else 0
+    return sum(model.lengths(texts))
 
 
 def _texts_in(value: Any) -> list[str]:

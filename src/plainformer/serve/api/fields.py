@@ -52,6 +52,8 @@ def either(*schemas: Schema) -> Schema:
 
 
 TEXT_OR_TEXTS = either(TEXT, list_of(TEXT, 1))
+_IDS = list_of(whole(0), 1)
+TEXTS_OR_IDS = either(TEXT, list_of(TEXT, 1), _IDS, list_of(_IDS, 1))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _REFUSALS = {
     "400": "The request cannot work: the message says why, and what to do.",
     "401": "The API key is missing or wrong.",
     "403": "This host or origin is not allowed.",
-    "404": "There is no such route, model, task or request.",
+    "404": "The route, model, task or request does not exist.",
     "405": "The route has another method.",
     "408": "The body did not come in time.",
     "413": "The body is too large.",
